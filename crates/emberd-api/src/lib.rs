@@ -1,0 +1,209 @@
+//! The HTTP contract of emberd: paths, bodies and the error body.
+//!
+//! Server and client both build on these types and on nothing of each other.
+//! Unknown fields in a request are ignored.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+pub mod paths;
+
+pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec};
+
+/// Language pack of a sandbox created without naming one.
+pub const LANGUAGE_PACK_DEFAULT: &str = "python";
+
+/// Where the daemon listens, and clients look, unless told otherwise.
+pub const ADDR_DEFAULT: &str = "127.0.0.1:7777";
+
+/// Prefix of an address that names a Unix socket.
+pub const ADDR_UNIX_PREFIX: &str = "unix:";
+
+/// Largest request body, in bytes (64 MiB): the largest code and stdin, JSON-escaped.
+pub const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// Response header that carries the id the daemon's log knows a request by.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// Body of `POST /sandboxes`; an empty body is `{}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CreateSandbox {
+    /// Name of the language pack; `python` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language_pack: Option<String>,
+}
+
+/// Answer to `POST /sandboxes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CreatedSandbox {
+    /// `sb_` and 12 hexadecimal digits.
+    pub id: String,
+}
+
+/// Body of `POST /sandboxes/{id}/exec`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExecBody {
+    /// What to run.
+    #[serde(flatten)]
+    pub spec: ExecSpec,
+    /// Standard input as text; empty when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<String>,
+    /// Standard input as base64, for bytes that are not text. Not together with `stdin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin_base64: Option<String>,
+}
+
+/// What a sandbox is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxState {
+    /// Its microVM boots; it cannot be used yet.
+    Creating,
+    /// It runs code.
+    Ready,
+    /// Its microVM ended by itself; it can only be deleted.
+    Gone,
+}
+
+/// One sandbox, as `GET /sandboxes` and `GET /sandboxes/{id}` show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Sandbox {
+    /// `sb_` and 12 hexadecimal digits.
+    pub id: String,
+    /// Its language pack.
+    pub language_pack: String,
+    /// What it is doing.
+    pub state: SandboxState,
+    /// Why its microVM is gone; absent while it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it was asked for, in milliseconds since the Unix epoch.
+    pub created_at_ms: u64,
+    /// How its microVM came to be: `cold-boot`.
+    pub boot_path: String,
+    /// Where the time of its creation went; absent until it is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootTimes>,
+    /// Process id of its VMM on the host; absent before it runs and after it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm_pid: Option<u32>,
+    /// Directory of its sockets, log and record on the host.
+    pub dir: String,
+}
+
+/// Where the time of a creation went, in microseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BootTimes {
+    /// Until the VMM process ran and its channel was open.
+    pub vmm_us: u64,
+    /// From then until the guest answered.
+    pub guest_us: u64,
+    /// Of the guest's own clock: kernel start to PID 1. Absent where the agent is not PID 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_us: Option<u64>,
+    /// Of the guest's own clock: PID 1 to a serving agent. Absent where it is not PID 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_us: Option<u64>,
+}
+
+/// Answer to `GET /sandboxes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SandboxList {
+    /// Every sandbox, oldest first.
+    pub sandboxes: Vec<Sandbox>,
+}
+
+/// Answer to `GET /info`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Info {
+    /// Version of the daemon.
+    pub version: String,
+    /// Memory of each guest, in MiB.
+    pub guest_ram_mib: u32,
+    /// Virtual processors of each guest.
+    pub guest_vcpus: u8,
+    /// How new sandboxes come to be: `cold-boot`.
+    pub boot_path: String,
+    /// Installed language packs by name, each with its description.
+    pub packs: BTreeMap<String, String>,
+    /// Directory of per-sandbox state.
+    pub work_dir: String,
+    /// The VMM and why it was chosen.
+    pub vmm: VmmInfo,
+    /// Sandboxes there are.
+    pub sandboxes: usize,
+    /// Sandboxes there may be.
+    pub sandboxes_max: usize,
+}
+
+/// The VMM the daemon uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmmInfo {
+    /// `qemu` or `firecracker`.
+    pub driver: String,
+    /// Version of its binary.
+    pub version: String,
+    /// `kvm` or `tcg` (software emulation).
+    pub accelerator: String,
+    /// Why this driver and accelerator.
+    pub reason: String,
+}
+
+/// Answer to `GET /healthz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+}
+
+/// Body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// What went wrong, for people: the whole chain of causes.
+    pub error: String,
+    /// What went wrong, for programs; stable.
+    pub code: ErrorCode,
+    /// What to do about it, where something can be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Kinds of error a client can act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// 400: the body is not the JSON this route takes.
+    InvalidJson,
+    /// 400: a value breaks a rule or a limit.
+    InvalidRequest,
+    /// 400: no such language pack.
+    UnknownPack,
+    /// 404: no such path.
+    UnknownRoute,
+    /// 404: no such sandbox.
+    UnknownSandbox,
+    /// 405: the path does not take this method.
+    MethodNotAllowed,
+    /// 410: the sandbox's microVM ended by itself; delete the sandbox.
+    SandboxGone,
+    /// 413: the body is over its limit.
+    BodyTooLarge,
+    /// 429: as many sandboxes as allowed exist.
+    TooManySandboxes,
+    /// 409: the sandbox is still being created.
+    SandboxNotReady,
+    /// 500: a defect of the daemon or its host.
+    Internal,
+    /// 502: the guest broke the protocol or stopped answering.
+    GuestFailed,
+    /// 503: the microVM could not be started or its guest never answered.
+    BootFailed,
+    /// 503: the daemon is shutting down.
+    ShuttingDown,
+    /// A kind of error newer than this code.
+    #[serde(other)]
+    Other,
+}

@@ -1,0 +1,251 @@
+//! What to run and how it ended: one idea, defined once, for the wire, the HTTP API,
+//! the client and the command line.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+/// Largest program text, in bytes (8 MiB).
+pub const CODE_BYTES_MAX: usize = 8 << 20;
+/// Largest number of arguments, and of environment variables.
+pub const WORDS_MAX: usize = 1024;
+/// Largest sum of all arguments, of all environment variables, and of the working
+/// directory's name, each in bytes (128 KiB, the kernel's limit for one string).
+pub const WORDS_BYTES_MAX: usize = 128 << 10;
+/// Largest standard input of one exec, in bytes (32 MiB).
+pub const STDIN_BYTES_MAX: usize = 32 << 20;
+/// Most bytes of standard output, and of standard error, one exec returns (8 MiB each);
+/// what exceeds it is dropped and flagged.
+pub const OUTPUT_BYTES_MAX: usize = 8 << 20;
+/// Time limit of an exec that names none, in milliseconds.
+pub const TIMEOUT_MS_DEFAULT: u64 = 30_000;
+/// Longest time limit of an exec, in milliseconds (1 hour).
+pub const TIMEOUT_MS_MAX: u64 = 3_600_000;
+
+/// `exit_code` of a program that was never started or was killed at its time limit.
+pub const EXIT_CODE_NONE: i32 = -1;
+
+/// Code to run and its surroundings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct ExecSpec {
+    /// Program text in the sandbox's language, at most 8 MiB.
+    pub code: String,
+    /// Arguments after the program's name, at most 1,024.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Environment variables added to the sandbox's own, at most 1,024.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Working directory; the user's home when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// Time limit in milliseconds, 1 to 3,600,000; then the whole process tree is killed.
+    #[serde(default = "timeout_ms_default")]
+    pub timeout_ms: u64,
+}
+
+fn timeout_ms_default() -> u64 {
+    TIMEOUT_MS_DEFAULT
+}
+
+impl ExecSpec {
+    /// `code` with no arguments and every default.
+    pub fn new(code: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            cwd: None,
+            timeout_ms: TIMEOUT_MS_DEFAULT,
+        }
+    }
+
+    /// Holds this spec against every limit of this module.
+    ///
+    /// # Errors
+    /// The first limit broken. The daemon checks before the guest does, so that a caller
+    /// gets the answer without a round trip; the guest checks because it trusts nobody.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let within = |what, amount, limit| {
+            if amount > limit { Err(SpecError::TooLarge { what, amount, limit }) } else { Ok(()) }
+        };
+        let no_nul = |what, text: &str| {
+            if text.contains('\0') { Err(SpecError::Nul(what)) } else { Ok(()) }
+        };
+        within("code, in bytes,", self.code.len(), CODE_BYTES_MAX)?;
+        within("number of args", self.args.len(), WORDS_MAX)?;
+        within("args, in bytes,", self.args.iter().map(String::len).sum(), WORDS_BYTES_MAX)?;
+        within("number of env variables", self.env.len(), WORDS_MAX)?;
+        let env_bytes = self.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        within("env, in bytes,", env_bytes, WORDS_BYTES_MAX)?;
+        within("cwd, in bytes,", self.cwd.as_ref().map_or(0, String::len), WORDS_BYTES_MAX)?;
+        if self.timeout_ms == 0 || self.timeout_ms > TIMEOUT_MS_MAX {
+            return Err(SpecError::Timeout(self.timeout_ms));
+        }
+        for arg in &self.args {
+            no_nul("an argument", arg)?;
+        }
+        for (name, value) in &self.env {
+            if name.is_empty() || name.contains('=') {
+                return Err(SpecError::EnvName(name.clone()));
+            }
+            no_nul("an environment variable's name", name)?;
+            no_nul("an environment variable's value", value)?;
+        }
+        no_nul("cwd", self.cwd.as_deref().unwrap_or_default())
+    }
+}
+
+/// Which limit an [`ExecSpec`] breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// A size or count is over its limit.
+    #[error("{what} is {amount}, over the limit of {limit}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// How large it is.
+        amount: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+    /// The time limit is zero or beyond [`TIMEOUT_MS_MAX`].
+    #[error("timeout_ms is {0}, not between 1 and {TIMEOUT_MS_MAX}")]
+    Timeout(u64),
+    /// A string that becomes a C string holds a NUL byte.
+    #[error("{0} contains a NUL byte")]
+    Nul(&'static str),
+    /// An environment variable's name is empty or holds `=`.
+    #[error("`{0}` is not the name of an environment variable")]
+    EnvName(String),
+}
+
+/// How a program ended, without its output.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct ExecExit {
+    /// The program's exit code; 128 + n when signal n killed it; -1 when it was never
+    /// started or ran into its time limit.
+    pub exit_code: i32,
+    /// Number of the signal that killed the program.
+    pub signal: Option<i32>,
+    /// Whether the time limit was reached and the process tree killed.
+    pub timed_out: bool,
+    /// Set only when the program could not be started or timed out.
+    pub error: Option<String>,
+    /// Wall time from the request's arrival in the guest to the program's end, in
+    /// microseconds.
+    pub duration_us: u64,
+    /// Whether standard output exceeded 8 MiB and was cut.
+    pub stdout_truncated: bool,
+    /// Whether standard error exceeded 8 MiB and was cut.
+    pub stderr_truncated: bool,
+}
+
+/// How a program ended, with its output.
+///
+/// Output is bytes, JSON is Unicode: `stdout` is the output with every invalid UTF-8
+/// sequence replaced by U+FFFD, and exactly when that changed something `stdout_base64`
+/// carries the bytes as they were. `stderr` likewise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct ExecOutcome {
+    /// Standard output as text.
+    pub stdout: String,
+    /// Standard error as text.
+    pub stderr: String,
+    /// Standard output as base64, present only when it is not valid UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout_base64: Option<String>,
+    /// Standard error as base64, present only when it is not valid UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr_base64: Option<String>,
+    /// `duration_us` in whole milliseconds.
+    pub duration_ms: u64,
+    /// How the program ended.
+    #[serde(flatten)]
+    pub exit: ExecExit,
+}
+
+impl ExecOutcome {
+    /// Joins an exit with the bytes captured before it.
+    pub fn new(exit: ExecExit, stdout: Vec<u8>, stderr: Vec<u8>) -> Self {
+        let (stdout, stdout_base64) = text_and_base64(stdout);
+        let (stderr, stderr_base64) = text_and_base64(stderr);
+        let duration_ms = exit.duration_us / 1000;
+        Self { stdout, stderr, stdout_base64, stderr_base64, duration_ms, exit }
+    }
+
+    /// Standard output as the program wrote it.
+    pub fn stdout_bytes(&self) -> Vec<u8> {
+        bytes_of(&self.stdout, self.stdout_base64.as_deref())
+    }
+
+    /// Standard error as the program wrote it.
+    pub fn stderr_bytes(&self) -> Vec<u8> {
+        bytes_of(&self.stderr, self.stderr_base64.as_deref())
+    }
+}
+
+fn text_and_base64(output: Vec<u8>) -> (String, Option<String>) {
+    match String::from_utf8(output) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let bytes = error.as_bytes();
+            (String::from_utf8_lossy(bytes).into_owned(), Some(BASE64.encode(bytes)))
+        }
+    }
+}
+
+/// Falls back to the text when the base64 is damaged: the daemon never sends such.
+fn bytes_of(text: &str, base64: Option<&str>) -> Vec<u8> {
+    base64.and_then(|encoded| BASE64.decode(encoded).ok()).unwrap_or_else(|| text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_held_and_their_edges_pass() {
+        type Edit = fn(&mut ExecSpec);
+        let cases: [(Edit, bool); 12] = [
+            (|spec| spec.code = "x".repeat(CODE_BYTES_MAX), true),
+            (|spec| spec.code = "x".repeat(CODE_BYTES_MAX + 1), false),
+            (|spec| spec.timeout_ms = 0, false),
+            (|spec| spec.timeout_ms = TIMEOUT_MS_MAX, true),
+            (|spec| spec.timeout_ms = TIMEOUT_MS_MAX + 1, false),
+            (|spec| spec.args = vec!["a".into(); WORDS_MAX], true),
+            (|spec| spec.args = vec!["a".into(); WORDS_MAX + 1], false),
+            (|spec| spec.args = vec!["a\0".into()], false),
+            (|spec| drop(spec.env.insert("A=B".into(), String::new())), false),
+            (|spec| drop(spec.env.insert(String::new(), String::new())), false),
+            (|spec| drop(spec.env.insert("A".into(), "x".repeat(WORDS_BYTES_MAX))), false),
+            (|spec| spec.cwd = Some("/\0".into()), false),
+        ];
+        for (case, (edit, valid)) in cases.into_iter().enumerate() {
+            let mut spec = ExecSpec::new("");
+            edit(&mut spec);
+            assert_eq!(spec.check().is_ok(), valid, "case {case}: {:?}", spec.check());
+        }
+    }
+
+    #[test]
+    fn text_output_carries_no_base64() {
+        let outcome = ExecOutcome::new(ExecExit::default(), "é\n".into(), Vec::new());
+        assert_eq!((outcome.stdout.as_str(), outcome.stdout_base64.as_deref()), ("é\n", None));
+    }
+
+    #[test]
+    fn output_that_is_not_utf8_survives() {
+        let outcome = ExecOutcome::new(ExecExit::default(), vec![b'a', 0xff], vec![0xfe]);
+        assert_eq!(outcome.stdout, "a\u{fffd}");
+        assert_eq!(outcome.stdout_bytes(), [b'a', 0xff]);
+        assert_eq!(outcome.stderr_bytes(), [0xfe]);
+        let json = serde_json::to_string(&outcome).unwrap();
+        assert_eq!(serde_json::from_str::<ExecOutcome>(&json).unwrap(), outcome);
+    }
+}

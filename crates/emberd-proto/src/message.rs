@@ -1,0 +1,139 @@
+//! The JSON inside control frames: what the host asks and what the guest answers.
+//!
+//! Unknown fields are ignored, so either side may add some; an operation the guest
+//! does not know parses as [`HostMessage::Unknown`] and is refused by type, not by
+//! closing the connection.
+
+use serde::{Deserialize, Serialize};
+
+use crate::exec::{ExecExit, ExecSpec};
+
+/// Generation of this wire. The guest refuses a host of another one.
+pub const GENERATION: u32 = 1;
+
+/// Port the guest agent listens on.
+pub const AGENT_PORT: u32 = 1024;
+
+/// Name of the virtio-serial port the agent serves where there is no vsock.
+pub const AGENT_PORT_NAME: &str = "emberd.agent";
+
+/// What the host asks. [`HostMessage::Hello`] opens every connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum HostMessage {
+    /// First message of a connection; answered by [`GuestMessage::Welcome`].
+    Hello {
+        /// The host's [`GENERATION`].
+        generation: u32,
+    },
+    /// Answered by [`GuestMessage::Pong`].
+    Ping,
+    /// Runs code. `Stdin` frames and one `StdinEnd` frame follow; the answer is `Stdout` and
+    /// `Stderr` frames, then [`GuestMessage::Exited`].
+    Exec(ExecSpec),
+    /// An operation this generation does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What the guest answers. All but `Stdout` and `Stderr` frames are one of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum GuestMessage {
+    /// The guest is ready.
+    Welcome(Welcome),
+    /// Answer to [`HostMessage::Ping`].
+    Pong,
+    /// The program ended; no further output follows.
+    Exited(ExecExit),
+    /// The operation was not carried out; the connection is idle again.
+    Refused(Refusal),
+}
+
+/// Who answers, and how long its boot took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The guest's [`GENERATION`].
+    pub generation: u32,
+    /// Version of the agent's package.
+    pub agent_version: String,
+    /// Time since the guest kernel started when PID 1 was entered, in microseconds
+    /// (`CLOCK_BOOTTIME`); absent off PID 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_started_us: Option<u64>,
+    /// Time since the guest kernel started when the agent began to serve, in microseconds;
+    /// absent off PID 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving_us: Option<u64>,
+}
+
+/// Why the guest did not carry out an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("guest refused: {message}")]
+pub struct Refusal {
+    /// What kind of refusal this is.
+    pub code: RefusalCode,
+    /// For people.
+    pub message: String,
+}
+
+/// Kinds of refusal a host can act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// Host and guest speak different generations.
+    Generation,
+    /// The operation is unknown to this guest.
+    UnknownOperation,
+    /// The message breaks a rule of the protocol or one of its limits.
+    Invalid,
+    /// A kind of refusal newer than this code.
+    #[serde(other)]
+    Other,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_json<T>(value: &T, json: &str)
+    where
+        T: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+    {
+        assert_eq!(serde_json::to_string(value).unwrap(), json);
+        assert_eq!(&serde_json::from_str::<T>(json).unwrap(), value);
+    }
+
+    #[test]
+    fn golden_messages() {
+        check_json(&HostMessage::Hello { generation: 1 }, r#"{"op":"hello","generation":1}"#);
+        check_json(&HostMessage::Ping, r#"{"op":"ping"}"#);
+        check_json(
+            &HostMessage::Exec(ExecSpec::new("1")),
+            r#"{"op":"exec","code":"1","timeout_ms":30000}"#,
+        );
+        check_json(&GuestMessage::Pong, r#"{"answer":"pong"}"#);
+        check_json(
+            &GuestMessage::Refused(Refusal {
+                code: RefusalCode::UnknownOperation,
+                message: "no".into(),
+            }),
+            r#"{"answer":"refused","code":"unknown_operation","message":"no"}"#,
+        );
+        check_json(
+            &GuestMessage::Exited(ExecExit { exit_code: 3, duration_us: 5, ..ExecExit::default() }),
+            r#"{"answer":"exited","exit_code":3,"signal":null,"timed_out":false,"error":null,"duration_us":5,"stdout_truncated":false,"stderr_truncated":false}"#,
+        );
+    }
+
+    #[test]
+    fn unknown_operations_and_fields_parse() {
+        let later = r#"{"op":"teleport","to":"mars"}"#;
+        assert_eq!(serde_json::from_str::<HostMessage>(later).unwrap(), HostMessage::Unknown);
+        let wider = r#"{"op":"hello","generation":1,"colour":"red"}"#;
+        assert_eq!(
+            serde_json::from_str::<HostMessage>(wider).unwrap(),
+            HostMessage::Hello { generation: 1 }
+        );
+    }
+}

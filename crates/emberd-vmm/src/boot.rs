@@ -1,0 +1,97 @@
+//! What a microVM is made from, and why one could not be.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a driver runs, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmmDescription {
+    /// `qemu`, `firecracker` or `fake`.
+    pub driver: &'static str,
+    /// Version of the VMM's binary, as it prints it.
+    pub version: String,
+    /// `kvm` or `tcg` (software emulation).
+    pub accelerator: &'static str,
+    /// Why this driver and accelerator were chosen, in one sentence.
+    pub reason: String,
+}
+
+/// Everything one microVM is booted from.
+#[derive(Debug, Clone)]
+pub struct BootSpec {
+    /// Directory the driver creates (mode 0700) for this microVM alone: sockets, log, the
+    /// VMM's working directory. It must not exist yet. Its last component names the VM.
+    pub dir: PathBuf,
+    /// Uncompressed x86_64 ELF kernel.
+    pub kernel: PathBuf,
+    /// Ticks per second of that kernel (`CONFIG_HZ`), where known; without it a software
+    /// emulated guest may hang in delay calibration.
+    pub kernel_hz: Option<u32>,
+    /// Uncompressed newc cpio with `/init`.
+    pub initramfs: PathBuf,
+    /// Root image, attached read-only as the guest's `/dev/vda`.
+    pub rootfs: PathBuf,
+    /// Words added to the driver's own kernel arguments.
+    pub kernel_args: Vec<String>,
+    /// Virtual processors, 1 to 32.
+    pub vcpu_count: u8,
+    /// Guest memory, in MiB.
+    pub mem_size_mib: u32,
+}
+
+/// Why a VMM could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The VM's directory or a file in it could not be made.
+    #[error("cannot prepare {}", path.display())]
+    Prepare {
+        /// What was being made.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The VMM's process could not be started.
+    #[error("cannot start {}", program.display())]
+    Spawn {
+        /// The VMM's binary.
+        program: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The VMM ended before it could be used.
+    #[error("the VMM {reason}; its log ends: {log_tail}")]
+    Exited {
+        /// How it ended.
+        reason: crate::ExitReason,
+        /// Last lines of its log.
+        log_tail: String,
+    },
+    /// The VMM did not open its channel in time.
+    #[error("the VMM opened no channel within {waited:?}")]
+    NoChannel {
+        /// How long was waited.
+        waited: Duration,
+    },
+}
+
+/// Why a guest port can never be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The VMM is gone, or closed its channel.
+    #[error("the microVM's channel is closed")]
+    Closed,
+    /// The channel failed.
+    #[error("the microVM's channel failed")]
+    Channel(#[source] io::Error),
+}
+
+/// What kill could not remove.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot remove {}", dir.display())]
+pub struct KillError {
+    /// The microVM's directory.
+    pub dir: PathBuf,
+    /// Why it failed.
+    pub source: io::Error,
+}
