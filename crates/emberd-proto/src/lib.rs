@@ -13,7 +13,9 @@
 pub mod exec;
 pub mod frame;
 pub mod message;
+pub mod pack;
 
 pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError};
 pub use frame::{Decoder, Frame, FrameError, Kind};
 pub use message::{GuestMessage, HostMessage, Refusal, RefusalCode, Welcome};
+pub use pack::PackSpec;

@@ -1,0 +1,55 @@
+//! What a language pack tells the guest agent: how code of its language runs.
+//!
+//! `emberd-image` writes it into the root image, the agent reads it at boot.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Where the agent finds the [`PackSpec`] in a pack's root image.
+pub const PACK_FILE: &str = "/etc/emberd/pack.json";
+
+/// Largest pack file the agent reads, in bytes (64 KiB).
+pub const PACK_FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// Stands in [`PackSpec::run`] for the path of the file that holds the code.
+pub const FILE_PLACEHOLDER: &str = "{file}";
+
+/// How a pack runs code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackSpec {
+    /// The pack's name.
+    pub name: String,
+    /// Program and arguments; [`FILE_PLACEHOLDER`] is replaced by the code's file, and the
+    /// arguments of the exec follow.
+    pub run: Vec<String>,
+    /// Name of the file the code is written to, such as `main.py`.
+    pub file_name: String,
+    /// Environment variables of every exec, under those the exec names itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+}
+
+impl PackSpec {
+    /// Program and arguments that run `file` with `args`.
+    pub fn command(&self, file: &str, args: &[String]) -> Vec<String> {
+        let run = self.run.iter().map(|word| match word.as_str() {
+            FILE_PLACEHOLDER => file.to_owned(),
+            _ => word.clone(),
+        });
+        run.chain(args.iter().cloned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_names_the_file_and_ends_with_the_arguments() {
+        let json = r#"{"name":"shell","run":["/bin/sh","{file}"],"file_name":"main.sh"}"#;
+        let pack: PackSpec = serde_json::from_str(json).unwrap();
+        let command = pack.command("/run/x/main.sh", &["-v".into()]);
+        assert_eq!(command, ["/bin/sh", "/run/x/main.sh", "-v"]);
+    }
+}
