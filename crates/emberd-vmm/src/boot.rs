@@ -23,7 +23,7 @@ pub struct BootSpec {
     /// Directory the driver creates (mode 0700) for this microVM alone: sockets, log, the
     /// VMM's working directory. It must not exist yet. Its last component names the VM.
     pub dir: PathBuf,
-    /// Uncompressed x86_64 ELF kernel.
+    /// Uncompressed `x86_64` ELF kernel.
     pub kernel: PathBuf,
     /// Ticks per second of that kernel (`CONFIG_HZ`), where known; without it a software
     /// emulated guest may hang in delay calibration.

@@ -11,6 +11,8 @@ pub enum ExitReason {
     Code(i32),
     /// A signal ended it.
     Signal(i32),
+    /// It ended, but the kernel did not keep its status (the daemon ignores `SIGCHLD`).
+    Unknown,
 }
 
 impl fmt::Display for ExitReason {
@@ -18,6 +20,7 @@ impl fmt::Display for ExitReason {
         match self {
             Self::Code(code) => write!(f, "exited with code {code}"),
             Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
+            Self::Unknown => f.write_str("ended, for a reason unknown"),
         }
     }
 }

@@ -15,9 +15,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 mod boot;
 mod exit;
+#[cfg(feature = "fake")]
+pub mod fake;
+mod log;
+mod process;
+mod record;
+mod sys;
 
 pub use boot::{BootError, BootSpec, ConnectError, KillError, VmmDescription};
 pub use exit::{ExitReason, ExitWatch};
+pub use log::{LOG_BYTES_MAX, tail as console_tail};
 
 /// What [`MicroVm`]s are made with: one value per driver, alive as long as the daemon.
 pub trait Vmm: Send + Sync + 'static {
@@ -47,10 +54,8 @@ pub trait MicroVm: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ConnectError`] once no later attempt can succeed.
-    fn connect(
-        &self,
-        port: u32,
-    ) -> impl Future<Output = Result<Self::Stream, ConnectError>> + Send;
+    fn connect(&self, port: u32)
+    -> impl Future<Output = Result<Self::Stream, ConnectError>> + Send;
 
     /// Tells when the VMM process has ended, and why.
     fn exited(&self) -> ExitWatch;

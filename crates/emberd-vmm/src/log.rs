@@ -1,0 +1,179 @@
+//! The bounded log of one microVM: what its guest's console and its VMM print.
+//!
+//! `vm.log` grows to [`LOG_BYTES_MAX`], then becomes `vm.log.1` in place of the one
+//! before. A guest chooses every byte in it, so nothing reads it but [`tail`], which
+//! lets no control character through to a terminal or a JSON body.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Name of the log in a microVM's directory.
+pub(crate) const LOG_FILE: &str = "vm.log";
+
+/// Name of what was the log until it was full.
+const LOG_FILE_BEFORE: &str = "vm.log.1";
+
+/// Largest log file, in bytes (1 MiB); together with its predecessor twice that.
+pub const LOG_BYTES_MAX: u64 = 1 << 20;
+
+/// Most bytes of the log's end that [`tail`] reads (16 KiB).
+const TAIL_BYTES_MAX: u64 = 16 << 10;
+
+/// Writes one microVM's log.
+#[derive(Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl Log {
+    /// Starts the log of the microVM in `dir`.
+    pub(crate) fn create(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(LOG_FILE);
+        let file = File::create_new(&path)?;
+        Ok(Self { path, file, bytes: 0 })
+    }
+
+    /// Appends `text`, at most [`LOG_BYTES_MAX`] bytes of it.
+    ///
+    /// What the disk refuses is lost: a log that cannot be written must not stop a guest.
+    pub(crate) fn append(&mut self, text: &[u8]) {
+        if let Err(error) = self.try_append(text) {
+            tracing::debug!(%error, path = %self.path.display(), "console output lost");
+        }
+    }
+
+    fn try_append(&mut self, text: &[u8]) -> io::Result<()> {
+        if self.bytes + text.len() as u64 > LOG_BYTES_MAX {
+            std::fs::rename(&self.path, predecessor(&self.path))?;
+            self.file = File::create(&self.path)?;
+            self.bytes = 0;
+        }
+        self.file.write_all(text)?;
+        self.bytes += text.len() as u64;
+        Ok(())
+    }
+}
+
+fn predecessor(path: &Path) -> PathBuf {
+    path.with_file_name(LOG_FILE_BEFORE)
+}
+
+/// The last `lines_max` lines of the log at `path`, without control characters and with
+/// U+FFFD for what is not UTF-8; empty when there is no log.
+///
+/// Looks at no more than the last 16 KiB.
+pub fn tail(path: &Path, lines_max: usize) -> String {
+    let mut end = read_end(path, TAIL_BYTES_MAX);
+    if (end.len() as u64) < TAIL_BYTES_MAX {
+        let mut before = read_end(&predecessor(path), TAIL_BYTES_MAX - end.len() as u64);
+        before.append(&mut end);
+        end = before;
+    }
+    let text = String::from_utf8_lossy(&end);
+    let lines: Vec<String> =
+        text.lines().map(printable).filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(lines_max)..].join("\n")
+}
+
+fn read_end(path: &Path, bytes_max: u64) -> Vec<u8> {
+    let mut end = Vec::new();
+    let read = File::open(path).and_then(|mut file| {
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(bytes_max)))?;
+        file.take(bytes_max).read_to_end(&mut end)
+    });
+    if let Err(error) = read {
+        tracing::trace!(%error, path = %path.display(), "no log to read");
+    }
+    end
+}
+
+/// `line` without escape sequences, other control characters, and the invisible
+/// characters that reorder text.
+fn printable(line: &str) -> String {
+    let mut kept = String::with_capacity(line.len());
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\t' => kept.push(' '),
+            '\u{1b}' => skip_escape(&mut chars),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => {}
+            c if c.is_control() => {}
+            c => kept.push(c),
+        }
+    }
+    kept
+}
+
+/// Skips what follows an ESC: a control sequence up to its final byte (ECMA-48 §5.4), or
+/// one character.
+fn skip_escape(chars: &mut std::str::Chars<'_>) {
+    if chars.next() == Some('[') {
+        chars.find(|c| !matches!(c, '\u{20}'..='\u{3f}'));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_stays_within_its_limit_and_keeps_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::create(dir.path()).unwrap();
+        let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
+        for _ in 0..5000 {
+            log.append(&line);
+        }
+        log.append(b"the end\n");
+        let sizes =
+            [LOG_FILE, LOG_FILE_BEFORE].map(|name| dir.path().join(name).metadata().unwrap());
+        assert!(sizes.iter().all(|size| size.len() <= LOG_BYTES_MAX), "{sizes:?}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert_eq!(tail(&dir.path().join(LOG_FILE), 1), "the end");
+    }
+
+    #[test]
+    fn tail_reaches_back_into_the_predecessor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOG_FILE);
+        std::fs::write(predecessor(&path), "one\ntwo\nthr").unwrap();
+        std::fs::write(&path, "ee\n\nfour\n").unwrap();
+        assert_eq!(tail(&path, 3), "two\nthree\nfour");
+    }
+
+    #[test]
+    fn tail_of_no_log_is_empty() {
+        assert_eq!(tail(Path::new("/nonexistent/vm.log"), 3), "");
+    }
+
+    #[test]
+    fn tail_lets_no_control_character_through() {
+        let cases: [(&[u8], &str); 7] = [
+            (b"\x1b[31mred\x1b[0m", "red"),
+            (b"\x1b]0;title\x07ok", "0;titleok"),
+            (b"a\x08\x00b\x7f\r\n", "ab"),
+            (b"caf\xc3\xa9 \xff", "café \u{fffd}"),
+            ("\u{9b}31mc1 \u{202e}right".as_bytes(), "31mc1 right"),
+            (b"cut \x1b[", "cut "),
+            (b"a\tb", "a b"),
+        ];
+        for (printed, expect) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(LOG_FILE);
+            std::fs::write(&path, printed).unwrap();
+            assert_eq!(tail(&path, 10), expect, "{printed:?}");
+        }
+    }
+
+    #[test]
+    fn tail_reads_a_bounded_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOG_FILE);
+        std::fs::write(&path, "y".repeat(1 << 20)).unwrap();
+        assert_eq!(tail(&path, 10).len() as u64, TAIL_BYTES_MAX);
+    }
+}

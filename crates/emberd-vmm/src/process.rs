@@ -1,0 +1,289 @@
+//! A VMM's process, from spawn until it is reaped and its directory is gone.
+//!
+//! ```text
+//! spawn ─▶ running ─┬─ ends by itself ─▶ reaped by its watch ──┐
+//!                   └─ kill, drop ─────▶ SIGKILL, reaped there ┴▶ ExitWatch tells ─▶ (owner
+//!                                                        drops) ─▶ directory removed
+//! ```
+//!
+//! Whoever reaps holds the lock on the [`Child`], which remembers the status: there is one
+//! `wait` for one process, no zombie, and no signal to a recycled process id.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+
+use crate::log::{LOG_FILE, Log};
+use crate::record::{RECORD_FILE, Record};
+use crate::{BootError, ExitReason, ExitWatch, KillError, sys};
+
+/// Bytes read from the console at once, and most bytes read after the process has ended:
+/// what a pipe holds (64 KiB, pipe(7)).
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Lines of log that an error quotes.
+pub(crate) const TAIL_LINES: usize = 8;
+
+/// A command without the daemon's environment, which may hold secrets and is nothing to a VMM.
+pub(crate) fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear();
+    command
+}
+
+/// The directory of one microVM; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct VmDir {
+    path: PathBuf,
+    removed: bool,
+}
+
+impl VmDir {
+    /// Makes the directory, for its owner alone.
+    pub(crate) fn create(path: &Path) -> Result<Self, BootError> {
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(path)
+            .map_err(|source| BootError::Prepare { path: path.into(), source })?;
+        Ok(Self { path: path.into(), removed: false })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn remove(&mut self) -> io::Result<()> {
+        self.removed = true;
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+impl Drop for VmDir {
+    fn drop(&mut self) {
+        if !self.removed
+            && let Err(error) = self.remove()
+        {
+            tracing::warn!(%error, dir = %self.path.display(), "microVM directory not removed");
+        }
+    }
+}
+
+/// A running VMM and its directory. Dropping it kills the process, reaps it and removes the
+/// directory; that blocks for some milliseconds and needs no runtime.
+#[derive(Debug)]
+pub(crate) struct VmmProcess {
+    leash: Arc<Leash>,
+    exit: ExitWatch,
+    process_id: u32,
+    console_log: PathBuf,
+    // Dropped after the process has been reaped.
+    dir: VmDir,
+}
+
+impl VmmProcess {
+    /// Starts `command` in `dir`, in a process group of its own, everything it prints going
+    /// to the log.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub(crate) fn spawn(mut command: Command, dir: VmDir) -> Result<Self, BootError> {
+        let prepare = |file: &str| {
+            let path = dir.path().join(file);
+            move |source| BootError::Prepare { path, source }
+        };
+        let log = Log::create(dir.path()).map_err(prepare(LOG_FILE))?;
+        let (output, output_writer) = io::pipe().map_err(prepare(LOG_FILE))?;
+        let error_writer = output_writer.try_clone().map_err(prepare(LOG_FILE))?;
+        command
+            .current_dir(dir.path())
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(output_writer)
+            .stderr(error_writer);
+        sys::confine(&mut command);
+        let program = PathBuf::from(command.get_program());
+        let child = command.spawn().map_err(|source| BootError::Spawn { program, source })?;
+        // The command holds the pipe's writing ends; while it lives the pipe never ends.
+        drop(command);
+
+        let process_id = child.id();
+        let console_log = dir.path().join(LOG_FILE);
+        let record_failed = prepare(RECORD_FILE);
+        let (ended, exit) = ExitWatch::channel();
+        let leash = Arc::new(Leash { life: Mutex::new(Life { child, log: Some(log) }), ended });
+        let process = Self { leash, exit, process_id, console_log, dir };
+        process.attend(output.into()).map_err(record_failed)?;
+        Ok(process)
+    }
+
+    /// Records the process and sets the watch on it. The watch comes last: until then the
+    /// process stays unreaped, however soon it ends, and can be identified.
+    fn attend(&self, output: OwnedFd) -> io::Result<()> {
+        let pid = i32::try_from(self.process_id).ok().and_then(Pid::from_raw);
+        let pid = pid.expect("the kernel gives positive process ids");
+        if let Some(record) = Record::of(self.process_id)? {
+            record.write(self.dir.path())?;
+        }
+        let pidfd = AsyncFd::register(pidfd_open(pid, PidfdFlags::empty())?)?;
+        let output = pipe::Receiver::from_owned_fd(output)?;
+        tokio::spawn(watch(Arc::clone(&self.leash), pidfd, output));
+        Ok(())
+    }
+
+    pub(crate) fn exited(&self) -> ExitWatch {
+        self.exit.clone()
+    }
+
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process_id
+    }
+
+    pub(crate) fn console_log(&self) -> &Path {
+        &self.console_log
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Why a VMM that has ended before its time could not be used.
+    pub(crate) fn exited_early(&self, reason: ExitReason) -> BootError {
+        let log_tail = crate::log::tail(&self.console_log, TAIL_LINES);
+        BootError::Exited { reason, log_tail }
+    }
+
+    /// Lets the process die in a while, as if by itself.
+    #[cfg(feature = "fake")]
+    pub(crate) fn kill_after(&self, delay: std::time::Duration) {
+        let leash = Arc::downgrade(&self.leash);
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            if let Some(leash) = leash.upgrade() {
+                leash.life().kill();
+            }
+        });
+    }
+
+    /// Kills the process, reaps it and removes the directory, on a thread that may block.
+    /// A caller that goes away changes nothing.
+    pub(crate) async fn kill(mut self) -> Result<(), KillError> {
+        let path = self.dir.path().to_owned();
+        let end = move || {
+            self.leash.kill_and_reap();
+            self.dir.remove()
+        };
+        // An unfinished closure (its runtime ended first) has dropped the process: same end.
+        let outcome = tokio::task::spawn_blocking(end).await.unwrap_or(Ok(()));
+        outcome.map_err(|source| KillError { dir: path, source })
+    }
+}
+
+impl Drop for VmmProcess {
+    fn drop(&mut self) {
+        self.leash.kill_and_reap();
+    }
+}
+
+/// What the watch and the owner of a process share.
+#[derive(Debug)]
+struct Leash {
+    life: Mutex<Life>,
+    ended: watch::Sender<Option<ExitReason>>,
+}
+
+#[derive(Debug)]
+struct Life {
+    child: Child,
+    /// Gone once the owner ends the process: a log must not grow in a directory being removed.
+    log: Option<Log>,
+}
+
+impl Life {
+    /// Sends SIGKILL to the process group, unless the process was reaped: then its id may
+    /// be somebody else's.
+    fn kill(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let group = Pid::from_child(&self.child);
+            if let Err(error) = kill_process_group(group, Signal::KILL) {
+                tracing::warn!(%error, process_id = self.child.id(), "VMM not killed");
+            }
+        }
+    }
+}
+
+impl Leash {
+    /// Whoever panicked with the lock held left a `Child` that can still be waited for.
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append(&self, text: &[u8]) {
+        if let Some(log) = &mut self.life().log {
+            log.append(text);
+        }
+    }
+
+    /// Reaps a process that has ended.
+    fn reap(&self) {
+        let status = self.life().child.wait();
+        self.tell(&status);
+    }
+
+    fn kill_and_reap(&self) {
+        let mut life = self.life();
+        life.log = None;
+        life.kill();
+        let status = life.child.wait();
+        drop(life);
+        self.tell(&status);
+    }
+
+    fn tell(&self, status: &io::Result<ExitStatus>) {
+        let reason = match status {
+            Ok(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => ExitReason::Code(code),
+                (None, Some(signal)) => ExitReason::Signal(signal),
+                (None, None) => ExitReason::Unknown,
+            },
+            // ECHILD: the daemon was started with SIGCHLD ignored, the kernel reaped.
+            Err(_) => ExitReason::Unknown,
+        };
+        // The watch and the owner may both tell; the second changes nothing.
+        self.ended.send_if_modified(|told| told.replace(reason) != Some(reason));
+    }
+}
+
+/// Moves what the process prints into its log until it ends, then reaps it. When the end is
+/// told, the log is complete.
+async fn watch(leash: Arc<Leash>, pidfd: AsyncFd<OwnedFd>, output: pipe::Receiver) {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut open = true;
+    loop {
+        tokio::select! {
+            biased;
+            _ = pidfd.readable() => break,
+            _ = output.readable(), if open => match output.try_read(&mut chunk) {
+                Ok(0) => open = false,
+                Ok(n) => leash.append(&chunk[..n]),
+                Err(error) => open = error.kind() == io::ErrorKind::WouldBlock,
+            },
+        }
+    }
+    // Read past the runtime, whose idea of readiness may be older than the process' end.
+    if let Ok(n) = rustix::io::read(&output, &mut chunk) {
+        leash.append(&chunk[..n]);
+    }
+    leash.reap();
+}

@@ -1,0 +1,34 @@
+//! What needs `unsafe`: limits set between fork and exec, and the host's cycle counter.
+
+#![allow(unsafe_code, reason = "pre_exec and rdtsc have no safe form")]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::set_no_new_privs;
+
+/// Most file descriptors one VMM may hold: sockets, images and what virtio queues need.
+const OPEN_FILES_MAX: u64 = 2048;
+
+/// Makes the child give up, before it runs, what no VMM needs: core dumps (they would hold
+/// guest memory), many descriptors, and privileges gained by exec.
+pub(crate) fn confine(command: &mut Command) {
+    let confine = || -> io::Result<()> {
+        let limit = |n| Rlimit { current: Some(n), maximum: Some(n) };
+        setrlimit(Resource::Nofile, limit(OPEN_FILES_MAX))?;
+        setrlimit(Resource::Core, limit(0))?;
+        Ok(set_no_new_privs(true)?)
+    };
+    // SAFETY: between fork and exec only async-signal-safe functions may run; the closure
+    // makes three system calls, allocates nothing and takes no lock.
+    unsafe { command.pre_exec(confine) };
+}
+
+/// The processor's cycle counter now.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn cycles() -> u64 {
+    // SAFETY: RDTSC exists on every x86_64 processor and touches no memory.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
