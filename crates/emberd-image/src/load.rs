@@ -1,0 +1,200 @@
+//! Everything a guest boots from, verified, as the daemon needs it at start-up.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::artifact::{
+    self, BlobError, Digest, InitramfsManifest, KernelManifest, Manifest, PackManifest,
+};
+use crate::data_dir::DataDir;
+use crate::name::PackName;
+
+/// What guests boot from: every file exists and has the content its manifest names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Images {
+    /// The kernel.
+    pub kernel: KernelImage,
+    /// Uncompressed newc cpio with the agent as `/init` and the kernel's modules.
+    pub initramfs: PathBuf,
+    /// At least one language pack.
+    pub packs: BTreeMap<PackName, PackImage>,
+}
+
+/// A guest kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelImage {
+    /// Uncompressed x86_64 ELF file.
+    pub path: PathBuf,
+    /// What `uname -r` prints in the guest.
+    pub release: String,
+    /// Ticks per second (`CONFIG_HZ`), where known.
+    pub hz: Option<u32>,
+}
+
+/// A language pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackImage {
+    /// Root image, SquashFS.
+    pub rootfs: PathBuf,
+    /// Digest of the root image.
+    pub sha256: Digest,
+    /// What the pack is, in one line.
+    pub description: String,
+}
+
+/// One thing that is built and loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Artifact {
+    /// The guest kernel and its modules.
+    Kernel,
+    /// The initramfs.
+    Initramfs,
+    /// A language pack.
+    Pack(PackName),
+}
+
+impl Artifact {
+    /// The command that makes it.
+    pub fn command(&self) -> String {
+        match self {
+            Self::Kernel => "emberctl image build kernel".to_owned(),
+            Self::Initramfs => "emberctl image build initramfs".to_owned(),
+            Self::Pack(name) => format!("emberctl image build pack {name}"),
+        }
+    }
+
+    pub(crate) fn manifest(&self, data_dir: &DataDir) -> PathBuf {
+        match self {
+            Self::Kernel => data_dir.kernel_manifest(),
+            Self::Initramfs => data_dir.initramfs_manifest(),
+            Self::Pack(name) => data_dir.pack_manifest(name),
+        }
+    }
+}
+
+impl fmt::Display for Artifact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel => f.write_str("the kernel"),
+            Self::Initramfs => f.write_str("the initramfs"),
+            Self::Pack(name) => write!(f, "the language pack `{name}`"),
+        }
+    }
+}
+
+/// Why there is nothing to boot from. Every message names the command that mends it.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// An artifact was never built here.
+    #[error("{artifact} is missing from {}; build it with `{}`", dir.display(), artifact.command())]
+    Missing {
+        /// What is missing.
+        artifact: Artifact,
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// An artifact or its manifest is not what was built.
+    #[error(
+        "{artifact} is damaged ({}); build it anew with `{}`",
+        path.display(),
+        artifact.command()
+    )]
+    Damaged {
+        /// What is damaged.
+        artifact: Artifact,
+        /// The damaged file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: BlobError,
+    },
+    /// The initramfs carries the modules of another kernel.
+    #[error(
+        "the initramfs was built for another kernel; build it anew with `{}`",
+        Artifact::Initramfs.command()
+    )]
+    Stale,
+    /// No language pack was ever built here.
+    #[error("no language pack in {}; build one with `emberctl image build pack python`", .0.display())]
+    NoPacks(PathBuf),
+    /// The data directory cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// What cannot be read.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl LoadError {
+    /// The artifact to build, where one is to blame.
+    pub fn artifact(&self) -> Option<&Artifact> {
+        match self {
+            Self::Missing { artifact, .. } | Self::Damaged { artifact, .. } => Some(artifact),
+            Self::Stale => Some(&Artifact::Initramfs),
+            Self::NoPacks(_) | Self::Read { .. } => None,
+        }
+    }
+}
+
+impl Images {
+    /// Finds and verifies every artifact of `data_dir`: reads each file whole.
+    ///
+    /// # Errors
+    /// [`LoadError`] for the first artifact that is missing, damaged or stale, in the order
+    /// in which they are built.
+    pub fn load(data_dir: &DataDir) -> Result<Self, LoadError> {
+        let kernel: KernelManifest = verified(data_dir, Artifact::Kernel)?;
+        let initramfs: InitramfsManifest = verified(data_dir, Artifact::Initramfs)?;
+        if initramfs.modules != kernel.modules_digest() {
+            return Err(LoadError::Stale);
+        }
+        let names = artifact::pack_names(data_dir)
+            .map_err(|source| LoadError::Read { path: data_dir.packs(), source })?;
+        if names.is_empty() {
+            return Err(LoadError::NoPacks(data_dir.path().to_owned()));
+        }
+        let packs = names.into_iter().map(|name| {
+            let pack: PackManifest = verified(data_dir, Artifact::Pack(name.clone()))?;
+            let image = PackImage {
+                rootfs: pack.rootfs.path(data_dir),
+                sha256: pack.rootfs.sha256,
+                description: pack.description,
+            };
+            Ok((name, image))
+        });
+        Ok(Self {
+            packs: packs.collect::<Result<_, LoadError>>()?,
+            initramfs: initramfs.image.path(data_dir),
+            kernel: KernelImage {
+                path: kernel.vmlinux.path(data_dir),
+                release: kernel.release,
+                hz: kernel.hz,
+            },
+        })
+    }
+}
+
+/// Reads an artifact's manifest and verifies every blob it names.
+fn verified<M: Manifest>(data_dir: &DataDir, artifact: Artifact) -> Result<M, LoadError> {
+    let path = artifact.manifest(data_dir);
+    let damaged = |path: &Path, source| LoadError::Damaged {
+        artifact: artifact.clone(),
+        path: path.to_owned(),
+        source,
+    };
+    let manifest: M = match artifact::read_manifest(&path) {
+        Ok(Some(manifest)) => manifest,
+        Ok(None) => {
+            let dir = data_dir.path().to_owned();
+            return Err(LoadError::Missing { artifact, dir });
+        }
+        Err(error) => return Err(damaged(&path, error)),
+    };
+    for blob in manifest.blobs() {
+        blob.verify(data_dir).map_err(|error| damaged(&blob.path(data_dir), error))?;
+    }
+    Ok(manifest)
+}
