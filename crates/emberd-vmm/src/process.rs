@@ -136,7 +136,7 @@ impl VmmProcess {
         if let Some(record) = Record::of(self.process_id)? {
             record.write(self.dir.path())?;
         }
-        let pidfd = AsyncFd::register(pidfd_open(pid, PidfdFlags::empty())?)?;
+        let pidfd = sys::readable(pidfd_open(pid, PidfdFlags::empty())?)?;
         let output = pipe::Receiver::from_owned_fd(output)?;
         tokio::spawn(watch(Arc::clone(&self.leash), pidfd, output));
         Ok(())

@@ -1,13 +1,17 @@
-//! What needs `unsafe`: limits set between fork and exec, and the host's cycle counter.
+//! What needs `unsafe`: limits set between fork and exec, waiting on a descriptor, and the
+//! host's cycle counter.
 
-#![allow(unsafe_code, reason = "pre_exec and rdtsc have no safe form")]
+#![allow(unsafe_code, reason = "pre_exec, AsyncFd and rdtsc have no safe form")]
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::set_no_new_privs;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Most file descriptors one VMM may hold: sockets, images and what virtio queues need.
 const OPEN_FILES_MAX: u64 = 2048;
@@ -24,6 +28,17 @@ pub(crate) fn confine(command: &mut Command) {
     // SAFETY: between fork and exec only async-signal-safe functions may run; the closure
     // makes three system calls, allocates nothing and takes no lock.
     unsafe { command.pre_exec(confine) };
+}
+
+/// Lets tasks wait until `fd` is readable.
+///
+/// # Panics
+/// Outside of a tokio runtime.
+pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, always names the same file, and is closed only when the
+    // `AsyncFd` that now owns it drops it.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    registered.map_err(|error| error.into_parts().1)
 }
 
 /// The processor's cycle counter now.
