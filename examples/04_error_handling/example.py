@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Shows every kind of refusal a caller meets, and what is not one."""
+
+import http.client
+import json
+import os
+
+ADDR = os.environ.get("EMBERD_ADDR", "127.0.0.1:7777")
+
+
+def call(method, path, body=None):
+    """Sends one request; returns its status and its JSON answer."""
+    connection = http.client.HTTPConnection(ADDR, timeout=120)
+    data = None if body is None else json.dumps(body)
+    connection.request(method, path, data, {"content-type": "application/json"})
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    return answer.status, json.loads(text) if text else None
+
+
+def refused(expected_status, expected_code, answer):
+    status, body = answer
+    assert (status, body["code"]) == (expected_status, expected_code), answer
+    print(status, body["code"], "-", body["error"])
+
+
+refused(400, "unknown_pack", call("POST", "/sandboxes", {"language_pack": "cobol"}))
+refused(400, "invalid_json", call("POST", "/sandboxes", ["not", "an", "object"]))
+refused(404, "unknown_sandbox", call("POST", "/sandboxes/sb_000000000000/exec", {"code": ""}))
+refused(404, "unknown_route", call("GET", "/no-such-route"))
+refused(405, "method_not_allowed", call("PUT", "/sandboxes"))
+
+status, sandbox = call("POST", "/sandboxes", {})
+assert status == 201, (status, sandbox)
+path = "/sandboxes/" + sandbox["id"]
+try:
+    refused(400, "invalid_json", call("POST", path + "/exec", {"code": 42}))
+    refused(400, "invalid_request", call("POST", path + "/exec", {"code": "", "timeout_ms": 0}))
+
+    # An exception in the program is no refusal: the answer is a 200 with its exit code.
+    status, outcome = call("POST", path + "/exec", {"code": "1/0"})
+    assert (status, outcome["exit_code"], outcome["error"]) == (200, 1, None), outcome
+    assert "ZeroDivisionError" in outcome["stderr"], outcome
+    print("200, exit code 1:", outcome["stderr"].splitlines()[-1])
+
+    # Nor is a time limit: `error` says what happened, and the sandbox works on.
+    endless = {"code": "while True: pass", "timeout_ms": 500}
+    status, outcome = call("POST", path + "/exec", endless)
+    assert (status, outcome["exit_code"], outcome["timed_out"]) == (200, -1, True), outcome
+    assert outcome["error"] == "execution timed out", outcome
+    print("200,", outcome["error"])
+    status, outcome = call("POST", path + "/exec", {"code": "print('still here')"})
+    assert outcome["stdout"] == "still here\n", outcome
+finally:
+    status, _ = call("DELETE", path)
+    assert status == 204, status
+refused(404, "unknown_sandbox", call("DELETE", path))
