@@ -1,0 +1,74 @@
+# shellcheck shell=bash disable=SC2034
+# Sourced by the other scripts: stages with their times, host packages, a Rust toolchain, images.
+# Sets `repo` and `target_dir`, and moves to the repository's root.
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$repo" || exit
+target_dir=${CARGO_TARGET_DIR:-$repo/target}
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin
+
+stage_started=
+stage() { # TITLE: ends the stage before and begins one
+  end_stage
+  stage_started=$SECONDS
+  echo "==> $1"
+}
+
+end_stage() { # says how long the stage took
+  [[ -z $stage_started ]] || echo "    $((SECONDS - stage_started)) s"
+  stage_started=
+}
+
+as_root() {
+  if ((EUID == 0)); then "$@"; else sudo "$@"; fi
+}
+
+# Installs the host packages that lack: one COMMAND:PACKAGE word for each.
+install_packages() {
+  local word missing=()
+  for word; do
+    command -v "${word%%:*}" >/dev/null || missing+=("${word#*:}")
+  done
+  [[ -e /etc/ssl/certs/ca-certificates.crt ]] || missing+=(ca-certificates)
+  ((${#missing[@]})) || return 0
+  if ! command -v apt-get >/dev/null; then
+    echo "error: these packages are needed, under the names Debian has for them: ${missing[*]}" >&2
+    return 1
+  fi
+  echo "    installing ${missing[*]}"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# What building and running emberd needs, beside Rust.
+host_packages=(
+  qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap sqfstar:squashfs-tools
+  newuidmap:uidmap depmod:kmod dpkg-deb:dpkg zstd:zstd curl:curl cc:build-essential
+  python3:python3
+)
+
+# Makes sure of a cargo that is new enough for the workspace's rust-version.
+install_rust() {
+  local wanted version
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+  version=$(rustc --version 2>/dev/null | cut -d' ' -f2) || true
+  if [[ -n $version && $(printf '%s\n' "$wanted" "$version" | sort -V | head -n1) == "$wanted" ]]; then
+    return 0
+  fi
+  echo "    installing Rust (${version:-none} here, $wanted needed)"
+  if ! command -v rustup >/dev/null; then
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+      sh -s -- -y -q --profile minimal --default-toolchain stable
+    hash -r
+  fi
+  rustup --quiet toolchain install stable --profile minimal
+  export RUSTUP_TOOLCHAIN=stable
+}
+
+# Builds what guests boot from with the given emberctl; what is there already is only verified.
+build_images() { # EMBERCTL
+  "$1" image build kernel &&
+    EMBERCTL=$1 rootfs/build.sh &&
+    "$1" image build pack python shell node
+}
