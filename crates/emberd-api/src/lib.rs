@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+mod address;
 pub mod paths;
 
+pub use address::{Address, AddressError};
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec};
 
 /// Language pack of a sandbox created without naming one.
@@ -187,8 +189,11 @@ pub enum ErrorCode {
     UnknownSandbox,
     /// 405: the path does not take this method.
     MethodNotAllowed,
-    /// 410: the sandbox's microVM ended by itself; delete the sandbox.
+    /// 410: the sandbox's microVM ended by itself (delete the sandbox), or the sandbox was
+    /// deleted while it was used.
     SandboxGone,
+    /// 408: the body did not arrive in time.
+    BodyTimeout,
     /// 413: the body is over its limit.
     BodyTooLarge,
     /// 429: as many sandboxes as allowed exist.

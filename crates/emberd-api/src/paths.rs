@@ -15,10 +15,31 @@ pub const OPENAPI: &str = "/openapi.json";
 
 /// Path of one sandbox.
 pub fn sandbox(id: &str) -> String {
-    SANDBOX.replace("{id}", id)
+    SANDBOX.replace("{id}", &segment(id))
 }
 
 /// Path that runs code in one sandbox.
 pub fn exec(id: &str) -> String {
-    EXEC.replace("{id}", id)
+    EXEC.replace("{id}", &segment(id))
+}
+
+/// `text` as one segment of a path: everything but unreserved characters (RFC 3986 §2.3) is
+/// percent-encoded, so that no text becomes another path.
+fn segment(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => char::from(byte).into(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_stand_as_they_are_and_hostile_text_stays_one_segment() {
+        assert_eq!(exec("sb_00ff1234abcd"), "/sandboxes/sb_00ff1234abcd/exec");
+        assert_eq!(sandbox("../info?a b"), "/sandboxes/%2E%2E%2Finfo%3Fa%20b");
+    }
 }

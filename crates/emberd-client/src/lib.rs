@@ -1,1 +1,10 @@
-//! Placeholder.
+//! Typed client of the emberd HTTP API, over TCP and Unix sockets.
+//!
+//! Connections are kept and reused. No call has a time limit of its own, for an exec
+//! may take an hour: wrap a call in one where that is wanted. Dropping a call's future
+//! drops the request, which ends a creation or a program under way.
+
+mod client;
+mod connector;
+
+pub use client::{Client, ClientError};

@@ -1,0 +1,121 @@
+//! Where a daemon listens and clients find it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::ADDR_UNIX_PREFIX;
+
+/// Scheme that may stand before a TCP address: what the daemon prints can be pasted.
+const SCHEME: &str = "http://";
+
+/// Longest path of a Unix socket, in bytes: 108 with its final NUL (unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// A TCP address, `HOST:PORT`, or a Unix socket, `unix:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// Host name or IP address (IPv6 in brackets), a colon, and a port.
+    Tcp(String),
+    /// Path of the socket.
+    Unix(PathBuf),
+}
+
+/// Why a text is no [`Address`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddressError {
+    /// It is neither `HOST:PORT` nor `unix:PATH`.
+    Malformed(String),
+    /// The kernel takes no socket path that long.
+    PathTooLong(usize),
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(text) => {
+                write!(f, "`{text}` is not an address: HOST:PORT or unix:PATH")
+            }
+            Self::PathTooLong(bytes) => {
+                write!(f, "the socket's path has {bytes} bytes, over {SOCKET_PATH_BYTES_MAX}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let malformed = || AddressError::Malformed(text.to_owned());
+        if let Some(path) = text.strip_prefix(ADDR_UNIX_PREFIX) {
+            return match path.len() {
+                0 => Err(malformed()),
+                1..=SOCKET_PATH_BYTES_MAX => Ok(Self::Unix(path.into())),
+                bytes => Err(AddressError::PathTooLong(bytes)),
+            };
+        }
+        let authority = text.strip_prefix(SCHEME).unwrap_or(text);
+        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        let (host, port) = authority.rsplit_once(':').ok_or_else(malformed)?;
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+        let port_valid =
+            port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+        if host.is_empty() || !(bracketed || plain) || !port_valid {
+            return Err(malformed());
+        }
+        Ok(Self::Tcp(authority.to_owned()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(authority) => write!(f, "{SCHEME}{authority}"),
+            Self::Unix(path) => write!(f, "{ADDR_UNIX_PREFIX}{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_round_trip_through_what_is_printed() {
+        for (text, printed) in [
+            ("127.0.0.1:7777", "http://127.0.0.1:7777"),
+            ("http://localhost:0/", "http://localhost:0"),
+            ("[::1]:80", "http://[::1]:80"),
+            ("unix:/run/emberd.sock", "unix:/run/emberd.sock"),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(address.to_string(), printed);
+            assert_eq!(printed.parse(), Ok(address));
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in [
+            "",
+            "localhost",
+            ":80",
+            "a:b",
+            "a:65536",
+            "a:+1",
+            "::1:80",
+            "a b:1",
+            "https://a:1",
+            "unix:",
+        ] {
+            let malformed = AddressError::Malformed(text.to_owned());
+            assert_eq!(text.parse::<Address>(), Err(malformed), "{text}");
+        }
+        let long = format!("unix:/{}", "x".repeat(107));
+        assert_eq!(long.parse::<Address>(), Err(AddressError::PathTooLong(108)));
+    }
+}
