@@ -1,2 +1,73 @@
-//! Placeholder.
-fn main() {}
+//! PID 1 and agent of an emberd guest.
+//!
+//! As PID 1 it makes a machine out of kernel, initramfs and root image, then serves the
+//! host. Anywhere else it is the agent alone, on a Unix socket:
+//! `emberd-init --listen SOCKET --pack PACK_JSON [--scratch DIR]`.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+
+mod agent;
+mod boot;
+mod connection;
+mod console;
+mod exec;
+mod flags;
+mod process_tree;
+mod reaper;
+mod serve;
+mod sys;
+mod uevents;
+
+use agent::{Agent, BootTimes, Environment, Scratch};
+use flags::Flags;
+use process_tree::Cgroups;
+use uevents::Uevents;
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        let Err(error) = be_init();
+        boot::give_up(error.as_ref())
+    }
+    match be_agent() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::report(error.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Boots the guest and serves the host for as long as the machine lives.
+fn be_init() -> Result<Infallible, Box<dyn Error>> {
+    let init_started_us = agent::boot_time_us();
+    boot::mount_kernel_filesystems()?;
+    let uevents = Uevents::subscribe()?;
+    boot::load_modules();
+    boot::mount_root(&uevents)?;
+    boot::switch_root()?;
+    boot::mount_runtime_filesystems()?;
+    boot::name_host()?;
+    boot::raise_open_file_limit()?;
+    sys::bring_loopback_up()?;
+    let pack = agent::read_pack(Path::new(emberd_proto::pack::PACK_FILE))?;
+    let scratch = Scratch::open("/run/emberd".into())?;
+    let environment = Environment::inherited().normalised();
+    let mut agent = Agent::new(pack, environment, scratch);
+    agent.cgroups = Cgroups::probe();
+    agent.boot_times = Some(BootTimes { init_started_us, serving_us: agent::boot_time_us() });
+    Ok(serve::guest(agent, uevents)?)
+}
+
+/// Serves a Unix socket until SIGTERM or SIGINT.
+fn be_agent() -> Result<(), Box<dyn Error>> {
+    let flags = Flags::parse(std::env::args_os().skip(1))?;
+    sys::restore_default_signals();
+    process_tree::adopt_orphans()?;
+    let pack = agent::read_pack(&flags.pack)?;
+    let scratch = Scratch::open(flags.scratch)?;
+    let agent = Agent::new(pack, Environment::inherited(), scratch);
+    Ok(serve::unix(agent, &flags.listen)?)
+}

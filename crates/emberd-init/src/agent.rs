@@ -1,0 +1,237 @@
+//! What every connection shares: the pack, the environment, the reaper.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use emberd_proto::PackSpec;
+use emberd_proto::pack::PACK_FILE_BYTES_MAX;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::process_tree::Cgroups;
+use crate::reaper::Reaper;
+
+/// Search path of the guest; the one Debian gives root.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Home of the guest's only user.
+pub const HOME: &str = "/root";
+
+/// One agent; alive as long as its process.
+#[derive(Debug)]
+pub struct Agent {
+    /// How code runs here.
+    pub pack: PackSpec,
+    /// What every program starts with, under the pack's and the exec's own.
+    pub environment: Environment,
+    /// Directory in which each exec has one of its own for its code.
+    pub scratch: Scratch,
+    /// Where execs are kept apart; absent off PID 1 and on kernels without it.
+    pub cgroups: Option<Cgroups>,
+    /// How long the boot took; absent off PID 1.
+    pub boot_times: Option<BootTimes>,
+    /// Waits for all children.
+    pub reaper: Reaper,
+    execs: AtomicU64,
+}
+
+impl Agent {
+    /// An agent off PID 1.
+    pub fn new(pack: PackSpec, environment: Environment, scratch: Scratch) -> Self {
+        Self {
+            pack,
+            environment,
+            scratch,
+            cgroups: None,
+            boot_times: None,
+            reaper: Reaper::default(),
+            execs: AtomicU64::new(0),
+        }
+    }
+
+    /// A number no other exec of this agent has.
+    pub fn next_exec(&self) -> u64 {
+        self.execs.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Time since the guest kernel started, in microseconds, at two moments of the boot.
+#[derive(Debug, Clone, Copy)]
+pub struct BootTimes {
+    /// When PID 1 was entered.
+    pub init_started_us: u64,
+    /// When the agent began to serve.
+    pub serving_us: u64,
+}
+
+/// Time since the machine started, in microseconds.
+pub fn boot_time_us() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock");
+    let seconds = u64::try_from(time.tv_sec()).expect("time since boot is positive");
+    let nanoseconds = u64::try_from(time.tv_nsec()).expect("a fraction is positive");
+    seconds * 1_000_000 + nanoseconds / 1000
+}
+
+/// Why the pack cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// Its file cannot be read.
+    #[error("cannot read {}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    /// Its file is not a pack.
+    #[error("{} is not a pack", .0.display())]
+    Parse(PathBuf, #[source] serde_json::Error),
+    /// It names no program, or its code's file is not a plain name.
+    #[error("{} names no program or no plain file name", .0.display())]
+    Unusable(PathBuf),
+}
+
+/// Reads the pack at `path`, at most [`PACK_FILE_BYTES_MAX`] bytes of it.
+pub fn read_pack(path: &Path) -> Result<PackSpec, PackError> {
+    let mut json = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(PACK_FILE_BYTES_MAX).read_to_end(&mut json))
+        .map_err(|source| PackError::Read(path.into(), source))?;
+    let pack: PackSpec =
+        serde_json::from_slice(&json).map_err(|source| PackError::Parse(path.into(), source))?;
+    let plain_name = Path::new(&pack.file_name).file_name() == Some(OsStr::new(&pack.file_name));
+    if pack.run.is_empty() || !plain_name {
+        return Err(PackError::Unusable(path.into()));
+    }
+    Ok(pack)
+}
+
+/// Environment variables.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<OsString, OsString>);
+
+impl Environment {
+    /// What the agent itself was started with.
+    pub fn inherited() -> Self {
+        Self(std::env::vars_os().collect())
+    }
+
+    /// The words of the kernel command line the kernel passed to PID 1, made what a root
+    /// login has: the kernel's `HOME=/` and `TERM=linux` describe no user and no terminal.
+    pub fn normalised(mut self) -> Self {
+        self.0.insert("HOME".into(), HOME.into());
+        self.0.entry("PATH".into()).or_insert(PATH.into());
+        if self.0.get(OsStr::new("TERM")).is_some_and(|term| term == "linux") {
+            self.0.remove(OsStr::new("TERM"));
+        }
+        self
+    }
+
+    /// This environment with `others` over it, the later ones on top.
+    pub fn overlaid<'a>(
+        &self,
+        others: impl IntoIterator<Item = &'a BTreeMap<String, String>>,
+    ) -> Self {
+        let mut merged = self.clone();
+        for (name, value) in others.into_iter().flatten() {
+            merged.0.insert(name.into(), value.into());
+        }
+        merged
+    }
+
+    /// Value of `HOME`, or the root directory.
+    pub fn home(&self) -> &Path {
+        self.0.get(OsStr::new("HOME")).map_or(Path::new("/"), Path::new)
+    }
+}
+
+impl<'a> IntoIterator for &'a Environment {
+    type Item = (&'a OsString, &'a OsString);
+    type IntoIter = std::collections::btree_map::Iter<'a, OsString, OsString>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
+/// Directory for the code of running execs. Dropping it removes it if it is empty and was
+/// made by [`Scratch::open`].
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    made: bool,
+}
+
+impl Scratch {
+    /// Uses the directory at `path`, made with mode 0700 if it is not there.
+    ///
+    /// # Errors
+    /// When it can be neither found nor made.
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        if path.is_dir() {
+            return Ok(Self { path, made: false });
+        }
+        DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self { path, made: true })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.made {
+            // Execs have removed theirs; what is left is not ours to remove.
+            fs::remove_dir(&self.path).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Environment {
+        Environment(pairs.iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+
+    #[test]
+    fn kernel_environment_becomes_a_root_login() {
+        let kernel = environment(&[("HOME", "/"), ("TERM", "linux"), ("SITE", "a=b")]);
+        let expect = environment(&[("HOME", HOME), ("PATH", PATH), ("SITE", "a=b")]);
+        assert_eq!(kernel.normalised(), expect);
+        let chosen = environment(&[("TERM", "xterm"), ("PATH", "/bin")]);
+        let expect = environment(&[("HOME", HOME), ("PATH", "/bin"), ("TERM", "xterm")]);
+        assert_eq!(chosen.normalised(), expect);
+    }
+
+    #[test]
+    fn later_environments_win() {
+        let below = environment(&[("A", "0"), ("B", "0"), ("C", "0")]);
+        let pack = BTreeMap::from([("B".into(), "1".into()), ("C".into(), "1".into())]);
+        let exec = BTreeMap::from([("C".into(), "2".into())]);
+        let expect = environment(&[("A", "0"), ("B", "1"), ("C", "2")]);
+        assert_eq!(below.overlaid([&pack, &exec]), expect);
+    }
+
+    #[test]
+    fn unusable_packs_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pack.json");
+        let check = |json: &str| {
+            fs::write(&path, json).unwrap();
+            read_pack(&path)
+        };
+        assert!(check(r#"{"name":"a","run":["x"],"file_name":"main.sh"}"#).is_ok());
+        for file_name in ["", "..", "/main", "a/b"] {
+            let json = format!(r#"{{"name":"a","run":["x"],"file_name":"{file_name}"}}"#);
+            assert!(matches!(check(&json), Err(PackError::Unusable(_))), "`{file_name}`");
+        }
+        let no_program = r#"{"name":"a","run":[],"file_name":"main.sh"}"#;
+        assert!(matches!(check(no_program), Err(PackError::Unusable(_))));
+        assert!(matches!(check("{"), Err(PackError::Parse(..))));
+        assert!(matches!(read_pack(dir.path()), Err(PackError::Read(..))));
+    }
+}

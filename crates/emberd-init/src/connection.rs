@@ -1,0 +1,193 @@
+//! One connection of the host: a greeting, then one operation after the other.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use emberd_proto::frame::{self, BULK_BYTES_MAX};
+use emberd_proto::message::GENERATION;
+use emberd_proto::{
+    Decoder, Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal, RefusalCode, Welcome,
+};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
+};
+
+use crate::agent::Agent;
+use crate::exec;
+
+/// What a connection runs over: a Unix socket, a vsock or a stream of the mux. All of them
+/// pass written bytes on by themselves, so nothing here flushes.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// Why a connection was closed before the host closed it.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The transport failed.
+    #[error("the connection failed")]
+    Io(#[from] io::Error),
+    /// What the host sent is not a sequence of frames.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The host sent a frame that has no place where it came.
+    #[error("unexpected {0:?} frame")]
+    Unexpected(Kind),
+    /// The host sent more standard input than allowed.
+    #[error("too much standard input")]
+    TooMuchStdin,
+    /// The host left in the middle of an operation.
+    #[error("the host left")]
+    HostLeft,
+    /// The host speaks another generation of the protocol.
+    #[error("the host speaks generation {0}")]
+    Generation(u32),
+}
+
+/// The two directions of a connection, apart so that both can be waited for at once.
+pub struct Connection {
+    /// From the host.
+    pub incoming: Incoming,
+    /// To the host.
+    pub outgoing: Outgoing,
+}
+
+/// Frames from the host.
+pub struct Incoming {
+    stream: ReadHalf<Box<dyn Duplex>>,
+    decoder: Decoder,
+}
+
+impl Incoming {
+    /// The next frame; `None` when the host closed the connection between two frames.
+    /// Cancel safe.
+    pub async fn frame(&mut self) -> Result<Option<Frame>, ConnectionError> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame()? {
+                return Ok(Some(frame));
+            }
+            let buffer = self.decoder.buffer();
+            buffer.reserve(BULK_BYTES_MAX);
+            if self.stream.read_buf(buffer).await? == 0 {
+                self.decoder.finish()?;
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// Bytes on their way to the host.
+pub struct Outgoing {
+    stream: WriteHalf<Box<dyn Duplex>>,
+    /// Encoded frames not yet written.
+    pub buffer: BytesMut,
+}
+
+impl Outgoing {
+    /// Appends a control frame.
+    pub fn push(&mut self, message: &GuestMessage) {
+        frame::encode_message(message, &mut self.buffer);
+    }
+
+    /// Writes some of the buffer. Cancel safe.
+    pub async fn write_some(&mut self) -> Result<(), ConnectionError> {
+        match self.stream.write_buf(&mut self.buffer).await? {
+            0 => Err(ConnectionError::HostLeft),
+            _ => Ok(()),
+        }
+    }
+
+    async fn send(&mut self, message: &GuestMessage) -> Result<(), ConnectionError> {
+        self.push(message);
+        while !self.buffer.is_empty() {
+            self.write_some().await?;
+        }
+        Ok(())
+    }
+
+    async fn refuse(&mut self, code: RefusalCode, message: String) -> Result<(), ConnectionError> {
+        self.send(&GuestMessage::Refused(Refusal { code, message })).await
+    }
+}
+
+/// Serves `stream` until the host closes it or breaks the protocol.
+pub async fn serve(agent: Arc<Agent>, stream: Box<dyn Duplex>) -> Result<(), ConnectionError> {
+    let (reader, writer) = tokio::io::split(stream);
+    let mut connection = Connection {
+        incoming: Incoming { stream: reader, decoder: Decoder::default() },
+        outgoing: Outgoing { stream: writer, buffer: BytesMut::new() },
+    };
+    let Some(first) = connection.incoming.frame().await? else { return Ok(()) };
+    greet(&agent, &mut connection.outgoing, &first).await?;
+    while let Some(frame) = connection.incoming.frame().await? {
+        match frame.kind {
+            Kind::Control => operate(&agent, &mut connection, &frame).await?,
+            // What is left of the input of an exec that ended, or was refused, before all of
+            // its input came.
+            Kind::Stdin | Kind::StdinEnd => {}
+            Kind::Stdout | Kind::Stderr => return Err(ConnectionError::Unexpected(frame.kind)),
+        }
+    }
+    Ok(())
+}
+
+async fn greet(
+    agent: &Agent,
+    outgoing: &mut Outgoing,
+    first: &Frame,
+) -> Result<(), ConnectionError> {
+    let HostMessage::Hello { generation } = parse(outgoing, first).await? else {
+        let message = "a connection opens with hello".to_owned();
+        outgoing.refuse(RefusalCode::Invalid, message).await?;
+        return Err(ConnectionError::Unexpected(first.kind));
+    };
+    if generation != GENERATION {
+        let message = format!("host speaks generation {generation}, guest speaks {GENERATION}");
+        outgoing.refuse(RefusalCode::Generation, message).await?;
+        return Err(ConnectionError::Generation(generation));
+    }
+    let welcome = Welcome {
+        generation: GENERATION,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        init_started_us: agent.boot_times.map(|times| times.init_started_us),
+        serving_us: agent.boot_times.map(|times| times.serving_us),
+    };
+    outgoing.send(&GuestMessage::Welcome(welcome)).await
+}
+
+/// Carries out the operation of a control frame.
+async fn operate(
+    agent: &Arc<Agent>,
+    connection: &mut Connection,
+    frame: &Frame,
+) -> Result<(), ConnectionError> {
+    match parse(&mut connection.outgoing, frame).await? {
+        HostMessage::Ping => connection.outgoing.send(&GuestMessage::Pong).await,
+        HostMessage::Exec(spec) => match spec.check() {
+            Ok(()) => exec::run(agent, connection, &spec).await,
+            Err(broken) => {
+                connection.outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await
+            }
+        },
+        HostMessage::Hello { .. } => {
+            let message = "hello was said already".to_owned();
+            connection.outgoing.refuse(RefusalCode::Invalid, message).await
+        }
+        HostMessage::Unknown => {
+            let message = "this guest does not know the operation".to_owned();
+            connection.outgoing.refuse(RefusalCode::UnknownOperation, message).await
+        }
+    }
+}
+
+/// Parses a control frame, and tells the host what is wrong with it before failing.
+async fn parse(outgoing: &mut Outgoing, frame: &Frame) -> Result<HostMessage, ConnectionError> {
+    match frame.message() {
+        Ok(message) => Ok(message),
+        Err(error) => {
+            outgoing.refuse(RefusalCode::Invalid, crate::console::chain(&error)).await?;
+            Err(error.into())
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Words for whoever reads the guest's console.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+/// Kernel log level "error" in the syntax of `/dev/kmsg`: shown even with `quiet`.
+const LEVEL: &str = "<3>";
+
+/// Prints `error` and its causes.
+///
+/// As PID 1 through the kernel log, which is written out before a reboot can follow;
+/// a serial console's own buffer would be lost.
+pub fn report(error: &dyn Error) {
+    let text = chain(error);
+    let through_kernel = std::process::id() == 1
+        && std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/kmsg")
+            .and_then(|mut log| log.write_all(format!("{LEVEL}emberd-init: {text}\n").as_bytes()))
+            .is_ok();
+    if !through_kernel {
+        eprintln!("emberd-init: {text}");
+    }
+}
+
+/// `error: cause: cause of the cause`, on one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        write!(text, ": {cause}").expect("strings take all text");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] std::num::ParseIntError);
+
+    #[test]
+    fn causes_follow_their_error() {
+        let cause = "x".parse::<i32>().unwrap_err();
+        assert_eq!(chain(&Outer(cause)), "outer: invalid digit found in string");
+    }
+}

@@ -1,0 +1,105 @@
+//! The standard output, or standard error, of one program.
+
+use std::fs::File;
+use std::future;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+
+use bytes::BytesMut;
+use emberd_proto::Kind;
+use emberd_proto::exec::OUTPUT_BYTES_MAX;
+use emberd_proto::frame::{BULK_BYTES_MAX, encode_bulk};
+use nix::fcntl::{FcntlArg, fcntl};
+use tokio::net::unix::pipe::Receiver;
+
+/// Capacity assumed for a pipe that does not tell, in bytes (1 MiB): the most an
+/// unprivileged program can give it.
+const PIPE_BYTES_FALLBACK: u64 = 1 << 20;
+
+/// Turns what the program writes into frames, up to [`OUTPUT_BYTES_MAX`]; the rest is read
+/// and dropped, so that the program runs on as if it had been read.
+#[derive(Debug)]
+pub struct Output {
+    kind: Kind,
+    /// Closed once the program, and whoever inherited it, has closed the other end.
+    pipe: Option<Receiver>,
+    sent_bytes: usize,
+    truncated: bool,
+}
+
+impl Output {
+    /// Output of the program at the other end of `pipe`, sent as frames of `kind`.
+    pub fn new(kind: Kind, pipe: Receiver) -> Self {
+        Self { kind, pipe: Some(pipe), sent_bytes: 0, truncated: false }
+    }
+
+    /// Whether anything was dropped.
+    pub fn truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// Waits until there is something to read; forever once the pipe is closed. Cancel safe.
+    pub async fn readable(&self) -> io::Result<()> {
+        match &self.pipe {
+            Some(pipe) => pipe.readable().await,
+            None => future::pending().await,
+        }
+    }
+
+    /// Reads once, without waiting, and appends the frames to `frames`.
+    pub fn read_some(&mut self, frames: &mut BytesMut) {
+        let Some(pipe) = &self.pipe else { return };
+        let mut chunk = BytesMut::with_capacity(BULK_BYTES_MAX);
+        match pipe.try_read_buf(&mut chunk) {
+            Ok(0) => self.pipe = None,
+            Ok(_) => self.append(&chunk, frames),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.pipe = None,
+        }
+    }
+
+    /// Reads what is in the pipe and closes it.
+    ///
+    /// All the program wrote before it ended is there, so one pipe's capacity is enough, and
+    /// a child of it that goes on writing cannot keep this from ending.
+    pub fn read_rest(&mut self, frames: &mut BytesMut) {
+        let Some(pipe) = self.pipe.take() else { return };
+        // Past the runtime, which may not have heard yet that the pipe is readable.
+        let Ok(pipe) = pipe.into_nonblocking_fd() else { return };
+        let capacity = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ);
+        let capacity = capacity.ok().and_then(|bytes| u64::try_from(bytes).ok());
+        let mut rest = Vec::new();
+        let limited = File::from(pipe).take(capacity.unwrap_or(PIPE_BYTES_FALLBACK));
+        // An empty pipe that somebody still holds open ends the reading with an error; what
+        // was read before it is in `rest`.
+        { limited }.read_to_end(&mut rest).ok();
+        self.append(&rest, frames);
+    }
+
+    fn append(&mut self, bytes: &[u8], frames: &mut BytesMut) {
+        let room = OUTPUT_BYTES_MAX - self.sent_bytes;
+        let kept = &bytes[..bytes.len().min(room)];
+        self.truncated |= kept.len() < bytes.len();
+        self.sent_bytes += kept.len();
+        encode_bulk(self.kind, kept, frames);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn output_is_cut_at_the_cap_and_flagged_only_beyond_it() {
+        let (_writer, reader) = tokio::net::unix::pipe::pipe().unwrap();
+        let mut output = Output::new(Kind::Stdout, reader);
+        let mut frames = BytesMut::new();
+        output.append(&vec![b'x'; OUTPUT_BYTES_MAX - 1], &mut frames);
+        output.append(b"y", &mut frames);
+        assert!(!output.truncated());
+        let at_the_cap = frames.len();
+        output.append(b"z", &mut frames);
+        assert!(output.truncated());
+        assert_eq!(frames.len(), at_the_cap);
+    }
+}

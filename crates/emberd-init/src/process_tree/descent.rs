@@ -1,0 +1,122 @@
+//! A process tree as `/proc` shows it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill as send_signal};
+use nix::unistd::Pid;
+
+/// Most looks at `/proc` for processes forked since the last look.
+const LOOKS_MAX: usize = 32;
+
+/// Kills `leader`, its descendants and its session.
+///
+/// Stops all of them first, until a look finds no new one: a process killed at once would
+/// hand its children to another parent, and they could no longer be told apart.
+pub fn kill(proc: &Path, leader: i32) {
+    let mut stopped = BTreeSet::new();
+    for _ in 0..LOOKS_MAX {
+        let tree = members(&processes(proc), leader);
+        let mut found_new = false;
+        for pid in tree {
+            if stopped.insert(pid) {
+                found_new = true;
+                signal(pid, Signal::SIGSTOP);
+            }
+        }
+        if !found_new {
+            break;
+        }
+    }
+    for pid in stopped {
+        signal(pid, Signal::SIGKILL);
+    }
+}
+
+/// Sends `what`; a process that has just ended is not an error.
+fn signal(pid: i32, what: Signal) {
+    send_signal(Pid::from_raw(pid), what).ok();
+}
+
+/// One line of the process table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Process {
+    pid: i32,
+    parent: i32,
+    session: i32,
+}
+
+impl Process {
+    /// Parses `/proc/<pid>/stat`: `pid (name) state ppid pgrp session …` (proc(5)). The name
+    /// is the program's choice and may hold spaces and parentheses.
+    fn parse(stat: &str) -> Option<Self> {
+        let (pid, rest) = stat.split_once(' ')?;
+        let (_name, rest) = rest.rsplit_once(')')?;
+        let mut fields = rest.split_ascii_whitespace().skip(1);
+        let parent = fields.next()?.parse().ok()?;
+        let session = fields.nth(1)?.parse().ok()?;
+        Some(Self { pid: pid.parse().ok()?, parent, session })
+    }
+}
+
+fn processes(proc: &Path) -> Vec<Process> {
+    let Ok(entries) = fs::read_dir(proc) else { return Vec::new() };
+    let stat = |name: &str| fs::read(proc.join(name).join("stat")).ok();
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter_map(|name| Process::parse(&String::from_utf8_lossy(&stat(&name)?)))
+        .collect()
+}
+
+/// The processes of `leader`'s session, and all their descendants in any session.
+fn members(processes: &[Process], leader: i32) -> BTreeSet<i32> {
+    let mut tree = BTreeSet::from([leader]);
+    loop {
+        let size_before = tree.len();
+        for process in processes {
+            if process.session == leader || tree.contains(&process.parent) {
+                tree.insert(process.pid);
+            }
+        }
+        if tree.len() == size_before {
+            return tree;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_parsed_whatever_the_program_calls_itself() {
+        let expect = Some(Process { pid: 42, parent: 7, session: 9 });
+        assert_eq!(Process::parse("42 (sh) S 7 8 9 0 -1 4194304"), expect);
+        assert_eq!(Process::parse("42 (a) R 1 1 1) S 7 8 9 0 -1"), expect);
+        assert_eq!(Process::parse("42 (sh) S 7 8"), None);
+        assert_eq!(Process::parse("42 (sh"), None);
+        assert_eq!(Process::parse(""), None);
+    }
+
+    #[test]
+    fn tree_holds_session_and_descendants_and_nobody_else() {
+        let process = |pid, parent, session| Process { pid, parent, session };
+        let table = [
+            process(1, 0, 1),
+            process(14, 12, 14), // grandchild, listed before its parent
+            process(10, 1, 10),  // the leader
+            process(11, 1, 10),  // an orphan in its session
+            process(12, 10, 12), // a child with its own session
+            process(20, 1, 20),  // a stranger
+        ];
+        assert_eq!(members(&table, 10), BTreeSet::from([10, 11, 12, 14]));
+    }
+
+    #[test]
+    fn own_process_is_in_the_table() {
+        let own = std::process::id().cast_signed();
+        assert!(processes(Path::new("/proc")).iter().any(|process| process.pid == own));
+    }
+}

@@ -1,0 +1,167 @@
+//! Where the host connects to.
+//!
+//! As PID 1 two doors at once, whichever the VMM has: an `AF_VSOCK` port, and a virtio port
+//! that carries many streams. Off PID 1 a Unix socket.
+
+use std::convert::Infallible;
+use std::fs;
+use std::future;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use emberd_proto::message::AGENT_PORT;
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
+
+use crate::agent::Agent;
+use crate::connection::{self, ConnectionError, Duplex};
+use crate::console;
+use crate::uevents::Uevents;
+
+mod mux;
+mod port;
+
+/// Most connections at once. One over it is closed unanswered.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Why the agent cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The runtime, or the watch for dead children and signals, cannot be made.
+    #[error("cannot watch for events")]
+    Runtime(#[source] io::Error),
+    /// The Unix socket cannot be made.
+    #[error("cannot listen on {}", .0.display())]
+    Listen(PathBuf, #[source] io::Error),
+    /// A door the host connects to broke.
+    #[error("cannot accept connections on {door}")]
+    Accept {
+        /// Which one.
+        door: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Serves the host of a microVM.
+///
+/// # Errors
+/// When no door can be served any more.
+pub fn guest(agent: Agent, uevents: Uevents) -> Result<Infallible, ServeError> {
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let agent = Arc::new(agent);
+        let hall = Hall::new(&agent);
+        let uevents = uevents.into_async().map_err(ServeError::Runtime)?;
+        tokio::select! {
+            Err(error) = reap(&agent) => Err(error),
+            Err(error) = vsock(&hall) => Err(error),
+            Err(source) = mux::serve(&hall, &uevents) => {
+                Err(ServeError::Accept { door: "the virtio port", source })
+            }
+        }
+    })
+}
+
+/// Serves the Unix socket at `path`, which must not exist, until SIGTERM or SIGINT; then
+/// kills what still runs and removes the socket.
+///
+/// # Errors
+/// [`ServeError`].
+pub fn unix(agent: Agent, path: &Path) -> Result<(), ServeError> {
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Runtime)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Runtime)?;
+        let listener = listen(path).map_err(|source| ServeError::Listen(path.into(), source))?;
+        let agent = Arc::new(agent);
+        let hall = Hall::new(&agent);
+        let outcome = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            Err(error) = reap(&agent) => Err(error),
+            source = accept(&hall, async || Ok(listener.accept().await?.0)) => {
+                Err(ServeError::Accept { door: "the Unix socket", source })
+            }
+        };
+        fs::remove_file(path).ok();
+        outcome
+    })
+}
+
+fn runtime() -> Result<Runtime, ServeError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)
+}
+
+async fn reap(agent: &Agent) -> Result<Infallible, ServeError> {
+    let sweep = || {
+        if let Some(cgroups) = &agent.cgroups {
+            cgroups.sweep();
+        }
+    };
+    agent.reaper.run(sweep).await.map_err(ServeError::Runtime)
+}
+
+/// A socket only its owner can connect to.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves `AF_VSOCK`, or waits forever on a kernel without it.
+///
+/// A guest may have the address family but no device; then nobody ever connects.
+async fn vsock(hall: &Hall) -> Result<Infallible, ServeError> {
+    let Ok(listener) = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, AGENT_PORT)) else {
+        return future::pending().await;
+    };
+    let source = accept(hall, async || Ok(listener.accept().await?.0)).await;
+    Err(ServeError::Accept { door: "vsock", source })
+}
+
+/// Lets in whoever `next` accepts, until it fails for good.
+async fn accept<S: Duplex + 'static>(
+    hall: &Hall,
+    mut next: impl AsyncFnMut() -> io::Result<S>,
+) -> io::Error {
+    loop {
+        match next().await {
+            Ok(stream) => hall.admit(Box::new(stream)),
+            // The peer was gone before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Where connections go from all doors.
+struct Hall {
+    agent: Arc<Agent>,
+    seats: Arc<Semaphore>,
+}
+
+impl Hall {
+    fn new(agent: &Arc<Agent>) -> Self {
+        Self { agent: Arc::clone(agent), seats: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+    }
+
+    /// Serves `stream` beside all others.
+    fn admit(&self, stream: Box<dyn Duplex>) {
+        let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else { return };
+        let agent = Arc::clone(&self.agent);
+        tokio::spawn(async move {
+            match connection::serve(agent, stream).await {
+                // Hosts come and go as they like.
+                Ok(()) | Err(ConnectionError::HostLeft | ConnectionError::Io(_)) => {}
+                Err(error) => console::report(&error),
+            }
+            drop(seat);
+        });
+    }
+}

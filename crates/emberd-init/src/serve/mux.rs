@@ -1,0 +1,68 @@
+//! Many connections over one virtio port: yamux, with the host as client.
+//!
+//! ```text
+//! port found ─▶ host connected ─▶ session: one stream per connection
+//!                    ▲                 │
+//!                    └── host left ────┘  (its streams end, and with them their execs)
+//! ```
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::path::Path;
+
+use emberd_proto::message::AGENT_PORT_NAME;
+use tokio_util::compat::FuturesAsyncReadCompatExt as _;
+use yamux::{Config, Connection, Mode};
+
+use super::port::{self, Port};
+use super::{CONNECTIONS_MAX, Hall};
+use crate::console;
+use crate::uevents::AsyncUevents;
+
+/// Most streams of one session. The mux ends a whole session over one stream too many, so
+/// this leaves room above [`CONNECTIONS_MAX`] for streams that are just closing.
+const STREAMS_MAX: usize = 2 * CONNECTIONS_MAX;
+
+/// Received bytes all streams together may hold unread (128 MiB): what yamux grants each
+/// stream from the start, 256 KiB.
+const RECEIVE_WINDOW_BYTES_MAX: usize = STREAMS_MAX * yamux::DEFAULT_CREDIT as usize;
+
+/// Serves the agent's virtio port as soon as there is one.
+///
+/// # Errors
+/// When the port fails.
+pub async fn serve(hall: &Hall, uevents: &AsyncUevents) -> io::Result<Infallible> {
+    let mut port = Port::open(&find_port(uevents).await?)?;
+    loop {
+        port.host_connected().await?;
+        let mut session = Connection::new(&mut port, config(), Mode::Server);
+        while let Some(stream) = poll_fn(|context| session.poll_next_inbound(context)).await {
+            match stream {
+                Ok(stream) => hall.admit(Box::new(stream.compat())),
+                Err(error) => {
+                    console::report(&error);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Waits until the kernel knows the port by its name, which the VMM tells it some time after
+/// it announced the port.
+async fn find_port(uevents: &AsyncUevents) -> io::Result<std::path::PathBuf> {
+    loop {
+        if let Some(device) = port::find(Path::new(port::CLASS_DIR), AGENT_PORT_NAME) {
+            return Ok(Path::new("/dev").join(device));
+        }
+        uevents.wait().await?;
+    }
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.set_max_num_streams(STREAMS_MAX);
+    config.set_max_connection_receive_window(Some(RECEIVE_WINDOW_BYTES_MAX));
+    config
+}

@@ -1,0 +1,107 @@
+//! All `unsafe` code of the agent: what neither the standard library nor `nix` wraps.
+#![allow(unsafe_code, reason = "fork hooks and system calls without a safe wrapper")]
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Command, ExitStatus};
+use std::{mem, ptr};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use tokio::io::unix::AsyncFd;
+
+/// Makes the child of `command` the leader of its own session and process group, and a
+/// member of the cgroup whose `cgroup.procs` file is given.
+///
+/// Without a cgroup the kernel kills the child when the agent dies: off PID 1 nobody
+/// else would.
+pub fn enter_own_session(command: &mut Command, cgroup_procs: Option<File>) {
+    let enter = move || {
+        nix::unistd::setsid()?;
+        match &cgroup_procs {
+            // `0` stands for the process that writes.
+            Some(procs) => (&*procs).write_all(b"0"),
+            None => Ok(prctl::set_pdeathsig(Signal::SIGKILL)?),
+        }
+    };
+    // SAFETY: between fork and exec the closure makes three system calls and neither
+    // allocates nor takes a lock.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Takes the exit status of one dead child, if there is one.
+///
+/// `nix` has a wrapper, but it fails on death by a real-time signal, with the status lost.
+pub fn reap_one() -> Option<(u32, ExitStatus)> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is valid for writing one int.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        match u32::try_from(pid) {
+            Ok(0) => return None,
+            Ok(pid) => return Some((pid, ExitStatus::from_raw(status))),
+            Err(_) if Errno::last() == Errno::EINTR => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Gives every ignored signal but SIGPIPE its default meaning back, so that children do not
+/// inherit what the agent's own parent chose to ignore. The runtime needs SIGPIPE ignored;
+/// the standard library restores it in children.
+pub fn restore_default_signals() {
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
+        // SAFETY: `sigaction` is plain data, for which all zeroes is a valid value and
+        // means SIG_DFL without flags.
+        let default: libc::sigaction = unsafe { mem::zeroed() };
+        let mut current = default;
+        // SAFETY: both pointers are null or point to a `sigaction`; SIG_DFL runs no code.
+        unsafe {
+            if libc::sigaction(signal, ptr::null(), &raw mut current) == 0
+                && current.sa_sigaction == libc::SIG_IGN
+            {
+                libc::sigaction(signal, &raw const default, ptr::null_mut());
+            }
+        }
+    }
+}
+
+/// Makes the loopback interface usable.
+///
+/// # Errors
+/// When the kernel has no such interface.
+pub fn bring_loopback_up() -> io::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
+    // SAFETY: `ifreq` is plain data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    // SAFETY: both requests take an `ifreq` named by a terminated string; the first call
+    // fills `ifru_flags`, so reading that member of the union is sound.
+    unsafe {
+        let request = &raw mut request;
+        Errno::result(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, request))?;
+        let up = libc::c_short::try_from(libc::IFF_UP).expect("the flag is 1");
+        (*request).ifr_ifru.ifru_flags |= up;
+        Errno::result(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, request))?;
+    }
+    Ok(())
+}
+
+/// Lets the runtime tell when `fd` becomes readable.
+///
+/// # Errors
+/// When `fd` is of a kind that cannot be polled.
+pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` stays the same open descriptor until it is dropped, and
+    // `AsyncFd` only lends it.
+    unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) }
+        .map_err(io::Error::from)
+}
