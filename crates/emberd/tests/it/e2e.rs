@@ -1,0 +1,19 @@
+//! End to end on real microVMs: the daemon's own binary, its real driver, a real kernel.
+//!
+//! `EMBERD_E2E` says how serious that is: `require` fails where no microVM can boot, `auto`
+//! (default) prints SKIPPED and why, `off` skips. All other `EMBERD_*` variables reach the
+//! daemon, so the same stories run on another driver, kernel or host.
+
+mod daemon;
+mod faults;
+mod packs;
+mod story;
+
+use daemon::Daemon;
+use emberd_api::ExecBody;
+use emberd_proto::ExecSpec;
+
+/// An exec body of `code` alone.
+fn code(code: impl Into<String>) -> ExecBody {
+    ExecBody { spec: ExecSpec::new(code), stdin: None, stdin_base64: None }
+}

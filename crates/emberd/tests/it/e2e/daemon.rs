@@ -1,0 +1,137 @@
+//! A daemon of the test's own, on real images, and what must be true when it is gone.
+
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::{env, fs};
+
+use emberd_api::{ErrorBody, ExecBody, ExecOutcome};
+use emberd_client::{Client, ClientError};
+use emberd_image::{DataDir, Images};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// A running daemon. Dropping it stops it, even when the test failed.
+pub struct Daemon {
+    process: Child,
+    pub client: Client,
+    pub run_dir: PathBuf,
+    /// Removed last.
+    temp: Option<TempDir>,
+}
+
+impl Daemon {
+    /// Starts a daemon with `flags` added, or says SKIPPED and why it cannot.
+    pub fn start(flags: &[&str]) -> Option<Self> {
+        let required = match env::var("EMBERD_E2E").as_deref() {
+            Ok("require") => true,
+            Ok("off") => return skip("EMBERD_E2E=off"),
+            _ => false,
+        };
+        let images =
+            env::var_os("EMBERD_DATA_DIR").map_or_else(DataDir::default_path, PathBuf::from);
+        match Images::load(&DataDir::new(images)) {
+            Ok(_) => {}
+            Err(error) if required => panic!("EMBERD_E2E=require, but: {error}"),
+            Err(error) => return skip(&error.to_string()),
+        }
+        // Short: a socket's path has 108 bytes.
+        let temp = tempfile::Builder::new().prefix("e2e").tempdir_in("/tmp").unwrap();
+        Some(Self::start_in(temp, flags))
+    }
+
+    fn start_in(temp: TempDir, flags: &[&str]) -> Self {
+        let run_dir = temp.path().join("run");
+        let mut process = Command::new(env!("CARGO_BIN_EXE_emberd"))
+            .args(["--addr", "127.0.0.1:0"])
+            .arg("--run-dir")
+            .arg(&run_dir)
+            .args(flags)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        let stdout = process.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut ready).unwrap();
+        let address = ready.trim().strip_prefix("listening on http://");
+        let client = Client::new(address.unwrap_or_else(|| panic!("no address in `{ready}`")));
+        Self { process, client: client.unwrap(), run_dir, temp: Some(temp) }
+    }
+
+    /// Kills the daemon with SIGKILL and starts another on the same run directory.
+    pub fn crash_and_restart(mut self) -> Self {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        let temp = self.temp.take().unwrap();
+        Self::start_in(temp, &[])
+    }
+
+    /// Stops the daemon with SIGTERM: it must exit with code 0 and leave nothing behind.
+    pub fn stop(mut self) {
+        self.signal(Signal::TERM);
+        let status = self.process.wait().unwrap();
+        assert!(status.success(), "the daemon ended with {status}");
+        assert_eq!(left_in(&self.run_dir), Vec::<PathBuf>::new());
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.process.id().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    pub async fn create(&self, pack: &str) -> String {
+        self.client.create(Some(pack)).await.unwrap_or_else(|error| panic!("{}", chain(&error))).id
+    }
+
+    pub async fn exec(&self, id: &str, body: &ExecBody) -> ExecOutcome {
+        let outcome = self.client.exec(id, body).await;
+        outcome.unwrap_or_else(|error| panic!("{}", chain(&error)))
+    }
+
+    /// Runs `code` and returns its output; it must succeed and print no error.
+    pub async fn output(&self, id: &str, code: &str) -> String {
+        let outcome = self.exec(id, &super::code(code)).await;
+        assert_eq!((outcome.exit.exit_code, outcome.stderr.as_str()), (0, ""), "{code}");
+        outcome.stdout
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // An error means that it has ended already, which `stop` has looked at.
+        if let Ok(None) = self.process.try_wait() {
+            self.signal(Signal::TERM);
+            self.process.wait().unwrap();
+        }
+    }
+}
+
+/// Prints past the test runner's capture, so that a skipped test is seen.
+fn skip<T>(why: &str) -> Option<T> {
+    writeln!(io::stderr(), "SKIPPED: {why}").unwrap();
+    None
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let source = error.source().map(|source| format!(": {}", chain(source)));
+    format!("{error}{}", source.unwrap_or_default())
+}
+
+/// Status and body of the error a call ended with.
+pub fn refusal<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> (u16, ErrorBody) {
+    match outcome {
+        Err(ClientError::Api { status, body }) => (status, body),
+        other => panic!("expected an error of the API, got {other:?}"),
+    }
+}
+
+pub fn left_in(run_dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(run_dir).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+pub fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // A zombie runs no more; its state is the letter after the name.
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}

@@ -1,0 +1,87 @@
+//! What a hostile guest, a dying VMM and a dying daemon leave behind: nothing.
+
+use std::time::Duration;
+
+use emberd_api::{ErrorCode, SandboxState};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::daemon::{is_running, left_in, refusal};
+use super::{Daemon, code};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_vmm_is_told_and_can_be_deleted() {
+    let Some(daemon) = Daemon::start(&[]) else { return };
+    let id = daemon.create("shell").await;
+    let pid = daemon.client.get(&id).await.unwrap().vmm_pid.unwrap();
+    let sleeping = code("sleep 1000");
+    let (cut_off, ()) = tokio::join!(daemon.client.exec(&id, &sleeping), async {
+        kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    });
+    assert_eq!(refusal(cut_off).1.code, ErrorCode::SandboxGone);
+    let (status, body) = refusal(daemon.client.exec(&id, &code("true")).await);
+    assert_eq!((status, body.code), (410, ErrorCode::SandboxGone));
+    let sandbox = daemon.client.get(&id).await.unwrap();
+    assert_eq!(sandbox.state, SandboxState::Gone);
+    assert!(sandbox.reason.unwrap().contains("signal 9"));
+    daemon.client.delete(&id).await.unwrap();
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guest_code_that_ends_its_machine_ends_only_that() {
+    let Some(daemon) = Daemon::start(&[]) else { return };
+    let (panics, lives) = tokio::join!(daemon.create("shell"), daemon.create("shell"));
+    // A kernel panic: the guest reboots at once, and its VMM exits instead.
+    let outcome = daemon.client.exec(&panics, &code("echo c > /proc/sysrq-trigger")).await;
+    assert_eq!(refusal(outcome).1.code, ErrorCode::SandboxGone);
+    assert_eq!(daemon.output(&lives, "echo alive").await, "alive\n");
+
+    // A full disk and a fork bomb are the guest's own trouble.
+    let fill = "dd if=/dev/zero of=/root/full bs=1M 2>/dev/null; rm /root/full; echo survived";
+    assert_eq!(daemon.output(&lives, fill).await, "survived\n");
+    daemon.client.delete(&panics).await.unwrap();
+    daemon.client.delete(&lives).await.unwrap();
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_never_answers_is_torn_down() {
+    let Some(daemon) = Daemon::start(&["--boot-timeout-ms", "100"]) else { return };
+    let (status, body) = refusal(daemon.client.create(Some("python")).await);
+    assert_eq!((status, body.code), (503, ErrorCode::BootFailed), "{body:?}");
+    assert_eq!(left_in(&daemon.run_dir), Vec::<std::path::PathBuf>::new());
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_during_a_creation_leaves_nothing() {
+    let Some(daemon) = Daemon::start(&[]) else { return };
+    let client = daemon.client.clone();
+    let creating = tokio::spawn(async move { client.create(Some("shell")).await });
+    let pid = loop {
+        let sandboxes = daemon.client.list().await.unwrap().sandboxes;
+        if let Some(directory) = sandboxes.first().map(|sandbox| sandbox.dir.clone())
+            && let Ok(record) = std::fs::read_to_string(format!("{directory}/vmm.json"))
+        {
+            let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+            break u32::try_from(record["pid"].as_u64().unwrap()).unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!(is_running(pid));
+    daemon.stop();
+    assert!(!is_running(pid));
+    creating.await.unwrap().unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_daemon_s_orphans_are_removed_by_the_next() {
+    let Some(daemon) = Daemon::start(&[]) else { return };
+    let id = daemon.create("shell").await;
+    let pid = daemon.client.get(&id).await.unwrap().vmm_pid.unwrap();
+    let daemon = daemon.crash_and_restart();
+    assert!(!is_running(pid));
+    assert_eq!(left_in(&daemon.run_dir), Vec::<std::path::PathBuf>::new());
+    assert_eq!(refusal(daemon.client.get(&id).await).0, 404);
+    daemon.stop();
+}

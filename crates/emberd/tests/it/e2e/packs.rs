@@ -1,0 +1,59 @@
+//! What each built-in language pack promises to hold.
+
+use super::{Daemon, code};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python_has_its_standard_library_and_pip() {
+    let Some(daemon) = Daemon::start(&[]) else { return };
+    let id = daemon.create("python").await;
+    // All modules but those Debian splits off or that need a display: named, not waved through.
+    let imports = "import importlib, sys\n\
+        left_out = {'idlelib', 'tkinter', '_tkinter', 'turtledemo', 'turtle', '_gdbm'}\n\
+        other_systems = {'msilib', 'nt', 'ntpath', 'winreg', 'winsound', 'msvcrt', '_winapi',\n\
+            'nturl2path', '_msi', '_overlapped', '_scproxy', 'antigravity', 'this'}\n\
+        missing = []\n\
+        for name in sys.stdlib_module_names - left_out - other_systems:\n\
+            try: importlib.import_module(name)\n\
+            except ImportError as error: missing.append((name, str(error)))\n\
+        print(missing)";
+    let spec = emberd_proto::ExecSpec { timeout_ms: 120_000, ..code(imports).spec };
+    let outcome =
+        daemon.exec(&id, &emberd_api::ExecBody { spec, stdin: None, stdin_base64: None }).await;
+    assert_eq!(outcome.stdout, "[]\n", "{}", outcome.stderr);
+    let pip = "import subprocess, sys\n\
+        print(subprocess.check_output([sys.executable, '-m', 'pip', '--version'], text=True))";
+    assert!(daemon.output(&id, pip).await.starts_with("pip "));
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shell_has_its_tools() {
+    let Some(daemon) = Daemon::start(&[]) else { return };
+    let id = daemon.create("shell").await;
+    let tools = "for tool in bash dash ls grep sed awk find tar curl git ps; do\n\
+        command -v $tool >/dev/null || echo \"$tool is missing\"\ndone";
+    assert_eq!(daemon.output(&id, tools).await, "");
+    let git = "git init -q repo && cd repo && git -c user.name=a -c user.email=a@b \
+        commit -q --allow-empty -m first && git log --format=%s";
+    assert_eq!(daemon.output(&id, git).await, "first\n");
+    // A child in the background neither holds the call nor ends with it.
+    daemon.output(&id, "sleep 1000 & echo $! > pid").await;
+    daemon.output(&id, "kill -0 $(cat pid)").await;
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_runs_javascript() {
+    let Some(daemon) = Daemon::start(&[]) else { return };
+    let id = daemon.create("node").await;
+    let script = "const fs = require('fs');\n\
+        console.log(process.platform, 6 * 7, process.argv.length, fs.readFileSync(0, 'utf8'));\n\
+        process.exit(3);";
+    let outcome = daemon.exec(&id, &code(script)).await;
+    assert_eq!(
+        (outcome.stdout.as_str(), outcome.exit.exit_code),
+        ("linux 42 2 \n", 3),
+        "{outcome:?}"
+    );
+    daemon.stop();
+}
