@@ -67,6 +67,16 @@ pub enum BootError {
         /// Last lines of its log.
         log_tail: String,
     },
+    /// The VMM did not carry out a step of the boot.
+    #[error("the VMM did not carry out {step}; its log ends: {log_tail}")]
+    Step {
+        /// The step, in the VMM's terms.
+        step: String,
+        /// Last lines of its log.
+        log_tail: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The VMM did not open its channel in time.
     #[error("the VMM opened no channel within {waited:?}")]
     NoChannel {

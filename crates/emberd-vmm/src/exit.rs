@@ -9,6 +9,15 @@ use tokio::sync::watch;
 pub enum ExitReason {
     /// It exited by itself: the guest rebooted or panicked, or the VMM failed.
     Code(i32),
+    /// As [`Self::Code`], with a code whose meaning its driver knows.
+    Named {
+        /// The code.
+        code: i32,
+        /// What it means.
+        cause: &'static str,
+        /// The system call that was refused, where that is the cause and the log tells.
+        syscall: Option<u32>,
+    },
     /// A signal ended it.
     Signal(i32),
     /// It ended, but the kernel did not keep its status (the daemon ignores `SIGCHLD`).
@@ -19,6 +28,12 @@ impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exited with code {code}"),
+            Self::Named { code, cause, syscall: None } => {
+                write!(f, "exited with code {code} ({cause})")
+            }
+            Self::Named { code, cause, syscall: Some(number) } => {
+                write!(f, "exited with code {code} ({cause}: system call {number})")
+            }
             Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
             Self::Unknown => f.write_str("ended, for a reason unknown"),
         }

@@ -17,14 +17,22 @@ mod boot;
 mod exit;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub mod firecracker;
+mod holdings;
 mod log;
 mod process;
 mod record;
+mod snapshot;
 mod sys;
+mod template;
 
 pub use boot::{BootError, BootSpec, ConnectError, KillError, VmmDescription};
 pub use exit::{ExitReason, ExitWatch};
 pub use log::{LOG_BYTES_MAX, tail as console_tail};
+pub use snapshot::{
+    PauseError, RestoreError, RestoreSpec, SnapshotError, SnapshotMicroVm, SnapshotVmm,
+};
+pub use template::{ImageHashes, MachineShape, Template, TemplateError, TemplateKey};
 
 /// What [`MicroVm`]s are made with: one value per driver, alive as long as the daemon.
 pub trait Vmm: Send + Sync + 'static {

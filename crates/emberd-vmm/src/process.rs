@@ -45,7 +45,13 @@ pub(crate) fn command(program: &Path) -> Command {
 pub(crate) struct VmDir {
     path: PathBuf,
     removed: bool,
+    kept: Option<Box<dyn Kept>>,
 }
+
+/// What is given back when a microVM's directory is gone.
+pub(crate) trait Kept: std::fmt::Debug + Send + Sync {}
+
+impl<T: std::fmt::Debug + Send + Sync> Kept for T {}
 
 impl VmDir {
     /// Makes the directory, for its owner alone.
@@ -54,7 +60,12 @@ impl VmDir {
             .mode(0o700)
             .create(path)
             .map_err(|source| BootError::Prepare { path: path.into(), source })?;
-        Ok(Self { path: path.into(), removed: false })
+        Ok(Self { path: path.into(), removed: false, kept: None })
+    }
+
+    /// Drops `kept` once the directory is gone, and the microVM's process before it.
+    pub(crate) fn keep(&mut self, kept: impl Kept + 'static) {
+        self.kept = Some(Box::new(kept));
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -63,6 +74,7 @@ impl VmDir {
 
     fn remove(&mut self) -> io::Result<()> {
         self.removed = true;
+        crate::holdings::release(&self.path)?;
         match std::fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             outcome => outcome,
@@ -79,6 +91,9 @@ impl Drop for VmDir {
         }
     }
 }
+
+/// Tells from its exit code and its log why a VMM exited.
+pub(crate) type ReadCode = fn(i32, &Path) -> ExitReason;
 
 /// A running VMM and its directory. Dropping it kills the process, reaps it and removes the
 /// directory; that blocks for some milliseconds and needs no runtime.
@@ -98,7 +113,16 @@ impl VmmProcess {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub(crate) fn spawn(mut command: Command, dir: VmDir) -> Result<Self, BootError> {
+    pub(crate) fn spawn(command: Command, dir: VmDir) -> Result<Self, BootError> {
+        Self::spawn_reading(command, dir, |code, _| ExitReason::Code(code))
+    }
+
+    /// As [`Self::spawn`]; `read_code` tells from exit code and log why the process exited.
+    pub(crate) fn spawn_reading(
+        mut command: Command,
+        dir: VmDir,
+        read_code: ReadCode,
+    ) -> Result<Self, BootError> {
         let prepare = |file: &str| {
             let path = dir.path().join(file);
             move |source| BootError::Prepare { path, source }
@@ -122,7 +146,9 @@ impl VmmProcess {
         let console_log = dir.path().join(LOG_FILE);
         let record_failed = prepare(RECORD_FILE);
         let (ended, exit) = ExitWatch::channel();
-        let leash = Arc::new(Leash { life: Mutex::new(Life { child, log: Some(log) }), ended });
+        let life = Mutex::new(Life { child, log: Some(log) });
+        let log_path = console_log.clone();
+        let leash = Arc::new(Leash { life, ended, read_code, log_path });
         let process = Self { leash, exit, process_id, console_log, dir };
         process.attend(output.into()).map_err(record_failed)?;
         Ok(process)
@@ -201,6 +227,8 @@ impl Drop for VmmProcess {
 struct Leash {
     life: Mutex<Life>,
     ended: watch::Sender<Option<ExitReason>>,
+    read_code: ReadCode,
+    log_path: PathBuf,
 }
 
 #[derive(Debug)]
@@ -253,7 +281,7 @@ impl Leash {
     fn tell(&self, status: &io::Result<ExitStatus>) {
         let reason = match status {
             Ok(status) => match (status.code(), status.signal()) {
-                (Some(code), _) => ExitReason::Code(code),
+                (Some(code), _) => (self.read_code)(code, &self.log_path),
                 (None, Some(signal)) => ExitReason::Signal(signal),
                 (None, None) => ExitReason::Unknown,
             },

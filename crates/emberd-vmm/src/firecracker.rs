@@ -1,0 +1,227 @@
+//! The Firecracker driver: production's, wherever the host's KVM is usable.
+//!
+//! ```text
+//! boot:    spawn ─▶ API socket ─▶ configure ─▶ InstanceStart ─▶ guest dials out ─▶ connect
+//! restore: spawn ─▶ API socket ─▶ snapshot/load, which resumes ──────────────────▶ connect
+//! ```
+//!
+//! Each VMM runs in a directory of its own, or in a jail there, where files and sockets have
+//! the same relative names for every microVM; that makes snapshots portable between them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{
+    BootError, BootSpec, MachineShape, RestoreError, RestoreSpec, SnapshotVmm, Template, Vmm,
+    VmmDescription,
+};
+
+mod api;
+mod dial;
+mod exit;
+mod find;
+mod host;
+mod jail;
+mod launch;
+mod machine;
+mod microvm;
+mod ready;
+mod stage;
+mod version;
+
+pub use api::ApiError;
+pub use find::{FindError, find_binary};
+pub use jail::{IdRange, JailChoice, JailConfig};
+pub use machine::{KernelArgsTooLong, vmconfig};
+pub use microvm::FirecrackerVm;
+pub use version::{Features, SnapshotFormat, Version, VersionRefusal};
+
+use host::Host;
+use jail::Jail;
+use launch::Launched;
+use machine::{Files, Machine};
+
+/// How Firecracker is run.
+#[derive(Debug, Clone)]
+pub struct FirecrackerConfig {
+    /// The binary; looked for in `PATH` when absent.
+    pub binary: Option<PathBuf>,
+    /// Why this driver was chosen, in one sentence; the driver adds how it confines.
+    pub reason: String,
+    /// Whether the guest has a console, which goes to the microVM's log. It slows the boot.
+    pub console: bool,
+    /// Host port the guest dials when it is ready; without one it is dialled until it answers.
+    pub ready_port: Option<u32>,
+    /// Whether microVMs are jailed, and how.
+    pub jail: JailConfig,
+    /// Whether Firecracker runs without its system call filter. For laboratories only: a
+    /// guest that breaks out of such a VMM has the whole kernel before it.
+    pub no_seccomp: bool,
+    /// How long one API call may take.
+    pub call_timeout: Duration,
+    /// How long writing or loading a snapshot may take.
+    pub snapshot_timeout: Duration,
+}
+
+impl Default for FirecrackerConfig {
+    fn default() -> Self {
+        Self {
+            binary: None,
+            reason: "chosen by name".to_owned(),
+            console: false,
+            ready_port: None,
+            jail: JailConfig::default(),
+            no_seccomp: false,
+            call_timeout: Duration::from_secs(10),
+            snapshot_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Makes [`FirecrackerVm`]s.
+#[derive(Debug)]
+pub struct Firecracker {
+    description: VmmDescription,
+    jail: Option<Jail>,
+    facts: Arc<Facts>,
+}
+
+/// What driver and microVMs know.
+#[derive(Debug)]
+struct Facts {
+    binary: PathBuf,
+    version: Version,
+    features: Features,
+    snapshot_format: SnapshotFormat,
+    host: Host,
+    config: FirecrackerConfig,
+}
+
+impl Facts {
+    fn vmm(&self) -> String {
+        format!("Firecracker {}", self.version)
+    }
+}
+
+impl Firecracker {
+    /// Finds Firecracker, and the jailer if it is to be used, and looks at their versions.
+    ///
+    /// # Errors
+    /// [`FindError`].
+    pub fn find(config: FirecrackerConfig) -> Result<Self, FindError> {
+        let binary = find_binary("firecracker", config.binary.as_deref(), &[]);
+        let binary = binary.ok_or(FindError::Missing)?;
+        // The jailer names the jail after the file a link leads to.
+        let binary = binary
+            .canonicalize()
+            .map_err(|source| FindError::Run { binary: binary.clone(), source })?;
+        let version = version::of_binary(&binary)?;
+        version.check()?;
+        let jail = Jail::find(&config.jail, &binary, &version)?;
+        let confinement = match &jail {
+            Ok(jail) => jail.describe(),
+            Err(reason) => format!("not jailed ({reason}): no user or root of its own"),
+        };
+        if config.no_seccomp {
+            tracing::warn!("Firecracker runs WITHOUT its system call filter: laboratory use only");
+        }
+        let description = VmmDescription {
+            driver: "firecracker",
+            version: version.to_string(),
+            accelerator: "kvm",
+            reason: format!("{}; {confinement}", config.reason),
+        };
+        let facts = Facts {
+            features: Features::from(&version),
+            snapshot_format: SnapshotFormat::of_binary(&binary)?,
+            host: Host::read()?,
+            binary,
+            version,
+            config,
+        };
+        Ok(Self { description, jail: jail.ok(), facts: Arc::new(facts) })
+    }
+
+    /// Whether pausing, templates and restores work with this release.
+    pub fn features(&self) -> Features {
+        self.facts.features
+    }
+
+    /// The format of `template`'s state file, as this Firecracker reads it.
+    ///
+    /// # Errors
+    /// [`FindError::Unreadable`] when it is none it knows.
+    pub fn describe_snapshot(&self, template: &Template) -> Result<SnapshotFormat, FindError> {
+        SnapshotFormat::of_state(&self.facts.binary, &template.state())
+    }
+
+    async fn configure(&self, vm: &Launched, machine: &Machine) -> Result<(), BootError> {
+        let drive = &machine.drives[0];
+        vm.put("/machine-config", &machine.machine_config).await?;
+        vm.put("/boot-source", &machine.boot_source).await?;
+        vm.put(&format!("/drives/{}", drive.drive_id), drive).await?;
+        vm.put("/vsock", &machine.vsock).await?;
+        vm.put("/entropy", &machine.entropy).await
+    }
+
+    /// Limits the console, where Firecracker can. A snapshot does not hold that setting.
+    async fn limit_serial(&self, vm: &Launched) -> Result<(), BootError> {
+        if self.facts.features.serial_rate_limiter {
+            vm.put("/serial", &machine::serial()).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Vmm for Firecracker {
+    type MicroVm = FirecrackerVm;
+
+    fn description(&self) -> &VmmDescription {
+        &self.description
+    }
+
+    async fn boot(&self, spec: BootSpec) -> Result<FirecrackerVm, BootError> {
+        let staged = Files::staged();
+        let machine = Machine::new(&spec, staged.clone(), self.facts.config.console)
+            .map_err(|source| launch::step_failed("the kernel arguments", source))?;
+        let shape = MachineShape {
+            vcpu_count: spec.vcpu_count,
+            mem_size_mib: spec.mem_size_mib,
+            kernel_args: spec.kernel_args.clone(),
+        };
+        let files = vec![
+            (spec.kernel, staged.kernel),
+            (spec.initramfs, staged.initramfs),
+            (spec.rootfs, staged.rootfs),
+        ];
+        let mut vm = self.launch(spec.dir, files, shape).await?;
+        vm.listen_for_readiness(self.facts.config.ready_port)?;
+        self.limit_serial(&vm).await?;
+        self.configure(&vm, &machine).await?;
+        vm.put("/actions", &api::types::Action::InstanceStart).await?;
+        Ok(vm.into_microvm())
+    }
+}
+
+impl SnapshotVmm for Firecracker {
+    async fn restore(
+        &self,
+        template: &Template,
+        spec: RestoreSpec,
+    ) -> Result<FirecrackerVm, RestoreError> {
+        if !self.facts.features.snapshots {
+            return Err(RestoreError::Unsupported { vmm: self.facts.vmm() });
+        }
+        template.check(&self.facts.template_key(spec.images, spec.machine.clone()))?;
+        let files = vec![
+            (template.state(), microvm::STATE_STAGED.into()),
+            (template.memory(), microvm::MEMORY_STAGED.into()),
+            (spec.rootfs, Files::staged().rootfs),
+        ];
+        let vm = self.launch(spec.dir, files, spec.machine).await?;
+        self.limit_serial(&vm).await?;
+        vm.load().await?;
+        Ok(vm.into_microvm())
+    }
+}

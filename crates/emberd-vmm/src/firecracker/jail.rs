@@ -1,0 +1,240 @@
+//! Runs Firecracker under its jailer: a user of its own, a root of its own, cgroup limits.
+//!
+//! The jailer becomes Firecracker, so there is one process to watch. Its tree lies in the
+//! microVM's directory and goes with it; its cgroup is listed there (see `holdings`).
+//! Flags after Firecracker's docs/jailer.md.
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+
+use super::version::{self, Version};
+use super::{FindError, stage};
+use crate::process::{VmDir, command};
+use crate::{BootError, MachineShape};
+
+mod cgroup;
+mod ids;
+
+use cgroup::Cgroups;
+pub use ids::IdRange;
+use ids::{Ids, Lease};
+
+/// Where the jailer makes its jails, in a microVM's directory.
+const JAILS: &str = "jail";
+
+/// Whether to use the jailer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum JailChoice {
+    /// If the daemon is root and a fitting jailer is found.
+    #[default]
+    Auto,
+    /// Yes; it is an error if that cannot be.
+    On,
+    /// No.
+    Off,
+}
+
+impl FromStr for JailChoice {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("`{word}` is not auto, on or off")),
+        }
+    }
+}
+
+/// How microVMs are jailed.
+#[derive(Debug, Clone)]
+pub struct JailConfig {
+    /// Whether they are.
+    pub choice: JailChoice,
+    /// The jailer; looked for beside Firecracker, then in `PATH`, when absent.
+    pub jailer: Option<PathBuf>,
+    /// Users of which each microVM gets one for itself, as user and as group.
+    pub ids: IdRange,
+    /// Network namespace every VMM joins.
+    pub netns: Option<PathBuf>,
+    /// Cgroup in which each microVM's is made, below the hierarchy's root.
+    pub parent_cgroup: String,
+    /// Where the cgroup hierarchy is mounted.
+    pub cgroup_root: PathBuf,
+}
+
+impl Default for JailConfig {
+    fn default() -> Self {
+        Self {
+            choice: JailChoice::Auto,
+            jailer: None,
+            ids: IdRange::default(),
+            netns: None,
+            parent_cgroup: "emberd".to_owned(),
+            cgroup_root: "/sys/fs/cgroup".into(),
+        }
+    }
+}
+
+/// A jailer, ready to be used.
+#[derive(Debug)]
+pub(super) struct Jail {
+    jailer: PathBuf,
+    ids: Ids,
+    netns: Option<PathBuf>,
+    cgroups: Cgroups,
+}
+
+/// Where and as whom one VMM will run.
+#[derive(Debug)]
+pub(super) struct Cell {
+    /// The jail's root, as seen from outside.
+    pub(super) root: PathBuf,
+    /// The VMM's user and group.
+    pub(super) uid: u32,
+    lease: Lease,
+}
+
+impl Jail {
+    /// The jailer for `firecracker`, or in the inner error why microVMs are not jailed.
+    ///
+    /// # Errors
+    /// [`FindError::Jail`] when a jail is demanded and cannot be had.
+    pub(super) fn find(
+        config: &JailConfig,
+        firecracker: &Path,
+        version: &Version,
+    ) -> Result<Result<Self, String>, FindError> {
+        let demanded = match config.choice {
+            JailChoice::Off => return Ok(Err("switched off".to_owned())),
+            JailChoice::On => true,
+            JailChoice::Auto => false,
+        };
+        match Self::try_find(config, firecracker, version, demanded) {
+            Err(reason) if demanded => Err(FindError::Jail { reason }),
+            outcome => Ok(outcome),
+        }
+    }
+
+    fn try_find(
+        config: &JailConfig,
+        firecracker: &Path,
+        version: &Version,
+        demanded: bool,
+    ) -> Result<Self, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("the daemon is not root".to_owned());
+        }
+        let beside = || firecracker.parent().map(Path::to_owned);
+        let jailer = super::find_binary("jailer", config.jailer.as_deref(), beside().as_slice())
+            .ok_or("no jailer found")?;
+        let jailers = version::of_binary(&jailer).map_err(|error| error.to_string())?;
+        if jailers != *version {
+            return Err(format!("the jailer is version {jailers}, Firecracker {version}"));
+        }
+        if !demanded && super::find::needs_interpreter(firecracker) {
+            return Err("Firecracker is linked dynamically: a jail has no libraries".to_owned());
+        }
+        let cgroups = Cgroups::detect(&config.cgroup_root, &config.parent_cgroup);
+        let ids = Ids::new(config.ids);
+        Ok(Self { jailer, ids, netns: config.netns.clone(), cgroups })
+    }
+
+    /// What holds in the jail, and what does not.
+    pub(super) fn describe(&self) -> String {
+        format!("jailed: own user and root; {}", self.cgroups.describe())
+    }
+
+    /// Makes the root in which the microVM `id` of `dir` will find `files`.
+    pub(super) fn prepare(
+        &self,
+        dir: &Path,
+        id: &str,
+        firecracker: &Path,
+        files: &[stage::Staged],
+    ) -> Result<Cell, BootError> {
+        let prepare = |path: &Path| {
+            let path = path.to_owned();
+            move |source| BootError::Prepare { path, source }
+        };
+        let jails = dir.join(JAILS);
+        let lease = self.ids.lease().map_err(prepare(&jails))?;
+        self.cgroups.holdings(id).write(dir).map_err(prepare(dir))?;
+        let program = firecracker.file_name().unwrap_or_default();
+        let root = jails.join(program).join(id).join("root");
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(&root).map_err(prepare(&root))?;
+        stage::jail(&root, files, lease.id())?;
+        Ok(Cell { root, uid: lease.id(), lease })
+    }
+
+    /// The command that becomes `firecracker` in `cell`; its arguments are still to be added.
+    /// The cell's user is free again when `dir` is gone.
+    pub(super) fn command(
+        &self,
+        dir: &mut VmDir,
+        id: &str,
+        firecracker: &Path,
+        cell: Cell,
+        machine: &MachineShape,
+    ) -> Command {
+        let user = cell.uid.to_string();
+        let mut command = command(&self.jailer);
+        command.args(["--id", id]).arg("--exec-file").arg(firecracker);
+        command.args(["--uid", &user, "--gid", &user]);
+        command.arg("--chroot-base-dir").arg(dir.path().join(JAILS));
+        if let Some(netns) = &self.netns {
+            command.arg("--netns").arg(netns);
+        }
+        command.args(self.cgroups.args(machine)).arg("--");
+        dir.keep(cell.lease);
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_are_words() {
+        assert_eq!("on".parse(), Ok(JailChoice::On));
+        assert_eq!("auto".parse(), Ok(JailChoice::Auto));
+        assert!("yes".parse::<JailChoice>().is_err());
+    }
+
+    #[test]
+    fn golden_jailer_arguments() {
+        let parent = tempfile::tempdir().unwrap();
+        let cgroup_root = parent.path().join("cgroup");
+        std::fs::create_dir(&cgroup_root).unwrap();
+        std::fs::write(cgroup_root.join("cgroup.controllers"), "cpu memory pids\n").unwrap();
+        let uid = rustix::process::geteuid().as_raw();
+        let jail = Jail {
+            jailer: "/opt/jailer".into(),
+            ids: Ids::new(IdRange { first: uid, count: 1 }),
+            netns: Some("/run/netns/vm".into()),
+            cgroups: Cgroups::detect(&cgroup_root, "emberd"),
+        };
+        let mut dir = VmDir::create(&parent.path().join("sb_1")).unwrap();
+        let firecracker = Path::new("/opt/firecracker");
+        let machine = MachineShape { vcpu_count: 2, mem_size_mib: 256, kernel_args: Vec::new() };
+        let cell = jail.prepare(dir.path(), "sb-1", firecracker, &[]).unwrap();
+        assert_eq!(cell.root, dir.path().join("jail/firecracker/sb-1/root"));
+        assert!(jail.prepare(dir.path(), "sb-2", firecracker, &[]).is_err(), "one id, one VM");
+        let command = jail.command(&mut dir, "sb-1", firecracker, cell, &machine);
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
+        let expect = format!(
+            "--id sb-1 --exec-file /opt/firecracker --uid {uid} --gid {uid} --chroot-base-dir \
+             {}/jail --netns /run/netns/vm --cgroup-version 2 --parent-cgroup emberd --cgroup \
+             memory.max=402653184 --cgroup cpu.max=200000 100000 --cgroup pids.max=64 --",
+            dir.path().display()
+        );
+        assert_eq!(args.join(" "), expect);
+        drop(dir);
+        jail.ids.lease().expect("free again with the directory");
+    }
+}

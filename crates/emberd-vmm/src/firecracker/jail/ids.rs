@@ -1,0 +1,100 @@
+//! User ids for jails: each microVM has one that no other has.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Ids that belong to microVMs and to nobody else on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// The first id; never 0.
+    pub first: u32,
+    /// How many, which is the most microVMs there can be at a time.
+    pub count: u32,
+}
+
+impl Default for IdRange {
+    /// Above what systemd gives to containers (up to 1,879,048,191).
+    fn default() -> Self {
+        Self { first: 1_900_000_000, count: 10_000 }
+    }
+}
+
+/// Lends out the ids of a range.
+#[derive(Debug, Clone)]
+pub(super) struct Ids {
+    range: IdRange,
+    lent: Arc<Mutex<Lent>>,
+}
+
+#[derive(Debug, Default)]
+struct Lent {
+    ids: BTreeSet<u32>,
+    /// Where the next search begins: an id rests as long as possible before it is reused.
+    next: u32,
+}
+
+impl Ids {
+    pub(super) fn new(range: IdRange) -> Self {
+        Self { range, lent: Arc::default() }
+    }
+
+    /// Lends an id nobody has.
+    ///
+    /// # Errors
+    /// When all are lent.
+    pub(super) fn lease(&self) -> io::Result<Lease> {
+        let IdRange { first, count } = self.range;
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = lent.next;
+        let candidates = (0..count).map(|step| first + (begin + step) % count);
+        let free = candidates.into_iter().find(|id| !lent.ids.contains(id));
+        let id = free.ok_or_else(|| io::Error::other("every user id of the range is in use"))?;
+        lent.ids.insert(id);
+        lent.next = (id - first + 1) % count;
+        Ok(Lease { id, lent: Arc::clone(&self.lent) })
+    }
+}
+
+/// An id, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Lease {
+    id: u32,
+    lent: Arc<Mutex<Lent>>,
+}
+
+impl Lease {
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner).ids.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_id_is_lent_twice_and_each_rests_before_it_returns() {
+        let ids = Ids::new(IdRange { first: 100, count: 3 });
+        let [a, b] = [ids.lease().unwrap(), ids.lease().unwrap()];
+        assert_eq!([a.id(), b.id()], [100, 101]);
+        drop(a);
+        let c = ids.lease().unwrap();
+        let d = ids.lease().unwrap();
+        assert_eq!([c.id(), d.id()], [102, 100]);
+        assert!(ids.lease().is_err());
+        drop(b);
+        assert_eq!(ids.lease().unwrap().id(), 101);
+    }
+
+    #[test]
+    fn an_empty_range_lends_nothing() {
+        assert!(Ids::new(IdRange { first: 1, count: 0 }).lease().is_err());
+    }
+}

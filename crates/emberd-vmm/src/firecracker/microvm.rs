@@ -1,0 +1,164 @@
+//! A microVM that Firecracker runs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::net::UnixStream;
+
+use super::Facts;
+use super::api::Api;
+use super::api::types::{SnapshotCreate, VmState};
+use super::dial::{DialError, dial};
+use super::ready::Ready;
+use super::stage::Root;
+use crate::process::VmmProcess;
+use crate::template::{Draft, MEMORY_FILE, STATE_FILE};
+use crate::{
+    ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, MicroVm, PauseError,
+    SnapshotError, SnapshotMicroVm, Template, TemplateKey,
+};
+
+/// Name under which a VMM finds the state file it is to load.
+pub(super) const STATE_STAGED: &str = "template.state";
+/// Name under which a VMM finds the memory file it is to load.
+pub(super) const MEMORY_STAGED: &str = "template.memory";
+
+/// Names under which a VMM writes a snapshot. Not the ones above: a clone can be made a
+/// template of, too.
+const STATE_WRITTEN: &str = "snapshot.state";
+const MEMORY_WRITTEN: &str = "snapshot.memory";
+
+impl Facts {
+    pub(super) fn template_key(&self, images: ImageHashes, machine: MachineShape) -> TemplateKey {
+        TemplateKey {
+            vmm: self.vmm(),
+            snapshot_format: self.snapshot_format.to_string(),
+            cpu: self.host.cpu.clone(),
+            host_kernel: self.host.kernel.clone(),
+            images,
+            machine,
+        }
+    }
+}
+
+/// A microVM that Firecracker runs.
+#[derive(Debug)]
+pub struct FirecrackerVm {
+    process: VmmProcess,
+    root: Arc<Root>,
+    api: Api,
+    ready: Option<Ready>,
+    /// Whether the guest has ever answered: since then it does not boot any more.
+    answered: AtomicBool,
+    shape: MachineShape,
+    facts: Arc<Facts>,
+}
+
+impl FirecrackerVm {
+    pub(super) fn new(
+        process: VmmProcess,
+        root: Arc<Root>,
+        api: Api,
+        ready: Option<Ready>,
+        shape: MachineShape,
+        facts: Arc<Facts>,
+    ) -> Self {
+        Self { process, root, api, ready, answered: AtomicBool::new(false), shape, facts }
+    }
+
+    fn booted(&self) -> bool {
+        self.answered.load(Ordering::Relaxed) || self.ready.as_ref().is_some_and(Ready::told)
+    }
+
+    /// Waits until the guest is ready, by its own dial or by answering ours, and dials.
+    async fn reach(&self, port: u32) -> Result<UnixStream, DialError> {
+        let dial = || dial(&self.root, port, || self.booted());
+        let stream = match &self.ready {
+            Some(ready) if !self.booted() => tokio::select! {
+                () = ready.wait() => dial().await,
+                outcome = dial() => outcome,
+            },
+            _ => dial().await,
+        }?;
+        self.answered.store(true, Ordering::Relaxed);
+        Ok(stream)
+    }
+
+    async fn set_state(&self, state: VmState) -> Result<(), PauseError> {
+        if !self.facts.features.snapshots {
+            return Err(PauseError::Unsupported { vmm: self.facts.vmm() });
+        }
+        let set = self.api.patch("/vm", &state, self.facts.config.call_timeout).await;
+        set.map_err(|error| PauseError::Step {
+            step: format!("PATCH /vm ({state:?})"),
+            source: error.into(),
+        })
+    }
+}
+
+impl MicroVm for FirecrackerVm {
+    type Stream = UnixStream;
+
+    async fn connect(&self, port: u32) -> Result<UnixStream, ConnectError> {
+        let mut exit = self.process.exited();
+        tokio::select! {
+            biased;
+            _ = exit.wait() => Err(ConnectError::Closed),
+            stream = self.reach(port) => {
+                stream.map_err(|error| ConnectError::Channel(error.into()))
+            }
+        }
+    }
+
+    fn exited(&self) -> ExitWatch {
+        self.process.exited()
+    }
+
+    fn process_id(&self) -> u32 {
+        self.process.process_id()
+    }
+
+    fn console_log(&self) -> &Path {
+        self.process.console_log()
+    }
+
+    async fn kill(self) -> Result<(), KillError> {
+        self.process.kill().await
+    }
+}
+
+impl SnapshotMicroVm for FirecrackerVm {
+    async fn pause(&self) -> Result<(), PauseError> {
+        self.set_state(VmState::Paused).await
+    }
+
+    async fn resume(&self) -> Result<(), PauseError> {
+        self.set_state(VmState::Resumed).await
+    }
+
+    async fn snapshot(&self, into: &Path, images: ImageHashes) -> Result<Template, SnapshotError> {
+        let publish = |source| SnapshotError::Publish { template: into.into(), source };
+        self.pause().await?;
+        let draft = Draft::begin(into).map_err(publish)?;
+        let create = SnapshotCreate {
+            snapshot_type: "Full",
+            snapshot_path: STATE_WRITTEN,
+            mem_file_path: MEMORY_WRITTEN,
+        };
+        let created =
+            self.api.put("/snapshot/create", &create, self.facts.config.snapshot_timeout).await;
+        created.map_err(|error| SnapshotError::Create(error.into()))?;
+
+        let key = self.facts.template_key(images, self.shape.clone());
+        let root = self.root.path().to_owned();
+        let finish = move || {
+            draft.take(&root.join(STATE_WRITTEN), STATE_FILE)?;
+            draft.take(&root.join(MEMORY_WRITTEN), MEMORY_FILE)?;
+            draft.publish(key)
+        };
+        // A copy between file systems takes its time; the closure finishes or is not begun.
+        let template = tokio::task::spawn_blocking(finish).await;
+        template.map_err(|error| publish(error.into()))?.map_err(publish)
+    }
+}

@@ -1,0 +1,61 @@
+//! Learns that a guest is ready from its own dial to the host, without polling it.
+//!
+//! A guest's connection to host port P arrives at the socket `v.sock_P`, with no preamble:
+//! the path says whose it is. One connection is all that is awaited. Then the socket goes,
+//! so that a hostile guest finds nothing to connect to and cannot fill a backlog, on which
+//! Firecracker would block.
+
+use std::io;
+use std::os::unix::fs::chown;
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::machine::VSOCK_SOCKET;
+use super::stage::Root;
+
+/// Waits for one guest's first dial.
+#[derive(Debug)]
+pub(super) struct Ready {
+    told: watch::Receiver<bool>,
+    waiting: AbortHandle,
+}
+
+impl Ready {
+    /// Listens in `root` for the guest's dial to `port`; the VMM runs as `uid`, if given.
+    pub(super) fn listen(root: &Root, port: u32, uid: Option<u32>) -> io::Result<Self> {
+        let name = format!("{VSOCK_SOCKET}_{port}");
+        let listener = root.bind(&name)?;
+        let path = root.path().join(name);
+        chown(&path, uid, uid)?;
+        let (tell, told) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            match listener.accept().await {
+                Ok(_) => drop(tell.send_replace(true)),
+                Err(error) => tracing::warn!(%error, "no guest can tell that it is ready"),
+            }
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::debug!(%error, "readiness socket was gone");
+            }
+        });
+        Ok(Self { told, waiting: task.abort_handle() })
+    }
+
+    /// Whether the guest has dialled.
+    pub(super) fn told(&self) -> bool {
+        *self.told.borrow()
+    }
+
+    /// Waits until the guest has dialled; for ever if it cannot any more. Cancel safe.
+    pub(super) async fn wait(&self) {
+        if self.told.clone().wait_for(|told| *told).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        self.waiting.abort();
+    }
+}

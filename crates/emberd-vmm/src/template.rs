@@ -1,0 +1,369 @@
+//! A template: a paused microVM on disk, from which any number can be started.
+//!
+//! ```text
+//! <template>/  state          devices and registers, in the VMM's own format
+//!              memory         guest memory, mapped privately by every clone; mode 0444
+//!              manifest.json  what it was made with: the key, below
+//! ```
+//!
+//! It is published whole, by rename, and never changed after: its memory is part of every
+//! microVM started from it. One made with anything else than is here now is not started.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+/// Name of the state file in a template.
+pub(crate) const STATE_FILE: &str = "state";
+/// Name of the memory file in a template.
+pub(crate) const MEMORY_FILE: &str = "memory";
+const MANIFEST_FILE: &str = "manifest.json";
+
+/// Largest manifest that is read, in bytes (64 KiB).
+const MANIFEST_BYTES_MAX: u64 = 64 << 10;
+
+/// Everything that must be the same where a template is made and where it is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateKey {
+    /// Driver and VMM version, such as `firecracker 1.16.2`.
+    pub vmm: String,
+    /// Version of the VMM's snapshot format.
+    pub snapshot_format: String,
+    /// The processor: vendor, family, model, stepping, microcode.
+    pub cpu: String,
+    /// The host's kernel: release and build.
+    pub host_kernel: String,
+    /// What the guest was booted from.
+    pub images: ImageHashes,
+    /// The machine it was booted on.
+    pub machine: MachineShape,
+}
+
+/// Hashes of what a guest is booted from, in the caller's form; only compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageHashes {
+    /// Of the kernel.
+    pub kernel: String,
+    /// Of the initramfs.
+    pub initramfs: String,
+    /// Of the root image.
+    pub rootfs: String,
+}
+
+/// The virtual machine a guest sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineShape {
+    /// Virtual processors.
+    pub vcpu_count: u8,
+    /// Guest memory, in MiB.
+    pub mem_size_mib: u32,
+    /// Kernel arguments beyond the driver's own.
+    pub kernel_args: Vec<String>,
+}
+
+impl MachineShape {
+    /// Guest memory in bytes.
+    pub fn mem_bytes(&self) -> u64 {
+        u64::from(self.mem_size_mib) << 20
+    }
+}
+
+/// A published template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    dir: PathBuf,
+    key: TemplateKey,
+}
+
+impl Template {
+    /// Opens the template in `dir`.
+    ///
+    /// # Errors
+    /// [`TemplateError::Read`] when there is none, [`TemplateError::Manifest`] when its
+    /// manifest is damaged, [`TemplateError::Memory`] when its memory is cut short.
+    pub fn open(dir: &Path) -> Result<Self, TemplateError> {
+        let path = dir.join(MANIFEST_FILE);
+        let unreadable = |source| TemplateError::Read { path: path.clone(), source };
+        let manifest = File::open(&path).map_err(unreadable)?;
+        let manifest = io::Read::take(manifest, MANIFEST_BYTES_MAX);
+        let key = serde_json::from_reader(manifest)
+            .map_err(|source| TemplateError::Manifest { path: path.clone(), source })?;
+        let template = Self { dir: dir.into(), key };
+        template.check_memory()?;
+        Ok(template)
+    }
+
+    /// Where it lies.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What it was made with.
+    pub fn key(&self) -> &TemplateKey {
+        &self.key
+    }
+
+    /// The file of device state.
+    pub fn state(&self) -> PathBuf {
+        self.dir.join(STATE_FILE)
+    }
+
+    /// The file of guest memory.
+    pub fn memory(&self) -> PathBuf {
+        self.dir.join(MEMORY_FILE)
+    }
+
+    /// Holds the template against what is `here`.
+    ///
+    /// # Errors
+    /// [`TemplateError::Differs`] for the first difference, or as [`Template::open`] when the
+    /// memory has been cut since: a guest that reaches the cut would take its VMM down.
+    pub fn check(&self, here: &TemplateKey) -> Result<(), TemplateError> {
+        let made = &self.key;
+        let machine = |key: &TemplateKey| format!("{:?}", key.machine);
+        let aspects = [
+            ("VMM", made.vmm.clone(), here.vmm.clone()),
+            ("snapshot format", made.snapshot_format.clone(), here.snapshot_format.clone()),
+            ("processor", made.cpu.clone(), here.cpu.clone()),
+            ("host kernel", made.host_kernel.clone(), here.host_kernel.clone()),
+            ("guest kernel", made.images.kernel.clone(), here.images.kernel.clone()),
+            ("initramfs", made.images.initramfs.clone(), here.images.initramfs.clone()),
+            ("root image", made.images.rootfs.clone(), here.images.rootfs.clone()),
+            ("machine", machine(made), machine(here)),
+        ];
+        match aspects.into_iter().find(|(_, made, here)| made != here) {
+            Some((aspect, made, here)) => Err(TemplateError::Differs { aspect, made, here }),
+            None => self.check_memory(),
+        }
+    }
+
+    fn check_memory(&self) -> Result<(), TemplateError> {
+        let path = self.memory();
+        let expected = self.key.machine.mem_bytes();
+        let metadata = path.metadata();
+        let metadata =
+            metadata.map_err(|source| TemplateError::Read { path: path.clone(), source })?;
+        match metadata.len() {
+            bytes if bytes < expected => Err(TemplateError::Memory { path, bytes, expected }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a template is not started.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    /// A file of it cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its manifest is damaged.
+    #[error("{} is no manifest of a template", path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// It was made with something else.
+    #[error("the template's {aspect} is {made}, here it is {here}")]
+    Differs {
+        /// What differs.
+        aspect: &'static str,
+        /// What it was made with.
+        made: String,
+        /// What is here.
+        here: String,
+    },
+    /// Its memory is cut short.
+    #[error("{} has {bytes} bytes of {expected}", path.display())]
+    Memory {
+        /// The memory file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The guest's memory.
+        expected: u64,
+    },
+}
+
+/// A template being made: a directory beside its final place, removed unless published.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    dir: PathBuf,
+    into: PathBuf,
+    published: bool,
+}
+
+impl Draft {
+    /// Begins a template that will be published as `into`, which must not exist.
+    pub(crate) fn begin(into: &Path) -> io::Result<Self> {
+        if into.try_exists()? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let mut name = into.file_name().unwrap_or_default().to_owned();
+        name.push(".unfinished");
+        let dir = into.with_file_name(name);
+        std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
+        Ok(Self { dir, into: into.into(), published: false })
+    }
+
+    /// Takes the file `made` as the template's `name`, read-only and the daemon's own.
+    /// Whoever made it may be a guest's accomplice: only a regular file that has no second
+    /// name is taken.
+    pub(crate) fn take(&self, made: &Path, name: &str) -> io::Result<()> {
+        let path = self.dir.join(name);
+        let is_elsewhere = |error: &io::Error| error.kind() == io::ErrorKind::CrossesDevices;
+        match std::fs::rename(made, &path) {
+            Err(error) if is_elsewhere(&error) => copy(made, &path)?,
+            outcome => outcome?,
+        }
+        let file = open_own(&path)?;
+        fchown(
+            &file,
+            Some(rustix::process::geteuid().as_raw()),
+            Some(rustix::process::getegid().as_raw()),
+        )?;
+        file.set_permissions(Permissions::from_mode(0o444))
+    }
+
+    /// Publishes the template with `key`.
+    pub(crate) fn publish(mut self, key: TemplateKey) -> io::Result<Template> {
+        let manifest = serde_json::to_vec_pretty(&key)?;
+        std::fs::write(self.dir.join(MANIFEST_FILE), manifest)?;
+        std::fs::rename(&self.dir, &self.into)?;
+        self.published = true;
+        Ok(Template { dir: self.into.clone(), key })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published
+            && let Err(error) = std::fs::remove_dir_all(&self.dir)
+        {
+            tracing::warn!(%error, dir = %self.dir.display(), "unfinished template not removed");
+        }
+    }
+}
+
+/// Opens `path` if it is a regular file with this one name.
+fn open_own(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).expect("open flags fit");
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.nlink() == 1 {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file of its own"))
+    }
+}
+
+fn copy(made: &Path, path: &Path) -> io::Result<()> {
+    let mut from = open_own(made)?;
+    io::copy(&mut from, &mut File::create_new(path)?)?;
+    std::fs::remove_file(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> TemplateKey {
+        TemplateKey {
+            vmm: "firecracker 1.16.2".into(),
+            snapshot_format: "v10.0.0".into(),
+            cpu: "GenuineIntel 6 85 7 0x5".into(),
+            host_kernel: "6.1.0 #1".into(),
+            images: ImageHashes { kernel: "k".into(), initramfs: "i".into(), rootfs: "r".into() },
+            machine: MachineShape { vcpu_count: 1, mem_size_mib: 1, kernel_args: Vec::new() },
+        }
+    }
+
+    fn publish(parent: &Path) -> Template {
+        let draft = Draft::begin(&parent.join("t")).unwrap();
+        for (name, bytes) in [(STATE_FILE, 10), (MEMORY_FILE, 1 << 20)] {
+            let made = parent.join("made");
+            File::create(&made).unwrap().set_len(bytes).unwrap();
+            draft.take(&made, name).unwrap();
+        }
+        draft.publish(key()).unwrap()
+    }
+
+    #[test]
+    fn a_published_template_opens_and_is_read_only() {
+        let parent = tempfile::tempdir().unwrap();
+        let template = publish(parent.path());
+        assert_eq!(Template::open(&parent.path().join("t")).unwrap(), template);
+        assert_eq!(template.memory().metadata().unwrap().mode() & 0o777, 0o444);
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 1);
+        assert!(Draft::begin(&parent.path().join("t")).is_err(), "never replaced");
+    }
+
+    #[test]
+    fn an_unfinished_template_leaves_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        drop(Draft::begin(&parent.path().join("t")).unwrap());
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn every_difference_is_refused_by_name() {
+        type Edit = fn(&mut TemplateKey);
+        let cases: [(Edit, &str); 8] = [
+            (|key| key.vmm.push('x'), "VMM"),
+            (|key| key.snapshot_format.push('x'), "snapshot format"),
+            (|key| key.cpu.push('x'), "processor"),
+            (|key| key.host_kernel.push('x'), "host kernel"),
+            (|key| key.images.kernel.push('x'), "guest kernel"),
+            (|key| key.images.initramfs.push('x'), "initramfs"),
+            (|key| key.images.rootfs.push('x'), "root image"),
+            (|key| key.machine.kernel_args.push("x".into()), "machine"),
+        ];
+        let parent = tempfile::tempdir().unwrap();
+        let template = publish(parent.path());
+        template.check(&key()).unwrap();
+        for (edit, expect) in cases {
+            let mut here = key();
+            edit(&mut here);
+            let error = template.check(&here).unwrap_err();
+            assert!(matches!(error, TemplateError::Differs { aspect, .. } if aspect == expect));
+        }
+    }
+
+    #[test]
+    fn damage_is_noticed() {
+        let parent = tempfile::tempdir().unwrap();
+        let template = publish(parent.path());
+        std::fs::remove_file(template.memory()).unwrap();
+        assert!(matches!(Template::open(template.dir()), Err(TemplateError::Read { .. })));
+        File::create(template.memory()).unwrap().set_len((1 << 20) - 1).unwrap();
+        assert!(matches!(template.check(&key()), Err(TemplateError::Memory { .. })));
+        std::fs::write(template.dir().join(MANIFEST_FILE), "{}").unwrap();
+        assert!(matches!(Template::open(template.dir()), Err(TemplateError::Manifest { .. })));
+    }
+
+    #[test]
+    fn files_that_are_not_plain_are_not_taken() {
+        let parent = tempfile::tempdir().unwrap();
+        let draft = Draft::begin(&parent.path().join("t")).unwrap();
+        let secret = parent.path().join("secret");
+        std::fs::write(&secret, "x").unwrap();
+        let link = parent.path().join("link");
+        std::os::unix::fs::symlink(&secret, &link).unwrap();
+        assert!(draft.take(&link, STATE_FILE).is_err());
+        std::fs::hard_link(&secret, &link).unwrap();
+        assert!(draft.take(&link, MEMORY_FILE).is_err());
+        assert_eq!(secret.metadata().unwrap().mode() & 0o222, 0o200, "mode not touched");
+    }
+}
