@@ -1,0 +1,155 @@
+//! The guest: the real agent as a host process, in a directory of its own.
+//!
+//! `guest-<pid>/` in the working directory holds a socket for each port something in the
+//! guest listens on (`port_1024` is the agent's), and `host`, on which a process of the
+//! guest dials out: it writes `CONNECT <port>\n` and reads `OK <port>\n`.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use emberd_proto::message::AGENT_PORT;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+
+use crate::keeper::KEEPER_WORD;
+use crate::process_tree;
+
+/// Environment variable that tells the agent the path of the `host` socket.
+const HOST_SOCKET_VARIABLE: &str = "EMBERD_HOST_SOCKET";
+
+/// Directory of the guest's sockets. Dropping it removes it.
+#[derive(Debug)]
+pub struct GuestDir(PathBuf);
+
+impl GuestDir {
+    /// Makes it, relative to the working directory: socket paths hold 107 bytes.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new() -> io::Result<Self> {
+        let dir = PathBuf::from(format!("guest-{}", std::process::id()));
+        fs::create_dir(&dir)?;
+        Ok(Self(dir))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Socket of something that listens on `port` in the guest.
+    pub fn port(&self, port: u32) -> PathBuf {
+        self.0.join(format!("port_{port}"))
+    }
+
+    /// Socket on which the guest dials out.
+    pub fn host(&self) -> PathBuf {
+        self.0.join("host")
+    }
+}
+
+impl Drop for GuestDir {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+/// A running guest. Dropping it kills all its processes and waits for them.
+#[derive(Debug)]
+pub struct Guest {
+    keeper: Child,
+}
+
+impl Guest {
+    /// Starts the agent with the words of the kernel command line as its environment.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn start(
+        agent: &Path,
+        dir: &GuestDir,
+        pack: Option<&Path>,
+        boot_args: &str,
+    ) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(KEEPER_WORD).arg(agent).arg("--listen").arg(dir.port(AGENT_PORT));
+        if let Some(pack) = pack {
+            command.arg("--pack").arg(pack);
+        }
+        command.env_clear().envs(kernel_environment(boot_args));
+        command.env("HOME", "/").env("TERM", "linux").env(HOST_SOCKET_VARIABLE, dir.host());
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        // The keeper lives as long as this pipe: see there.
+        let keeper = command.stdin(Stdio::piped()).process_group(0).spawn()?;
+        Ok(Self { keeper })
+    }
+
+    /// What to wait with for the agent's end.
+    ///
+    /// # Errors
+    /// When there is no descriptor for it.
+    pub fn end(&self) -> io::Result<GuestEnd> {
+        Ok(GuestEnd(pidfd_open(Pid::from_child(&self.keeper), PidfdFlags::empty())?))
+    }
+
+    /// Stops every process of the guest.
+    pub fn pause(&self) {
+        process_tree::signal_all_below(Pid::from_child(&self.keeper), Signal::STOP);
+    }
+
+    /// Lets every process of the guest go on.
+    pub fn resume(&self) {
+        process_tree::signal_all_below(Pid::from_child(&self.keeper), Signal::CONT);
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        // It fails only for a child that was waited for before.
+        self.keeper.wait().ok();
+    }
+}
+
+/// Waits for a guest's end, and does not keep the guest alive.
+#[derive(Debug)]
+pub struct GuestEnd(OwnedFd);
+
+impl GuestEnd {
+    /// Blocks until the agent has ended and all it started is gone.
+    pub fn wait(&self) {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        while poll(&mut fds, None) == Err(Errno::INTR) {}
+    }
+}
+
+/// `KEY=VALUE` words the kernel does not know become init's environment (Linux'
+/// `init/main.c`); its own parameters are not in capitals.
+fn kernel_environment(boot_args: &str) -> impl Iterator<Item = (&str, &str)> {
+    let words = boot_args.split_whitespace().filter_map(|word| word.split_once('='));
+    words.filter(|(key, _)| {
+        let mut letters = key.bytes();
+        letters.next().is_some_and(|first| first.is_ascii_uppercase())
+            && letters.all(|letter| {
+                letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == b'_'
+            })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capital_words_of_the_command_line_are_environment() {
+        let words = kernel_environment("quiet root=/dev/vda A=1 8250.nr_uarts=0 B_2=x=y =z Ab=1");
+        assert_eq!(words.collect::<Vec<_>>(), [("A", "1"), ("B_2", "x=y")]);
+    }
+}

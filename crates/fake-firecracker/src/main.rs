@@ -1,0 +1,130 @@
+//! A test double of Firecracker: its API on a Unix socket, as strict as the real one, its
+//! hybrid vsock, its exit codes; and behind them the real agent as a host process.
+//!
+//! It boots nothing and isolates nothing. "reference §n" in comments is the section of
+//! emberd's engineering brief on driving Firecracker, which names the source or document of
+//! Firecracker each fact is from. In the double the root image is a `pack.json`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::net::UnixListener;
+use tokio::runtime;
+use tokio::sync::Mutex;
+
+mod api;
+mod cli;
+mod config_file;
+mod exits;
+mod faults;
+mod guest;
+mod keeper;
+mod log;
+mod machine;
+mod process_tree;
+mod resources;
+mod snapshot;
+mod version;
+mod vsock;
+
+use api::server::Api;
+use cli::{Command, Config};
+use exits::Exits;
+use log::Log;
+use machine::Machine;
+
+/// Firecracker's generic error. reference §1.5.
+const EXIT_CODE_GENERIC: u8 = 1;
+/// Longest `--id`, in characters. reference §1.1.
+const ID_CHARS_MAX: usize = 64;
+
+fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if words.first().is_some_and(|word| word == keeper::KEEPER_WORD) {
+        return keeper::run(&words[1..]);
+    }
+    let words = words.into_iter().map(|word| word.to_string_lossy().into_owned());
+    match Command::parse(words, |name| std::env::var(name).ok()) {
+        Ok(command) => obey(command),
+        Err(error) => {
+            eprintln!("Error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn obey(command: Command) -> ExitCode {
+    match command {
+        Command::Version(version) => println!("Firecracker v{version}\n"),
+        Command::SnapshotVersion(version) => println!("v{}", version.snapshot_format()),
+        Command::DescribeSnapshot(path) => match snapshot::format_of(&path) {
+            Ok(format) => println!("v{format}"),
+            Err(error) => {
+                eprintln!("Error: {error}");
+                return ExitCode::from(EXIT_CODE_GENERIC);
+            }
+        },
+        Command::Run(config) => return be_vmm(*config),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Runs until the guest ends, the API is fatal or a signal comes: none is caught, so SIGTERM
+/// and SIGINT mean immediate death. reference §1.5.
+fn be_vmm(config: Config) -> ExitCode {
+    let is_id = |letter: char| letter.is_alphanumeric() || letter == '-';
+    if config.id.is_empty() || config.id.len() > ID_CHARS_MAX || !config.id.chars().all(is_id) {
+        eprintln!("Invalid instance ID");
+        std::process::abort();
+    }
+    let log = Arc::new(Log::new(config.id.clone(), config.level, config.show_level));
+    if let Some(path) = &config.log_path
+        && let Err(error) = log.send_to(path, config.version.since(1, 14))
+    {
+        eprintln!("Error: Could not initialize logger: {error}");
+        return ExitCode::from(EXIT_CODE_GENERIC);
+    }
+    log.info(&format!("Running Firecracker v{}", config.version));
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            log.error(&format!("no runtime: {error}"));
+            return ExitCode::from(EXIT_CODE_GENERIC);
+        }
+    };
+    let code = runtime.block_on(run(Arc::new(config), &log)).unwrap_or_else(|reason| {
+        log.error(&reason);
+        eprintln!("Error: {reason}");
+        EXIT_CODE_GENERIC
+    });
+    // With the runtime go all connections and the guest.
+    drop(runtime);
+    log.info(&format!("Firecracker exiting. exit_code={code}"));
+    ExitCode::from(code)
+}
+
+async fn run(config: Arc<Config>, log: &Arc<Log>) -> Result<u8, String> {
+    // The API's socket is bound before anything is configured. reference §1.1.
+    let listener = config.api_socket.as_ref().map(|path| {
+        UnixListener::bind(path).map_err(|error| {
+            let path = path.display();
+            format!(
+                "Failed to open the API socket at: {path}. Check that it is not already \
+                     used: {error}"
+            )
+        })
+    });
+    let listener = listener.transpose()?;
+    let (exits, mut code) = Exits::new();
+    let mut machine = Machine::new(config.clone(), log.clone(), exits.clone())
+        .map_err(|error| format!("no directory for the guest: {error}"))?;
+    if let Some(path) = &config.config_file {
+        config_file::apply(path, &mut machine)?;
+    }
+    let machine = Mutex::new(machine);
+    let api = Arc::new(Api { machine, config, log: log.clone(), exits });
+    if let Some(listener) = listener {
+        tokio::spawn(api::server::serve(listener, api.clone()));
+    }
+    Ok(code.recv().await.unwrap_or(EXIT_CODE_GENERIC))
+}

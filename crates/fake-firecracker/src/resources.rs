@@ -1,0 +1,388 @@
+//! What a microVM is made of, in Firecracker's field names: request bodies, the configuration
+//! file, `GET /vm/config` and the state file all use these types.
+//!
+//! Unknown fields are refused where firecracker's `vmm_config/` refuses them
+//! (`deny_unknown_fields`): nearly everywhere. reference §1.1.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that survives in a snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Resources {
+    /// Block devices in guest order.
+    #[serde(default)]
+    pub drives: Vec<Drive>,
+    /// Kernel, initrd and arguments.
+    pub boot_source: Option<BootSource>,
+    /// Processors and memory.
+    #[serde(default)]
+    pub machine_config: MachineConfig,
+    /// The guest's socket device.
+    pub vsock: Option<Vsock>,
+    /// The random number device.
+    pub entropy: Option<Entropy>,
+}
+
+/// `PUT /boot-source`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootSource {
+    /// ELF kernel.
+    pub kernel_image_path: PathBuf,
+    /// Initial root file system.
+    pub initrd_path: Option<PathBuf>,
+    /// Kernel arguments, at most 2,048 bytes.
+    pub boot_args: Option<String>,
+}
+
+/// `PUT /machine-config`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineConfig {
+    /// 1 to 32.
+    pub vcpu_count: u8,
+    /// Guest memory in MiB.
+    pub mem_size_mib: u32,
+    /// Two processors to a core.
+    #[serde(default)]
+    pub smt: bool,
+    /// Whether snapshots can be differences.
+    #[serde(default)]
+    pub track_dirty_pages: bool,
+    /// Size of the pages behind guest memory.
+    #[serde(default)]
+    pub huge_pages: HugePages,
+    /// Deprecated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_template: Option<String>,
+}
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        Self {
+            vcpu_count: 1,
+            mem_size_mib: 128,
+            smt: false,
+            track_dirty_pages: false,
+            huge_pages: HugePages::None,
+            cpu_template: None,
+        }
+    }
+}
+
+/// `PATCH /machine-config`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineConfigUpdate {
+    vcpu_count: Option<u8>,
+    mem_size_mib: Option<u32>,
+    smt: Option<bool>,
+    track_dirty_pages: Option<bool>,
+    huge_pages: Option<HugePages>,
+    cpu_template: Option<String>,
+}
+
+impl MachineConfigUpdate {
+    /// Whether it names no field at all.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// `config` with the fields that are named.
+    pub fn applied_to(self, config: &MachineConfig) -> MachineConfig {
+        MachineConfig {
+            vcpu_count: self.vcpu_count.unwrap_or(config.vcpu_count),
+            mem_size_mib: self.mem_size_mib.unwrap_or(config.mem_size_mib),
+            smt: self.smt.unwrap_or(config.smt),
+            track_dirty_pages: self.track_dirty_pages.unwrap_or(config.track_dirty_pages),
+            huge_pages: self.huge_pages.unwrap_or(config.huge_pages),
+            cpu_template: self.cpu_template.or_else(|| config.cpu_template.clone()),
+        }
+    }
+}
+
+/// Size of the pages behind guest memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HugePages {
+    /// 4 KiB.
+    #[default]
+    None,
+    /// 2 MiB where the host finds them; since 1.17.
+    Transparent,
+    /// 2 MiB from the host's pool.
+    #[serde(rename = "2M")]
+    Hugetlbfs2M,
+}
+
+/// `PUT /drives/{id}`.
+#[allow(clippy::struct_field_names, reason = "the fields are Firecracker's")]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drive {
+    /// Letters, digits and underscores; the same as in the path.
+    pub drive_id: String,
+    /// Partition to boot from.
+    pub partuuid: Option<String>,
+    /// Whether it is `/dev/vda` and named on the kernel's command line.
+    pub is_root_device: bool,
+    /// How the guest's flushes are treated.
+    #[serde(default)]
+    pub cache_type: CacheType,
+    /// Whether the guest cannot write.
+    pub is_read_only: Option<bool>,
+    /// The file behind it.
+    pub path_on_host: Option<PathBuf>,
+    /// Limits of its speed.
+    pub rate_limiter: Option<RateLimiter>,
+    /// How the file is read and written.
+    pub io_engine: Option<IoEngine>,
+    /// Socket of a vhost-user backend, instead of a file.
+    pub socket: Option<PathBuf>,
+}
+
+/// How the guest's flushes are treated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CacheType {
+    /// Ignored.
+    #[default]
+    Unsafe,
+    /// Passed on.
+    Writeback,
+}
+
+/// How a file is read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IoEngine {
+    /// By `io_uring`.
+    Async,
+    /// By the VMM's thread.
+    Sync,
+}
+
+/// `PATCH /drives/{id}`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriveUpdate {
+    /// The same as in the path.
+    pub drive_id: String,
+    /// Another file.
+    pub path_on_host: Option<PathBuf>,
+    /// Other limits.
+    pub rate_limiter: Option<RateLimiter>,
+}
+
+/// Limits of a device's speed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimiter {
+    bandwidth: Option<TokenBucket>,
+    ops: Option<TokenBucket>,
+}
+
+/// One limit; unknown fields are ignored here, in Firecracker too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenBucket {
+    size: u64,
+    one_time_burst: Option<u64>,
+    refill_time: u64,
+}
+
+/// `PUT /vsock`.
+#[allow(clippy::struct_field_names, reason = "the fields are Firecracker's")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vsock {
+    /// Deprecated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vsock_id: Option<String>,
+    /// The guest's address; not visible on the host.
+    pub guest_cid: u32,
+    /// Socket of the host's side.
+    pub uds_path: PathBuf,
+}
+
+/// `PUT /entropy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entropy {
+    rate_limiter: Option<RateLimiter>,
+}
+
+/// `PUT /logger`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Logger {
+    /// Where to.
+    pub log_path: Option<PathBuf>,
+    /// How much.
+    pub level: Option<String>,
+    /// Whether a line names its level.
+    pub show_level: Option<bool>,
+    /// Accepted and without effect.
+    pub show_log_origin: Option<bool>,
+    /// Accepted and without effect.
+    pub module: Option<String>,
+}
+
+/// `PUT /metrics`; unknown fields are ignored here, in Firecracker too.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Metrics {
+    /// Opened, never written.
+    pub metrics_path: PathBuf,
+}
+
+/// `PUT /serial`, since 1.14.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serial {
+    /// Accepted; the double's guest has no serial console.
+    pub serial_out_path: Option<PathBuf>,
+    /// Since 1.16.
+    pub rate_limiter: Option<TokenBucket>,
+}
+
+/// `PUT /snapshot/create`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSnapshot {
+    /// Whole, or what changed.
+    #[serde(default)]
+    pub snapshot_type: SnapshotType,
+    /// State file to write.
+    pub snapshot_path: PathBuf,
+    /// Memory file to write.
+    pub mem_file_path: PathBuf,
+    /// Since 1.18.
+    #[serde(default)]
+    pub sync_snapshot_files: Option<bool>,
+}
+
+/// How much of the memory a snapshot holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum SnapshotType {
+    /// What changed.
+    Diff,
+    /// All.
+    #[default]
+    Full,
+}
+
+/// `PUT /snapshot/load`.
+#[allow(clippy::struct_excessive_bools, reason = "the fields are Firecracker's")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadSnapshot {
+    /// State file.
+    pub snapshot_path: PathBuf,
+    /// Deprecated.
+    pub mem_file_path: Option<PathBuf>,
+    /// Where the memory is.
+    pub mem_backend: Option<MemoryBackend>,
+    /// Deprecated.
+    #[serde(default)]
+    pub enable_diff_snapshots: bool,
+    /// Whether later snapshots can be differences.
+    #[serde(default)]
+    pub track_dirty_pages: bool,
+    /// Whether the guest runs at once.
+    #[serde(default)]
+    pub resume_vm: bool,
+    /// Other tap devices.
+    #[serde(default)]
+    pub network_overrides: Vec<NetworkOverride>,
+    /// Another socket of the host's side; since 1.16.
+    pub vsock_override: Option<VsockOverride>,
+    /// Whether the guest's wall clock is set; since 1.16.
+    #[serde(default)]
+    pub clock_realtime: bool,
+    /// Size of the pages behind guest memory; since 1.17.
+    pub huge_pages: Option<LoadHugePages>,
+}
+
+/// Where the memory is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryBackend {
+    /// The file, or the socket of the page fault handler.
+    pub backend_path: PathBuf,
+    /// Which of both.
+    pub backend_type: MemoryBackendType,
+}
+
+/// What a memory backend is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum MemoryBackendType {
+    /// A memory file.
+    File,
+    /// Another process serves page faults.
+    Uffd,
+}
+
+/// Another tap device for an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct NetworkOverride {
+    /// The interface.
+    pub iface_id: String,
+    /// Its tap device.
+    pub host_dev_name: String,
+}
+
+/// Another socket of the host's side.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct VsockOverride {
+    /// The socket.
+    pub uds_path: PathBuf,
+}
+
+/// Size of the pages behind the memory of a restored guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum LoadHugePages {
+    /// As when the snapshot was made.
+    Snapshot,
+    /// 4 KiB.
+    None,
+    /// 2 MiB where the host finds them.
+    Transparent,
+    /// 2 MiB from the host's pool.
+    #[serde(rename = "2M")]
+    Hugetlbfs2M,
+}
+
+/// `PATCH /vm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmUpdate {
+    /// What the guest is to do.
+    pub state: VmState,
+}
+
+/// What a guest is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum VmState {
+    /// Stop.
+    Paused,
+    /// Go on.
+    Resumed,
+}
+
+/// `PUT /actions`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActionBody {
+    /// What to do.
+    pub action_type: ActionType,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum ActionType {
+    /// Write the metrics.
+    FlushMetrics,
+    /// Boot.
+    InstanceStart,
+    /// Press these keys.
+    SendCtrlAltDel,
+}

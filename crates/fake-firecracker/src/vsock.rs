@@ -1,0 +1,311 @@
+//! The hybrid vsock: connections of the host come in on a Unix socket with `CONNECT <port>`,
+//! connections of the guest go out to `<uds_path>_<port>`. reference §5.
+//!
+//! ```text
+//! bound ──guest loads its driver──▶ serving ◀──resume── paused
+//!   connections wait unanswered      answered            wait unanswered
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Most connections of one VM; over it they are accepted and closed. reference §5.
+const CONNECTIONS_MAX: usize = 1023;
+/// Host ports come from [2^30, 2^31). reference §5.
+const HOST_PORT_MIN: u32 = 1 << 30;
+/// Shortest `CONNECT` line, which is read in one go: `CONNECT 1\n`. reference §5.
+const LINE_BYTES_MIN: usize = 10;
+/// Longest `CONNECT` line. reference §5.
+const LINE_BYTES_MAX: usize = 32;
+/// How often an agent that starts anew behind a load is tried. A real one listens at once.
+const LISTENER_RETRY: Duration = Duration::from_millis(1);
+/// Bytes moved at once.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// How a device is made.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Socket of the host's side.
+    pub uds_path: PathBuf,
+    /// Directory with a socket `port_<n>` for each port something in the guest listens on.
+    pub guest_dir: PathBuf,
+    /// Whether nothing listens in the guest, whatever is there.
+    pub no_listener: bool,
+    /// Bytes after which a stream from the guest breaks off.
+    pub cut: Option<usize>,
+    /// The last host port given to a connection, or 0.
+    pub host_port_last: u32,
+}
+
+impl Settings {
+    fn guest_port(&self, port: u32) -> PathBuf {
+        self.guest_dir.join(format!("port_{port}"))
+    }
+}
+
+/// What the device does with connections.
+#[derive(Debug, Clone, Copy, Default)]
+struct Control {
+    /// Whether the guest's driver is loaded.
+    active: bool,
+    /// Whether the VM runs.
+    running: bool,
+    /// Whether the guest no longer hears of new connections (a defect of some versions).
+    deaf: bool,
+    /// Grows with each reset of all connections.
+    epoch: u32,
+}
+
+impl Control {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the shape `wait_for` asks for")]
+    fn serves(control: &Self) -> bool {
+        control.active && control.running && !control.deaf
+    }
+}
+
+/// The device, its socket bound. Dropping it closes the socket and leaves its file:
+/// Firecracker never unlinks it. reference §1.1.
+#[derive(Debug)]
+pub struct Device {
+    shared: Shared,
+    control: watch::Sender<Control>,
+    accepting: JoinSet<()>,
+}
+
+/// What all connections share.
+#[derive(Debug, Clone)]
+struct Shared {
+    settings: Arc<Settings>,
+    host_port_last: Arc<AtomicU32>,
+    connections: Arc<AtomicUsize>,
+    control: watch::Receiver<Control>,
+}
+
+impl Device {
+    /// Binds the socket at once, as `PUT /vsock` and load do. reference §1.2, §5.
+    ///
+    /// # Errors
+    /// When it cannot be bound, for example because the file exists.
+    pub fn bind(settings: Settings) -> io::Result<Self> {
+        let listener = UnixListener::bind(&settings.uds_path)?;
+        let (control, receiver) = watch::channel(Control::default());
+        let shared = Shared {
+            host_port_last: Arc::new(AtomicU32::new(settings.host_port_last)),
+            settings: Arc::new(settings),
+            connections: Arc::default(),
+            control: receiver,
+        };
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(listener, shared.clone(), Shared::serve_host));
+        Ok(Self { shared, control, accepting })
+    }
+
+    /// Lets the guest dial out: its processes connect to `listener`.
+    pub fn serve_guest(&mut self, listener: UnixListener) {
+        self.accepting.spawn(accept(listener, self.shared.clone(), Shared::serve_guest));
+    }
+
+    /// The guest's driver is loaded after `boot`.
+    pub fn activate_after(&self, boot: Duration) {
+        let control = self.control.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(boot).await;
+            control.send_modify(|control| control.active = true);
+        });
+    }
+
+    /// The guest's driver is loaded, and something listens on `port`, as before a snapshot.
+    pub fn activate_with_listener(&self, port: u32) {
+        let (control, path) = (self.control.clone(), self.shared.settings.guest_port(port));
+        tokio::spawn(async move {
+            while UnixStream::connect(&path).await.is_err() && !control.is_closed() {
+                tokio::time::sleep(LISTENER_RETRY).await;
+            }
+            control.send_modify(|control| control.active = true);
+        });
+    }
+
+    /// The VM runs, or is paused and the device with it.
+    pub fn set_running(&self, running: bool) {
+        self.control.send_modify(|control| control.running = running);
+    }
+
+    /// New connections are never answered again.
+    pub fn deafen(&self) {
+        self.control.send_modify(|control| control.deaf = true);
+    }
+
+    /// Ends all connections in the guest, as a snapshot does. reference §5, "Over snapshots".
+    pub fn reset(&self) {
+        self.control.send_modify(|control| control.epoch += 1);
+    }
+
+    /// The last host port given to a connection, or 0.
+    pub fn host_port_last(&self) -> u32 {
+        self.shared.host_port_last.load(Ordering::Relaxed)
+    }
+
+    /// Socket of the host's side.
+    pub fn uds_path(&self) -> &Path {
+        &self.shared.settings.uds_path
+    }
+}
+
+/// Accepts while the device serves; else connections wait in the socket's backlog.
+async fn accept<F>(listener: UnixListener, shared: Shared, serve: fn(Shared, UnixStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut control = shared.control.clone();
+    while control.wait_for(Control::serves).await.is_ok() {
+        tokio::select! {
+            biased;
+            _ = control.changed() => {}
+            accepted = listener.accept() => {
+                if let Ok((stream, _)) = accepted {
+                    let shared = shared.clone();
+                    tokio::spawn(async move {
+                        if shared.connections.fetch_add(1, Ordering::Relaxed) < CONNECTIONS_MAX {
+                            serve(shared.clone(), stream).await;
+                        }
+                        shared.connections.fetch_sub(1, Ordering::Relaxed);
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Every end before the `OK` line is an EOF without a word. reference §5.
+    async fn serve_host(mut self, mut host: UnixStream) {
+        let Some(port) = self.read_port(&host).await else { return };
+        let host_port = self.next_host_port();
+        if self.settings.no_listener {
+            return;
+        }
+        let Ok(guest) = UnixStream::connect(self.settings.guest_port(port)).await else { return };
+        if host.write_all(format!("OK {host_port}\n").as_bytes()).await.is_ok() {
+            self.relay(host, guest).await;
+        }
+    }
+
+    /// The line must be there when the first of its bytes are: what is missing then is not
+    /// waited for. reference §5 (`read_local_stream_port` in `vsock/unix/muxer.rs`).
+    async fn read_port(&mut self, host: &UnixStream) -> Option<u32> {
+        host.readable().await.ok()?;
+        self.control.wait_for(Control::serves).await.ok()?;
+        let mut line = [0; LINE_BYTES_MAX];
+        let mut length = 0;
+        while length < LINE_BYTES_MIN || line[length - 1] != b'\n' {
+            // Nothing beyond the newline is taken from the stream.
+            let end = LINE_BYTES_MIN.max(length + 1).min(LINE_BYTES_MAX);
+            match host.try_read(&mut line[length..end]) {
+                Ok(bytes @ 1..) => length += bytes,
+                _ => return None,
+            }
+        }
+        parse_connect(&line[..length])
+    }
+
+    /// Ports go round; refused connections use one up too.
+    fn next_host_port(&self) -> u32 {
+        let next = |last: u32| (last.wrapping_add(1) & !(1 << 31)) | HOST_PORT_MIN;
+        let last = self.host_port_last.load(Ordering::Relaxed);
+        self.host_port_last.store(next(last), Ordering::Relaxed);
+        next(last)
+    }
+
+    /// A guest's connection carries no preamble on the host's side: the path identifies the
+    /// VM. reference §5. Towards the guest's process it stands for `connect(2)`.
+    async fn serve_guest(self, mut guest: UnixStream) {
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') && line.len() < LINE_BYTES_MAX {
+            match guest.read_u8().await {
+                Ok(byte) => line.push(byte),
+                Err(_) => return,
+            }
+        }
+        let Some(port) = parse_connect(&line) else { return };
+        let mut path = self.settings.uds_path.clone().into_os_string();
+        path.push(format!("_{port}"));
+        let Ok(host) = UnixStream::connect(PathBuf::from(path)).await else { return };
+        if guest.write_all(format!("OK {port}\n").as_bytes()).await.is_ok() {
+            self.relay(host, guest).await;
+        }
+    }
+
+    /// Moves bytes both ways until either end closes. Half-close is full close: what the
+    /// other end has yet to say is lost. reference §5.
+    async fn relay(mut self, host: UnixStream, guest: UnixStream) {
+        let epoch = self.control.borrow().epoch;
+        let (mut host_read, mut host_write) = host.into_split();
+        let (mut guest_read, mut guest_write) = guest.into_split();
+        tokio::select! {
+            _ = pump(&mut host_read, &mut guest_write, None) => return,
+            _ = pump(&mut guest_read, &mut host_write, self.settings.cut) => return,
+            _ = self.control.wait_for(|control| control.epoch != epoch) => {}
+        }
+        drop((guest_read, guest_write));
+        // The guest forgets the connection without telling the host, who learns of it from
+        // the reset that answers his next bytes. Nothing is answered while the VM is paused.
+        if host_read.readable().await.is_ok() {
+            self.control.wait_for(Control::serves).await.ok();
+        }
+    }
+}
+
+/// Copies until `limit`, end or error.
+async fn pump(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    limit: Option<usize>,
+) -> io::Result<()> {
+    let mut left = limit.unwrap_or(usize::MAX);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    while left > 0 {
+        let bytes = from.read(&mut chunk).await?.min(left);
+        if bytes == 0 {
+            break;
+        }
+        to.write_all(&chunk[..bytes]).await?;
+        left = if limit.is_some() { left - bytes } else { left };
+    }
+    Ok(())
+}
+
+/// `CONNECT`, in any case, and a port.
+fn parse_connect(line: &[u8]) -> Option<u32> {
+    let mut words = std::str::from_utf8(line).ok()?.split_whitespace();
+    words.next().filter(|word| word.eq_ignore_ascii_case("connect"))?;
+    words.next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connect_lines() {
+        for (line, port) in [
+            ("CONNECT 1024\n", Some(1024)),
+            ("connect 1\n", Some(1)),
+            ("CONNECT  7 x\n", Some(7)),
+            ("CONNECT -1\n", None),
+            ("CONNECT 4294967296\n", None),
+            ("CONNECTS 1\n", None),
+            ("CONNECT\n", None),
+            ("\n", None),
+        ] {
+            assert_eq!(parse_connect(line.as_bytes()), port, "{line:?}");
+        }
+    }
+}
