@@ -136,10 +136,12 @@ fn kernel_args(extra: &[String], console: bool) -> Result<String, KernelArgsTooL
 ///
 /// # Errors
 /// [`KernelArgsTooLong`].
+///
+/// # Panics
+/// Never: the configuration is plain data.
 pub fn vmconfig(spec: &BootSpec, console: bool) -> Result<String, KernelArgsTooLong> {
     let machine = Machine::new(spec, Files::of(spec), console)?;
-    let json = serde_json::to_value(machine).unwrap_or_default();
-    Ok(format!("{json:#}"))
+    Ok(serde_json::to_string_pretty(&machine).expect("it is plain data"))
 }
 
 /// The name a VMM goes by: the last component of its directory, as Firecracker takes it
@@ -211,7 +213,10 @@ mod tests {
     fn kernel_arguments_have_a_limit() {
         let own = kernel_args(&[], false).unwrap().len() + 1;
         let fits = "x".repeat(KERNEL_ARGS_BYTES_MAX - own);
-        assert_eq!(kernel_args(&[fits.clone()], false).unwrap().len(), KERNEL_ARGS_BYTES_MAX);
+        assert_eq!(
+            kernel_args(std::slice::from_ref(&fits), false).unwrap().len(),
+            KERNEL_ARGS_BYTES_MAX
+        );
         let error = kernel_args(&[fits + "x"], false).unwrap_err();
         assert_eq!(error.bytes, KERNEL_ARGS_BYTES_MAX + 1);
     }

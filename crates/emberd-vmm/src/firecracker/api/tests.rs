@@ -58,7 +58,7 @@ async fn calls_share_one_connection_and_have_sized_bodies() {
 async fn a_fault_is_told_in_firecrackers_words_and_the_connection_lives_on() {
     let dir = tempfile::tempdir().unwrap();
     let (api, listener) = api(dir.path());
-    let fault = "HTTP/1.1 400 \r\nContent-Length: 24\r\n\r\n{\"fault_message\":\"no :(\"}";
+    let fault = "HTTP/1.1 400 \r\nContent-Length: 25\r\n\r\n{\"fault_message\":\"no :(\"}";
     let server = tokio::spawn(serve(listener, vec![vec![fault, DONE]]));
     let error = api.put("/vsock", &(), LONG).await.unwrap_err();
     assert!(
