@@ -1,0 +1,93 @@
+//! The jail over the double, with a script for a jailer: it changes into the jail's root
+//! instead of making it the root. Jails need root; elsewhere these tests say so.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+use emberd_vmm::firecracker::{FindError, Firecracker, FirecrackerConfig, IdRange, JailChoice};
+use emberd_vmm::{MicroVm as _, SnapshotMicroVm as _, SnapshotVmm as _, Vmm as _};
+
+use super::lab::{Agent, Lab};
+
+const JAILER: &str = r#"#!/bin/sh
+PATH=/usr/bin:/bin
+[ "$1" = --version ] && { echo "Jailer v$JAILER_VERSION"; exit; }
+echo "jailer $*"
+while [ "$1" != -- ]; do
+    case $1 in
+        --id) id=$2;;
+        --exec-file) exec=$2;;
+        --chroot-base-dir) base=$2;;
+    esac
+    shift 2
+done
+shift
+cd "$base/${exec##*/}/$id/root" && exec "$exec" --id "$id" "$@"
+"#;
+
+fn jailed(lab: &Lab, version: &str) -> FirecrackerConfig {
+    let jailer = lab.path("jailer");
+    fs::write(&jailer, JAILER.replace("$JAILER_VERSION", version)).unwrap();
+    fs::set_permissions(&jailer, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut config = lab.config(&[]);
+    config.jail.choice = JailChoice::On;
+    config.jail.jailer = Some(jailer);
+    config.jail.ids = IdRange { first: 1_900_000_000, count: 2 };
+    config.jail.cgroup_root = lab.path("no-cgroups");
+    config
+}
+
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: jails need root");
+    }
+    root
+}
+
+#[tokio::test]
+async fn a_jailed_guest_boots_is_cloned_and_leaves_nothing() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let driver = Firecracker::find(jailed(&lab, "1.16.2")).unwrap();
+    let reason = &driver.description().reason;
+    assert!(reason.contains("jailed: own user and root; not limited: memory"), "{reason}");
+
+    let vm = driver.boot(lab.spec("sb_1")).await.unwrap();
+    assert_eq!(Agent::connect(&vm).await.run("echo ok").await, "ok\n");
+    let log = fs::read_to_string(vm.console_log()).unwrap();
+    assert!(log.contains("--uid 1900000000 --gid 1900000000"), "{log}");
+
+    let template = vm.snapshot(&lab.path("template"), Lab::images()).await.unwrap();
+    let clone = driver.restore(&template, lab.restore_spec("sb_2")).await.unwrap();
+    assert_eq!(Agent::connect(&clone).await.run("echo ok").await, "ok\n");
+    assert!(template.memory().metadata().unwrap().nlink() > 1, "the clone maps the very file");
+
+    driver.boot(lab.spec("sb_3")).await.expect_err("a third user is not to be had");
+    drop((vm, clone));
+    lab.assert_empty();
+    assert_eq!(template.memory().metadata().unwrap().nlink(), 1);
+    driver.boot(lab.spec("sb_3")).await.unwrap();
+}
+
+#[test]
+fn a_jail_that_cannot_be_is_an_error_if_demanded_and_a_reason_otherwise() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let mut config = jailed(&lab, "1.16.1");
+    let error = Firecracker::find(config.clone()).map(drop).unwrap_err();
+    let expect = "cannot jail microVMs: the jailer is version 1.16.1, Firecracker 1.16.2";
+    assert_eq!(error.to_string(), expect);
+    config.jail.choice = JailChoice::Auto;
+    let driver = Firecracker::find(config.clone()).unwrap();
+    let reason = &driver.description().reason;
+    assert!(reason.contains("not jailed (the jailer is version 1.16.1"), "{reason}");
+    config.jail.choice = JailChoice::On;
+    config.jail.jailer = Some("/nonexistent/jailer".into());
+    let error = Firecracker::find(config).map(drop).unwrap_err();
+    assert!(matches!(error, FindError::Jail { .. }), "{error}");
+}

@@ -1,0 +1,225 @@
+//! What the tests share: a directory of images, the double, and the host's side of the wire.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use emberd_proto::frame::{self, Decoder, Frame, Kind};
+use emberd_proto::message::{AGENT_PORT, GENERATION};
+use emberd_proto::{ExecSpec, GuestMessage, HostMessage};
+use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig, JailChoice};
+use emberd_vmm::{BootSpec, ImageHashes, MachineShape, MicroVm, RestoreSpec};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+/// Memory of every guest, in MiB.
+pub const MEM_SIZE_MIB: u32 = 16;
+
+/// Images, and a place for microVMs.
+pub struct Lab {
+    dir: TempDir,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("vms")).unwrap();
+        let pack = r#"{"name":"shell","run":["/bin/sh","{file}"],"file_name":"main.sh"}"#;
+        for (name, text) in [("kernel", "\x7fELF"), ("initramfs", "070701"), ("pack.json", pack)] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        Self { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn spec(&self, name: &str) -> BootSpec {
+        BootSpec {
+            dir: self.path("vms").join(name),
+            kernel: self.path("kernel"),
+            kernel_hz: None,
+            initramfs: self.path("initramfs"),
+            rootfs: self.path("pack.json"),
+            kernel_args: Vec::new(),
+            vcpu_count: 1,
+            mem_size_mib: MEM_SIZE_MIB,
+        }
+    }
+
+    pub fn images() -> ImageHashes {
+        ImageHashes { kernel: "k".into(), initramfs: "i".into(), rootfs: "r".into() }
+    }
+
+    pub fn restore_spec(&self, name: &str) -> RestoreSpec {
+        RestoreSpec {
+            dir: self.path("vms").join(name),
+            rootfs: self.path("pack.json"),
+            images: Self::images(),
+            machine: MachineShape {
+                vcpu_count: 1,
+                mem_size_mib: MEM_SIZE_MIB,
+                kernel_args: Vec::new(),
+            },
+        }
+    }
+
+    /// The double, found beside the test.
+    pub fn double(&self) -> PathBuf {
+        let exe = std::env::current_exe().unwrap();
+        let mut beside = exe.ancestors().skip(1).take(2).map(|dir| dir.join("fake-firecracker"));
+        beside.find(|path| path.exists()).unwrap_or_else(|| {
+            panic!(
+                "no double near {}: run `cargo build -p fake-firecracker -p emberd-init` first",
+                exe.display()
+            )
+        })
+    }
+
+    /// A Firecracker that is the double with `flags`; its environment is empty, so they
+    /// stand in a script.
+    pub fn config(&self, flags: &[&str]) -> FirecrackerConfig {
+        let binary = tempfile::Builder::new().prefix("firecracker-").tempfile_in(&self.dir);
+        let (_, binary) = binary.unwrap().keep().unwrap();
+        let quoted: Vec<_> = flags
+            .iter()
+            .map(|flag| match flag.split_once(' ') {
+                Some((name, value)) => format!("{name} '{value}'"),
+                None => (*flag).to_owned(),
+            })
+            .collect();
+        let double = self.double();
+        let script = format!(
+            "#!/bin/sh\nPATH=/usr/bin:/bin exec {} \"$@\" {}\n",
+            double.display(),
+            quoted.join(" ")
+        );
+        fs::write(&binary, script).unwrap();
+        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut config = FirecrackerConfig { binary: Some(binary), ..Default::default() };
+        config.jail.choice = JailChoice::Off;
+        config
+    }
+
+    /// The driver over the double with `flags`.
+    pub fn driver(&self, flags: &[&str]) -> Firecracker {
+        Firecracker::find(self.config(flags)).unwrap()
+    }
+
+    /// Processes that run in the directory of the microVM `name`, sorted.
+    pub fn processes_in(&self, name: &str) -> Vec<u32> {
+        let dir = self.path("vms").join(name);
+        let mut found: Vec<u32> = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid: &u32| {
+                let runs_there = |cwd: PathBuf| cwd == dir;
+                let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                comm.starts_with("fake-fire")
+                    && fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(runs_there)
+            })
+            .collect();
+        found.sort_unstable();
+        found.truncate(1);
+        found
+    }
+
+    /// Nothing of any microVM is left: no directory, no process in one.
+    pub fn assert_empty(&self) {
+        let vms = self.path("vms");
+        let left: Vec<_> = fs::read_dir(&vms).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(left.is_empty(), "left: {left:?}");
+        let inside = |cwd: PathBuf| cwd.starts_with(&vms);
+        let processes: Vec<_> = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|process| fs::read_link(process.join("cwd")).is_ok_and(inside))
+            .collect();
+        assert!(processes.is_empty(), "left: {processes:?}");
+    }
+}
+
+/// The host's side of one connection to the agent.
+pub struct Agent {
+    stream: UnixStream,
+    decoder: Decoder,
+}
+
+impl Agent {
+    pub async fn connect(vm: &impl MicroVm<Stream = UnixStream>) -> Self {
+        let connect = tokio::time::timeout(Duration::from_secs(60), vm.connect(AGENT_PORT));
+        Self::greet(connect.await.expect("the guest is ready").unwrap()).await
+    }
+
+    pub async fn greet(stream: UnixStream) -> Self {
+        let mut agent = Self { stream, decoder: Decoder::default() };
+        agent.send(&HostMessage::Hello { generation: GENERATION }).await;
+        let welcome: GuestMessage = agent.next().await.unwrap().message().unwrap();
+        assert!(matches!(welcome, GuestMessage::Welcome(_)), "{welcome:?}");
+        agent
+    }
+
+    /// Standard output of `code`, which must succeed.
+    pub async fn run(&mut self, code: &str) -> String {
+        self.send(&HostMessage::Exec(ExecSpec::new(code))).await;
+        let mut end = BytesMut::new();
+        frame::encode(Kind::StdinEnd, b"", &mut end);
+        self.stream.write_all(&end).await.unwrap();
+        let mut output = Vec::new();
+        loop {
+            let frame = self.next().await.unwrap();
+            match frame.kind {
+                Kind::Stdout => output.extend_from_slice(&frame.payload),
+                Kind::Control => {
+                    let GuestMessage::Exited(exit) = frame.message().unwrap() else {
+                        panic!("{frame:?}")
+                    };
+                    assert_eq!(exit.exit_code, 0, "{exit:?}");
+                    return String::from_utf8(output).unwrap();
+                }
+                _ => panic!("{frame:?}"),
+            }
+        }
+    }
+
+    /// Whether the connection has ended, in whatever way.
+    pub async fn has_ended(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0]).await, Ok(0) | Err(_))
+    }
+
+    async fn send(&mut self, message: &HostMessage) {
+        let mut out = BytesMut::new();
+        frame::encode_message(message, &mut out);
+        self.stream.write_all(&out).await.unwrap();
+    }
+
+    async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
+                return Some(frame);
+            }
+            if self.stream.read_buf(self.decoder.buffer()).await.unwrap() == 0 {
+                return None;
+            }
+        }
+    }
+}
+
+/// Dials like a person with a terminal.
+pub async fn dial_by_hand(socket: &Path, port: u32) -> UnixStream {
+    loop {
+        if let Ok(mut stream) = UnixStream::connect(socket).await {
+            stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.unwrap();
+            let mut answer = [0; 14];
+            if stream.read_exact(&mut answer).await.is_ok() {
+                assert!(answer.starts_with(b"OK "), "{answer:?}");
+                return stream;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,4 @@
+//! emberd-vmm from outside.
+
+#[cfg(test)]
+mod firecracker;
