@@ -42,9 +42,8 @@ impl Machine {
 
     /// Starts the agent and lets the device serve.
     pub(super) fn run_guest(&mut self) -> io::Result<()> {
-        let boot_args =
-            self.resources.boot_source.as_ref().and_then(|from| from.boot_args.as_ref());
-        let boot_args = boot_args.map_or(BOOT_ARGS_DEFAULT, |args| args.as_str());
+        let boot_args = self.resources.boot_source.boot_args.as_deref();
+        let boot_args = boot_args.unwrap_or(BOOT_ARGS_DEFAULT);
         let pack = self.resources.drives.first().and_then(|drive| drive.path_on_host.as_deref());
         if let Some(vsock) = &mut self.vsock {
             vsock.serve_guest(UnixListener::bind(self.guest_dir.host())?);
