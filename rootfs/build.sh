@@ -1,17 +1,17 @@
 #!/bin/sh
 # Builds the guest agent as one static binary and packs it as /init of an initramfs.
 #
-#   OUT=FILE         write the initramfs there instead of into the data directory
-#   DATA_DIR=DIR     use that data directory
-#   CARGO_TARGET_DIR as for cargo
+#   OUT=FILE          write the initramfs there instead of into the data directory
+#   EMBERCTL=FILE     pack with this emberctl instead of building one
+#   EMBERD_DATA_DIR and CARGO_TARGET_DIR are honoured.
 set -eu
 
 cd "$(dirname "$0")/.."
 target=x86_64-unknown-linux-gnu
 agent=${CARGO_TARGET_DIR:-target}/$target/guest/emberd-init
 
-# Static, so that the agent runs whatever the root image brings; given for the target alone
-# since build scripts and procedural macros cannot be linked so.
+# Static, so that the agent runs whatever the root image brings. For the named target alone:
+# build scripts and procedural macros cannot be linked so.
 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
     cargo build --locked --package emberd-init --profile guest --target "$target"
 echo "agent: $agent, $(stat --format=%s "$agent") bytes"
@@ -20,7 +20,7 @@ set -- image build initramfs --agent "$agent"
 if [ -n "${OUT:-}" ]; then
     set -- "$@" --out "$OUT"
 fi
-if [ -n "${DATA_DIR:-}" ]; then
-    set -- --data-dir "$DATA_DIR" "$@"
+if [ -n "${EMBERCTL:-}" ]; then
+    exec "$EMBERCTL" "$@"
 fi
-cargo run --locked --release --quiet --package emberctl -- "$@"
+exec cargo run --locked --release --quiet --package emberctl -- "$@"

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::artifact::{
     self, BlobError, Digest, InitramfsManifest, KernelManifest, Manifest, PackManifest,
@@ -151,8 +151,7 @@ impl Images {
         if initramfs.modules != kernel.modules_digest() {
             return Err(LoadError::Stale);
         }
-        let names = artifact::pack_names(data_dir)
-            .map_err(|source| LoadError::Read { path: data_dir.packs(), source })?;
+        let names = pack_names(data_dir)?;
         if names.is_empty() {
             return Err(LoadError::NoPacks(data_dir.path().to_owned()));
         }
@@ -177,24 +176,36 @@ impl Images {
     }
 }
 
-/// Reads an artifact's manifest and verifies every blob it names.
-fn verified<M: Manifest>(data_dir: &DataDir, artifact: Artifact) -> Result<M, LoadError> {
+/// Names of the packs that have a manifest.
+pub(crate) fn pack_names(data_dir: &DataDir) -> Result<Vec<PackName>, LoadError> {
+    artifact::pack_names(data_dir)
+        .map_err(|source| LoadError::Read { path: data_dir.packs(), source })
+}
+
+/// Reads an artifact's manifest; nothing where it was never built.
+pub(crate) fn manifest<M: Manifest>(
+    data_dir: &DataDir,
+    artifact: &Artifact,
+) -> Result<Option<M>, LoadError> {
     let path = artifact.manifest(data_dir);
-    let damaged = |path: &Path, source| LoadError::Damaged {
-        artifact: artifact.clone(),
-        path: path.to_owned(),
-        source,
-    };
-    let manifest: M = match artifact::read_manifest(&path) {
-        Ok(Some(manifest)) => manifest,
-        Ok(None) => {
-            let dir = data_dir.path().to_owned();
-            return Err(LoadError::Missing { artifact, dir });
-        }
-        Err(error) => return Err(damaged(&path, error)),
+    artifact::read_manifest(&path).map_err(|source| damaged(artifact, path, source))
+}
+
+/// Reads an artifact's manifest and verifies every blob it names.
+pub(crate) fn verified<M: Manifest>(
+    data_dir: &DataDir,
+    artifact: Artifact,
+) -> Result<M, LoadError> {
+    let Some(manifest) = manifest::<M>(data_dir, &artifact)? else {
+        return Err(LoadError::Missing { artifact, dir: data_dir.path().to_owned() });
     };
     for blob in manifest.blobs() {
-        blob.verify(data_dir).map_err(|error| damaged(&blob.path(data_dir), error))?;
+        let verified = blob.verify(data_dir);
+        verified.map_err(|source| damaged(&artifact, blob.path(data_dir), source))?;
     }
     Ok(manifest)
+}
+
+fn damaged(artifact: &Artifact, path: PathBuf, source: BlobError) -> LoadError {
+    LoadError::Damaged { artifact: artifact.clone(), path, source }
 }

@@ -70,8 +70,8 @@ impl Incoming {
             let buffer = self.decoder.buffer();
             buffer.reserve(BULK_BYTES_MAX);
             if self.stream.read_buf(buffer).await? == 0 {
-                self.decoder.finish()?;
-                return Ok(None);
+                let whole = self.decoder.finish();
+                return whole.map(|()| None).map_err(|_truncated| ConnectionError::HostLeft);
             }
         }
     }

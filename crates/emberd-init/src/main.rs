@@ -64,7 +64,7 @@ fn be_init() -> Result<Infallible, Box<dyn Error>> {
 /// Serves a Unix socket until SIGTERM or SIGINT.
 fn be_agent() -> Result<(), Box<dyn Error>> {
     let flags = Flags::parse(std::env::args_os().skip(1))?;
-    sys::restore_default_signals();
+    sys::shed_inheritance();
     process_tree::adopt_orphans()?;
     let pack = agent::read_pack(&flags.pack)?;
     let scratch = Scratch::open(flags.scratch)?;

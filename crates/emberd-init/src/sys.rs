@@ -51,10 +51,17 @@ pub fn reap_one() -> Option<(u32, ExitStatus)> {
     }
 }
 
-/// Gives every ignored signal but SIGPIPE its default meaning back, so that children do not
-/// inherit what the agent's own parent chose to ignore. The runtime needs SIGPIPE ignored;
-/// the standard library restores it in children.
-pub fn restore_default_signals() {
+/// Undoes what the agent's own parent left to it and children would inherit: open
+/// descriptors, and signals it chose to ignore.
+///
+/// SIGPIPE stays ignored, as the runtime needs it; the standard library restores it in
+/// children.
+pub fn shed_inheritance() {
+    let after_stderr = 3;
+    let close_on_exec = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: the call only marks descriptors. It may fail on kernels before 5.11, which
+    // leaves them as they are.
+    unsafe { libc::close_range(after_stderr, libc::c_uint::MAX, close_on_exec) };
     for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
         // SAFETY: `sigaction` is plain data, for which all zeroes is a valid value and
         // means SIG_DFL without flags.

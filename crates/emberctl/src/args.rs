@@ -1,0 +1,69 @@
+//! The command line as typed.
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Parser, Subcommand};
+
+use crate::commands::{completions, create, exec, inspect, rm, run, test};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Yellow.on_default().bold())
+    .usage(AnsiColor::Yellow.on_default().bold())
+    .literal(AnsiColor::Green.on_default().bold());
+
+const AFTER_HELP: &str = "\
+Exit codes: `run` and `exec` exit with the program's own; 124 when it ran into its time limit,
+126 when it could not be started, 125 when emberctl itself failed. Other commands: 0, 1 when a
+check said no, 125 when emberctl itself failed.";
+
+/// Runs code in microVMs: the command line of emberd.
+#[derive(Debug, Parser)]
+#[command(name = "emberctl", version, styles = STYLES, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// Where the daemon listens: HOST:PORT or unix:PATH.
+    #[arg(long, global = true, env = "EMBERD_ADDR", value_name = "ADDR",
+          default_value = emberd_api::ADDR_DEFAULT)]
+    pub addr: String,
+    /// Print one JSON document on standard output, and errors as JSON on standard error.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Every command, in the order of `--help`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run code in a new sandbox and throw the sandbox away.
+    Run(run::Args),
+    /// Create a sandbox and print its id.
+    Create(create::Args),
+    /// Run code in a sandbox.
+    Exec(exec::Args),
+    /// Delete sandboxes.
+    Rm(rm::Args),
+    /// List sandboxes.
+    Ls,
+    /// Show one sandbox.
+    Inspect(inspect::Args),
+    /// Ask whether the daemon is up.
+    Ping,
+    /// Show what the daemon is and has.
+    Info,
+    /// Try the whole life of a sandbox against the daemon.
+    Test(test::Args),
+    /// Print the completion script of a shell.
+    Completions(completions::Args),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,39 @@
+//! One module per command.
+
+use std::process::ExitCode;
+
+use emberd_client::Client;
+
+use crate::args::{Cli, Command};
+use crate::output::Output;
+
+pub mod completions;
+pub mod create;
+pub mod exec;
+pub mod info;
+pub mod inspect;
+pub mod ls;
+pub mod ping;
+pub mod rm;
+pub mod run;
+pub mod test;
+
+/// Carries out the command of `cli`.
+///
+/// # Errors
+/// Whatever kept `emberctl` from doing so; what a program or a check says is an exit code.
+pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
+    let client = || Client::new(&cli.addr);
+    match cli.command {
+        Command::Run(args) => run::run(&client()?, args, output).await,
+        Command::Create(args) => create::run(&client()?, args, output).await,
+        Command::Exec(args) => exec::run(&client()?, args, output).await,
+        Command::Rm(args) => rm::run(&client()?, args, output).await,
+        Command::Ls => ls::run(&client()?, output).await,
+        Command::Inspect(args) => inspect::run(&client()?, args, output).await,
+        Command::Ping => ping::run(&client()?, output).await,
+        Command::Info => info::run(&client()?, output).await,
+        Command::Test(args) => test::run(&client()?, args, output).await,
+        Command::Completions(args) => completions::run(&args),
+    }
+}

@@ -1,0 +1,35 @@
+//! `emberctl info`: what the daemon is and has.
+
+use std::process::ExitCode;
+
+use emberd_api::Info;
+use emberd_client::Client;
+
+use crate::output::{self, Output};
+
+/// Prints the daemon's description of itself.
+///
+/// # Errors
+/// No daemon, or its refusal.
+pub async fn run(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
+    let info = client.info().await?;
+    output.print(&info, || text(&info))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(info: &Info) -> String {
+    let vmm = &info.vmm;
+    let mut facts = vec![
+        ("version", info.version.clone()),
+        ("VMM", format!("{} {}, {}", vmm.driver, vmm.version, vmm.accelerator)),
+        ("chosen because", vmm.reason.clone()),
+        ("guest", format!("{} MiB, {} vCPU", info.guest_ram_mib, info.guest_vcpus)),
+        ("boot path", info.boot_path.clone()),
+        ("sandboxes", format!("{} of {}", info.sandboxes, info.sandboxes_max)),
+        ("directory", info.work_dir.clone()),
+    ];
+    let packs = info.packs.iter().map(|(name, description)| format!("{name}: {description}"));
+    let labels = ["packs"].into_iter().chain(std::iter::repeat(""));
+    facts.extend(labels.zip(packs));
+    output::facts(&facts)
+}

@@ -1,0 +1,49 @@
+//! `emberctl inspect ID`: one sandbox in full.
+
+use std::process::ExitCode;
+
+use emberd_api::Sandbox;
+use emberd_client::Client;
+
+use super::ls;
+use crate::output::{self, Output};
+
+/// Arguments of `inspect`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The sandbox.
+    id: String,
+}
+
+/// Prints what the daemon knows of the sandbox.
+///
+/// # Errors
+/// The sandbox is unknown, or there is no daemon.
+pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    let sandbox = client.get(&args.id).await?;
+    output.print(&sandbox, || text(&sandbox))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(sandbox: &Sandbox) -> String {
+    let mut facts = vec![
+        ("id", sandbox.id.clone()),
+        ("language pack", sandbox.language_pack.clone()),
+        ("state", ls::state(sandbox.state).to_owned()),
+        ("boot path", sandbox.boot_path.clone()),
+        ("directory", sandbox.dir.clone()),
+    ];
+    facts.extend(sandbox.reason.clone().map(|reason| ("reason", reason)));
+    facts.extend(sandbox.vmm_pid.map(|pid| ("VMM process", pid.to_string())));
+    if let Some(boot) = &sandbox.boot {
+        facts.push(("VMM started in", milliseconds(boot.vmm_us)));
+        facts.push(("guest answered in", milliseconds(boot.guest_us)));
+        facts.extend(boot.kernel_us.map(|us| ("  of which kernel", milliseconds(us))));
+        facts.extend(boot.init_us.map(|us| ("  of which init", milliseconds(us))));
+    }
+    output::facts(&facts)
+}
+
+fn milliseconds(us: u64) -> String {
+    format!("{}.{:03} ms", us / 1000, us % 1000)
+}

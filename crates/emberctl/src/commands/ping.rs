@@ -1,0 +1,17 @@
+//! `emberctl ping`: is the daemon up?
+
+use std::process::ExitCode;
+
+use emberd_client::Client;
+
+use crate::output::Output;
+
+/// Asks the daemon and prints its answer.
+///
+/// # Errors
+/// There is no daemon, or it does not say that it is well.
+pub async fn run(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
+    let health = client.healthz().await?;
+    output.print(&health, || format!("{}\n", health.status))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,147 @@
+//! A program to run as given on the command line, and its outcome as this process's own.
+
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use emberd_api::exec::{CODE_BYTES_MAX, STDIN_BYTES_MAX, TIMEOUT_MS_DEFAULT};
+use emberd_api::{ExecBody, ExecOutcome, ExecSpec};
+
+use crate::output::{Output, printable};
+use crate::{duration, exit};
+
+/// The file name that stands for standard input.
+const STANDARD_INPUT: &str = "-";
+
+/// Options that `run` and `exec` share.
+#[derive(Debug, clap::Args)]
+pub struct ProgramArgs {
+    /// Program text in the sandbox's language.
+    #[arg(required_unless_present = "file")]
+    code: Option<String>,
+    /// Take the program from a file; `-` is standard input.
+    #[arg(short, long, conflicts_with = "code")]
+    file: Option<PathBuf>,
+    /// Pass standard input on to the program.
+    #[arg(short = 'i', long)]
+    stdin: bool,
+    /// Time limit, such as 500ms, 10s or 2m; 30s when absent.
+    #[arg(long, value_parser = duration::parse, value_name = "TIME")]
+    timeout: Option<Duration>,
+    /// Set an environment variable; may be given many times.
+    #[arg(short, long, value_parser = variable, value_name = "NAME=VALUE")]
+    env: Vec<(String, String)>,
+    /// Working directory in the sandbox.
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// Arguments of the program.
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+fn variable(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("not NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl ProgramArgs {
+    /// Reads the files named and makes the request's body.
+    ///
+    /// # Errors
+    /// A file cannot be read, is not text or is over its limit; an option breaks a limit.
+    pub fn into_body(self) -> anyhow::Result<ExecBody> {
+        let code = match (self.code, self.file) {
+            (Some(code), _) => code,
+            (None, Some(file)) => code_from(&file, self.stdin)?,
+            (None, None) => unreachable!("clap wants one of them"),
+        };
+        let timeout_ms = self.timeout.map_or(TIMEOUT_MS_DEFAULT.into(), |limit| limit.as_millis());
+        let spec = ExecSpec {
+            code,
+            args: self.args,
+            env: self.env.into_iter().collect(),
+            cwd: self.cwd,
+            timeout_ms: u64::try_from(timeout_ms).unwrap_or(u64::MAX),
+        };
+        spec.check()?;
+        let stdin = if self.stdin { read(io::stdin(), STDIN_BYTES_MAX)? } else { Vec::new() };
+        Ok(body(spec, stdin))
+    }
+}
+
+fn code_from(file: &Path, stdin_is_input: bool) -> anyhow::Result<String> {
+    let code = if file == Path::new(STANDARD_INPUT) {
+        anyhow::ensure!(!stdin_is_input, "standard input cannot be both the code and its input");
+        read(io::stdin(), CODE_BYTES_MAX)
+    } else {
+        std::fs::File::open(file).map_err(Into::into).and_then(|file| read(file, CODE_BYTES_MAX))
+    };
+    let code = code.with_context(|| format!("cannot read {}", file.display()))?;
+    String::from_utf8(code).with_context(|| format!("{} is not UTF-8 text", file.display()))
+}
+
+fn read(source: impl io::Read, bytes_max: usize) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+    anyhow::ensure!(bytes.len() <= bytes_max, "over the limit of {bytes_max} bytes");
+    Ok(bytes)
+}
+
+/// The request that runs `spec` with `stdin`, as text where it is text.
+pub fn body(spec: ExecSpec, stdin: Vec<u8>) -> ExecBody {
+    let (stdin, stdin_base64) = match String::from_utf8(stdin) {
+        Ok(text) if text.is_empty() => (None, None),
+        Ok(text) => (Some(text), None),
+        Err(error) => (None, Some(BASE64.encode(error.as_bytes()))),
+    };
+    ExecBody { spec, stdin, stdin_base64 }
+}
+
+/// Writes what the program wrote, byte for byte, and says what to exit with.
+///
+/// # Errors
+/// Standard output or standard error is closed or full.
+pub fn finish(outcome: &ExecOutcome, output: Output) -> anyhow::Result<ExitCode> {
+    if output.json {
+        output.print(outcome, String::new)?;
+    } else {
+        io::stdout().write_all(&outcome.stdout_bytes())?;
+        io::stdout().flush()?;
+        io::stderr().write_all(&outcome.stderr_bytes())?;
+        for (name, cut) in
+            [("output", outcome.exit.stdout_truncated), ("error", outcome.exit.stderr_truncated)]
+        {
+            if cut {
+                writeln!(io::stderr(), "emberctl: standard {name} was cut at its limit")?;
+            }
+        }
+        if let Some(error) = &outcome.exit.error {
+            writeln!(io::stderr(), "emberctl: {}", printable(error))?;
+        }
+    }
+    Ok(match &outcome.exit {
+        exit if exit.timed_out => exit::TIMED_OUT.into(),
+        exit if exit.error.is_some() => exit::NOT_STARTED.into(),
+        exit => exit::of_program(exit.exit_code),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stdin_travels_as_text_where_it_is_text() {
+        let fields = |stdin: &[u8]| {
+            let body = body(ExecSpec::new(""), stdin.to_vec());
+            (body.stdin, body.stdin_base64)
+        };
+        assert_eq!(fields(b""), (None, None));
+        assert_eq!(fields(b"a\n"), (Some("a\n".into()), None));
+        assert_eq!(fields(&[0xff]), (None, Some("/w==".into())));
+    }
+}

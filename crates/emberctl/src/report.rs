@@ -1,0 +1,112 @@
+//! Errors as the user sees them: the chain of causes once, then what to try next.
+
+use std::error::Error;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::builder::styling::AnsiColor;
+use emberd_api::ErrorCode;
+use emberd_client::ClientError;
+use serde::Serialize;
+
+use crate::exit;
+use crate::interrupt::Interrupted;
+use crate::output::{Output, coloured, printable};
+
+/// An error with a line that says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Hinted {
+    /// What went wrong.
+    pub message: String,
+    /// What to try.
+    pub hint: String,
+}
+
+/// The same shape as the API's error body; `code` only for errors the daemon reported.
+#[derive(Serialize)]
+struct ErrorDocument {
+    error: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<ErrorCode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+/// Prints `error` on standard error and says what to exit with.
+pub fn error(error: &anyhow::Error, output: Output) -> ExitCode {
+    if is_closed_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    print(&document(error), output.json);
+    match error.downcast_ref::<Interrupted>() {
+        Some(interrupted) => exit::of_program(interrupted.exit_code()),
+        None => exit::OWN_ERROR.into(),
+    }
+}
+
+/// Prints what clap has to say: help and version on standard output, else what is wrong.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Nobody is left to tell when standard output is closed.
+        drop(error.print());
+        return ExitCode::SUCCESS;
+    }
+    let json = std::env::args().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    if json {
+        let rendered = error.render().to_string();
+        let message = rendered.lines().next().unwrap_or_default();
+        let message = message.strip_prefix("error: ").unwrap_or(message).to_owned();
+        print(&ErrorDocument { error: message, code: None, hint: None }, true);
+    } else {
+        drop(error.print());
+    }
+    exit::OWN_ERROR.into()
+}
+
+fn document(error: &anyhow::Error) -> ErrorDocument {
+    if let Some(ClientError::Api { body, .. }) = error.downcast_ref() {
+        return ErrorDocument {
+            error: body.error.clone(),
+            code: Some(body.code),
+            hint: body.hint.clone(),
+        };
+    }
+    let hint = match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Connect { .. }) => Some("start it with scripts/serve.sh".to_owned()),
+        _ => error.downcast_ref::<Hinted>().map(|hinted| hinted.hint.clone()),
+    };
+    ErrorDocument { error: chain(error.as_ref()), code: None, hint }
+}
+
+/// `error` and its causes in one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn print(document: &ErrorDocument, json: bool) {
+    let printed = if json {
+        let document = serde_json::to_string(document).expect("strings become JSON");
+        writeln!(io::stderr(), "{document}")
+    } else {
+        let word = coloured("error:", AnsiColor::Red);
+        let hint = document.hint.as_ref().map_or_else(String::new, |hint| {
+            format!("\n{} {}", coloured("hint:", AnsiColor::Cyan), printable(hint))
+        });
+        writeln!(anstream::stderr(), "{word} {}{hint}", printable(&document.error))
+    };
+    // Nobody is left to tell when standard error is closed.
+    drop(printed);
+}
+
+/// Whether whoever read our standard output has enough, as in `emberctl ls | head -1`.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

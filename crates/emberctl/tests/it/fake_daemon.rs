@@ -1,0 +1,270 @@
+//! A daemon without microVMs: sandboxes are directories with a process beside them, and code
+//! runs in the host's own shell. It answers as the HTTP contract says.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use emberd_api::{ExecBody, ExecExit, ExecOutcome};
+use serde_json::{Value, json};
+
+/// The fake never answers an exec of this.
+pub const HANG: &str = "hang";
+/// The fake refuses an exec of this, as if the guest had failed.
+pub const GUEST_FAILS: &str = "fail";
+/// The fake answers this as if the guest had no interpreter.
+pub const NOT_STARTED: &str = "no interpreter";
+
+/// How far the fake departs from a sound daemon.
+#[derive(Clone, Copy, Default)]
+pub struct Flaws {
+    /// Code sees the host's kernel, and does not hide it.
+    pub host_kernel: bool,
+    /// Its directory is not on this host.
+    pub elsewhere: bool,
+    /// Deleting leaves the sandbox's process and directory behind.
+    pub leaks: bool,
+}
+
+/// A running fake. Dropping it ends its processes and removes its directory.
+pub struct FakeDaemon {
+    pub addr: String,
+    state: Arc<State>,
+    arrivals: Receiver<String>,
+}
+
+struct State {
+    flaws: Flaws,
+    dir: tempfile::TempDir,
+    arrivals: Mutex<Sender<String>>,
+    sandboxes: Mutex<BTreeMap<String, Vm>>,
+}
+
+struct Vm {
+    pack: String,
+    process: Child,
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.process.kill().expect("our own child");
+        self.process.wait().expect("our own child");
+    }
+}
+
+impl FakeDaemon {
+    pub fn start(flaws: Flaws) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let (sender, arrivals) = channel();
+        let state = Arc::new(State {
+            flaws,
+            dir: tempfile::tempdir().unwrap(),
+            arrivals: Mutex::new(sender),
+            sandboxes: Mutex::default(),
+        });
+        let served = Arc::downgrade(&state);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Some(state) = served.upgrade() else { break };
+                thread::spawn(move || state.serve(stream.unwrap()));
+            }
+        });
+        Self { addr, state, arrivals }
+    }
+
+    /// Waits for the next request and returns its method and path.
+    pub fn next_request(&self) -> String {
+        self.arrivals.recv_timeout(Duration::from_secs(60)).expect("a request arrives")
+    }
+
+    /// Method and path of every request so far that nobody took.
+    pub fn requests(&self) -> Vec<String> {
+        self.arrivals.try_iter().collect()
+    }
+
+    /// Ids of the sandboxes there are.
+    pub fn sandboxes(&self) -> Vec<String> {
+        self.state.sandboxes.lock().unwrap().keys().cloned().collect()
+    }
+}
+
+impl State {
+    fn serve(&self, mut stream: TcpStream) {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        let mut words = line.split(' ').map(str::to_owned);
+        let (Some(method), Some(path)) = (words.next(), words.next()) else { return };
+        let mut body = vec![0; content_length(&mut reader)];
+        reader.read_exact(&mut body).unwrap();
+        self.arrivals.lock().unwrap().send(format!("{method} {path}")).unwrap();
+        let Some((status, answer)) = self.answer(&method, &path, &body) else {
+            // Hold the connection until the client gives up.
+            reader.read_to_end(&mut Vec::new()).unwrap();
+            return;
+        };
+        let head = format!(
+            "HTTP/1.1 {status} -\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n",
+            answer.len()
+        );
+        stream.write_all(format!("{head}{answer}").as_bytes()).unwrap();
+    }
+
+    fn answer(&self, method: &str, path: &str, body: &[u8]) -> Option<(u16, String)> {
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let (status, answer) = match (method, parts.as_slice()) {
+            ("GET", ["healthz"]) => (200, json!({"status": "ok"})),
+            ("GET", ["info"]) => (200, self.info()),
+            ("POST", ["sandboxes"]) => self.create(&serde_json::from_slice(body).unwrap()),
+            ("GET", ["sandboxes"]) => (200, self.list()),
+            ("GET", ["sandboxes", id]) => self.get(id),
+            ("DELETE", ["sandboxes", id]) => self.delete(id),
+            ("POST", ["sandboxes", id, "exec"]) => {
+                let body: ExecBody = serde_json::from_slice(body).unwrap();
+                if body.spec.code == HANG {
+                    return None;
+                }
+                self.exec(id, &body)
+            }
+            _ => (404, json!({"error": "no such path", "code": "unknown_route"})),
+        };
+        Some((status, if answer.is_null() { String::new() } else { answer.to_string() }))
+    }
+
+    fn dir(&self, id: &str) -> std::path::PathBuf {
+        self.work_dir().join(id)
+    }
+
+    fn work_dir(&self) -> std::path::PathBuf {
+        if self.flaws.elsewhere { "/nonexistent".into() } else { self.dir.path().to_owned() }
+    }
+
+    fn info(&self) -> Value {
+        json!({
+            "version": "0.0.0", "guest_ram_mib": 256, "guest_vcpus": 1, "boot_path": "cold-boot",
+            "packs": {"python": "Python 3", "shell": "POSIX shell"},
+            "work_dir": self.work_dir(),
+            "vmm": {"driver": "fake", "version": "1", "accelerator": "none", "reason": "a test"},
+            "sandboxes": self.sandboxes.lock().unwrap().len(), "sandboxes_max": 64,
+        })
+    }
+
+    fn create(&self, body: &Value) -> (u16, Value) {
+        let pack = body["language_pack"].as_str().unwrap_or("python").to_owned();
+        if !["python", "shell"].contains(&pack.as_str()) {
+            let error = format!("unknown language pack `{pack}`");
+            let hint = "installed are python, shell";
+            return (400, json!({"error": error, "code": "unknown_pack", "hint": hint}));
+        }
+        // Stands for a VMM: waits for an input that never comes.
+        let process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let id = format!("sb_{:012x}", process.id());
+        if !self.flaws.elsewhere {
+            std::fs::create_dir(self.dir(&id)).unwrap();
+        }
+        self.sandboxes.lock().unwrap().insert(id.clone(), Vm { pack, process });
+        (201, json!({"id": id}))
+    }
+
+    fn show(&self, id: &str, vm: &Vm) -> Value {
+        json!({
+            "id": id, "language_pack": vm.pack, "state": "ready", "created_at_ms": 0,
+            "boot_path": "cold-boot", "vmm_pid": vm.process.id(), "dir": self.dir(id),
+            "boot": {"vmm_us": 50_000, "guest_us": 1_950_000, "kernel_us": 900_000},
+        })
+    }
+
+    fn list(&self) -> Value {
+        let sandboxes = self.sandboxes.lock().unwrap();
+        let shown: Vec<_> = sandboxes.iter().map(|(id, vm)| self.show(id, vm)).collect();
+        json!({"sandboxes": shown})
+    }
+
+    fn get(&self, id: &str) -> (u16, Value) {
+        let sandboxes = self.sandboxes.lock().unwrap();
+        sandboxes.get(id).map_or_else(|| unknown(id), |vm| (200, self.show(id, vm)))
+    }
+
+    fn delete(&self, id: &str) -> (u16, Value) {
+        let Some(vm) = self.sandboxes.lock().unwrap().remove(id) else { return unknown(id) };
+        if self.flaws.leaks {
+            self.sandboxes.lock().unwrap().insert(format!("{id}-leaked"), vm);
+        } else if !self.flaws.elsewhere {
+            std::fs::remove_dir(self.dir(id)).unwrap();
+        }
+        (204, Value::Null)
+    }
+
+    fn exec(&self, id: &str, body: &ExecBody) -> (u16, Value) {
+        if !self.sandboxes.lock().unwrap().contains_key(id) {
+            return unknown(id);
+        }
+        let outcome = match body.spec.code.as_str() {
+            GUEST_FAILS => {
+                return (502, json!({"error": "the guest is silent", "code": "guest_failed"}));
+            }
+            NOT_STARTED => {
+                let error = Some("cannot start /bin/none".to_owned());
+                ExecOutcome::new(
+                    ExecExit { exit_code: -1, error, ..ExecExit::default() },
+                    Vec::new(),
+                    Vec::new(),
+                )
+            }
+            code if code.contains("boot_id") && !self.flaws.host_kernel => {
+                let lines = b"00000000-0000-0000-0000-000000000000\n6.1.0-guest\ninit\n";
+                ExecOutcome::new(ExecExit::default(), lines.to_vec(), Vec::new())
+            }
+            _ => run_in_host_shell(body),
+        };
+        (200, serde_json::to_value(outcome).unwrap())
+    }
+}
+
+fn unknown(id: &str) -> (u16, Value) {
+    (404, json!({"error": format!("no sandbox {id}"), "code": "unknown_sandbox"}))
+}
+
+fn content_length(reader: &mut impl std::io::BufRead) -> usize {
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if line.trim().is_empty() {
+            return length;
+        }
+        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+}
+
+fn run_in_host_shell(body: &ExecBody) -> ExecOutcome {
+    let limit = format!("{}", Duration::from_millis(body.spec.timeout_ms).as_secs_f64());
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", &limit, "sh", "-c", &body.spec.code, "sh"]);
+    command.args(&body.spec.args).envs(&body.spec.env);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.current_dir(body.spec.cwd.as_deref().unwrap_or("/"));
+    let mut child = command.spawn().unwrap();
+    let stdin = body.stdin.clone().unwrap_or_default();
+    // A program that does not read its input may have ended by now.
+    drop(child.stdin.take().unwrap().write_all(stdin.as_bytes()));
+    let output = child.wait_with_output().unwrap();
+    // timeout(1) kills itself too when it had to use SIGKILL.
+    let exit = if output.status.signal() == Some(9) {
+        let error = Some("execution timed out".to_owned());
+        ExecExit { exit_code: -1, timed_out: true, error, ..ExecExit::default() }
+    } else {
+        ExecExit { exit_code: output.status.code().unwrap_or(-1), ..ExecExit::default() }
+    };
+    ExecOutcome::new(exit, output.stdout, output.stderr)
+}

@@ -1,0 +1,77 @@
+//! `create`, `ls`, `inspect`, `rm`, `ping` and `info`: for people and for programs.
+
+use serde_json::Value;
+
+use crate::fake_daemon::{FakeDaemon, Flaws};
+use crate::{complaint, printed, run};
+
+fn json(addr: &str, args: &[&str]) -> Value {
+    serde_json::from_str(printed(&run(addr, &[args, &["--json"]].concat()))).unwrap()
+}
+
+#[test]
+fn a_sandbox_is_listed_and_shown_until_it_is_removed() {
+    let daemon = FakeDaemon::start(Flaws::default());
+    let addr = daemon.addr.as_str();
+    let id = printed(&run(addr, &["create", "shell"])).trim().to_owned();
+
+    let table = run(addr, &["ls"]);
+    let lines: Vec<&str> = printed(&table).lines().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let heading: Vec<_> = lines[0].split_whitespace().collect();
+    assert_eq!(heading, ["ID", "PACK", "STATE", "AGE", "BOOT", "VMM", "PID"]);
+    assert!(lines[1].starts_with(&format!("{id}  shell  ready")), "{}", lines[1]);
+    assert!(lines[1].contains("2000 ms"), "{}", lines[1]);
+
+    let shown = run(addr, &["inspect", &id]);
+    assert!(printed(&shown).contains("guest answered in  1950.000 ms"), "{}", printed(&shown));
+    assert_eq!(json(addr, &["inspect", &id])["language_pack"], "shell");
+    assert_eq!(json(addr, &["ls"])["sandboxes"][0]["id"], id.as_str());
+
+    assert_eq!(printed(&run(addr, &["rm", &id])), format!("{id}\n"));
+    assert_eq!(json(addr, &["ls"])["sandboxes"], Value::Array(Vec::new()));
+    assert_eq!(printed(&run(addr, &["ls"])).lines().count(), 1);
+}
+
+#[test]
+fn create_asks_for_python_unless_told_otherwise() {
+    let daemon = FakeDaemon::start(Flaws::default());
+    let id = json(&daemon.addr, &["create"])["id"].as_str().unwrap().to_owned();
+    assert_eq!(json(&daemon.addr, &["inspect", &id])["language_pack"], "python");
+}
+
+#[test]
+fn rm_removes_what_it_can_and_names_what_it_cannot() {
+    let daemon = FakeDaemon::start(Flaws::default());
+    let id = printed(&run(&daemon.addr, &["create"])).trim().to_owned();
+    let output = run(&daemon.addr, &["rm", "sb_1", &id]);
+    assert_eq!(output.status.code(), Some(125));
+    assert_eq!(output.stdout, format!("{id}\n").as_bytes());
+    assert_eq!(complaint(&output), "error: no sandbox sb_1\n");
+    assert!(daemon.sandboxes().is_empty());
+}
+
+#[test]
+fn a_refusal_comes_with_the_daemons_hint() {
+    let daemon = FakeDaemon::start(Flaws::default());
+    let output = run(&daemon.addr, &["create", "cobol"]);
+    let said = "error: unknown language pack `cobol`\nhint: installed are python, shell\n";
+    assert_eq!((output.status.code(), complaint(&output).as_str()), (Some(125), said));
+
+    let output = run(&daemon.addr, &["create", "cobol", "--json"]);
+    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error["code"], "unknown_pack");
+    assert_eq!(error["hint"], "installed are python, shell");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn ping_and_info_tell_what_the_daemon_is() {
+    let daemon = FakeDaemon::start(Flaws::default());
+    assert_eq!(printed(&run(&daemon.addr, &["ping"])), "ok\n");
+    assert_eq!(json(&daemon.addr, &["ping"])["status"], "ok");
+    let info = run(&daemon.addr, &["info"]);
+    assert!(printed(&info).contains("chosen because  a test\n"), "{}", printed(&info));
+    assert!(printed(&info).contains("shell: POSIX shell\n"), "{}", printed(&info));
+    assert_eq!(json(&daemon.addr, &["info"])["guest_ram_mib"], 256);
+}

@@ -1,0 +1,197 @@
+//! What every build has in common: how it ends, and why it may fail.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::artifact::{Blob, Digest, InitramfsManifest, KernelManifest, PackManifest};
+use crate::command::ToolError;
+use crate::data_dir::DataDir;
+use crate::kernel::KernelError;
+use crate::load::{self, Artifact, LoadError};
+use crate::modules::ModulesError;
+use crate::name::PackName;
+use crate::pack::{ArchiveError, DefinitionError};
+use crate::progress::Progress;
+use crate::store::{Store, StoreError};
+
+/// Whether a build had anything to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The artifact was there, made from the same inputs, and intact.
+    UpToDate,
+    /// The artifact was made.
+    Built,
+}
+
+/// An artifact in the data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// Which one.
+    pub artifact: Artifact,
+    /// What it is and what it was made from, in one line.
+    pub summary: String,
+    /// The file a guest boots from.
+    pub path: PathBuf,
+    /// Digest of that file.
+    pub sha256: Digest,
+    /// Size of that file, in bytes.
+    pub size_bytes: u64,
+}
+
+/// How a build ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// The artifact.
+    pub installed: Installed,
+    /// Whether it had to be made.
+    pub outcome: Outcome,
+}
+
+/// Why an artifact could not be built. What was there before is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The data directory cannot be written: a full disk, or not this user's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A tool of the host is missing or failed.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// An artifact this one is built from is missing or damaged.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A kernel cannot be used.
+    #[error("{} is no usable kernel", path.display())]
+    Kernel {
+        /// The kernel's file.
+        path: PathBuf,
+        /// Why.
+        source: KernelError,
+    },
+    /// The kernel's modules cannot be used.
+    #[error(transparent)]
+    Modules(#[from] ModulesError),
+    /// A pack's definition cannot be used.
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
+    /// A root file system cannot be used.
+    #[error("{} is no usable root file system", path.display())]
+    Root {
+        /// The directory or archive.
+        path: PathBuf,
+        /// Why.
+        source: ArchiveError,
+    },
+    /// The agent is not a static program for a 64-bit x86 Linux.
+    #[error("{} is not a statically linked x86_64 program; `rootfs/build.sh` makes one", .0.display())]
+    Agent(PathBuf),
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The distribution's packages hold no kernel, or none is known by these names.
+    #[error("none of the packages {0} has a kernel; try `apt-get update`, or give a kernel file")]
+    NoKernelPackage(String),
+    /// The host is no Debian or Ubuntu with a release name.
+    #[error("the host names no release to build the pack from; choose one, such as bookworm")]
+    NoSuite,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// Number of files.
+    pub files: usize,
+    /// Their bytes.
+    pub size_bytes: u64,
+}
+
+/// What is in `data_dir`, as its manifests say, in the order in which it is built. Content
+/// is not verified: [`crate::Images::load`] does that.
+///
+/// # Errors
+/// [`LoadError`] for a manifest that is damaged or cannot be read.
+pub fn installed(data_dir: &DataDir) -> Result<Vec<Installed>, LoadError> {
+    let mut all = Vec::new();
+    let kernel = load::manifest::<KernelManifest>(data_dir, &Artifact::Kernel)?;
+    all.extend(kernel.map(|kernel| kernel.installed(data_dir)));
+    let initramfs = load::manifest::<InitramfsManifest>(data_dir, &Artifact::Initramfs)?;
+    all.extend(initramfs.map(|initramfs| initramfs.installed(data_dir)));
+    for name in load::pack_names(data_dir)? {
+        let pack = load::manifest::<PackManifest>(data_dir, &Artifact::Pack(name))?;
+        all.extend(pack.map(|pack| pack.installed(data_dir)));
+    }
+    Ok(all)
+}
+
+/// Removes the files of `data_dir` that no artifact uses any more. A running microVM keeps
+/// what it has open.
+///
+/// # Errors
+/// [`BuildError::Store`], and [`BuildError::Load`] for a damaged manifest.
+pub fn prune(data_dir: &DataDir, progress: &mut dyn Progress) -> Result<Pruned, BuildError> {
+    let (files, size_bytes) = Store::lock(data_dir, progress)?.prune()?;
+    Ok(Pruned { files, size_bytes })
+}
+
+/// Forgets a pack and returns whether there was one; [`prune`] frees its space.
+///
+/// # Errors
+/// [`StoreError`] when its manifest cannot be removed.
+pub fn remove_pack(
+    data_dir: &DataDir,
+    name: &PackName,
+    progress: &mut dyn Progress,
+) -> Result<bool, StoreError> {
+    let store = Store::lock(data_dir, progress)?;
+    let path = store.data_dir().pack_manifest(name);
+    match std::fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::at(&path)(error)),
+    }
+}
+
+impl KernelManifest {
+    pub(crate) fn installed(&self, data_dir: &DataDir) -> Installed {
+        let modules = match self.modules.len() {
+            0 => "everything built in".to_owned(),
+            count => format!("{count} modules"),
+        };
+        let summary = format!("Linux {} from {}, {modules}", self.release, self.source);
+        installed_blob(Artifact::Kernel, summary, &self.vmlinux, data_dir)
+    }
+}
+
+impl InitramfsManifest {
+    pub(crate) fn installed(&self, data_dir: &DataDir) -> Installed {
+        let summary = "the agent and the kernel's modules".to_owned();
+        installed_blob(Artifact::Initramfs, summary, &self.image, data_dir)
+    }
+}
+
+impl PackManifest {
+    pub(crate) fn installed(&self, data_dir: &DataDir) -> Installed {
+        let artifact = Artifact::Pack(self.name.clone());
+        let summary = format!("{}, from {}, {}", self.description, self.source, self.compression);
+        installed_blob(artifact, summary, &self.rootfs, data_dir)
+    }
+}
+
+fn installed_blob(
+    artifact: Artifact,
+    summary: String,
+    blob: &Blob,
+    data_dir: &DataDir,
+) -> Installed {
+    Installed {
+        artifact,
+        summary,
+        path: blob.path(data_dir),
+        sha256: blob.sha256,
+        size_bytes: blob.size_bytes,
+    }
+}

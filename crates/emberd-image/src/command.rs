@@ -1,0 +1,223 @@
+//! Running the host's tools: a failure carries the last lines they printed.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+
+/// Lines of a tool's standard error kept for its error message.
+const TAIL_LINES_MAX: usize = 20;
+/// Bytes of such a line that are kept.
+const LINE_BYTES_MAX: usize = 400;
+
+/// Why a tool did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// It is not installed.
+    #[error("`{program}` is not installed; install it with `apt-get install {package}`")]
+    NotInstalled {
+        /// The program.
+        program: String,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
+    /// It could not be started or waited for.
+    #[error("cannot run `{program}`")]
+    Run {
+        /// The program.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It failed.
+    #[error("`{program}` failed ({status}){}{}", if stderr.is_empty() { "" } else { ":\n" }, stderr)]
+    Failed {
+        /// The program.
+        program: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The last lines of its standard error.
+        stderr: String,
+    },
+}
+
+/// A command line of a host tool, in the C locale, found also where only root looks.
+pub(crate) struct Tool {
+    program: &'static str,
+    package: &'static str,
+    command: Command,
+}
+
+impl Tool {
+    /// `program`, which comes with the Debian package `package`.
+    pub fn new(program: &'static str, package: &'static str) -> Self {
+        let mut command = Command::new(program);
+        let mut path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
+        path.push(":/usr/local/sbin:/usr/sbin:/sbin");
+        command.env("PATH", path).env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { program, package, command }
+    }
+
+    /// Adds to its command line.
+    pub fn with(mut self, edit: impl FnOnce(&mut Command) -> &mut Command) -> Self {
+        edit(&mut self.command);
+        self
+    }
+
+    /// Runs it to its end and returns its standard output.
+    pub fn output(mut self) -> Result<Vec<u8>, ToolError> {
+        let output = self.command.output().map_err(|source| self.not_run(source))?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let stderr = read_tail(&output.stderr[..], |_line| {});
+        Err(ToolError::Failed { program: self.program.to_owned(), status: output.status, stderr })
+    }
+
+    /// Starts it; each line of its standard error goes to `on_line`, on another thread.
+    pub fn start(
+        mut self,
+        on_line: impl FnMut(&str) + Send + 'static,
+    ) -> Result<RunningTool, ToolError> {
+        let mut child = self.command.spawn().map_err(|source| self.not_run(source))?;
+        let stderr = child.stderr.take().expect("piped");
+        let tail = std::thread::spawn(move || read_tail(stderr, on_line));
+        Ok(RunningTool { program: self.program, child, tail: Some(tail) })
+    }
+
+    fn not_run(&self, source: io::Error) -> ToolError {
+        let (program, package) = (self.program.to_owned(), self.package);
+        match source.kind() {
+            io::ErrorKind::NotFound => ToolError::NotInstalled { program, package },
+            _ => ToolError::Run { program, source },
+        }
+    }
+}
+
+/// A tool at work. Dropping it kills it and waits for it.
+pub(crate) struct RunningTool {
+    program: &'static str,
+    child: Child,
+    tail: Option<JoinHandle<String>>,
+}
+
+impl RunningTool {
+    /// Its standard output; once, and only where it was not redirected.
+    pub fn take_stdout(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("piped and taken once")
+    }
+
+    /// Its standard input; once, and only where it was piped.
+    pub fn take_stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("piped and taken once")
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Result<(), ToolError> {
+        let tail = self.tail.take().map(JoinHandle::join);
+        let program = self.program.to_owned();
+        let status = match self.child.wait() {
+            Ok(status) => status,
+            Err(source) => return Err(ToolError::Run { program, source }),
+        };
+        if status.success() {
+            return Ok(());
+        }
+        let stderr = tail.and_then(Result::ok).unwrap_or_default();
+        Err(ToolError::Failed { program, status, stderr })
+    }
+}
+
+impl Drop for RunningTool {
+    fn drop(&mut self) {
+        // Both fail only for a child that has been waited for, which is what is wanted.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Reads to the end, hands every line to `on_line` and returns the last ones, all cut to
+/// [`LINE_BYTES_MAX`]. A read error ends it as the end does: the tool's status decides.
+fn read_tail(mut reader: impl Read, mut on_line: impl FnMut(&str)) -> String {
+    let mut lines = VecDeque::new();
+    let mut line = Vec::new();
+    let mut end_line = |line: &mut Vec<u8>| {
+        let text = String::from_utf8_lossy(line).trim_end().replace(char::is_control, " ");
+        line.clear();
+        if text.is_empty() {
+            return;
+        }
+        on_line(&text);
+        lines.push_back(text);
+        if lines.len() > TAIL_LINES_MAX {
+            lines.pop_front();
+        }
+    };
+    let mut buffer = [0; 8192];
+    while let Ok(count @ 1..) = reader.read(&mut buffer) {
+        for byte in &buffer[..count] {
+            match byte {
+                b'\n' | b'\r' => end_line(&mut line),
+                byte if line.len() < LINE_BYTES_MAX => line.push(*byte),
+                _ => {}
+            }
+        }
+    }
+    end_line(&mut line);
+    lines.make_contiguous().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Tool {
+        Tool::new("sh", "dash").with(|command| command.args(["-c", script]))
+    }
+
+    #[test]
+    fn output_is_returned() {
+        assert_eq!(shell("echo out; echo err >&2").output().unwrap(), b"out\n");
+    }
+
+    #[test]
+    fn a_failure_carries_status_and_last_words() {
+        let script = "for n in 1 2 3; do echo line $n >&2; done; exit 3";
+        let finished = shell(script).start(|_line| {}).and_then(RunningTool::finish);
+        for error in [shell(script).output().unwrap_err(), finished.unwrap_err()] {
+            let text = error.to_string();
+            let expect = "`sh` failed (exit status: 3):\nline 1\nline 2\nline 3";
+            assert_eq!(text, expect);
+        }
+    }
+
+    #[test]
+    fn a_missing_tool_is_named_with_its_package() {
+        let error = Tool::new("emberd-no-such-tool", "squashfs-tools").output().unwrap_err();
+        assert!(error.to_string().ends_with("`apt-get install squashfs-tools`"), "{error}");
+    }
+
+    #[test]
+    fn the_tail_is_bounded_and_printable() {
+        let noise = format!("{}\n{}\u{1b}[31m", "many\n".repeat(100), "x".repeat(10_000));
+        let mut count = 0;
+        let tail = read_tail(noise.as_bytes(), |_line| count += 1);
+        assert_eq!((count, tail.lines().count()), (101, TAIL_LINES_MAX));
+        assert!(tail.lines().all(|line| line.len() <= LINE_BYTES_MAX));
+        assert!(!tail.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn dropping_a_tool_ends_it() {
+        let mut tool = shell("echo $$; exec sleep 600").start(|_line| {}).unwrap();
+        let mut stdout = tool.take_stdout();
+        let mut first = [0; 1];
+        stdout.read_exact(&mut first).unwrap();
+        let proc = format!("/proc/{}", tool.child.id());
+        assert!(std::path::Path::new(&proc).exists());
+        drop(tool);
+        assert!(!std::path::Path::new(&proc).exists());
+    }
+}

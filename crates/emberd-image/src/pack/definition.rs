@@ -1,0 +1,256 @@
+//! What a language pack is made from: the built-in ones, and `pack.toml` files.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use emberd_proto::PackSpec;
+use emberd_proto::pack::{FILE_PLACEHOLDER, PACK_FILE_BYTES_MAX};
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::Digest;
+use crate::decompress::read_at_most;
+use crate::name::PackName;
+
+/// Name of the file that defines a pack, in a folder of its own.
+const FILE_NAME: &str = "pack.toml";
+/// Largest such file, in bytes (64 KiB).
+const DEFINITION_BYTES_MAX: u64 = 64 << 10;
+/// Most packages a definition names.
+const PACKAGES_MAX: usize = 1000;
+
+const BUILT_IN: [&str; 3] = [
+    include_str!("../../../../rootfs/packs/python/pack.toml"),
+    include_str!("../../../../rootfs/packs/shell/pack.toml"),
+    include_str!("../../../../rootfs/packs/node/pack.toml"),
+];
+
+/// A language pack made from the distribution's packages.
+///
+/// A definition is trusted as a script is: its packages and its snippet run as root of the
+/// root file system under construction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackDefinition {
+    /// The pack's name.
+    pub name: PackName,
+    /// What the pack is, in one line.
+    pub description: String,
+    /// Program and arguments that run the code; `{file}` stands for its file.
+    pub run: Vec<String>,
+    /// Name of the file the code is written to, such as `main.py`.
+    pub file_name: String,
+    /// Environment variables of every exec.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Packages beside the distribution's essential ones.
+    #[serde(default)]
+    pub packages: Vec<String>,
+    /// Shell snippet run inside the root file system once the packages are installed.
+    #[serde(default)]
+    pub customize: Option<String>,
+}
+
+/// Why a pack's definition cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DefinitionError {
+    /// There is no such built-in pack.
+    #[error("no built-in language pack `{0}`; there are {names}, or give the folder of a pack.toml",
+        names = built_in_names())]
+    Unknown(PackName),
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no definition.
+    #[error("{} is no pack definition", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value breaks a rule.
+    #[error("pack `{name}`: {rule}")]
+    Invalid {
+        /// The pack.
+        name: PackName,
+        /// The rule, as a sentence about what must be.
+        rule: &'static str,
+    },
+}
+
+fn built_in_names() -> String {
+    let names: Vec<_> = PackDefinition::built_in_names().map(String::from).collect();
+    names.join(", ")
+}
+
+impl PackDefinition {
+    /// The built-in pack of this name.
+    ///
+    /// # Errors
+    /// [`DefinitionError::Unknown`].
+    pub fn built_in(name: &PackName) -> Result<Self, DefinitionError> {
+        let mut all = Self::all_built_in();
+        all.find(|pack| pack.name == *name).ok_or_else(|| DefinitionError::Unknown(name.clone()))
+    }
+
+    /// Names of the built-in packs.
+    pub fn built_in_names() -> impl Iterator<Item = PackName> {
+        Self::all_built_in().map(|pack| pack.name)
+    }
+
+    fn all_built_in() -> impl Iterator<Item = Self> {
+        BUILT_IN.into_iter().map(|text| toml::from_str(text).expect("tested to parse"))
+    }
+
+    /// Reads `pack.toml` in `folder`, or the file itself.
+    ///
+    /// # Errors
+    /// [`DefinitionError`] when it cannot be read or breaks a rule.
+    pub fn read(folder: &Path) -> Result<Self, DefinitionError> {
+        let path = if folder.is_dir() { folder.join(FILE_NAME) } else { folder.to_owned() };
+        let failed = |source| DefinitionError::Read { path: path.clone(), source };
+        let text = File::open(&path).and_then(|file| read_at_most(file, DEFINITION_BYTES_MAX));
+        let text = text.map_err(failed)?.ok_or_else(|| failed(io::ErrorKind::FileTooLarge.into()));
+        let text = String::from_utf8(text?).map_err(|error| failed(io::Error::other(error)))?;
+        let pack: Self = toml::from_str(&text).map_err(|source| DefinitionError::Parse {
+            path: path.clone(),
+            source: Box::new(source),
+        })?;
+        pack.check()?;
+        Ok(pack)
+    }
+
+    fn check(&self) -> Result<(), DefinitionError> {
+        let fail = |rule| Err(DefinitionError::Invalid { name: self.name.clone(), rule });
+        let valid_package = |package: &String| {
+            let mut bytes = package.bytes();
+            bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
+                && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"+-.:".contains(&byte))
+        };
+        if self.packages.len() > PACKAGES_MAX || !self.packages.iter().all(valid_package) {
+            return fail("packages must be at most 1,000 names of Debian packages");
+        }
+        check_spec(&self.name, &self.spec())
+    }
+
+    /// What the guest agent is told.
+    pub fn spec(&self) -> PackSpec {
+        PackSpec {
+            name: self.name.to_string(),
+            run: self.run.clone(),
+            file_name: self.file_name.clone(),
+            env: self.env.clone(),
+        }
+    }
+
+    /// Digest of everything in it.
+    pub(crate) fn digest(&self) -> Digest {
+        Digest::of(&serde_json::to_vec(self).expect("string keys only"))
+    }
+}
+
+/// Holds what the agent will be told against its own rules.
+pub(crate) fn check_spec(name: &PackName, spec: &PackSpec) -> Result<(), DefinitionError> {
+    let fail = |rule| Err(DefinitionError::Invalid { name: name.clone(), rule });
+    let json = serde_json::to_vec(spec).expect("string keys only");
+    if json.len() as u64 > PACK_FILE_BYTES_MAX {
+        return fail("what the agent is told must fit 64 KiB");
+    }
+    if !spec.run.first().is_some_and(|program| program.starts_with('/')) {
+        return fail("run must start with the absolute path of a program");
+    }
+    if spec.run.iter().filter(|word| *word == FILE_PLACEHOLDER).count() != 1 {
+        return fail("run must have exactly one word `{file}`");
+    }
+    if spec.run.iter().any(|word| word.contains('\0')) {
+        return fail("run must not contain NUL");
+    }
+    let plain = !spec.file_name.is_empty()
+        && !spec.file_name.starts_with('.')
+        && spec.file_name.len() <= 255
+        && !spec.file_name.contains(['/', '\0']);
+    if !plain {
+        return fail("file_name must be a plain file name such as main.py");
+    }
+    let settable = |(name, value): (&String, &String)| {
+        !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
+    };
+    if !spec.env.iter().all(settable) {
+        return fail("env must have names without `=`, and no NUL");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<PackDefinition, DefinitionError> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE_NAME), text).unwrap();
+        PackDefinition::read(dir.path())
+    }
+
+    const GOOD: &str = "name = \"x\"\ndescription = \"\"\nrun = [\"/bin/x\", \"{file}\"]\n\
+        file_name = \"main.x\"\n";
+
+    #[test]
+    fn built_in_packs_hold_their_own_rules() {
+        let names: Vec<_> = PackDefinition::built_in_names().map(String::from).collect();
+        assert_eq!(names, ["python", "shell", "node"]);
+        for pack in PackDefinition::all_built_in() {
+            pack.check().unwrap();
+            assert_eq!(PackDefinition::built_in(&pack.name).unwrap(), pack);
+        }
+        let unknown = PackDefinition::built_in(&"ruby".parse().unwrap()).unwrap_err();
+        assert!(unknown.to_string().contains("python, shell, node"), "{unknown}");
+    }
+
+    #[test]
+    fn least_definition_is_enough() {
+        let pack = read(GOOD).unwrap();
+        assert_eq!(pack.spec().command("/f", &[]), ["/bin/x", "/f"]);
+        assert_eq!((pack.packages.len(), pack.customize), (0, None));
+    }
+
+    #[test]
+    fn every_rule_is_held() {
+        for (from, to) in [
+            ("name = \"x\"", "name = \"../x\""),
+            ("\"/bin/x\"", "\"x\""),
+            ("\"/bin/x\", \"{file}\"", ""),
+            ("\"{file}\"", "\"{file}\", \"{file}\""),
+            ("\"{file}\"", "\"file\""),
+            ("main.x", "../main.x"),
+            ("main.x", ".."),
+            ("main.x", ""),
+            ("main.x\"", "main.x\"\npackages = [\"-o=x\"]"),
+            ("main.x\"", "main.x\"\npackages = [\"a,b\"]"),
+            ("main.x\"", "main.x\"\nextra = 1"),
+            ("main.x\"", "main.x\"\nenv = { \"A=B\" = \"\" }"),
+        ] {
+            assert!(GOOD.contains(from));
+            let text = GOOD.replace(from, to);
+            assert!(read(&text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let absent = PackDefinition::read(dir.path()).unwrap_err();
+        assert!(absent.to_string().contains("pack.toml"), "{absent}");
+        let long = format!("{GOOD}# {}", "x".repeat(DEFINITION_BYTES_MAX as usize));
+        assert!(matches!(read(&long), Err(DefinitionError::Read { .. })));
+        assert!(matches!(read("name = "), Err(DefinitionError::Parse { .. })));
+    }
+}

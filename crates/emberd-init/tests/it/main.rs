@@ -1,0 +1,12 @@
+//! The agent off PID 1, as the host sees it: over its Unix socket.
+
+#[cfg(test)]
+mod connections;
+#[cfg(test)]
+mod execs;
+#[cfg(test)]
+mod guest;
+#[cfg(test)]
+mod process_trees;
+#[cfg(test)]
+mod streams;
