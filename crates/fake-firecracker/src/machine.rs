@@ -118,13 +118,13 @@ impl Machine {
     /// [`Refusal`], answered with status 400.
     pub fn handle(&mut self, call: Call) -> Result<Answer, Refusal> {
         match call {
-            Call::GetInstance => Ok(to_json(&self.instance())),
+            Call::GetInstance => Ok(Some(to_json(&self.instance()))),
             Call::GetVersion => {
                 let version = self.config.version.to_string();
-                Ok(to_json(&json!({ "firecracker_version": version })))
+                Ok(Some(to_json(&json!({ "firecracker_version": version }))))
             }
-            Call::GetConfig => Ok(to_json(&self.resources)),
-            Call::GetMachineConfig => Ok(to_json(&self.resources.machine_config)),
+            Call::GetConfig => Ok(Some(to_json(&self.resources))),
+            Call::GetMachineConfig => Ok(Some(to_json(&self.resources.machine_config))),
             Call::NotImitated(what) => {
                 Err(Refusal::new(format!("fake-firecracker does not imitate {what}")))
             }
@@ -207,6 +207,6 @@ impl Machine {
     }
 }
 
-fn to_json(answer: &impl Serialize) -> Answer {
-    Some(serde_json::to_string(answer).expect("answers are plain data"))
+fn to_json(answer: &impl Serialize) -> String {
+    serde_json::to_string(answer).expect("answers are plain data")
 }

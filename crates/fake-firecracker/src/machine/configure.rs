@@ -152,10 +152,13 @@ impl Machine {
         let Some(drive) = drive else {
             return Err(refusal("Failed perform action on device: Device not found"));
         };
+        if update.path_on_host.is_none() && update.rate_limiter.is_none() {
+            return Err(refusal("Block: Running method expected different backend."));
+        }
         let mut changed = drive.clone();
         changed.path_on_host = update.path_on_host.or(changed.path_on_host);
         changed.rate_limiter = update.rate_limiter.or(changed.rate_limiter);
-        open_drive(&changed).map_err(|reason| refusal(&reason))?;
+        open_drive(&changed).map_err(|reason| refusal(&format!("Block: {reason}")))?;
         *drive = changed;
         Ok(())
     }
@@ -187,7 +190,7 @@ pub(super) fn open_drive(drive: &Drive) -> Result<(), String> {
     })
 }
 
-pub(super) fn vsock_refusal(error: &io::Error) -> Refusal {
+fn vsock_refusal(error: &io::Error) -> Refusal {
     Refusal::new(format!(
         "Vsock config error: Cannot create backend for vsock device: Error binding to the \
          host-side Unix socket: {error}"
