@@ -101,7 +101,8 @@ async fn answer(api: &Api, request: Request<Incoming>) -> Response<Full<Bytes>> 
     match api.config.faults.at(&called) {
         Some(Fault::HangAt(_)) => std::future::pending().await,
         Some(Fault::DieAt(_, code)) => {
-            die(api, *code);
+            Exits::last_words(&api.log, *code);
+            api.exits.now(*code);
             std::future::pending::<()>().await;
         }
         Some(_) => return fault(api, &format!("{called} is refused by fault injection")),
@@ -130,14 +131,6 @@ fn handle(api: &Api, machine: &mut Machine, call: Call) -> Response<Full<Bytes>>
             fault(api, &message)
         }
     }
-}
-
-/// The last words are those Firecracker's signal handlers have for this exit code.
-fn die(api: &Api, code: u8) {
-    if code == 148 {
-        api.log.error("Shutting down VM after intercepting a bad syscall (999).");
-    }
-    api.exits.now(code);
 }
 
 /// Rules below the API: method, header lines, size of the body.

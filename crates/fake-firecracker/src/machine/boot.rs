@@ -8,6 +8,7 @@ use emberd_proto::message::AGENT_PORT;
 use tokio::net::UnixListener;
 
 use super::{Machine, Phase, Refusal};
+use crate::exits::Exits;
 use crate::guest::Guest;
 
 /// Kernel arguments when none are given. reference §2.
@@ -34,6 +35,7 @@ impl Machine {
         }
         self.phase = Phase::Running;
         if let Some(code) = self.config.faults.death_at_boot() {
+            Exits::last_words(&self.log, code);
             self.exits.after_answer(code);
             return Ok(());
         }
