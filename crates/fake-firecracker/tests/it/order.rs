@@ -40,7 +40,7 @@ fn a_started_vm_cannot_be_configured() {
     let vmm = dir.start(&[]);
     vmm.boot();
     let refused = |path: &str, body| {
-        assert_eq!(vmm.put(path, &body).fault_message(), PRE_BOOT_ONLY, "{path}")
+        assert_eq!(vmm.put(path, &body).fault_message(), PRE_BOOT_ONLY, "{path}");
     };
     refused("/actions", json!({ "action_type": "InstanceStart" }));
     refused("/boot-source", json!({ "kernel_image_path": "vmlinux" }));

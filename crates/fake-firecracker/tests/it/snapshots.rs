@@ -98,7 +98,8 @@ fn host_ports_go_on_where_the_snapshot_was_made() {
 
 #[test]
 fn a_failed_load_is_answered_and_then_the_process_ends() {
-    let edits: [(&str, fn(&Dir)); 5] = [
+    type Edit = fn(&Dir);
+    let edits: [(&str, Edit); 5] = [
         ("bitcode error", |dir| fs::write(dir.path("s"), "garbage").unwrap()),
         ("CRC64 validation failed", |dir| {
             let mut state = fs::read(dir.path("s")).unwrap();
