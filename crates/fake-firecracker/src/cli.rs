@@ -1,4 +1,4 @@
-//! The command line: Firecracker's own flags, and four of the double's.
+//! The command line: Firecracker's own flags, and three of the double's.
 //!
 //! `--fake-version`, `--fake-agent` and `--fault` (repeatable) stand beside
 //! `FAKE_FIRECRACKER_VERSION`, `_AGENT` and `_FAULTS`, for callers that clear the
@@ -17,6 +17,8 @@ const BODY_BYTES_MAX: usize = 51_200;
 /// What the process is to do.
 #[derive(Debug)]
 pub enum Command {
+    /// Print the flags.
+    Help,
     /// Print the version.
     Version(Version),
     /// Print the format of the snapshots it writes.
@@ -77,7 +79,7 @@ impl CliError {
     }
 }
 
-const FLAGS_WITH_VALUE: [&str; 16] = [
+const FLAGS_WITH_VALUE: [&str; 17] = [
     "api-sock",
     "config-file",
     "describe-snapshot",
@@ -94,6 +96,7 @@ const FLAGS_WITH_VALUE: [&str; 16] = [
     "parent-cpu-time-us",
     "seccomp-filter",
     "start-time-cpu-us",
+    "start-time-us",
 ];
 const FLAGS_ALONE: [&str; 8] = [
     "boot-timer",
@@ -125,11 +128,16 @@ impl Words {
                 ))
             };
             let name = word.strip_prefix("--").ok_or_else(unexpected)?;
+            let twice =
+                || CliError::Words(format!("The argument '{name}' was provided more than once."));
             if FLAGS_ALONE.contains(&name) {
+                if parsed.has(name) {
+                    return Err(twice());
+                }
                 parsed.alone.push(name.to_owned());
                 continue;
             }
-            if !FLAGS_WITH_VALUE.contains(&name) && !["fault", "start-time-us"].contains(&name) {
+            if !FLAGS_WITH_VALUE.contains(&name) && name != "fault" {
                 return Err(unexpected());
             }
             let value = words.next().filter(|value| !value.starts_with("--"));
@@ -141,9 +149,7 @@ impl Words {
             if name == "fault" {
                 parsed.faults.push(value);
             } else if parsed.values.insert(name.to_owned(), value).is_some() {
-                return Err(CliError::Words(format!(
-                    "The argument '{name}' was provided more than once."
-                )));
+                return Err(twice());
             }
         }
         Ok(parsed)
@@ -172,6 +178,9 @@ impl Command {
         let version = |text: Option<&String>| {
             text.or(from_environment.as_ref()).map_or(VERSION_DEFAULT, |text| text).parse()
         };
+        if words.iter().any(|word| word == "--help" || word == "-h") {
+            return Ok(Self::Help);
+        }
         // `--version` wins over whatever else is wrong on the line.
         if words.iter().any(|word| word == "--version") {
             let named = words.iter().position(|word| word == "--fake-version");
@@ -210,7 +219,7 @@ impl Config {
             faults.add(list)?;
         }
         let level = words.values.get("level").map_or(Ok(Level::Info), |text| {
-            text.parse().map_err(|()| CliError::Level(text.clone()))
+            text.parse().map_err(|_| CliError::Level(text.clone()))
         })?;
         let agent = words.path("fake-agent");
         let agent = agent.or_else(|| environment("FAKE_FIRECRACKER_AGENT").map(PathBuf::from));
@@ -234,6 +243,13 @@ impl Config {
             faults,
         })
     }
+}
+
+/// What `--help` prints.
+pub fn help() -> String {
+    let flags = FLAGS_ALONE.iter().chain(&FLAGS_WITH_VALUE).chain(&["fault"]);
+    let lines: Vec<_> = flags.map(|flag| format!("  --{flag}")).collect();
+    format!("fake-firecracker: a test double of Firecracker\n\n{}", lines.join("\n"))
 }
 
 fn agent_beside_this_binary() -> PathBuf {
@@ -260,6 +276,7 @@ mod tests {
         check_exit_code("--id", 153);
         check_exit_code("--id --no-api", 153);
         check_exit_code("--id a --id b", 153);
+        check_exit_code("--no-seccomp --no-seccomp", 153);
         check_exit_code("--no-api", 153);
         check_exit_code("--no-seccomp --seccomp-filter f", 153);
         check_exit_code("--level Loud", 152);

@@ -1,9 +1,6 @@
 //! `--config-file`: the whole configuration as one JSON object, then the start.
 //! reference §1.2.
 
-use std::fs;
-use std::path::Path;
-
 use serde::Deserialize;
 
 use crate::api::request::Call;
@@ -27,10 +24,8 @@ struct ConfigFile {
 ///
 /// # Errors
 /// What Firecracker says before it ends.
-pub fn apply(path: &Path, machine: &mut Machine) -> Result<(), String> {
-    let text = fs::read(path)
-        .map_err(|error| format!("Unable to open or read from the configuration file: {error}"))?;
-    let file: ConfigFile = serde_json::from_slice(&text)
+pub fn apply(text: &[u8], machine: &mut Machine) -> Result<(), String> {
+    let file: ConfigFile = serde_json::from_slice(text)
         .map_err(|error| format!("Configuration for VMM from one single json failed: {error}"))?;
     let optional = [
         file.logger.map(Call::PutLogger),

@@ -3,6 +3,11 @@
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 
+use crate::log::Log;
+
+/// Exit code of a system call that seccomp does not allow. reference §1.5.
+const EXIT_CODE_BAD_SYSCALL: u8 = 148;
+
 /// Ends the process, at once or after the answer that is under way.
 #[derive(Debug, Clone)]
 pub struct Exits {
@@ -26,6 +31,13 @@ impl Exits {
     /// Ends the process once the answer under way is sent.
     pub fn after_answer(&self, code: u8) {
         self.after_answer.send_replace(Some(code));
+    }
+
+    /// Logs what Firecracker's signal handlers do before they end the process with `code`.
+    pub fn last_words(log: &Log, code: u8) {
+        if code == EXIT_CODE_BAD_SYSCALL {
+            log.error("Shutting down VM after intercepting a bad syscall (999).");
+        }
     }
 
     /// Waits until the process is to end after an answer, and tells its code.

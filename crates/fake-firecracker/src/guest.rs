@@ -78,6 +78,8 @@ impl Guest {
     ) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(KEEPER_WORD).arg(agent).arg("--listen").arg(dir.port(AGENT_PORT));
+        // Programs run in other directories: only here is a relative path of no use.
+        command.arg("--scratch").arg(std::path::absolute(dir.path())?.join("scratch"));
         if let Some(pack) = pack {
             command.arg("--pack").arg(pack);
         }

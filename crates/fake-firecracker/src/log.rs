@@ -7,8 +7,11 @@ use std::str::FromStr;
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Deserialize;
+
 /// How grave a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
 pub enum Level {
     /// Nothing is as grave.
     Off,
@@ -22,18 +25,31 @@ pub enum Level {
     Debug,
 }
 
+/// Why a text is no level.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Invalid LevelFilter")]
+pub struct LevelError;
+
+impl TryFrom<String> for Level {
+    type Error = LevelError;
+
+    fn try_from(text: String) -> Result<Self, LevelError> {
+        text.parse()
+    }
+}
+
 impl FromStr for Level {
-    type Err = ();
+    type Err = LevelError;
 
     /// Any case, and `Warning`, as firecracker's `logger/logging.rs` takes them.
-    fn from_str(text: &str) -> Result<Self, ()> {
+    fn from_str(text: &str) -> Result<Self, LevelError> {
         match text.to_ascii_lowercase().as_str() {
             "off" => Ok(Self::Off),
             "error" => Ok(Self::Error),
             "warn" | "warning" => Ok(Self::Warn),
             "info" => Ok(Self::Info),
             "debug" | "trace" => Ok(Self::Debug),
-            _ => Err(()),
+            _ => Err(LevelError),
         }
     }
 }

@@ -10,7 +10,8 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::api::request::Call;
 use crate::cli::Config;
@@ -25,7 +26,16 @@ mod configure;
 mod snapshots;
 
 /// What a call is answered with: nothing (204) or JSON (200).
-pub type Answer = Option<Value>;
+pub type Answer = Option<String>;
+
+/// `GET /`.
+#[derive(Debug, Serialize)]
+struct Instance<'a> {
+    id: &'a str,
+    state: &'static str,
+    vmm_version: String,
+    app_name: &'static str,
+}
 
 /// Why a call is refused; the text is Firecracker's `fault_message`.
 #[derive(Debug)]
@@ -57,6 +67,8 @@ pub struct Machine {
     exits: Exits,
     phase: Phase,
     resources: Resources,
+    /// The metrics file, if one was named.
+    metrics: Option<File>,
     /// The kernel, open since it was named.
     kernel: Option<File>,
     /// Whether anything was configured that a snapshot would bring along.
@@ -72,6 +84,8 @@ pub struct Machine {
 }
 
 const PRE_BOOT_ONLY: &str = "The requested operation is not supported after starting the microVM.";
+/// Devices come and go on a running VM only with `--enable-pci`.
+const PCI_ONLY: &str = "PCI is not enabled";
 const POST_BOOT_ONLY: &str =
     "The requested operation is not supported before starting the microVM.";
 
@@ -88,6 +102,7 @@ impl Machine {
             exits,
             phase: Phase::NotStarted,
             resources: Resources::default(),
+            metrics: None,
             kernel: None,
             boot_path: false,
             restored: false,
@@ -103,12 +118,13 @@ impl Machine {
     /// [`Refusal`], answered with status 400.
     pub fn handle(&mut self, call: Call) -> Result<Answer, Refusal> {
         match call {
-            Call::GetInstance => Ok(Some(self.instance())),
+            Call::GetInstance => Ok(Some(to_json(&self.instance()))),
             Call::GetVersion => {
-                Ok(Some(json!({ "firecracker_version": self.config.version.to_string() })))
+                let version = self.config.version.to_string();
+                Ok(Some(to_json(&json!({ "firecracker_version": version }))))
             }
-            Call::GetConfig => Ok(Some(json!(self.resources))),
-            Call::GetMachineConfig => Ok(Some(json!(self.resources.machine_config))),
+            Call::GetConfig => Ok(Some(to_json(&self.resources))),
+            Call::GetMachineConfig => Ok(Some(to_json(&self.resources.machine_config))),
             Call::NotImitated(what) => {
                 Err(Refusal::new(format!("fake-firecracker does not imitate {what}")))
             }
@@ -118,33 +134,25 @@ impl Machine {
         }
     }
 
-    fn instance(&self) -> Value {
+    fn instance(&self) -> Instance<'_> {
         let state = match self.phase {
             Phase::NotStarted => "Not started",
             Phase::Running => "Running",
             Phase::Paused => "Paused",
         };
-        json!({
-            "id": self.config.id,
-            "state": state,
-            "vmm_version": self.config.version.to_string(),
-            "app_name": "Firecracker",
-        })
+        let vmm_version = self.config.version.to_string();
+        Instance { id: &self.config.id, state, vmm_version, app_name: "Firecracker" }
     }
 
     fn handle_before_boot(&mut self, call: Call) -> Result<Answer, Refusal> {
         match call {
             Call::PutLogger(logger) => self.put_logger(&logger)?,
-            Call::PutMetrics(metrics) => {
-                let wrong = |error| {
-                    Refusal::new(format!("Metrics error: Unable to initialize metrics: {error}"))
-                };
-                self.open_to_write(&metrics.metrics_path).map_err(wrong)?;
-            }
+            Call::PutMetrics(metrics) => self.put_metrics(&metrics)?,
             Call::PutSerial(_) => {}
             Call::LoadSnapshot(load) => self.load_snapshot(&load)?,
             Call::Start => self.start()?,
             Call::PatchDrive(_)
+            | Call::UnplugDrive
             | Call::FlushMetrics
             | Call::SendCtrlAltDel
             | Call::PatchVm(_)
@@ -162,6 +170,7 @@ impl Machine {
             })?,
             Call::CreateSnapshot(create) => self.create_snapshot(&create)?,
             Call::PatchDrive(update) => self.patch_drive(update)?,
+            Call::UnplugDrive => return Err(Refusal::new(PCI_ONLY)),
             // There are no metrics to flush, and no keyboard driver in the guest to hear it.
             Call::FlushMetrics | Call::SendCtrlAltDel => {}
             _ => return Err(Refusal::new(PRE_BOOT_ONLY)),
@@ -196,4 +205,8 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+fn to_json(answer: &impl Serialize) -> String {
+    serde_json::to_string(answer).expect("answers are plain data")
 }

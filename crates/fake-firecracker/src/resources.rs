@@ -8,23 +8,35 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Everything that survives in a snapshot.
+use crate::log::Level;
+
+/// Everything that survives in a snapshot; in the form of `GET /vm/config`, which names the
+/// devices the double does not imitate too, as absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Resources {
+    balloon: Absent,
     /// Block devices in guest order.
-    #[serde(default)]
     pub drives: Vec<Drive>,
-    /// Kernel, initrd and arguments.
-    pub boot_source: Option<BootSource>,
+    /// Kernel, initrd and arguments; its path is empty before it is given.
+    pub boot_source: BootSource,
+    cpu_config: Absent,
+    logger: Absent,
     /// Processors and memory.
-    #[serde(default)]
     pub machine_config: MachineConfig,
+    metrics: Absent,
+    mmds_config: Absent,
+    network_interfaces: [(); 0],
     /// The guest's socket device.
     pub vsock: Option<Vsock>,
     /// The random number device.
     pub entropy: Option<Entropy>,
+    pmem: [(); 0],
+    memory_hotplug: Absent,
 }
+
+/// Always null.
+type Absent = Option<()>;
 
 /// `PUT /boot-source`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -49,15 +61,15 @@ pub struct MachineConfig {
     /// Two processors to a core.
     #[serde(default)]
     pub smt: bool,
+    /// Deprecated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_template: Option<String>,
     /// Whether snapshots can be differences.
     #[serde(default)]
     pub track_dirty_pages: bool,
     /// Size of the pages behind guest memory.
     #[serde(default)]
     pub huge_pages: HugePages,
-    /// Deprecated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_template: Option<String>,
 }
 
 impl Default for MachineConfig {
@@ -218,7 +230,7 @@ pub struct Logger {
     /// Where to.
     pub log_path: Option<PathBuf>,
     /// How much.
-    pub level: Option<String>,
+    pub level: Option<Level>,
     /// Whether a line names its level.
     pub show_level: Option<bool>,
     /// Accepted and without effect.

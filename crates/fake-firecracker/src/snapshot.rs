@@ -30,8 +30,11 @@ pub enum StateError {
     #[error("Failed to open snapshot file: {0}")]
     Open(#[from] io::Error),
     /// It is not a state file.
-    #[error("Failed to load snapshot state from file: Magic value does not match arch: {0}")]
-    Magic(u64),
+    #[error(
+        "Failed to load snapshot state from file: An error occurred during bitcode \
+         serialization: bitcode error"
+    )]
+    NotState,
     /// Another version wrote it.
     #[error("Failed to load snapshot state from file: Invalid data version: {0}")]
     Format(String),
@@ -63,7 +66,7 @@ pub fn create(
 /// Reads a state file of any format.
 ///
 /// # Errors
-/// [`StateError::Open`] and [`StateError::Magic`].
+/// [`StateError::Open`] and [`StateError::NotState`].
 pub fn format_of(path: &Path) -> Result<String, StateError> {
     split(&fs::read(path)?).map(|(format, _)| format.to_owned())
 }
@@ -83,13 +86,9 @@ pub fn load(path: &Path, format: &str) -> Result<State, StateError> {
 }
 
 fn split(bytes: &[u8]) -> Result<(&str, &[u8]), StateError> {
-    let wrong = || {
-        let first = bytes.first_chunk().map_or(0, |first| u64::from_le_bytes(*first));
-        StateError::Magic(first)
-    };
-    let rest = bytes.strip_prefix(MAGIC).ok_or_else(wrong)?;
-    let line_end = rest.iter().position(|byte| *byte == b'\n').ok_or_else(wrong)?;
+    let rest = bytes.strip_prefix(MAGIC).ok_or(StateError::NotState)?;
+    let line_end = rest.iter().position(|byte| *byte == b'\n').ok_or(StateError::NotState)?;
     let (line, json) = (&rest[..line_end], &rest[line_end + 1..]);
     let format = std::str::from_utf8(line).ok().and_then(|line| line.strip_prefix('v'));
-    format.map(|format| (format, json)).ok_or_else(wrong)
+    format.map(|format| (format, json)).ok_or(StateError::NotState)
 }

@@ -210,6 +210,10 @@ impl Shared {
             let end = LINE_BYTES_MIN.max(length + 1).min(LINE_BYTES_MAX);
             match host.try_read(&mut line[length..end]) {
                 Ok(bytes @ 1..) => length += bytes,
+                // Readiness can be a false alarm, but only before the first byte.
+                Err(error) if length == 0 && error.kind() == io::ErrorKind::WouldBlock => {
+                    host.readable().await.ok()?;
+                }
                 _ => return None,
             }
         }

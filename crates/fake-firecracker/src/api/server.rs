@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::ext::ReasonPhrase;
-use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -91,20 +91,18 @@ async fn answer(api: &Api, request: Request<Incoming>) -> Response<Full<Bytes>> 
     if let Some(reason) = broken_rule(api, &request) {
         return parse_error(&reason);
     }
-    let has_length = request.headers().contains_key(CONTENT_LENGTH);
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let called = format!("{} {path}", head.method);
-    // A body of unknown length counts as none. reference §1.1: always send `Content-Length`.
-    let body =
-        if has_length { body.collect().await.map(Collected::to_bytes) } else { Ok(Bytes::new()) };
+    let body = body.collect().await.map(Collected::to_bytes);
     let Ok(body) = body else { return parse_error("Invalid request.") };
     let mut machine = api.machine.lock().await;
     api.log.info(&format!("The API server received a request: {called}."));
     match api.config.faults.at(&called) {
         Some(Fault::HangAt(_)) => std::future::pending().await,
         Some(Fault::DieAt(_, code)) => {
-            die(api, *code);
+            Exits::last_words(&api.log, *code);
+            api.exits.now(*code);
             std::future::pending::<()>().await;
         }
         Some(_) => return fault(api, &format!("{called} is refused by fault injection")),
@@ -125,7 +123,7 @@ async fn answer(api: &Api, request: Request<Incoming>) -> Response<Full<Bytes>> 
 fn handle(api: &Api, machine: &mut Machine, call: Call) -> Response<Full<Bytes>> {
     match machine.handle(call) {
         Ok(None) => response(StatusCode::NO_CONTENT, Bytes::new()),
-        Ok(Some(json)) => response(StatusCode::OK, json.to_string().into()),
+        Ok(Some(json)) => response(StatusCode::OK, json.into()),
         Err(Refusal { message, fatal }) => {
             if let Some(code) = fatal {
                 api.exits.after_answer(code);
@@ -133,14 +131,6 @@ fn handle(api: &Api, machine: &mut Machine, call: Call) -> Response<Full<Bytes>>
             fault(api, &message)
         }
     }
-}
-
-/// The last words are those Firecracker's signal handlers have for this exit code.
-fn die(api: &Api, code: u8) {
-    if code == 148 {
-        api.log.error("Shutting down VM after intercepting a bad syscall (999).");
-    }
-    api.exits.now(code);
 }
 
 /// Rules below the API: method, header lines, size of the body.
@@ -154,8 +144,11 @@ fn broken_rule(api: &Api, request: &Request<Incoming>) -> Option<String> {
     if request.headers().iter().map(line_bytes).any(|bytes| bytes > HEADER_LINE_BYTES_MAX) {
         return Some("Invalid request.".to_owned());
     }
+    // Chunks are read as the next request. reference §1.1: always send `Content-Length`.
+    let Some(size) = request.body().size_hint().exact() else {
+        return Some("Invalid request.".to_owned());
+    };
     let limit = api.config.body_bytes_max;
-    let size = request.body().size_hint().exact()?;
     (size > limit as u64).then(|| {
         format!(
             "Request payload with size {size} is larger than the limit of {limit} allowed by \

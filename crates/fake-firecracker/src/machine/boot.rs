@@ -8,6 +8,7 @@ use emberd_proto::message::AGENT_PORT;
 use tokio::net::UnixListener;
 
 use super::{Machine, Phase, Refusal};
+use crate::exits::Exits;
 use crate::guest::Guest;
 
 /// Kernel arguments when none are given. reference §2.
@@ -34,6 +35,7 @@ impl Machine {
         }
         self.phase = Phase::Running;
         if let Some(code) = self.config.faults.death_at_boot() {
+            Exits::last_words(&self.log, code);
             self.exits.after_answer(code);
             return Ok(());
         }
@@ -42,9 +44,8 @@ impl Machine {
 
     /// Starts the agent and lets the device serve.
     pub(super) fn run_guest(&mut self) -> io::Result<()> {
-        let boot_args =
-            self.resources.boot_source.as_ref().and_then(|from| from.boot_args.as_ref());
-        let boot_args = boot_args.map_or(BOOT_ARGS_DEFAULT, |args| args.as_str());
+        let boot_args = self.resources.boot_source.boot_args.as_deref();
+        let boot_args = boot_args.unwrap_or(BOOT_ARGS_DEFAULT);
         let pack = self.resources.drives.first().and_then(|drive| drive.path_on_host.as_deref());
         if let Some(vsock) = &mut self.vsock {
             vsock.serve_guest(UnixListener::bind(self.guest_dir.host())?);

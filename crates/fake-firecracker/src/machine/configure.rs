@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::{Answer, Machine, Phase, Refusal};
+use super::{Answer, Machine, PCI_ONLY, Phase, Refusal};
 use crate::api::request::Call;
-use crate::resources::{Drive, DriveUpdate, Logger, MachineConfig, Vsock};
+use crate::resources::{
+    Drive, DriveUpdate, HugePages, IoEngine, Logger, MachineConfig, Metrics, Vsock,
+};
 use crate::vsock::{Device, Settings};
 
 /// Longest kernel command line, in bytes. reference §1.2.
@@ -31,11 +33,11 @@ impl Machine {
                 }
                 if source.boot_args.as_ref().is_some_and(|args| args.len() >= BOOT_ARGS_BYTES_MAX) {
                     let message = "Boot source error: The kernel command line is invalid: \
-                                   inserting string would make command line too long";
+                                   Invalid cmdline capacity provided.";
                     return Err(Refusal::new(message));
                 }
                 self.kernel = Some(kernel);
-                self.resources.boot_source = Some(source);
+                self.resources.boot_source = source;
             }
             Call::PutMachineConfig(config) => self.set_machine_config(config)?,
             Call::PatchMachineConfig(update) => {
@@ -47,7 +49,7 @@ impl Machine {
                     std::fs::remove_file(device.uds_path()).ok();
                 }
                 self.vsock = Some(self.bind(&vsock, 0).map_err(|error| vsock_refusal(&error))?);
-                self.resources.vsock = Some(vsock);
+                self.resources.vsock = Some(Vsock { vsock_id: None, ..vsock });
             }
             Call::PutEntropy(entropy) => self.resources.entropy = Some(entropy),
             _ => unreachable!("every other call is handled before"),
@@ -56,31 +58,41 @@ impl Machine {
     }
 
     pub(super) fn put_logger(&self, logger: &Logger) -> Result<(), Refusal> {
-        if let Some(level) = &logger.level {
-            let wrong = |()| {
-                let message = "An error occurred when deserializing the json body of a request: \
-                               Failed to parse string to level";
-                Refusal::new(message)
-            };
-            self.log.set_level(level.parse().map_err(wrong)?);
+        if let Some(level) = logger.level {
+            self.log.set_level(level);
         }
         if let Some(show) = logger.show_level {
             self.log.set_show_level(show);
         }
         if let Some(path) = &logger.log_path {
-            let wrong = |error| Refusal::new(format!("Logger error: {error}"));
+            let wrong =
+                |error| Refusal::new(format!("Logger error: Failed to open target file: {error}"));
             self.log.send_to(path, self.makes_files()).map_err(wrong)?;
         }
+        Ok(())
+    }
+
+    /// The file is opened, and stays empty.
+    pub(super) fn put_metrics(&mut self, metrics: &Metrics) -> Result<(), Refusal> {
+        let refusal = |reason: &str| {
+            Refusal::new(format!(
+                "Metrics error: Cannot initialize the metrics system due to bad user input: \
+                 {reason}"
+            ))
+        };
+        let path = &metrics.metrics_path;
+        let file = File::options().append(true).create(self.makes_files()).open(path);
+        let file = file.map_err(|error| refusal(&error.to_string()))?;
+        if self.metrics.is_some() {
+            return Err(refusal("Reinitialization of metrics not allowed."));
+        }
+        self.metrics = Some(file);
         Ok(())
     }
 
     /// Log and metrics files are made when absent since 1.14. reference §1.6.
     fn makes_files(&self) -> bool {
         self.config.version.since(1, 14)
-    }
-
-    pub(super) fn open_to_write(&self, path: &Path) -> io::Result<File> {
-        File::options().append(true).create(self.makes_files()).open(path)
     }
 
     fn set_machine_config(&mut self, config: MachineConfig) -> Result<(), Refusal> {
@@ -91,7 +103,8 @@ impl Machine {
                  and must be 1 or an even number if SMT is enabled.",
             ));
         }
-        if config.mem_size_mib == 0 {
+        let is_huge = config.huge_pages != HugePages::None;
+        if config.mem_size_mib == 0 || (is_huge && config.mem_size_mib % 2 == 1) {
             return Err(Refusal::new(
                 "Machine config error: The memory size (MiB) is either 0, or not a multiple of \
                  the configured page size.",
@@ -102,9 +115,9 @@ impl Machine {
     }
 
     /// Before boot a drive is configured; after it, plugged in, which needs PCI.
-    pub(super) fn put_drive(&mut self, drive: Drive) -> Result<Answer, Refusal> {
+    pub(super) fn put_drive(&mut self, mut drive: Drive) -> Result<Answer, Refusal> {
         if self.phase != Phase::NotStarted {
-            return Err(Refusal::new("PCI is not enabled"));
+            return Err(Refusal::new(PCI_ONLY));
         }
         self.boot_path = true;
         let drives = &mut self.resources.drives;
@@ -118,6 +131,7 @@ impl Machine {
                 "Drive config error: Unable to create the virtio block device: {reason}"
             ))
         })?;
+        drive.io_engine.get_or_insert(IoEngine::Sync);
         match known {
             Some(at) => drives[at] = drive,
             None if drive.is_root_device => drives.insert(0, drive),
@@ -138,10 +152,13 @@ impl Machine {
         let Some(drive) = drive else {
             return Err(refusal("Failed perform action on device: Device not found"));
         };
+        if update.path_on_host.is_none() && update.rate_limiter.is_none() {
+            return Err(refusal("Block: Running method expected different backend."));
+        }
         let mut changed = drive.clone();
         changed.path_on_host = update.path_on_host.or(changed.path_on_host);
         changed.rate_limiter = update.rate_limiter.or(changed.rate_limiter);
-        open_drive(&changed).map_err(|reason| refusal(&reason))?;
+        open_drive(&changed).map_err(|reason| refusal(&format!("Block: {reason}")))?;
         *drive = changed;
         Ok(())
     }
@@ -158,8 +175,11 @@ impl Machine {
 }
 
 pub(super) fn open_drive(drive: &Drive) -> Result<(), String> {
+    if drive.socket.is_some() {
+        return Err("fake-firecracker does not imitate vhost-user".to_owned());
+    }
     let Some(path) = &drive.path_on_host else {
-        return Err("Unable to create the block device from: InvalidBlockConfig".to_owned());
+        return Err("Invalid block config.".to_owned());
     };
     let read_only = drive.is_read_only.unwrap_or(false);
     File::options().read(true).write(!read_only).open(path).map(drop).map_err(|error| {
@@ -170,7 +190,7 @@ pub(super) fn open_drive(drive: &Drive) -> Result<(), String> {
     })
 }
 
-pub(super) fn vsock_refusal(error: &io::Error) -> Refusal {
+fn vsock_refusal(error: &io::Error) -> Refusal {
     Refusal::new(format!(
         "Vsock config error: Cannot create backend for vsock device: Error binding to the \
          host-side Unix socket: {error}"

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use super::configure::{open_drive, vsock_refusal};
+use super::configure::open_drive;
 use super::{Machine, Phase, Refusal};
 use crate::resources::{CreateSnapshot, LoadSnapshot, MemoryBackendType, SnapshotType};
 use crate::snapshot::{self, State};
@@ -60,8 +60,12 @@ impl Machine {
         let failed = |reason: String| format!("Failed to restore from snapshot: {reason}");
         let of_state =
             |reason: String| failed(format!("Failed to get snapshot state from file: {reason}"));
-        let of_build =
-            |reason: String| failed(format!("Failed to build microVM from snapshot: {reason}"));
+        let of_device = |reason: &str| {
+            failed(format!(
+                "Failed to build microVM from snapshot: Failed to restore devices: Error \
+                 restoring MMIO devices: {reason}"
+            ))
+        };
         let format = self.config.version.snapshot_format();
         let mut state = snapshot::load(&load.snapshot_path, format)
             .map_err(|error| of_state(error.to_string()))?;
@@ -85,11 +89,12 @@ impl Machine {
             ))
         })?;
         for drive in &state.resources.drives {
-            open_drive(drive).map_err(of_build)?;
+            open_drive(drive).map_err(|reason| of_device(&format!("Block: {reason}")))?;
         }
         if let Some(vsock) = &state.resources.vsock {
             let device = self.bind(vsock, state.host_port_last);
-            let device = device.map_err(|error| of_build(vsock_refusal(&error).message))?;
+            let wrong = "VsockUnixBackend: Error binding to the host-side Unix socket";
+            let device = device.map_err(|error| of_device(&format!("{wrong}: {error}")))?;
             self.vsock = Some(device);
         }
         self.resources = state.resources;
@@ -107,7 +112,9 @@ fn check_memory(path: &Path, mem_size_mib: u32) -> Result<(), String> {
     let memory = File::open(path).and_then(|file| file.metadata());
     let memory = memory.map_err(|error| format!("Failed to load guest memory: {error}"))?;
     if memory.len() < u64::from(mem_size_mib) << 20 {
-        return Err("Failed to restore guest memory: the memory file is too short".to_owned());
+        return Err("Failed to restore guest memory: Total sum of memory regions exceeds \
+                    largest possible file offset"
+            .to_owned());
     }
     Ok(())
 }
