@@ -104,7 +104,7 @@ impl FakeVmm {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
-    fn command(&self, fault: &Fault, pack: &Path) -> Command {
+    fn command(&self, fault: &Fault, dir: &Path, pack: &Path) -> Command {
         let shell = |script: &str| {
             let mut command = command(Path::new("/bin/sh"));
             command.args(["-c", script]);
@@ -116,7 +116,7 @@ impl FakeVmm {
             Fault::NeverReady | Fault::Answer { .. } => shell("echo 'fake guest'; exec sleep inf"),
             Fault::None | Fault::ReadyAfter(_) | Fault::DieAfter(_) => {
                 let mut command = command(&self.agent);
-                command.args(["--listen", SOCKET, "--pack"]).arg(pack);
+                command.arg("--listen").arg(dir.join(SOCKET)).arg("--pack").arg(pack);
                 command
             }
         };
@@ -134,10 +134,9 @@ impl Vmm for FakeVmm {
 
     async fn boot(&self, spec: BootSpec) -> Result<FakeMicroVm, BootError> {
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let pack = std::path::absolute(&spec.rootfs)
-            .map_err(|source| BootError::Prepare { path: spec.rootfs.clone(), source })?;
-        let dir = VmDir::create(&spec.dir)?;
-        let process = VmmProcess::spawn(self.command(&fault, &pack), dir)?;
+        let dir = VmDir::create(&absolute(&spec.dir)?)?;
+        let command = self.command(&fault, dir.path(), &absolute(&spec.rootfs)?);
+        let process = VmmProcess::spawn(command, dir)?;
         match fault {
             Fault::FailBoot => {
                 let reason = process.exited().wait().await;
@@ -148,6 +147,11 @@ impl Vmm for FakeVmm {
         }
         Ok(FakeMicroVm { process, fault, booted: Instant::now() })
     }
+}
+
+/// `path` as it is seen from any directory: the agent runs in the microVM's.
+fn absolute(path: &Path) -> Result<PathBuf, BootError> {
+    std::path::absolute(path).map_err(|source| BootError::Prepare { path: path.into(), source })
 }
 
 /// An agent on the host, dressed as a microVM.
