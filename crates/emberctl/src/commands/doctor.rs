@@ -93,7 +93,7 @@ fn kvm(verdict: KvmVerdict) -> Row {
     if verdict == KvmVerdict::Usable {
         return row("kvm", Verdict::Ok, verdict.to_string());
     }
-    let seen = format!("{verdict}: guests run under software emulation, slower, as isolated");
+    let seen = format!("{verdict}: guests run under software emulation, which is slow");
     let row = row("kvm", Verdict::Warn, seen);
     match verdict.hint() {
         Some(hint) => row.advise(hint),
