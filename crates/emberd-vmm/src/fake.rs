@@ -18,6 +18,10 @@ use crate::{
     BootError, BootSpec, ConnectError, ExitWatch, KillError, MicroVm, Vmm, VmmDescription,
 };
 
+mod offspring;
+
+use offspring::Offspring;
+
 /// Where the agent listens, in the microVM's directory.
 const SOCKET: &str = "agent.sock";
 
@@ -145,7 +149,8 @@ impl Vmm for FakeVmm {
             Fault::DieAfter(delay) => process.kill_after(delay),
             _ => {}
         }
-        Ok(FakeMicroVm { process, fault, booted: Instant::now() })
+        let offspring = Offspring::of(process.process_id());
+        Ok(FakeMicroVm { offspring, process, fault, booted: Instant::now() })
     }
 }
 
@@ -157,6 +162,8 @@ fn absolute(path: &Path) -> Result<PathBuf, BootError> {
 /// An agent on the host, dressed as a microVM.
 #[derive(Debug)]
 pub struct FakeMicroVm {
+    // Dropped while the agent still lives.
+    offspring: Offspring,
     process: VmmProcess,
     fault: Fault,
     booted: Instant,
@@ -224,6 +231,7 @@ impl MicroVm for FakeMicroVm {
     }
 
     async fn kill(self) -> Result<(), KillError> {
+        drop(self.offspring);
         self.process.kill().await
     }
 }

@@ -187,3 +187,171 @@ impl AsyncWrite for MuxStream {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    /// What the channel holds while nobody reads it, in bytes.
+    const CHANNEL_BYTES: usize = 64 << 10;
+
+    /// An agent that sends back whatever a stream brings.
+    async fn echo(channel: DuplexStream) {
+        let mut session = Connection::new(channel.compat(), Config::default(), Mode::Server);
+        while let Some(Ok(stream)) = poll_fn(|context| session.poll_next_inbound(context)).await {
+            tokio::spawn(async move {
+                let (mut reader, mut writer) = tokio::io::split(stream.compat());
+                tokio::io::copy(&mut reader, &mut writer).await.ok();
+            });
+        }
+    }
+
+    fn mux_and_guest() -> (Mux, DuplexStream) {
+        let (host, guest) = duplex(CHANNEL_BYTES);
+        (Mux::over(host), guest)
+    }
+
+    async fn check_echo(stream: &mut MuxStream, bytes: &[u8]) {
+        stream.write_all(bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut answer = vec![0; bytes.len()];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, bytes);
+    }
+
+    #[tokio::test]
+    async fn streams_do_not_mix() {
+        let (mux, guest) = mux_and_guest();
+        tokio::spawn(echo(guest));
+        let mut streams = Vec::new();
+        for _ in 0..50 {
+            streams.push(mux.open().await.unwrap());
+        }
+        for (n, stream) in streams.iter_mut().enumerate() {
+            stream.write_all(n.to_string().as_bytes()).await.unwrap();
+        }
+        for (n, stream) in streams.iter_mut().enumerate() {
+            let mut answer = vec![0; n.to_string().len()];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(answer, n.to_string().as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn stream_carries_more_than_its_window() {
+        let (mux, guest) = mux_and_guest();
+        tokio::spawn(echo(guest));
+        let (mut reader, mut writer) = tokio::io::split(mux.open().await.unwrap());
+        let sent: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
+        let mut received = vec![0; sent.len()];
+        let write = async {
+            writer.write_all(&sent).await.unwrap();
+            writer.flush().await.unwrap();
+        };
+        let ((), read) = tokio::join!(write, reader.read_exact(&mut received));
+        read.unwrap();
+        assert!(received == sent);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_before_the_guest_runs_arrives_when_it_does() {
+        let (mux, guest) = mux_and_guest();
+        let mut stream = mux.open().await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        tokio::spawn(echo(guest));
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"hello");
+    }
+
+    #[tokio::test]
+    async fn streams_beyond_the_limit_wait_for_one_to_end() {
+        let (mux, guest) = mux_and_guest();
+        tokio::spawn(echo(guest));
+        let mut streams = Vec::new();
+        for _ in 0..STREAMS_MAX {
+            let mut stream = mux.open().await.unwrap();
+            check_echo(&mut stream, b"x").await;
+            streams.push(stream);
+        }
+        let mut further = Box::pin(mux.open());
+        assert!(futures::poll!(&mut further).is_pending());
+        streams.pop();
+        check_echo(&mut further.await.unwrap(), b"further").await;
+    }
+
+    #[tokio::test]
+    async fn a_thousand_streams_one_after_the_other_leave_room() {
+        let (mux, guest) = mux_and_guest();
+        tokio::spawn(echo(guest));
+        for _ in 0..1000 {
+            check_echo(&mut mux.open().await.unwrap(), b"x").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn closed_channel_ends_streams_and_refuses_new_ones() {
+        let (mux, guest) = mux_and_guest();
+        let mut stream = mux.open().await.unwrap();
+        drop(guest);
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0);
+        assert!(mux.open().await.is_err());
+        stream.write_all(b"into the void").await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn guest_that_opens_a_stream_loses_its_channel() {
+        let (mux, mut guest) = mux_and_guest();
+        let mut stream = mux.open().await.unwrap();
+        // Window update with SYN for stream 2.
+        guest.write_all(b"\0\x01\0\x01\0\0\0\x02\0\0\0\0").await.unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0);
+        let error = mux.open().await.unwrap_err();
+        let ConnectError::Channel(reason) = error else { panic!("{error}") };
+        assert_eq!(reason.to_string(), "the guest opened a stream");
+    }
+
+    #[tokio::test]
+    async fn hostile_bytes_end_the_channel_and_nothing_else() {
+        let hostile: [&[u8]; 8] = [
+            b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+            b"GET / HTTP/1.1\r\n\r\n",
+            // Data of 4 GiB.
+            b"\0\0\0\0\0\0\0\x01\xff\xff\xff\xff",
+            // Data for a stream that is not there, cut off.
+            b"\0\0\0\0\0\0\0\x63\0\0\0\x10abc",
+            // Stream 1, ours, opened by the guest.
+            b"\0\x01\0\x01\0\0\0\x01\0\0\0\0",
+            // Credit that overflows.
+            b"\0\x01\0\0\0\0\0\x01\xff\xff\xff\xff\0\x01\0\0\0\0\0\x01\xff\xff\xff\xff",
+            // A pong to no ping.
+            b"\0\x02\0\x02\0\0\0\0\x12\x34\x56\x78",
+            // Going away for no reason there is.
+            b"\0\x03\0\0\0\0\0\0\xff\xff\xff\xff",
+        ];
+        for bytes in hostile {
+            let (mux, mut guest) = mux_and_guest();
+            let mut stream = mux.open().await.unwrap();
+            stream.write_all(b"hello").await.unwrap();
+            guest.write_all(bytes).await.unwrap();
+            guest.shutdown().await.unwrap();
+            assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0, "{bytes:?}");
+            drop(stream);
+            assert!(mux.open().await.is_err(), "{bytes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn guest_that_never_reads_blocks_its_streams_only() {
+        let (mux, _guest) = mux_and_guest();
+        let mut stream = mux.open().await.unwrap();
+        let flood = vec![0; 8 << 20];
+        let mut write = Box::pin(stream.write_all(&flood));
+        for _ in 0..100 {
+            assert!(futures::poll!(&mut write).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -83,9 +83,9 @@ async fn kill_that_nobody_awaits_any_more_is_carried_out() {
 }
 
 #[tokio::test]
-async fn children_in_the_process_group_die_too() {
+async fn what_the_agent_started_dies_with_it_even_in_a_session_of_its_own() {
     let world = World::new();
-    let vmm = fake(&world, "sleep inf & echo child $!; wait");
+    let vmm = fake(&world, "setsid sh -c 'sleep inf & echo child $!; wait' & wait");
     let vm = vmm.boot(world.spec("sb_1")).await.unwrap();
     let child = loop {
         let log = console_tail(vm.console_log(), 1);
@@ -100,7 +100,7 @@ async fn children_in_the_process_group_die_too() {
     );
     let pidfd = pidfd.unwrap();
     vm.kill().await.unwrap();
-    // Ends only when the child does: it is not ours to reap.
+    // Returns only when the child has ended: it is not ours to reap.
     let mut polled = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
     assert_eq!(rustix::event::poll(&mut polled, None).unwrap(), 1);
 }
@@ -234,5 +234,20 @@ async fn faults_do_what_they_say() {
             assert_eq!(stream.read(&mut rest).await.unwrap_or(0), 0);
         }
     }
+    assert!(world.vm_dirs().is_empty());
+}
+
+/// Needs the guest agent: `cargo build -p emberd-init`.
+#[tokio::test]
+async fn the_real_agent_is_reached_while_it_starts_and_gone_when_killed() {
+    let world = World::new();
+    let vmm = FakeVmm::beside_current_exe();
+    let vm = vmm.boot(world.spec("sb_1")).await.unwrap();
+    let (process_id, first) = (vm.process_id(), vm.connect(1024).await.unwrap());
+    let second = vm.connect(1024).await.unwrap();
+    assert_eq!(vm.exited().reason(), None);
+    drop((first, second));
+    vm.kill().await.unwrap();
+    assert!(!process_exists(process_id));
     assert!(world.vm_dirs().is_empty());
 }
