@@ -83,7 +83,8 @@ impl Tool {
         mut self,
         on_line: impl FnMut(&str) + Send + 'static,
     ) -> Result<RunningTool, ToolError> {
-        let mut child = self.command.process_group(0).spawn().map_err(|source| self.not_run(source))?;
+        let mut child =
+            self.command.process_group(0).spawn().map_err(|source| self.not_run(source))?;
         let stderr = child.stderr.take().expect("piped");
         let tail = std::thread::spawn(move || read_tail(stderr, on_line));
         Ok(RunningTool { program: self.program, child, tail: Some(tail) })
