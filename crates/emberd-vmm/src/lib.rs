@@ -19,16 +19,24 @@ mod exit;
 pub mod fake;
 pub mod firecracker;
 mod holdings;
+mod host;
 mod log;
+mod orphans;
 mod process;
+mod qemu;
 mod record;
+mod select;
 mod snapshot;
 mod sys;
 mod template;
 
 pub use boot::{BootError, BootSpec, ConnectError, KillError, VmmDescription};
 pub use exit::{ExitReason, ExitWatch};
+pub use host::KvmVerdict;
 pub use log::{LOG_BYTES_MAX, tail as console_tail};
+pub use orphans::{OrphanError, OrphanVmm, Removed, remove_orphans};
+pub use qemu::{AccelChoice, FindQemuError, Qemu, QemuConfig, QemuMicroVm, QemuStream};
+pub use select::{Driver, HostFacts, SelectError, Selection, VmmChoice, select};
 pub use snapshot::{
     PauseError, RestoreError, RestoreSpec, SnapshotError, SnapshotMicroVm, SnapshotVmm,
 };
