@@ -18,7 +18,8 @@ async fn a_guest_boots_runs_code_and_is_gone() {
     let vm = lab.driver(&[]).boot(lab.spec("sb_1")).await.unwrap();
     let mut agent = Agent::connect(&vm).await;
     assert_eq!(agent.run("echo $((6*7)); cat /proc/$PPID/comm").await, "42\nemberd-init\n");
-    assert_eq!(lab.processes_in("sb_1"), [vm.process_id()]);
+    let cwd = std::fs::read_link(format!("/proc/{}/cwd", vm.process_id())).unwrap();
+    assert_eq!(cwd, lab.spec("sb_1").dir);
     let mut exit = vm.exited();
     vm.kill().await.unwrap();
     assert_eq!(exit.wait().await, ExitReason::Signal(9));
