@@ -1,6 +1,6 @@
 //! Which driver runs the microVMs of a host, and why.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::KvmVerdict;
@@ -44,8 +44,8 @@ pub struct HostFacts {
 
 impl HostFacts {
     /// The facts of this host; Firecracker is `given`, or looked for in `dirs`, then `PATH`.
-    pub fn of_this_host(given: Option<PathBuf>, dirs: &[PathBuf], kvm_forced: bool) -> Self {
-        let firecracker = find_binary("firecracker", given.as_deref(), dirs);
+    pub fn of_this_host(given: Option<&Path>, dirs: &[PathBuf], kvm_forced: bool) -> Self {
+        let firecracker = find_binary("firecracker", given, dirs);
         Self { firecracker, kvm: KvmVerdict::of_this_host(), kvm_forced }
     }
 }

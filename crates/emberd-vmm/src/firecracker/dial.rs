@@ -22,10 +22,10 @@ use super::stage::Root;
 /// Longest answer, in bytes: `OK`, a space, ten digits and a line feed, with room to spare.
 const ANSWER_BYTES_MAX: usize = 32;
 
-/// First and longest time one attempt waits for its answer. Attempts made before the guest's
-/// driver is up are never answered, so waiting long for one is waste; but a slow guest needs
-/// its time.
-const ANSWER_WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
+/// First and longest time one attempt waits for its answer. An attempt given up before the
+/// guest's driver is up still reaches the guest later and costs it time, so they get rare;
+/// one made just after a restore may be lost, so the first are short.
+const ANSWER_WAIT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(16));
 
 /// First and longest pause after an attempt that failed at once.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
@@ -162,6 +162,90 @@ fn check(answer: &[u8]) -> Result<(), DialError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::UnixListener;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(30);
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path().into()).unwrap();
+        (dir, root)
+    }
+
+    /// Accepts one connection and answers it with `answer` once it has asked.
+    async fn answer_one(listener: &UnixListener, answer: &[u8]) -> (UnixStream, String) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut asked = [0; 64];
+        let n = stream.read(&mut asked).await.unwrap();
+        stream.write_all(answer).await.unwrap();
+        (stream, String::from_utf8_lossy(&asked[..n]).into_owned())
+    }
+
+    #[tokio::test]
+    async fn the_guests_first_bytes_stay_in_the_stream() {
+        let (_dir, root) = root();
+        let listener = root.bind(VSOCK_SOCKET).unwrap();
+        let (dialled, (_guest, asked)) = tokio::join!(
+            attempt(&root, 1024, LONG),
+            answer_one(&listener, b"OK 1073741824\nhello"),
+        );
+        assert_eq!(asked, "CONNECT 1024\n", "in one write");
+        let mut first = [0; 5];
+        dialled.unwrap().read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"hello");
+    }
+
+    #[tokio::test]
+    async fn an_end_before_the_answer_is_nobody_listening() {
+        for part in [&b""[..], b"OK 10"] {
+            let (_dir, root) = root();
+            let listener = root.bind(VSOCK_SOCKET).unwrap();
+            let turn_away = async { drop(answer_one(&listener, part).await) };
+            let (dialled, ()) = tokio::join!(attempt(&root, 9, LONG), turn_away);
+            assert!(matches!(dialled, Err(DialError::NotListening(9))), "{dialled:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_none() {
+        let (_dir, root) = root();
+        let listener = root.bind(VSOCK_SOCKET).unwrap();
+        let (dialled, _) =
+            tokio::join!(attempt(&root, 9, LONG), answer_one(&listener, &[b'9'; 100]));
+        assert!(matches!(dialled, Err(DialError::Unexpected(text)) if text.len() == 32));
+    }
+
+    #[tokio::test]
+    async fn silence_is_not_waited_for_beyond_its_time() {
+        let (_dir, root) = root();
+        let _listener = root.bind(VSOCK_SOCKET).unwrap();
+        let dialled = attempt(&root, 9, SHORT).await;
+        assert!(matches!(dialled, Err(DialError::TimedOut(wait)) if wait == SHORT));
+    }
+
+    #[tokio::test]
+    async fn a_booting_guest_is_dialled_until_it_answers() {
+        let (_dir, root) = root();
+        let boots = async {
+            let listener = root.bind(VSOCK_SOCKET).unwrap();
+            drop(answer_one(&listener, b"").await);
+            drop(answer_one(&listener, b"").await);
+            answer_one(&listener, b"OK 1073741824\n").await.0
+        };
+        let (dialled, _guest) = tokio::join!(dial(&root, 9, || false), boots);
+        dialled.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_booted_guest_without_a_listener_is_not_dialled_again() {
+        let (_dir, root) = root();
+        let listener = root.bind(VSOCK_SOCKET).unwrap();
+        let turn_away = async { drop(answer_one(&listener, b"").await) };
+        let (dialled, ()) = tokio::join!(dial(&root, 9, || true), turn_away);
+        assert!(matches!(dialled, Err(DialError::NotListening(9))));
+    }
 
     #[test]
     fn only_ok_and_a_number_is_an_answer() {

@@ -59,3 +59,34 @@ impl Drop for Ready {
         self.waiting.abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_dial_tells_and_then_there_is_nothing_to_dial() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path().into()).unwrap();
+        let ready = Ready::listen(&root, 1025, None).unwrap();
+        assert!(!ready.told());
+        let (dialled, ()) = tokio::join!(root.connect("v.sock_1025"), ready.wait());
+        dialled.unwrap();
+        assert!(ready.told());
+        ready.wait().await;
+        while dir.path().join("v.sock_1025").exists() {
+            tokio::task::yield_now().await;
+        }
+        root.connect("v.sock_1025").await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn nobody_listens_for_a_microvm_that_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path().into()).unwrap();
+        drop(Ready::listen(&root, 1025, None).unwrap());
+        while root.connect("v.sock_1025").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+}

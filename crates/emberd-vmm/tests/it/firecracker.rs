@@ -95,7 +95,7 @@ async fn the_configuration_file_boots_without_an_api() {
     let dir = lab.path("by-hand");
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("vm.json"), vmconfig(&lab.spec("x"), true).unwrap()).unwrap();
-    let mut firecracker = std::process::Command::new(lab.double())
+    let mut firecracker = std::process::Command::new(Lab::double())
         .args(["--no-api", "--config-file", "vm.json"])
         .current_dir(&dir)
         .spawn()

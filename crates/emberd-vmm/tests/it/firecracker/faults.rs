@@ -83,7 +83,7 @@ async fn an_api_connection_that_breaks_fails_the_boot() {
 async fn a_vmm_without_an_api_ends_at_its_deadline() {
     let lab = Lab::new();
     let mut config = lab.config(&[]);
-    let answers = r#"case $1 in --version) echo Firecracker v1.16.2;; --snap*) echo v10.0.0;; *) exec sleep inf;; esac"#;
+    let answers = r"case $1 in --version) echo Firecracker v1.16.2;; --snap*) echo v10.0.0;; *) exec sleep inf;; esac";
     let script = format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{answers}\n");
     std::fs::write(config.binary.as_ref().unwrap(), script).unwrap();
     config.call_timeout = Duration::from_millis(50);

@@ -73,7 +73,7 @@ impl Lab {
     }
 
     /// The double, found beside the test.
-    pub fn double(&self) -> PathBuf {
+    pub fn double() -> PathBuf {
         let exe = std::env::current_exe().unwrap();
         let mut beside = exe.ancestors().skip(1).take(2).map(|dir| dir.join("fake-firecracker"));
         beside.find(|path| path.exists()).unwrap_or_else(|| {
@@ -96,7 +96,7 @@ impl Lab {
                 None => (*flag).to_owned(),
             })
             .collect();
-        let double = self.double();
+        let double = Self::double();
         let script = format!(
             "#!/bin/sh\nPATH=/usr/bin:/bin exec {} \"$@\" {}\n",
             double.display(),

@@ -35,7 +35,7 @@ async fn live() {
     let one = async |number: usize| {
         let vm = driver.boot(lab.spec(&format!("sb_{number}"))).await.unwrap();
         assert_eq!(Agent::connect(&vm).await.run("echo ok").await, "ok\n");
-        if number % 2 == 0 { vm.kill().await.unwrap() } else { drop(vm) }
+        if number.is_multiple_of(2) { vm.kill().await.unwrap() } else { drop(vm) }
     };
     // What the runtime opens once is open after the first.
     one(0).await;
