@@ -31,6 +31,9 @@ const LEFT_OUT: [&str; 12] = [
     "path-exclude=/usr/share/zsh/*",
 ];
 
+/// Where mmdebstrap's package keeps the hooks of that name.
+const MERGED_USR_HOOKS: &str = "/usr/share/mmdebstrap/hooks/merged-usr";
+
 /// Removes what differs between two runs or is of no use in a guest; `$1` is the root.
 const CLEAN: &str = r#"rm -rf "$1"/boot/* "$1"/var/cache/apt/* "$1"/var/cache/debconf/* \
 "$1"/var/cache/ldconfig "$1"/var/lib/apt/lists/* "$1"/var/lib/dpkg/*-old "$1"/var/lib/pam \
@@ -100,6 +103,10 @@ impl Distribution {
             "--architectures=amd64".to_owned(),
             format!("--components={}", self.components),
         ];
+        if self.suite == "bookworm" {
+            // Starts with /usr merged instead of merging it with a program that brings Perl.
+            arguments.push(format!("--hook-dir={MERGED_USR_HOOKS}"));
+        }
         if !pack.packages.is_empty() {
             arguments.push(format!("--include={}", pack.packages.join(",")));
         }
