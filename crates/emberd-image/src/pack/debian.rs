@@ -3,6 +3,7 @@
 //! Its bytes depend on the packages alone: file times are cut off at [`EPOCH`], and what
 //! differs from run to run is removed.
 
+use std::path::Path;
 use std::sync::mpsc;
 
 use super::PackDefinition;
@@ -73,15 +74,22 @@ impl Distribution {
         format!("packages of {}", self.suite)
     }
 
-    /// Starts to make the root file system of `pack`.
+    /// Starts to make the root file system of `pack`, as root below `scratch`.
     pub fn root(
         &self,
         pack: &PackDefinition,
+        scratch: &Path,
         events: mpsc::Sender<Event>,
     ) -> Result<RootStream, BuildError> {
-        let tool = Tool::new("mmdebstrap", "mmdebstrap").with(|command| {
+        let root = rustix::process::geteuid().is_root();
+        let tool = Tool::leashed("mmdebstrap", "mmdebstrap", root).with(|command| {
+            if root {
+                // There the next build clears what a killed one leaves. The users an ordinary
+                // user's build maps to cannot get there, so that one stays in /tmp.
+                command.env("TMPDIR", scratch);
+            }
             command.env("SOURCE_DATE_EPOCH", EPOCH.to_string());
-            command.args(self.arguments(pack, rustix::process::geteuid().is_root()))
+            command.args(self.arguments(pack, root))
         });
         let mut tool = tool.start(move |line| {
             // Nobody listens any more only when the build has been given up.
