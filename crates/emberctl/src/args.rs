@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completions, create, exec, image, inspect, rm, run, test};
+use crate::commands::{
+    completions, create, doctor, exec, image, inspect, rm, run, setup, test, vmconfig,
+};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Yellow.on_default().bold())
@@ -61,8 +63,13 @@ pub enum Command {
     /// Build, list and check what guests boot from.
     #[command(subcommand)]
     Image(image::Command),
+    /// Fetch Firecracker or a guest kernel, verified.
+    #[command(subcommand)]
+    Setup(setup::Command),
     /// Find out whether this host can run emberd, and what to do if not.
-    Doctor,
+    Doctor(doctor::Args),
+    /// Print Firecracker's configuration of a guest, to try a host by hand.
+    Vmconfig(vmconfig::Args),
     /// Print the completion script of a shell.
     Completions(completions::Args),
 }

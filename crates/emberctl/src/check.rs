@@ -11,6 +11,8 @@ use crate::output;
 pub enum Verdict {
     /// As it should be.
     Ok,
+    /// Worth knowing, and nobody's fault; or what could not be found out.
+    Info,
     /// Works, less well than it could.
     Warn,
     /// Does not work.
@@ -24,6 +26,7 @@ impl Verdict {
     pub fn word(self) -> String {
         let (word, colour) = match self {
             Self::Ok => ("ok   ", AnsiColor::Green),
+            Self::Info => ("info ", AnsiColor::Cyan),
             Self::Warn => ("warn ", AnsiColor::Yellow),
             Self::Fail => ("FAIL ", AnsiColor::Red),
             Self::Skipped => ("SKIP ", AnsiColor::Yellow),

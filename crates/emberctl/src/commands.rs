@@ -21,7 +21,9 @@ pub mod ls;
 pub mod ping;
 pub mod rm;
 pub mod run;
+pub mod setup;
 pub mod test;
+pub mod vmconfig;
 
 /// Carries out the command of `cli`.
 ///
@@ -40,7 +42,11 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Info => info::run(&client()?, output).await,
         Command::Test(args) => test::run(&client()?, args, output).await,
         Command::Image(command) => image::run(command, &data_dir(cli.data_dir)?, output),
-        Command::Doctor => doctor::run(&client()?, &data_dir(cli.data_dir)?, output).await,
+        Command::Setup(command) => setup::run(command, &data_dir(cli.data_dir)?, output),
+        Command::Doctor(args) => {
+            doctor::run(&client()?, &args, &data_dir(cli.data_dir)?, output).await
+        }
+        Command::Vmconfig(args) => vmconfig::run(args, &data_dir(cli.data_dir)?),
         Command::Completions(args) => completions::run(&args),
     }
 }

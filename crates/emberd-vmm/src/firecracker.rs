@@ -31,7 +31,7 @@ mod stage;
 mod version;
 
 pub use api::ApiError;
-pub use find::{FindError, find_binary};
+pub use find::{FindError, find_binary, needs_interpreter};
 pub use jail::{IdRange, JailChoice, JailConfig};
 pub use machine::{KernelArgsTooLong, vmconfig};
 pub use microvm::FirecrackerVm;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -72,6 +72,31 @@ impl fmt::Display for KvmVerdict {
                 "/dev/kvm opens, but the processor shows neither vmx nor svm"
             }
         })
+    }
+}
+
+/// What KVM said and did when it was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvmTrial {
+    /// Version of its API; every KVM since Linux 2.6.22 says 12.
+    pub api_version: i32,
+    /// How long it took to create an empty machine.
+    pub create_vm: Duration,
+}
+
+impl KvmTrial {
+    /// Creates an empty machine and lets go of it.
+    ///
+    /// # Errors
+    /// The device does not open, or KVM refuses.
+    pub fn run() -> io::Result<Self> {
+        let kvm = std::fs::File::options().read(true).write(true).open(KVM_DEVICE)?;
+        let api_version = sys::kvm_api_version(&kvm)?;
+        let start = Instant::now();
+        let vm = sys::kvm_create_vm(&kvm)?;
+        let create_vm = start.elapsed();
+        drop(vm);
+        Ok(Self { api_version, create_vm })
     }
 }
 

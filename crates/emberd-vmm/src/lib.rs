@@ -33,7 +33,7 @@ mod template;
 
 pub use boot::{BootError, BootSpec, ConnectError, KillError, VmmDescription};
 pub use exit::{ExitReason, ExitWatch};
-pub use host::KvmVerdict;
+pub use host::{KvmTrial, KvmVerdict};
 pub use log::{LOG_BYTES_MAX, tail as console_tail};
 pub use orphans::{OrphanError, OrphanVmm, Removed, remove_orphans};
 pub use qemu::{AccelChoice, FindQemuError, Qemu, QemuConfig, QemuMicroVm, QemuStream};

@@ -1,27 +1,63 @@
 //! `emberctl doctor`: can this host run emberd, and what to do if not.
+//!
+//! Each check is a function from what was read to a row; reading is apart from it. What needs
+//! another user to read, or a file this kernel does not have, is `unknown`, never guessed.
 
-use std::io;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
+use clap::builder::BoolishValueParser;
 use emberd_client::Client;
-use emberd_image::{DataDir, Images};
-use emberd_vmm::KvmVerdict;
+use emberd_image::DataDir;
+use emberd_vmm::firecracker::JailChoice;
+use emberd_vmm::{Driver, HostFacts, KvmVerdict, SelectError, Selection, VmmChoice, select};
 use serde::Serialize;
 
+use super::setup;
 use crate::check::Verdict;
-use crate::output::{self, Output, printable};
+use crate::output::{Output, printable};
 use crate::{exit, report};
 
-/// The VMM, unless `EMBERD_QEMU` names another.
-const QEMU: &str = "qemu-system-x86_64";
-/// Memory of one guest and its VMM, in bytes (320 MiB): the daemon's default for a guest, and
-/// what the VMM needs beside it.
-const GUEST_BYTES: u64 = 320 << 20;
-/// Fewer guests than this in free memory is worth a word.
-const GUESTS_FEW: u64 = 4;
-/// Free space for building images, in bytes (3 GiB): three packs, and the trees they come from.
-const BUILD_BYTES: u64 = 3 << 30;
+mod firecracker;
+mod host;
+mod images;
+mod jail;
+mod qemu;
+
+/// Width of the column that says what was looked at.
+const WHAT_COLUMNS: usize = 16;
+
+/// Arguments of `doctor`; those of the daemon, so that it looks at what the daemon would run.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The VMM: auto, firecracker or qemu.
+    #[arg(long, env = "EMBERD_VMM", value_name = "VMM", default_value = "auto")]
+    vmm: VmmChoice,
+    /// What runs the guests' instructions; `kvm` forces KVM where it seems of no use.
+    #[arg(long, env = "EMBERD_ACCEL", value_name = "ACCEL", default_value = "auto",
+          value_parser = ["auto", "kvm", "tcg"])]
+    accel: String,
+    /// Firecracker's binary.
+    #[arg(long, env = "EMBERD_FIRECRACKER", value_name = "FILE")]
+    firecracker: Option<PathBuf>,
+    /// The jailer's binary; beside Firecracker's if absent.
+    #[arg(long, env = "EMBERD_JAILER", value_name = "FILE")]
+    jailer: Option<PathBuf>,
+    /// Whether microVMs are jailed: auto, on or off.
+    #[arg(long, env = "EMBERD_JAIL", value_name = "WHEN", default_value = "auto")]
+    jail: JailChoice,
+    /// Whether Firecracker runs without its system call filter.
+    #[arg(long, env = "EMBERD_NO_SECCOMP", hide = true, num_args = 0..=1,
+          default_value = "false", default_missing_value = "true",
+          value_parser = BoolishValueParser::new())]
+    no_seccomp: bool,
+    /// QEMU's binary.
+    #[arg(long, env = "EMBERD_QEMU", value_name = "FILE", default_value = "qemu-system-x86_64")]
+    qemu: PathBuf,
+    /// The daemon's directory of per-sandbox state.
+    #[arg(long, env = "EMBERD_RUN_DIR", value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+}
 
 /// One thing looked at.
 #[derive(Debug, Serialize)]
@@ -40,19 +76,41 @@ struct Diagnosis {
     checks: Vec<Row>,
 }
 
+/// A file's text, or in one line why it could not be read.
+type Reading = Result<String, String>;
+
 /// Looks at everything and prints what was seen.
 ///
 /// # Errors
 /// Standard output is closed or full.
-pub async fn run(client: &Client, data_dir: &DataDir, output: Output) -> anyhow::Result<ExitCode> {
-    let checks = vec![
-        qemu(),
-        kvm(KvmVerdict::of_this_host()),
-        images(data_dir),
-        memory(std::fs::read_to_string("/proc/meminfo")),
-        disk(data_dir.path()),
-        daemon(client).await,
-    ];
+pub async fn run(
+    client: &Client,
+    args: &Args,
+    data_dir: &DataDir,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let kvm_forced = args.accel == "kvm";
+    let dirs = [setup::firecracker_dir(data_dir)];
+    let facts = HostFacts::of_this_host(args.firecracker.as_deref(), &dirs, kvm_forced);
+    let selection = select(args.vmm, &facts);
+    let wants_firecracker = match &selection {
+        Ok(selection) => selection.driver != Driver::Qemu,
+        Err(SelectError::NoFirecracker | SelectError::NoKvm(_)) => true,
+    };
+    let mut checks = vec![vmm(&selection, facts.kvm)];
+    let mut is_jailed = false;
+    if wants_firecracker {
+        let (rows, jailed) = firecracker::rows(facts.firecracker.as_deref(), args, client).await;
+        checks.push(host::kvm_for_firecracker(facts.kvm, host::try_kvm(facts.kvm)));
+        checks.extend(rows);
+        is_jailed = jailed;
+    } else {
+        checks.push(qemu::binary(&args.qemu));
+        checks.push(qemu::kvm(facts.kvm, &args.accel));
+    }
+    checks.extend(host::rows(args.run_dir.as_deref(), is_jailed));
+    checks.extend([images::images(data_dir), images::disk(data_dir.path())]);
+    checks.push(daemon(client).await);
     let healthy = checks.iter().all(|row| row.verdict != Verdict::Fail);
     let diagnosis = Diagnosis { healthy, checks };
     output.print(&diagnosis, || diagnosis.checks.iter().map(text).collect())?;
@@ -60,112 +118,85 @@ pub async fn run(client: &Client, data_dir: &DataDir, output: Output) -> anyhow:
 }
 
 fn text(row: &Row) -> String {
-    let advice = row.advice.as_ref().map(|advice| format!("{:16}{}\n", "", printable(advice)));
+    let indent = 6 + WHAT_COLUMNS;
+    let advice = row.advice.as_ref();
+    let advice = advice.map(|advice| format!("{:indent$}{}\n", "", printable(advice)));
     let (word, seen) = (row.verdict.word(), printable(&row.seen));
-    format!("{word} {:<10}{seen}\n{}", row.what, advice.unwrap_or_default())
-}
-
-fn row(what: &'static str, verdict: Verdict, seen: impl Into<String>) -> Row {
-    Row { what, verdict, seen: seen.into(), advice: None }
+    format!("{word} {:<WHAT_COLUMNS$}{seen}\n{}", row.what, advice.unwrap_or_default())
 }
 
 impl Row {
+    fn new(what: &'static str, verdict: Verdict, seen: impl Into<String>) -> Self {
+        Self { what, verdict, seen: seen.into(), advice: None }
+    }
+
+    fn ok(what: &'static str, seen: impl Into<String>) -> Self {
+        Self::new(what, Verdict::Ok, seen)
+    }
+
+    fn info(what: &'static str, seen: impl Into<String>) -> Self {
+        Self::new(what, Verdict::Info, seen)
+    }
+
+    fn warn(what: &'static str, seen: impl Into<String>) -> Self {
+        Self::new(what, Verdict::Warn, seen)
+    }
+
+    fn fail(what: &'static str, seen: impl Into<String>) -> Self {
+        Self::new(what, Verdict::Fail, seen)
+    }
+
+    /// What could not be looked at from here, and why.
+    fn unknown(what: &'static str, why: &str) -> Self {
+        Self::info(what, format!("unknown: {why}"))
+    }
+
     fn advise(self, advice: impl Into<String>) -> Self {
         Self { advice: Some(advice.into()), ..self }
     }
+
+    fn hint(self, hint: Option<&str>) -> Self {
+        Self { advice: hint.map(str::to_owned), ..self }
+    }
 }
 
-fn qemu() -> Row {
-    let binary = std::env::var_os("EMBERD_QEMU").unwrap_or_else(|| QEMU.into());
-    let shown = binary.display();
-    match Command::new(&binary).arg("--version").output() {
-        Ok(output) if output.status.success() => {
-            let version = String::from_utf8_lossy(&output.stdout);
-            row("qemu", Verdict::Ok, version.lines().next().unwrap_or_default())
+/// The text of the file at `path`, without the line break at its end.
+fn read(path: impl AsRef<Path>) -> Reading {
+    let path = path.as_ref();
+    let text = std::fs::read_to_string(path);
+    text.map(|text| text.trim_end().to_owned())
+        .map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Which driver the daemon would take, and why.
+fn vmm(selection: &Result<Selection, SelectError>, kvm: KvmVerdict) -> Row {
+    const WHAT: &str = "vmm";
+    match selection {
+        Err(error) => Row::fail(WHAT, error.to_string()).hint(error.hint()),
+        Ok(Selection { driver: Driver::Firecracker { .. }, reason }) => {
+            Row::ok(WHAT, format!("firecracker: {reason}"))
         }
-        Ok(output) => row("qemu", Verdict::Fail, format!("{shown} --version: {}", output.status)),
-        Err(error) => row("qemu", Verdict::Fail, format!("{shown}: {error}"))
-            .advise("apt-get install qemu-system-x86, or name the binary in EMBERD_QEMU"),
-    }
-}
-
-fn kvm(verdict: KvmVerdict) -> Row {
-    if verdict == KvmVerdict::Usable {
-        return row("kvm", Verdict::Ok, verdict.to_string());
-    }
-    let seen = format!("{verdict}: guests run under software emulation, which is slow");
-    let row = row("kvm", Verdict::Warn, seen);
-    match verdict.hint() {
-        Some(hint) => row.advise(hint),
-        None => row,
-    }
-}
-
-fn images(data_dir: &DataDir) -> Row {
-    match Images::load(data_dir) {
-        Ok(images) => {
-            let packs: Vec<_> = images.packs.keys().map(ToString::to_string).collect();
-            let seen = format!("Linux {}, packs {}", images.kernel.release, packs.join(", "));
-            row("images", Verdict::Ok, seen)
-        }
-        Err(error) => row("images", Verdict::Fail, report::chain(&error))
-            .advise("scripts/serve.sh builds everything that is missing"),
-    }
-}
-
-fn memory(meminfo: io::Result<String>) -> Row {
-    let available = match meminfo.map(|text| available_bytes(&text)) {
-        Ok(Some(available)) => available,
-        Ok(None) => return row("memory", Verdict::Warn, "/proc/meminfo says nothing"),
-        Err(error) => return row("memory", Verdict::Warn, format!("/proc/meminfo: {error}")),
-    };
-    let guests = available / GUEST_BYTES;
-    let seen = format!("{} free, enough for {guests} guests", output::bytes(available));
-    match guests {
-        0 => row("memory", Verdict::Fail, seen).advise("give guests less with --guest-ram-mib"),
-        few if few < GUESTS_FEW => row("memory", Verdict::Warn, seen),
-        _ => row("memory", Verdict::Ok, seen),
-    }
-}
-
-fn available_bytes(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    kib.checked_mul(1 << 10)
-}
-
-/// Free space where `dir` is, or will be.
-fn disk(dir: &Path) -> Row {
-    let Some(existing) = dir.ancestors().find(|ancestor| ancestor.exists()) else {
-        return row("disk", Verdict::Warn, format!("no part of {} exists", dir.display()));
-    };
-    match rustix::fs::statvfs(existing) {
-        Err(error) => row("disk", Verdict::Warn, format!("{}: {error}", existing.display())),
-        Ok(stat) => {
-            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-            let seen = format!("{} free in {}", output::bytes(free), dir.display());
-            if free < BUILD_BYTES {
-                row("disk", Verdict::Warn, seen).advise(format!(
-                    "building images takes up to {}; `emberctl image prune` frees some",
-                    output::bytes(BUILD_BYTES)
-                ))
-            } else {
-                row("disk", Verdict::Ok, seen)
-            }
+        Ok(Selection { driver: Driver::Qemu, reason }) => {
+            let row = Row::ok(WHAT, format!("qemu: {reason}"));
+            // Without KVM it would be of no use; with it, it is what emberd is made for.
+            let could_have_it = kvm == KvmVerdict::Usable;
+            row.hint(could_have_it.then_some("emberctl setup firecracker installs the faster VMM"))
         }
     }
 }
 
 async fn daemon(client: &Client) -> Row {
+    const WHAT: &str = "daemon";
     match client.info().await {
         Ok(info) => {
             let (vmm, reason) = (&info.vmm, &info.vmm.reason);
             let seen =
                 format!("emberd {}, {} on {}: {reason}", info.version, vmm.driver, vmm.accelerator);
-            row("daemon", Verdict::Ok, seen)
+            Row::ok(WHAT, seen)
         }
-        Err(error) => row("daemon", Verdict::Warn, report::chain(&error))
-            .advise("start it with scripts/serve.sh"),
+        Err(error) => {
+            Row::warn(WHAT, report::chain(&error)).advise("start it with scripts/serve.sh")
+        }
     }
 }
 
@@ -174,33 +205,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_judged_by_the_guests_it_holds() {
-        let judge = |kib: u64| memory(Ok(format!("MemTotal: 9 kB\nMemAvailable: {kib} kB\n")));
-        assert_eq!(judge(300 << 10).verdict, Verdict::Fail);
-        assert_eq!(judge(700 << 10).verdict, Verdict::Warn);
-        let rich = judge(8 << 20);
-        assert_eq!(
-            (rich.verdict, rich.seen.as_str()),
-            (Verdict::Ok, "8.0 GiB free, enough for 25 guests")
-        );
-        assert_eq!(memory(Ok("MemAvailable: lots".into())).verdict, Verdict::Warn);
+    fn the_choice_comes_with_its_reason_and_with_what_would_be_better() {
+        let facts = |firecracker: Option<&str>, kvm| HostFacts {
+            firecracker: firecracker.map(PathBuf::from),
+            kvm,
+            kvm_forced: false,
+        };
+        let row = |choice, facts: &HostFacts| vmm(&select(choice, facts), facts.kvm);
+        let none = facts(None, KvmVerdict::Usable);
+        let auto = row(VmmChoice::Auto, &none);
+        assert_eq!((auto.verdict, auto.advice.is_some()), (Verdict::Ok, true));
+        assert_eq!(row(VmmChoice::Firecracker, &none).verdict, Verdict::Fail);
+        let interpreted = facts(Some("/fc"), KvmVerdict::NoHardwareVirtualisation);
+        let auto = row(VmmChoice::Auto, &interpreted);
+        assert_eq!((auto.verdict, auto.advice), (Verdict::Ok, None));
+        assert!(auto.seen.starts_with("qemu: firecracker needs KVM, but"), "{}", auto.seen);
+        let absent = row(VmmChoice::Firecracker, &facts(Some("/fc"), KvmVerdict::Absent));
+        assert_eq!((absent.verdict, absent.advice.is_some()), (Verdict::Fail, true));
     }
 
     #[test]
-    fn kvm_that_is_not_usable_is_no_failure() {
-        use KvmVerdict::{Absent, NoHardwareVirtualisation, NotPermitted, Usable};
-        assert_eq!(kvm(Usable).verdict, Verdict::Ok);
-        for verdict in [Absent, NotPermitted, NoHardwareVirtualisation] {
-            let row = kvm(verdict);
-            assert_eq!(row.verdict, Verdict::Warn);
-            assert!(row.seen.contains("software emulation") && row.advice.is_some(), "{row:?}");
-        }
-    }
-
-    #[test]
-    fn disk_is_judged_where_the_directory_will_be() {
-        let dir = tempfile::tempdir().unwrap();
-        let row = disk(&dir.path().join("not/yet"));
-        assert!(row.seen.contains("free in") && row.seen.ends_with("not/yet"), "{row:?}");
+    fn advice_stands_under_what_was_seen() {
+        let row = Row::warn("swap", "on").advise("swapoff -a");
+        let plain = anstream::adapter::strip_str(&text(&row)).to_string();
+        assert_eq!(plain, "warn  swap            on\n                      swapoff -a\n");
     }
 }

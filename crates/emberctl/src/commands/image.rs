@@ -9,7 +9,7 @@ use crate::output::Output;
 mod build;
 mod check;
 mod ls;
-mod progress;
+pub mod progress;
 mod prune;
 
 /// What to do with images.

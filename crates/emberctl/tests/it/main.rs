@@ -5,6 +5,8 @@ mod arguments;
 #[cfg(test)]
 mod fake_daemon;
 #[cfg(test)]
+mod file_server;
+#[cfg(test)]
 mod host;
 #[cfg(test)]
 mod life;
@@ -12,6 +14,8 @@ mod life;
 mod listing;
 #[cfg(test)]
 mod program;
+#[cfg(test)]
+mod setup;
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};

@@ -82,7 +82,7 @@ fn search(name: &OsStr, mut dirs: impl Iterator<Item = PathBuf>) -> Option<PathB
 
 /// Whether the program at `path` needs a dynamic linker. `false` for what is no 64-bit ELF
 /// file: whoever runs it will say more.
-pub(super) fn needs_interpreter(path: &Path) -> bool {
+pub fn needs_interpreter(path: &Path) -> bool {
     read_needs_interpreter(path).unwrap_or(false)
 }
 

@@ -1,0 +1,161 @@
+//! Whether microVMs would be jailed, and what holds in the jail.
+
+use std::path::Path;
+
+use emberd_vmm::firecracker::{JailChoice, Version, find_binary, needs_interpreter};
+
+use super::firecracker::ask_version;
+use super::{Args, Reading, Row};
+
+/// Cgroup controllers the driver sets limits with.
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+
+/// What decides whether microVMs are jailed; the driver decides alike.
+#[derive(Debug)]
+pub struct JailFacts {
+    choice: JailChoice,
+    is_root: bool,
+    jailer: Option<Result<Version, String>>,
+    firecracker: Option<Version>,
+    /// Whether Firecracker needs libraries, which a jail has not.
+    is_dynamic: bool,
+}
+
+impl JailFacts {
+    /// The facts of this host and user.
+    pub fn read(args: &Args, binary: &Path, firecracker: Option<Version>) -> Self {
+        let binary = binary.canonicalize().unwrap_or_else(|_| binary.to_owned());
+        let beside: Vec<_> = binary.parent().map(Path::to_owned).into_iter().collect();
+        let jailer = find_binary("jailer", args.jailer.as_deref(), &beside);
+        Self {
+            choice: args.jail,
+            is_root: rustix::process::geteuid().is_root(),
+            jailer: jailer.map(|jailer| ask_version(&jailer)),
+            firecracker,
+            is_dynamic: needs_interpreter(&binary),
+        }
+    }
+
+    /// Whether microVMs are jailed.
+    pub fn is_jailed(&self) -> bool {
+        self.choice != JailChoice::Off && self.obstacle().is_none()
+    }
+
+    fn obstacle(&self) -> Option<String> {
+        match (&self.jailer, &self.firecracker) {
+            _ if !self.is_root => Some("this user is not root".to_owned()),
+            (None, _) => Some("no jailer found".to_owned()),
+            (Some(Err(error)), _) => Some(error.clone()),
+            (_, None) => Some("Firecracker's version is not known".to_owned()),
+            (Some(Ok(jailer)), Some(firecracker)) if jailer != firecracker => {
+                Some(format!("the jailer is version {jailer}, Firecracker {firecracker}"))
+            }
+            _ if self.is_dynamic && self.choice == JailChoice::Auto => {
+                Some("Firecracker is linked dynamically: a jail has no libraries".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether microVMs are jailed.
+pub fn jail(facts: &JailFacts) -> Row {
+    const WHAT: &str = "jail";
+    match (facts.choice, facts.obstacle()) {
+        (JailChoice::Off, _) => {
+            Row::warn(WHAT, "switched off: VMMs have no user and no root of their own")
+        }
+        (_, None) => Row::ok(WHAT, "each VMM has a user and a root of its own"),
+        (JailChoice::On, Some(reason)) => Row::fail(WHAT, format!("demanded, but {reason}"))
+            .advise(
+                "run the daemon as root with the jailer of Firecracker's release, or --jail off",
+            ),
+        (JailChoice::Auto, Some(reason)) => {
+            Row::warn(WHAT, format!("none ({reason}): VMMs are the daemon's user"))
+                .advise("run the daemon as root with the jailer of Firecracker's release")
+        }
+    }
+}
+
+/// Whether the jail limits what a VMM takes, by what `cgroup.controllers` lists.
+pub fn cgroups(controllers: &Reading, facts: &JailFacts) -> Row {
+    const WHAT: &str = "cgroups";
+    let (seen, missing) = match controllers {
+        Err(error) => (format!("no version 2 ({error})"), CONTROLLERS.to_vec()),
+        Ok(text) => {
+            let has = |name: &&str| text.split_whitespace().any(|word| word == *name);
+            let missing: Vec<_> = CONTROLLERS.into_iter().filter(|name| !has(name)).collect();
+            (format!("version 2 with {text}"), missing)
+        }
+    };
+    if !facts.is_jailed() {
+        return Row::info(WHAT, format!("{seen}; not used without a jail"));
+    }
+    if missing.is_empty() {
+        return Row::ok(WHAT, seen);
+    }
+    let seen = format!("{seen}; not limited: {}", missing.join(", "));
+    let advice = "boot the host with systemd.unified_cgroup_hierarchy=1";
+    match facts.choice {
+        JailChoice::On => Row::fail(WHAT, seen).advise(advice),
+        JailChoice::Auto | JailChoice::Off => Row::warn(WHAT, seen).advise(advice),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Verdict::{self, Fail, Info, Ok as Good, Warn};
+
+    fn version(text: &str) -> Version {
+        Version::parse(&format!("Firecracker v{text}")).unwrap()
+    }
+
+    fn facts(choice: JailChoice) -> JailFacts {
+        JailFacts {
+            choice,
+            is_root: true,
+            jailer: Some(Ok(version("1.16.2"))),
+            firecracker: Some(version("1.16.2")),
+            is_dynamic: false,
+        }
+    }
+
+    #[track_caller]
+    fn check(edit: impl Fn(&mut JailFacts), auto: Verdict, on: Verdict) {
+        for (choice, expect) in [(JailChoice::Auto, auto), (JailChoice::On, on)] {
+            let mut facts = facts(choice);
+            edit(&mut facts);
+            assert_eq!(jail(&facts).verdict, expect, "{facts:?}");
+            assert_eq!(facts.is_jailed(), expect == Good, "{facts:?}");
+        }
+        let mut off = facts(JailChoice::Off);
+        edit(&mut off);
+        assert_eq!((jail(&off).verdict, off.is_jailed()), (Warn, false));
+    }
+
+    #[test]
+    fn an_obstacle_fails_only_who_demands_a_jail() {
+        check(|_| {}, Good, Good);
+        check(|facts| facts.is_root = false, Warn, Fail);
+        check(|facts| facts.jailer = None, Warn, Fail);
+        check(|facts| facts.jailer = Some(Err("cannot run".into())), Warn, Fail);
+        check(|facts| facts.jailer = Some(Ok(version("1.15.1"))), Warn, Fail);
+        check(|facts| facts.firecracker = None, Warn, Fail);
+        check(|facts| facts.is_dynamic = true, Warn, Good);
+    }
+
+    #[test]
+    fn limits_are_missed_where_there_is_a_jail() {
+        let all = Ok("cpuset cpu io memory pids".to_owned());
+        let some = Ok("cpu memory".to_owned());
+        let none = Err("/sys/x: No such file or directory".to_owned());
+        for (controllers, auto, on) in [(all, Good, Good), (some, Warn, Fail), (none, Warn, Fail)] {
+            assert_eq!(cgroups(&controllers, &facts(JailChoice::Auto)).verdict, auto);
+            assert_eq!(cgroups(&controllers, &facts(JailChoice::On)).verdict, on);
+            assert_eq!(cgroups(&controllers, &facts(JailChoice::Off)).verdict, Info);
+        }
+        let row = cgroups(&Ok("cpu".to_owned()), &facts(JailChoice::Auto));
+        assert_eq!(row.seen, "version 2 with cpu; not limited: memory, pids");
+    }
+}
