@@ -33,8 +33,13 @@ pub struct Args {
     #[arg(long, env = "EMBERD_INITRAMFS", value_name = "FILE")]
     initramfs: Option<PathBuf>,
     /// Words added to the kernel's arguments, apart by spaces.
-    #[arg(long, env = "EMBERD_KERNEL_ARGS", value_name = "WORDS", allow_hyphen_values = true)]
-    kernel_args: Option<String>,
+    #[arg(
+        long = "kernel-args",
+        env = "EMBERD_KERNEL_ARGS",
+        value_name = "WORDS",
+        allow_hyphen_values = true
+    )]
+    words: Option<String>,
 }
 
 /// Prints the configuration.
@@ -48,7 +53,7 @@ pub fn run(args: Args, data_dir: &DataDir) -> anyhow::Result<ExitCode> {
         let hint = format!("build it with `emberctl image build pack {}`", args.pack);
         return Err(Hinted { message, hint }.into());
     };
-    let words = args.kernel_args.iter().flat_map(|words| words.split_whitespace());
+    let words = args.words.iter().flat_map(|words| words.split_whitespace());
     let spec = BootSpec {
         dir: PathBuf::new(),
         kernel: std::path::absolute(args.kernel.unwrap_or(images.kernel.path))?,

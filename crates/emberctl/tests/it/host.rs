@@ -1,6 +1,8 @@
 //! `image` and `doctor`: what a host has to run guests with.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -62,9 +64,52 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
     assert_eq!(check("images")["verdict"], "fail");
     assert!(check("images")["seen"].as_str().unwrap().contains("emberctl image build kernel"));
     assert_eq!(check("daemon")["verdict"], "warn");
-    for what in ["kvm", "memory", "disk"] {
+    for what in ["vmm", "kvm", "memory", "swap", "run directory", "disk"] {
         assert_ne!(check(what)["seen"], "", "{what}");
     }
+}
+
+/// A Firecracker of the release `version`, as far as doctor asks.
+fn firecracker(dir: &Path, version: &str) {
+    for name in ["firecracker", "jailer"] {
+        let script = format!(
+            "#!/bin/sh\ncase $1 in --version) echo Program v{version};; *) echo v10.0.0;; esac\n"
+        );
+        let path = dir.join(name);
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+#[test]
+fn doctor_looks_at_the_driver_that_is_asked_for() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let current = data_dir.path().join("firecracker/current");
+    fs::create_dir_all(&current).unwrap();
+    let diagnose = |vmm: &str, jail: &str| -> Value {
+        let args = ["doctor", "--json", "--vmm", vmm, "--jail", jail, "--data-dir"];
+        let output = emberctl(ADDR_DEAD, &args).arg(data_dir.path()).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let row = |diagnosis: &Value, what: &str| {
+        let mut checks = diagnosis["checks"].as_array().unwrap().iter();
+        checks.find(|check| check["what"] == what).cloned()
+    };
+    firecracker(&current, "1.16.2");
+    let sound = diagnose("firecracker", "off");
+    let release = row(&sound, "firecracker").unwrap();
+    assert_eq!(release["verdict"], "ok", "{release}");
+    assert!(release["seen"].as_str().unwrap().starts_with("1.16.2, "), "{release}");
+    assert_eq!(row(&sound, "snapshots").unwrap()["verdict"], "ok");
+    assert_eq!(row(&sound, "jail").unwrap()["verdict"], "warn");
+    assert_eq!(row(&sound, "cgroups").unwrap()["verdict"], "info");
+    assert_eq!(row(&sound, "qemu"), None);
+    firecracker(&current, "1.15.0");
+    let release = row(&diagnose("firecracker", "auto"), "firecracker").unwrap();
+    assert_eq!(release["verdict"], "fail", "{release}");
+    assert!(release["seen"].as_str().unwrap().contains("CVE-2026-5747"), "{release}");
+    let qemu = diagnose("qemu", "auto");
+    assert!(row(&qemu, "qemu").is_some() && row(&qemu, "firecracker").is_none());
 }
 
 #[test]

@@ -16,6 +16,8 @@ mod listing;
 mod program;
 #[cfg(test)]
 mod setup;
+#[cfg(test)]
+mod vmconfig;
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};

@@ -60,7 +60,7 @@ impl Site {
     }
 
     /// `setup firecracker` from `url`.
-    fn from_url(&self, url: &str) -> Output {
+    fn install_from(&self, url: &str) -> Output {
         let args = ["firecracker", "--url", url, "--sha256", &self.sha256];
         self.command(&args).output().unwrap()
     }
@@ -115,7 +115,7 @@ fn random_text(bytes: usize) -> String {
     std::iter::repeat_with(next).take(bytes).collect()
 }
 
-fn sha256(file: &Path) -> String {
+pub fn sha256(file: &Path) -> String {
     let output = Command::new("sha256sum").arg(file).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     text.split_whitespace().next().unwrap().to_owned()
@@ -125,8 +125,8 @@ fn sha256(file: &Path) -> String {
 fn a_release_is_installed_and_not_fetched_twice() {
     let site = Site::new();
     let server = FileServer::start(&[Answer::File(site.archive.clone())]);
-    site.assert_installed(&site.from_url(&server.url));
-    let again = site.from_url(&server.url);
+    site.assert_installed(&site.install_from(&server.url));
+    let again = site.install_from(&server.url);
     assert!(printed(&again).contains("was there already"), "{}", printed(&again));
     site.assert_installed(&again);
     assert_eq!(server.heads().len(), 1);
@@ -136,9 +136,9 @@ fn a_release_is_installed_and_not_fetched_twice() {
 fn a_damaged_installation_is_mended() {
     let site = Site::new();
     let server = FileServer::start(&[Answer::File(site.archive.clone())]);
-    site.assert_installed(&site.from_url(&server.url));
+    site.assert_installed(&site.install_from(&server.url));
     fs::write(site.data("firecracker/current/jailer"), "#!/bin/sh\n").unwrap();
-    site.assert_installed(&site.from_url(&server.url));
+    site.assert_installed(&site.install_from(&server.url));
     assert_eq!(server.heads().len(), 2);
 }
 
@@ -164,7 +164,7 @@ fn redirects_are_followed() {
     let site = Site::new();
     let file = FileServer::start(&[Answer::File(site.archive.clone())]);
     let front = FileServer::start(&[Answer::Redirect(format!("{}/elsewhere", file.url))]);
-    site.assert_installed(&site.from_url(&front.url));
+    site.assert_installed(&site.install_from(&front.url));
     assert!(file.heads()[0].starts_with("GET /elsewhere "));
 }
 
@@ -175,7 +175,7 @@ fn a_download_that_breaks_goes_on_where_it_was() {
     let third = archive.len() / 3;
     let cut = Answer::CutAfter(archive.clone(), third);
     let server = FileServer::start(&[cut.clone(), cut, Answer::File(archive.clone())]);
-    site.assert_installed(&site.from_url(&server.url));
+    site.assert_installed(&site.install_from(&server.url));
     let heads = server.heads();
     assert!(!heads[0].contains("Range"), "{}", heads[0]);
     assert!(heads[1].contains(&format!("Range: bytes={third}-")), "{}", heads[1]);
@@ -188,10 +188,10 @@ fn an_interrupted_download_is_resumed_by_the_next_run() {
     let half = site.archive.len() / 2;
     let broken = [Answer::CutAfter(site.archive.clone(), half), Answer::NotFound];
     let server = FileServer::start(&broken);
-    site.assert_refused(&site.from_url(&server.url), "404");
+    site.assert_refused(&site.install_from(&server.url), "404");
     assert_eq!(site.downloads().len(), 2, "the part is kept: {:?}", site.downloads());
     let server = FileServer::start(&[Answer::File(site.archive.clone())]);
-    site.assert_installed(&site.from_url(&server.url));
+    site.assert_installed(&site.install_from(&server.url));
     assert!(server.heads()[0].contains(&format!("Range: bytes={half}-")));
 }
 
@@ -201,7 +201,7 @@ fn a_server_that_cannot_continue_begins_anew() {
     let half = site.archive.len() / 2;
     let cut = Answer::CutAfter(site.archive.clone(), half);
     let server = FileServer::start(&[cut, Answer::Whole(site.archive.clone())]);
-    site.assert_installed(&site.from_url(&server.url));
+    site.assert_installed(&site.install_from(&server.url));
     assert_eq!(server.heads().len(), 3);
 }
 
@@ -209,10 +209,10 @@ fn a_server_that_cannot_continue_begins_anew() {
 fn a_file_that_is_always_cut_is_given_up() {
     let site = Site::new();
     let server = FileServer::start(&[Answer::CutAfter(site.archive.clone(), 0)]);
-    site.assert_refused(&site.from_url(&server.url), "cannot download");
+    site.assert_refused(&site.install_from(&server.url), "cannot download");
     assert_eq!(site.downloads(), ["lock"], "an empty part is not kept");
     let server = FileServer::start(&[Answer::CutAfter(site.archive.clone(), 1)]);
-    site.assert_refused(&site.from_url(&server.url), "--from FILE");
+    site.assert_refused(&site.install_from(&server.url), "--from FILE");
     assert_eq!(server.heads().len(), 5, "attempts are limited");
 }
 
@@ -221,7 +221,7 @@ fn a_file_that_ends_early_without_a_word_is_refused() {
     let site = Site::new();
     let half = site.archive.len() / 2;
     let server = FileServer::start(&[Answer::SilentlyCut(site.archive.clone(), half)]);
-    site.assert_refused(&site.from_url(&server.url), "has the SHA-256");
+    site.assert_refused(&site.install_from(&server.url), "has the SHA-256");
     assert_eq!(site.downloads(), ["lock"]);
 }
 
@@ -230,7 +230,7 @@ fn another_file_is_refused_and_removed() {
     let site = Site::new();
     let other = Site::with_members(&[(member("firecracker"), "#!/bin/sh\nrm -rf ~\n".into())]);
     let server = FileServer::start(&[Answer::File(other.archive.clone())]);
-    site.assert_refused(&site.from_url(&server.url), &format!("not {}", site.sha256));
+    site.assert_refused(&site.install_from(&server.url), &format!("not {}", site.sha256));
     assert_eq!(site.downloads(), ["lock"]);
 }
 
@@ -238,12 +238,12 @@ fn another_file_is_refused_and_removed() {
 fn no_file_and_no_server_come_with_a_hint() {
     let site = Site::new();
     let server = FileServer::start(&[Answer::NotFound]);
-    let output = site.from_url(&server.url);
+    let output = site.install_from(&server.url);
     site.assert_refused(&output, "404");
     assert!(complaint(&output).contains("with QEMU emberd works without it"));
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    site.assert_refused(&site.from_url(&format!("http://{port}/x.tgz")), "cannot download");
-    site.assert_refused(&site.from_url("file:///etc/passwd"), "cannot download");
+    site.assert_refused(&site.install_from(&format!("http://{port}/x.tgz")), "cannot download");
+    site.assert_refused(&site.install_from("file:///etc/passwd"), "cannot download");
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn releases_that_must_not_be_used_and_unknown_ones_are_not_fetched() {
 fn a_failed_change_of_release_leaves_the_old_one_in_use() {
     let site = Site::new();
     let server = FileServer::start(&[Answer::File(site.archive.clone()), Answer::NotFound]);
-    site.assert_installed(&site.from_url(&server.url));
+    site.assert_installed(&site.install_from(&server.url));
     let args = ["firecracker", "--version", "1.15.1", "--mirror", &server.url];
     let output = site.command(&args).output().unwrap();
     assert_eq!(output.status.code(), Some(125));

@@ -164,7 +164,7 @@ fn timer(period_us: Reading) -> Row {
     match period_us {
         Ok(period) => {
             let seen = format!(
-                "a guest's shortest period is {period} µs; the timer thread of a guest (kvm-pit) is outside of its cgroup"
+                "shortest period {period} µs; a guest's timer thread, kvm-pit, is not in its cgroup"
             );
             Row::info(WHAT, seen)
         }
@@ -205,6 +205,7 @@ mod tests {
     use super::*;
     use crate::check::Verdict::{self, Fail, Info, Ok as Good, Warn};
 
+    #[expect(clippy::unnecessary_wraps, reason = "a reading that succeeded")]
     fn text(text: &str) -> Reading {
         Ok(text.to_owned())
     }

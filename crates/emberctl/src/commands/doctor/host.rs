@@ -48,8 +48,8 @@ pub fn rows(run_dir: Option<&Path>, is_jailed: bool) -> Vec<Row> {
     vec![
         memory(read("/proc/meminfo")),
         swap(read("/proc/swaps")),
-        ksm(read("/sys/kernel/mm/ksm/run")),
-        smt(read("/sys/devices/system/cpu/smt/active")),
+        ksm(&read("/sys/kernel/mm/ksm/run")),
+        smt(&read("/sys/devices/system/cpu/smt/active")),
         vulnerabilities(read_all(VULNERABILITIES)),
         microcode(read("/proc/cpuinfo")),
         open_files(getrlimit(Resource::Nofile).current),
@@ -93,7 +93,7 @@ pub fn kvm_for_firecracker(verdict: KvmVerdict, trial: Option<io::Result<KvmTria
     const WHAT: &str = "kvm";
     match trial {
         None => {
-            let seen = format!("{verdict}: Firecracker cannot run guests here");
+            let seen = format!("{verdict}: Firecracker runs no stock guest kernel here");
             Row::fail(WHAT, seen).hint(verdict.hint())
         }
         Some(Err(error)) => Row::fail(WHAT, format!("{verdict}, but it creates no VM: {error}"))
@@ -153,20 +153,20 @@ fn swap(swaps: Reading) -> Row {
 }
 
 /// Pages merged between guests tell each what the other holds, by the time a write takes.
-fn ksm(run: Reading) -> Row {
+fn ksm(run: &Reading) -> Row {
     const WHAT: &str = "ksm";
-    match run.as_deref() {
-        Ok("0") => Row::ok(WHAT, "off"),
+    match run {
+        Ok(state) if state == "0" => Row::ok(WHAT, "off"),
         Ok(_) => Row::warn(WHAT, "on: guests can find out what is in each other's memory")
             .advise("echo 0 > /sys/kernel/mm/ksm/run"),
         Err(error) => Row::unknown(WHAT, error),
     }
 }
 
-fn smt(active: Reading) -> Row {
+fn smt(active: &Reading) -> Row {
     const WHAT: &str = "smt";
-    match active.as_deref() {
-        Ok("0") => Row::ok(WHAT, "off"),
+    match active {
+        Ok(state) if state == "0" => Row::ok(WHAT, "off"),
         Ok(_) => Row::info(WHAT, "on: guests share processor cores")
             .advise("where guests must not trust each other, boot the host with nosmt"),
         Err(error) => Row::unknown(WHAT, error),
@@ -284,6 +284,7 @@ mod tests {
     use super::*;
     use crate::check::Verdict::{self, Fail, Info, Ok as Good, Warn};
 
+    #[expect(clippy::unnecessary_wraps, reason = "a reading that succeeded")]
     fn text(text: &str) -> Reading {
         Ok(text.to_owned())
     }
@@ -311,8 +312,8 @@ mod tests {
         for row in [
             memory(unreadable()),
             swap(unreadable()),
-            ksm(unreadable()),
-            smt(unreadable()),
+            ksm(&unreadable()),
+            smt(&unreadable()),
             microcode(unreadable()),
             vulnerabilities(Err("/proc/x: Permission denied".to_owned())),
         ] {
@@ -325,10 +326,10 @@ mod tests {
         check(&swap(text("Filename Type Size Used Priority")), Good, "off");
         let on = swap(text("Filename Type Size\n/dev/sda2 partition 9\n/swapfile file 9"));
         check(&on, Warn, "on (/dev/sda2, /swapfile): guests' memory may be written to it");
-        assert_eq!(ksm(text("0")).verdict, Good);
-        assert_eq!(ksm(text("1")).verdict, Warn);
-        assert_eq!(smt(text("0")).verdict, Good);
-        assert_eq!(smt(text("1")).verdict, Info);
+        assert_eq!(ksm(&text("0")).verdict, Good);
+        assert_eq!(ksm(&text("1")).verdict, Warn);
+        assert_eq!(smt(&text("0")).verdict, Good);
+        assert_eq!(smt(&text("1")).verdict, Info);
     }
 
     #[test]

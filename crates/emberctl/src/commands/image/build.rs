@@ -21,12 +21,12 @@ const AGENT_PATHS: [&str; 2] =
 
 /// Arguments of `image build`.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
     #[command(subcommand)]
     what: Option<What>,
     #[command(flatten)]
-    root: Option<RootArgs>,
+    root: RootArgs,
 }
 
 /// What to build.
@@ -115,14 +115,14 @@ struct PackOptionArgs {
 struct RootArgs {
     /// Make a pack of a root file system: a directory, or a tar archive.
     #[arg(long, required = true, value_name = "DIR|TAR")]
-    from_rootfs: PathBuf,
+    from_rootfs: Option<PathBuf>,
     /// Name of the pack.
     #[arg(long, required = true)]
-    name: PackName,
+    name: Option<PackName>,
     /// Command that runs code, words apart by spaces; `{file}` stands for the code's file and
     /// comes last if it is not named.
     #[arg(long, required = true, value_name = "COMMAND")]
-    run: String,
+    run: Option<String>,
     /// Name of the file the code is written to.
     #[arg(long, default_value = "main")]
     file_name: String,
@@ -186,13 +186,12 @@ fn build(
     data_dir: &DataDir,
     progress: &mut dyn Progress,
 ) -> anyhow::Result<Vec<Built>> {
-    match (args.what, args.root) {
-        (Some(What::Kernel(args)), _) => Ok(vec![kernel(args, data_dir, progress)?]),
-        (Some(What::Initramfs(args)), _) => Ok(vec![initramfs(args, data_dir, progress)?]),
-        (Some(What::Pack(args)), _) => packs(args, data_dir, progress),
-        (Some(What::All(args)), _) => all(args, data_dir, progress),
-        (None, Some(root)) => Ok(vec![from_rootfs(root, data_dir, progress)?]),
-        (None, None) => unreachable!("clap wants one of them"),
+    match args.what {
+        Some(What::Kernel(args)) => Ok(vec![kernel(args, data_dir, progress)?]),
+        Some(What::Initramfs(args)) => Ok(vec![initramfs(args, data_dir, progress)?]),
+        Some(What::Pack(args)) => packs(args, data_dir, progress),
+        Some(What::All(args)) => all(args, data_dir, progress),
+        None => Ok(vec![from_rootfs(args.root, data_dir, progress)?]),
     }
 }
 
@@ -261,11 +260,14 @@ fn from_rootfs(
     data_dir: &DataDir,
     progress: &mut dyn Progress,
 ) -> anyhow::Result<Built> {
+    let (Some(root), Some(name), Some(run)) = (args.from_rootfs, args.name, args.run) else {
+        unreachable!("clap wants all three");
+    };
     let root = RootPack {
-        name: args.name,
+        name,
         description: args.description,
-        root: args.from_rootfs,
-        run: pack::run_words(&args.run),
+        root,
+        run: pack::run_words(&run),
         file_name: args.file_name,
         env: std::collections::BTreeMap::new(),
     };

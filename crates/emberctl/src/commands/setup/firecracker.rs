@@ -59,12 +59,12 @@ pub struct Args {
     source: SourceArgs,
 }
 
-/// A release as it was installed.
+/// SHA-256 of a release's archive and of what was taken out of it.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Release {
-    archive_sha256: Digest,
-    firecracker_sha256: Digest,
-    jailer_sha256: Digest,
+    archive: Digest,
+    firecracker: Digest,
+    jailer: Digest,
 }
 
 fn version(text: &str) -> Result<Version, String> {
@@ -157,18 +157,18 @@ fn unpack(archive: &Path, version: &Version, tree: &Path) -> anyhow::Result<()> 
 }
 
 impl Release {
-    fn read_programs(dir: &Path, archive_sha256: Digest) -> io::Result<Self> {
+    fn read_programs(dir: &Path, archive: Digest) -> io::Result<Self> {
         let digest = |name| Ok::<_, io::Error>(Digest::of_reader(File::open(dir.join(name))?)?.0);
-        let [firecracker_sha256, jailer_sha256] = [digest(PROGRAMS[0])?, digest(PROGRAMS[1])?];
-        Ok(Self { archive_sha256, firecracker_sha256, jailer_sha256 })
+        let [firecracker, jailer] = PROGRAMS;
+        Ok(Self { archive, firecracker: digest(firecracker)?, jailer: digest(jailer)? })
     }
 }
 
 /// Whether `dir` holds what the archive held when it was installed.
-fn is_intact(dir: &Path, archive_sha256: Digest) -> bool {
+fn is_intact(dir: &Path, archive: Digest) -> bool {
     let recorded = fs::read(dir.join(RECORD)).ok();
     let recorded = recorded.and_then(|json| serde_json::from_slice::<Release>(&json).ok());
-    let found = Release::read_programs(dir, archive_sha256).ok();
+    let found = Release::read_programs(dir, archive).ok();
     recorded.is_some() && recorded == found
 }
 
