@@ -197,6 +197,10 @@ mod tests {
         Ok(frames)
     }
 
+    fn prefix(length: usize) -> [u8; LENGTH_BYTES] {
+        u32::try_from(length).unwrap().to_be_bytes()
+    }
+
     fn frame(kind: Kind, payload: &'static [u8]) -> Frame {
         Frame { kind, payload: Bytes::from_static(payload) }
     }
@@ -225,7 +229,7 @@ mod tests {
     #[test]
     fn hostile_length_is_refused_before_anything_is_allocated() {
         let mut decoder = Decoder::default();
-        decoder.buffer().extend_from_slice(&(FRAME_BYTES_MAX as u32 + 1).to_be_bytes());
+        decoder.buffer().extend_from_slice(&prefix(FRAME_BYTES_MAX + 1));
         let capacity_before = decoder.buffer().capacity();
         assert!(matches!(decoder.next_frame(), Err(FrameError::TooLong(67_108_865))));
         assert_eq!(decoder.buffer().capacity(), capacity_before);
@@ -234,7 +238,7 @@ mod tests {
     #[test]
     fn largest_length_allocates_nothing_ahead_of_its_bytes() {
         let mut decoder = Decoder::default();
-        decoder.buffer().extend_from_slice(&(FRAME_BYTES_MAX as u32).to_be_bytes());
+        decoder.buffer().extend_from_slice(&prefix(FRAME_BYTES_MAX));
         decoder.buffer().extend_from_slice(&[Kind::Stdout as u8]);
         assert!(decoder.next_frame().unwrap().is_none());
         assert!(decoder.buffer().capacity() < 1 << 10);
