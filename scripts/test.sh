@@ -60,7 +60,7 @@ tally() { # NAME SED-PROGRAM COMMAND...
 # A test that could not run here printed one line `SKIPPED: why`; cargo counts it as passed.
 cargo_verdicts='
   s/^test result: .* ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored;.*/passed=\1 failed=\2 skipped=\3/p
-  s/^SKIPPED\b.*/skipped=1 passed=-1/p'
+  s/^(test .* \.\.\. )?SKIPPED: .*/skipped=1 passed=-1/p'
 example_verdicts='s/^example .* ok$/passed=1/p; s/^example .* FAILED$/failed=1/p'
 emberctl_verdicts='s/^([0-9]+) ok, ([0-9]+) FAIL, ([0-9]+) SKIP$/passed=\1 failed=\2 skipped=\3/p'
 

@@ -7,10 +7,15 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 
+use rustix::process::{Pid, Signal, kill_process_group};
+
 /// Lines of a tool's standard error kept for its error message.
 const TAIL_LINES_MAX: usize = 20;
 /// Bytes of such a line that are kept.
 const LINE_BYTES_MAX: usize = 400;
+
+/// Exit code of a launcher that did not find the program to run.
+const NOT_FOUND: i32 = 127;
 
 /// Why a tool did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +58,21 @@ pub(crate) struct Tool {
 impl Tool {
     /// `program`, which comes with the Debian package `package`.
     pub fn new(program: &'static str, package: &'static str) -> Self {
-        let mut command = Command::new(program);
+        Self::from_command(program, package, Command::new(program))
+    }
+
+    /// As [`Self::new`], for a program that must not outlive this one; where it may mount, for
+    /// root, in a mount namespace of its own, so that its mounts never outlive it.
+    pub fn leashed(program: &'static str, package: &'static str, mounts: bool) -> Self {
+        let mut command = Command::new(if mounts { "unshare" } else { "setpriv" });
+        if mounts {
+            command.args(["--mount", "setpriv"]);
+        }
+        command.args(["--pdeathsig", "TERM", program]);
+        Self::from_command(program, package, command)
+    }
+
+    fn from_command(program: &'static str, package: &'static str, mut command: Command) -> Self {
         let mut path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
         path.push(":/usr/local/sbin:/usr/sbin:/sbin");
         command.env("PATH", path).env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
@@ -87,7 +106,8 @@ impl Tool {
             self.command.process_group(0).spawn().map_err(|source| self.not_run(source))?;
         let stderr = child.stderr.take().expect("piped");
         let tail = std::thread::spawn(move || read_tail(stderr, on_line));
-        Ok(RunningTool { program: self.program, child, tail: Some(tail) })
+        let (program, package) = (self.program, self.package);
+        Ok(RunningTool { program, package, child, tail: Some(tail) })
     }
 
     fn not_run(&self, source: io::Error) -> ToolError {
@@ -99,10 +119,12 @@ impl Tool {
     }
 }
 
-/// A tool at work. Dropping it kills it and waits for it.
+/// A tool at work. Dropping it kills it with all it started, and waits for it.
 pub(crate) struct RunningTool {
     program: &'static str,
+    package: &'static str,
     child: Child,
+    /// There until the tool has been waited for.
     tail: Option<JoinHandle<String>>,
 }
 
@@ -128,6 +150,9 @@ impl RunningTool {
         if status.success() {
             return Ok(());
         }
+        if status.code() == Some(NOT_FOUND) {
+            return Err(ToolError::NotInstalled { program, package: self.package });
+        }
         let stderr = tail.and_then(Result::ok).unwrap_or_default();
         Err(ToolError::Failed { program, status, stderr })
     }
@@ -135,8 +160,11 @@ impl RunningTool {
 
 impl Drop for RunningTool {
     fn drop(&mut self) {
-        // Both fail only for a child that has been waited for, which is what is wanted.
-        self.child.kill().ok();
+        if self.tail.is_none() {
+            return;
+        }
+        // Fails only for a group that has ended, which is what is wanted.
+        kill_process_group(Pid::from_child(&self.child), Signal::KILL).ok();
         self.child.wait().ok();
     }
 }
@@ -198,8 +226,12 @@ mod tests {
 
     #[test]
     fn a_missing_tool_is_named_with_its_package() {
-        let error = Tool::new("emberd-no-such-tool", "squashfs-tools").output().unwrap_err();
-        assert!(error.to_string().ends_with("`apt-get install squashfs-tools`"), "{error}");
+        let direct = Tool::new("emberd-no-such-tool", "squashfs-tools").output().map(drop);
+        let leashed = Tool::leashed("emberd-no-such-tool", "squashfs-tools", false);
+        let leashed = leashed.start(|_line| {}).and_then(RunningTool::finish);
+        for error in [direct.unwrap_err(), leashed.unwrap_err()] {
+            assert!(error.to_string().ends_with("`apt-get install squashfs-tools`"), "{error}");
+        }
     }
 
     #[test]
@@ -214,13 +246,12 @@ mod tests {
 
     #[test]
     fn dropping_a_tool_ends_it() {
-        let mut tool = shell("echo $$; exec sleep 600").start(|_line| {}).unwrap();
+        let mut tool = shell("sleep 600 & echo started; wait").start(|_line| {}).unwrap();
         let mut stdout = tool.take_stdout();
-        let mut first = [0; 1];
+        let mut first = [0; 8];
         stdout.read_exact(&mut first).unwrap();
-        let proc = format!("/proc/{}", tool.child.id());
-        assert!(std::path::Path::new(&proc).exists());
         drop(tool);
-        assert!(!std::path::Path::new(&proc).exists());
+        // Ends because the background process, which holds the other end, is gone as well.
+        assert_eq!(stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
     }
 }

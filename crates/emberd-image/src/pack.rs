@@ -5,6 +5,7 @@
 //! unpacked on the host: its device nodes and links are entries of an image, no more.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::mpsc;
 
@@ -115,7 +116,12 @@ pub fn build_pack(
         newest: debian::EPOCH,
         stage: "installing packages",
     };
-    build.run(data_dir, options, &|events| distribution.root(pack, events), progress)
+    build.run(
+        data_dir,
+        options,
+        &|scratch, events| distribution.root(pack, scratch, events),
+        progress,
+    )
 }
 
 /// Builds a pack from a root file system, unless it is there, made from the same one.
@@ -144,7 +150,7 @@ pub fn build_pack_from_rootfs(
         newest: surveyed.newest,
         stage: "packing the root file system",
     };
-    build.run(data_dir, options, &|events| pack.stream(events), progress)
+    build.run(data_dir, options, &|_scratch, events| pack.stream(events), progress)
 }
 
 fn spec_json(spec: &PackSpec) -> Vec<u8> {
@@ -171,7 +177,8 @@ struct PackBuild<'a> {
     stage: &'a str,
 }
 
-type OpenRoot<'a> = dyn Fn(mpsc::Sender<Event>) -> Result<RootStream, BuildError> + 'a;
+/// Starts to read or make the root file system; the path is that of a scratch directory.
+type OpenRoot<'a> = dyn Fn(&Path, mpsc::Sender<Event>) -> Result<RootStream, BuildError> + 'a;
 
 impl PackBuild<'_> {
     fn run(
@@ -195,7 +202,7 @@ impl PackBuild<'_> {
         let scratch = store.scratch()?;
         let image = scratch.path().join("rootfs");
         let (sender, receiver) = mpsc::channel();
-        let root = open_root(sender.clone())?;
+        let root = open_root(scratch.path(), sender.clone())?;
         let prelude = self.prelude();
         let events = (sender, receiver);
         squashfs::write(&image, prelude, root, compression, self.newest, events, progress)?;

@@ -86,10 +86,13 @@ impl<'a> Store<'a> {
         self.data_dir
     }
 
-    /// A directory for intermediate files, on the file system of the blobs.
+    /// A directory for intermediate files, on the file system of the blobs. Others may look
+    /// inside: apt downloads as a user of its own.
     pub fn scratch(&self) -> Result<TempDir, StoreError> {
         let scratch = self.data_dir.scratch();
-        tempfile::tempdir_in(&scratch).map_err(StoreError::at(&scratch))
+        let readable = Permissions::from_mode(0o755);
+        let made = tempfile::Builder::new().permissions(readable).tempdir_in(&scratch);
+        made.map_err(StoreError::at(&scratch))
     }
 
     /// The manifest at `path` if it was made from the inputs `key` stands for and all its

@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
+use crate::dial::dial;
 use crate::process::{VmDir, VmmProcess, command};
 use crate::{
     BootError, BootSpec, ConnectError, ExitWatch, KillError, MicroVm, Vmm, VmmDescription,
@@ -24,9 +25,6 @@ use offspring::Offspring;
 
 /// Where the agent listens, in the microVM's directory.
 const SOCKET: &str = "agent.sock";
-
-/// Time between two attempts to reach an agent that does not listen yet.
-const RETRY: Duration = Duration::from_millis(1);
 
 /// How a fake microVM misbehaves.
 #[derive(Debug, Clone, Default)]
@@ -170,7 +168,7 @@ pub struct FakeMicroVm {
 }
 
 impl FakeMicroVm {
-    async fn dial(&self) -> Result<UnixStream, ConnectError> {
+    async fn reach(&self) -> Result<UnixStream, ConnectError> {
         match &self.fault {
             Fault::NeverReady | Fault::PanicBooting => std::future::pending().await,
             Fault::ReadyAfter(delay) => tokio::time::sleep_until(self.booted + *delay).await,
@@ -178,19 +176,8 @@ impl FakeMicroVm {
             _ => {}
         }
         let path = self.process.dir().join(SOCKET);
-        loop {
-            match UnixStream::connect(&path).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) if not_listening_yet(&error) => tokio::time::sleep(RETRY).await,
-                Err(error) => return Err(ConnectError::Channel(error)),
-            }
-        }
+        dial(&path).await.map_err(ConnectError::Channel)
     }
-}
-
-fn not_listening_yet(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound};
-    matches!(error.kind(), NotFound | ConnectionRefused)
 }
 
 /// A stream whose other end answers `bytes` and swallows what it is sent.
@@ -213,7 +200,7 @@ impl MicroVm for FakeMicroVm {
     async fn connect(&self, _port: u32) -> Result<UnixStream, ConnectError> {
         let mut exit = self.process.exited();
         tokio::select! {
-            stream = self.dial() => stream,
+            stream = self.reach() => stream,
             _ = exit.wait() => Err(ConnectError::Closed),
         }
     }

@@ -14,6 +14,7 @@ use std::path::Path;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 mod boot;
+mod dial;
 mod exit;
 #[cfg(feature = "fake")]
 pub mod fake;

@@ -1,9 +1,8 @@
 //! A VMM's process, from spawn until it is reaped and its directory is gone.
 //!
 //! ```text
-//! spawn ─▶ running ─┬─ ends by itself ─▶ reaped by its watch ──┐
-//!                   └─ kill, drop ─────▶ SIGKILL, reaped there ┴▶ ExitWatch tells ─▶ (owner
-//!                                                        drops) ─▶ directory removed
+//! spawn ─▶ running ─┬─ ends by itself ─▶ reaped by its watch ──┬▶ told ─▶ owner drops:
+//!                   └─ kill or drop ───▶ SIGKILL, reaped there ┘         directory removed
 //! ```
 //!
 //! Whoever reaps holds the lock on the [`Child`], which remembers the status: there is one

@@ -6,13 +6,11 @@
 //!                                 └ stdout, stderr ──▶ vm.log (guest console, VMM)
 //! ```
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
-
+use crate::dial::dial;
 use crate::host::{self, KvmVerdict};
 use crate::process::{self, VmDir, VmmProcess};
 use crate::{
@@ -31,9 +29,6 @@ use mux::Mux;
 
 /// Longest wait for QEMU to open its end of the channel; some 40 ms are usual.
 const CHANNEL_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// Time between two looks whether QEMU listens yet.
-const CHANNEL_RETRY: Duration = Duration::from_millis(1);
 
 /// Makes [`QemuMicroVm`]s.
 #[derive(Debug)]
@@ -82,30 +77,17 @@ impl Vmm for Qemu {
         let command = self.command(&spec)?;
         let process = VmmProcess::spawn(command, VmDir::create(&spec.dir)?)?;
         let mut exit = process.exited();
+        // QEMU listens once it has understood its arguments.
+        let path = process.dir().join(arguments::CHANNEL);
         let channel = tokio::select! {
-            channel = tokio::time::timeout(CHANNEL_WAIT_MAX, channel(process.dir())) => channel,
+            channel = tokio::time::timeout(CHANNEL_WAIT_MAX, dial(&path)) => channel,
             reason = exit.wait() => return Err(process.exited_early(reason)),
         };
-        let channel = channel.map_err(|_| BootError::NoChannel { waited: CHANNEL_WAIT_MAX })??;
+        let channel = channel
+            .map_err(|_| BootError::NoChannel { waited: CHANNEL_WAIT_MAX })?
+            .map_err(|source| BootError::Prepare { path, source })?;
         Ok(QemuMicroVm { mux: Mux::over(channel), process })
     }
-}
-
-/// Connects to the socket QEMU listens on once it has understood its arguments.
-async fn channel(dir: &Path) -> Result<UnixStream, BootError> {
-    let path = dir.join(arguments::CHANNEL);
-    loop {
-        match UnixStream::connect(&path).await {
-            Ok(channel) => return Ok(channel),
-            // Nothing tells when a socket starts to listen: look again.
-            Err(error) if not_listening_yet(&error) => tokio::time::sleep(CHANNEL_RETRY).await,
-            Err(source) => return Err(BootError::Prepare { path, source }),
-        }
-    }
-}
-
-fn not_listening_yet(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 /// A microVM in a QEMU process.

@@ -3,6 +3,7 @@
 //! Its bytes depend on the packages alone: file times are cut off at [`EPOCH`], and what
 //! differs from run to run is removed.
 
+use std::path::Path;
 use std::sync::mpsc;
 
 use super::PackDefinition;
@@ -30,6 +31,9 @@ const LEFT_OUT: [&str; 12] = [
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/zsh/*",
 ];
+
+/// Where mmdebstrap's package keeps the hooks of that name.
+const MERGED_USR_HOOKS: &str = "/usr/share/mmdebstrap/hooks/merged-usr";
 
 /// Removes what differs between two runs or is of no use in a guest; `$1` is the root.
 const CLEAN: &str = r#"rm -rf "$1"/boot/* "$1"/var/cache/apt/* "$1"/var/cache/debconf/* \
@@ -70,15 +74,22 @@ impl Distribution {
         format!("packages of {}", self.suite)
     }
 
-    /// Starts to make the root file system of `pack`.
+    /// Starts to make the root file system of `pack`, as root below `scratch`.
     pub fn root(
         &self,
         pack: &PackDefinition,
+        scratch: &Path,
         events: mpsc::Sender<Event>,
     ) -> Result<RootStream, BuildError> {
-        let tool = Tool::new("mmdebstrap", "mmdebstrap").with(|command| {
+        let root = rustix::process::geteuid().is_root();
+        let tool = Tool::leashed("mmdebstrap", "mmdebstrap", root).with(|command| {
+            if root {
+                // There the next build clears what a killed one leaves. The users an ordinary
+                // user's build maps to cannot get there, so that one stays in /tmp.
+                command.env("TMPDIR", scratch);
+            }
             command.env("SOURCE_DATE_EPOCH", EPOCH.to_string());
-            command.args(self.arguments(pack, rustix::process::geteuid().is_root()))
+            command.args(self.arguments(pack, root))
         });
         let mut tool = tool.start(move |line| {
             // Nobody listens any more only when the build has been given up.
@@ -100,6 +111,10 @@ impl Distribution {
             "--architectures=amd64".to_owned(),
             format!("--components={}", self.components),
         ];
+        if self.suite == "bookworm" {
+            // Starts with /usr merged instead of merging it with a program that brings Perl.
+            arguments.push(format!("--hook-dir={MERGED_USR_HOOKS}"));
+        }
         if !pack.packages.is_empty() {
             arguments.push(format!("--include={}", pack.packages.join(",")));
         }

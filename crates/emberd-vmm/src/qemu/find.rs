@@ -184,10 +184,9 @@ mod tests {
     fn reason_is_a_sentence_for_people() {
         let (_, reason) =
             accelerator(AccelChoice::Auto, KvmVerdict::NoHardwareVirtualisation).unwrap();
-        assert_eq!(
-            reason,
-            "software emulation, because /dev/kvm opens, but the processor shows neither vmx nor svm"
-        );
+        let expect = "software emulation, because /dev/kvm opens, but the processor shows neither \
+                      vmx nor svm";
+        assert_eq!(reason, expect);
     }
 
     #[test]
