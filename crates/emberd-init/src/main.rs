@@ -60,6 +60,7 @@ fn be_init() -> Result<Infallible, Box<dyn Error>> {
     agent.cgroups = Cgroups::probe();
     agent.boot_times = Some(BootTimes { init_started_us, serving_us: agent::boot_time_us() });
     agent.owns_machine = true;
+    console::tell_ready();
     Ok(serve::guest(agent, uevents)?)
 }
 
