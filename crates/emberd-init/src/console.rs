@@ -7,6 +7,12 @@ use std::io::Write as _;
 /// Kernel log level "error" in the syntax of `/dev/kmsg`: shown even with `quiet`.
 const LEVEL: &str = "<3>";
 
+/// Says that the guest serves, for people who boot one by hand. Without a console nobody
+/// hears it.
+pub fn tell_ready() {
+    writeln!(std::io::stdout(), "emberd-init: ready").ok();
+}
+
 /// Prints `error` and its causes.
 ///
 /// As PID 1 through the kernel log, which is written out before a reboot can follow;

@@ -8,11 +8,13 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitStatus};
 use std::{mem, ptr};
 
+use emberd_proto::renewal::ENTROPY_BYTES_MAX;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Makes the child of `command` the leader of its own session and process group, and a
@@ -102,13 +104,60 @@ pub fn bring_loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the runtime tell when `fd` becomes readable.
+/// Argument of `RNDADDENTROPY` (random(4)), with room for all the entropy there can be.
+#[repr(C)]
+struct RandPoolInfo {
+    entropy_bits: libc::c_int,
+    buffer_bytes: libc::c_int,
+    buffer: [u8; ENTROPY_BYTES_MAX],
+}
+
+mod random_device {
+    use nix::libc::c_int;
+
+    // The request's number is made from the size of its argument without the buffer.
+    nix::ioctl_write_ptr_bad!(
+        /// Mixes bytes into the kernel's random pool and counts them as random.
+        add_entropy,
+        nix::request_code_write!(b'R', 0x03, size_of::<[c_int; 2]>()),
+        super::RandPoolInfo
+    );
+    nix::ioctl_none!(
+        /// Makes the kernel's random generator take its key from the pool anew.
+        reseed,
+        b'R',
+        0x07
+    );
+}
+
+/// Makes the kernel's random generator draw on `entropy` from the next byte on.
+///
+/// # Errors
+/// Without `CAP_SYS_ADMIN`, and on kernels before 4.14, which cannot be told to reseed.
+///
+/// # Panics
+/// When there is more than [`ENTROPY_BYTES_MAX`] bytes of it.
+pub fn reseed_random(entropy: &[u8]) -> io::Result<()> {
+    let device = File::open("/dev/urandom")?;
+    let mut buffer = [0; ENTROPY_BYTES_MAX];
+    buffer[..entropy.len()].copy_from_slice(entropy);
+    let length = libc::c_int::try_from(entropy.len()).expect("bounded by the buffer");
+    let info = RandPoolInfo { entropy_bits: length * 8, buffer_bytes: length, buffer };
+    // SAFETY: the kernel reads `info` and, as it says, no more of its buffer than there is;
+    // the second request has no argument.
+    unsafe {
+        random_device::add_entropy(device.as_raw_fd(), &raw const info)?;
+        random_device::reseed(device.as_raw_fd())?;
+    }
+    Ok(())
+}
+
+/// Lets the runtime tell when `fd` becomes what `interest` says.
 ///
 /// # Errors
 /// When `fd` is of a kind that cannot be polled.
-pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` stays the same open descriptor until it is dropped, and
     // `AsyncFd` only lends it.
-    unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) }
-        .map_err(io::Error::from)
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
