@@ -5,6 +5,7 @@
 //! blobs/sha256-<hex>.<kind>                          artifacts, mode 0444, named by manifests
 //! tmp/                                               builds under way
 //! lock                                               held while something is built
+//! firecracker/  downloads/                           not of this crate: `emberctl setup`
 //! ```
 
 use std::env;

@@ -10,8 +10,15 @@ const COMMENT_LINES_MAX: usize = 8;
 /// between fork and exec.
 const UNSAFE_ALLOWED: [&str; 2] = ["crates/emberd-init/src/sys.rs", "crates/emberd-vmm/src/sys.rs"];
 
-/// The only places that name a concrete driver: the driver's own crate and the daemon's main.
-const DRIVERS_ALLOWED: [&str; 2] = ["crates/emberd-vmm/", "crates/emberd/src/main.rs"];
+/// The only places that name a concrete driver: the driver's own crate, the daemon's main, and
+/// the commands that install a VMM and find out whether a host can run it.
+const DRIVERS_ALLOWED: [&str; 5] = [
+    "crates/emberd-vmm/",
+    "crates/emberd/src/main.rs",
+    "crates/emberctl/src/commands/doctor",
+    "crates/emberctl/src/commands/setup",
+    "crates/emberctl/src/commands/vmconfig.rs",
+];
 
 /// Words that name nothing (design: "Not used").
 const EMPTY_WORDS: [&str; 7] =
