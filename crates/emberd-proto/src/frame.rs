@@ -39,8 +39,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 5] =
-        [Self::Control, Self::Stdin, Self::StdinEnd, Self::Stdout, Self::Stderr];
+    const ALL: [Self; 5] = [Self::Control, Self::Stdin, Self::StdinEnd, Self::Stdout, Self::Stderr];
 
     fn from_byte(byte: u8) -> Result<Self, FrameError> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte).ok_or(FrameError::UnknownKind(byte))
@@ -276,10 +275,14 @@ mod tests {
         proptest::sample::select(Kind::ALL.to_vec())
     }
 
+    fn any_bytes(bytes_max: usize) -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 0..bytes_max)
+    }
+
     proptest! {
         #[test]
         fn any_frames_round_trip(
-            frames in prop::collection::vec((any_kind(), prop::collection::vec(any::<u8>(), 0..300)), 0..8),
+            frames in prop::collection::vec((any_kind(), any_bytes(300)), 0..8),
             chunk_bytes in 1_usize..64,
         ) {
             let mut stream = BytesMut::new();
@@ -295,8 +298,8 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_never_panic(stream in prop::collection::vec(any::<u8>(), 0..512), chunk in 1_usize..32) {
-            let _outcome = decode(&stream, chunk);
+        fn any_stream_never_panics(stream in any_bytes(512), chunk_bytes in 1_usize..32) {
+            let _outcome = decode(&stream, chunk_bytes);
         }
     }
 }

@@ -13,7 +13,16 @@ use daemon::Daemon;
 use emberd_api::ExecBody;
 use emberd_proto::ExecSpec;
 
+/// Time limit of every exec here, in milliseconds: far above what an emulated guest on a
+/// busy host needs, so that a story fails for what it tells and not for being told slowly.
+const TIMEOUT_MS: u64 = 300_000;
+
+/// `code` with no arguments.
+fn spec(code: impl Into<String>) -> ExecSpec {
+    ExecSpec { timeout_ms: TIMEOUT_MS, ..ExecSpec::new(code) }
+}
+
 /// An exec body of `code` alone.
 fn code(code: impl Into<String>) -> ExecBody {
-    ExecBody { spec: ExecSpec::new(code), stdin: None, stdin_base64: None }
+    ExecBody { spec: spec(code), stdin: None, stdin_base64: None }
 }

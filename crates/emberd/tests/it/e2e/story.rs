@@ -7,7 +7,7 @@ use emberd_api::{ExecBody, SandboxState};
 use emberd_proto::ExecSpec;
 
 use super::daemon::{is_running, left_in, refusal};
-use super::{Daemon, code};
+use super::{Daemon, code, spec};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_sandbox_from_creation_to_deletion() {
@@ -70,7 +70,7 @@ async fn programs_end_as_they_end_anywhere(daemon: &Daemon, id: &str) {
         print('started', flush=True)\n\
         time.sleep(1000)";
     let spec = ExecSpec { timeout_ms: 5_000, ..ExecSpec::new(sleeper) };
-    let body = ExecBody { spec, stdin: None, stdin_base64: None };
+    let body = ExecBody { spec, ..code("") };
     let outcome = daemon.exec(id, &body).await;
     assert!(outcome.exit.timed_out);
     assert_eq!((outcome.exit.exit_code, outcome.stdout.as_str()), (-1, "started\n"));
@@ -96,7 +96,7 @@ async fn surroundings_are_as_asked(daemon: &Daemon, id: &str) {
         args: vec!["a b".into(), "é".into()],
         env: [("COLOUR".into(), "red".into())].into(),
         cwd: Some("/usr".into()),
-        ..ExecSpec::new(show)
+        ..spec(show)
     };
     let outcome =
         daemon.exec(id, &ExecBody { spec, stdin: Some("in\n".into()), stdin_base64: None }).await;
@@ -117,7 +117,7 @@ async fn bytes_survive(daemon: &Daemon, id: &str) {
     let long = format!("x = '{}'\nprint(len(x))", "x".repeat(900 << 10));
     assert_eq!(daemon.output(id, &long).await, "921600\n");
 
-    let count = ExecSpec::new("import sys\nprint(len(sys.stdin.buffer.read()))");
+    let count = spec("import sys\nprint(len(sys.stdin.buffer.read()))");
     let stdin = Some("x".repeat(4 << 20));
     let outcome = daemon.exec(id, &ExecBody { spec: count, stdin, stdin_base64: None }).await;
     assert_eq!(outcome.stdout, "4194304\n");
@@ -127,14 +127,14 @@ async fn execs_share_files_and_run_at_once(daemon: &Daemon, id: &str) {
     daemon.output(id, "open('state', 'w').write('kept')").await;
     assert_eq!(daemon.output(id, "print(open('state').read())").await, "kept\n");
 
-    // Sixteen programs that each wait until all sixteen have started.
+    // Eight programs that each wait until all eight have started.
     let meet = |n: usize| {
         format!(
             "import glob, time\nopen('/tmp/meet-{n}', 'w')\n\
-             while len(glob.glob('/tmp/meet-*')) < 16: time.sleep(0.05)\nprint({n})"
+             while len(glob.glob('/tmp/meet-*')) < 8: time.sleep(0.05)\nprint({n})"
         )
     };
-    let all = (0..16).map(|n| async move { daemon.output(id, &meet(n)).await });
+    let all = (0..8).map(|n| async move { daemon.output(id, &meet(n)).await });
     let outputs = futures::future::join_all(all).await;
-    assert_eq!(outputs, (0..16).map(|n| format!("{n}\n")).collect::<Vec<_>>());
+    assert_eq!(outputs, (0..8).map(|n| format!("{n}\n")).collect::<Vec<_>>());
 }
