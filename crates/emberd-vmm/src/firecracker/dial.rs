@@ -6,7 +6,7 @@
 //!                                  ◀─ nothing: the guest's driver is not up, or paused
 //! ```
 //!
-//! After Firecracker's docs/vsock.md; that the line must come in one write, and what
+//! After Firecracker's document vsock.md; that the line must come in one write, and what
 //! silence means, is from its vsock/unix/muxer.rs.
 
 use std::io;

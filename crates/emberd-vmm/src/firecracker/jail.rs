@@ -2,7 +2,7 @@
 //!
 //! The jailer becomes Firecracker, so there is one process to watch. Its tree lies in the
 //! microVM's directory and goes with it; its cgroup is listed there (see `holdings`).
-//! Flags after Firecracker's docs/jailer.md.
+//! Flags after Firecracker's document jailer.md.
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
