@@ -93,7 +93,7 @@ pub enum BuildError {
         source: io::Error,
     },
     /// The distribution's packages hold no kernel, or none is known by these names.
-    #[error("none of the packages {0} has a kernel; try `apt-get update`, or give a kernel file")]
+    #[error("none of the packages {0} has a kernel; give a kernel file instead")]
     NoKernelPackage(String),
     /// The host is no Debian or Ubuntu with a release name.
     #[error("the host names no release to build the pack from; choose one, such as bookworm")]

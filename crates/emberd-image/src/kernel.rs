@@ -13,6 +13,7 @@ use crate::modules::{Module, ModuleTree, ModulesError, WANTED};
 use crate::progress::Progress;
 use crate::store::{Store, StoreError};
 
+mod apt;
 mod bzimage;
 mod config;
 mod package;

@@ -1,7 +1,9 @@
 //! The distribution's kernel: its package is downloaded and unpacked, never installed.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::apt::Apt;
 use super::{Parts, read_parts};
 use crate::build::BuildError;
 use crate::command::{Tool, ToolError};
@@ -22,47 +24,73 @@ pub(super) fn candidates() -> [&'static str; 2] {
     }
 }
 
-/// Downloads the first of `candidates` there is and reads what it holds.
+/// Downloads the first of `candidates` there is and reads what it holds. Where the host's
+/// package lists are missing or outdated, lists of our own take their place.
 pub(super) fn fetch(
     store: &Store<'_>,
     candidates: &[&str],
     progress: &mut dyn Progress,
 ) -> Result<Parts, BuildError> {
-    progress.stage("resolving the kernel package");
-    let image = resolve(candidates)?;
-    let release = image.strip_prefix(IMAGE_PREFIX).unwrap_or(&image).to_owned();
-    let mut packages = vec![image];
-    packages.extend(depends(&packages[0])?.into_iter().filter(|name| is_part(name, &release)));
-    progress.stage(&format!("downloading {}", packages.join(" ")));
     let scratch = store.scratch()?;
-    download(scratch.path(), &packages)?;
-    let archives = archives(scratch.path())?;
+    let downloads = scratch.path().join("downloads");
+    fs::create_dir(&downloads).map_err(StoreError::at(&downloads))?;
+    let packages = match download(&Apt::host(), candidates, &downloads, progress) {
+        Err(BuildError::NoKernelPackage(_) | BuildError::Tool(ToolError::Failed { .. })) => {
+            progress.stage("updating package lists");
+            let apt = Apt::updated(&scratch.path().join("apt"))?;
+            download(&apt, candidates, &downloads, progress)
+        }
+        packages => packages,
+    }?;
+    let archives = archives(&downloads)?;
     let root = scratch.path().join("root");
     progress.stage("unpacking the kernel package");
     for archive in &archives {
         let unpack = Tool::new("dpkg-deb", "dpkg");
         unpack.with(|command| command.arg("-x").arg(archive).arg(&root)).output()?;
     }
+    let parts = read_unpacked(&root, &packages)?;
+    Ok(Parts { source: source(&archives, &packages[0]), ..parts })
+}
+
+/// Resolves and downloads, and returns the packages, that of the kernel first.
+fn download(
+    apt: &Apt,
+    candidates: &[&str],
+    into: &Path,
+    progress: &mut dyn Progress,
+) -> Result<Vec<String>, BuildError> {
+    progress.stage("resolving the kernel package");
+    let image = resolve(apt, candidates)?;
+    let release = release_of(&image).to_owned();
+    let parts = apt.depends(&image)?.into_iter().filter(|name| is_part(name, &release));
+    let packages: Vec<_> = [image.clone()].into_iter().chain(parts).collect();
+    progress.stage(&format!("downloading {}", packages.join(" ")));
+    apt.download(&packages, into)?;
+    Ok(packages)
+}
+
+/// Finds kernel, modules and config where Debian and its descendants put them.
+fn read_unpacked(root: &Path, packages: &[String]) -> Result<Parts, BuildError> {
+    let release = release_of(&packages[0]);
     let first = |paths: [String; 2]| {
         let mut paths = paths.map(|path| root.join(path)).into_iter();
         paths.find(|path| path.exists())
     };
-    let name_nothing = || BuildError::NoKernelPackage(packages.join(" "));
     let kernel =
         first([format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")]);
     let modules = first([format!("lib/modules/{release}"), format!("usr/lib/modules/{release}")]);
     let config =
         first([format!("boot/config-{release}"), format!("usr/lib/modules/{release}/config")]);
-    let kernel = kernel.ok_or_else(name_nothing)?;
-    let parts = read_parts(&kernel, modules.as_deref(), config.as_deref())?;
-    Ok(Parts { source: source(&archives, &packages[0]), ..parts })
+    let kernel = kernel.ok_or_else(|| BuildError::NoKernelPackage(packages.join(", ")))?;
+    read_parts(&kernel, modules.as_deref(), config.as_deref())
 }
 
 /// The package of an actual kernel the first known candidate stands for.
-fn resolve(candidates: &[&str]) -> Result<String, BuildError> {
+fn resolve(apt: &Apt, candidates: &[&str]) -> Result<String, BuildError> {
     for candidate in candidates {
         // A candidate this distribution does not have fails; the next may do.
-        match depends(candidate) {
+        match apt.depends(candidate) {
             Ok(names) => {
                 if let Some(image) = names.into_iter().find(|name| is_image(name)) {
                     return Ok(image);
@@ -75,6 +103,10 @@ fn resolve(candidates: &[&str]) -> Result<String, BuildError> {
     Err(BuildError::NoKernelPackage(candidates.join(", ")))
 }
 
+fn release_of(image: &str) -> &str {
+    image.strip_prefix(IMAGE_PREFIX).unwrap_or(image)
+}
+
 /// Whether this is the package of one kernel: its release, which starts with a digit,
 /// follows the prefix.
 fn is_image(name: &str) -> bool {
@@ -84,31 +116,6 @@ fn is_image(name: &str) -> bool {
 
 fn is_part(name: &str, release: &str) -> bool {
     PART_PREFIXES.iter().any(|prefix| name.strip_prefix(prefix) == Some(release))
-}
-
-fn depends(package: &str) -> Result<Vec<String>, ToolError> {
-    let tool = Tool::new("apt-cache", "apt");
-    let output = tool.with(|command| command.args(["depends", package])).output()?;
-    Ok(parse_depends(&String::from_utf8_lossy(&output)))
-}
-
-/// The packages `apt-cache depends` lists as needed, alternatives included.
-fn parse_depends(output: &str) -> Vec<String> {
-    let lines = output.lines().map(|line| line.trim_start().trim_start_matches('|'));
-    let needed = lines.filter_map(|line| {
-        line.strip_prefix("Depends: ").or_else(|| line.strip_prefix("PreDepends: "))
-    });
-    needed.map(|name| name.trim().to_owned()).collect()
-}
-
-/// `apt-get` verifies what it downloads against the distribution's signatures.
-fn download(dir: &Path, packages: &[String]) -> Result<(), ToolError> {
-    let fetch = Tool::new("apt-get", "apt").with(|command| {
-        // Root would otherwise download as a user who cannot write here.
-        command.args(["-q", "-o", "APT::Sandbox::User=root", "download"]);
-        command.args(packages).current_dir(dir)
-    });
-    fetch.output().map(drop)
 }
 
 fn archives(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
@@ -137,14 +144,6 @@ fn source(archives: &[PathBuf], package: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn needed_packages_are_listed() {
-        let output = "linux-image-virtual\n  Depends: linux-image-6.8.0-31-generic\n \
-            |Depends: linux-a\n  PreDepends: debconf\n  Suggests: linux-doc\n";
-        let expect = ["linux-image-6.8.0-31-generic", "linux-a", "debconf"];
-        assert_eq!(parse_depends(output), expect);
-    }
 
     #[test]
     fn only_a_release_makes_a_kernel_package() {
