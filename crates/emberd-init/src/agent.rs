@@ -8,10 +8,11 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use emberd_proto::PackSpec;
 use emberd_proto::pack::PACK_FILE_BYTES_MAX;
+use emberd_proto::{PackSpec, Renewal};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::machine::{self, RenewError};
 use crate::process_tree::Cgroups;
 use crate::reaper::Reaper;
 
@@ -34,6 +35,8 @@ pub struct Agent {
     pub cgroups: Option<Cgroups>,
     /// How long the boot took; absent off PID 1.
     pub boot_times: Option<BootTimes>,
+    /// Whether the machine is the agent's to change, which off PID 1 it is not.
+    pub owns_machine: bool,
     /// Waits for all children.
     pub reaper: Reaper,
     execs: AtomicU64,
@@ -48,9 +51,20 @@ impl Agent {
             scratch,
             cgroups: None,
             boot_times: None,
+            owns_machine: false,
             reaper: Reaper::default(),
             execs: AtomicU64::new(0),
         }
+    }
+
+    /// Makes the machine what `renewal` says; checks it and changes nothing when the machine
+    /// is not the agent's.
+    ///
+    /// # Errors
+    /// [`RenewError`].
+    pub fn renew(&self, renewal: &Renewal) -> Result<(), RenewError> {
+        renewal.check()?;
+        if self.owns_machine { machine::renew(renewal) } else { Ok(()) }
     }
 
     /// A number no other exec of this agent has.

@@ -14,7 +14,8 @@ use tokio::io::{
 };
 
 use crate::agent::Agent;
-use crate::exec;
+use crate::machine::RenewError;
+use crate::{console, exec};
 
 /// What a connection runs over: a Unix socket, a vsock or a stream of the mux. All of them
 /// pass written bytes on by themselves, so nothing here flushes.
@@ -170,6 +171,16 @@ async fn operate(
                 connection.outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await
             }
         },
+        HostMessage::Renew(renewal) => match agent.renew(&renewal) {
+            Ok(()) => connection.outgoing.send(&GuestMessage::Renewed).await,
+            Err(error) => {
+                let code = match error {
+                    RenewError::Invalid(_) => RefusalCode::Invalid,
+                    RenewError::Step { .. } => RefusalCode::Failed,
+                };
+                connection.outgoing.refuse(code, console::chain(&error)).await
+            }
+        },
         HostMessage::Hello { .. } => {
             let message = "hello was said already".to_owned();
             connection.outgoing.refuse(RefusalCode::Invalid, message).await
@@ -186,7 +197,7 @@ async fn parse(outgoing: &mut Outgoing, frame: &Frame) -> Result<HostMessage, Co
     match frame.message() {
         Ok(message) => Ok(message),
         Err(error) => {
-            outgoing.refuse(RefusalCode::Invalid, crate::console::chain(&error)).await?;
+            outgoing.refuse(RefusalCode::Invalid, console::chain(&error)).await?;
             Err(error.into())
         }
     }

@@ -12,6 +12,8 @@ pub struct Flags {
     pub pack: PathBuf,
     /// Directory for the code of running execs; `<SOCKET>.scratch` when not given.
     pub scratch: PathBuf,
+    /// Unix socket to connect to once the agent serves.
+    pub ready: Option<PathBuf>,
 }
 
 /// Why a command line is none of ours.
@@ -28,7 +30,8 @@ pub enum FlagsError {
     Missing(&'static str),
 }
 
-const USAGE: &str = "usage: emberd-init --listen SOCKET --pack PACK_JSON [--scratch DIR]";
+const USAGE: &str =
+    "usage: emberd-init --listen SOCKET --pack PACK_JSON [--scratch DIR] [--ready SOCKET]";
 
 impl Flags {
     /// Parses the words after the program's name.
@@ -36,13 +39,14 @@ impl Flags {
     /// # Errors
     /// [`FlagsError`].
     pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Self, FlagsError> {
-        let (mut listen, mut pack, mut scratch) = (None, None, None);
+        let (mut listen, mut pack, mut scratch, mut ready) = (None, None, None, None);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             let (name, value) = match word.to_str() {
                 Some("--listen") => ("--listen", &mut listen),
                 Some("--pack") => ("--pack", &mut pack),
                 Some("--scratch") => ("--scratch", &mut scratch),
+                Some("--ready") => ("--ready", &mut ready),
                 _ => return Err(FlagsError::Unknown(word)),
             };
             *value = Some(PathBuf::from(words.next().ok_or(FlagsError::NoValue(name))?));
@@ -54,7 +58,7 @@ impl Flags {
             beside_socket.push(".scratch");
             beside_socket.into()
         });
-        Ok(Self { listen, pack, scratch })
+        Ok(Self { listen, pack, scratch, ready })
     }
 }
 
@@ -69,9 +73,9 @@ mod tests {
     #[test]
     fn scratch_is_beside_the_socket_unless_given() {
         let flags = parse("--listen /a/s --pack p").unwrap();
-        assert_eq!(flags.scratch, PathBuf::from("/a/s.scratch"));
-        let flags = parse("--pack p --scratch /b --listen /a/s").unwrap();
-        assert_eq!(flags.scratch, PathBuf::from("/b"));
+        assert_eq!((flags.scratch, flags.ready), (PathBuf::from("/a/s.scratch"), None));
+        let flags = parse("--pack p --scratch /b --ready /r --listen /a/s").unwrap();
+        assert_eq!((flags.scratch, flags.ready), (PathBuf::from("/b"), Some("/r".into())));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! As PID 1 it makes a machine out of kernel, initramfs and root image, then serves the
 //! host. Anywhere else it is the agent alone, on a Unix socket:
-//! `emberd-init --listen SOCKET --pack PACK_JSON [--scratch DIR]`.
+//! `emberd-init --listen SOCKET --pack PACK_JSON [--scratch DIR] [--ready SOCKET]`.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -15,6 +15,7 @@ mod connection;
 mod console;
 mod exec;
 mod flags;
+mod machine;
 mod process_tree;
 mod reaper;
 mod serve;
@@ -58,6 +59,7 @@ fn be_init() -> Result<Infallible, Box<dyn Error>> {
     let mut agent = Agent::new(pack, environment, scratch);
     agent.cgroups = Cgroups::probe();
     agent.boot_times = Some(BootTimes { init_started_us, serving_us: agent::boot_time_us() });
+    agent.owns_machine = true;
     Ok(serve::guest(agent, uevents)?)
 }
 
@@ -69,5 +71,5 @@ fn be_agent() -> Result<(), Box<dyn Error>> {
     let pack = agent::read_pack(&flags.pack)?;
     let scratch = Scratch::open(flags.scratch)?;
     let agent = Agent::new(pack, Environment::inherited(), scratch);
-    Ok(serve::unix(agent, &flags.listen)?)
+    Ok(serve::unix(agent, &flags.listen, flags.ready)?)
 }

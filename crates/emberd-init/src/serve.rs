@@ -10,13 +10,16 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use emberd_proto::message::AGENT_PORT;
-use tokio::net::UnixListener;
+use emberd_proto::message::{AGENT_PORT, READY_PORT};
+use nix::errno::Errno;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
-use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
+use tokio::time::sleep;
+use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 
 use crate::agent::Agent;
 use crate::connection::{self, ConnectionError, Duplex};
@@ -28,6 +31,9 @@ mod port;
 
 /// Most connections at once. One over it is closed unanswered.
 const CONNECTIONS_MAX: usize = 256;
+
+/// Pause after a connection could not be accepted, lest a shortage becomes a busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the agent cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -69,16 +75,20 @@ pub fn guest(agent: Agent, uevents: Uevents) -> Result<Infallible, ServeError> {
 }
 
 /// Serves the Unix socket at `path`, which must not exist, until SIGTERM or SIGINT; then
-/// kills what still runs and removes the socket.
+/// kills what still runs and removes the socket. Connects to `ready` once it serves, as a
+/// guest dials its host.
 ///
 /// # Errors
 /// [`ServeError`].
-pub fn unix(agent: Agent, path: &Path) -> Result<(), ServeError> {
+pub fn unix(agent: Agent, path: &Path, ready: Option<PathBuf>) -> Result<(), ServeError> {
     let runtime = runtime()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Runtime)?;
         let listener = listen(path).map_err(|source| ServeError::Listen(path.into(), source))?;
+        if let Some(ready) = ready {
+            tell_ready(UnixStream::connect(ready));
+        }
         let agent = Arc::new(agent);
         let hall = Hall::new(&agent);
         let outcome = tokio::select! {
@@ -121,11 +131,21 @@ async fn vsock(hall: &Hall) -> Result<Infallible, ServeError> {
     let Ok(listener) = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, AGENT_PORT)) else {
         return future::pending().await;
     };
+    tell_ready(VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, READY_PORT)));
     let source = accept(hall, async || Ok(listener.accept().await?.0)).await;
     Err(ServeError::Accept { door: "vsock", source })
 }
 
+/// Connects once, in the background, and hangs up: the host hears that the agent serves. A
+/// host that does not listen finds out by connecting itself.
+fn tell_ready<S>(connect: impl Future<Output = io::Result<S>> + Send + 'static) {
+    tokio::spawn(async move { drop(connect.await) });
+}
+
 /// Lets in whoever `next` accepts, until it fails for good.
+///
+/// A vsock listener survives a restore of the machine; connections it had do not, and end
+/// with an error of their own.
 async fn accept<S: Duplex + 'static>(
     hall: &Hall,
     mut next: impl AsyncFnMut() -> io::Result<S>,
@@ -133,11 +153,17 @@ async fn accept<S: Duplex + 'static>(
     loop {
         match next().await {
             Ok(stream) => hall.admit(Box::new(stream)),
-            // The peer was gone before it was accepted.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => return error,
+            Err(error) if listens_no_more(&error) => return error,
+            // The peer was gone before it was accepted, or descriptors or memory are short.
+            Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
+}
+
+/// Whether `error`, of accept(2), says that the socket is none to accept from.
+fn listens_no_more(error: &io::Error) -> bool {
+    let last = [Errno::EBADF, Errno::EINVAL, Errno::ENOTSOCK, Errno::EOPNOTSUPP];
+    error.raw_os_error().is_some_and(|raw| last.contains(&Errno::from_raw(raw)))
 }
 
 /// Where connections go from all doors.

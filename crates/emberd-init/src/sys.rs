@@ -8,6 +8,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitStatus};
 use std::{mem, ptr};
 
+use emberd_proto::renewal::ENTROPY_BYTES_MAX;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
@@ -98,6 +99,54 @@ pub fn bring_loopback_up() -> io::Result<()> {
         let up = libc::c_short::try_from(libc::IFF_UP).expect("the flag is 1");
         (*request).ifr_ifru.ifru_flags |= up;
         Errno::result(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, request))?;
+    }
+    Ok(())
+}
+
+/// Argument of `RNDADDENTROPY` (random(4)), with room for all the entropy there can be.
+#[repr(C)]
+struct RandPoolInfo {
+    entropy_bits: libc::c_int,
+    buffer_bytes: libc::c_int,
+    buffer: [u8; ENTROPY_BYTES_MAX],
+}
+
+mod random_device {
+    use nix::libc::c_int;
+
+    // The request's number is made from the size of its argument without the buffer.
+    nix::ioctl_write_ptr_bad!(
+        /// Mixes bytes into the kernel's random pool and counts them as random.
+        add_entropy,
+        nix::request_code_write!(b'R', 0x03, size_of::<[c_int; 2]>()),
+        super::RandPoolInfo
+    );
+    nix::ioctl_none!(
+        /// Makes the kernel's random generator take its key from the pool anew.
+        reseed,
+        b'R',
+        0x07
+    );
+}
+
+/// Makes the kernel's random generator draw on `entropy` from the next byte on.
+///
+/// # Errors
+/// Without `CAP_SYS_ADMIN`, and on kernels before 4.14, which cannot be told to reseed.
+///
+/// # Panics
+/// When there is more than [`ENTROPY_BYTES_MAX`] bytes of it.
+pub fn reseed_random(entropy: &[u8]) -> io::Result<()> {
+    let device = File::open("/dev/urandom")?;
+    let mut buffer = [0; ENTROPY_BYTES_MAX];
+    buffer[..entropy.len()].copy_from_slice(entropy);
+    let length = libc::c_int::try_from(entropy.len()).expect("bounded by the buffer");
+    let info = RandPoolInfo { entropy_bits: length * 8, buffer_bytes: length, buffer };
+    // SAFETY: the kernel reads `info` and, as it says, no more of its buffer than there is;
+    // the second request has no argument.
+    unsafe {
+        random_device::add_entropy(device.as_raw_fd(), &raw const info)?;
+        random_device::reseed(device.as_raw_fd())?;
     }
     Ok(())
 }

@@ -7,12 +7,17 @@
 use serde::{Deserialize, Serialize};
 
 use crate::exec::{ExecExit, ExecSpec};
+use crate::renewal::Renewal;
 
 /// Generation of this wire. The guest refuses a host of another one.
 pub const GENERATION: u32 = 1;
 
 /// Port the guest agent listens on.
 pub const AGENT_PORT: u32 = 1024;
+
+/// Port of the host (CID 2) the guest dials once it serves. The connection carries nothing
+/// and is closed at once; it saves the host from polling. A host need not listen there.
+pub const READY_PORT: u32 = 1025;
 
 /// Name of the virtio-serial port the agent serves where there is no vsock.
 pub const AGENT_PORT_NAME: &str = "emberd.agent";
@@ -31,6 +36,8 @@ pub enum HostMessage {
     /// Runs code. `Stdin` frames and one `StdinEnd` frame follow; the answer is `Stdout` and
     /// `Stderr` frames, then [`GuestMessage::Exited`].
     Exec(ExecSpec),
+    /// Makes the guest itself after a restore; answered by [`GuestMessage::Renewed`].
+    Renew(Renewal),
     /// An operation this generation does not know.
     #[serde(other)]
     Unknown,
@@ -46,6 +53,8 @@ pub enum GuestMessage {
     Pong,
     /// The program ended; no further output follows.
     Exited(ExecExit),
+    /// Everything in the [`Renewal`] has taken effect.
+    Renewed,
     /// The operation was not carried out; the connection is idle again.
     Refused(Refusal),
 }
@@ -87,6 +96,8 @@ pub enum RefusalCode {
     UnknownOperation,
     /// The message breaks a rule of the protocol or one of its limits.
     Invalid,
+    /// The guest tried, and a step of the operation failed; steps before it have taken effect.
+    Failed,
     /// A kind of refusal newer than this code.
     #[serde(other)]
     Other,
@@ -112,7 +123,22 @@ mod tests {
             &HostMessage::Exec(ExecSpec::new("1")),
             r#"{"op":"exec","code":"1","timeout_ms":30000}"#,
         );
+        check_json(
+            &HostMessage::Renew(Renewal {
+                wall_clock_us: 1,
+                entropy_base64: "AA==".into(),
+                hostname: "h".into(),
+                machine_id: "m".into(),
+                boot_id: "b".into(),
+            }),
+            r#"{"op":"renew","wall_clock_us":1,"entropy_base64":"AA==","hostname":"h","machine_id":"m","boot_id":"b"}"#,
+        );
         check_json(&GuestMessage::Pong, r#"{"answer":"pong"}"#);
+        check_json(&GuestMessage::Renewed, r#"{"answer":"renewed"}"#);
+        check_json(
+            &GuestMessage::Refused(Refusal { code: RefusalCode::Failed, message: "no".into() }),
+            r#"{"answer":"refused","code":"failed","message":"no"}"#,
+        );
         check_json(
             &GuestMessage::Refused(Refusal {
                 code: RefusalCode::UnknownOperation,

@@ -1,14 +1,16 @@
 //! Greetings, refusals, and hosts that break the protocol.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::Stdio;
 
 use emberd_proto::frame::FRAME_BYTES_MAX;
 use emberd_proto::message::GENERATION;
 use emberd_proto::{ExecSpec, GuestMessage, HostMessage, Kind, RefusalCode};
 
-use crate::guest::{Guest, SHELL_PACK, agent_command};
+use crate::guest::{Guest, Host, SHELL_PACK, agent_command};
 
 #[test]
 fn welcome_tells_who_answers() {
@@ -135,6 +137,34 @@ fn connections_over_the_cap_are_closed_and_seats_come_back() {
             break;
         }
     }
+}
+
+#[test]
+fn shortage_of_descriptors_passes() {
+    let guest = Guest::shell_with_few_descriptors();
+    let mut first = guest.greet();
+    let more: Vec<_> = (0..64).map(|_| guest.connect()).collect();
+    first.ping();
+    more.into_iter().for_each(Host::leave);
+    assert_eq!(guest.run("echo served").text(), "served");
+}
+
+#[test]
+fn agent_tells_once_that_it_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let ready = dir.path().join("ready.sock");
+    let listener = UnixListener::bind(&ready).unwrap();
+    let guest = Guest::shell_that_tells(&ready);
+    let (mut told, _) = listener.accept().unwrap();
+    assert_eq!(told.read_to_end(&mut Vec::new()).unwrap(), 0);
+    guest.greet().ping();
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn nobody_needs_to_be_told_that_the_agent_serves() {
+    Guest::shell_that_tells(Path::new("/nowhere/ready.sock")).greet().ping();
 }
 
 #[test]

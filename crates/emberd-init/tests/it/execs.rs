@@ -49,6 +49,12 @@ fn arguments_environment_and_working_directory() {
 }
 
 #[test]
+fn words_for_the_agent_reach_its_programs_unchanged() {
+    let guest = Guest::shell_after("export LIBC_CAPS=caps.hw=-A,-B");
+    assert_eq!(guest.run("sh -c 'echo $LIBC_CAPS'").text(), "caps.hw=-A,-B");
+}
+
+#[test]
 fn working_directory_starts_at_home() {
     let guest = Guest::shell();
     let home = guest.dir().canonicalize().unwrap();

@@ -44,12 +44,31 @@ impl Guest {
 
     /// An agent of shell scripts whose parent ignored signals and left a descriptor open.
     pub fn shell_with_inheritance() -> Self {
+        Self::shell_after("trap '' HUP INT USR1; exec 9</etc/passwd")
+    }
+
+    /// An agent of shell scripts that can hold only a few connections open.
+    pub fn shell_with_few_descriptors() -> Self {
+        Self::shell_after("ulimit -n 24")
+    }
+
+    /// An agent of shell scripts started by a shell that did `preparation`.
+    pub fn shell_after(preparation: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("pack.json"), SHELL_PACK).unwrap();
         let agent = agent_command(dir.path());
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "trap '' HUP INT USR1; exec 9</etc/passwd; exec \"$@\"", "sh"]);
+        command.args(["-c", &format!("{preparation}; exec \"$@\""), "sh"]);
         command.arg(agent.get_program()).args(agent.get_args());
+        Self::spawn(command, dir)
+    }
+
+    /// An agent of shell scripts that connects to `ready` once it serves.
+    pub fn shell_that_tells(ready: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("pack.json"), SHELL_PACK).unwrap();
+        let mut command = agent_command(dir.path());
+        command.arg("--ready").arg(ready);
         Self::spawn(command, dir)
     }
 

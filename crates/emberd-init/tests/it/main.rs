@@ -9,4 +9,6 @@ mod guest;
 #[cfg(test)]
 mod process_trees;
 #[cfg(test)]
+mod renewals;
+#[cfg(test)]
 mod streams;

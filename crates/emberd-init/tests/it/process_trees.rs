@@ -1,6 +1,7 @@
 //! What becomes of everything a program started.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 
@@ -68,6 +69,24 @@ fn output_before_the_time_limit_is_kept() {
     let spec = ExecSpec { timeout_ms: 300, ..ExecSpec::new("echo before; sleep 600") };
     let outcome = guest.greet().exec(&spec, b"");
     assert_eq!((outcome.text(), outcome.exit.timed_out), ("before", true));
+}
+
+#[test]
+fn connection_that_is_reset_takes_only_its_own_tree_with_it() {
+    let guest = Guest::shell();
+    let mut witness = guest.greet();
+    witness.start(&ExecSpec::new("echo up; read line; echo $line"));
+    assert_eq!(witness.line(), "up");
+    let mut host = guest.greet();
+    host.start(&ExecSpec::new("echo $$; read line; echo unread; sleep 600"));
+    let pid = host.line().parse().unwrap();
+    host.send_frame(Kind::Stdin, b"go\n");
+    // What is left unread when a Unix socket is closed makes it a reset.
+    host.stream.read_exact(&mut [0]).unwrap();
+    drop(host);
+    await_end(&guest, pid);
+    witness.send_frame(Kind::Stdin, b"still here\n");
+    assert_eq!(witness.outcome().text(), "still here");
 }
 
 #[test]

@@ -1,0 +1,47 @@
+//! Renewals off PID 1: checked, answered, and without any effect on the machine.
+
+use std::fs;
+
+use emberd_proto::{GuestMessage, HostMessage, RefusalCode, Renewal};
+
+use crate::guest::Guest;
+
+fn renewal() -> Renewal {
+    Renewal {
+        wall_clock_us: 1_000_000,
+        entropy_base64: "AAAA".repeat(11),
+        hostname: "not-this-machine".into(),
+        machine_id: "0".repeat(32),
+        boot_id: "00000000-0000-0000-0000-000000000000".into(),
+    }
+}
+
+#[test]
+fn renewal_is_answered_and_changes_nothing() {
+    let machine = || {
+        ["/proc/sys/kernel/hostname", "/proc/sys/kernel/random/boot_id", "/etc/machine-id"]
+            .map(|file| fs::read_to_string(file).ok())
+    };
+    let before = machine();
+    let guest = Guest::shell();
+    let mut host = guest.greet();
+    for _ in 0..2 {
+        host.send(&HostMessage::Renew(renewal()));
+        assert_eq!(host.answer(), GuestMessage::Renewed);
+    }
+    assert_eq!(machine(), before);
+    assert_ne!(guest.run("date +%Y").text(), "1970");
+}
+
+#[test]
+fn invalid_renewal_is_refused_and_the_connection_stays() {
+    let guest = Guest::shell();
+    let mut host = guest.greet();
+    host.send(&HostMessage::Renew(Renewal { machine_id: "none".into(), ..renewal() }));
+    let refusal = host.refusal();
+    assert_eq!(refusal.code, RefusalCode::Invalid);
+    assert_eq!(refusal.message, "machine_id is not 32 lower-case hexadecimal digits");
+    host.send(&HostMessage::Renew(Renewal { entropy_base64: "AAAA".into(), ..renewal() }));
+    assert_eq!(host.refusal().message, "entropy is 3 bytes, not 32 to 256");
+    host.ping();
+}
