@@ -1,9 +1,11 @@
 //! The command line as typed.
 
+use std::path::PathBuf;
+
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completions, create, exec, inspect, rm, run, test};
+use crate::commands::{completions, create, exec, image, inspect, rm, run, test};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Yellow.on_default().bold())
@@ -23,6 +25,10 @@ pub struct Cli {
     #[arg(long, global = true, env = "EMBERD_ADDR", value_name = "ADDR",
           default_value = emberd_api::ADDR_DEFAULT)]
     pub addr: String,
+    /// Where the images guests boot from are: /var/lib/emberd for root if absent,
+    /// ~/.local/share/emberd for others.
+    #[arg(long, global = true, env = "EMBERD_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
     /// Print one JSON document on standard output, and errors as JSON on standard error.
     #[arg(long, global = true)]
     pub json: bool,
@@ -52,6 +58,11 @@ pub enum Command {
     Info,
     /// Try the whole life of a sandbox against the daemon.
     Test(test::Args),
+    /// Build, list and check what guests boot from.
+    #[command(subcommand)]
+    Image(image::Command),
+    /// Find out whether this host can run emberd, and what to do if not.
+    Doctor,
     /// Print the completion script of a shell.
     Completions(completions::Args),
 }

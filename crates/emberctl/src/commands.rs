@@ -1,15 +1,20 @@
 //! One module per command.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use emberd_client::Client;
+use emberd_image::DataDir;
 
 use crate::args::{Cli, Command};
 use crate::output::Output;
+use crate::report::Hinted;
 
 pub mod completions;
 pub mod create;
+pub mod doctor;
 pub mod exec;
+pub mod image;
 pub mod info;
 pub mod inspect;
 pub mod ls;
@@ -34,6 +39,16 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Ping => ping::run(&client()?, output).await,
         Command::Info => info::run(&client()?, output).await,
         Command::Test(args) => test::run(&client()?, args, output).await,
+        Command::Image(command) => image::run(command, &data_dir(cli.data_dir)?, output),
+        Command::Doctor => doctor::run(&client()?, &data_dir(cli.data_dir)?, output).await,
         Command::Completions(args) => completions::run(&args),
     }
+}
+
+fn data_dir(path: Option<PathBuf>) -> anyhow::Result<DataDir> {
+    path.map(DataDir::new).or_else(DataDir::default_path).ok_or_else(|| {
+        let message = "this user has no home directory to keep images in".to_owned();
+        let hint = "name a directory with --data-dir".to_owned();
+        Hinted { message, hint }.into()
+    })
 }

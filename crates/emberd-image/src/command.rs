@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 
@@ -76,12 +77,14 @@ impl Tool {
         Err(ToolError::Failed { program: self.program.to_owned(), status: output.status, stderr })
     }
 
-    /// Starts it; each line of its standard error goes to `on_line`, on another thread.
+    /// Starts it in a process group of its own, since mmdebstrap signals its whole group when
+    /// it fails. Each line of its standard error goes to `on_line`, on another thread.
     pub fn start(
         mut self,
         on_line: impl FnMut(&str) + Send + 'static,
     ) -> Result<RunningTool, ToolError> {
-        let mut child = self.command.spawn().map_err(|source| self.not_run(source))?;
+        let mut child =
+            self.command.process_group(0).spawn().map_err(|source| self.not_run(source))?;
         let stderr = child.stderr.take().expect("piped");
         let tail = std::thread::spawn(move || read_tail(stderr, on_line));
         Ok(RunningTool { program: self.program, child, tail: Some(tail) })

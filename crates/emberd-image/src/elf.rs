@@ -86,9 +86,9 @@ pub(crate) mod synthetic {
         elf[60..62].copy_from_slice(&2_u16.to_le_bytes());
         elf.extend(names.as_bytes());
         elf.extend(content);
-        for (name_at, at, bytes) in [(0, 64, names.len()), (1, content_at, content.len())] {
+        for (name_at, at, bytes) in [(0_u32, 64, names.len()), (1, content_at, content.len())] {
             let mut header = [0; SECTION_HEADER_BYTES];
-            header[..4].copy_from_slice(&(name_at as u32).to_le_bytes());
+            header[..4].copy_from_slice(&name_at.to_le_bytes());
             header[24..32].copy_from_slice(&(at as u64).to_le_bytes());
             header[32..40].copy_from_slice(&(bytes as u64).to_le_bytes());
             elf.extend(header);

@@ -112,7 +112,7 @@ fn cpio(agent: &[u8], modules: &[Module]) -> Vec<u8> {
             archive.add("dev/console", ModeFileType::Char, 0o600, &[]);
         }
         if directory == "modules" {
-            let load: String = names.iter().map(|name| format!("{name}\n")).collect();
+            let load = names.iter().flat_map(|name| [name.as_str(), "\n"]).collect::<String>();
             for (name, module) in names.iter().zip(modules) {
                 let path = format!("modules/{name}");
                 archive.add(&path, ModeFileType::Regular, 0o644, &module.content);

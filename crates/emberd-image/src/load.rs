@@ -25,7 +25,7 @@ pub struct Images {
 /// A guest kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelImage {
-    /// Uncompressed x86_64 ELF file.
+    /// Uncompressed 64-bit x86 ELF file.
     pub path: PathBuf,
     /// What `uname -r` prints in the guest.
     pub release: String,

@@ -132,7 +132,7 @@ pub fn build_pack_from_rootfs(
     let spec = pack.spec()?;
     progress.stage("reading the root file system");
     let surveyed = pack.survey()?;
-    let spec_json = serde_json::to_vec(&spec).expect("string keys only");
+    let spec_json = spec_json(&spec);
     let description = pack.description.as_bytes();
     let build = PackBuild {
         name: &pack.name,
@@ -145,6 +145,10 @@ pub fn build_pack_from_rootfs(
         stage: "packing the root file system",
     };
     build.run(data_dir, options, &|events| pack.stream(events), progress)
+}
+
+fn spec_json(spec: &PackSpec) -> Vec<u8> {
+    serde_json::to_vec(spec).expect("string keys only")
 }
 
 const HOSTS: &str = "127.0.0.1 localhost emberd\n::1 localhost ip6-localhost ip6-loopback\n";
@@ -215,7 +219,7 @@ impl PackBuild<'_> {
         for directory in MOUNT_POINTS.iter().chain(&["etc", "etc/emberd"]) {
             prelude.directory(directory, self.newest);
         }
-        let spec = serde_json::to_vec(&self.spec).expect("string keys only");
+        let spec = spec_json(&self.spec);
         prelude.file(PACK_FILE.trim_start_matches('/'), &spec, self.newest);
         for (path, content) in self.own_files {
             prelude.file(path, content.as_bytes(), self.newest);

@@ -156,11 +156,11 @@ impl<'a> Store<'a> {
         let initramfs = load::manifest::<InitramfsManifest>(self.data_dir, &Artifact::Initramfs)?;
         let mut named = BTreeSet::new();
         let mut add = |blobs: Vec<&Blob>| named.extend(blobs.into_iter().map(Blob::file_name));
-        kernel.iter().for_each(|manifest| add(manifest.blobs()));
-        initramfs.iter().for_each(|manifest| add(manifest.blobs()));
+        add(kernel.iter().flat_map(Manifest::blobs).collect());
+        add(initramfs.iter().flat_map(Manifest::blobs).collect());
         for name in load::pack_names(self.data_dir)? {
             let pack = load::manifest::<PackManifest>(self.data_dir, &Artifact::Pack(name))?;
-            pack.iter().for_each(|manifest| add(manifest.blobs()));
+            add(pack.iter().flat_map(Manifest::blobs).collect());
         }
         Ok(named)
     }

@@ -18,6 +18,10 @@ use crate::{
     BootError, BootSpec, ConnectError, ExitWatch, KillError, MicroVm, Vmm, VmmDescription,
 };
 
+mod offspring;
+
+use offspring::Offspring;
+
 /// Where the agent listens, in the microVM's directory.
 const SOCKET: &str = "agent.sock";
 
@@ -104,7 +108,7 @@ impl FakeVmm {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
-    fn command(&self, fault: &Fault, pack: &Path) -> Command {
+    fn command(&self, fault: &Fault, dir: &Path, pack: &Path) -> Command {
         let shell = |script: &str| {
             let mut command = command(Path::new("/bin/sh"));
             command.args(["-c", script]);
@@ -116,7 +120,7 @@ impl FakeVmm {
             Fault::NeverReady | Fault::Answer { .. } => shell("echo 'fake guest'; exec sleep inf"),
             Fault::None | Fault::ReadyAfter(_) | Fault::DieAfter(_) => {
                 let mut command = command(&self.agent);
-                command.args(["--listen", SOCKET, "--pack"]).arg(pack);
+                command.arg("--listen").arg(dir.join(SOCKET)).arg("--pack").arg(pack);
                 command
             }
         };
@@ -134,10 +138,9 @@ impl Vmm for FakeVmm {
 
     async fn boot(&self, spec: BootSpec) -> Result<FakeMicroVm, BootError> {
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let pack = std::path::absolute(&spec.rootfs)
-            .map_err(|source| BootError::Prepare { path: spec.rootfs.clone(), source })?;
-        let dir = VmDir::create(&spec.dir)?;
-        let process = VmmProcess::spawn(self.command(&fault, &pack), dir)?;
+        let dir = VmDir::create(&absolute(&spec.dir)?)?;
+        let command = self.command(&fault, dir.path(), &absolute(&spec.rootfs)?);
+        let process = VmmProcess::spawn(command, dir)?;
         match fault {
             Fault::FailBoot => {
                 let reason = process.exited().wait().await;
@@ -146,13 +149,21 @@ impl Vmm for FakeVmm {
             Fault::DieAfter(delay) => process.kill_after(delay),
             _ => {}
         }
-        Ok(FakeMicroVm { process, fault, booted: Instant::now() })
+        let offspring = Offspring::of(process.process_id());
+        Ok(FakeMicroVm { offspring, process, fault, booted: Instant::now() })
     }
+}
+
+/// `path` as it is seen from any directory: the agent runs in the microVM's.
+fn absolute(path: &Path) -> Result<PathBuf, BootError> {
+    std::path::absolute(path).map_err(|source| BootError::Prepare { path: path.into(), source })
 }
 
 /// An agent on the host, dressed as a microVM.
 #[derive(Debug)]
 pub struct FakeMicroVm {
+    // Dropped while the agent still lives.
+    offspring: Offspring,
     process: VmmProcess,
     fault: Fault,
     booted: Instant,
@@ -220,6 +231,7 @@ impl MicroVm for FakeMicroVm {
     }
 
     async fn kill(self) -> Result<(), KillError> {
+        drop(self.offspring);
         self.process.kill().await
     }
 }

@@ -17,14 +17,20 @@ mod boot;
 mod exit;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod host;
 mod log;
+mod orphans;
 mod process;
+mod qemu;
 mod record;
 mod sys;
 
 pub use boot::{BootError, BootSpec, ConnectError, KillError, VmmDescription};
 pub use exit::{ExitReason, ExitWatch};
+pub use host::KvmVerdict;
 pub use log::{LOG_BYTES_MAX, tail as console_tail};
+pub use orphans::{OrphanError, OrphanVmm, Removed, remove_orphans};
+pub use qemu::{AccelChoice, FindQemuError, Qemu, QemuConfig, QemuMicroVm, QemuStream};
 
 /// What [`MicroVm`]s are made with: one value per driver, alive as long as the daemon.
 pub trait Vmm: Send + Sync + 'static {

@@ -42,7 +42,6 @@ pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// The processor's cycle counter now.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn cycles() -> u64 {
     // SAFETY: RDTSC exists on every x86_64 processor and touches no memory.
     unsafe { core::arch::x86_64::_rdtsc() }

@@ -5,6 +5,8 @@ mod arguments;
 #[cfg(test)]
 mod fake_daemon;
 #[cfg(test)]
+mod host;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod listing;

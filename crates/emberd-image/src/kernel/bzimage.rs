@@ -32,7 +32,7 @@ pub enum KernelError {
     /// It cannot be read.
     #[error("cannot read the kernel")]
     Read(#[source] io::Error),
-    /// It is neither an x86_64 ELF file nor a bzImage.
+    /// It is neither a 64-bit x86 ELF file nor a bzImage.
     #[error("neither a 64-bit x86 ELF file nor a bzImage")]
     Unrecognised,
     /// It is over [`KERNEL_BYTES_MAX`].
@@ -148,16 +148,19 @@ mod tests {
         image[MAGIC_AT..MAGIC_AT + 4].copy_from_slice(b"HdrS");
         image[VERSION_AT..VERSION_AT + 2].copy_from_slice(&0x20f_u16.to_le_bytes());
         image[PAYLOAD_OFFSET_AT..PAYLOAD_OFFSET_AT + 4].copy_from_slice(&16_u32.to_le_bytes());
-        image[PAYLOAD_LENGTH_AT..PAYLOAD_LENGTH_AT + 4]
-            .copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        image[PAYLOAD_LENGTH_AT..PAYLOAD_LENGTH_AT + 4].copy_from_slice(&length(payload));
         image.extend([0x90; 16]);
         image.extend(payload);
         image.extend(b"what follows the payload");
         image
     }
 
+    fn length(content: &[u8]) -> [u8; 4] {
+        u32::try_from(content.len()).unwrap().to_le_bytes()
+    }
+
     fn with_size(mut compressed: Vec<u8>, content: &[u8]) -> Vec<u8> {
-        compressed.extend((content.len() as u32).to_le_bytes());
+        compressed.extend(length(content));
         compressed
     }
 
@@ -165,7 +168,7 @@ mod tests {
         let mut stream = LZ4_LEGACY_MAGIC.to_vec();
         for block in content.chunks(LZ4_BLOCK_BYTES) {
             let compressed = lz4_flex::block::compress(block);
-            stream.extend((compressed.len() as u32).to_le_bytes());
+            stream.extend(length(&compressed));
             stream.extend(compressed);
         }
         with_size(stream, content)

@@ -249,7 +249,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let absent = PackDefinition::read(dir.path()).unwrap_err();
         assert!(absent.to_string().contains("pack.toml"), "{absent}");
-        let long = format!("{GOOD}# {}", "x".repeat(DEFINITION_BYTES_MAX as usize));
+        let long = format!("{GOOD}# {}", "x".repeat(64 << 10));
         assert!(matches!(read(&long), Err(DefinitionError::Read { .. })));
         assert!(matches!(read("name = "), Err(DefinitionError::Parse { .. })));
     }

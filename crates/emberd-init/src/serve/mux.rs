@@ -5,11 +5,13 @@
 //!                    ▲                 │
 //!                    └── host left ────┘  (its streams end, and with them their execs)
 //! ```
+//! A host that leaves and comes back at once must close its session first: the port only
+//! says whether a host is there, not that it is another one.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use emberd_proto::message::AGENT_PORT_NAME;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
@@ -51,7 +53,7 @@ pub async fn serve(hall: &Hall, uevents: &AsyncUevents) -> io::Result<Infallible
 
 /// Waits until the kernel knows the port by its name, which the VMM tells it some time after
 /// it announced the port.
-async fn find_port(uevents: &AsyncUevents) -> io::Result<std::path::PathBuf> {
+async fn find_port(uevents: &AsyncUevents) -> io::Result<PathBuf> {
     loop {
         if let Some(device) = port::find(Path::new(port::CLASS_DIR), AGENT_PORT_NAME) {
             return Ok(Path::new("/dev").join(device));

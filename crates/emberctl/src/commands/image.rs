@@ -1,0 +1,39 @@
+//! `emberctl image`: builds, lists, checks and prunes what guests boot from.
+
+use std::process::ExitCode;
+
+use emberd_image::DataDir;
+
+use crate::output::Output;
+
+mod build;
+mod check;
+mod ls;
+mod progress;
+mod prune;
+
+/// What to do with images.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Build what is missing or out of date.
+    Build(Box<build::Args>),
+    /// List what there is.
+    Ls,
+    /// Name what a guest would miss under a kernel.
+    Check(check::Args),
+    /// Remove files no image uses any more.
+    Prune,
+}
+
+/// Carries out `command` on the images in `data_dir`.
+///
+/// # Errors
+/// What could not be built, read or removed.
+pub fn run(command: Command, data_dir: &DataDir, output: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Build(args) => build::run(*args, data_dir, output),
+        Command::Ls => ls::run(data_dir, output),
+        Command::Check(args) => check::run(&args, output),
+        Command::Prune => prune::run(data_dir, output),
+    }
+}

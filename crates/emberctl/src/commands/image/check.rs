@@ -1,0 +1,86 @@
+//! `emberctl image check KERNEL`: what a guest would miss under a kernel.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use emberd_image::check::{self, ConfigSource, Need, OptionReport, Provision};
+use emberd_image::pack::Compression;
+use serde::Serialize;
+
+use crate::exit;
+use crate::output::{self, Output};
+use crate::report::Hinted;
+
+/// Arguments of `image check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A vmlinux or a bzImage.
+    kernel: PathBuf,
+    /// Its configuration, where it does not carry it itself.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The compression of the packs it has to read.
+    #[arg(long, default_value_t)]
+    compression: Compression,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    release: &'a str,
+    hz: Option<u32>,
+    options: Vec<OptionDocument>,
+}
+
+#[derive(Serialize)]
+struct OptionDocument {
+    option: &'static str,
+    provision: String,
+    need: String,
+    purpose: &'static str,
+}
+
+/// Prints every option; the exit code says whether one is missing that a guest cannot do
+/// without.
+///
+/// # Errors
+/// The file is no kernel, or nothing is known of its configuration.
+pub fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
+    let report = check::kernel(&args.kernel, args.config.as_deref(), args.compression)
+        .with_context(|| format!("cannot check {}", args.kernel.display()))?;
+    if report.config == ConfigSource::Nowhere {
+        let message = format!("the kernel {} carries no configuration", report.release);
+        let hint = "name its configuration with --config FILE, such as /boot/config-*";
+        return Err(Hinted { message, hint: hint.to_owned() }.into());
+    }
+    let options = report.options.iter().map(|option| OptionDocument {
+        option: option.option,
+        provision: option.provision.to_string(),
+        need: option.need.to_string(),
+        purpose: option.purpose,
+    });
+    let document = Document { release: &report.release, hz: report.hz, options: options.collect() };
+    output.print(&document, || text(&document))?;
+    let usable = !report.options.iter().any(is_fatal);
+    Ok(if usable { ExitCode::SUCCESS } else { exit::CHECK_FAILED.into() })
+}
+
+/// Whether guests of this version, all of them under QEMU, cannot run for want of the option.
+fn is_fatal(option: &OptionReport) -> bool {
+    let needed = matches!(option.need, Need::Required | Need::Qemu);
+    needed && option.provision == Provision::Missing
+}
+
+fn text(document: &Document<'_>) -> String {
+    let rows: Vec<_> = document
+        .options
+        .iter()
+        .map(|row| {
+            let option = format!("CONFIG_{}", row.option);
+            [option, row.provision.clone(), row.need.clone(), row.purpose.to_owned()]
+        })
+        .collect();
+    let table = output::table(["OPTION", "IS", "AND IS", "FOR"], &rows);
+    format!("Linux {}\n{table}", document.release)
+}

@@ -1,0 +1,155 @@
+//! Creation, and every way it ends otherwise.
+
+use std::time::Duration;
+
+use emberd_sandbox::{CreateError, SandboxState};
+use emberd_vmm::fake::{Fault, Then};
+
+use crate::fixture::{Fixture, shell, until};
+
+#[tokio::test]
+async fn sandbox_is_ready_and_its_directory_says_what_it_is() {
+    let fixture = Fixture::new();
+    let id = fixture.create().await;
+    let view = fixture.sandboxes.get(id).unwrap();
+    assert!(matches!(view.state, SandboxState::Ready { .. }));
+    assert_eq!(view.dir, fixture.run_dir.join(id.to_string()));
+    let boot = view.boot.unwrap();
+    assert_eq!((boot.kernel, boot.init), (None, None));
+    let record = std::fs::read_to_string(view.dir.join("sandbox.json")).unwrap();
+    assert!(record.contains(&format!(r#""id":"{id}","pack":"shell","created_at_ms":"#)));
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn sandboxes_are_listed_oldest_first() {
+    let fixture = Fixture::new();
+    let created = [fixture.create().await, fixture.create().await, fixture.create().await];
+    let listed: Vec<_> = fixture.sandboxes.list().iter().map(|view| view.id).collect();
+    assert_eq!(listed, created);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn unknown_pack_starts_nothing() {
+    let fixture = Fixture::new();
+    let error = fixture.sandboxes.create(&"cobol".parse().unwrap()).await.unwrap_err();
+    assert!(matches!(error, CreateError::UnknownPack(_)));
+    assert!(fixture.left().is_empty());
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn one_sandbox_too_many_is_refused_until_another_is_gone() {
+    let fixture = Fixture::with(|config| config.sandboxes_max = 2);
+    let first = fixture.create().await;
+    fixture.create().await;
+    let error = fixture.sandboxes.create(&shell()).await.unwrap_err();
+    assert!(matches!(error, CreateError::TooMany(2)));
+    fixture.sandboxes.delete(first).await.unwrap();
+    fixture.create().await;
+    fixture.close().await;
+}
+
+/// Creates under `fault` and returns the error with its causes; nothing may be left.
+async fn failure(fault: Fault) -> (CreateError, String) {
+    let fixture = Fixture::with(|config| config.boot_timeout = Duration::from_millis(300));
+    fixture.misbehave(fault);
+    let error = fixture.sandboxes.create(&shell()).await.unwrap_err();
+    assert!(fixture.left().is_empty());
+    assert_eq!(fixture.sandboxes.count(), 0);
+    fixture.close().await;
+    let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+    let text = format!("{error}{}", source.unwrap_or_default());
+    (error, text)
+}
+
+#[tokio::test]
+async fn vmm_that_does_not_start() {
+    let (error, text) = failure(Fault::FailBoot).await;
+    assert!(matches!(error, CreateError::Boot { .. }));
+    assert!(text.contains("cannot set up guest memory"), "{text}");
+}
+
+#[tokio::test]
+async fn guest_that_panics_while_booting() {
+    let (error, text) = failure(Fault::PanicBooting).await;
+    assert!(matches!(error, CreateError::Died { .. }));
+    assert!(text.contains("Kernel panic - not syncing: fake"), "{text}");
+}
+
+#[tokio::test]
+async fn guest_that_never_answers() {
+    let (error, text) = failure(Fault::NeverReady).await;
+    assert!(matches!(error, CreateError::NotReady { .. }));
+    assert!(text.contains("300ms; its console"), "{text}");
+    let silent = Fault::Answer { bytes: Vec::new(), then: Then::Silence };
+    assert!(matches!(failure(silent).await.0, CreateError::NotReady { .. }));
+}
+
+#[tokio::test]
+async fn guest_that_answers_nonsense() {
+    let cases: [(&[u8], &str); 4] = [
+        (b"\xff\xff\xff\xff\x01", "malformed"),
+        (b"\0\0\0\x09\x01", "malformed"),
+        (b"\0\0\0\x12\x01{\"answer\":\"pong\"}", "broke the protocol"),
+        (b"", "closed"),
+    ];
+    for (bytes, expect) in cases {
+        let fault = Fault::Answer { bytes: bytes.to_vec(), then: Then::Close };
+        let (error, text) = failure(fault).await;
+        assert!(matches!(error, CreateError::Guest { .. }), "{text}");
+        assert!(text.contains(expect), "{text}");
+    }
+}
+
+/// A fixture with one creation under way that will not end by itself.
+async fn creating() -> (Fixture, tokio::task::JoinHandle<Result<(), CreateError>>) {
+    let fixture = Fixture::new();
+    fixture.misbehave(Fault::NeverReady);
+    let sandboxes = fixture.sandboxes.clone();
+    let creation = tokio::spawn(async move { sandboxes.create(&shell()).await.map(drop) });
+    until(|| fixture.left().iter().any(|dir| dir.join("sandbox.json").exists())).await;
+    (fixture, creation)
+}
+
+#[tokio::test]
+async fn caller_that_goes_away_takes_the_sandbox_along() {
+    let (fixture, creation) = creating().await;
+    creation.abort();
+    assert!(creation.await.unwrap_err().is_cancelled());
+    assert!(fixture.left().is_empty());
+    assert_eq!(fixture.sandboxes.count(), 0);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn deletion_of_a_sandbox_being_created() {
+    let (fixture, creation) = creating().await;
+    let view = &fixture.sandboxes.list()[0];
+    assert_eq!(view.state, SandboxState::Creating);
+    fixture.sandboxes.delete(view.id).await.unwrap();
+    assert!(fixture.left().is_empty());
+    assert!(matches!(creation.await.unwrap(), Err(CreateError::Deleted(_))));
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn shutdown_cuts_off_creations_and_refuses_new_ones() {
+    let (fixture, creation) = creating().await;
+    fixture.sandboxes.shutdown().await;
+    assert!(fixture.left().is_empty());
+    assert!(matches!(creation.await.unwrap(), Err(CreateError::ShuttingDown)));
+    let late = fixture.sandboxes.create(&shell()).await;
+    assert!(matches!(late, Err(CreateError::ShuttingDown)));
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn closing_spares_sandboxes_that_are_ready() {
+    let fixture = Fixture::new();
+    let id = fixture.create().await;
+    fixture.sandboxes.close();
+    assert_eq!(fixture.exec(id, "echo still here").await.unwrap().stdout, "still here\n");
+    fixture.close().await;
+}

@@ -1,0 +1,10 @@
+//! Sandboxes over fake microVMs: the real agent, as a host process.
+
+#[cfg(test)]
+mod create;
+#[cfg(test)]
+mod delete;
+#[cfg(test)]
+mod exec;
+#[cfg(test)]
+mod fixture;

@@ -1,0 +1,153 @@
+//! What the host offers a VMM: whether KVM is worth using, and how fast its clock ticks.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::sys;
+
+const KVM_DEVICE: &str = "/dev/kvm";
+
+/// Time over which the cycle counter is held against the clock. Reading either takes well
+/// below a microsecond, so the frequency is right to some 50 in a million.
+const TSC_SPAN: Duration = Duration::from_millis(20);
+
+/// Whether guests should run on KVM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvmVerdict {
+    /// The device opens and the processor virtualises.
+    Usable,
+    /// There is no device.
+    Absent,
+    /// The device does not open for this user.
+    NotPermitted,
+    /// The device opens, but the processor shows neither VMX nor SVM: KVM, if it runs at all,
+    /// would interpret the guest instruction by instruction. Nested clouds do this.
+    NoHardwareVirtualisation,
+}
+
+impl KvmVerdict {
+    /// The verdict on this host.
+    pub fn of_this_host() -> Self {
+        let opened = std::fs::File::options().read(true).write(true).open(KVM_DEVICE);
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        Self::judge(opened.map(drop).map_err(|error| error.kind()), &cpuinfo)
+    }
+
+    fn judge(opened: Result<(), io::ErrorKind>, cpuinfo: &str) -> Self {
+        match opened {
+            Err(io::ErrorKind::PermissionDenied) => Self::NotPermitted,
+            Err(_) => Self::Absent,
+            Ok(()) if virtualises(cpuinfo) => Self::Usable,
+            Ok(()) => Self::NoHardwareVirtualisation,
+        }
+    }
+
+    /// What a person can do about it.
+    pub fn hint(self) -> Option<&'static str> {
+        match self {
+            Self::Usable => None,
+            Self::Absent => Some(
+                "load the kvm_intel or kvm_amd module, or enable virtualisation \
+                                  in the firmware or, on a virtual machine, its host",
+            ),
+            Self::NotPermitted => Some("add yourself to the kvm group, then log in again"),
+            Self::NoHardwareVirtualisation => {
+                Some("use a machine with nested virtualisation or bare metal")
+            }
+        }
+    }
+}
+
+/// States the fact, to be put after "because" or a colon.
+impl fmt::Display for KvmVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Usable => "/dev/kvm opens and the processor virtualises",
+            Self::Absent => "there is no /dev/kvm",
+            Self::NotPermitted => "/dev/kvm does not open for this user",
+            Self::NoHardwareVirtualisation => {
+                "/dev/kvm opens, but the processor shows neither vmx nor svm"
+            }
+        })
+    }
+}
+
+/// Whether the first processor of a `/proc/cpuinfo` text has VMX (Intel) or SVM (AMD).
+fn virtualises(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name.trim() == "flags").then_some(value)
+    });
+    flags.unwrap_or_default().split_whitespace().any(|flag| matches!(flag, "vmx" | "svm"))
+}
+
+/// Frequency of the host's cycle counter, in kHz. Takes some 20 ms.
+pub(crate) fn tsc_khz() -> u64 {
+    let (start, start_cycles) = clock_and_cycles();
+    std::thread::sleep(TSC_SPAN);
+    let (end, end_cycles) = clock_and_cycles();
+    let khz =
+        u128::from(end_cycles - start_cycles) * 1_000_000 / end.saturating_sub(start).as_nanos();
+    u64::try_from(khz).expect("a counter of 64 bits over 20 ms")
+}
+
+/// The clock and the cycle counter at one moment: of some readings the one least disturbed.
+fn clock_and_cycles() -> (Duration, u64) {
+    let reading = || {
+        let before = clock();
+        let cycles = sys::cycles();
+        (clock().saturating_sub(before), before, cycles)
+    };
+    let (_, clock, cycles) = (0..8).map(|_| reading()).min().expect("there were eight readings");
+    (clock, cycles)
+}
+
+fn clock() -> Duration {
+    // Not adjusted by NTP, as the counter is not.
+    let now = clock_gettime(ClockId::MonotonicRaw);
+    Duration::try_from(now).expect("time since boot is positive")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cpuinfo(flags: &str) -> String {
+        format!("processor\t: 0\nvmx flags\t: vnmi\nflags\t\t: {flags}\nbugs\t\t: svm\n\n")
+    }
+
+    #[test]
+    fn verdicts() {
+        use std::io::ErrorKind::{NotFound, PermissionDenied};
+        let intel = cpuinfo("fpu vmx sse");
+        for (opened, cpuinfo, expect) in [
+            (Ok(()), intel.as_str(), KvmVerdict::Usable),
+            (Ok(()), &cpuinfo("fpu svm"), KvmVerdict::Usable),
+            (Ok(()), &cpuinfo("fpu hypervisor vmx_not"), KvmVerdict::NoHardwareVirtualisation),
+            (Ok(()), "", KvmVerdict::NoHardwareVirtualisation),
+            (Err(NotFound), &intel, KvmVerdict::Absent),
+            (Err(PermissionDenied), &intel, KvmVerdict::NotPermitted),
+        ] {
+            assert_eq!(KvmVerdict::judge(opened, cpuinfo), expect, "{opened:?} {cpuinfo:?}");
+        }
+    }
+
+    #[test]
+    fn all_but_usable_have_a_hint() {
+        assert_eq!(KvmVerdict::Usable.hint(), None);
+        for verdict in
+            [KvmVerdict::Absent, KvmVerdict::NotPermitted, KvmVerdict::NoHardwareVirtualisation]
+        {
+            assert!(verdict.hint().is_some(), "{verdict}");
+        }
+    }
+
+    #[test]
+    fn cycle_counter_frequency_is_plausible() {
+        let khz = tsc_khz();
+        assert!((100_000..20_000_000).contains(&khz), "{khz} kHz");
+    }
+}

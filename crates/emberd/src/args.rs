@@ -1,0 +1,203 @@
+//! Options as typed: on the command line, in `EMBERD_*` variables, in a TOML file.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+use serde::Deserialize;
+
+/// Runs code in microVMs, over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "emberd", version, about, long_about = None)]
+pub struct Args {
+    /// TOML file with the options below, named alike; flags and variables go before it.
+    #[arg(long, env = "EMBERD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The options.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// Every option, as it was given or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Options {
+    /// Where to listen: HOST:PORT or unix:PATH [default: 127.0.0.1:7777].
+    #[arg(long, env = "EMBERD_ADDR", value_name = "ADDR")]
+    pub addr: Option<String>,
+    /// Directory of per-sandbox state [default: /run/emberd for root, else
+    /// `$XDG_RUNTIME_DIR/emberd` or /tmp/emberd-UID].
+    #[arg(long, env = "EMBERD_RUN_DIR", value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Directory of kernel, initramfs and language packs [default: /var/lib/emberd for root,
+    /// else `$XDG_DATA_HOME/emberd` or ~/.local/share/emberd].
+    #[arg(long, env = "EMBERD_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The VMM [default: auto].
+    #[arg(long, env = "EMBERD_VMM", value_name = "VMM")]
+    pub vmm: Option<VmmChoice>,
+    /// QEMU's binary [default: qemu-system-x86_64 of the search path].
+    #[arg(long, env = "EMBERD_QEMU", value_name = "FILE")]
+    pub qemu: Option<PathBuf>,
+    /// What runs the guests' instructions [default: auto].
+    #[arg(long, env = "EMBERD_ACCEL", value_name = "ACCEL")]
+    pub accel: Option<AccelChoice>,
+    /// Memory of each guest, in MiB [default: 256].
+    #[arg(long, env = "EMBERD_GUEST_RAM_MIB", value_name = "MIB")]
+    pub guest_ram_mib: Option<u32>,
+    /// Virtual processors of each guest [default: 1].
+    #[arg(long, env = "EMBERD_GUEST_VCPUS", value_name = "N")]
+    pub guest_vcpus: Option<u8>,
+    /// Most sandboxes at once [default: 64].
+    #[arg(long, env = "EMBERD_MAX_SANDBOXES", value_name = "N")]
+    pub max_sandboxes: Option<usize>,
+    /// How long a guest may take to boot, in milliseconds [default: 60000].
+    #[arg(long, env = "EMBERD_BOOT_TIMEOUT_MS", value_name = "MS")]
+    pub boot_timeout_ms: Option<u64>,
+    /// Guest kernel (vmlinux) in place of the data directory's.
+    #[arg(long, env = "EMBERD_KERNEL", value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Guest initramfs in place of the data directory's.
+    #[arg(long, env = "EMBERD_INITRAMFS", value_name = "FILE")]
+    pub initramfs: Option<PathBuf>,
+    /// Words added to the guests' kernel arguments, separated by spaces.
+    #[arg(long, env = "EMBERD_KERNEL_ARGS", value_name = "WORDS", allow_hyphen_values = true)]
+    pub kernel_args: Option<String>,
+    /// Format of the log on standard error [default: text]. `RUST_LOG` filters it.
+    #[arg(long, env = "EMBERD_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Which VMM runs the sandboxes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmmChoice {
+    /// The best there is on this host.
+    #[default]
+    Auto,
+    /// QEMU.
+    Qemu,
+}
+
+/// What runs the guests' instructions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccelChoice {
+    /// KVM where the processor supports it, else software.
+    #[default]
+    Auto,
+    /// KVM.
+    Kvm,
+    /// Software emulation.
+    Tcg,
+}
+
+/// Format of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why the TOML file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or holds what is no option.
+    #[error("{} is not a configuration of emberd", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why, with the line.
+        source: toml::de::Error,
+    },
+}
+
+impl Options {
+    /// Reads the options in the TOML file at `path`.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| FileError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|source| FileError::Parse { path: path.to_owned(), source })
+    }
+
+    /// These options, and those of `weaker` where these are silent.
+    #[must_use]
+    pub fn over(self, weaker: Self) -> Self {
+        Self {
+            addr: self.addr.or(weaker.addr),
+            run_dir: self.run_dir.or(weaker.run_dir),
+            data_dir: self.data_dir.or(weaker.data_dir),
+            vmm: self.vmm.or(weaker.vmm),
+            qemu: self.qemu.or(weaker.qemu),
+            accel: self.accel.or(weaker.accel),
+            guest_ram_mib: self.guest_ram_mib.or(weaker.guest_ram_mib),
+            guest_vcpus: self.guest_vcpus.or(weaker.guest_vcpus),
+            max_sandboxes: self.max_sandboxes.or(weaker.max_sandboxes),
+            boot_timeout_ms: self.boot_timeout_ms.or(weaker.boot_timeout_ms),
+            kernel: self.kernel.or(weaker.kernel),
+            initramfs: self.initramfs.or(weaker.initramfs),
+            kernel_args: self.kernel_args.or(weaker.kernel_args),
+            log_format: self.log_format.or(weaker.log_format),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_go_before_the_file() {
+        let flags = Args::try_parse_from(["emberd", "--addr", "a:1", "--kernel-args", "-x y"]);
+        let file = "addr = 'b:2'\nguest-ram-mib = 512\nvmm = 'qemu'\nlog-format = 'json'";
+        let options = flags.unwrap().options.over(toml::from_str(file).unwrap());
+        let expect = Options {
+            addr: Some("a:1".into()),
+            guest_ram_mib: Some(512),
+            vmm: Some(VmmChoice::Qemu),
+            kernel_args: Some("-x y".into()),
+            log_format: Some(LogFormat::Json),
+            ..Options::default()
+        };
+        assert_eq!(options, expect);
+    }
+
+    #[test]
+    fn file_with_a_word_that_is_no_option_is_refused() {
+        for file in ["adr = 'a:1'", "guest-ram-mib = '512'", "vmm = 'firecracker'", "["] {
+            assert!(toml::from_str::<Options>(file).is_err(), "{file}");
+        }
+    }
+
+    #[test]
+    fn vmm_that_does_not_exist_is_refused() {
+        assert!(Args::try_parse_from(["emberd", "--vmm", "firecracker"]).is_err());
+    }
+
+    #[test]
+    fn every_option_has_a_variable_of_its_name() {
+        use clap::CommandFactory as _;
+        for arg in Args::command().get_arguments() {
+            let Some(long) = arg.get_long() else { continue };
+            if matches!(long, "help" | "version") {
+                continue;
+            }
+            let variable = format!("EMBERD_{}", long.replace('-', "_").to_uppercase());
+            assert_eq!(arg.get_env(), Some(variable.as_ref()), "--{long}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! One daemon's life.
+//!
+//! ```text
+//! bind ─▶ open run dir ─▶ serve ──signal──▶ drain ──answered, limit, 2nd signal──▶
+//!     microVMs removed ─▶ last answers out ─▶ socket gone
+//! ```
+
+use std::io::{self, Write as _};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+use emberd_image::Images;
+use emberd_sandbox::{OpenError, Sandboxes};
+use emberd_vmm::Vmm;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
+
+use crate::args::{Args, Options};
+use crate::config::{Config, Surroundings};
+use crate::listener::{ListenError, Listener};
+use crate::server::Server;
+use crate::{http, log};
+
+/// How long requests under way may take to end after the first signal. Creations are cut
+/// off at once; this is for programs.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// How long answers may take to reach their clients once nothing is left to answer about.
+const LAST_ANSWERS_MAX: Duration = Duration::from_secs(1);
+
+/// Why the daemon did not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It cannot listen.
+    #[error("cannot start")]
+    Listen(#[from] ListenError),
+    /// The run directory cannot be used.
+    #[error("cannot use the run directory")]
+    Open(#[from] OpenError),
+    /// Signals cannot be received.
+    #[error("cannot receive signals")]
+    Signals(#[source] io::Error),
+}
+
+impl RunError {
+    /// What to do about it.
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Listen(ListenError::InUse(_)) => {
+                Some("stop the other one, or choose another address with --addr")
+            }
+            Self::Open(OpenError::RunDirInUse { .. }) => {
+                Some("stop the other one, or choose another directory with --run-dir")
+            }
+            Self::Open(OpenError::RunDirTooLong { .. }) => {
+                Some("choose a shorter path with --run-dir")
+            }
+            Self::Open(OpenError::RunDirShared { .. }) => {
+                Some("choose a directory of your own with --run-dir")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The configuration the command line, the environment and the file ask for; starts the log.
+///
+/// Wrong usage ends the process, as command lines do.
+///
+/// # Errors
+/// A file that cannot be used, or an option that cannot be meant.
+pub fn configure() -> anyhow::Result<Config> {
+    let args = Args::parse();
+    let file = args.config.as_deref().map(Options::read).transpose()?.unwrap_or_default();
+    let config = Config::new(args.options.over(file), &Surroundings::of_process())?;
+    log::start(config.log_format);
+    Ok(config)
+}
+
+/// Prints why the daemon did not run, with every cause, and what to do about it.
+pub fn report(error: &anyhow::Error, hint: Option<&str>) -> ExitCode {
+    let mut text = format!("error: {error:#}\n");
+    if let Some(hint) = hint.or_else(|| error.downcast_ref().and_then(RunError::hint)) {
+        text = format!("{text}hint: {hint}\n");
+    }
+    // With standard error closed there is nobody to tell.
+    drop(io::stderr().write_all(text.as_bytes()));
+    ExitCode::FAILURE
+}
+
+/// Runs the daemon until SIGINT or SIGTERM. Prints where it listens once it is ready.
+/// Nothing is left behind: no process, no directory, no socket.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run<V: Vmm>(config: Config, images: Images, vmm: V) -> Result<(), RunError> {
+    let mut signals = Signals::listen().map_err(RunError::Signals)?;
+    let listener = Listener::bind(&config.addr).await?;
+    let sandboxes = Sandboxes::open(config.sandboxes, images, vmm)?;
+    announce(&listener, &sandboxes);
+    let server = Server::new(listener, http::router(sandboxes.clone()));
+    tokio::select! {
+        name = signals.next() => tracing::info!("{name}: draining requests"),
+        never = server.accept() => never,
+    }
+    sandboxes.close();
+    let mut answered = pin!(server.stop());
+    tokio::select! {
+        drained = timeout(DRAIN_MAX, &mut answered) => {
+            if drained.is_err() {
+                tracing::warn!("requests still run after {DRAIN_MAX:?}: cutting them off");
+            }
+        }
+        name = signals.next() => tracing::warn!("{name} again: cutting requests off"),
+    }
+    sandboxes.shutdown().await;
+    if timeout(LAST_ANSWERS_MAX, answered).await.is_err() {
+        tracing::warn!("clients left without their answers");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn announce<V: Vmm>(listener: &Listener, sandboxes: &Sandboxes<V>) {
+    let vmm = sandboxes.vmm().description();
+    tracing::info!(
+        driver = vmm.driver,
+        version = %vmm.version,
+        accelerator = vmm.accelerator,
+        reason = %vmm.reason,
+        kernel = %sandboxes.images().kernel.release,
+        run_dir = %sandboxes.config().run_dir.display(),
+        addr = %listener.address(),
+        "ready"
+    );
+    if let Err(error) = writeln!(io::stdout(), "listening on {}", listener.address()) {
+        tracing::debug!(%error, "nobody reads standard output");
+    }
+}
+
+/// The signals that end the daemon.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}

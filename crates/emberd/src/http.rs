@@ -1,0 +1,69 @@
+//! The HTTP API: one file per resource, one table of routes, one of errors.
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn;
+use axum::routing::{MethodRouter, get, post};
+use emberd_api::{BODY_BYTES_MAX, ErrorCode, paths};
+use emberd_sandbox::Sandboxes;
+use emberd_vmm::Vmm;
+use utoipa::OpenApi;
+
+mod body;
+mod errors;
+mod exec;
+mod id;
+mod info;
+mod observe;
+mod sandboxes;
+
+use errors::ApiError;
+
+/// The OpenAPI document, from the routes and the bodies themselves.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "emberd", description = "Runs code in microVMs."),
+    paths(
+        sandboxes::create,
+        sandboxes::list,
+        sandboxes::get,
+        sandboxes::delete,
+        exec::exec,
+        info::info,
+        info::healthz,
+        info::openapi,
+    ),
+    components(schemas(emberd_api::ErrorBody, ErrorCode))
+)]
+struct Document;
+
+/// The OpenAPI document.
+pub fn document() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+/// The whole API over `sandboxes`.
+pub fn router<V: Vmm>(sandboxes: Sandboxes<V>) -> Router {
+    let router =
+        routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
+    router
+        .fallback(async || ApiError::new(ErrorCode::UnknownRoute, "no such path"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(ErrorCode::MethodNotAllowed, "the path does not take this method")
+        })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(observe::observe))
+        .with_state(sandboxes)
+}
+
+/// Every path and what it answers.
+fn routes<V: Vmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 6] {
+    [
+        (paths::SANDBOXES, post(sandboxes::create::<V>).get(sandboxes::list::<V>)),
+        (paths::SANDBOX, get(sandboxes::get::<V>).delete(sandboxes::delete::<V>)),
+        (paths::EXEC, post(exec::exec::<V>)),
+        (paths::INFO, get(info::info::<V>)),
+        (paths::HEALTHZ, get(info::healthz)),
+        (paths::OPENAPI, get(info::openapi)),
+    ]
+}

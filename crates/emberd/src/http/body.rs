@@ -1,0 +1,56 @@
+//! Request bodies as JSON, with errors that say where.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
+use axum::extract::{FromRequest, Request};
+use emberd_api::{BODY_BYTES_MAX, ErrorCode};
+use serde::de::DeserializeOwned;
+
+use super::errors::ApiError;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A whole request body, within its limits.
+#[derive(Debug)]
+pub struct Body(Bytes);
+
+impl Body {
+    /// The body as a `T`. Unknown fields are ignored.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        serde_json::from_slice(&self.0).map_err(|error| {
+            ApiError::new(ErrorCode::InvalidJson, format!("invalid JSON: {error}"))
+        })
+    }
+
+    /// As [`Self::json`]; an empty body stands for every default.
+    pub fn json_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, ApiError> {
+        if self.0.trim_ascii().is_empty() { Ok(T::default()) } else { self.json() }
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let read = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state));
+        match read.await {
+            Ok(Ok(bytes)) => Ok(Self(bytes)),
+            Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(
+                _,
+            )))) => {
+                let error = format!("the body is over the limit of {BODY_BYTES_MAX} bytes");
+                Err(ApiError::new(ErrorCode::BodyTooLarge, error))
+            }
+            Ok(Err(rejection)) => {
+                Err(ApiError::new(ErrorCode::InvalidRequest, rejection.body_text()))
+            }
+            Err(_) => {
+                let error = format!("the body did not arrive within {BODY_TIMEOUT:?}");
+                Err(ApiError::new(ErrorCode::BodyTimeout, error))
+            }
+        }
+    }
+}

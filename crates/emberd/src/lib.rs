@@ -1,0 +1,12 @@
+//! The emberd daemon: flags → configuration → HTTP over sandboxes → ordered shutdown.
+//!
+//! Everything but the choice of a driver, which is the binary's; the tests run the same
+//! daemon over a fake one.
+
+pub mod args;
+pub mod config;
+pub mod daemon;
+pub mod http;
+mod listener;
+pub mod log;
+mod server;

@@ -1,0 +1,84 @@
+//! Accepts connections and speaks HTTP/1 on them, until told to stop.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::Semaphore;
+
+use crate::listener::{Listener, Stream};
+
+/// Most connections at once; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// How long the head of a request may take to arrive; also how long a connection may idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pause after a failed accept, which mostly means that file descriptors ran out: time for
+/// some to be closed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until dropped; what it serves then goes on until [`Server::stop`]'s future is
+/// done or dropped with the runtime.
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: Listener,
+    router: Router,
+    turns: Arc<Semaphore>,
+    connections: GracefulShutdown,
+}
+
+impl Server {
+    pub fn new(listener: Listener, router: Router) -> Self {
+        let turns = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Self { listener, router, turns, connections: GracefulShutdown::new() }
+    }
+
+    /// Accepts connections for as long as it is polled.
+    pub async fn accept(&self) -> ! {
+        loop {
+            let turn = Arc::clone(&self.turns).acquire_owned().await;
+            let turn = turn.expect("the semaphore is never closed");
+            match self.listener.accept().await {
+                Ok(stream) => {
+                    let connection = self.connection(stream);
+                    tokio::spawn(async move {
+                        if let Err(error) = connection.await {
+                            tracing::debug!(%error, "connection broke");
+                        }
+                        drop(turn);
+                    });
+                }
+                Err(error) if of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Stops to listen, and returns what ends once every request under way is answered.
+    pub fn stop(self) -> impl Future<Output = ()> {
+        self.connections.shutdown()
+    }
+
+    fn connection(&self, stream: Stream) -> impl Future<Output = hyper::Result<()>> + use<> {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router.clone()));
+        self.connections.watch(connection)
+    }
+}
+
+/// Whether only the connection that was to be accepted failed.
+fn of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
