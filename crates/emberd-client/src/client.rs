@@ -1,5 +1,7 @@
 //! One method per route, and every way a call can end.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use emberd_api::{
     Address, AddressError, CreateSandbox, CreatedSandbox, ErrorBody, ExecBody, ExecOutcome, Health,
@@ -18,6 +20,10 @@ use crate::connector::Connector;
 /// Largest answer that is read, in bytes (256 MiB): 8 MiB of standard output and of standard
 /// error, each byte escaped in JSON as six, and once more as base64.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// How long an unused connection is kept: less than the 30 s after which the daemon closes it,
+/// so that a request does not meet a connection being closed.
+const IDLE_MAX: Duration = Duration::from_secs(15);
 
 /// Host in the URI of a request that goes to a Unix socket.
 const UNIX_AUTHORITY: &str = "emberd";
@@ -82,6 +88,7 @@ impl Client {
         };
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_MAX)
             .build(Connector(address.clone()));
         Ok(Self { address, base, http })
     }

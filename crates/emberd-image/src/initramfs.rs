@@ -4,7 +4,7 @@
 //! /init                  the agent
 //! /modules/load          file names, one a line, in load order
 //! /modules/NN-name.ko    the kernel's modules
-//! /dev/console           what PID 1 has as stdio before it mounts anything
+//! /dev/console /dev/null what PID 1 has as stdio before it mounts anything
 //! /proc /sys /dev /run /tmp /lower /upper /newroot
 //! ```
 
@@ -22,6 +22,11 @@ use crate::load::{self, Artifact, LoadError};
 use crate::modules::Module;
 use crate::progress::Progress;
 use crate::store::{Store, StoreError, write_synced};
+
+/// Devices, with permissions, major and minor number. A kernel without a console gives PID 1
+/// no stdio, for which Rust's start-up opens `/dev/null`, and without that PID 1 ends.
+const DEVICES: [(&str, u32, u32, u32); 2] =
+    [("dev/console", 0o600, 5, 1), ("dev/null", 0o666, 1, 3)];
 
 const DIRECTORIES: [&str; 9] =
     ["dev", "lower", "modules", "newroot", "proc", "run", "sys", "tmp", "upper"];
@@ -109,7 +114,9 @@ fn cpio(agent: &[u8], modules: &[Module]) -> Vec<u8> {
     for directory in DIRECTORIES {
         archive.add(directory, ModeFileType::Directory, 0o755, &[]);
         if directory == "dev" {
-            archive.add("dev/console", ModeFileType::Char, 0o600, &[]);
+            for (name, permissions, major, minor) in DEVICES {
+                archive.add_device(name, permissions, major, minor);
+            }
         }
         if directory == "modules" {
             let load = names.iter().flat_map(|name| [name.as_str(), "\n"]).collect::<String>();
@@ -137,17 +144,24 @@ struct Archive {
 
 impl Archive {
     fn add(&mut self, name: &str, kind: ModeFileType, permissions: u32, content: &[u8]) {
+        let links = if matches!(kind, ModeFileType::Directory) { 2 } else { 1 };
+        let header = self.header(name, permissions).nlink(links).set_mode_file_type(kind);
+        self.write(header, content);
+    }
+
+    fn add_device(&mut self, name: &str, permissions: u32, major: u32, minor: u32) {
+        let header = self.header(name, permissions).rdev_major(major).rdev_minor(minor);
+        self.write(header.set_mode_file_type(ModeFileType::Char), &[]);
+    }
+
+    fn header(&mut self, name: &str, permissions: u32) -> Builder {
         self.entries += 1;
-        let mut header = Builder::new(name).ino(self.entries).mode(permissions);
-        if matches!(kind, ModeFileType::Char) {
-            // The only device: the console, 5:1.
-            header = header.rdev_major(5).rdev_minor(1);
-        }
-        if matches!(kind, ModeFileType::Directory) {
-            header = header.nlink(2);
-        }
+        Builder::new(name).ino(self.entries).mode(permissions)
+    }
+
+    fn write(&mut self, header: Builder, content: &[u8]) {
         let size = u32::try_from(content.len()).expect("agent and modules are below 4 GiB");
-        let mut entry = header.set_mode_file_type(kind).write(&mut self.bytes, size);
+        let mut entry = header.write(&mut self.bytes, size);
         entry.write_all(content).and_then(|()| entry.finish().map(drop)).expect("memory");
     }
 
@@ -192,6 +206,7 @@ mod tests {
         assert_eq!(find("modules/load").2, b"00-virtio_ring.ko\n01-virtio.ko\n");
         assert_eq!(find("modules/01-virtio.ko").2, b"content of virtio");
         assert_eq!(find("dev/console").1, 0o020_600);
+        assert_eq!(find("dev/null").1, 0o020_666);
         for directory in ["proc", "sys", "dev", "lower", "upper", "newroot"] {
             assert_eq!(find(directory).1, 0o040_755, "{directory}");
         }

@@ -107,16 +107,18 @@ pub async fn run<V: Vmm>(config: Config, images: Images, vmm: V) -> Result<(), R
     }
     sandboxes.close();
     let mut answered = pin!(server.stop());
-    tokio::select! {
-        drained = timeout(DRAIN_MAX, &mut answered) => {
-            if drained.is_err() {
-                tracing::warn!("requests still run after {DRAIN_MAX:?}: cutting them off");
-            }
+    let drained = tokio::select! {
+        drained = timeout(DRAIN_MAX, &mut answered) => drained.is_ok(),
+        name = signals.next() => {
+            tracing::warn!("{name} again");
+            false
         }
-        name = signals.next() => tracing::warn!("{name} again: cutting requests off"),
+    };
+    if !drained {
+        tracing::warn!("requests still run: cutting them off");
     }
     sandboxes.shutdown().await;
-    if timeout(LAST_ANSWERS_MAX, answered).await.is_err() {
+    if !drained && timeout(LAST_ANSWERS_MAX, answered).await.is_err() {
         tracing::warn!("clients left without their answers");
     }
     tracing::info!("stopped");

@@ -57,7 +57,7 @@ pub fn router<V: Vmm>(sandboxes: Sandboxes<V>) -> Router {
 }
 
 /// Every path and what it answers.
-fn routes<V: Vmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 6] {
+pub fn routes<V: Vmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 6] {
     [
         (paths::SANDBOXES, post(sandboxes::create::<V>).get(sandboxes::list::<V>)),
         (paths::SANDBOX, get(sandboxes::get::<V>).delete(sandboxes::delete::<V>)),

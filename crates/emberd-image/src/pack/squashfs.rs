@@ -18,8 +18,6 @@ use crate::progress::Progress;
 
 /// Data block, in bytes: SquashFS's default, a fair deal between ratio and read size.
 const BLOCK_BYTES: u32 = 128 << 10;
-/// Best ratio short of the levels that take several times longer; reading speed is the same.
-const ZSTD_LEVEL: u32 = 15;
 const PUMP_BYTES: usize = 256 << 10;
 
 /// What a tool or the pump tells while an image is made.
@@ -50,11 +48,15 @@ pub(super) fn write(
     (events, received): (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     progress: &mut dyn Progress,
 ) -> Result<(), BuildError> {
-    let mut squash = sqfstar(out, compression, newest).start(|_line| {})?;
+    let lines = events.clone();
+    let mut squash = sqfstar(out, compression, newest).start(move |line| {
+        // What the tool leaves out, such as a link to nothing, it only mentions.
+        lines.send(Event::Line(line.to_owned())).ok();
+    })?;
     let stdin = squash.take_stdin();
     let RootStream { reader, tool, total_bytes, origin } = root;
     let pump = thread::spawn(move || pump(&prelude, reader, stdin, &events));
-    // Ends once the pump and the tool that feeds it have both let go of their sender.
+    // Ends once the pump and both tools have let go of their senders.
     for event in received {
         match event {
             Event::Line(line) => progress.line(&line),

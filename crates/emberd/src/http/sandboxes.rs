@@ -21,10 +21,12 @@ use super::id::Id;
 #[utoipa::path(
     post,
     path = paths::SANDBOXES,
+    operation_id = "create_sandbox",
     request_body(content = Option<CreateSandbox>, description = "An empty body is `{}`."),
     responses(
         (status = 201, description = "The sandbox is ready", body = CreatedSandbox),
         (status = 400, description = "The body is wrong, or there is no such pack", body = ErrorBody),
+        (status = 410, description = "It was deleted while it was created", body = ErrorBody),
         (status = 429, description = "There are as many sandboxes as allowed", body = ErrorBody),
         (status = 503, description = "The microVM did not boot, or the daemon stops", body = ErrorBody),
     )
@@ -56,6 +58,7 @@ fn installed<V: Vmm>(sandboxes: &Sandboxes<V>) -> String {
 #[utoipa::path(
     get,
     path = paths::SANDBOXES,
+    operation_id = "list_sandboxes",
     responses((status = 200, description = "All sandboxes", body = SandboxList))
 )]
 pub async fn list<V: Vmm>(State(sandboxes): State<Sandboxes<V>>) -> Json<SandboxList> {
@@ -66,6 +69,7 @@ pub async fn list<V: Vmm>(State(sandboxes): State<Sandboxes<V>>) -> Json<Sandbox
 #[utoipa::path(
     get,
     path = paths::SANDBOX,
+    operation_id = "get_sandbox",
     params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits")),
     responses(
         (status = 200, description = "The sandbox", body = Sandbox),
@@ -84,6 +88,7 @@ pub async fn get<V: Vmm>(
 #[utoipa::path(
     delete,
     path = paths::SANDBOX,
+    operation_id = "delete_sandbox",
     params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits")),
     responses(
         (status = 204, description = "The sandbox is gone"),

@@ -28,9 +28,9 @@ impl Daemon {
             Ok("off") => return skip("EMBERD_E2E=off"),
             _ => false,
         };
-        let images =
-            env::var_os("EMBERD_DATA_DIR").map_or_else(DataDir::default_path, PathBuf::from);
-        match Images::load(&DataDir::new(images)) {
+        let images = env::var_os("EMBERD_DATA_DIR").map(DataDir::new);
+        let images = images.or_else(DataDir::default_path).expect("a user with a home");
+        match Images::load(&images) {
             Ok(_) => {}
             Err(error) if required => panic!("EMBERD_E2E=require, but: {error}"),
             Err(error) => return skip(&error.to_string()),

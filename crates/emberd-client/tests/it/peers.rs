@@ -1,0 +1,90 @@
+//! Every error a call can end with, and what is sent.
+
+use emberd_client::{Client, ClientError};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
+
+/// A peer that says `answer` to one request and closes; the client for it, and the request.
+async fn peer(answer: impl Into<String>) -> (Client, JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::new(&listener.local_addr().unwrap().to_string()).unwrap();
+    let answer = answer.into();
+    let request = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 4096];
+        let length = stream.read(&mut request).await.unwrap();
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(request[..length].to_vec()).unwrap()
+    });
+    (client, request)
+}
+
+#[tokio::test]
+async fn nobody_listens() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    for addr in [authority.as_str(), "unix:/nonexistent/emberd.sock"] {
+        let error = Client::new(addr).unwrap().healthz().await.unwrap_err();
+        assert!(matches!(error, ClientError::Connect { .. }), "{error:?}");
+        assert!(error.to_string().ends_with(addr), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn peer_is_no_emberd() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}",
+    ] {
+        let (client, _) = peer(answer).await;
+        let error = client.info().await.unwrap_err();
+        assert!(matches!(error, ClientError::Protocol { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn connection_breaks() {
+    for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello"] {
+        let (client, _) = peer(answer).await;
+        let error = client.info().await.unwrap_err();
+        assert!(matches!(error, ClientError::Broken { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn error_body_is_told() {
+    let body = r#"{"error":"unknown sandbox","code":"from_the_future"}"#;
+    let head = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n", body.len());
+    let (client, _) = peer(head + body).await;
+    let error = client.get("x").await.unwrap_err();
+    assert_eq!(error.to_string(), "unknown sandbox");
+    let ClientError::Api { status, body } = error else { panic!("{error:?}") };
+    assert_eq!((status, body.code), (404, emberd_api::ErrorCode::Other));
+}
+
+#[tokio::test]
+async fn hostile_id_stays_one_segment_of_the_path() {
+    let (client, request) = peer("HTTP/1.1 204 No Content\r\n\r\n").await;
+    client.delete("../info HTTP/1.1\r\nx").await.unwrap();
+    let request = request.await.unwrap();
+    let line = request.lines().next().unwrap();
+    assert_eq!(line, "DELETE /sandboxes/%2E%2E%2Finfo%20HTTP%2F1%2E1%0D%0Ax HTTP/1.1");
+}
+
+#[tokio::test]
+async fn unix_sockets_work_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let client = Client::new(&format!("unix:{}", path.display())).unwrap();
+    let answer = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+        let health = "HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"status\":\"ok\"}";
+        stream.write_all(health.as_bytes()).await.unwrap();
+    };
+    let (health, ()) = tokio::join!(client.healthz(), answer);
+    assert_eq!(health.unwrap().status, "ok");
+}

@@ -1,0 +1,247 @@
+//! Everything a request can do wrong, and every way a guest can fail it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use emberd_api::{BODY_BYTES_MAX, ErrorCode, ExecBody, SandboxState};
+use emberd_proto::ExecSpec;
+use emberd_vmm::fake::{Fault, Then};
+use futures::future::join_all;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Api, body, refusal};
+use crate::{raw, wait};
+
+const UNKNOWN_ID: &str = "sb_000000000000";
+
+#[tokio::test]
+async fn refusals() {
+    use ErrorCode::{
+        InvalidJson, InvalidRequest, MethodNotAllowed, UnknownPack, UnknownRoute, UnknownSandbox,
+    };
+    let api = Api::start().await;
+    let id = api.create().await;
+    let exec = format!("/sandboxes/{id}/exec");
+    let unknown = format!("/sandboxes/{UNKNOWN_ID}");
+    let unknown_exec = format!("{unknown}/exec");
+    let nested = format!("{}{}", r#"{"x":"#.repeat(1000), "}".repeat(1000));
+    let cases: &[(&str, &str, &str, u16, ErrorCode)] = &[
+        ("POST", "/sandboxes", "{", 400, InvalidJson),
+        ("POST", "/sandboxes", "[]x", 400, InvalidJson),
+        ("POST", "/sandboxes", &nested, 400, InvalidJson),
+        ("POST", "/sandboxes", r#"{"language_pack":7}"#, 400, InvalidJson),
+        ("POST", "/sandboxes", r#"{"language_pack":"cobol"}"#, 400, UnknownPack),
+        ("POST", "/sandboxes", r#"{"language_pack":"../shell"}"#, 400, UnknownPack),
+        ("POST", "/sandboxes", r#"{"language_pack":""}"#, 400, UnknownPack),
+        ("POST", &exec, "", 400, InvalidJson),
+        ("POST", &exec, "{}", 400, InvalidJson),
+        ("POST", &exec, r#"{"code":7}"#, 400, InvalidJson),
+        ("POST", &exec, r#"{"code":"","args":"x"}"#, 400, InvalidJson),
+        ("POST", &exec, r#"{"code":"","env":{"A":1}}"#, 400, InvalidJson),
+        ("POST", &exec, r#"{"code":"","timeout_ms":-1}"#, 400, InvalidJson),
+        ("POST", &exec, r#"{"code":"","timeout_ms":1.5}"#, 400, InvalidJson),
+        ("POST", &exec, r#"{"code":"","timeout_ms":1e99}"#, 400, InvalidJson),
+        ("POST", &exec, r#"{"code":"","timeout_ms":0}"#, 400, InvalidRequest),
+        ("POST", &exec, r#"{"code":"","timeout_ms":99999999999}"#, 400, InvalidRequest),
+        ("POST", &exec, r#"{"code":"","env":{"A=B":""}}"#, 400, InvalidRequest),
+        ("POST", &exec, r#"{"code":"","args":["\u0000"]}"#, 400, InvalidRequest),
+        ("POST", &exec, r#"{"code":"","stdin_base64":"%"}"#, 400, InvalidRequest),
+        ("POST", &exec, r#"{"code":"","stdin":"","stdin_base64":""}"#, 400, InvalidRequest),
+        ("POST", &unknown_exec, r#"{"code":""}"#, 404, UnknownSandbox),
+        ("POST", "/sandboxes/x/exec", r#"{"code":""}"#, 404, UnknownSandbox),
+        ("GET", &unknown, "", 404, UnknownSandbox),
+        ("GET", "/sandboxes/sb_../../..", "", 404, UnknownRoute),
+        ("GET", "/sandboxes/%2e%2e%2finfo", "", 404, UnknownSandbox),
+        ("GET", "/sandboxes/%ff", "", 404, UnknownSandbox),
+        ("DELETE", &unknown, "", 404, UnknownSandbox),
+        ("DELETE", "/sandboxes/SB_000000000000", "", 404, UnknownSandbox),
+        ("GET", "/", "", 404, UnknownRoute),
+        ("GET", "/sandboxes/", "", 404, UnknownRoute),
+        ("PUT", "/sandboxes", "", 405, MethodNotAllowed),
+        ("GET", &exec, "", 405, MethodNotAllowed),
+    ];
+    for (method, path, body, status, code) in cases {
+        let answer = api.raw(method, path, body).await;
+        let what = format!("{method} {path} {body:.60}: {answer:?}");
+        assert_eq!((answer.status, answer.error().code), (*status, *code), "{what}");
+        assert!(answer.head.contains("content-type: application/json"), "{what}");
+    }
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn messages_say_where_and_what_to_do() {
+    let api = Api::start().await;
+    let answer = api.raw("POST", "/sandboxes", "{\n  \"language_pack\": 7}").await;
+    assert!(answer.error().error.contains("at line 2 column"), "{answer:?}");
+    let answer = api.raw("POST", "/sandboxes", r#"{"language_pack":"cobol"}"#).await;
+    assert_eq!(answer.error().error, "unknown language pack `cobol`");
+    assert_eq!(answer.error().hint.unwrap(), "installed are: python, shell");
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn unknown_fields_are_ignored() {
+    let api = Api::start().await;
+    let id = api.create().await;
+    let body = r#"{"code":"echo ok","colour":"red","depth":[{"x":null}]}"#;
+    let answer = api.raw("POST", &format!("/sandboxes/{id}/exec"), body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn body_over_the_limit() {
+    let api = Api::start().await;
+    let id = api.create().await;
+    let body = ExecBody { stdin: Some("x".repeat(BODY_BYTES_MAX)), ..body("") };
+    let (status, error) = refusal(api.client.exec(&id, &body).await);
+    assert_eq!((status, error.code), (413, ErrorCode::BodyTooLarge));
+
+    // Without a length given beforehand.
+    let mut request = format!("POST /sandboxes/{id}/exec HTTP/1.1\r\nHost: x\r\n").into_bytes();
+    request.extend_from_slice(b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n");
+    let chunk = vec![b' '; 1 << 20];
+    for _ in 0..=BODY_BYTES_MAX >> 20 {
+        request.extend_from_slice(b"100000\r\n");
+        request.extend_from_slice(&chunk);
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"0\r\n\r\n");
+    let answer = raw::send(&api.authority, request).await;
+    assert_eq!((answer.status, answer.error().code), (413, ErrorCode::BodyTooLarge));
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn input_over_its_own_limit() {
+    let api = Api::start().await;
+    let id = api.create().await;
+    let stdin = Some("x".repeat(emberd_proto::exec::STDIN_BYTES_MAX + 1));
+    let body = ExecBody { stdin, ..body("") };
+    let (status, error) = refusal(api.client.exec(&id, &body).await);
+    assert_eq!((status, error.code), (400, ErrorCode::InvalidRequest));
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn one_sandbox_too_many() {
+    let api = Api::with(|config| config.sandboxes_max = 1).await;
+    let id = api.create().await;
+    let (status, error) = refusal(api.client.create(None).await);
+    assert_eq!((status, error.code), (429, ErrorCode::TooManySandboxes));
+    assert!(error.hint.unwrap().contains("--max-sandboxes"));
+    api.client.delete(&id).await.unwrap();
+    api.create().await;
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn guests_that_do_not_boot() {
+    let api = Api::with(|config| config.boot_timeout = Duration::from_millis(300)).await;
+    let nonsense = Fault::Answer { bytes: b"HTTP/1.1 200\r\n".to_vec(), then: Then::Close };
+    for (fault, expect) in [
+        (Fault::FailBoot, "cannot set up guest memory"),
+        (Fault::PanicBooting, "Kernel panic"),
+        (Fault::NeverReady, "did not answer within 300ms; its console"),
+        (nonsense, "malformed frame"),
+    ] {
+        api.misbehave(fault);
+        let (status, error) = refusal(api.client.create(None).await);
+        assert_eq!((status, error.code), (503, ErrorCode::BootFailed));
+        assert!(error.error.contains(expect), "{error:?}");
+        assert_eq!(wait::left_in(&api.run_dir), Vec::<PathBuf>::new());
+    }
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn killed_microvm_is_gone_and_can_be_deleted() {
+    let api = Api::start().await;
+    let id = api.create().await;
+    let pid = api.client.get(&id).await.unwrap().vmm_pid.unwrap();
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    wait::until(async || api.client.get(&id).await.unwrap().state == SandboxState::Gone).await;
+    let (status, error) = refusal(api.exec(&id, "").await);
+    assert_eq!((status, error.code), (410, ErrorCode::SandboxGone));
+    assert!(error.error.contains("was ended by signal 9"), "{error:?}");
+    let sandbox = api.client.get(&id).await.unwrap();
+    assert_eq!(sandbox.reason.as_deref(), Some("its VMM was ended by signal 9"));
+    api.client.delete(&id).await.unwrap();
+    assert_eq!(refusal(api.client.delete(&id).await).0, 404);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn guest_that_stops_answering() {
+    let api = Api::with(|config| config.exec_grace = Duration::from_millis(100)).await;
+    let id = api.create().await;
+    let pid = api.client.get(&id).await.unwrap().vmm_pid.unwrap();
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::STOP).unwrap();
+    let spec = ExecSpec { timeout_ms: 1, ..ExecSpec::new("") };
+    let body = ExecBody { spec, stdin: None, stdin_base64: None };
+    let (status, error) = refusal(api.client.exec(&id, &body).await);
+    assert_eq!((status, error.code), (502, ErrorCode::GuestFailed));
+    api.client.delete(&id).await.unwrap();
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn sandbox_that_is_still_being_created() {
+    let api = Api::start().await;
+    api.misbehave(Fault::NeverReady);
+    let client = api.client.clone();
+    let creation = tokio::spawn(async move { client.create(None).await });
+    wait::until(async || api.sandboxes.count() == 1).await;
+    let sandbox = &api.client.list().await.unwrap().sandboxes[0];
+    assert_eq!((sandbox.state, sandbox.vmm_pid), (SandboxState::Creating, None));
+    let (status, error) = refusal(api.exec(&sandbox.id, "").await);
+    assert_eq!((status, error.code), (409, ErrorCode::SandboxNotReady));
+    api.client.delete(&sandbox.id).await.unwrap();
+    let (status, error) = refusal(creation.await.unwrap());
+    assert_eq!((status, error.code), (410, ErrorCode::SandboxGone));
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn of_many_deletions_at_once_one_succeeds() {
+    let api = Api::start().await;
+    let id = api.create().await;
+    let outcomes = join_all((0..16).map(|_| api.client.delete(&id))).await;
+    let (deleted, refused): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
+    assert_eq!(deleted.len(), 1);
+    for outcome in refused {
+        let (status, error) = refusal(outcome);
+        assert_eq!((status, error.code), (404, ErrorCode::UnknownSandbox));
+    }
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn deletion_during_an_exec() {
+    let api = Api::start().await;
+    let id = api.create().await;
+    let dir = PathBuf::from(api.client.get(&id).await.unwrap().dir);
+    let code = "echo running > running; while kill -0 $PPID 2>/dev/null; do sleep 0.02; done";
+    let spec = ExecSpec { cwd: Some(dir.display().to_string()), ..ExecSpec::new(code) };
+    let body = ExecBody { spec, stdin: None, stdin_base64: None };
+    let exec = api.client.exec(&id, &body);
+    let delete = async {
+        wait::until(async || dir.join("running").exists()).await;
+        api.client.delete(&id).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(exec, delete);
+    let (status, error) = refusal(outcome);
+    assert_eq!((status, error.code), (410, ErrorCode::SandboxGone));
+    assert!(error.error.contains("was deleted while the program ran"), "{error:?}");
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn daemon_that_shuts_down() {
+    let api = Api::start().await;
+    api.sandboxes.close();
+    let (status, error) = refusal(api.client.create(None).await);
+    assert_eq!((status, error.code), (503, ErrorCode::ShuttingDown));
+    api.stop().await;
+}

@@ -1,0 +1,140 @@
+//! How the daemon starts, and how it does not.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use super::{Daemon, Room};
+use crate::wait;
+
+/// The binary that is shipped, with nothing set up.
+fn shipped() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_emberd"));
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("EMBERD_ADDR", "127.0.0.1:0");
+    command.stdin(Stdio::null());
+    command
+}
+
+#[tokio::test]
+async fn options_come_from_flags_then_variables_then_the_file() {
+    let room = Room::new();
+    let file = room.path("emberd.toml");
+    let options = "guest-ram-mib = 100\nguest-vcpus = 2\nmax-sandboxes = 3\nlog-format = 'json'\n";
+    fs::write(&file, options).unwrap();
+    let mut command = room.command();
+    command.arg("--config").arg(&file).args(["--guest-vcpus", "4"]);
+    command.env("EMBERD_GUEST_VCPUS", "3").env("EMBERD_MAX_SANDBOXES", "5");
+    let mut daemon = Daemon::spawn(command);
+    let info = daemon.client.info().await.unwrap();
+    assert_eq!((info.guest_ram_mib, info.guest_vcpus, info.sandboxes_max), (100, 4, 5));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    room.close();
+}
+
+#[test]
+fn options_that_cannot_be_meant() {
+    let room = Room::new();
+    let file = room.path("emberd.toml");
+    fs::write(&file, "adress = 'x'\n").unwrap();
+    let file = file.to_str().unwrap();
+    let cases: [(&[&str], &str); 6] = [
+        (&["--addr", "nowhere"], "`nowhere` is not an address"),
+        (&["--guest-ram-mib", "1"], "--guest-ram-mib is 1, not between 64 and"),
+        (&["--guest-ram-mib=-5"], "invalid value '-5'"),
+        (&["--vmm", "firecracker"], "possible values: auto, qemu"),
+        (&["--config", "/nonexistent"], "cannot read /nonexistent"),
+        (&["--config", file], "unknown field `adress`"),
+    ];
+    for (flags, expect) in cases {
+        let mut command = shipped();
+        command.args(flags);
+        let errors = Room::refused(command);
+        assert!(errors.contains(expect), "{flags:?}: {errors}");
+    }
+}
+
+#[test]
+fn missing_qemu_is_named_with_what_to_do() {
+    let mut command = shipped();
+    command.args(["--qemu", "/nonexistent/qemu"]);
+    let errors = Room::refused(command);
+    assert!(errors.contains("there is no /nonexistent/qemu"), "{errors}");
+    assert!(errors.contains("hint: "), "{errors}");
+}
+
+#[test]
+fn missing_artifact_is_named_with_the_command_that_makes_it() {
+    let room = Room::new();
+    let qemu = room.path("qemu");
+    fs::write(&qemu, "#!/bin/sh\necho 'QEMU emulator version 7.2.0'\n").unwrap();
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = shipped();
+    command.arg("--qemu").arg(qemu).args(["--accel", "tcg"]);
+    command.arg("--data-dir").arg(room.path("data"));
+    let errors = Room::refused(command);
+    assert!(errors.contains("emberctl image build kernel"), "{errors}");
+}
+
+#[tokio::test]
+async fn second_daemon_on_one_run_directory() {
+    let room = Room::new();
+    let mut daemon = room.start();
+    let (_, pid) = daemon.create().await;
+    let errors = Room::refused(room.command());
+    assert!(errors.contains("another daemon uses"), "{errors}");
+    assert!(errors.contains("hint: ") && errors.contains("--run-dir"), "{errors}");
+    assert!(wait::is_running(pid), "the second daemon touched the first one's sandboxes");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    room.close();
+}
+
+#[tokio::test]
+async fn port_in_use() {
+    let (room, other) = (Room::new(), Room::new());
+    let mut daemon = room.start();
+    let authority = daemon.addr.strip_prefix("http://").unwrap();
+    let errors = Room::refused(other.command_on(authority));
+    assert!(errors.contains("is in use by another program"), "{errors}");
+    assert!(errors.contains("hint: ") && errors.contains("--addr"), "{errors}");
+    assert!(!other.run_dir().exists(), "nothing is touched before the port is had");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    room.close();
+}
+
+#[tokio::test]
+async fn unix_socket_is_private_and_goes_with_the_daemon() {
+    let room = Room::new();
+    let socket = room.path("emberd.sock");
+    let addr = format!("unix:{}", socket.display());
+    let mut daemon = Daemon::spawn(room.command_on(&addr));
+    assert_eq!(daemon.addr, addr);
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let (id, _) = daemon.create().await;
+    daemon.client.delete(&id).await.unwrap();
+    daemon.signal(Signal::INT);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    assert!(!socket.exists());
+    room.close();
+}
+
+#[tokio::test]
+async fn orphans_of_a_killed_daemon_are_removed_by_the_next() {
+    let room = Room::new();
+    let mut daemon = room.start();
+    let (id, pid) = daemon.create().await;
+    daemon.signal(Signal::KILL);
+    assert_eq!(daemon.exit_code().await, None);
+    assert!(room.run_dir().join(&id).exists());
+    let mut next = room.start();
+    assert!(!wait::is_running(pid));
+    assert!(!room.run_dir().join(&id).exists());
+    assert!(next.client.list().await.unwrap().sandboxes.is_empty());
+    next.signal(Signal::TERM);
+    assert_eq!(next.exit_code().await, Some(0));
+    room.close();
+}
