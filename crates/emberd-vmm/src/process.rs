@@ -189,18 +189,6 @@ impl VmmProcess {
         BootError::Exited { reason, log_tail }
     }
 
-    /// Lets the process die in a while, as if by itself.
-    #[cfg(feature = "fake")]
-    pub(crate) fn kill_after(&self, delay: std::time::Duration) {
-        let leash = Arc::downgrade(&self.leash);
-        tokio::spawn(async move {
-            tokio::time::sleep(delay).await;
-            if let Some(leash) = leash.upgrade() {
-                leash.life().kill();
-            }
-        });
-    }
-
     /// Kills the process, reaps it and removes the directory, on a thread that may block.
     /// A caller that goes away changes nothing.
     pub(crate) async fn kill(mut self) -> Result<(), KillError> {

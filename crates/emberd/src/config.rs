@@ -263,8 +263,7 @@ fn boot_timeout(text: Option<String>) -> Result<Option<Duration>, ConfigError> {
         .zip(milliseconds_per_unit)
         .map(|(number, per_unit)| number.saturating_mul(per_unit));
     let (option, expected) = ("--boot-timeout", "a duration such as 500ms, 90s or 5m");
-    let milliseconds =
-        milliseconds.ok_or(ConfigError::Form { option, value: text, expected })?;
+    let milliseconds = milliseconds.ok_or(ConfigError::Form { option, value: text, expected })?;
     Ok(within("--boot-timeout (in ms)", Some(milliseconds), BOOT_TIMEOUT_MS)?
         .map(Duration::from_millis))
 }
@@ -352,9 +351,14 @@ mod tests {
 
     #[test]
     fn boot_times_have_units() {
-        for (text, milliseconds) in [("100ms", 100), ("90s", 90_000), ("2m", 120_000), ("7", 7000)] {
+        for (text, milliseconds) in [("100ms", 100), ("90s", 90_000), ("2m", 120_000), ("7", 7000)]
+        {
             let config = config(|options| options.boot_timeout = Some(text.into())).unwrap();
-            assert_eq!(config.sandboxes.boot_timeout, Duration::from_millis(milliseconds), "{text}");
+            assert_eq!(
+                config.sandboxes.boot_timeout,
+                Duration::from_millis(milliseconds),
+                "{text}"
+            );
         }
     }
 

@@ -71,10 +71,11 @@ fn firecracker_config(config: &Config) -> FirecrackerConfig {
         JailChoice::On => firecracker::JailChoice::On,
         JailChoice::Off => firecracker::JailChoice::Off,
     };
-    let ids = config.jail.uids.as_ref().map(|uids| IdRange {
-        first: *uids.start(),
-        count: uids.end() - uids.start() + 1,
-    });
+    let ids = config
+        .jail
+        .uids
+        .as_ref()
+        .map(|uids| IdRange { first: *uids.start(), count: uids.end() - uids.start() + 1 });
     FirecrackerConfig {
         // Each byte of console output is an exit to the VMM.
         console: config.console.unwrap_or(false),
