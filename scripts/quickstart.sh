@@ -17,9 +17,11 @@ export EMBERD_ADDR=${EMBERD_ADDR:-127.0.0.1:7777}
 emberctl=$target_dir/release/emberctl
 
 show() { # shows a command of emberctl, then its output
-  printf '\n    $ emberctl'
-  printf ' %q' "$@"
-  echo
+  local word line='$ emberctl'
+  for word; do
+    [[ $word =~ ^[a-z0-9_]+$ ]] && line+=" $word" || line+=" ${word@Q}"
+  done
+  printf '\n    %s\n' "$line"
   "$emberctl" "$@"
 }
 
@@ -40,8 +42,7 @@ stage "a Python sandbox"
 python=$("$emberctl" create python)
 echo "    $python"
 show exec "$python" 'print(6*7)'
-show exec "$python" 'import os
-print("kernel", os.uname().release, "- PID 1 is", open("/proc/1/comm").read().strip())'
+show exec "$python" 'print(open("/proc/sys/kernel/osrelease").read(), open("/proc/1/comm").read())'
 
 stage "a shell sandbox"
 shell=$("$emberctl" create shell)

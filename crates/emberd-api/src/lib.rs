@@ -183,6 +183,8 @@ pub enum ErrorCode {
     InvalidRequest,
     /// 400: no such language pack.
     UnknownPack,
+    /// 403: a web page sent the request.
+    ForeignOrigin,
     /// 404: no such path.
     UnknownRoute,
     /// 404: no such sandbox.

@@ -183,9 +183,6 @@ mod tests {
 
     use super::*;
 
-    /// [`FRAME_BYTES_MAX`] as it stands in a length prefix.
-    const LENGTH_MAX: u32 = 64 << 20;
-
     /// Feeds `stream` in pieces of `chunk_bytes` and returns the frames it holds.
     fn decode(stream: &[u8], chunk_bytes: usize) -> Result<Vec<Frame>, FrameError> {
         let mut decoder = Decoder::default();
@@ -198,6 +195,10 @@ mod tests {
         }
         decoder.finish()?;
         Ok(frames)
+    }
+
+    fn prefix(length: usize) -> [u8; LENGTH_BYTES] {
+        u32::try_from(length).unwrap().to_be_bytes()
     }
 
     fn frame(kind: Kind, payload: &'static [u8]) -> Frame {
@@ -228,7 +229,7 @@ mod tests {
     #[test]
     fn hostile_length_is_refused_before_anything_is_allocated() {
         let mut decoder = Decoder::default();
-        decoder.buffer().extend_from_slice(&(LENGTH_MAX + 1).to_be_bytes());
+        decoder.buffer().extend_from_slice(&prefix(FRAME_BYTES_MAX + 1));
         let capacity_before = decoder.buffer().capacity();
         assert!(matches!(decoder.next_frame(), Err(FrameError::TooLong(67_108_865))));
         assert_eq!(decoder.buffer().capacity(), capacity_before);
@@ -237,7 +238,7 @@ mod tests {
     #[test]
     fn largest_length_allocates_nothing_ahead_of_its_bytes() {
         let mut decoder = Decoder::default();
-        decoder.buffer().extend_from_slice(&LENGTH_MAX.to_be_bytes());
+        decoder.buffer().extend_from_slice(&prefix(FRAME_BYTES_MAX));
         decoder.buffer().extend_from_slice(&[Kind::Stdout as u8]);
         assert!(decoder.next_frame().unwrap().is_none());
         assert!(decoder.buffer().capacity() < 1 << 10);

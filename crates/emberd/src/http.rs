@@ -15,6 +15,7 @@ mod exec;
 mod id;
 mod info;
 mod observe;
+mod origin;
 mod sandboxes;
 
 use errors::ApiError;
@@ -52,6 +53,7 @@ pub fn router<V: Vmm>(sandboxes: Sandboxes<V>) -> Router {
             ApiError::new(ErrorCode::MethodNotAllowed, "the path does not take this method")
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn(origin::refuse_pages))
         .layer(from_fn(observe::observe))
         .with_state(sandboxes)
 }

@@ -38,6 +38,7 @@ fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::InvalidJson | ErrorCode::InvalidRequest | ErrorCode::UnknownPack => {
             StatusCode::BAD_REQUEST
         }
+        ErrorCode::ForeignOrigin => StatusCode::FORBIDDEN,
         ErrorCode::UnknownRoute | ErrorCode::UnknownSandbox => StatusCode::NOT_FOUND,
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::BodyTimeout => StatusCode::REQUEST_TIMEOUT,

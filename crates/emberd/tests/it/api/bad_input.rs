@@ -16,6 +16,19 @@ use crate::{raw, wait};
 const UNKNOWN_ID: &str = "sb_000000000000";
 
 #[tokio::test]
+async fn web_pages_are_refused() {
+    let api = Api::start().await;
+    for origin in ["https://example.com", "null", "http://127.0.0.1:7777"] {
+        let head = "POST /sandboxes HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n";
+        let request = format!("{head}Origin: {origin}\r\nConnection: close\r\n\r\n");
+        let answer = raw::send(&api.authority, request.into_bytes()).await;
+        assert_eq!((answer.status, answer.error().code), (403, ErrorCode::ForeignOrigin));
+    }
+    assert_eq!(api.client.list().await.unwrap().sandboxes, []);
+    api.stop().await;
+}
+
+#[tokio::test]
 async fn refusals() {
     use ErrorCode::{
         InvalidJson, InvalidRequest, MethodNotAllowed, UnknownPack, UnknownRoute, UnknownSandbox,

@@ -8,7 +8,7 @@ async fn python_has_its_standard_library_and_pip() {
     let id = daemon.create("python").await;
     // All modules but those Debian splits off or that need a display: named, not waved through.
     let imports = "import importlib.util, sys\n\
-        left_out = {'idlelib', 'tkinter', '_tkinter', 'turtledemo', 'turtle', '_gdbm'}\n\
+        left_out = {'idlelib', 'tkinter', '_tkinter', 'turtledemo', 'turtle'}\n\
         other_systems = {'msilib', 'nt', 'ntpath', 'winreg', 'winsound', 'msvcrt', '_winapi',\n\
             'nturl2path', '_msi', '_overlapped', '_scproxy', 'antigravity', 'this'}\n\
         names = sys.stdlib_module_names - left_out - other_systems\n\
