@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::future;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use emberd_proto::message::{AGENT_PORT, READY_PORT};
 use nix::errno::Errno;
+use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,8 +25,8 @@ use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, Vso
 
 use crate::agent::Agent;
 use crate::connection::{self, ConnectionError, Duplex};
-use crate::console;
 use crate::uevents::Uevents;
+use crate::{console, sys};
 
 mod mux;
 mod port;
@@ -91,11 +93,12 @@ pub fn unix(agent: Agent, path: &Path, ready: Option<PathBuf>) -> Result<(), Ser
         }
         let agent = Arc::new(agent);
         let hall = Hall::new(&agent);
+        let arrival = async || Ok((listener.accept().await?.0, future::pending()));
         let outcome = tokio::select! {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
             Err(error) = reap(&agent) => Err(error),
-            source = accept(&hall, async || Ok(listener.accept().await?.0)) => {
+            source = accept(&hall, arrival) => {
                 Err(ServeError::Accept { door: "the Unix socket", source })
             }
         };
@@ -132,8 +135,20 @@ async fn vsock(hall: &Hall) -> Result<Infallible, ServeError> {
         return future::pending().await;
     };
     tell_ready(VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, READY_PORT)));
-    let source = accept(hall, async || Ok(listener.accept().await?.0)).await;
-    Err(ServeError::Accept { door: "vsock", source })
+    let source = accept(hall, async || {
+        let (stream, _) = listener.accept().await?;
+        let cut = reset(stream.as_fd())?;
+        Ok((stream, cut))
+    });
+    Err(ServeError::Accept { door: "vsock", source: source.await })
+}
+
+/// Waits until `stream` is reset, which a restore of the machine does to every vsock
+/// connection. The runtime takes that for news to writers only: whoever waits for the host
+/// to speak would not hear of it.
+fn reset(stream: BorrowedFd<'_>) -> io::Result<impl Future<Output = ()> + Send + use<>> {
+    let connection = sys::watch(stream.try_clone_to_owned()?, Interest::ERROR)?;
+    Ok(async move { drop(connection.ready(Interest::ERROR).await) })
 }
 
 /// Connects once, in the background, and hangs up: the host hears that the agent serves. A
@@ -142,17 +157,14 @@ fn tell_ready<S>(connect: impl Future<Output = io::Result<S>> + Send + 'static) 
     tokio::spawn(async move { drop(connect.await) });
 }
 
-/// Lets in whoever `next` accepts, until it fails for good.
-///
-/// A vsock listener survives a restore of the machine; connections it had do not, and end
-/// with an error of their own.
-async fn accept<S: Duplex + 'static>(
+/// Lets in whoever `next` accepts, with what cuts the connection off, until it fails for good.
+async fn accept<S: Duplex + 'static, C: Future<Output = ()> + Send + 'static>(
     hall: &Hall,
-    mut next: impl AsyncFnMut() -> io::Result<S>,
+    mut next: impl AsyncFnMut() -> io::Result<(S, C)>,
 ) -> io::Error {
     loop {
         match next().await {
-            Ok(stream) => hall.admit(Box::new(stream)),
+            Ok((stream, cut)) => hall.admit(Box::new(stream), cut),
             Err(error) if listens_no_more(&error) => return error,
             // The peer was gone before it was accepted, or descriptors or memory are short.
             Err(_) => sleep(ACCEPT_PAUSE).await,
@@ -177,17 +189,41 @@ impl Hall {
         Self { agent: Arc::clone(agent), seats: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 
-    /// Serves `stream` beside all others.
-    fn admit(&self, stream: Box<dyn Duplex>) {
+    /// Serves `stream` beside all others, for as long as `cut` lasts.
+    fn admit(&self, stream: Box<dyn Duplex>, cut: impl Future<Output = ()> + Send + 'static) {
         let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else { return };
         let agent = Arc::clone(&self.agent);
         tokio::spawn(async move {
-            match connection::serve(agent, stream).await {
+            let served = tokio::select! {
+                served = connection::serve(agent, stream) => served,
+                () = cut => Err(ConnectionError::HostLeft),
+            };
+            match served {
                 // Hosts come and go as they like.
                 Ok(()) | Err(ConnectionError::HostLeft | ConnectionError::Io(_)) => {}
                 Err(error) => console::report(&error),
             }
             drop(seat);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reset_is_noticed_without_reading() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut cut = pin!(reset(ours.as_fd()).unwrap());
+        assert_eq!(cut.as_mut().now_or_never(), None);
+        // What is left unread when a Unix socket is closed makes it a reset.
+        ours.try_write(b"unread").unwrap();
+        drop(theirs);
+        cut.await;
     }
 }

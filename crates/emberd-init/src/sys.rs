@@ -14,6 +14,7 @@ use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Makes the child of `command` the leader of its own session and process group, and a
@@ -151,13 +152,12 @@ pub fn reseed_random(entropy: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the runtime tell when `fd` becomes readable.
+/// Lets the runtime tell when `fd` becomes what `interest` says.
 ///
 /// # Errors
 /// When `fd` is of a kind that cannot be polled.
-pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` stays the same open descriptor until it is dropped, and
     // `AsyncFd` only lends it.
-    unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) }
-        .map_err(io::Error::from)
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }

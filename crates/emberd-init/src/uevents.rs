@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::sys;
@@ -59,7 +60,7 @@ impl Uevents {
     /// # Errors
     /// When the runtime cannot watch the socket.
     pub fn into_async(self) -> io::Result<AsyncUevents> {
-        Ok(AsyncUevents { socket: sys::watch(self.socket)? })
+        Ok(AsyncUevents { socket: sys::watch(self.socket, Interest::READABLE)? })
     }
 }
 

@@ -36,7 +36,8 @@ pub enum HostMessage {
     /// Runs code. `Stdin` frames and one `StdinEnd` frame follow; the answer is `Stdout` and
     /// `Stderr` frames, then [`GuestMessage::Exited`].
     Exec(ExecSpec),
-    /// Makes the guest itself after a restore; answered by [`GuestMessage::Renewed`].
+    /// Makes the guest itself after a restore; answered by [`GuestMessage::Renewed`]. An agent
+    /// that is not its machine's PID 1 checks it, answers, and changes nothing.
     Renew(Renewal),
     /// An operation this generation does not know.
     #[serde(other)]

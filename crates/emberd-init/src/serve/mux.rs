@@ -9,7 +9,7 @@
 //! says whether a host is there, not that it is another one.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{self, poll_fn};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,7 @@ pub async fn serve(hall: &Hall, uevents: &AsyncUevents) -> io::Result<Infallible
         let mut session = Connection::new(&mut port, config(), Mode::Server);
         while let Some(stream) = poll_fn(|context| session.poll_next_inbound(context)).await {
             match stream {
-                Ok(stream) => hall.admit(Box::new(stream.compat())),
+                Ok(stream) => hall.admit(Box::new(stream.compat()), future::pending()),
                 Err(error) => {
                     console::report(&error);
                     break;

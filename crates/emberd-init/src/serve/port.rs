@@ -17,6 +17,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 use nix::libc::O_NONBLOCK;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::sys;
@@ -55,7 +56,7 @@ impl Port {
         let events = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let wanted = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         events.add(&device, EpollEvent::new(wanted, 0))?;
-        let changed = sys::watch(events.0.try_clone()?)?;
+        let changed = sys::watch(events.0.try_clone()?, Interest::READABLE)?;
         Ok(Self { device, events, changed })
     }
 
