@@ -29,6 +29,9 @@ use crate::{BootError, ExitReason, ExitWatch, KillError, sys};
 /// what a pipe holds (64 KiB, pipe(7)).
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// Most attempts to remove a directory to which files are added meanwhile.
+const REMOVALS_MAX: usize = 16;
+
 /// Lines of log that an error quotes.
 pub(crate) const TAIL_LINES: usize = 8;
 
@@ -74,9 +77,19 @@ impl VmDir {
     fn remove(&mut self) -> io::Result<()> {
         self.removed = true;
         crate::holdings::release(&self.path)?;
-        match std::fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            outcome => outcome,
+        let mut attempts = 1;
+        loop {
+            match std::fs::remove_dir_all(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                // Something added a file meanwhile: what a VMM started may outlive it a little.
+                Err(error)
+                    if error.kind() == io::ErrorKind::DirectoryNotEmpty
+                        && attempts < REMOVALS_MAX =>
+                {
+                    attempts += 1;
+                }
+                outcome => return outcome,
+            }
         }
     }
 }

@@ -136,7 +136,7 @@ impl Double {
 
 /// Listens first: bytes that arrive at a closed connection would take the answer along.
 fn greet(mut stream: UnixStream, answer: &[u8]) -> Option<UnixStream> {
-    stream.read(&mut [0; GREETING_BYTES_MAX]).ok()?;
+    let _bytes = stream.read(&mut [0; GREETING_BYTES_MAX]).ok()?;
     stream.write_all(answer).ok()?;
     Some(stream)
 }
@@ -154,9 +154,13 @@ fn beside_current_exe(name: &str) -> PathBuf {
     })
 }
 
-/// Has a shell write the program. Were it open for writing here, a child that another thread
-/// forks meanwhile would hold it open, and it could not be run ("text file busy").
-fn write_program(path: &Path, script: &str) {
+/// Writes a shell script that can be run, by way of a shell: were it open for writing here, a
+/// child that another thread forks meanwhile would hold it open, and it could not be run
+/// ("text file busy").
+///
+/// # Panics
+/// When it cannot be written.
+pub fn write_program(path: &Path, script: &str) {
     let mut shell = Command::new("/bin/sh")
         .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
         .arg(path)

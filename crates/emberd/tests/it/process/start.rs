@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
+use fake_firecracker::write_program;
 use rustix::process::Signal;
 
 use super::{Daemon, Room};
@@ -72,8 +73,7 @@ fn missing_qemu_is_named_with_what_to_do() {
 fn firecracker_that_cannot_be_used_is_named_with_what_to_do() {
     let room = Room::new();
     let vulnerable = room.path("firecracker-1.15.0");
-    fs::write(&vulnerable, "#!/bin/sh\necho Firecracker v1.15.0\n").unwrap();
-    fs::set_permissions(&vulnerable, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&vulnerable, "echo Firecracker v1.15.0");
     let vulnerable = vulnerable.to_str().unwrap();
     let binary = room.double.binary();
     let binary = binary.to_str().unwrap();
@@ -91,8 +91,8 @@ fn firecracker_that_cannot_be_used_is_named_with_what_to_do() {
         command.args(["--vmm", "firecracker", "--accel", "kvm"]).args(flags);
         let errors = Room::refused(command);
         assert!(errors.contains(expect), "{flags:?}: {errors}");
-        let hints = errors.lines().filter_map(|line| line.strip_prefix("hint: "));
-        assert!(hints.last().is_some_and(|line| line.contains(hint)), "{flags:?}: {errors}");
+        let mut hints = errors.lines().filter_map(|line| line.strip_prefix("hint: "));
+        assert!(hints.next().is_some_and(|line| line.contains(hint)), "{flags:?}: {errors}");
     }
 }
 
@@ -121,8 +121,7 @@ async fn firecracker_of_the_data_directory_is_found_and_the_choice_is_explained(
 fn missing_artifact_is_named_with_the_command_that_makes_it() {
     let room = Room::new();
     let qemu = room.path("qemu");
-    fs::write(&qemu, "#!/bin/sh\necho 'QEMU emulator version 7.2.0'\n").unwrap();
-    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&qemu, "echo 'QEMU emulator version 7.2.0'");
     let mut command = shipped();
     command.arg("--qemu").arg(qemu).args(["--accel", "tcg"]);
     command.arg("--data-dir").arg(room.path("nothing"));
