@@ -7,7 +7,7 @@ use std::time::Duration;
 /// What a driver runs, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmmDescription {
-    /// `qemu`, `firecracker` or `fake`.
+    /// `qemu` or `firecracker`.
     pub driver: &'static str,
     /// Version of the VMM's binary, as it prints it.
     pub version: String,

@@ -16,8 +16,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 mod boot;
 mod dial;
 mod exit;
-#[cfg(feature = "fake")]
-pub mod fake;
 pub mod firecracker;
 mod holdings;
 mod host;

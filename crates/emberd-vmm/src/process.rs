@@ -29,6 +29,9 @@ use crate::{BootError, ExitReason, ExitWatch, KillError, sys};
 /// what a pipe holds (64 KiB, pipe(7)).
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// Most attempts to remove a directory to which files are added meanwhile.
+const REMOVALS_MAX: usize = 16;
+
 /// Lines of log that an error quotes.
 pub(crate) const TAIL_LINES: usize = 8;
 
@@ -74,9 +77,19 @@ impl VmDir {
     fn remove(&mut self) -> io::Result<()> {
         self.removed = true;
         crate::holdings::release(&self.path)?;
-        match std::fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            outcome => outcome,
+        let mut attempts = 1;
+        loop {
+            match std::fs::remove_dir_all(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                // Something added a file meanwhile: what a VMM started may outlive it a little.
+                Err(error)
+                    if error.kind() == io::ErrorKind::DirectoryNotEmpty
+                        && attempts < REMOVALS_MAX =>
+                {
+                    attempts += 1;
+                }
+                outcome => return outcome,
+            }
         }
     }
 }
@@ -187,18 +200,6 @@ impl VmmProcess {
     pub(crate) fn exited_early(&self, reason: ExitReason) -> BootError {
         let log_tail = crate::log::tail(&self.console_log, TAIL_LINES);
         BootError::Exited { reason, log_tail }
-    }
-
-    /// Lets the process die in a while, as if by itself.
-    #[cfg(feature = "fake")]
-    pub(crate) fn kill_after(&self, delay: std::time::Duration) {
-        let leash = Arc::downgrade(&self.leash);
-        tokio::spawn(async move {
-            tokio::time::sleep(delay).await;
-            if let Some(leash) = leash.upgrade() {
-                leash.life().kill();
-            }
-        });
     }
 
     /// Kills the process, reaps it and removes the directory, on a thread that may block.

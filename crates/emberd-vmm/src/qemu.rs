@@ -48,13 +48,19 @@ impl Qemu {
     pub fn find(config: QemuConfig) -> Result<Self, FindQemuError> {
         let binary = find::binary(config.binary)?;
         let version = find::version(&binary)?;
-        let (accelerator, reason) = find::accelerator(config.accel, KvmVerdict::of_this_host())?;
+        let (accelerator, why) = find::accelerator(config.accel, KvmVerdict::of_this_host())?;
         let accel = match accelerator {
             find::Accelerator::Kvm => Accel::Kvm,
             find::Accelerator::Tcg => Accel::Tcg { tsc_khz: host::tsc_khz() },
         };
-        let description =
-            VmmDescription { driver: "qemu", version, accelerator: accelerator.name(), reason };
+        let reasons = [config.reason, why];
+        let reasons: Vec<_> = reasons.into_iter().filter(|reason| !reason.is_empty()).collect();
+        let description = VmmDescription {
+            driver: "qemu",
+            version,
+            accelerator: accelerator.name(),
+            reason: reasons.join("; "),
+        };
         Ok(Self { binary, accel, console: config.console, description })
     }
 

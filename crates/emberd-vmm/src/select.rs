@@ -98,7 +98,8 @@ impl SelectError {
 ///
 /// A KVM device without hardware virtualisation behind it counts as none: it interprets guest
 /// kernels, and stops at what it does not know. Whoever names Firecracker outright gets it
-/// even so; whoever lets emberd choose does only by forcing KVM.
+/// even so; whoever lets emberd choose does only by forcing KVM. Whoever names it and forces
+/// KVM is obeyed unseen: Firecracker will say what is missing.
 ///
 /// # Errors
 /// [`SelectError`] when Firecracker is demanded and cannot run.
@@ -112,7 +113,9 @@ pub fn select(choice: VmmChoice, facts: &HostFacts) -> Result<Selection, SelectE
     match (choice, facts.firecracker.clone()) {
         (VmmChoice::Qemu, _) => qemu("qemu was asked for".to_owned()),
         (VmmChoice::Firecracker, None) => Err(SelectError::NoFirecracker),
-        (VmmChoice::Firecracker, Some(_)) if !opens => Err(SelectError::NoKvm(facts.kvm)),
+        (VmmChoice::Firecracker, Some(_)) if !opens && !facts.kvm_forced => {
+            Err(SelectError::NoKvm(facts.kvm))
+        }
         (VmmChoice::Firecracker, Some(binary)) => {
             firecracker(binary, format!("firecracker was asked for; {}", facts.kvm))
         }
@@ -161,6 +164,8 @@ mod tests {
     #[test]
     fn a_name_is_obeyed_or_refused() {
         let named = |found, kvm| chosen(VmmChoice::Firecracker, found, kvm, false);
+        let forced = chosen(VmmChoice::Firecracker, true, Absent, true);
+        assert_eq!(forced, "F: firecracker was asked for; there is no /dev/kvm");
         assert!(named(true, Usable).starts_with("F: firecracker was asked for"));
         assert!(named(true, NoHardwareVirtualisation).starts_with("F: firecracker was asked for"));
         assert_eq!(named(true, Absent), "Firecracker needs KVM: there is no /dev/kvm; true");

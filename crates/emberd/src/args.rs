@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::BoolishValueParser;
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
@@ -35,12 +36,35 @@ pub struct Options {
     /// The VMM [default: auto].
     #[arg(long, env = "EMBERD_VMM", value_name = "VMM")]
     pub vmm: Option<VmmChoice>,
+    /// Firecracker's binary [default: the data directory's, else the search path's].
+    #[arg(long, env = "EMBERD_FIRECRACKER", value_name = "FILE")]
+    pub firecracker: Option<PathBuf>,
+    /// Firecracker's jailer [default: beside Firecracker, else the search path's].
+    #[arg(long, env = "EMBERD_JAILER", value_name = "FILE")]
+    pub jailer: Option<PathBuf>,
+    /// Whether each Firecracker runs in a jail [default: auto].
+    #[arg(long, env = "EMBERD_JAIL", value_name = "WHEN")]
+    pub jail: Option<JailChoice>,
+    /// Users the jails run as, which must be nobody else's [default: 1900000000-1900009999].
+    #[arg(long, env = "EMBERD_JAIL_UIDS", value_name = "FIRST-LAST")]
+    pub jail_uids: Option<String>,
+    /// Network namespace the jails join [default: the daemon's].
+    #[arg(long, env = "EMBERD_NETNS", value_name = "FILE")]
+    pub netns: Option<PathBuf>,
+    /// Run Firecracker without its system call filter. For laboratories only.
+    #[arg(long, env = "EMBERD_NO_SECCOMP", hide = true, num_args = 0..=1,
+          default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub no_seccomp: Option<bool>,
     /// QEMU's binary [default: qemu-system-x86_64 of the search path].
     #[arg(long, env = "EMBERD_QEMU", value_name = "FILE")]
     pub qemu: Option<PathBuf>,
     /// What runs the guests' instructions [default: auto].
     #[arg(long, env = "EMBERD_ACCEL", value_name = "ACCEL")]
     pub accel: Option<AccelChoice>,
+    /// Whether guests have a console, which goes to their logs and slows Firecracker's boot
+    /// [default: on for QEMU, off for Firecracker].
+    #[arg(long, env = "EMBERD_CONSOLE", value_name = "WHETHER")]
+    pub console: Option<Switch>,
     /// Memory of each guest, in MiB [default: 256].
     #[arg(long, env = "EMBERD_GUEST_RAM_MIB", value_name = "MIB")]
     pub guest_ram_mib: Option<u32>,
@@ -50,9 +74,9 @@ pub struct Options {
     /// Most sandboxes at once [default: 64].
     #[arg(long, env = "EMBERD_MAX_SANDBOXES", value_name = "N")]
     pub max_sandboxes: Option<usize>,
-    /// How long a guest may take to boot, in milliseconds [default: 60000].
-    #[arg(long, env = "EMBERD_BOOT_TIMEOUT_MS", value_name = "MS")]
-    pub boot_timeout_ms: Option<u64>,
+    /// How long a guest may take to boot, such as 500ms, 90s or 5m [default: 60s].
+    #[arg(long, env = "EMBERD_BOOT_TIMEOUT", value_name = "DURATION")]
+    pub boot_timeout: Option<String>,
     /// Guest kernel (vmlinux) in place of the data directory's.
     #[arg(long, env = "EMBERD_KERNEL", value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -74,8 +98,33 @@ pub enum VmmChoice {
     /// The best there is on this host.
     #[default]
     Auto,
+    /// Firecracker.
+    Firecracker,
     /// QEMU.
     Qemu,
+}
+
+/// Whether each Firecracker runs in a jail.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JailChoice {
+    /// If the daemon is root and a fitting jailer is found.
+    #[default]
+    Auto,
+    /// Yes; without a jail the daemon does not start.
+    On,
+    /// No.
+    Off,
+}
+
+/// Whether something is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
 }
 
 /// What runs the guests' instructions.
@@ -142,12 +191,19 @@ impl Options {
             run_dir: self.run_dir.or(weaker.run_dir),
             data_dir: self.data_dir.or(weaker.data_dir),
             vmm: self.vmm.or(weaker.vmm),
+            firecracker: self.firecracker.or(weaker.firecracker),
+            jailer: self.jailer.or(weaker.jailer),
+            jail: self.jail.or(weaker.jail),
+            jail_uids: self.jail_uids.or(weaker.jail_uids),
+            netns: self.netns.or(weaker.netns),
+            no_seccomp: self.no_seccomp.or(weaker.no_seccomp),
             qemu: self.qemu.or(weaker.qemu),
             accel: self.accel.or(weaker.accel),
+            console: self.console.or(weaker.console),
             guest_ram_mib: self.guest_ram_mib.or(weaker.guest_ram_mib),
             guest_vcpus: self.guest_vcpus.or(weaker.guest_vcpus),
             max_sandboxes: self.max_sandboxes.or(weaker.max_sandboxes),
-            boot_timeout_ms: self.boot_timeout_ms.or(weaker.boot_timeout_ms),
+            boot_timeout: self.boot_timeout.or(weaker.boot_timeout),
             kernel: self.kernel.or(weaker.kernel),
             initramfs: self.initramfs.or(weaker.initramfs),
             kernel_args: self.kernel_args.or(weaker.kernel_args),
@@ -179,14 +235,25 @@ mod tests {
 
     #[test]
     fn file_with_a_word_that_is_no_option_is_refused() {
-        for file in ["adr = 'a:1'", "guest-ram-mib = '512'", "vmm = 'firecracker'", "["] {
+        for file in ["adr = 'a:1'", "guest-ram-mib = '512'", "vmm = 'xen'", "["] {
             assert!(toml::from_str::<Options>(file).is_err(), "{file}");
         }
     }
 
     #[test]
     fn vmm_that_does_not_exist_is_refused() {
-        assert!(Args::try_parse_from(["emberd", "--vmm", "firecracker"]).is_err());
+        assert!(Args::try_parse_from(["emberd", "--vmm", "xen"]).is_err());
+    }
+
+    #[test]
+    fn a_switch_that_takes_no_value_may_have_one() {
+        let parse = |words: &[&str]| {
+            let words = ["emberd"].iter().chain(words);
+            Args::try_parse_from(words).map(|args| args.options.no_seccomp)
+        };
+        assert_eq!(parse(&["--no-seccomp"]).unwrap(), Some(true));
+        assert_eq!(parse(&["--no-seccomp=off", "--jail", "on"]).unwrap(), Some(false));
+        assert!(parse(&["--no-seccomp=perhaps"]).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use emberd_sandbox::{
     BOOT_TIMEOUT_DEFAULT, EXEC_GRACE_DEFAULT, SANDBOXES_MAX_DEFAULT, SandboxesConfig,
 };
 
-use crate::args::{AccelChoice, LogFormat, Options, VmmChoice};
+use crate::args::{AccelChoice, JailChoice, LogFormat, Options, Switch, VmmChoice};
 
 /// Memory of a guest, in MiB, unless configured otherwise.
 const GUEST_RAM_MIB_DEFAULT: u32 = 256;
@@ -28,6 +28,9 @@ const MAX_SANDBOXES: RangeInclusive<usize> = 1..=4096;
 /// Boot times that can be allowed, in milliseconds, up to an hour.
 const BOOT_TIMEOUT_MS: RangeInclusive<u64> = 1..=3_600_000;
 
+/// Users jails may run as: root is none, and the last number means "no user" (chown(2)).
+const JAIL_UIDS: RangeInclusive<u32> = 1..=u32::MAX - 1;
+
 /// Everything the daemon needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -41,14 +44,35 @@ pub struct Config {
     pub initramfs: Option<PathBuf>,
     /// The VMM.
     pub vmm: VmmChoice,
+    /// Firecracker's binary, where it is not to be looked for.
+    pub firecracker: Option<PathBuf>,
+    /// How each Firecracker is jailed.
+    pub jail: JailOptions,
+    /// Whether Firecracker's system call filter is on.
+    pub seccomp: bool,
     /// QEMU's binary, where it is not the search path's.
     pub qemu: Option<PathBuf>,
     /// What runs the guests' instructions.
     pub accel: AccelChoice,
+    /// Whether guests have a console, where that is not the driver's to say.
+    pub console: Option<bool>,
     /// What every sandbox is made like.
     pub sandboxes: SandboxesConfig,
     /// Format of the log.
     pub log_format: LogFormat,
+}
+
+/// How each Firecracker is jailed.
+#[derive(Debug, Clone)]
+pub struct JailOptions {
+    /// Whether it is.
+    pub choice: JailChoice,
+    /// The jailer, where it is not to be looked for.
+    pub jailer: Option<PathBuf>,
+    /// Users the jails run as, where they are not the driver's default.
+    pub uids: Option<RangeInclusive<u32>>,
+    /// Network namespace the jails join.
+    pub netns: Option<PathBuf>,
 }
 
 /// Which option cannot be meant.
@@ -69,6 +93,19 @@ pub enum ConfigError {
         /// The most allowed.
         most: u64,
     },
+    /// A text is not what its option takes.
+    #[error("{option} is `{value}`, not {expected}")]
+    Form {
+        /// The flag.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// What it takes.
+        expected: &'static str,
+    },
+    /// Software emulation is demanded of the VMM that has none.
+    #[error("--accel tcg is QEMU's: Firecracker needs KVM")]
+    FirecrackerEmulated,
     /// There is no default for this user.
     #[error("this user has no home directory: name one with --data-dir")]
     NoDataDir,
@@ -125,13 +162,11 @@ impl Config {
             Some(path) => DataDir::new(absolute(path)?),
             None => surroundings.data_dir.clone().ok_or(ConfigError::NoDataDir)?,
         };
-        let boot_timeout_ms =
-            within("--boot-timeout-ms", options.boot_timeout_ms, BOOT_TIMEOUT_MS)?;
         let sandboxes = SandboxesConfig {
             run_dir: absolute(run_dir)?,
             sandboxes_max: within("--max-sandboxes", options.max_sandboxes, MAX_SANDBOXES)?
                 .unwrap_or(SANDBOXES_MAX_DEFAULT),
-            boot_timeout: boot_timeout_ms.map_or(BOOT_TIMEOUT_DEFAULT, Duration::from_millis),
+            boot_timeout: boot_timeout(options.boot_timeout)?.unwrap_or(BOOT_TIMEOUT_DEFAULT),
             exec_grace: EXEC_GRACE_DEFAULT,
             vcpu_count: within("--guest-vcpus", options.guest_vcpus, GUEST_VCPUS)?.unwrap_or(1),
             mem_size_mib: within("--guest-ram-mib", options.guest_ram_mib, GUEST_RAM_MIB)?
@@ -142,14 +177,24 @@ impl Config {
                 .flat_map(|words| words.split_whitespace().map(str::to_owned))
                 .collect(),
         };
+        let accel = options.accel.unwrap_or_default();
         Ok(Self {
             addr,
             data_dir,
             kernel: options.kernel.map(absolute).transpose()?,
             initramfs: options.initramfs.map(absolute).transpose()?,
-            vmm: options.vmm.unwrap_or_default(),
+            vmm: vmm(options.vmm, accel)?,
+            firecracker: options.firecracker.map(absolute).transpose()?,
+            jail: JailOptions {
+                choice: options.jail.unwrap_or_default(),
+                jailer: options.jailer.map(absolute).transpose()?,
+                uids: options.jail_uids.map(jail_uids).transpose()?,
+                netns: options.netns.map(absolute).transpose()?,
+            },
+            seccomp: !options.no_seccomp.unwrap_or(false),
             qemu: options.qemu.map(absolute).transpose()?,
-            accel: options.accel.unwrap_or_default(),
+            accel,
+            console: options.console.map(|switch| switch == Switch::On),
             sandboxes,
             log_format: options.log_format.unwrap_or_default(),
         })
@@ -190,6 +235,47 @@ where
         }),
         value => Ok(value),
     }
+}
+
+/// Only QEMU emulates in software: whoever asks for that asks for QEMU.
+fn vmm(vmm: Option<VmmChoice>, accel: AccelChoice) -> Result<VmmChoice, ConfigError> {
+    match (vmm.unwrap_or_default(), accel) {
+        (VmmChoice::Auto, AccelChoice::Tcg) => Ok(VmmChoice::Qemu),
+        (VmmChoice::Firecracker, AccelChoice::Tcg) => Err(ConfigError::FirecrackerEmulated),
+        (vmm, _) => Ok(vmm),
+    }
+}
+
+/// A whole number and a unit; a number alone is in seconds.
+fn boot_timeout(text: Option<String>) -> Result<Option<Duration>, ConfigError> {
+    let Some(text) = text else { return Ok(None) };
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let milliseconds_per_unit = match unit {
+        "ms" => Some(1),
+        "" | "s" => Some(1000),
+        "m" => Some(60_000),
+        _ => None,
+    };
+    let milliseconds = number
+        .parse::<u64>()
+        .ok()
+        .zip(milliseconds_per_unit)
+        .map(|(number, per_unit)| number.saturating_mul(per_unit));
+    let (option, expected) = ("--boot-timeout", "a duration such as 500ms, 90s or 5m");
+    let milliseconds = milliseconds.ok_or(ConfigError::Form { option, value: text, expected })?;
+    Ok(within("--boot-timeout (in ms)", Some(milliseconds), BOOT_TIMEOUT_MS)?
+        .map(Duration::from_millis))
+}
+
+fn jail_uids(text: String) -> Result<RangeInclusive<u32>, ConfigError> {
+    let range = text.split_once('-').and_then(|(first, last)| {
+        let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
+        let valid = first <= last && JAIL_UIDS.contains(&first) && JAIL_UIDS.contains(&last);
+        valid.then_some(first..=last)
+    });
+    let (option, expected) = ("--jail-uids", "a range of user ids such as 200000-209999");
+    range.ok_or(ConfigError::Form { option, value: text, expected })
 }
 
 /// The VMM works in a directory of its own: no path may depend on the daemon's.
@@ -238,15 +324,25 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_refused_and_their_edges_pass() {
         type Edit = fn(&mut Options);
-        let cases: [(Edit, bool); 8] = [
+        let cases: [(Edit, bool); 18] = [
             (|options| options.guest_ram_mib = Some(64), true),
             (|options| options.guest_ram_mib = Some(63), false),
             (|options| options.guest_vcpus = Some(32), true),
             (|options| options.guest_vcpus = Some(0), false),
             (|options| options.max_sandboxes = Some(0), false),
             (|options| options.max_sandboxes = Some(4096), true),
-            (|options| options.boot_timeout_ms = Some(0), false),
-            (|options| options.boot_timeout_ms = Some(3_600_001), false),
+            (|options| options.boot_timeout = Some("0s".into()), false),
+            (|options| options.boot_timeout = Some("3600001ms".into()), false),
+            (|options| options.boot_timeout = Some("60m".into()), true),
+            (|options| options.boot_timeout = Some("1h".into()), false),
+            (|options| options.boot_timeout = Some("1.5s".into()), false),
+            (|options| options.boot_timeout = Some("99999999999999999999".into()), false),
+            (|options| options.jail_uids = Some("1-4294967294".into()), true),
+            (|options| options.jail_uids = Some("0-9".into()), false),
+            (|options| options.jail_uids = Some("9-4294967295".into()), false),
+            (|options| options.jail_uids = Some("9-8".into()), false),
+            (|options| options.jail_uids = Some("1900000000".into()), false),
+            (|options| options.jail_uids = Some("7-7".into()), true),
         ];
         for (case, (edit, valid)) in cases.into_iter().enumerate() {
             assert_eq!(config(edit).is_ok(), valid, "case {case}");
@@ -254,14 +350,41 @@ mod tests {
     }
 
     #[test]
+    fn boot_times_have_units() {
+        for (text, milliseconds) in [("100ms", 100), ("90s", 90_000), ("2m", 120_000), ("7", 7000)]
+        {
+            let config = config(|options| options.boot_timeout = Some(text.into())).unwrap();
+            assert_eq!(
+                config.sandboxes.boot_timeout,
+                Duration::from_millis(milliseconds),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn software_emulation_is_qemus() {
+        let chosen = |vmm, accel| {
+            let config = config(|options| (options.vmm, options.accel) = (vmm, Some(accel)));
+            config.map(|config| config.vmm)
+        };
+        assert_eq!(chosen(None, AccelChoice::Tcg).unwrap(), VmmChoice::Qemu);
+        assert_eq!(chosen(None, AccelChoice::Kvm).unwrap(), VmmChoice::Auto);
+        let refused = chosen(Some(VmmChoice::Firecracker), AccelChoice::Tcg);
+        assert!(matches!(refused, Err(ConfigError::FirecrackerEmulated)));
+    }
+
+    #[test]
     fn paths_become_absolute() {
         let config = config(|options| {
             options.run_dir = Some("run".into());
             options.kernel = Some("vmlinux".into());
+            options.firecracker = Some("firecracker".into());
         });
         let config = config.unwrap();
         assert!(config.sandboxes.run_dir.is_absolute());
         assert!(config.kernel.unwrap().is_absolute());
+        assert!(config.firecracker.unwrap().is_absolute());
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The emberd daemon: flags → configuration → HTTP over sandboxes → ordered shutdown.
 //!
-//! Everything but the choice of a driver, which is the binary's; the tests run the same
-//! daemon over a fake one.
+//! Everything but the choice of a driver, which is the binary's.
 
 pub mod args;
 pub mod config;

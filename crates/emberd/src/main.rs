@@ -2,29 +2,94 @@
 
 use std::process::ExitCode;
 
-use emberd::args::{AccelChoice, VmmChoice};
+use emberd::args::{AccelChoice, JailChoice, VmmChoice};
 use emberd::config::Config;
 use emberd::daemon;
-use emberd_vmm::{self as vmm, FindQemuError, Qemu, QemuConfig};
+use emberd_proto::message::READY_PORT;
+use emberd_vmm::firecracker::{self, Firecracker, FirecrackerConfig, IdRange, JailConfig};
+use emberd_vmm::{self as vmm, Driver, FindQemuError, HostFacts, Qemu, QemuConfig, SelectError};
+
+/// Where `emberctl setup firecracker` installs, in the data directory.
+const FIRECRACKER_DIR: &str = "firecracker/current";
 
 #[tokio::main]
 async fn main() -> ExitCode {
     match run().await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => daemon::report(&error, error.downcast_ref().and_then(FindQemuError::hint)),
+        Err(error) => daemon::report(&error, hint(&error)),
     }
 }
 
 async fn run() -> anyhow::Result<()> {
     let config = daemon::configure()?;
-    match config.vmm {
-        VmmChoice::Auto | VmmChoice::Qemu => {
-            let qemu = Qemu::find(qemu_config(&config))?;
+    let selection = vmm::select(vmm_choice(config.vmm), &host_facts(&config))?;
+    match selection.driver {
+        Driver::Firecracker { binary } => {
+            let wanted = FirecrackerConfig {
+                binary: Some(binary),
+                reason: selection.reason,
+                ..firecracker_config(&config)
+            };
+            let firecracker = Firecracker::find(wanted)?;
+            let images = config.images()?;
+            daemon::run(config, images, firecracker).await?;
+        }
+        Driver::Qemu => {
+            let qemu = Qemu::find(QemuConfig { reason: selection.reason, ..qemu_config(&config) })?;
             let images = config.images()?;
             daemon::run(config, images, qemu).await?;
         }
     }
     Ok(())
+}
+
+/// What to do about a driver that cannot be had.
+fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    let select = || error.downcast_ref().and_then(SelectError::hint);
+    let firecracker = || error.downcast_ref().and_then(firecracker::FindError::hint);
+    let qemu = || error.downcast_ref().and_then(FindQemuError::hint);
+    select().or_else(firecracker).or_else(qemu)
+}
+
+fn vmm_choice(choice: VmmChoice) -> vmm::VmmChoice {
+    match choice {
+        VmmChoice::Auto => vmm::VmmChoice::Auto,
+        VmmChoice::Firecracker => vmm::VmmChoice::Firecracker,
+        VmmChoice::Qemu => vmm::VmmChoice::Qemu,
+    }
+}
+
+fn host_facts(config: &Config) -> HostFacts {
+    let installed = config.data_dir.path().join(FIRECRACKER_DIR);
+    let kvm_forced = config.accel == AccelChoice::Kvm;
+    HostFacts::of_this_host(config.firecracker.as_deref(), &[installed], kvm_forced)
+}
+
+fn firecracker_config(config: &Config) -> FirecrackerConfig {
+    let choice = match config.jail.choice {
+        JailChoice::Auto => firecracker::JailChoice::Auto,
+        JailChoice::On => firecracker::JailChoice::On,
+        JailChoice::Off => firecracker::JailChoice::Off,
+    };
+    let ids = config
+        .jail
+        .uids
+        .as_ref()
+        .map(|uids| IdRange { first: *uids.start(), count: uids.end() - uids.start() + 1 });
+    FirecrackerConfig {
+        // Each byte of console output is an exit to the VMM.
+        console: config.console.unwrap_or(false),
+        ready_port: Some(READY_PORT),
+        jail: JailConfig {
+            choice,
+            jailer: config.jail.jailer.clone(),
+            ids: ids.unwrap_or_default(),
+            netns: config.jail.netns.clone(),
+            ..JailConfig::default()
+        },
+        no_seccomp: !config.seccomp,
+        ..FirecrackerConfig::default()
+    }
 }
 
 fn qemu_config(config: &Config) -> QemuConfig {
@@ -34,5 +99,6 @@ fn qemu_config(config: &Config) -> QemuConfig {
         AccelChoice::Tcg => vmm::AccelChoice::Tcg,
     };
     // The console is what tells why a guest did not boot.
-    QemuConfig { binary: config.qemu.clone(), accel, console: true }
+    let console = config.console.unwrap_or(true);
+    QemuConfig { binary: config.qemu.clone(), accel, console, ..QemuConfig::default() }
 }

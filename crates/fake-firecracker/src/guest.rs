@@ -2,22 +2,23 @@
 //!
 //! `guest-<pid>/` in the working directory holds a socket for each port something in the
 //! guest listens on (`port_1024` is the agent's), and `host`, on which a process of the
-//! guest dials out: it writes `CONNECT <port>\n` and reads `OK <port>\n`.
+//! guest dials out: it writes `CONNECT <port>\n` and reads `OK <port>\n`. On `ready` it
+//! dials the one port by which a guest tells that it serves.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use emberd_proto::message::AGENT_PORT;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::keeper::KEEPER_WORD;
-use crate::process_tree;
+use crate::keeper::{KEEPER_WORD, PAUSE, RESUME};
 
 /// Environment variable that tells the agent the path of the `host` socket.
 const HOST_SOCKET_VARIABLE: &str = "EMBERD_HOST_SOCKET";
@@ -51,6 +52,11 @@ impl GuestDir {
     pub fn host(&self) -> PathBuf {
         self.0.join("host")
     }
+
+    /// Socket on which the guest dials out to tell that it serves.
+    pub fn ready(&self) -> PathBuf {
+        self.0.join("ready")
+    }
 }
 
 impl Drop for GuestDir {
@@ -63,6 +69,8 @@ impl Drop for GuestDir {
 #[derive(Debug)]
 pub struct Guest {
     keeper: Child,
+    /// The keeper's standard input; it lives as long as this.
+    orders: Option<UnixStream>,
 }
 
 impl Guest {
@@ -78,6 +86,7 @@ impl Guest {
     ) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(KEEPER_WORD).arg(agent).arg("--listen").arg(dir.port(AGENT_PORT));
+        command.arg("--ready").arg(dir.ready());
         // Programs run in other directories: only here is a relative path of no use.
         command.arg("--scratch").arg(std::path::absolute(dir.path())?.join("scratch"));
         if let Some(pack) = pack {
@@ -88,9 +97,9 @@ impl Guest {
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
-        // The keeper lives as long as this pipe: see there.
-        let keeper = command.stdin(Stdio::piped()).process_group(0).spawn()?;
-        Ok(Self { keeper })
+        let (orders, stdin) = UnixStream::pair()?;
+        let keeper = command.stdin(OwnedFd::from(stdin)).process_group(0).spawn()?;
+        Ok(Self { keeper, orders: Some(orders) })
     }
 
     /// What to wait with for the agent's end.
@@ -103,18 +112,28 @@ impl Guest {
 
     /// Stops every process of the guest.
     pub fn pause(&self) {
-        process_tree::signal_all_below(Pid::from_child(&self.keeper), Signal::STOP);
+        self.order(PAUSE);
     }
 
     /// Lets every process of the guest go on.
     pub fn resume(&self) {
-        process_tree::signal_all_below(Pid::from_child(&self.keeper), Signal::CONT);
+        self.order(RESUME);
+    }
+
+    /// Only the keeper signals: it alone knows that it is not just forking the agent, who,
+    /// stopped then, would never let it go on.
+    fn order(&self, order: [u8; 1]) {
+        if let Some(mut orders) = self.orders.as_ref() {
+            let obeyed = orders.write_all(&order).and_then(|()| orders.read_exact(&mut [0]));
+            // A keeper that is gone has no processes to signal.
+            obeyed.ok();
+        }
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        drop(self.keeper.stdin.take());
+        drop(self.orders.take());
         // It fails only for a child that was waited for before.
         self.keeper.wait().ok();
     }

@@ -2,9 +2,10 @@
 //! double leaves nothing behind.
 //!
 //! ```text
-//! double ──stdin (a pipe)──▶ keeper ──▶ agent ──▶ programs
-//!    the pipe closes  → the keeper kills all below it, then ends
-//!    the agent ends   → likewise; the keeper ends with the agent's exit code
+//! double ◀──stdin, a socket──▶ keeper ──▶ agent ──▶ programs
+//!    `p`, `c`          → stops, continues all below it; answered with the same byte
+//!    the socket closes → kills all below it, then ends
+//!    the agent ends    → likewise; the keeper ends with the agent's exit code
 //! ```
 //! It adopts orphans (`PR_SET_CHILD_SUBREAPER`): whatever the agent started ends up as its
 //! child once the parents are dead, so killing children until there are none kills all.
@@ -27,6 +28,11 @@ use crate::process_tree;
 /// First word of the command line that makes this binary a keeper.
 pub const KEEPER_WORD: &str = "keep-agent";
 
+/// Stops every process below the keeper.
+pub const PAUSE: [u8; 1] = *b"p";
+/// Lets every process below the keeper go on.
+pub const RESUME: [u8; 1] = *b"c";
+
 /// Runs `command` (a program and its arguments) until it or the parent process ends.
 pub fn run(command: &[OsString]) -> ExitCode {
     match keep(command) {
@@ -42,32 +48,40 @@ fn keep(command: &[OsString]) -> io::Result<u8> {
     let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     set_child_subreaper(Some(getpid()))?;
     let agent = Command::new(program).args(args).stdin(Stdio::null()).process_group(0).spawn()?;
-    let agent = Pid::from_child(&agent);
-    let outcome = wait_for_end(agent);
+    let outcome = obey_until_end(Pid::from_child(&agent));
     kill_all_below()?;
     outcome
 }
 
-/// Waits for the agent or the parent to end, and tells the agent's exit code.
-fn wait_for_end(agent: Pid) -> io::Result<u8> {
+/// Obeys until the agent or the double ends, and tells the agent's exit code.
+fn obey_until_end(agent: Pid) -> io::Result<u8> {
     let agent_fd = pidfd_open(agent, PidfdFlags::empty())?;
-    let parent = io::stdin();
-    let mut fds = [
-        PollFd::from_borrowed_fd(agent_fd.as_fd(), PollFlags::IN),
-        PollFd::from_borrowed_fd(parent.as_fd(), PollFlags::IN),
-    ];
+    let stdin = io::stdin();
     loop {
+        let mut fds = [
+            PollFd::from_borrowed_fd(agent_fd.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN),
+        ];
         match poll(&mut fds, None) {
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-            Ok(_) => break,
+            Err(Errno::INTR) => continue,
+            outcome => outcome?,
+        };
+        if fds[0].revents().contains(PollFlags::IN) {
+            let end = waitpid(Some(agent), WaitOptions::empty())?;
+            let code = end.and_then(|(_, end)| end.exit_status()).map(u8::try_from);
+            return Ok(code.and_then(Result::ok).unwrap_or(1));
+        }
+        let mut order = [0];
+        let signal = match rustix::io::read(stdin.as_fd(), &mut order) {
+            Ok(1) if order == PAUSE => Signal::STOP,
+            Ok(1) if order == RESUME => Signal::CONT,
+            _ => return Ok(0),
+        };
+        process_tree::signal_all_below(getpid(), signal);
+        if rustix::io::write(stdin.as_fd(), &order).is_err() {
+            return Ok(0);
         }
     }
-    if !fds[0].revents().contains(PollFlags::IN) {
-        return Ok(0);
-    }
-    let status = waitpid(Some(agent), WaitOptions::empty())?.and_then(|(_, end)| end.exit_status());
-    Ok(status.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
 /// The children are nobody else's to reap: their pids cannot have passed to strangers.

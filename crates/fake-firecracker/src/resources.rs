@@ -318,7 +318,7 @@ pub struct LoadSnapshot {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryBackend {
-    /// The file, or the socket of the page fault handler.
+    /// The file, or the socket of who serves page faults.
     pub backend_path: PathBuf,
     /// Which of both.
     pub backend_type: MemoryBackendType,

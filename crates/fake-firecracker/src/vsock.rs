@@ -113,6 +113,12 @@ impl Device {
         self.accepting.spawn(accept(listener, self.shared.clone(), Shared::serve_guest));
     }
 
+    /// Lets the guest dial `port` of the host: each connection to `listener` is such a dial.
+    pub fn serve_dials(&mut self, listener: UnixListener, port: u32) {
+        let dial = move |shared: Shared, guest| shared.serve_dial(guest, port);
+        self.accepting.spawn(accept(listener, self.shared.clone(), dial));
+    }
+
     /// The guest's driver is loaded after `boot`.
     pub fn activate_after(&self, boot: Duration) {
         let control = self.control.clone();
@@ -160,8 +166,11 @@ impl Device {
 }
 
 /// Accepts while the device serves; else connections wait in the socket's backlog.
-async fn accept<F>(listener: UnixListener, shared: Shared, serve: fn(Shared, UnixStream) -> F)
-where
+async fn accept<F>(
+    listener: UnixListener,
+    shared: Shared,
+    serve: impl Fn(Shared, UnixStream) -> F + Copy + Send + 'static,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     let mut control = shared.control.clone();
@@ -239,12 +248,25 @@ impl Shared {
             }
         }
         let Some(port) = parse_connect(&line) else { return };
-        let mut path = self.settings.uds_path.clone().into_os_string();
-        path.push(format!("_{port}"));
-        let Ok(host) = UnixStream::connect(PathBuf::from(path)).await else { return };
+        let Ok(host) = self.connect_to_host(port).await else { return };
         if guest.write_all(format!("OK {port}\n").as_bytes()).await.is_ok() {
             self.relay(host, guest).await;
         }
+    }
+
+    /// As [`Self::serve_guest`], the port being known. Where nothing listens, nothing says so.
+    async fn serve_dial(self, guest: UnixStream, port: u32) {
+        if !self.settings.no_listener
+            && let Ok(host) = self.connect_to_host(port).await
+        {
+            self.relay(host, guest).await;
+        }
+    }
+
+    async fn connect_to_host(&self, port: u32) -> io::Result<UnixStream> {
+        let mut path = self.settings.uds_path.clone().into_os_string();
+        path.push(format!("_{port}"));
+        UnixStream::connect(PathBuf::from(path)).await
     }
 
     /// Moves bytes both ways until either end closes. Half-close is full close: what the

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use emberd_sandbox::{CreateError, SandboxState};
-use emberd_vmm::fake::{Fault, Then};
+use fake_firecracker::{Double, Then};
 
-use crate::fixture::{Fixture, shell, until};
+use crate::fixture::{Fixture, PATIENCE, shell, until};
 
 #[tokio::test]
 async fn sandbox_is_ready_and_its_directory_says_what_it_is() {
@@ -51,10 +51,14 @@ async fn one_sandbox_too_many_is_refused_until_another_is_gone() {
     fixture.close().await;
 }
 
-/// Creates under `fault` and returns the error with its causes; nothing may be left.
-async fn failure(fault: Fault) -> (CreateError, String) {
-    let fixture = Fixture::with(|config| config.boot_timeout = Duration::from_millis(300));
-    fixture.misbehave(fault);
+/// A time limit that a guest which is waited for in vain reaches.
+const IN_VAIN: Duration = Duration::from_millis(300);
+
+/// Creates with guests that misbehave, and returns the error with its causes; nothing may be
+/// left.
+async fn failure(boot_timeout: Duration, misbehave: impl Fn(&Double)) -> (CreateError, String) {
+    let fixture = Fixture::with(|config| config.boot_timeout = boot_timeout);
+    misbehave(&fixture.double);
     let error = fixture.sandboxes.create(&shell()).await.unwrap_err();
     assert!(fixture.left().is_empty());
     assert_eq!(fixture.sandboxes.count(), 0);
@@ -66,25 +70,42 @@ async fn failure(fault: Fault) -> (CreateError, String) {
 
 #[tokio::test]
 async fn vmm_that_does_not_start() {
-    let (error, text) = failure(Fault::FailBoot).await;
+    let script = "echo 'cannot set up guest memory'; exit 1";
+    let (error, text) = failure(PATIENCE, |double| double.first(script)).await;
     assert!(matches!(error, CreateError::Boot { .. }));
     assert!(text.contains("cannot set up guest memory"), "{text}");
 }
 
 #[tokio::test]
+async fn vmm_that_ends_or_refuses_half_way() {
+    for (fault, expect) in [
+        ("die-at=PUT /actions=148", "exited with code 148 (seccomp violation"),
+        ("refuse-at=PUT /vsock", "did not carry out PUT /vsock"),
+        ("cut-api=40", "did not carry out PUT"),
+    ] {
+        let (error, text) = failure(PATIENCE, |double| double.misbehave(fault)).await;
+        assert!(matches!(error, CreateError::Boot { .. }), "{text}");
+        assert!(text.contains(expect), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn guest_that_panics_while_booting() {
-    let (error, text) = failure(Fault::PanicBooting).await;
+    let script = "echo 'Kernel panic - not syncing'; set -- \"$@\" --fault die-at-boot=3";
+    let (error, text) = failure(PATIENCE, |double| double.first(script)).await;
     assert!(matches!(error, CreateError::Died { .. }));
-    assert!(text.contains("Kernel panic - not syncing: fake"), "{text}");
+    assert!(text.contains("Kernel panic - not syncing"), "{text}");
 }
 
 #[tokio::test]
 async fn guest_that_never_answers() {
-    let (error, text) = failure(Fault::NeverReady).await;
+    for fault in ["never-ready", "no-listener"] {
+        let (error, text) = failure(IN_VAIN, |double| double.misbehave(fault)).await;
+        assert!(matches!(error, CreateError::NotReady { .. }), "{text}");
+        assert!(text.contains("300ms; its console"), "{text}");
+    }
+    let (error, _) = failure(IN_VAIN, |double| double.answer(b"", Then::Silence)).await;
     assert!(matches!(error, CreateError::NotReady { .. }));
-    assert!(text.contains("300ms; its console"), "{text}");
-    let silent = Fault::Answer { bytes: Vec::new(), then: Then::Silence };
-    assert!(matches!(failure(silent).await.0, CreateError::NotReady { .. }));
 }
 
 #[tokio::test]
@@ -96,17 +117,31 @@ async fn guest_that_answers_nonsense() {
         (b"", "closed"),
     ];
     for (bytes, expect) in cases {
-        let fault = Fault::Answer { bytes: bytes.to_vec(), then: Then::Close };
-        let (error, text) = failure(fault).await;
+        let (error, text) = failure(PATIENCE, |double| double.answer(bytes, Then::Close)).await;
         assert!(matches!(error, CreateError::Guest { .. }), "{text}");
         assert!(text.contains(expect), "{text}");
     }
 }
 
+#[tokio::test]
+async fn guest_whose_stream_breaks_off() {
+    let (error, text) = failure(PATIENCE, |double| double.misbehave("cut-vsock=3")).await;
+    assert!(matches!(error, CreateError::Guest { .. }), "{text}");
+}
+
+#[tokio::test]
+async fn slow_guest_is_waited_for() {
+    let fixture = Fixture::new();
+    fixture.double.misbehave("slow-boot=400");
+    let id = fixture.create().await;
+    assert_eq!(fixture.exec(id, "echo awake").await.unwrap().stdout, "awake\n");
+    fixture.close().await;
+}
+
 /// A fixture with one creation under way that will not end by itself.
 async fn creating() -> (Fixture, tokio::task::JoinHandle<Result<(), CreateError>>) {
     let fixture = Fixture::new();
-    fixture.misbehave(Fault::NeverReady);
+    fixture.double.misbehave("never-ready");
     let sandboxes = fixture.sandboxes.clone();
     let creation = tokio::spawn(async move { sandboxes.create(&shell()).await.map(drop) });
     until(|| fixture.left().iter().any(|dir| dir.join("sandbox.json").exists())).await;

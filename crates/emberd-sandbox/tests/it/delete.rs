@@ -2,11 +2,10 @@
 
 use emberd_proto::ExecSpec;
 use emberd_sandbox::{DeleteError, ExecError, OpenError, SandboxId, Sandboxes};
-use emberd_vmm::fake::FakeVmm;
 use futures::FutureExt as _;
 use futures::future::join_all;
 
-use crate::fixture::{Fixture, UNTIL_AGENT_DIES, is_running, until};
+use crate::fixture::{Fixture, UNTIL_AGENT_DIES, driver, is_running, until};
 
 #[tokio::test]
 async fn nothing_is_left_of_a_deleted_sandbox() {
@@ -75,7 +74,7 @@ async fn deletion_goes_on_when_its_caller_goes_away() {
 async fn second_daemon_on_one_run_directory_is_refused() {
     let fixture = Fixture::new();
     let (config, images) = (fixture.sandboxes.config().clone(), fixture.sandboxes.images().clone());
-    let second = Sandboxes::open(config, images, FakeVmm::beside_current_exe());
+    let second = Sandboxes::open(config, images, driver(&fixture.double));
     assert!(matches!(second.err(), Some(OpenError::RunDirInUse { .. })));
     fixture.close().await;
 }

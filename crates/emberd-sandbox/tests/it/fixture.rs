@@ -5,21 +5,25 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use emberd_image::{Digest, Images, KernelImage, PackImage, PackName};
+use emberd_proto::message::READY_PORT;
 use emberd_proto::{ExecOutcome, ExecSpec};
 use emberd_sandbox::{ExecError, SandboxId, SandboxState, Sandboxes, SandboxesConfig};
-use emberd_vmm::fake::{FakeVmm, Fault};
+use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig, JailChoice, JailConfig};
+use fake_firecracker::Double;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Longest wait for what must come about; only ever reached by a failing test.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Pause between two looks at a condition that has no event.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 pub struct Fixture {
-    pub sandboxes: Sandboxes<FakeVmm>,
+    pub sandboxes: Sandboxes<Firecracker>,
     pub run_dir: PathBuf,
+    /// How the next microVMs behave.
+    pub double: Double,
     temp: TempDir,
 }
 
@@ -30,13 +34,14 @@ impl Fixture {
 
     pub fn with(edit: impl FnOnce(&mut SandboxesConfig)) -> Self {
         let temp = tempfile::Builder::new().prefix("sb").tempdir_in("/tmp").unwrap();
+        let double = Double::new(temp.path());
         let rootfs = temp.path().join("shell.json");
         let pack = r#"{"name":"shell","run":["/bin/sh","{file}"],"file_name":"main.sh"}"#;
         std::fs::write(&rootfs, pack).unwrap();
         let image = PackImage { rootfs, sha256: Digest::of(b""), description: "a shell".into() };
         let images = Images {
-            kernel: KernelImage { path: "/none".into(), release: "none".into(), hz: None },
-            initramfs: "/none".into(),
+            kernel: KernelImage { path: double.kernel(), release: "none".into(), hz: None },
+            initramfs: double.initramfs(),
             packs: BTreeMap::from([(shell(), image)]),
         };
         let run_dir = temp.path().join("run");
@@ -50,13 +55,8 @@ impl Fixture {
             kernel_args: Vec::new(),
         };
         edit(&mut config);
-        let vmm = FakeVmm::beside_current_exe();
-        let sandboxes = Sandboxes::open(config, images, vmm).unwrap();
-        Self { sandboxes, run_dir, temp }
-    }
-
-    pub fn misbehave(&self, fault: Fault) {
-        self.sandboxes.vmm().set_fault(fault);
+        let sandboxes = Sandboxes::open(config, images, driver(&double)).unwrap();
+        Self { sandboxes, run_dir, double, temp }
     }
 
     pub async fn create(&self) -> SandboxId {
@@ -96,8 +96,20 @@ impl Fixture {
                 assert!(!is_running(vmm_pid), "{vmm_pid} still runs");
             }
         }
+        until(|| Double::processes_in(&self.run_dir).is_empty()).await;
         self.temp.close().unwrap();
     }
+}
+
+/// The driver as the daemon makes it, over `double`.
+pub fn driver(double: &Double) -> Firecracker {
+    let config = FirecrackerConfig {
+        binary: Some(double.binary()),
+        ready_port: Some(READY_PORT),
+        jail: JailConfig { choice: JailChoice::Off, ..JailConfig::default() },
+        ..FirecrackerConfig::default()
+    };
+    Firecracker::find(config).unwrap()
 }
 
 pub fn shell() -> PackName {

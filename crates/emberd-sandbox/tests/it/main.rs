@@ -1,4 +1,4 @@
-//! Sandboxes over fake microVMs: the real agent, as a host process.
+//! Sandboxes over a double of Firecracker: the real agent, as a host process.
 
 #[cfg(test)]
 mod create;

@@ -81,9 +81,11 @@ pub(crate) async fn dial(
     let mut wait = ANSWER_WAIT.0;
     let mut pause = PAUSE.0;
     loop {
+        // Asked first: a guest that is ready now may have turned an earlier attempt away.
+        let booted = booted();
         match attempt(root, port, wait).await {
             Ok(stream) => return Ok(stream),
-            Err(error @ DialError::NotListening(_)) if booted() => return Err(error),
+            Err(error @ DialError::NotListening(_)) if booted => return Err(error),
             Err(error) if !error.may_pass() => return Err(error),
             Err(DialError::TimedOut(_)) => wait = (wait * 2).min(ANSWER_WAIT.1),
             Err(_) => {
@@ -245,6 +247,21 @@ mod tests {
         let turn_away = async { drop(answer_one(&listener, b"").await) };
         let (dialled, ()) = tokio::join!(dial(&root, 9, || true), turn_away);
         assert!(matches!(dialled, Err(DialError::NotListening(9))));
+    }
+
+    #[tokio::test]
+    async fn an_attempt_older_than_the_guests_readiness_is_made_again() {
+        let (_dir, root) = root();
+        let listener = root.bind(VSOCK_SOCKET).unwrap();
+        let booted = std::cell::Cell::new(false);
+        let boots = async {
+            let first = listener.accept().await.unwrap();
+            booted.set(true);
+            drop(first);
+            answer_one(&listener, b"OK 1073741824\n").await.0
+        };
+        let (dialled, _guest) = tokio::join!(dial(&root, 9, || booted.get()), boots);
+        dialled.unwrap();
     }
 
     #[test]

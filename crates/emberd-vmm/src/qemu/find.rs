@@ -33,6 +33,9 @@ pub struct QemuConfig {
     pub accel: AccelChoice,
     /// Whether the guest has a console, which goes to the log.
     pub console: bool,
+    /// Why this driver was chosen, as the beginning of a sentence; the driver adds why this
+    /// accelerator. May be empty.
+    pub reason: String,
 }
 
 /// Why QEMU cannot be used.

@@ -1,11 +1,11 @@
 //! emberd-vmm from outside: real processes, whole lives.
 
 #[cfg(test)]
-mod fake;
-#[cfg(test)]
 mod firecracker;
 #[cfg(test)]
 mod orphans;
+#[cfg(test)]
+mod process;
 #[cfg(test)]
 mod qemu;
 #[cfg(test)]

@@ -135,10 +135,9 @@ fn no_run_directory_is_no_orphans() {
 
 #[tokio::test]
 async fn a_forgotten_microvm_is_found_by_the_record_its_driver_wrote() {
-    use emberd_vmm::{ExitReason, MicroVm as _, Vmm as _, fake::FakeVmm};
+    use emberd_vmm::{ExitReason, MicroVm as _, Vmm as _};
     let world = World::new();
-    let vmm = FakeVmm::new(world.program("exec sleep inf"));
-    let vm = vmm.boot(world.spec("sb_1")).await.unwrap();
+    let vm = world.firecracker("").boot(world.spec("sb_1")).await.unwrap();
     let mut exit = vm.exited();
     let process_id = vm.process_id();
     std::mem::forget(vm);

@@ -9,7 +9,12 @@ use crate::world::{World, process_exists};
 fn qemu(world: &World, script: &str) -> Result<Qemu, FindQemuError> {
     let version = "[ \"$1\" = --version ] && echo QEMU emulator version 7.2.0 && exit";
     let binary = Some(world.program(&format!("{version}\n{script}")));
-    Qemu::find(QemuConfig { binary, accel: AccelChoice::Tcg, console: true })
+    Qemu::find(QemuConfig {
+        binary,
+        accel: AccelChoice::Tcg,
+        console: true,
+        reason: "qemu was asked for".to_owned(),
+    })
 }
 
 #[test]
@@ -27,7 +32,7 @@ fn description_says_what_and_why() {
     let description = qemu.description();
     assert_eq!((description.driver, description.accelerator), ("qemu", "tcg"));
     assert_eq!(description.version, "7.2.0");
-    assert_eq!(description.reason, "software emulation was demanded");
+    assert_eq!(description.reason, "qemu was asked for; software emulation was demanded");
 }
 
 #[test]

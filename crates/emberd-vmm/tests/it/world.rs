@@ -4,9 +4,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use emberd_vmm::BootSpec;
+use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig, JailChoice};
+use fake_firecracker::Double;
 
-/// A temporary run directory with a pack in it.
+/// A temporary run directory with a pack and a double of Firecracker in it.
 pub struct World {
+    pub double: Double,
     dir: tempfile::TempDir,
 }
 
@@ -15,7 +18,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let pack = r#"{"name":"shell","run":["/bin/sh","{file}"],"file_name":"main.sh"}"#;
         std::fs::write(dir.path().join("pack.json"), pack).unwrap();
-        Self { dir }
+        Self { double: Double::new(dir.path()), dir }
     }
 
     pub fn path(&self) -> &Path {
@@ -25,14 +28,23 @@ impl World {
     pub fn spec(&self, name: &str) -> BootSpec {
         BootSpec {
             dir: self.path().join(name),
-            kernel: "/nonexistent/vmlinux".into(),
+            kernel: self.double.kernel(),
             kernel_hz: Some(250),
-            initramfs: "/nonexistent/initramfs.cpio".into(),
+            initramfs: self.double.initramfs(),
             rootfs: self.path().join("pack.json"),
             kernel_args: Vec::new(),
             vcpu_count: 1,
             mem_size_mib: 128,
         }
+    }
+
+    /// The driver over the double, whose VMMs run `script` before they are any.
+    pub fn firecracker(&self, script: &str) -> Firecracker {
+        self.double.first(script);
+        let binary = Some(self.double.binary());
+        let mut config = FirecrackerConfig { binary, ..FirecrackerConfig::default() };
+        config.jail.choice = JailChoice::Off;
+        Firecracker::find(config).unwrap()
     }
 
     /// A program that does what `script` says, whatever its arguments.
@@ -56,9 +68,4 @@ impl World {
 /// Whether a process of this id exists, even as a zombie.
 pub fn process_exists(process_id: u32) -> bool {
     Path::new(&format!("/proc/{process_id}")).exists()
-}
-
-/// File descriptors this test process has open.
-pub fn open_files() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }

@@ -1,13 +1,16 @@
-//! Every route over fake microVMs, driven by the client and by raw requests.
+//! Every route over the double of Firecracker, driven by the client and by raw requests.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use emberd_api::{ErrorBody, ExecBody, ExecOutcome, SandboxState};
 use emberd_client::{Client, ClientError};
+use emberd_image::Images;
 use emberd_proto::ExecSpec;
+use emberd_proto::message::READY_PORT;
 use emberd_sandbox::{Sandboxes, SandboxesConfig};
-use emberd_vmm::fake::{FakeVmm, Fault};
+use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig, JailChoice, JailConfig};
+use fake_firecracker::Double;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -22,8 +25,10 @@ mod routes;
 pub struct Api {
     pub client: Client,
     pub authority: String,
-    pub sandboxes: Sandboxes<FakeVmm>,
+    pub sandboxes: Sandboxes<Firecracker>,
     pub run_dir: PathBuf,
+    /// How the next microVMs behave.
+    pub double: Double,
     server: JoinHandle<std::io::Result<()>>,
     temp: TempDir,
 }
@@ -35,7 +40,8 @@ impl Api {
 
     pub async fn with(edit: impl FnOnce(&mut SandboxesConfig)) -> Self {
         let temp = tempfile::Builder::new().prefix("api").tempdir_in("/tmp").unwrap();
-        packs::write(temp.path());
+        let double = Double::new(temp.path());
+        let data_dir = packs::write(&temp.path().join("data"));
         let run_dir = temp.path().join("run");
         let mut config = SandboxesConfig {
             run_dir: run_dir.clone(),
@@ -47,19 +53,14 @@ impl Api {
             kernel_args: Vec::new(),
         };
         edit(&mut config);
-        let images = packs::images(temp.path());
-        let vmm = FakeVmm::beside_current_exe();
-        let sandboxes = Sandboxes::open(config, images, vmm).unwrap();
+        let images = Images::load(&data_dir).unwrap();
+        let sandboxes = Sandboxes::open(config, images, driver(&double)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         let client = Client::new(&authority).unwrap();
         let router = emberd::http::router(sandboxes.clone());
         let server = tokio::spawn(async { axum::serve(listener, router).await });
-        Self { client, authority, sandboxes, run_dir, server, temp }
-    }
-
-    pub fn misbehave(&self, fault: Fault) {
-        self.sandboxes.vmm().set_fault(fault);
+        Self { client, authority, sandboxes, run_dir, double, server, temp }
     }
 
     /// A sandbox of the pack `shell`.
@@ -81,11 +82,24 @@ impl Api {
         self.sandboxes.shutdown().await;
         self.server.abort();
         assert_eq!(wait::left_in(&self.run_dir), Vec::<PathBuf>::new());
+        wait::until(async || Double::processes_in(&self.run_dir).is_empty()).await;
         for sandbox in sandboxes.iter().filter(|sandbox| sandbox.state == SandboxState::Ready) {
             assert!(!wait::is_running(sandbox.vmm_pid.unwrap()), "{sandbox:?}");
         }
         self.temp.close().unwrap();
     }
+}
+
+/// The driver as the daemon's binary makes it, over `double`.
+fn driver(double: &Double) -> Firecracker {
+    let config = FirecrackerConfig {
+        binary: Some(double.binary()),
+        reason: "tests ask for it".to_owned(),
+        ready_port: Some(READY_PORT),
+        jail: JailConfig { choice: JailChoice::Off, ..JailConfig::default() },
+        ..FirecrackerConfig::default()
+    };
+    Firecracker::find(config).unwrap()
 }
 
 pub fn body(code: &str) -> ExecBody {

@@ -1,9 +1,12 @@
-//! The daemon: its API and its process over fake microVMs, the house rules, and end to end.
+//! The daemon: its API and its process over a double of Firecracker, the house rules, and
+//! end to end.
 
 #[cfg(test)]
 mod api;
 #[cfg(test)]
 mod e2e;
+#[cfg(test)]
+mod lives;
 #[cfg(test)]
 mod packs;
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! What only a process has: signals, exit codes, start-up errors, a crash.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use emberd_client::Client;
+use fake_firecracker::Double;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -13,17 +14,18 @@ use crate::{packs, wait};
 mod shutdown;
 mod start;
 
-/// A room for daemons: packs, a run directory, a place for sockets.
+/// A room for daemons: images, a run directory, a place for sockets.
 pub struct Room {
+    /// How the next microVMs behave.
+    pub double: Double,
     temp: TempDir,
 }
 
 impl Room {
     pub fn new() -> Self {
         let temp = tempfile::Builder::new().prefix("room").tempdir_in("/tmp").unwrap();
-        std::fs::create_dir(temp.path().join("packs")).unwrap();
-        packs::write(&temp.path().join("packs"));
-        Self { temp }
+        packs::write(&temp.path().join("data"));
+        Self { double: Double::new(temp.path()), temp }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -34,21 +36,19 @@ impl Room {
         self.path("run")
     }
 
-    /// The daemon over fake microVMs, to be started in this room on a port of its own.
+    /// The daemon over the double, to be started in this room on a port of its own.
     pub fn command(&self) -> Command {
         self.command_on("127.0.0.1:0")
     }
 
     /// The same, on `addr`.
     pub fn command_on(&self, addr: &str) -> Command {
-        let exe = std::env::current_exe().unwrap();
-        let profile_dir = exe.parent().and_then(Path::parent).unwrap();
-        let daemon = profile_dir.join("examples").join("emberd-over-fake");
-        assert!(daemon.exists(), "no {}: `cargo test` builds it", daemon.display());
-        let mut command = Command::new(daemon);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_emberd"));
         command.env_clear().env("PATH", "/usr/bin:/bin").args(["--addr", addr]);
         command.arg("--run-dir").arg(self.run_dir());
-        command.arg("--data-dir").arg(self.path("packs"));
+        command.arg("--data-dir").arg(self.path("data"));
+        command.args(["--vmm", "firecracker", "--accel", "kvm", "--jail", "off"]);
+        command.arg("--firecracker").arg(self.double.binary());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -67,8 +67,9 @@ impl Room {
     }
 
     /// Looks for anything left behind.
-    pub fn close(self) {
+    pub async fn close(self) {
         assert_eq!(wait::left_in(&self.run_dir()), Vec::<PathBuf>::new());
+        wait::until(async || Double::processes_in(&self.run_dir()).is_empty()).await;
         self.temp.close().unwrap();
     }
 }
@@ -96,6 +97,10 @@ impl Daemon {
         let mut log = process.stderr.take().unwrap();
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         Self { client: Client::new(addr).unwrap(), addr: addr.to_owned(), process }
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn signal(&self, signal: Signal) {

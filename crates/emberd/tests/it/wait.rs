@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Longest wait for what must come about; only ever reached by a failing test.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);

@@ -70,12 +70,12 @@ pub async fn serve(listener: UnixListener, api: Arc<Api>) {
 
 async fn serve_connection(stream: UnixStream, api: &Arc<Api>) {
     let stream = CutStream { stream, left: api.config.faults.api_cut() };
-    let service = service_fn(async |request| Ok::<_, Infallible>(answer(api, request).await));
+    let answers = service_fn(async |request| Ok::<_, Infallible>(answer(api, request).await));
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .title_case_headers(true)
             .auto_date_header(false)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(stream), answers)
     );
     let code = tokio::select! {
         // However it ended: the next connection does not care.

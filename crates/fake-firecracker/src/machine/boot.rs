@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::thread;
 
-use emberd_proto::message::AGENT_PORT;
+use emberd_proto::message::{AGENT_PORT, READY_PORT};
 use tokio::net::UnixListener;
 
 use super::{Machine, Phase, Refusal};
@@ -49,6 +49,7 @@ impl Machine {
         let pack = self.resources.drives.first().and_then(|drive| drive.path_on_host.as_deref());
         if let Some(vsock) = &mut self.vsock {
             vsock.serve_guest(UnixListener::bind(self.guest_dir.host())?);
+            vsock.serve_dials(UnixListener::bind(self.guest_dir.ready())?, READY_PORT);
         }
         let guest = Guest::start(&self.config.agent, &self.guest_dir, pack, boot_args)?;
         // reference §1.5: `reboot=k` resets through the i8042 and the VMM ends with 0, any

@@ -67,6 +67,20 @@ fn sigkill_takes_a_paused_guest_along() {
 }
 
 #[test]
+fn sigkill_takes_a_guest_along_that_was_paused_while_it_started() {
+    for _ in 0..20 {
+        let dir = Dir::new();
+        let mut vmm = dir.start(&[]);
+        vmm.boot();
+        vmm.pause();
+        let mut pids = children(vmm.process.id());
+        pids.extend(children(pids[0]));
+        vmm.process.kill().unwrap();
+        wait_until_gone(&pids);
+    }
+}
+
+#[test]
 fn sigterm_is_immediate_death_and_the_sockets_stay() {
     let dir = Dir::new();
     let mut vmm = dir.start(&[]);

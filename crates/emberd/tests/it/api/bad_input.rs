@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use emberd_api::{BODY_BYTES_MAX, ErrorCode, ExecBody, SandboxState};
 use emberd_proto::ExecSpec;
-use emberd_vmm::fake::{Fault, Then};
+use fake_firecracker::{Double, Then};
 use futures::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Api, body, refusal};
+use crate::wait::PATIENCE;
 use crate::{raw, wait};
 
 const UNKNOWN_ID: &str = "sb_000000000000";
@@ -151,21 +152,41 @@ async fn one_sandbox_too_many() {
 
 #[tokio::test]
 async fn guests_that_do_not_boot() {
-    let api = Api::with(|config| config.boot_timeout = Duration::from_millis(300)).await;
-    let nonsense = Fault::Answer { bytes: b"HTTP/1.1 200\r\n".to_vec(), then: Then::Close };
-    for (fault, expect) in [
-        (Fault::FailBoot, "cannot set up guest memory"),
-        (Fault::PanicBooting, "Kernel panic"),
-        (Fault::NeverReady, "did not answer within 300ms; its console"),
-        (nonsense, "malformed frame"),
-    ] {
-        api.misbehave(fault);
+    type Misbehaviour = fn(&Double);
+    let cases: [(Misbehaviour, Duration, &str); 6] = [
+        (
+            |double| double.first("echo 'cannot set up guest memory'; exit 1"),
+            PATIENCE,
+            "cannot set up guest memory",
+        ),
+        (
+            |double| double.first("echo Kernel panic; set -- \"$@\" --fault die-at-boot"),
+            PATIENCE,
+            "Kernel panic",
+        ),
+        (|double| double.misbehave("refuse-at=PUT /vsock"), PATIENCE, "PUT /vsock"),
+        (|double| double.misbehave("die-at=PUT /actions=148"), PATIENCE, "seccomp violation"),
+        (
+            |double| double.misbehave("never-ready"),
+            Duration::from_millis(300),
+            "did not answer within 300ms; its console",
+        ),
+        (|double| double.answer(b"HTTP/1.1 200\r\n", Then::Close), PATIENCE, "malformed frame"),
+    ];
+    for (misbehave, boot_timeout, expect) in cases {
+        let api = Api::with(|config| config.boot_timeout = boot_timeout).await;
+        misbehave(&api.double);
         let (status, error) = refusal(api.client.create(None).await);
         assert_eq!((status, error.code), (503, ErrorCode::BootFailed));
         assert!(error.error.contains(expect), "{error:?}");
         assert_eq!(wait::left_in(&api.run_dir), Vec::<PathBuf>::new());
+        // One guest's trouble is not the next one's.
+        api.double.behave();
+        if boot_timeout == PATIENCE {
+            api.create().await;
+        }
+        api.stop().await;
     }
-    api.stop().await;
 }
 
 #[tokio::test]
@@ -202,7 +223,7 @@ async fn guest_that_stops_answering() {
 #[tokio::test]
 async fn sandbox_that_is_still_being_created() {
     let api = Api::start().await;
-    api.misbehave(Fault::NeverReady);
+    api.double.misbehave("never-ready");
     let client = api.client.clone();
     let creation = tokio::spawn(async move { client.create(None).await });
     wait::until(async || api.sandboxes.count() == 1).await;

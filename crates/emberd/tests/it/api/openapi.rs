@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::{env, fs};
 
 use emberd_api::ErrorCode::{MethodNotAllowed, UnknownRoute};
-use emberd_vmm::fake::FakeVmm;
+use emberd_vmm::firecracker::Firecracker;
 use serde_json::Value;
 
 use super::Api;
@@ -34,7 +34,7 @@ async fn document_and_router_agree() {
     let documented = documented();
     assert_eq!(documented.len(), 8);
     let paths: BTreeSet<_> = documented.iter().map(|(_, path)| path.as_str()).collect();
-    assert_eq!(paths, emberd::http::routes::<FakeVmm>().map(|(path, _)| path).into());
+    assert_eq!(paths, emberd::http::routes::<Firecracker>().map(|(path, _)| path).into());
     for path in paths {
         for method in METHODS {
             // An id that is none: nothing is created but by `POST /sandboxes`, nothing deleted.

@@ -89,7 +89,8 @@ async fn daemon_tells_what_it_is() {
     assert_eq!(info.packs.keys().collect::<Vec<_>>(), ["python", "shell"]);
     assert_eq!((info.guest_ram_mib, info.guest_vcpus), (64, 1));
     assert_eq!((info.sandboxes, info.sandboxes_max), (1, 4));
-    assert_eq!((info.vmm.driver.as_str(), info.boot_path.as_str()), ("fake", "cold-boot"));
+    assert_eq!((info.vmm.driver.as_str(), info.boot_path.as_str()), ("firecracker", "cold-boot"));
+    assert_eq!(info.vmm.reason.split(';').next(), Some("tests ask for it"));
     assert_eq!(info.work_dir, api.run_dir.display().to_string());
     assert_eq!(api.client.healthz().await.unwrap(), Health { status: "ok".into() });
     api.stop().await;

@@ -44,7 +44,7 @@ async fn guest_code_that_ends_its_machine_ends_only_that() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_never_answers_is_torn_down() {
-    let Some(daemon) = Daemon::start(&["--boot-timeout-ms", "100"]) else { return };
+    let Some(daemon) = Daemon::start(&["--boot-timeout", "100ms"]) else { return };
     let (status, body) = refusal(daemon.client.create(Some("python")).await);
     assert_eq!((status, body.code), (503, ErrorCode::BootFailed), "{body:?}");
     assert_eq!(left_in(&daemon.run_dir), Vec::<std::path::PathBuf>::new());

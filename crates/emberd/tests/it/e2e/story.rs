@@ -64,12 +64,15 @@ async fn programs_end_as_they_end_anywhere(daemon: &Daemon, id: &str) {
     assert_eq!(outcome.exit.exit_code, 1);
     assert!(outcome.stderr.ends_with("ZeroDivisionError: division by zero\n"), "{outcome:?}");
 
-    // A session of its own does not save a child from the time limit.
+    // A session of its own does not save a child from the time limit, which is several times
+    // what this host takes to get as far as the sleep.
+    let trial = daemon.exec(id, &code("import subprocess\nsubprocess.run(['true'])")).await;
+    let timeout_ms = 2_000 + 4 * trial.exit.duration_us / 1000;
     let sleeper = "import subprocess, time\n\
         subprocess.Popen(['sleep', '1000'], start_new_session=True)\n\
         print('started', flush=True)\n\
         time.sleep(1000)";
-    let spec = ExecSpec { timeout_ms: 5_000, ..ExecSpec::new(sleeper) };
+    let spec = ExecSpec { timeout_ms, ..ExecSpec::new(sleeper) };
     let body = ExecBody { spec, ..code("") };
     let outcome = daemon.exec(id, &body).await;
     assert!(outcome.exit.timed_out);

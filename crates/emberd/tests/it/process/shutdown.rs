@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use super::{Daemon, Room};
+use super::Room;
 use crate::wait;
 
 /// A program that says that it runs, and ends once `release` exists or its agent is gone.
@@ -37,7 +37,7 @@ async fn every_microvm_is_removed() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
     assert!(!wait::is_running(first) && !wait::is_running(second));
-    room.close();
+    room.close().await;
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn program_under_way_is_waited_for() {
     let (outcome, ()) = tokio::join!(exec, stop);
     assert_eq!(outcome.unwrap().stdout, "released\n");
     assert_eq!(daemon.exit_code().await, Some(0));
-    room.close();
+    room.close().await;
 }
 
 #[tokio::test]
@@ -79,15 +79,14 @@ async fn second_signal_cuts_programs_off() {
     assert_eq!((status, body.code), (410, ErrorCode::SandboxGone));
     assert_eq!(daemon.exit_code().await, Some(0));
     assert!(!wait::is_running(pid));
-    room.close();
+    room.close().await;
 }
 
 #[tokio::test]
 async fn creation_under_way_is_cut_off() {
     let room = Room::new();
-    let mut command = room.command();
-    command.env("FAKE_NEVER_READY", "1");
-    let mut daemon = Daemon::spawn(command);
+    room.double.misbehave("never-ready");
+    let mut daemon = room.start();
     let client = daemon.client.clone();
     let creation = tokio::spawn(async move { client.create(None).await });
     let started = || wait::left_in(&room.run_dir()).pop();
@@ -97,7 +96,7 @@ async fn creation_under_way_is_cut_off() {
     let Err(ClientError::Api { status, body }) = outcome else { panic!("{outcome:?}") };
     assert_eq!((status, body.code), (503, ErrorCode::ShuttingDown));
     assert_eq!(daemon.exit_code().await, Some(0));
-    room.close();
+    room.close().await;
 }
 
 #[tokio::test]
@@ -111,7 +110,7 @@ async fn idle_connection_does_not_hold_the_daemon() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
     assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0);
-    room.close();
+    room.close().await;
 }
 
 #[tokio::test]
@@ -126,5 +125,5 @@ async fn caller_that_hangs_up_ends_its_program() {
     wait::until(async || !wait::is_running(pid)).await;
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
-    room.close();
+    room.close().await;
 }

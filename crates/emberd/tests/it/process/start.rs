@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
+use fake_firecracker::write_program;
 use rustix::process::Signal;
 
 use super::{Daemon, Room};
@@ -31,7 +32,7 @@ async fn options_come_from_flags_then_variables_then_the_file() {
     assert_eq!((info.guest_ram_mib, info.guest_vcpus, info.sandboxes_max), (100, 4, 5));
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
-    room.close();
+    room.close().await;
 }
 
 #[test]
@@ -40,11 +41,14 @@ fn options_that_cannot_be_meant() {
     let file = room.path("emberd.toml");
     fs::write(&file, "adress = 'x'\n").unwrap();
     let file = file.to_str().unwrap();
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--addr", "nowhere"], "`nowhere` is not an address"),
         (&["--guest-ram-mib", "1"], "--guest-ram-mib is 1, not between 64 and"),
         (&["--guest-ram-mib=-5"], "invalid value '-5'"),
-        (&["--vmm", "firecracker"], "possible values: auto, qemu"),
+        (&["--vmm", "xen"], "possible values: auto, firecracker, qemu"),
+        (&["--vmm", "firecracker", "--accel", "tcg"], "Firecracker needs KVM"),
+        (&["--boot-timeout", "soon"], "--boot-timeout is `soon`, not a duration"),
+        (&["--jail-uids", "0-9"], "--jail-uids is `0-9`, not a range"),
         (&["--config", "/nonexistent"], "cannot read /nonexistent"),
         (&["--config", file], "unknown field `adress`"),
     ];
@@ -59,21 +63,68 @@ fn options_that_cannot_be_meant() {
 #[test]
 fn missing_qemu_is_named_with_what_to_do() {
     let mut command = shipped();
-    command.args(["--qemu", "/nonexistent/qemu"]);
+    command.args(["--vmm", "qemu", "--qemu", "/nonexistent/qemu"]);
     let errors = Room::refused(command);
     assert!(errors.contains("there is no /nonexistent/qemu"), "{errors}");
     assert!(errors.contains("hint: "), "{errors}");
 }
 
 #[test]
+fn firecracker_that_cannot_be_used_is_named_with_what_to_do() {
+    let room = Room::new();
+    let vulnerable = room.path("firecracker-1.15.0");
+    write_program(&vulnerable, "echo Firecracker v1.15.0");
+    let vulnerable = vulnerable.to_str().unwrap();
+    let binary = room.double.binary();
+    let binary = binary.to_str().unwrap();
+    let cases: [(&[&str], &str, &str); 3] = [
+        (&["--firecracker", "/nonexistent"], "no firecracker binary found", "--vmm qemu"),
+        (&["--firecracker", vulnerable], "CVE-2026-5747", "1.16.2 or newer"),
+        (
+            &["--firecracker", binary, "--jail", "on", "--jailer", "/nonexistent"],
+            "cannot jail microVMs",
+            "--jail off",
+        ),
+    ];
+    for (flags, expect, hint) in cases {
+        let mut command = shipped();
+        command.args(["--vmm", "firecracker", "--accel", "kvm"]).args(flags);
+        let errors = Room::refused(command);
+        assert!(errors.contains(expect), "{flags:?}: {errors}");
+        let mut hints = errors.lines().filter_map(|line| line.strip_prefix("hint: "));
+        assert!(hints.next().is_some_and(|line| line.contains(hint)), "{flags:?}: {errors}");
+    }
+}
+
+#[tokio::test]
+async fn firecracker_of_the_data_directory_is_found_and_the_choice_is_explained() {
+    let room = Room::new();
+    let installed = room.path("data/firecracker/current");
+    fs::create_dir_all(&installed).unwrap();
+    std::os::unix::fs::symlink(room.double.binary(), installed.join("firecracker")).unwrap();
+    let mut command = shipped();
+    command.args(["--vmm", "firecracker", "--accel", "kvm", "--jail", "off"]);
+    command.arg("--data-dir").arg(room.path("data")).arg("--run-dir").arg(room.run_dir());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut daemon = Daemon::spawn(command);
+    let vmm = daemon.client.info().await.unwrap().vmm;
+    assert_eq!((vmm.driver.as_str(), vmm.accelerator.as_str()), ("firecracker", "kvm"));
+    assert!(vmm.reason.starts_with("firecracker was asked for; "), "{}", vmm.reason);
+    assert!(vmm.reason.contains("not jailed (switched off)"), "{}", vmm.reason);
+    daemon.create().await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    room.close().await;
+}
+
+#[test]
 fn missing_artifact_is_named_with_the_command_that_makes_it() {
     let room = Room::new();
     let qemu = room.path("qemu");
-    fs::write(&qemu, "#!/bin/sh\necho 'QEMU emulator version 7.2.0'\n").unwrap();
-    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&qemu, "echo 'QEMU emulator version 7.2.0'");
     let mut command = shipped();
     command.arg("--qemu").arg(qemu).args(["--accel", "tcg"]);
-    command.arg("--data-dir").arg(room.path("data"));
+    command.arg("--data-dir").arg(room.path("nothing"));
     let errors = Room::refused(command);
     assert!(errors.contains("emberctl image build kernel"), "{errors}");
 }
@@ -89,7 +140,7 @@ async fn second_daemon_on_one_run_directory() {
     assert!(wait::is_running(pid), "the second daemon touched the first one's sandboxes");
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
-    room.close();
+    room.close().await;
 }
 
 #[tokio::test]
@@ -103,7 +154,7 @@ async fn port_in_use() {
     assert!(!other.run_dir().exists(), "nothing is touched before the port is had");
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
-    room.close();
+    room.close().await;
 }
 
 #[tokio::test]
@@ -119,7 +170,7 @@ async fn unix_socket_is_private_and_goes_with_the_daemon() {
     daemon.signal(Signal::INT);
     assert_eq!(daemon.exit_code().await, Some(0));
     assert!(!socket.exists());
-    room.close();
+    room.close().await;
 }
 
 #[tokio::test]
@@ -136,5 +187,5 @@ async fn orphans_of_a_killed_daemon_are_removed_by_the_next() {
     assert!(next.client.list().await.unwrap().sandboxes.is_empty());
     next.signal(Signal::TERM);
     assert_eq!(next.exit_code().await, Some(0));
-    room.close();
+    room.close().await;
 }

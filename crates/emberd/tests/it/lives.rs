@@ -1,0 +1,123 @@
+//! Many lives over HTTP, after which nothing is left; and what the daemon itself costs.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use emberd_api::ExecBody;
+use emberd_proto::ExecSpec;
+use rustix::process::Signal;
+
+use crate::process::{Daemon, Room};
+use crate::wait;
+
+/// How many lives, unless `EMBERD_LIVES` says otherwise.
+const LIVES: usize = 200;
+
+/// How many execs the overhead is told of.
+const EXECS: usize = 500;
+
+#[tokio::test]
+async fn nothing_is_left_of_many_lives() {
+    let lives = env::var("EMBERD_LIVES").map_or(LIVES, |text| text.parse().unwrap());
+    let room = Room::new();
+    let mut daemon = room.start();
+    // What is opened once is open after the first.
+    live(&daemon).await;
+    let before = Holdings::of(&daemon, &room);
+    let started = Instant::now();
+    for _ in 0..lives {
+        live(&daemon).await;
+    }
+    let took = started.elapsed();
+    // The tasks of the last life close what they hold when the runtime comes to them.
+    wait::until(async || Holdings::of(&daemon, &room) == before).await;
+    println!("{lives} lives in {took:.1?}; before and after {before:?}");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    room.close().await;
+}
+
+#[tokio::test]
+async fn overhead_of_an_exec_is_told() {
+    let room = Room::new();
+    let mut daemon = room.start();
+    let (id, _) = daemon.create().await;
+    let mut overheads = Vec::new();
+    for _ in 0..EXECS {
+        let sent = Instant::now();
+        let outcome = daemon.client.exec(&id, &no_op()).await.unwrap();
+        let latency = sent.elapsed();
+        assert_eq!(outcome.exit.exit_code, 0, "{outcome:?}");
+        let in_guest = Duration::from_micros(outcome.exit.duration_us);
+        overheads.push(latency.checked_sub(in_guest).expect("the program ran meanwhile"));
+    }
+    overheads.sort_unstable();
+    let percentile = |percent: usize| overheads[(EXECS - 1) * percent / 100];
+    println!("overhead of an exec: p50 {:?}, p99 {:?}", percentile(50), percentile(99));
+    daemon.client.delete(&id).await.unwrap();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    room.close().await;
+}
+
+async fn live(daemon: &Daemon) {
+    let (id, _) = daemon.create().await;
+    assert_eq!(daemon.client.exec(&id, &no_op()).await.unwrap().exit.exit_code, 0);
+    daemon.client.delete(&id).await.unwrap();
+}
+
+fn no_op() -> ExecBody {
+    ExecBody { spec: ExecSpec::new(":"), stdin: None, stdin_base64: None }
+}
+
+/// What a daemon has, by count.
+#[derive(Debug, PartialEq, Eq)]
+struct Holdings {
+    processes: usize,
+    descriptors: usize,
+    sockets: usize,
+    directories: usize,
+}
+
+impl Holdings {
+    fn of(daemon: &Daemon, room: &Room) -> Self {
+        let open = open_files(daemon.process_id());
+        let sockets = open.iter().filter(|file| file.to_string_lossy().starts_with("socket:"));
+        Self {
+            processes: descendants(daemon.process_id()),
+            sockets: sockets.count(),
+            descriptors: open.len(),
+            directories: wait::left_in(&room.run_dir()).len(),
+        }
+    }
+}
+
+fn open_files(pid: u32) -> Vec<PathBuf> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
+}
+
+/// Processes below `root`, zombies included.
+fn descendants(root: u32) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let parents: Vec<(u32, u32)> = processes
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            Some((pid, parent_of(&entry.path())?))
+        })
+        .collect();
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| pid));
+        next += 1;
+    }
+    found.len() - 1
+}
+
+fn parent_of(process: &Path) -> Option<u32> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    // The name, in parentheses, may hold anything; state and parent follow the last one.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
