@@ -25,7 +25,7 @@ pub struct Options {
     /// Where to listen: HOST:PORT or unix:PATH [default: 127.0.0.1:7777].
     #[arg(long, env = "EMBERD_ADDR", value_name = "ADDR")]
     pub addr: Option<String>,
-    /// Directory of per-sandbox state [default: /run/emberd for root, else
+    /// Directory of per-sandbox state [default: /var/lib/emberd/run for root, else
     /// `$XDG_RUNTIME_DIR/emberd` or /tmp/emberd-UID].
     #[arg(long, env = "EMBERD_RUN_DIR", value_name = "DIR")]
     pub run_dir: Option<PathBuf>,

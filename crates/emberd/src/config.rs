@@ -143,7 +143,7 @@ impl Surroundings {
 
     fn run_dir(&self) -> PathBuf {
         match (self.user_id, &self.runtime_dir) {
-            (0, _) => PathBuf::from("/run/emberd"),
+            (0, _) => PathBuf::from("/var/lib/emberd/run"),
             (_, Some(runtime_dir)) => runtime_dir.join("emberd"),
             (user_id, None) => PathBuf::from(format!("/tmp/emberd-{user_id}")),
         }
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn run_dir_follows_the_user() {
         for (user_id, runtime_dir, expect) in [
-            (0, Some("/run/user/0"), "/run/emberd"),
+            (0, Some("/run/user/0"), "/var/lib/emberd/run"),
             (7, Some("/run/user/7"), "/run/user/7/emberd"),
             (7, None, "/tmp/emberd-7"),
         ] {

@@ -85,6 +85,7 @@ fn firecracker_config(config: &Config) -> FirecrackerConfig {
             jailer: config.jail.jailer.clone(),
             ids: ids.unwrap_or_default(),
             netns: config.jail.netns.clone(),
+            run_dir: Some(config.sandboxes.run_dir.clone()),
             ..JailConfig::default()
         },
         no_seccomp: !config.seccomp,

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
+use rustix::fs::StatVfsMountFlags;
+
 use super::version::{self, Version};
 use super::{FindError, stage};
 use crate::process::{VmDir, command};
@@ -60,6 +62,9 @@ pub struct JailConfig {
     pub ids: IdRange,
     /// Network namespace every VMM joins.
     pub netns: Option<PathBuf>,
+    /// Directory the microVMs' directories are made in, where known: a jail needs its
+    /// devices and programs, which not every mount allows.
+    pub run_dir: Option<PathBuf>,
     /// Cgroup in which each microVM's is made, below the hierarchy's root.
     pub parent_cgroup: String,
     /// Where the cgroup hierarchy is mounted.
@@ -73,6 +78,7 @@ impl Default for JailConfig {
             jailer: None,
             ids: IdRange::default(),
             netns: None,
+            run_dir: None,
             parent_cgroup: "emberd".to_owned(),
             cgroup_root: "/sys/fs/cgroup".into(),
         }
@@ -138,6 +144,9 @@ impl Jail {
         if !demanded && super::find::needs_interpreter(firecracker) {
             return Err("Firecracker is linked dynamically: a jail has no libraries".to_owned());
         }
+        if let Some(run_dir) = &config.run_dir {
+            allows_jails(run_dir)?;
+        }
         let cgroups = Cgroups::detect(&config.cgroup_root, &config.parent_cgroup);
         let ids = Ids::new(config.ids);
         Ok(Self { jailer, ids, netns: config.netns.clone(), cgroups })
@@ -195,9 +204,41 @@ impl Jail {
     }
 }
 
+/// Says why no jail can lie in `run_dir`, which need not exist yet.
+fn allows_jails(run_dir: &Path) -> Result<(), String> {
+    let existing = run_dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let flags = rustix::fs::statvfs(existing)
+        .map_err(|error| format!("cannot look at {}: {error}", existing.display()))?
+        .f_flag;
+    forbidding(flags).map_or(Ok(()), |option| {
+        let run_dir = run_dir.display();
+        Err(format!("{run_dir} is mounted {option}: a jail needs devices and programs"))
+    })
+}
+
+/// The mount option that keeps a jail from its devices or programs.
+fn forbidding(flags: StatVfsMountFlags) -> Option<&'static str> {
+    [(StatVfsMountFlags::NODEV, "nodev"), (StatVfsMountFlags::NOEXEC, "noexec")]
+        .into_iter()
+        .find_map(|(flag, option)| flags.contains(flag).then_some(option))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mounts_without_devices_or_programs_hold_no_jail() {
+        assert_eq!(forbidding(StatVfsMountFlags::NOSUID), None);
+        assert_eq!(forbidding(StatVfsMountFlags::NOEXEC), Some("noexec"));
+        assert_eq!(forbidding(StatVfsMountFlags::all()), Some("nodev"));
+    }
+
+    #[test]
+    fn a_run_dir_that_does_not_exist_yet_is_judged_by_what_holds_it() {
+        let root = rustix::fs::statvfs("/").unwrap().f_flag;
+        assert_eq!(allows_jails(Path::new("/nowhere/yet")).is_ok(), forbidding(root).is_none());
+    }
 
     #[test]
     fn choices_are_words() {

@@ -63,7 +63,7 @@ fn default_run_dir() -> PathBuf {
     let user = rustix::process::geteuid();
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     match runtime_dir.filter(|dir| dir.is_absolute()) {
-        _ if user.is_root() => "/run/emberd".into(),
+        _ if user.is_root() => "/var/lib/emberd/run".into(),
         Some(runtime_dir) => runtime_dir.join("emberd"),
         None => format!("/tmp/emberd-{}", user.as_raw()).into(),
     }
