@@ -45,6 +45,9 @@ pub struct ExecSpec {
     /// Time limit in milliseconds, 1 to 3,600,000; then the whole process tree is killed.
     #[serde(default = "timeout_ms_default")]
     pub timeout_ms: u64,
+    /// Whether a new interpreter is started even where the pack keeps a warm one to fork.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
 }
 
 fn timeout_ms_default() -> u64 {
@@ -60,6 +63,7 @@ impl ExecSpec {
             env: BTreeMap::new(),
             cwd: None,
             timeout_ms: TIMEOUT_MS_DEFAULT,
+            fresh: false,
         }
     }
 
@@ -123,6 +127,17 @@ pub enum SpecError {
     EnvName(String),
 }
 
+/// How a program came to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum StartedBy {
+    /// A new process that executed the pack's interpreter.
+    Spawn,
+    /// A fork of the pack's zygote: a warm interpreter.
+    Zygote,
+}
+
 /// How a program ended, without its output.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -139,6 +154,12 @@ pub struct ExecExit {
     /// Wall time from the request's arrival in the guest to the program's end, in
     /// microseconds.
     pub duration_us: u64,
+    /// The part of `duration_us` before the program had its work, in microseconds.
+    #[serde(default)]
+    pub launch_us: u64,
+    /// How the program was started; absent when it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_by: Option<StartedBy>,
     /// Whether standard output exceeded 8 MiB and was cut.
     pub stdout_truncated: bool,
     /// Whether standard error exceeded 8 MiB and was cut.

@@ -17,8 +17,8 @@ pub mod message;
 pub mod pack;
 pub mod renewal;
 
-pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError};
+pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
 pub use frame::{Decoder, Frame, FrameError, Kind};
-pub use message::{GuestMessage, HostMessage, Refusal, RefusalCode, Welcome};
-pub use pack::PackSpec;
+pub use message::{GuestMessage, HostMessage, Refusal, RefusalCode, Settled, Welcome};
+pub use pack::{PackSpec, ZygoteSpec};
 pub use renewal::{Renewal, RenewalError};

@@ -39,6 +39,10 @@ pub enum HostMessage {
     /// Makes the guest itself after a restore; answered by [`GuestMessage::Renewed`]. An agent
     /// that is not its machine's PID 1 checks it, answers, and changes nothing.
     Renew(Renewal),
+    /// Brings the guest to rest before a snapshot: its zygote is up with a child forked ahead,
+    /// its file systems are written out. Answered by [`GuestMessage::Settled`]. Execs on other
+    /// connections are the host's to avoid.
+    Settle,
     /// An operation this generation does not know.
     #[serde(other)]
     Unknown,
@@ -56,6 +60,8 @@ pub enum GuestMessage {
     Exited(ExecExit),
     /// Everything in the [`Renewal`] has taken effect.
     Renewed,
+    /// Answer to [`HostMessage::Settle`].
+    Settled(Settled),
     /// The operation was not carried out; the connection is idle again.
     Refused(Refusal),
 }
@@ -75,6 +81,14 @@ pub struct Welcome {
     /// absent off PID 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving_us: Option<u64>,
+}
+
+/// What a snapshot taken now would hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// Whether a zygote is ready to run code; absent when the pack has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zygote_ready: Option<bool>,
 }
 
 /// Why the guest did not carry out an operation.
@@ -135,6 +149,11 @@ mod tests {
             r#"{"op":"renew","wall_clock_us":1,"entropy_base64":"AA==","hostname":"h","machine_id":"m","boot_id":"b"}"#,
         );
         check_json(&GuestMessage::Pong, r#"{"answer":"pong"}"#);
+        check_json(&HostMessage::Settle, r#"{"op":"settle"}"#);
+        check_json(
+            &GuestMessage::Settled(Settled { zygote_ready: Some(true) }),
+            r#"{"answer":"settled","zygote_ready":true}"#,
+        );
         check_json(&GuestMessage::Renewed, r#"{"answer":"renewed"}"#);
         check_json(
             &GuestMessage::Refused(Refusal { code: RefusalCode::Failed, message: "no".into() }),
@@ -149,7 +168,7 @@ mod tests {
         );
         check_json(
             &GuestMessage::Exited(ExecExit { exit_code: 3, duration_us: 5, ..ExecExit::default() }),
-            r#"{"answer":"exited","exit_code":3,"signal":null,"timed_out":false,"error":null,"duration_us":5,"stdout_truncated":false,"stderr_truncated":false}"#,
+            r#"{"answer":"exited","exit_code":3,"signal":null,"timed_out":false,"error":null,"duration_us":5,"launch_us":0,"stdout_truncated":false,"stderr_truncated":false}"#,
         );
     }
 

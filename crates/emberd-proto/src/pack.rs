@@ -28,6 +28,21 @@ pub struct PackSpec {
     /// Environment variables of every exec, under those the exec names itself.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// The warm interpreter that forks one process per exec, for packs that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zygote: Option<ZygoteSpec>,
+}
+
+/// How a pack's zygote is run. What agent and zygote say to each other is told where the
+/// agent starts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZygoteSpec {
+    /// Program and arguments that become the zygote.
+    pub run: Vec<String>,
+    /// Environment variables only a new interpreter heeds, by name or, with a final `*`, by
+    /// the beginning of their names: an exec that sets one of them spawns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spawn_for_env: Vec<String>,
 }
 
 impl PackSpec {
