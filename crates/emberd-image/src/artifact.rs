@@ -263,6 +263,8 @@ pub(crate) struct PackManifest {
     pub source: String,
     pub compression: Compression,
     pub spec: PackSpec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<String>,
     pub rootfs: Blob,
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::artifact::{
     self, BlobError, Digest, InitramfsManifest, KernelManifest, Manifest, PackManifest,
@@ -16,8 +17,8 @@ use crate::name::PackName;
 pub struct Images {
     /// The kernel.
     pub kernel: KernelImage,
-    /// Uncompressed newc cpio with the agent as `/init` and the kernel's modules.
-    pub initramfs: PathBuf,
+    /// The initramfs.
+    pub initramfs: InitramfsImage,
     /// At least one language pack.
     pub packs: BTreeMap<PackName, PackImage>,
 }
@@ -31,6 +32,46 @@ pub struct KernelImage {
     pub release: String,
     /// Ticks per second (`CONFIG_HZ`), where known.
     pub hz: Option<u32>,
+    /// Digest of the file.
+    pub sha256: Digest,
+}
+
+/// An initramfs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitramfsImage {
+    /// Uncompressed newc cpio with the agent as `/init` and the kernel's modules.
+    pub path: PathBuf,
+    /// Digest of the file.
+    pub sha256: Digest,
+}
+
+impl KernelImage {
+    /// The kernel at `path`, of which nothing is known. Reads it whole.
+    ///
+    /// # Errors
+    /// [`LoadError::Read`].
+    pub fn given(path: PathBuf) -> Result<Self, LoadError> {
+        let sha256 = digest(&path)?;
+        Ok(Self { path, release: "given by its path".to_owned(), hz: None, sha256 })
+    }
+}
+
+impl InitramfsImage {
+    /// The initramfs at `path`. Reads it whole.
+    ///
+    /// # Errors
+    /// [`LoadError::Read`].
+    pub fn given(path: PathBuf) -> Result<Self, LoadError> {
+        let sha256 = digest(&path)?;
+        Ok(Self { path, sha256 })
+    }
+}
+
+fn digest(path: &Path) -> Result<Digest, LoadError> {
+    let (digest, _) = File::open(path)
+        .and_then(Digest::of_reader)
+        .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    Ok(digest)
 }
 
 /// A language pack.
@@ -42,6 +83,9 @@ pub struct PackImage {
     pub sha256: Digest,
     /// What the pack is, in one line.
     pub description: String,
+    /// Code that, run once, touches what most programs of the pack touch; it leaves nothing
+    /// behind and its exit code is 0.
+    pub warm_up: Option<String>,
 }
 
 /// One thing that is built and loaded.
@@ -161,16 +205,21 @@ impl Images {
                 rootfs: pack.rootfs.path(data_dir),
                 sha256: pack.rootfs.sha256,
                 description: pack.description,
+                warm_up: pack.warm_up,
             };
             Ok((name, image))
         });
         Ok(Self {
             packs: packs.collect::<Result<_, LoadError>>()?,
-            initramfs: initramfs.image.path(data_dir),
+            initramfs: InitramfsImage {
+                path: initramfs.image.path(data_dir),
+                sha256: initramfs.image.sha256,
+            },
             kernel: KernelImage {
                 path: kernel.vmlinux.path(data_dir),
                 release: kernel.release,
                 hz: kernel.hz,
+                sha256: kernel.vmlinux.sha256,
             },
         })
     }

@@ -26,10 +26,12 @@ mod debian;
 mod definition;
 mod rootfs;
 mod squashfs;
+mod zygote;
 
 pub use archive::{ArchiveError, ROOT_BYTES_MAX, ROOT_ENTRIES_MAX};
 pub use definition::{DefinitionError, PackDefinition};
 pub use rootfs::{RootPack, run_words};
+pub use zygote::ZygoteDefinition;
 
 use archive::Prelude;
 use debian::Distribution;
@@ -102,6 +104,12 @@ pub fn build_pack(
     progress: &mut dyn Progress,
 ) -> Result<Build, BuildError> {
     let distribution = Distribution::new(options.suite.as_deref(), &options.mirrors)?;
+    let mut own_files = vec![
+        ("etc/hostname".to_owned(), &b"emberd\n"[..]),
+        ("etc/hosts".to_owned(), HOSTS),
+        ("etc/resolv.conf".to_owned(), b""),
+    ];
+    own_files.extend(pack.zygote.iter().map(|zygote| (zygote.installed(), &zygote.content[..])));
     let build = PackBuild {
         name: &pack.name,
         description: &pack.description,
@@ -112,7 +120,8 @@ pub fn build_pack(
             distribution.digest().as_bytes(),
         ]),
         spec: pack.spec(),
-        own_files: &[("etc/hostname", "emberd\n"), ("etc/hosts", HOSTS), ("etc/resolv.conf", "")],
+        warm_up: pack.warm_up.as_deref(),
+        own_files: &own_files,
         newest: debian::EPOCH,
         stage: "installing packages",
     };
@@ -146,6 +155,7 @@ pub fn build_pack_from_rootfs(
         source: pack.root.display().to_string(),
         inputs: Digest::of_parts(&[b"root", surveyed.digest.as_bytes(), &spec_json, description]),
         spec,
+        warm_up: None,
         own_files: &[],
         newest: surveyed.newest,
         stage: "packing the root file system",
@@ -157,7 +167,7 @@ fn spec_json(spec: &PackSpec) -> Vec<u8> {
     serde_json::to_vec(spec).expect("string keys only")
 }
 
-const HOSTS: &str = "127.0.0.1 localhost emberd\n::1 localhost ip6-localhost ip6-loopback\n";
+const HOSTS: &[u8] = b"127.0.0.1 localhost emberd\n::1 localhost ip6-localhost ip6-loopback\n";
 
 /// Directories the agent mounts on, which an archive may lack.
 const MOUNT_POINTS: [&str; 3] = ["dev", "proc", "sys"];
@@ -170,8 +180,9 @@ struct PackBuild<'a> {
     /// What decides the pack's bytes, but for its compression.
     inputs: Digest,
     spec: PackSpec,
+    warm_up: Option<&'a str>,
     /// Files that replace the root file system's own, without their leading slash.
-    own_files: &'a [(&'a str, &'a str)],
+    own_files: &'a [(String, &'a [u8])],
     /// Newest time in the image, in seconds since the Unix epoch.
     newest: u32,
     stage: &'a str,
@@ -214,6 +225,7 @@ impl PackBuild<'_> {
             source: self.source,
             compression,
             spec: self.spec,
+            warm_up: self.warm_up.map(str::to_owned),
             rootfs: store.publish(&image, BlobKind::Squashfs)?,
         };
         store.write_manifest(&path, &manifest)?;
@@ -228,9 +240,44 @@ impl PackBuild<'_> {
         }
         let spec = spec_json(&self.spec);
         prelude.file(PACK_FILE.trim_start_matches('/'), &spec, self.newest);
+        if self.spec.zygote.is_some() {
+            for directory in ["usr", "usr/lib", zygote::PROGRAM_DIR] {
+                prelude.directory(directory, self.newest);
+            }
+        }
         for (path, content) in self.own_files {
-            prelude.file(path, content.as_bytes(), self.newest);
+            prelude.file(path, content, self.newest);
         }
         prelude.into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_zygotes_program_is_put_in_front_with_its_directories() {
+        let pack = PackDefinition::built_in(&"python".parse().unwrap()).unwrap();
+        let zygote = pack.zygote.as_ref().unwrap();
+        let build = PackBuild {
+            name: &pack.name,
+            description: "",
+            source: String::new(),
+            inputs: Digest::of(b""),
+            spec: pack.spec(),
+            warm_up: None,
+            own_files: &[(zygote.installed(), b"the program")],
+            newest: 0,
+            stage: "",
+        };
+        let prelude = build.prelude();
+        let at = |text: &str| {
+            let found = prelude.windows(text.len()).position(|window| window == text.as_bytes());
+            found.unwrap_or_else(|| panic!("no {text}"))
+        };
+        assert!(at("usr/lib/emberd\0") < at("usr/lib/emberd/zygote.py\0"));
+        assert!(at("usr/lib/emberd/zygote.py\0") < at("the program"));
+        assert!(at(r#""zygote":{"run":["/usr/bin/python3","/usr/lib/emberd/zygote.py","#) > 0);
     }
 }

@@ -9,6 +9,7 @@ use emberd_proto::PackSpec;
 use emberd_proto::pack::{FILE_PLACEHOLDER, PACK_FILE_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
+use super::zygote::ZygoteDefinition;
 use crate::artifact::Digest;
 use crate::decompress::read_at_most;
 use crate::name::PackName;
@@ -20,10 +21,14 @@ const DEFINITION_BYTES_MAX: u64 = 64 << 10;
 /// Most packages a definition names.
 const PACKAGES_MAX: usize = 1000;
 
-const BUILT_IN: [&str; 3] = [
-    include_str!("../../../../rootfs/packs/python/pack.toml"),
-    include_str!("../../../../rootfs/packs/shell/pack.toml"),
-    include_str!("../../../../rootfs/packs/node/pack.toml"),
+/// Definitions and the programs of their zygotes.
+const BUILT_IN: [(&str, Option<&str>); 3] = [
+    (
+        include_str!("../../../../rootfs/packs/python/pack.toml"),
+        Some(include_str!("../../../../rootfs/packs/python/zygote.py")),
+    ),
+    (include_str!("../../../../rootfs/packs/shell/pack.toml"), None),
+    (include_str!("../../../../rootfs/packs/node/pack.toml"), None),
 ];
 
 /// A language pack made from the distribution's packages.
@@ -50,6 +55,13 @@ pub struct PackDefinition {
     /// Shell snippet run inside the root file system once the packages are installed.
     #[serde(default)]
     pub customize: Option<String>,
+    /// The warm interpreter, if the pack has one.
+    #[serde(default, deserialize_with = "ZygoteDefinition::setting")]
+    pub zygote: Option<ZygoteDefinition>,
+    /// Code that touches what most programs touch, run once in a machine about to become a
+    /// template. It must leave nothing behind and exit with 0.
+    #[serde(default)]
+    pub warm_up: Option<String>,
 }
 
 /// Why a pack's definition cannot be used.
@@ -106,10 +118,17 @@ impl PackDefinition {
     }
 
     fn all_built_in() -> impl Iterator<Item = Self> {
-        BUILT_IN.into_iter().map(|text| toml::from_str(text).expect("tested to parse"))
+        BUILT_IN.into_iter().map(|(text, program)| {
+            let mut pack: Self = toml::from_str(text).expect("tested to parse");
+            if let Some(zygote) = &mut pack.zygote {
+                zygote.content = program.expect("a zygote has a program").into();
+            }
+            pack
+        })
     }
 
-    /// Reads `pack.toml` in `folder`, or the file itself.
+    /// Reads `pack.toml` in `folder`, or the file itself, and the program of its zygote
+    /// beside it.
     ///
     /// # Errors
     /// [`DefinitionError`] when it cannot be read or breaks a rule.
@@ -119,11 +138,14 @@ impl PackDefinition {
         let text = File::open(&path).and_then(|file| read_at_most(file, DEFINITION_BYTES_MAX));
         let text = text.map_err(failed)?.ok_or_else(|| failed(io::ErrorKind::FileTooLarge.into()));
         let text = String::from_utf8(text?).map_err(|error| failed(io::Error::other(error)))?;
-        let pack: Self = toml::from_str(&text).map_err(|source| DefinitionError::Parse {
+        let mut pack: Self = toml::from_str(&text).map_err(|source| DefinitionError::Parse {
             path: path.clone(),
             source: Box::new(source),
         })?;
         pack.check()?;
+        if let Some(zygote) = &mut pack.zygote {
+            zygote.read_program(path.parent().unwrap_or(Path::new("")))?;
+        }
         Ok(pack)
     }
 
@@ -137,6 +159,12 @@ impl PackDefinition {
         if self.packages.len() > PACKAGES_MAX || !self.packages.iter().all(valid_package) {
             return fail("packages must be at most 1,000 names of Debian packages");
         }
+        if let Some(rule) = self.zygote.as_ref().and_then(ZygoteDefinition::broken_rule) {
+            return fail(rule);
+        }
+        if self.warm_up.as_ref().is_some_and(|code| code.trim().is_empty()) {
+            return fail("warm_up must be code");
+        }
         check_spec(&self.name, &self.spec())
     }
 
@@ -147,12 +175,15 @@ impl PackDefinition {
             run: self.run.clone(),
             file_name: self.file_name.clone(),
             env: self.env.clone(),
+            zygote: self.zygote.as_ref().map(ZygoteDefinition::spec),
         }
     }
 
-    /// Digest of everything in it.
+    /// Digest of everything in it, the program of its zygote too.
     pub(crate) fn digest(&self) -> Digest {
-        Digest::of(&serde_json::to_vec(self).expect("string keys only"))
+        let json = serde_json::to_vec(self).expect("string keys only");
+        let program = self.zygote.as_ref().map(ZygoteDefinition::content_digest);
+        Digest::of_parts(&[&json, program.as_ref().map_or(b"", Digest::as_bytes)])
     }
 }
 
@@ -210,6 +241,10 @@ mod tests {
         for pack in PackDefinition::all_built_in() {
             pack.check().unwrap();
             assert_eq!(PackDefinition::built_in(&pack.name).unwrap(), pack);
+            assert!(pack.warm_up.is_some());
+            // A folder's pack is the same, program and all.
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs/packs");
+            assert_eq!(PackDefinition::read(&folder.join(pack.name.as_str())).unwrap(), pack);
         }
         let unknown = PackDefinition::built_in(&"ruby".parse().unwrap()).unwrap_err();
         assert!(unknown.to_string().contains("python, shell, node"), "{unknown}");
@@ -236,6 +271,7 @@ mod tests {
             ("main.x\"", "main.x\"\npackages = [\"-o=x\"]"),
             ("main.x\"", "main.x\"\npackages = [\"a,b\"]"),
             ("main.x\"", "main.x\"\nextra = 1"),
+            ("main.x\"", "main.x\"\nwarm_up = \" \\n\""),
             ("main.x\"", "main.x\"\nenv = { \"A=B\" = \"\" }"),
         ] {
             assert!(GOOD.contains(from));

@@ -65,6 +65,7 @@ impl RootPack {
             run: self.run.clone(),
             file_name: self.file_name.clone(),
             env: self.env.clone(),
+            zygote: None,
         };
         check_spec(&self.name, &spec)?;
         Ok(spec)

@@ -32,7 +32,7 @@ fn what_is_built_is_loaded() {
     let images = Images::load(&place.data_dir).unwrap();
     assert_eq!((images.kernel.release.as_str(), images.kernel.hz), ("6.1.0-sample", None));
     assert_eq!(fs::read(&images.kernel.path).unwrap(), fs::read(place.path("vmlinux")).unwrap());
-    let initramfs = fs::read(&images.initramfs).unwrap();
+    let initramfs = fs::read(&images.initramfs.path).unwrap();
     assert!(initramfs.starts_with(b"070701"));
     let packs: Vec<_> = images.packs.iter().map(|(name, pack)| (name.as_str(), pack)).collect();
     let [("lua", lua)] = packs[..] else { panic!("{packs:?}") };
@@ -40,6 +40,23 @@ fn what_is_built_is_loaded() {
     assert!(fs::read(&lua.rootfs).unwrap().starts_with(b"hsqs"));
     let artifacts = installed(&place.data_dir).unwrap();
     assert_eq!(artifacts.len(), 3);
+}
+
+#[test]
+fn a_packs_warm_up_is_loaded_and_older_manifests_have_none() {
+    let place = complete();
+    let warm_up = || {
+        let images = Images::load(&place.data_dir).unwrap();
+        images.packs.into_values().next().unwrap().warm_up
+    };
+    assert_eq!(warm_up(), None);
+    let path = place.data_dir.path().join("packs/lua.json");
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert!(manifest.get("warm_up").is_none());
+    manifest["warm_up"] = "print(1)".into();
+    fs::write(&path, manifest.to_string()).unwrap();
+    assert_eq!(warm_up().as_deref(), Some("print(1)"));
 }
 
 #[test]

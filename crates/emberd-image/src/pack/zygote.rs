@@ -1,0 +1,203 @@
+//! The zygote of a pack, as its definition names it: a program in the pack's folder that is
+//! installed in the image.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use emberd_proto::ZygoteSpec;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::definition::DefinitionError;
+use crate::artifact::Digest;
+use crate::decompress::read_at_most;
+
+/// Stands in [`ZygoteDefinition::run`] for the path of the installed program.
+const PROGRAM_PLACEHOLDER: &str = "{program}";
+/// Where the program is installed, without its leading slash.
+pub(super) const PROGRAM_DIR: &str = "usr/lib/emberd";
+/// Longest name of a program, in bytes: with its directory it fits a tar header's 100.
+const NAME_BYTES_MAX: usize = 80;
+/// Largest program, in bytes (1 MiB): a script, or a small binary.
+const PROGRAM_BYTES_MAX: u64 = 1 << 20;
+
+/// The warm interpreter of a pack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZygoteDefinition {
+    /// Name of its file beside `pack.toml`, installed in `/usr/lib/emberd`.
+    pub program: String,
+    /// Program and arguments that become the zygote; `{program}` stands for the installed
+    /// file.
+    pub run: Vec<String>,
+    /// Environment variables only a new interpreter heeds: names, or beginnings of names
+    /// with a final `*`.
+    #[serde(default)]
+    pub spawn_for_env: Vec<String>,
+    /// What is in the file.
+    #[serde(skip)]
+    pub(super) content: Vec<u8>,
+}
+
+impl ZygoteDefinition {
+    /// Reads `zygote = false`, which is the same as none, or a table.
+    pub(super) fn setting<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Self>, D::Error> {
+        match toml::Value::deserialize(input)? {
+            toml::Value::Boolean(false) => Ok(None),
+            value @ toml::Value::Table(_) => value.try_into().map(Some).map_err(D::Error::custom),
+            _ => Err(D::Error::custom("expected false or a table")),
+        }
+    }
+
+    /// The rule it breaks.
+    pub(super) fn broken_rule(&self) -> Option<&'static str> {
+        let plain = !self.program.is_empty()
+            && !self.program.starts_with('.')
+            && self.program.len() <= NAME_BYTES_MAX
+            && !self.program.contains(['/', '\0', '{', '}']);
+        if !plain {
+            return Some("zygote.program must be a plain file name such as zygote.py");
+        }
+        if !self.run.first().is_some_and(|program| program.starts_with('/')) {
+            return Some("zygote.run must start with the absolute path of a program");
+        }
+        if self.run.iter().filter(|word| *word == PROGRAM_PLACEHOLDER).count() != 1 {
+            return Some("zygote.run must have exactly one word `{program}`");
+        }
+        if self.run.iter().any(|word| word.contains('\0')) {
+            return Some("zygote.run must not contain NUL");
+        }
+        let valid = |pattern: &String| {
+            let name = pattern.strip_suffix('*').unwrap_or(pattern);
+            !pattern.is_empty() && !name.contains(['*', '=', '\0'])
+        };
+        if !self.spawn_for_env.iter().all(valid) {
+            return Some("zygote.spawn_for_env must be names, with `*` at most at their end");
+        }
+        None
+    }
+
+    /// Reads the program's file in `folder`.
+    pub(super) fn read_program(&mut self, folder: &Path) -> Result<(), DefinitionError> {
+        let path = folder.join(&self.program);
+        let read = File::open(&path).and_then(|file| read_at_most(file, PROGRAM_BYTES_MAX));
+        let read = read.and_then(|read| read.ok_or_else(|| io::ErrorKind::FileTooLarge.into()));
+        self.content = read.map_err(|source| DefinitionError::Read { path, source })?;
+        Ok(())
+    }
+
+    /// Where the program is in the image, without its leading slash.
+    pub(super) fn installed(&self) -> String {
+        format!("{PROGRAM_DIR}/{}", self.program)
+    }
+
+    /// What the guest agent is told.
+    pub(super) fn spec(&self) -> ZygoteSpec {
+        let run = self.run.iter().map(|word| match word.as_str() {
+            PROGRAM_PLACEHOLDER => format!("/{}", self.installed()),
+            _ => word.clone(),
+        });
+        ZygoteSpec { run: run.collect(), spawn_for_env: self.spawn_for_env.clone() }
+    }
+
+    /// Digest of the program's content.
+    pub(super) fn content_digest(&self) -> Digest {
+        Digest::of(&self.content)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::PackDefinition;
+    use super::*;
+
+    const GOOD: &str = r#"
+name = "x"
+description = ""
+run = ["/bin/x", "{file}"]
+file_name = "main.x"
+
+[zygote]
+program = "warm.x"
+run = ["/bin/x", "-w", "{program}", "math"]
+spawn_for_env = ["LANG", "LC_*"]
+"#;
+
+    fn read(text: &str, program: Option<&[u8]>) -> Result<PackDefinition, DefinitionError> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("pack.toml"), text).unwrap();
+        if let Some(content) = program {
+            fs::write(dir.path().join("warm.x"), content).unwrap();
+        }
+        PackDefinition::read(dir.path())
+    }
+
+    #[test]
+    fn the_agent_is_told_of_the_installed_program() {
+        let spec = read(GOOD, Some(b"warm")).unwrap().spec().zygote.unwrap();
+        assert_eq!(spec.run, ["/bin/x", "-w", "/usr/lib/emberd/warm.x", "math"]);
+        assert_eq!(spec.spawn_for_env, ["LANG", "LC_*"]);
+    }
+
+    #[test]
+    fn false_is_the_same_as_none() {
+        let (without, _) = GOOD.split_once("[zygote]").unwrap();
+        let none = read(without, None).unwrap();
+        assert_eq!(none.spec().zygote, None);
+        assert_eq!(read(&format!("{without}zygote = false\n"), None).unwrap(), none);
+        for wrong in ["true", "\"warm.x\"", "[]", "{}"] {
+            let text = format!("{without}zygote = {wrong}\n");
+            assert!(matches!(read(&text, None), Err(DefinitionError::Parse { .. })), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_rule_is_held() {
+        for (from, to) in [
+            ("\"warm.x\"", "\"../warm.x\""),
+            ("\"warm.x\"", "\"\""),
+            ("\"warm.x\"", &format!("\"{}\"", "x".repeat(NAME_BYTES_MAX + 1))),
+            ("\"/bin/x\", \"-w\"", "\"x\""),
+            ("\"{program}\"", "\"program\""),
+            ("\"{program}\"", "\"{program}\", \"{program}\""),
+            ("\"math\"", "\"\\u0000\""),
+            ("LC_*", "L*C"),
+            ("LANG", ""),
+            ("LANG", "LANG=C"),
+            ("\"LC_*\"]", "\"LC_*\"]\nextra = 1"),
+        ] {
+            assert!(GOOD.contains(from), "{from}");
+            let text = GOOD.replace(from, to);
+            assert!(read(&text, Some(b"warm")).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_missing_or_too_large_is_named() {
+        let large = b" ".repeat(usize::try_from(PROGRAM_BYTES_MAX).unwrap() + 1);
+        for program in [None, Some(&large[..])] {
+            let refused = read(GOOD, program).unwrap_err();
+            assert!(matches!(refused, DefinitionError::Read { .. }), "{refused:?}");
+            assert!(refused.to_string().ends_with("/warm.x"), "{refused}");
+        }
+        read(GOOD, Some(&large[1..])).unwrap();
+    }
+
+    #[test]
+    fn every_part_is_part_of_the_digest() {
+        let digest = |text: &str, program: &[u8]| read(text, Some(program)).unwrap().digest();
+        let all = [
+            digest(GOOD, b"warm"),
+            digest(GOOD, b"warmer"),
+            digest(&GOOD.replace("math", "os"), b"warm"),
+            digest(&GOOD.replace("LANG", "LANGUAGE"), b"warm"),
+            digest(&GOOD.replace("[zygote]", "warm_up = \"1\"\n[zygote]"), b"warm"),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(!all[index + 1..].contains(one), "{index}");
+        }
+    }
+}
