@@ -15,6 +15,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::machine::{self, RenewError};
 use crate::process_tree::Cgroups;
 use crate::reaper::Reaper;
+use crate::zygote::Zygote;
 
 /// Search path of the guest; the one Debian gives root.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -27,10 +28,8 @@ pub const HOME: &str = "/root";
 pub struct Agent {
     /// How code runs here.
     pub pack: PackSpec,
-    /// What every program starts with, under the pack's and the exec's own.
+    /// What every program starts with, the pack's own included, under the exec's.
     pub environment: Environment,
-    /// Directory in which each exec has one of its own for its code.
-    pub scratch: Scratch,
     /// Where execs are kept apart; absent off PID 1 and on kernels without it.
     pub cgroups: Option<Cgroups>,
     /// How long the boot took; absent off PID 1.
@@ -39,20 +38,26 @@ pub struct Agent {
     pub owns_machine: bool,
     /// Waits for all children.
     pub reaper: Reaper,
+    /// The pack's warm interpreter, if it has one.
+    pub zygote: Option<Zygote>,
+    /// Directory in which each exec has one of its own for its code. After the zygote, which
+    /// has spares there.
+    pub scratch: Scratch,
     execs: AtomicU64,
 }
 
 impl Agent {
     /// An agent off PID 1.
-    pub fn new(pack: PackSpec, environment: Environment, scratch: Scratch) -> Self {
+    pub fn new(pack: PackSpec, environment: &Environment, scratch: Scratch) -> Self {
         Self {
+            environment: environment.overlaid(&pack.env),
+            zygote: pack.zygote.clone().map(Zygote::new),
             pack,
-            environment,
-            scratch,
             cgroups: None,
             boot_times: None,
             owns_machine: false,
             reaper: Reaper::default(),
+            scratch,
             execs: AtomicU64::new(0),
         }
     }
@@ -65,6 +70,24 @@ impl Agent {
     pub fn renew(&self, renewal: &Renewal) -> Result<(), RenewError> {
         renewal.check()?;
         if self.owns_machine { machine::renew(renewal) } else { Ok(()) }
+    }
+
+    /// Removes what ended execs could not, because a process of theirs lived on.
+    pub fn sweep(&self) {
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.sweep();
+        }
+    }
+
+    /// Brings the machine to rest: a spare of the zygote waits, what was written is on disk.
+    /// Says whether the zygote is ready, if there is one.
+    pub async fn settle(&self) -> Option<bool> {
+        let zygote_ready = match &self.zygote {
+            Some(zygote) => Some(zygote.settle(self).await),
+            None => None,
+        };
+        nix::unistd::sync();
+        zygote_ready
     }
 
     /// A number no other exec of this agent has.
@@ -99,7 +122,7 @@ pub enum PackError {
     /// Its file is not a pack.
     #[error("{} is not a pack", .0.display())]
     Parse(PathBuf, #[source] serde_json::Error),
-    /// It names no program, or its code's file is not a plain name.
+    /// It or its zygote names no program, or its code's file is not a plain name.
     #[error("{} names no program or no plain file name", .0.display())]
     Unusable(PathBuf),
 }
@@ -113,7 +136,8 @@ pub fn read_pack(path: &Path) -> Result<PackSpec, PackError> {
     let pack: PackSpec =
         serde_json::from_slice(&json).map_err(|source| PackError::Parse(path.into(), source))?;
     let plain_name = Path::new(&pack.file_name).file_name() == Some(OsStr::new(&pack.file_name));
-    if pack.run.is_empty() || !plain_name {
+    let idle_zygote = pack.zygote.as_ref().is_some_and(|zygote| zygote.run.is_empty());
+    if pack.run.is_empty() || idle_zygote || !plain_name {
         return Err(PackError::Unusable(path.into()));
     }
     Ok(pack)
@@ -140,21 +164,23 @@ impl Environment {
         self
     }
 
-    /// This environment with `others` over it, the later ones on top.
-    pub fn overlaid<'a>(
-        &self,
-        others: impl IntoIterator<Item = &'a BTreeMap<String, String>>,
-    ) -> Self {
+    /// This environment with `others` over it.
+    pub fn overlaid(&self, others: &BTreeMap<String, String>) -> Self {
         let mut merged = self.clone();
-        for (name, value) in others.into_iter().flatten() {
+        for (name, value) in others {
             merged.0.insert(name.into(), value.into());
         }
         merged
     }
 
+    /// Value of the variable `name`.
+    pub fn get(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(OsStr::new(name)).map(OsString::as_os_str)
+    }
+
     /// Value of `HOME`, or the root directory.
     pub fn home(&self) -> &Path {
-        self.0.get(OsStr::new("HOME")).map_or(Path::new("/"), Path::new)
+        self.get("HOME").map_or(Path::new("/"), Path::new)
     }
 }
 
@@ -181,6 +207,8 @@ impl Scratch {
     /// # Errors
     /// When it can be neither found nor made.
     pub fn open(path: PathBuf) -> io::Result<Self> {
+        // Programs have working directories of their own.
+        let path = std::path::absolute(path)?;
         if path.is_dir() {
             return Ok(Self { path, made: false });
         }
@@ -222,12 +250,17 @@ mod tests {
     }
 
     #[test]
-    fn later_environments_win() {
-        let below = environment(&[("A", "0"), ("B", "0"), ("C", "0")]);
-        let pack = BTreeMap::from([("B".into(), "1".into()), ("C".into(), "1".into())]);
-        let exec = BTreeMap::from([("C".into(), "2".into())]);
-        let expect = environment(&[("A", "0"), ("B", "1"), ("C", "2")]);
-        assert_eq!(below.overlaid([&pack, &exec]), expect);
+    fn environment_laid_over_another_wins() {
+        let below = environment(&[("A", "0"), ("B", "0")]);
+        let exec = BTreeMap::from([("B".into(), "1".into()), ("C".into(), "1".into())]);
+        let expect = environment(&[("A", "0"), ("B", "1"), ("C", "1")]);
+        assert_eq!(below.overlaid(&exec), expect);
+    }
+
+    #[test]
+    fn scratch_is_the_same_place_from_every_working_directory() {
+        let scratch = Scratch::open(".".into()).unwrap();
+        assert!(scratch.path().is_absolute());
     }
 
     #[test]
@@ -245,6 +278,8 @@ mod tests {
         }
         let no_program = r#"{"name":"a","run":[],"file_name":"main.sh"}"#;
         assert!(matches!(check(no_program), Err(PackError::Unusable(_))));
+        let idle_zygote = r#"{"name":"a","run":["x"],"file_name":"a","zygote":{"run":[]}}"#;
+        assert!(matches!(check(idle_zygote), Err(PackError::Unusable(_))));
         assert!(matches!(check("{"), Err(PackError::Parse(..))));
         assert!(matches!(read_pack(dir.path()), Err(PackError::Read(..))));
     }

@@ -7,7 +7,8 @@ use bytes::BytesMut;
 use emberd_proto::frame::{self, BULK_BYTES_MAX};
 use emberd_proto::message::GENERATION;
 use emberd_proto::{
-    Decoder, Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal, RefusalCode, Welcome,
+    Decoder, Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal, RefusalCode, Settled,
+    Welcome,
 };
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
@@ -181,6 +182,10 @@ async fn operate(
                 connection.outgoing.refuse(code, console::chain(&error)).await
             }
         },
+        HostMessage::Settle => {
+            let settled = Settled { zygote_ready: agent.settle().await };
+            connection.outgoing.send(&GuestMessage::Settled(settled)).await
+        }
         HostMessage::Hello { .. } => {
             let message = "hello was said already".to_owned();
             connection.outgoing.refuse(RefusalCode::Invalid, message).await

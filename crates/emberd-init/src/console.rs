@@ -14,11 +14,15 @@ pub fn tell_ready() {
 }
 
 /// Prints `error` and its causes.
+pub fn report(error: &dyn Error) {
+    say(&chain(error));
+}
+
+/// Prints a line.
 ///
 /// As PID 1 through the kernel log, which is written out before a reboot can follow;
 /// a serial console's own buffer would be lost.
-pub fn report(error: &dyn Error) {
-    let text = chain(error);
+pub fn say(text: &str) {
     let through_kernel = std::process::id() == 1
         && std::fs::OpenOptions::new()
             .write(true)

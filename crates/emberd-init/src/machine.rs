@@ -4,6 +4,7 @@
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use emberd_proto::{Renewal, RenewalError};
@@ -20,6 +21,15 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// File that is mounted over [`BOOT_ID`].
 const BOOT_ID_COVER: &str = "/run/emberd.boot-id";
+
+/// Where programs without a name server look names up.
+const HOSTS: &str = "/etc/hosts";
+
+/// Address the host name stands for there, as in Debian: one that is nobody else's.
+const HOST_ADDRESS: &str = "127.0.1.1";
+
+/// Largest file of host names that is rewritten, in bytes (64 KiB).
+const HOSTS_BYTES_MAX: u64 = 64 << 10;
 
 /// Why a renewal was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +59,7 @@ pub fn renew(renewal: &Renewal) -> Result<(), RenewError> {
     attempt("set the wall clock", || set_wall_clock(renewal.wall_clock_us))?;
     attempt("reseed the random generator", || sys::reseed_random(&entropy))?;
     attempt("set the host name", hostname)?;
+    attempt("name the host in /etc/hosts", || name_host(Path::new(HOSTS), &renewal.hostname))?;
     attempt("set the machine id", || fs::write(MACHINE_ID, machine_id))?;
     attempt("set the boot id", || show_boot_id(&renewal.boot_id))
 }
@@ -62,6 +73,30 @@ fn set_wall_clock(since_epoch_us: u64) -> io::Result<()> {
     Ok(clock_settime(ClockId::CLOCK_REALTIME, time)?)
 }
 
+/// Makes `hostname` what [`HOST_ADDRESS`] stands for in the file `hosts`, if there is one.
+/// Whoever reads it meanwhile reads the old one.
+fn name_host(hosts: &Path, hostname: &str) -> io::Result<()> {
+    let known = match fs::symlink_metadata(hosts) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        metadata => metadata?,
+    };
+    if !known.is_file() || known.len() > HOSTS_BYTES_MAX {
+        return Ok(());
+    }
+    let ours = |line: &&[u8]| line.starts_with(HOST_ADDRESS.as_bytes());
+    let before = fs::read(hosts)?;
+    let mut lines: Vec<_> = before
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty() && !ours(line))
+        .collect();
+    let host = format!("{HOST_ADDRESS}\t{hostname}\n");
+    lines.push(host.as_bytes());
+    let renewed = hosts.with_extension("renewed");
+    fs::write(&renewed, lines.join(&b'\n'))?;
+    fs::set_permissions(&renewed, known.permissions())?;
+    fs::rename(&renewed, hosts)
+}
+
 /// Covers [`BOOT_ID`] by a file that says `boot_id`.
 fn show_boot_id(boot_id: &str) -> io::Result<()> {
     // A cover that is in place stays: it is written anew, not replaced.
@@ -72,4 +107,24 @@ fn show_boot_id(boot_id: &str) -> io::Result<()> {
         mount(Some(BOOT_ID_COVER), BOOT_ID, none, MsFlags::MS_BIND, none)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_is_named_once_beside_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let hosts = dir.path().join("hosts");
+        name_host(&hosts, "nobody").unwrap();
+        assert!(!hosts.exists());
+        fs::write(&hosts, "127.0.0.1 localhost\n::1 \u{ff}").unwrap();
+        for name in ["first", "second"] {
+            name_host(&hosts, name).unwrap();
+            let expect = format!("127.0.0.1 localhost\n::1 \u{ff}\n127.0.1.1\t{name}\n");
+            assert_eq!(fs::read_to_string(&hosts).unwrap(), expect);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
 }

@@ -16,11 +16,13 @@ mod console;
 mod exec;
 mod flags;
 mod machine;
+mod process;
 mod process_tree;
 mod reaper;
 mod serve;
 mod sys;
 mod uevents;
+mod zygote;
 
 use agent::{Agent, BootTimes, Environment, Scratch};
 use flags::Flags;
@@ -56,7 +58,7 @@ fn be_init() -> Result<Infallible, Box<dyn Error>> {
     let pack = agent::read_pack(Path::new(emberd_proto::pack::PACK_FILE))?;
     let scratch = Scratch::open("/run/emberd".into())?;
     let environment = Environment::inherited().normalised();
-    let mut agent = Agent::new(pack, environment, scratch);
+    let mut agent = Agent::new(pack, &environment, scratch);
     agent.cgroups = Cgroups::probe();
     agent.boot_times = Some(BootTimes { init_started_us, serving_us: agent::boot_time_us() });
     agent.owns_machine = true;
@@ -71,6 +73,6 @@ fn be_agent() -> Result<(), Box<dyn Error>> {
     process_tree::adopt_orphans()?;
     let pack = agent::read_pack(&flags.pack)?;
     let scratch = Scratch::open(flags.scratch)?;
-    let agent = Agent::new(pack, Environment::inherited(), scratch);
+    let agent = Agent::new(pack, &Environment::inherited(), scratch);
     Ok(serve::unix(agent, &flags.listen, flags.ready)?)
 }

@@ -1,42 +1,81 @@
 //! The only place that waits for children: those of execs, and orphans that came to us.
 //!
 //! ```text
-//! SIGCHLD ─▶ waitpid until none is dead ─▶ the exec that spawned the pid, or nobody
+//! SIGCHLD ─▶ waitpid until none is dead ─▶ who started the pid, or works with it, or nobody
+//! zygote ──▶ it reaped a child of its own ─▶ who works with the pid, or nobody
 //! ```
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::process::{Child, Command, ExitStatus};
-use std::sync::{Mutex, PoisonError};
+use std::process::ExitStatus;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::process::NewProcess;
 use crate::sys;
 
-/// Spawns children and learns how they ended.
+/// Tells how a process ended; dropped when nobody will ever know.
+pub type Exit = oneshot::Receiver<ExitStatus>;
+
+/// Starts children and learns how they ended.
 #[derive(Debug, Default)]
 pub struct Reaper {
-    /// Who waits for which pid. The lock is held while a child is spawned and entered, and
-    /// while children are reaped, so that none can end before it is entered.
-    waiting: Mutex<HashMap<u32, oneshot::Sender<ExitStatus>>>,
+    /// The lock is held while a child is started and entered, and while children are reaped,
+    /// so that none can end before it is entered.
+    waiting: Mutex<Waiting>,
+}
+
+/// Who waits for which pid.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Children of ours.
+    started: HashMap<u32, oneshot::Sender<ExitStatus>>,
+    /// Children of the zygote, which become ours when it dies. Apart from the others: a pid
+    /// the zygote has reaped may be one of ours before the zygote's word of it is here.
+    forked: HashMap<u32, oneshot::Sender<ExitStatus>>,
 }
 
 impl Reaper {
-    /// Starts `command`. Never wait on the child itself.
+    /// Starts `process`.
     ///
     /// # Errors
-    /// As [`Command::spawn`].
-    pub fn spawn(
-        &self,
-        command: &mut Command,
-    ) -> io::Result<(Child, oneshot::Receiver<ExitStatus>)> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let child = command.spawn()?;
+    /// As [`sys::start`].
+    pub fn start(&self, process: &NewProcess<'_>) -> io::Result<(u32, Exit)> {
+        let mut waiting = self.waiting();
+        let pid = sys::start(process)?;
         let (ended, exit) = oneshot::channel();
-        waiting.insert(child.id(), ended);
-        Ok((child, exit))
+        waiting.started.insert(pid, ended);
+        Ok((pid, exit))
+    }
+
+    /// Expects the end of a child of the zygote.
+    pub fn expect(&self, pid: u32) -> Exit {
+        let (ended, exit) = oneshot::channel();
+        self.waiting().forked.insert(pid, ended);
+        exit
+    }
+
+    /// Takes the zygote's word for the end of its child.
+    pub fn told(&self, pid: u32, status: ExitStatus) {
+        tell(self.waiting().forked.remove(&pid), status);
+    }
+
+    /// Stops expecting the end of those of `pids` that did not come to us when their zygote
+    /// died: it had reaped them, and its word of it is lost.
+    pub fn orphaned(&self, pids: impl IntoIterator<Item = u32>) {
+        let mut waiting = self.waiting();
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        for pid in pids {
+            if waitid(Id::Pid(Pid::from_raw(pid.cast_signed())), flags) == Err(Errno::ECHILD) {
+                waiting.forked.remove(&pid);
+            }
+        }
     }
 
     /// Reaps until the runtime ends, and calls `after` when some were reaped.
@@ -53,12 +92,19 @@ impl Reaper {
     }
 
     fn reap(&self) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting();
         while let Some((pid, status)) = sys::reap_one() {
-            if let Some(ended) = waiting.remove(&pid) {
-                // Nobody listens when the exec's connection is gone.
-                ended.send(status).ok();
-            }
+            let started = waiting.started.remove(&pid);
+            tell(started.or_else(|| waiting.forked.remove(&pid)), status);
         }
     }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nobody listens when the exec's connection is gone.
+fn tell(ended: Option<oneshot::Sender<ExitStatus>>, status: ExitStatus) {
+    ended.map(|ended| ended.send(status).ok());
 }

@@ -26,7 +26,7 @@ use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, Vso
 use crate::agent::Agent;
 use crate::connection::{self, ConnectionError, Duplex};
 use crate::uevents::Uevents;
-use crate::{console, sys};
+use crate::{console, sys, zygote};
 
 mod mux;
 mod port;
@@ -68,6 +68,7 @@ pub fn guest(agent: Agent, uevents: Uevents) -> Result<Infallible, ServeError> {
         let uevents = uevents.into_async().map_err(ServeError::Runtime)?;
         tokio::select! {
             Err(error) = reap(&agent) => Err(error),
+            never = zygote::keep(&agent) => match never {},
             Err(error) = vsock(&hall) => Err(error),
             Err(source) = mux::serve(&hall, &uevents) => {
                 Err(ServeError::Accept { door: "the virtio port", source })
@@ -98,6 +99,7 @@ pub fn unix(agent: Agent, path: &Path, ready: Option<PathBuf>) -> Result<(), Ser
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
             Err(error) = reap(&agent) => Err(error),
+            never = zygote::keep(&agent) => match never {},
             source = accept(&hall, arrival) => {
                 Err(ServeError::Accept { door: "the Unix socket", source })
             }
@@ -112,12 +114,7 @@ fn runtime() -> Result<Runtime, ServeError> {
 }
 
 async fn reap(agent: &Agent) -> Result<Infallible, ServeError> {
-    let sweep = || {
-        if let Some(cgroups) = &agent.cgroups {
-            cgroups.sweep();
-        }
-    };
-    agent.reaper.run(sweep).await.map_err(ServeError::Runtime)
+    agent.reaper.run(|| agent.sweep()).await.map_err(ServeError::Runtime)
 }
 
 /// A socket only its owner can connect to.

@@ -1,39 +1,118 @@
 //! All `unsafe` code of the agent: what neither the standard library nor `nix` wraps.
 #![allow(unsafe_code, reason = "fork hooks and system calls without a safe wrapper")]
 
+use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Command, ExitStatus};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::{mem, ptr};
 
 use emberd_proto::renewal::ENTROPY_BYTES_MAX;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
+use nix::sched::{CloneFlags, clone};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Makes the child of `command` the leader of its own session and process group, and a
-/// member of the cgroup whose `cgroup.procs` file is given.
+use crate::process::NewProcess;
+
+/// Stack of a child between vfork and exec, in bytes (32 KiB): a dozen system calls deep.
+const CHILD_STACK_BYTES: usize = 32 << 10;
+
+/// Signals the agent handles or ignores. A child gets their default action back; the kernel
+/// would do that for handled ones, but only once the child has executed its program.
+const SIGNALS_OF_OURS: [Signal; 4] =
+    [Signal::SIGPIPE, Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
+
+/// Starts `process` as the leader of its own session and process group, in its cgroup if it
+/// has one, and returns its pid. Returns when the program is executed or cannot be.
 ///
 /// Without a cgroup the kernel kills the child when the agent dies: off PID 1 nobody
 /// else would.
-pub fn enter_own_session(command: &mut Command, cgroup_procs: Option<File>) {
-    let enter = move || {
-        nix::unistd::setsid()?;
-        match &cgroup_procs {
-            // `0` stands for the process that writes.
-            Some(procs) => (&*procs).write_all(b"0"),
-            None => Ok(prctl::set_pdeathsig(Signal::SIGKILL)?),
-        }
+///
+/// The child borrows the agent's memory until then (vfork(2)): copying page tables, and the
+/// faults of both sides afterwards, cost an emulated guest more than the rest of the start.
+///
+/// # Errors
+/// What kept the child from running the program. A dead child is then left to the reaper.
+pub fn start(process: &NewProcess<'_>) -> io::Result<u32> {
+    let arguments = pointers(&process.arguments);
+    let environment = pointers(&process.environment);
+    let failure = AtomicI32::new(0);
+    let child = || {
+        let errno = become_program(process, &arguments, &environment);
+        failure.store(errno as i32, Ordering::Relaxed);
+        127
     };
-    // SAFETY: between fork and exec the closure makes three system calls and neither
-    // allocates nor takes a lock.
-    unsafe { command.pre_exec(enter) };
+    let mut stack = vec![0; CHILD_STACK_BYTES];
+    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+    // A handler of ours must not run in the child, on memory it shares with us.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    // SAFETY: with CLONE_VFORK this thread, the only one, stands still until the child has
+    // executed its program or ended, so `stack` and what `child` borrows outlive its use of
+    // them. The child makes system calls and neither allocates nor takes a lock.
+    let pid = unsafe { clone(Box::new(child), &mut stack, flags, Some(libc::SIGCHLD)) };
+    before.thread_set_mask()?;
+    match failure.load(Ordering::Relaxed) {
+        0 => Ok(pid?.as_raw().cast_unsigned()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Strings as execve(2) takes them.
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// Runs in the child of [`start`]: returns only when it fails.
+fn become_program(
+    process: &NewProcess<'_>,
+    arguments: &[*const libc::c_char],
+    environment: &[*const libc::c_char],
+) -> Errno {
+    if let Err(errno) = prepare_child(process) {
+        return errno;
+    }
+    let mut outcome = Errno::ENOENT;
+    for file in &process.files {
+        // SAFETY: all are terminated strings, and lists ended by a null pointer.
+        unsafe { libc::execve(file.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+        match Errno::last() {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            Errno::EACCES => outcome = Errno::EACCES,
+            errno => return errno,
+        }
+    }
+    outcome
+}
+
+fn prepare_child(process: &NewProcess<'_>) -> nix::Result<()> {
+    nix::unistd::setsid()?;
+    match process.cgroup_procs {
+        // `0` stands for the process that writes.
+        Some(procs) => drop(nix::unistd::write(procs, b"0")?),
+        None => prctl::set_pdeathsig(Signal::SIGKILL)?,
+    }
+    for (fd, number) in process.stdio.iter().zip(0..) {
+        // SAFETY: the child's standard descriptors are its own, and nothing owns them here.
+        Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), number) })?;
+    }
+    if let Some(kept) = process.kept {
+        fcntl(kept, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
+    nix::unistd::chdir(process.directory.as_c_str())?;
+    for handled in SIGNALS_OF_OURS {
+        // SAFETY: the default action runs no code.
+        unsafe { signal(handled, SigHandler::SigDfl) }?;
+    }
+    SigSet::empty().thread_set_mask()
 }
 
 /// Takes the exit status of one dead child, if there is one.

@@ -1,21 +1,19 @@
-//! Starts the program of one exec.
+//! Starts the program of one exec: as a new process, or as a fork of the pack's zygote.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::borrow::Cow;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
 
-use emberd_proto::{ExecSpec, Kind};
-use tokio::net::unix::pipe::{Receiver, Sender};
-use tokio::sync::oneshot;
+use emberd_proto::{ExecSpec, StartedBy};
 
-use super::input::Input;
-use super::output::Output;
-use crate::agent::{Agent, Scratch};
+use super::berth::{Berth, CodeFile, Streams};
+use super::leader::Leader;
+use crate::agent::{Agent, Environment};
+use crate::process::NewProcess;
 use crate::process_tree::{Cgroup, ProcessTree};
-use crate::sys;
+use crate::zygote::Work;
 
 /// Why a program was not started.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +30,8 @@ pub enum LaunchError {
     /// It, or what runs it, could not be executed.
     #[error("cannot run {0}")]
     Run(String, #[source] io::Error),
-    /// Its pipes could not be watched.
-    #[error("cannot watch the program's pipes")]
+    /// Its pipes could not be made or watched.
+    #[error("cannot make the program's pipes")]
     Pipes(#[source] io::Error),
 }
 
@@ -43,44 +41,21 @@ pub enum LaunchError {
 pub struct Program {
     /// Its first process.
     pub leader: Leader,
-    /// What it reads.
-    pub input: Input,
-    /// What it writes.
-    pub stdout: Output,
-    /// What it complains.
-    pub stderr: Output,
+    /// What goes to it and comes from it.
+    pub streams: Streams,
+    /// How it was started.
+    pub started_by: StartedBy,
+    /// The other ends of its output pipes. While they are open, the runtime is not woken to
+    /// hear that the program, which is just ending, has closed them.
+    _outputs: [OwnedFd; 2],
     _code: CodeFile,
 }
 
-/// The first process of a program, whose end is the program's end. Dropping it kills the
-/// whole process tree unless it has ended.
-#[derive(Debug)]
-pub struct Leader {
-    exit: oneshot::Receiver<ExitStatus>,
-    tree: ProcessTree,
-}
-
-impl Leader {
-    /// Waits for its end. Cancel safe; not to be called again once it returned.
-    pub async fn ended(&mut self) -> ExitStatus {
-        (&mut self.exit).await.expect("the reaper reports every child it spawned")
-    }
-
-    /// Kills the whole tree; `false` if the leader has already ended by itself, in which case
-    /// the rest of the tree lives on.
-    pub fn kill(&self) -> bool {
-        // A leader whose status is here has been reaped: its pid may be another's by now.
-        let running = !self.exit.is_terminated() && self.exit.is_empty();
-        if running {
-            self.tree.kill();
-        }
-        running
-    }
-}
-
-impl Drop for Leader {
-    fn drop(&mut self) {
-        self.kill();
+impl Program {
+    /// The program that `leader` leads in `berth`.
+    fn new(berth: Berth, leader: Leader, started_by: StartedBy) -> Self {
+        let Berth { code, streams, stdio: [_stdin, stdout, stderr], .. } = berth;
+        Self { leader, streams, started_by, _outputs: [stdout, stderr], _code: code }
     }
 }
 
@@ -88,31 +63,56 @@ impl Drop for Leader {
 ///
 /// # Errors
 /// [`LaunchError`]; nothing is left behind then.
-pub fn launch(agent: &Agent, spec: &ExecSpec) -> Result<Program, LaunchError> {
-    let exec = agent.next_exec();
-    let code = CodeFile::write(&agent.scratch, exec, &agent.pack.file_name, &spec.code)?;
-    let environment = agent.environment.overlaid([&agent.pack.env, &spec.env]);
+pub async fn launch(agent: &Agent, spec: &ExecSpec) -> Result<Program, LaunchError> {
+    let environment = if spec.env.is_empty() {
+        Cow::Borrowed(&agent.environment)
+    } else {
+        Cow::Owned(agent.environment.overlaid(&spec.env))
+    };
     let home = environment.home();
-    let directory = spec.cwd.as_ref().map_or(home.to_owned(), |cwd| home.join(cwd));
+    let directory = spec.cwd.as_ref().map_or(Cow::Borrowed(home), |cwd| home.join(cwd).into());
     check_directory(&directory)?;
-    let cgroup = agent.cgroups.as_ref().map(|cgroups| cgroups.make(exec)).transpose();
-    let cgroup = cgroup.map_err(LaunchError::Cgroup)?;
+    match fork(agent, spec, &environment, &directory).await? {
+        Some(program) => Ok(program),
+        None => spawn(agent, spec, &environment, &directory),
+    }
+}
 
-    let words = agent.pack.command(&code.path().to_string_lossy(), &spec.args);
-    let (name, arguments) = words.split_first().expect("a pack without a program is refused");
-    let mut command = Command::new(name);
-    command.args(arguments).env_clear().envs(&environment).current_dir(&directory);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let procs = cgroup.as_ref().map(Cgroup::procs).transpose().map_err(LaunchError::Cgroup)?;
-    sys::enter_own_session(&mut command, procs);
-    let (child, exit) = agent
-        .reaper
-        .spawn(&mut command)
-        .map_err(|source| LaunchError::Run(name.clone(), source))?;
+/// Has a fork of the zygote run the code; `None` where it must, or can only, be spawned.
+async fn fork(
+    agent: &Agent,
+    spec: &ExecSpec,
+    environment: &Environment,
+    directory: &Path,
+) -> Result<Option<Program>, LaunchError> {
+    let Some(zygote) = agent.zygote.as_ref().filter(|zygote| zygote.suits(spec)) else {
+        return Ok(None);
+    };
+    let Some(work) = Work::new(&spec.args, environment, directory) else { return Ok(None) };
+    let Some(spare) = zygote.spare(agent).await else { return Ok(None) };
+    let started = spare.set_to(&work, &spec.code)?;
+    Ok(started.map(|(berth, leader)| Program::new(berth, leader, StartedBy::Zygote)))
+}
 
-    let leader = Leader { exit, tree: ProcessTree { leader: child.id(), cgroup } };
-    let (input, stdout, stderr) = pipes(child).map_err(LaunchError::Pipes)?;
-    Ok(Program { leader, input, stdout, stderr, _code: code })
+fn spawn(
+    agent: &Agent,
+    spec: &ExecSpec,
+    environment: &Environment,
+    directory: &Path,
+) -> Result<Program, LaunchError> {
+    let mut berth = Berth::make(agent)?;
+    let file = berth.code.write(&spec.code)?;
+    let words = agent.pack.command(&file.to_string_lossy(), &spec.args);
+    let refused = |source| LaunchError::Run(words[0].clone(), source);
+    let procs = berth.cgroup.as_ref().map(Cgroup::procs).transpose();
+    let procs = procs.map_err(LaunchError::Cgroup)?;
+    let mut process =
+        NewProcess::new(&words, environment, directory, berth.stdio()).map_err(refused)?;
+    process.cgroup_procs = procs.as_ref().map(|file| file.as_fd());
+    let (pid, exit) = agent.reaper.start(&process).map_err(refused)?;
+
+    let leader = Leader::new(exit, ProcessTree { leader: pid, cgroup: berth.cgroup.take() });
+    Ok(Program::new(berth, leader, StartedBy::Spawn))
 }
 
 /// Finds out what is wrong with a directory before the failure of fork-and-exec as a whole
@@ -124,58 +124,4 @@ fn check_directory(directory: &Path) -> Result<(), LaunchError> {
         Err(error) => error,
     };
     Err(LaunchError::Directory(directory.to_owned(), problem))
-}
-
-fn pipes(child: Child) -> io::Result<(Input, Output, Output)> {
-    const PIPED: &str = "all three were asked for";
-    let stdin = OwnedFd::from(child.stdin.expect(PIPED));
-    let stdout = OwnedFd::from(child.stdout.expect(PIPED));
-    let stderr = OwnedFd::from(child.stderr.expect(PIPED));
-    Ok((
-        Input::new(Sender::from_owned_fd(stdin)?),
-        Output::new(Kind::Stdout, Receiver::from_owned_fd(stdout)?),
-        Output::new(Kind::Stderr, Receiver::from_owned_fd(stderr)?),
-    ))
-}
-
-/// The code of one exec, in a directory of its own. Dropping it removes both.
-#[derive(Debug)]
-struct CodeFile {
-    dir: PathBuf,
-    file_name: String,
-}
-
-impl CodeFile {
-    fn write(
-        scratch: &Scratch,
-        exec: u64,
-        file_name: &str,
-        code: &str,
-    ) -> Result<Self, LaunchError> {
-        let dir = scratch.path().join(exec.to_string());
-        let made = DirBuilder::new().mode(0o700).create(&dir);
-        made.map_err(|source| LaunchError::Code(dir.clone(), source))?;
-        let file = Self { dir, file_name: file_name.to_owned() };
-        let path = file.path();
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut open| open.write_all(code.as_bytes()))
-            .map_err(|source| LaunchError::Code(path, source))?;
-        Ok(file)
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.join(&self.file_name)
-    }
-}
-
-impl Drop for CodeFile {
-    fn drop(&mut self) {
-        // The program may have removed it, or have left files of its own beside it
-        // (`__pycache__`), which go too: the directory was made for this exec.
-        fs::remove_dir_all(&self.dir).ok();
-    }
 }

@@ -1,20 +1,23 @@
 //! The standard output, or standard error, of one program.
 
-use std::fs::File;
 use std::future;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::AsFd as _;
 
 use bytes::BytesMut;
 use emberd_proto::Kind;
 use emberd_proto::exec::OUTPUT_BYTES_MAX;
 use emberd_proto::frame::{BULK_BYTES_MAX, encode_bulk};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use tokio::net::unix::pipe::Receiver;
 
 /// Capacity assumed for a pipe that does not tell, in bytes (1 MiB): the most an
 /// unprivileged program can give it.
-const PIPE_BYTES_FALLBACK: u64 = 1 << 20;
+const PIPE_BYTES_FALLBACK: usize = 1 << 20;
+
+/// What is read at once of what a program leaves behind, in bytes (4 KiB): mostly nothing.
+const REST_CHUNK_BYTES: usize = 4 << 10;
 
 /// Turns what the program writes into frames, up to [`OUTPUT_BYTES_MAX`]; the rest is read
 /// and dropped, so that the program runs on as if it had been read.
@@ -58,22 +61,33 @@ impl Output {
         }
     }
 
-    /// Reads what is in the pipe and closes it.
+    /// Reads what is in the pipe, once the program has ended.
     ///
     /// All the program wrote before it ended is there, so one pipe's capacity is enough, and
     /// a child of it that goes on writing cannot keep this from ending.
     pub fn read_rest(&mut self, frames: &mut BytesMut) {
         let Some(pipe) = self.pipe.take() else { return };
-        // Past the runtime, which may not have heard yet that the pipe is readable.
-        let Ok(pipe) = pipe.into_nonblocking_fd() else { return };
-        let capacity = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ);
-        let capacity = capacity.ok().and_then(|bytes| u64::try_from(bytes).ok());
-        let mut rest = Vec::new();
-        let limited = File::from(pipe).take(capacity.unwrap_or(PIPE_BYTES_FALLBACK));
-        // An empty pipe that somebody still holds open ends the reading with an error; what
-        // was read before it is in `rest`.
-        { limited }.read_to_end(&mut rest).ok();
-        self.append(&rest, frames);
+        let mut chunk = [0; REST_CHUNK_BYTES];
+        let mut left = None;
+        loop {
+            // Past the runtime, which may not have heard yet that the pipe is readable.
+            let bytes = match nix::unistd::read(pipe.as_fd(), &mut chunk) {
+                Ok(bytes) => bytes,
+                Err(Errno::EINTR) => continue,
+                Err(_) => break,
+            };
+            self.append(&chunk[..bytes], frames);
+            // Less than was asked for is all there is.
+            if bytes < chunk.len() {
+                break;
+            }
+            match left.get_or_insert_with(|| capacity(&pipe)).checked_sub(bytes) {
+                None | Some(0) => break,
+                less => left = less,
+            }
+        }
+        // Closed when nobody waits for it any more.
+        self.pipe = Some(pipe);
     }
 
     fn append(&mut self, bytes: &[u8], frames: &mut BytesMut) {
@@ -83,6 +97,12 @@ impl Output {
         self.sent_bytes += kept.len();
         encode_bulk(self.kind, kept, frames);
     }
+}
+
+/// How many bytes `pipe` holds.
+fn capacity(pipe: &Receiver) -> usize {
+    let bytes = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ);
+    bytes.ok().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(PIPE_BYTES_FALLBACK)
 }
 
 #[cfg(test)]

@@ -69,10 +69,14 @@ fn working_directory_starts_at_home() {
 #[test]
 fn code_is_private_and_gone_afterwards() {
     let guest = Guest::shell();
-    let outcome = guest.run("stat -c '%a %n' \"$0\" \"$(dirname \"$0\")\"; touch \"$0\".more");
+    let mut host = guest.greet();
+    let code = "stat -c '%a %n' \"$0\" \"$(dirname \"$0\")\"; touch \"$0\".more";
+    let outcome = host.exec(&ExecSpec::new(code), b"");
     let file = guest.dir().join("agent.sock.scratch/0/main.sh");
     let dir = file.parent().unwrap();
     assert_eq!(outcome.text(), format!("600 {}\n700 {}", file.display(), dir.display()));
+    // Tidied up after the answer, and before the next one.
+    host.ping();
     assert!(!dir.exists());
 }
 

@@ -120,6 +120,17 @@ impl Guest {
         self.greet().exec(&ExecSpec::new(code), b"")
     }
 
+    /// Runs a shell script as the guest's pack can: its own, or the one of a Python pack.
+    pub fn run_shell(&self, script: &str) -> Outcome {
+        let pack = fs::read_to_string(self.dir().join("pack.json")).unwrap();
+        if !pack.contains("python") {
+            return self.run(script);
+        }
+        self.run(&format!(
+            "import subprocess; subprocess.run(['sh', '-c', {script:?}], check=True)"
+        ))
+    }
+
     /// Asks the agent to end, and waits until it has.
     pub fn terminate(&mut self) -> ExitStatus {
         kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGTERM).unwrap();

@@ -12,3 +12,7 @@ mod process_trees;
 mod renewals;
 #[cfg(test)]
 mod streams;
+#[cfg(test)]
+mod zygote_fidelity;
+#[cfg(test)]
+mod zygotes;

@@ -1,0 +1,119 @@
+//! What one exec needs besides its process. A zygote's spare has its berth made ahead.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use emberd_proto::Kind;
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use tokio::net::unix::pipe::{Receiver, Sender};
+
+use super::input::Input;
+use super::launch::LaunchError;
+use super::output::Output;
+use crate::agent::Agent;
+use crate::process_tree::Cgroup;
+
+/// A place for one program to run in.
+#[derive(Debug)]
+pub struct Berth {
+    /// A number no other berth of this agent has.
+    pub number: u64,
+    /// Where its code goes.
+    pub code: CodeFile,
+    /// Its cgroup, where there are cgroups.
+    pub cgroup: Option<Cgroup>,
+    /// The agent's ends of its pipes.
+    pub streams: Streams,
+    /// The program's ends.
+    pub stdio: [OwnedFd; 3],
+}
+
+impl Berth {
+    /// Makes a berth, empty and ready.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; nothing is left behind then.
+    pub fn make(agent: &Agent) -> Result<Self, LaunchError> {
+        let number = agent.next_exec();
+        let dir = agent.scratch.path().join(number.to_string());
+        let code = CodeFile::make(dir, &agent.pack.file_name)?;
+        let cgroup = agent.cgroups.as_ref().map(|cgroups| cgroups.make(number)).transpose();
+        let cgroup = cgroup.map_err(LaunchError::Cgroup)?;
+        let (streams, stdio) = pipes().map_err(LaunchError::Pipes)?;
+        Ok(Self { number, code, cgroup, streams, stdio })
+    }
+
+    /// The program's ends of its pipes.
+    pub fn stdio(&self) -> [BorrowedFd<'_>; 3] {
+        self.stdio.each_ref().map(OwnedFd::as_fd)
+    }
+}
+
+/// What goes to a program and what comes from it.
+#[derive(Debug)]
+pub struct Streams {
+    /// What it reads.
+    pub input: Input,
+    /// What it writes.
+    pub stdout: Output,
+    /// What it complains.
+    pub stderr: Output,
+}
+
+fn pipes() -> io::Result<(Streams, [OwnedFd; 3])> {
+    let pipe = || pipe2(OFlag::O_CLOEXEC);
+    let ((stdin, input), (output, stdout), (complaints, stderr)) = (pipe()?, pipe()?, pipe()?);
+    let streams = Streams {
+        input: Input::new(Sender::from_owned_fd(input)?),
+        stdout: Output::new(Kind::Stdout, Receiver::from_owned_fd(output)?),
+        stderr: Output::new(Kind::Stderr, Receiver::from_owned_fd(complaints)?),
+    };
+    Ok((streams, [stdin, stdout, stderr]))
+}
+
+/// The file of one exec's code, in a directory of its own. Dropping it removes the directory
+/// with all that is in it.
+#[derive(Debug)]
+pub struct CodeFile {
+    dir: PathBuf,
+    path: PathBuf,
+    /// There until the code is written.
+    open: Option<File>,
+}
+
+impl CodeFile {
+    fn make(dir: PathBuf, name: &str) -> Result<Self, LaunchError> {
+        if let Err(source) = DirBuilder::new().mode(0o700).create(&dir) {
+            return Err(LaunchError::Code(dir, source));
+        }
+        let path = dir.join(name);
+        let mut file = Self { dir, path, open: None };
+        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file.path);
+        file.open = Some(opened.map_err(|source| LaunchError::Code(file.path.clone(), source))?);
+        Ok(file)
+    }
+
+    /// Writes `code`, once, and returns where it is.
+    ///
+    /// # Errors
+    /// [`LaunchError::Code`].
+    pub fn write(&mut self, code: &str) -> Result<&Path, LaunchError> {
+        let mut file = self.open.take().expect("code is written once");
+        match file.write_all(code.as_bytes()) {
+            Ok(()) => Ok(&self.path),
+            Err(source) => Err(LaunchError::Code(self.path.clone(), source)),
+        }
+    }
+}
+
+impl Drop for CodeFile {
+    fn drop(&mut self) {
+        // The program may have removed it, or have left files of its own beside its code
+        // (`__pycache__`), which go too: the directory was made for this exec.
+        fs::remove_dir_all(&self.dir).ok();
+    }
+}

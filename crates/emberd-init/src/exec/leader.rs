@@ -1,0 +1,77 @@
+//! The first process of a program, whose end is the program's end.
+
+use std::process::ExitStatus;
+
+use crate::process_tree::ProcessTree;
+use crate::reaper::Exit;
+use crate::zygote::Report;
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was waited for.
+    Reaped(ExitStatus),
+    /// It said that all it does is done, and with which exit code; what remains is its
+    /// process's own teardown.
+    Reported(u8),
+    /// Nobody will ever know.
+    Lost,
+}
+
+/// A leader at work. Dropping it kills the whole process tree unless it has ended.
+#[derive(Debug)]
+pub struct Leader {
+    exit: Exit,
+    /// What a fork of the zygote says itself.
+    report: Option<Report>,
+    tree: ProcessTree,
+    ended: bool,
+}
+
+impl Leader {
+    /// The leader of `tree`, whose end `exit` tells.
+    pub fn new(exit: Exit, tree: ProcessTree) -> Self {
+        Self { exit, report: None, tree, ended: false }
+    }
+
+    /// The same leader, which may report its end itself.
+    pub fn reporting(mut self, report: Report) -> Self {
+        self.report = Some(report);
+        self
+    }
+
+    /// Waits for its end. Cancel safe; not to be called again once it returned.
+    pub async fn ended(&mut self) -> End {
+        let end = match &mut self.report {
+            None => status(&mut self.exit).await,
+            Some(report) => tokio::select! {
+                biased;
+                code = report.exit_code() => End::Reported(code),
+                end = status(&mut self.exit) => end,
+            },
+        };
+        self.ended = true;
+        end
+    }
+
+    /// Kills the whole tree; `false` if the leader has already ended by itself, in which case
+    /// the rest of the tree lives on.
+    pub fn kill(&self) -> bool {
+        // A leader whose status is here has been reaped: its pid may be another's by now.
+        let running = !self.ended && self.exit.is_empty();
+        if running {
+            self.tree.kill();
+        }
+        running
+    }
+}
+
+async fn status(exit: &mut Exit) -> End {
+    exit.await.map_or(End::Lost, End::Reaped)
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

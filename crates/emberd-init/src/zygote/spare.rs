@@ -1,0 +1,220 @@
+//! A child the zygote forked ahead, and the work it is given.
+//!
+//! ```text
+//! agent ─▶ {"file":…,"args":[…],"env":{…},"cwd":…} + [stdin, stdout, stderr]
+//! child ─▶ {"exit":CODE}        all the program does is done
+//! ```
+//! Each is a `u32` big-endian byte count, then that many bytes. The end of the stream
+//! without a report says nothing: programs close descriptors, or execute others.
+
+use std::ffi::OsString;
+use std::fs;
+use std::future;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use serde::{Deserialize, Serialize, Serializer};
+use tokio::net::UnixStream;
+
+use crate::agent::Environment;
+use crate::exec::{Berth, LaunchError, Leader};
+use crate::process_tree::ProcessTree;
+use crate::reaper::Exit;
+
+/// Largest report, in bytes.
+const REPORT_BYTES_MAX: usize = 64;
+
+/// Bytes of the count before a message.
+const COUNT_BYTES: usize = size_of::<u32>();
+
+/// A child that waits for work. Dropping it ends the child.
+#[derive(Debug)]
+pub struct Spare {
+    berth: Berth,
+    pid: u32,
+    socket: UnixStream,
+    exit: Exit,
+}
+
+impl Spare {
+    /// The child `pid` at the other end of `socket`, whose end `exit` tells.
+    pub fn new(berth: Berth, pid: u32, socket: UnixStream, exit: Exit) -> Self {
+        Self { berth, pid, socket, exit }
+    }
+
+    /// Whether it still lives, as far as is known.
+    pub fn waits(&self) -> bool {
+        self.exit.is_empty()
+    }
+
+    /// Whether it has come to rest: it sleeps, and thus waits for its work.
+    pub fn rests(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_name, rest)| rest.starts_with(" S "))
+    }
+
+    /// Sets it to work on `code`; `None` when it cannot be told to.
+    ///
+    /// # Errors
+    /// When the code cannot be written.
+    pub fn set_to(
+        self,
+        work: &Work<'_>,
+        code: &str,
+    ) -> Result<Option<(Berth, Leader)>, LaunchError> {
+        let Self { mut berth, pid, socket, exit } = self;
+        let Some(message) = work.encode(berth.code.write(code)?) else { return Ok(None) };
+        let fds = berth.stdio.each_ref().map(OwnedFd::as_raw_fd);
+        let sent = sendmsg::<UnixAddr>(
+            socket.as_raw_fd(),
+            &[IoSlice::new(&message)],
+            &[ControlMessage::ScmRights(&fds)],
+            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        // A child that was told only half finds the stream at its end, and ends too.
+        if sent != Ok(message.len()) {
+            return Ok(None);
+        }
+        let tree = ProcessTree { leader: pid, cgroup: berth.cgroup.take() };
+        Ok(Some((berth, Leader::new(exit, tree).reporting(Report::new(socket)))))
+    }
+}
+
+/// What a child is to do, less the file of its code.
+#[derive(Debug)]
+pub struct Work<'a> {
+    args: &'a [String],
+    environment: &'a Environment,
+    directory: &'a str,
+}
+
+impl<'a> Work<'a> {
+    /// `None` when a part of it is not Unicode and thus cannot be said.
+    pub fn new(
+        args: &'a [String],
+        environment: &'a Environment,
+        directory: &'a Path,
+    ) -> Option<Self> {
+        let unicode = |(name, value): (&OsString, &OsString)| {
+            name.to_str().is_some() && value.to_str().is_some()
+        };
+        let directory = directory.to_str()?;
+        environment.into_iter().all(unicode).then_some(Self { args, environment, directory })
+    }
+
+    /// The whole message; `None` when the file's name is not Unicode.
+    fn encode(&self, file: &Path) -> Option<Vec<u8>> {
+        let mut message = vec![0; COUNT_BYTES];
+        let order = Order {
+            file: file.to_str()?,
+            args: self.args,
+            env: Variables(self.environment),
+            cwd: self.directory,
+        };
+        serde_json::to_writer(&mut message, &order).expect("strings become JSON");
+        let count = u32::try_from(message.len() - COUNT_BYTES).ok()?;
+        message[..COUNT_BYTES].copy_from_slice(&count.to_be_bytes());
+        Some(message)
+    }
+}
+
+/// The JSON of an order to work.
+#[derive(Debug, Serialize)]
+struct Order<'a> {
+    file: &'a str,
+    args: &'a [String],
+    env: Variables<'a>,
+    cwd: &'a str,
+}
+
+/// An environment that is all Unicode.
+#[derive(Debug)]
+struct Variables<'a>(&'a Environment);
+
+impl Serialize for Variables<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(
+            self.0.into_iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?))),
+        )
+    }
+}
+
+/// What a child at work says about its end.
+#[derive(Debug)]
+pub struct Report {
+    /// Dropped when it can say nothing more that counts.
+    socket: Option<UnixStream>,
+    received: Vec<u8>,
+}
+
+/// A report's JSON.
+#[derive(Debug, Deserialize)]
+struct Ended {
+    exit: u8,
+}
+
+impl Report {
+    fn new(socket: UnixStream) -> Self {
+        Self { socket: Some(socket), received: Vec::new() }
+    }
+
+    /// Waits for the report; for ever when none comes. Cancel safe.
+    pub async fn exit_code(&mut self) -> u8 {
+        while let Some(socket) = &self.socket {
+            let mut chunk = [0; COUNT_BYTES + REPORT_BYTES_MAX];
+            let read = match socket.readable().await {
+                Ok(()) => socket.try_read(&mut chunk),
+                Err(error) => Err(error),
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => self.socket = None,
+                Ok(bytes) => {
+                    self.received.extend_from_slice(&chunk[..bytes]);
+                    match parse(&self.received) {
+                        Some(Ok(exit_code)) => return exit_code,
+                        Some(Err(Unreadable)) => self.socket = None,
+                        None => {}
+                    }
+                }
+            }
+        }
+        future::pending().await
+    }
+}
+
+/// What a child said is no report.
+#[derive(Debug, PartialEq, Eq)]
+struct Unreadable;
+
+/// The exit code in a report; `None` while it is not there in full.
+fn parse(received: &[u8]) -> Option<Result<u8, Unreadable>> {
+    let (count, rest) = received.split_first_chunk::<COUNT_BYTES>()?;
+    let count = usize::try_from(u32::from_be_bytes(*count)).unwrap_or(usize::MAX);
+    if count > REPORT_BYTES_MAX {
+        return Some(Err(Unreadable));
+    }
+    let report = serde_json::from_slice::<Ended>(rest.get(..count)?);
+    Some(report.map(|report| report.exit).map_err(|_| Unreadable))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_is_read_in_any_pieces_and_nothing_else_is_one() {
+        let whole = b"\0\0\0\x0a{\"exit\":3}";
+        for received in 0..whole.len() {
+            assert_eq!(parse(&whole[..received]), None, "{received}");
+        }
+        assert_eq!(parse(whole), Some(Ok(3)));
+        assert_eq!(parse(b"\0\0\0\x0c{\"exit\":256}"), Some(Err(Unreadable)));
+        assert_eq!(parse(b"\0\0\0\x02{}"), Some(Err(Unreadable)));
+        assert_eq!(parse(b"\xff\0\0\0"), Some(Err(Unreadable)));
+        assert_eq!(parse(b"GET / HTTP/1.1"), Some(Err(Unreadable)));
+    }
+}

@@ -1,0 +1,3 @@
+async def work():
+    pass
+work()

@@ -1,0 +1,5 @@
+import atexit
+def fail():
+    raise ValueError("at exit")
+atexit.register(print, "still runs")
+atexit.register(fail)

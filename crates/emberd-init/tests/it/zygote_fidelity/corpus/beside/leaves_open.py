@@ -1,0 +1,2 @@
+left = open("left_by_module.txt", "w")
+left.write("by a module")

@@ -1,0 +1,1 @@
+chosen = 'the neighbour, not the library'

@@ -1,0 +1,3 @@
+import ctypes
+libc = ctypes.CDLL(None)
+libc.printf(b"from C, buffered\n")

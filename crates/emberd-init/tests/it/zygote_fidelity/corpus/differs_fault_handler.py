@@ -1,0 +1,2 @@
+import faulthandler, sys
+faulthandler.dump_traceback(sys.stderr)

@@ -1,0 +1,4 @@
+try:
+    {}["absent"]
+except KeyError:
+    raise LookupError("only this") from None

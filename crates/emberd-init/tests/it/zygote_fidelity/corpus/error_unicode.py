@@ -1,0 +1,1 @@
+raise ValueError("ünïcödé \ud800 ☃")

@@ -1,0 +1,4 @@
+#: until 3.11
+import sys
+print('before')
+sys.exit(2**70)

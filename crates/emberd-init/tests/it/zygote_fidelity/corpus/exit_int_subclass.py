@@ -1,0 +1,4 @@
+import enum, sys
+class Status(enum.IntEnum):
+    BAD = 12
+sys.exit(Status.BAD)

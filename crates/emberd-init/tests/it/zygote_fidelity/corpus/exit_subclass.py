@@ -1,0 +1,5 @@
+class Leave(SystemExit):
+    @property
+    def code(self):
+        return 9
+raise Leave(3)

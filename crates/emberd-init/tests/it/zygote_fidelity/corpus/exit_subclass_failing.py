@@ -1,0 +1,5 @@
+class Leave(SystemExit):
+    @property
+    def code(self):
+        raise RuntimeError
+raise Leave(3)

@@ -1,0 +1,3 @@
+import sys
+sys.stderr = None
+sys.exit("nobody hears it in the usual way")

@@ -1,0 +1,4 @@
+import atexit, sys
+atexit.register(lambda: print("__file__" in globals(), "__cached__" in globals()))
+if len(sys.argv) > 1:
+    sys.exit()

@@ -1,0 +1,3 @@
+import atexit, sys
+atexit.register(lambda: print("__file__" in globals(), "__cached__" in globals()))
+sys.exit()

@@ -1,0 +1,4 @@
+class Odd:
+    def __del__(self):
+        raise ValueError("at the end")
+odd = Odd()

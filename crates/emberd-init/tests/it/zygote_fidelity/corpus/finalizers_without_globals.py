@@ -1,0 +1,5 @@
+import weakref
+class Plain:
+    pass
+kept = Plain()
+weakref.finalize(kept, print, "finalized")

@@ -1,0 +1,6 @@
+import os
+pid = os.fork()
+if pid:
+    print("child:", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+else:
+    print("in the child")

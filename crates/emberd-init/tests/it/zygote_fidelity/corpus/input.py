@@ -1,0 +1,5 @@
+#: stdin Ada
+#: stdin 36
+name = input('name? ')
+age = int(input())
+print(name, age)

@@ -1,0 +1,3 @@
+#: stdin only one
+print(input())
+print(input('more? '))

@@ -1,0 +1,3 @@
+#: stdin secret
+import getpass
+print(getpass.getpass("password? "))

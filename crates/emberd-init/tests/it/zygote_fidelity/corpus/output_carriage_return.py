@@ -1,0 +1,1 @@
+print('a\rb\r\n\x00\x1b[0m')

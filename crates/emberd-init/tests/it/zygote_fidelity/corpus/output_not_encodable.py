@@ -1,0 +1,3 @@
+import sys
+print('ok', '\udcff', file=sys.stderr)
+print('\udcff')

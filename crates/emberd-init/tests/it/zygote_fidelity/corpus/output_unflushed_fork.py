@@ -1,0 +1,5 @@
+import os
+print("buffered", end=" ")
+pid = os.fork()
+if pid:
+    os.waitpid(pid, 0)

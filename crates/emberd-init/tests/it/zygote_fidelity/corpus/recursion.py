@@ -1,0 +1,3 @@
+def function(depth):
+    return function(depth + 1)
+function(0)

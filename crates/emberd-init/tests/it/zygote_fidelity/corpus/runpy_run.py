@@ -1,0 +1,3 @@
+#: beside neighbour.py
+import runpy
+print(sorted(runpy.run_module("neighbour")))

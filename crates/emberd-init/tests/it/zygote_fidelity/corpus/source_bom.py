@@ -1,0 +1,1 @@
+﻿print('with a byte order mark ü')

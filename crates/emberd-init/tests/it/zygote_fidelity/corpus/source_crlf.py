@@ -1,0 +1,5 @@
+def f():
+    return '''a
+b'''
+print(repr(f()))
+f(1)

@@ -1,0 +1,2 @@
+value = '''never closed
+more

@@ -1,0 +1,1 @@
+PK not really a zip file

@@ -1,0 +1,3 @@
+#: stdin ü
+import sys
+print(sys.stdin.buffer.read())

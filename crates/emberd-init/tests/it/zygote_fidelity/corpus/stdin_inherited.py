@@ -1,0 +1,3 @@
+#: stdin abc
+import subprocess
+subprocess.run(['cat'])

@@ -1,0 +1,5 @@
+#: stdin one
+#: stdin two
+import sys
+for line in sys.stdin:
+    print(repr(line))

@@ -1,0 +1,2 @@
+#: stdin abc
+print(open(0).read())

@@ -1,0 +1,4 @@
+#: stdin one
+#: stdin zwei ü
+import sys
+print(repr(sys.stdin.read()))

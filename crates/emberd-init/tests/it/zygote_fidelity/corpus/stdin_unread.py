@@ -1,0 +1,2 @@
+#: stdin-lines 65536
+print('does not read')

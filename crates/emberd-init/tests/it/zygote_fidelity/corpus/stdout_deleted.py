@@ -1,0 +1,6 @@
+import sys
+del sys.stdout
+try:
+    print('x')
+except RuntimeError as e:
+    print(e, file=sys.stderr)

@@ -1,0 +1,2 @@
+#: stdout-closed
+print("nobody reads this")

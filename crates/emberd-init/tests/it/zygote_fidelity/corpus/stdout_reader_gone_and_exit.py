@@ -1,0 +1,4 @@
+#: stdout-closed
+import sys
+print("nobody reads this")
+sys.exit(3)

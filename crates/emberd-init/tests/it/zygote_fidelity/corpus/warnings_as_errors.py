@@ -1,0 +1,3 @@
+import warnings
+warnings.simplefilter("error")
+eval("1 is 1")

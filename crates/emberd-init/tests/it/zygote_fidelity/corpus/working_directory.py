@@ -1,0 +1,3 @@
+#: cwd /usr
+import os
+print(os.getcwd(), os.path.abspath("x"))

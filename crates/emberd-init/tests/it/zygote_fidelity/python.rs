@@ -1,0 +1,90 @@
+//! The host's Python.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::{env, fs};
+
+use super::program::{End, Program, Streams};
+
+/// An interpreter the zygote is made for.
+#[derive(Debug, Clone)]
+pub struct Python {
+    /// Its absolute path.
+    pub interpreter: PathBuf,
+    /// The N of its version 3.N.
+    pub minor: u32,
+    /// What every program gets, as an exec would.
+    pub env: Vec<(String, String)>,
+}
+
+impl Python {
+    /// `EMBERD_TEST_PYTHON`, else `python3`; nothing, and why is printed, unless it is 3.11 or
+    /// newer.
+    pub fn find(home: &Path) -> Option<Self> {
+        const ASK: &str = "import sys; print(sys.version_info[1], sys.executable)";
+        let name = env::var("EMBERD_TEST_PYTHON").unwrap_or("python3".to_owned());
+        let answer = Command::new(&name).args(["-c", ASK]).output();
+        let answer = answer.map(|answer| String::from_utf8(answer.stdout).unwrap());
+        let answer = answer.unwrap_or_default();
+        let (minor, path) = answer.trim().split_once(' ').unwrap_or(("0", ""));
+        let minor = minor.parse().unwrap();
+        if minor < 11 {
+            println!("SKIPPED: {name} is no Python 3.11 or newer");
+            return None;
+        }
+        let env = [
+            ("HOME", home.to_str().unwrap()),
+            ("LANG", "C.UTF-8"),
+            ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+        ];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Some(Self { interpreter: path.into(), minor, env: env.to_vec() })
+    }
+
+    /// The environment of `program`.
+    pub fn environment(&self, program: &Program) -> Vec<(String, String)> {
+        self.env.iter().chain(&program.env).cloned().collect()
+    }
+
+    /// Runs `program` as `python3 file.py`, in a session of its own.
+    pub fn run(&self, program: &Program, streams: Streams) -> End {
+        let mut command = Command::new("setsid");
+        command.arg(&self.interpreter).arg(&program.file).args(&program.args);
+        command.env_clear().envs(self.environment(program)).current_dir(&streams.cwd);
+        command.stdin(streams.stdin).stdout(streams.stdout).stderr(streams.stderr);
+        let mut child = command.spawn().unwrap();
+        drop(command); // and with it our copies of the streams
+        child.wait().unwrap().into()
+    }
+}
+
+/// The zygote's program.
+pub fn zygote_program() -> PathBuf {
+    pack_folder().join("zygote.py")
+}
+
+/// What the pack preloads.
+pub fn preloads() -> Vec<String> {
+    let pack = fs::read_to_string(pack_folder().join("pack.toml")).unwrap();
+    let (_, rest) = pack.split_once("\"{program}\",").unwrap();
+    let (list, _) = rest.split_once(']').unwrap();
+    list.split(',')
+        .filter_map(|word| word.trim().strip_prefix('"')?.strip_suffix('"'))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn pack_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs/packs/python")
+}
+
+impl From<ExitStatus> for End {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code(code),
+            (None, Some(signal)) => Self::Signal(signal),
+            (None, None) => unreachable!("a process that was waited for has ended"),
+        }
+    }
+}
