@@ -38,6 +38,9 @@ pub struct BootSpec {
     pub vcpu_count: u8,
     /// Guest memory, in MiB.
     pub mem_size_mib: u32,
+    /// Whether a template will be made of it: some VMMs must then keep the guest's memory in
+    /// a file from the start.
+    pub for_template: bool,
 }
 
 /// Why a VMM could not be started.

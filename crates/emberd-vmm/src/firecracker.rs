@@ -12,16 +12,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::host::{CPUINFO, Identity};
 use crate::{
-    BootError, BootSpec, MachineShape, RestoreError, RestoreSpec, SnapshotVmm, Template, Vmm,
-    VmmDescription,
+    BootError, BootSpec, ExitWatch, ImageHashes, MachineShape, RestoreError, RestoreSpec,
+    SnapshotVmm, Standby, Template, TemplateKey, Vmm, VmmDescription,
 };
 
 mod api;
 mod dial;
 mod exit;
 mod find;
-mod host;
 mod jail;
 mod launch;
 mod machine;
@@ -37,7 +37,6 @@ pub use machine::{KernelArgsTooLong, vmconfig};
 pub use microvm::FirecrackerVm;
 pub use version::{Features, SnapshotFormat, Version, VersionRefusal};
 
-use host::Host;
 use jail::Jail;
 use launch::Launched;
 use machine::{Files, Machine};
@@ -83,7 +82,7 @@ impl Default for FirecrackerConfig {
 #[derive(Debug)]
 pub struct Firecracker {
     description: VmmDescription,
-    jail: Option<Jail>,
+    jail: Option<Arc<Jail>>,
     facts: Arc<Facts>,
 }
 
@@ -94,7 +93,7 @@ struct Facts {
     version: Version,
     features: Features,
     snapshot_format: SnapshotFormat,
-    host: Host,
+    host: Identity,
     config: FirecrackerConfig,
 }
 
@@ -135,12 +134,13 @@ impl Firecracker {
         let facts = Facts {
             features: Features::from(&version),
             snapshot_format: SnapshotFormat::of_binary(&binary)?,
-            host: Host::read()?,
+            host: Identity::read()
+                .map_err(|source| FindError::Host { path: CPUINFO.into(), source })?,
             binary,
             version,
             config,
         };
-        Ok(Self { description, jail: jail.ok(), facts: Arc::new(facts) })
+        Ok(Self { description, jail: jail.ok().map(Arc::new), facts: Arc::new(facts) })
     }
 
     /// Whether pausing, templates and restores work with this release.
@@ -205,15 +205,26 @@ impl Vmm for Firecracker {
 }
 
 impl SnapshotVmm for Firecracker {
-    async fn restore(
+    type Standby = FirecrackerStandby;
+
+    fn template_key(
+        &self,
+        images: ImageHashes,
+        machine: MachineShape,
+    ) -> Result<TemplateKey, RestoreError> {
+        if self.facts.features.snapshots {
+            Ok(self.facts.template_key(images, machine))
+        } else {
+            Err(RestoreError::Unsupported { vmm: self.facts.vmm() })
+        }
+    }
+
+    async fn stand_by(
         &self,
         template: &Template,
         spec: RestoreSpec,
-    ) -> Result<FirecrackerVm, RestoreError> {
-        if !self.facts.features.snapshots {
-            return Err(RestoreError::Unsupported { vmm: self.facts.vmm() });
-        }
-        template.check(&self.facts.template_key(spec.images, spec.machine.clone()))?;
+    ) -> Result<FirecrackerStandby, RestoreError> {
+        template.check(&self.template_key(spec.images, spec.machine.clone())?)?;
         let files = vec![
             (template.state(), microvm::STATE_STAGED.into()),
             (template.memory(), microvm::MEMORY_STAGED.into()),
@@ -221,7 +232,27 @@ impl SnapshotVmm for Firecracker {
         ];
         let vm = self.launch(spec.dir, files, spec.machine).await?;
         self.limit_serial(&vm).await?;
-        vm.load().await?;
-        Ok(vm.into_microvm())
+        Ok(FirecrackerStandby(vm))
+    }
+}
+
+/// A Firecracker that has its template before it and has not loaded it.
+#[derive(Debug)]
+pub struct FirecrackerStandby(Launched);
+
+impl Standby for FirecrackerStandby {
+    type MicroVm = FirecrackerVm;
+
+    async fn load(self) -> Result<FirecrackerVm, RestoreError> {
+        self.0.load().await?;
+        Ok(self.0.into_microvm())
+    }
+
+    fn exited(&self) -> ExitWatch {
+        self.0.exited()
+    }
+
+    fn process_id(&self) -> u32 {
+        self.0.process_id()
     }
 }

@@ -8,6 +8,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::sys;
 
+mod identity;
+
+pub(crate) use identity::{CPUINFO, Identity};
+
 const KVM_DEVICE: &str = "/dev/kvm";
 
 /// Time over which the cycle counter is held against the clock. Reading either takes well

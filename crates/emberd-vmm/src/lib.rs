@@ -34,12 +34,16 @@ pub use exit::{ExitReason, ExitWatch};
 pub use host::{KvmTrial, KvmVerdict};
 pub use log::{LOG_BYTES_MAX, tail as console_tail};
 pub use orphans::{OrphanError, OrphanVmm, Removed, remove_orphans};
-pub use qemu::{AccelChoice, FindQemuError, Qemu, QemuConfig, QemuMicroVm, QemuStream};
+pub use qemu::{
+    AccelChoice, FindQemuError, Qemu, QemuConfig, QemuMicroVm, QemuStandby, QemuStream,
+};
 pub use select::{Driver, HostFacts, SelectError, Selection, VmmChoice, select};
 pub use snapshot::{
-    PauseError, RestoreError, RestoreSpec, SnapshotError, SnapshotMicroVm, SnapshotVmm,
+    PauseError, RestoreError, RestoreSpec, SnapshotError, SnapshotMicroVm, SnapshotVmm, Standby,
 };
-pub use template::{ImageHashes, MachineShape, Template, TemplateError, TemplateKey};
+pub use template::{
+    ImageHashes, MachineShape, Template, TemplateError, TemplateKey, UNFINISHED_SUFFIX,
+};
 
 /// What [`MicroVm`]s are made with: one value per driver, alive as long as the daemon.
 pub trait Vmm: Send + Sync + 'static {

@@ -1,42 +1,69 @@
 //! The QEMU driver: microVMs on its `microvm` board, on KVM or in software emulation.
 //!
 //! ```text
-//! Qemu::find ─▶ Qemu ── boot ─▶ qemu-system-x86_64 in the VM's directory
-//!                                 │ agent.sock ◀── one connection, many streams (mux)
-//!                                 └ stdout, stderr ──▶ vm.log (guest console, VMM)
+//! boot:     spawn ─▶ channel ─────────────────────────────────────────▶ guest boots
+//! stand_by: spawn ─▶ channel ─▶ control ─▶ state given ── load ─▶ cont ─▶ guest runs
+//!
+//! qemu-system-x86_64 in the VM's directory
+//!   │ agent.sock ◀── one connection, many streams (mux)
+//!   │ qmp.sock   ◀── control, out of the guest's reach
+//!   └ stdout, stderr ──▶ vm.log (guest console, VMM)
 //! ```
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::dial::dial;
-use crate::host::{self, KvmVerdict};
-use crate::process::{self, VmDir, VmmProcess};
+use crate::host::{self, Identity, KvmVerdict};
 use crate::{
-    BootError, BootSpec, ConnectError, ExitWatch, KillError, MicroVm, Vmm, VmmDescription,
+    BootError, BootSpec, ImageHashes, MachineShape, RestoreError, RestoreSpec, SnapshotVmm,
+    Template, TemplateKey, Vmm, VmmDescription,
 };
 
 mod arguments;
 mod find;
+mod launch;
+mod microvm;
+mod migration;
 mod mux;
+mod qmp;
+mod standby;
 
 pub use find::{AccelChoice, FindQemuError, QemuConfig};
+pub use microvm::QemuMicroVm;
 pub use mux::MuxStream as QemuStream;
+pub use standby::QemuStandby;
 
-use arguments::{Accel, Arguments};
-use mux::Mux;
-
-/// Longest wait for QEMU to open its end of the channel; some 40 ms are usual.
-const CHANNEL_WAIT_MAX: Duration = Duration::from_secs(10);
+use arguments::{Accel, Arguments, Hardware};
 
 /// Makes [`QemuMicroVm`]s.
 #[derive(Debug)]
 pub struct Qemu {
     binary: PathBuf,
-    accel: Accel,
-    console: bool,
+    hardware: Hardware,
     description: VmmDescription,
+    facts: Arc<Facts>,
+}
+
+/// What driver and microVMs know.
+#[derive(Debug)]
+struct Facts {
+    version: String,
+    /// What guests find, in words.
+    hardware: String,
+    host: Identity,
+}
+
+impl Facts {
+    fn template_key(&self, images: ImageHashes, machine: MachineShape) -> TemplateKey {
+        TemplateKey {
+            vmm: format!("qemu {}", self.version),
+            snapshot_format: self.hardware.clone(),
+            cpu: self.host.cpu.clone(),
+            host_kernel: self.host.kernel.clone(),
+            images,
+            machine,
+        }
+    }
 }
 
 impl Qemu {
@@ -55,20 +82,17 @@ impl Qemu {
         };
         let reasons = [config.reason, why];
         let reasons: Vec<_> = reasons.into_iter().filter(|reason| !reason.is_empty()).collect();
+        let hardware = Hardware { accel, console: config.console };
+        let host = Identity::read()
+            .map_err(|source| FindQemuError::Host { path: host::CPUINFO.into(), source })?;
+        let facts = Facts { version: version.clone(), hardware: hardware.to_string(), host };
         let description = VmmDescription {
             driver: "qemu",
             version,
             accelerator: accelerator.name(),
             reason: reasons.join("; "),
         };
-        Ok(Self { binary, accel, console: config.console, description })
-    }
-
-    fn command(&self, spec: &BootSpec) -> Result<Command, BootError> {
-        let arguments = Arguments { accel: self.accel, console: self.console, spec };
-        let mut command = process::command(&self.binary);
-        command.args(arguments.words()?);
-        Ok(command)
+        Ok(Self { binary, hardware, description, facts: Arc::new(facts) })
     }
 }
 
@@ -80,51 +104,37 @@ impl Vmm for Qemu {
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<QemuMicroVm, BootError> {
-        let command = self.command(&spec)?;
-        let process = VmmProcess::spawn(command, VmDir::create(&spec.dir)?)?;
-        let mut exit = process.exited();
-        // QEMU listens once it has understood its arguments.
-        let path = process.dir().join(arguments::CHANNEL);
-        let channel = tokio::select! {
-            channel = tokio::time::timeout(CHANNEL_WAIT_MAX, dial(&path)) => channel,
-            reason = exit.wait() => return Err(process.exited_early(reason)),
-        };
-        let channel = channel
-            .map_err(|_| BootError::NoChannel { waited: CHANNEL_WAIT_MAX })?
-            .map_err(|source| BootError::Prepare { path, source })?;
-        Ok(QemuMicroVm { mux: Mux::over(channel), process })
+        let arguments = Arguments::boot(self.hardware, &spec);
+        let launched = self.launch(&spec.dir, &arguments).await?;
+        let shape = spec.for_template.then_some(MachineShape {
+            vcpu_count: spec.vcpu_count,
+            mem_size_mib: spec.mem_size_mib,
+            kernel_args: spec.kernel_args,
+        });
+        Ok(launched.into_microvm(None, shape))
     }
 }
 
-/// A microVM in a QEMU process.
-#[derive(Debug)]
-pub struct QemuMicroVm {
-    mux: Mux,
-    process: VmmProcess,
-}
+impl SnapshotVmm for Qemu {
+    type Standby = QemuStandby;
 
-impl MicroVm for QemuMicroVm {
-    type Stream = QemuStream;
-
-    /// As [`MicroVm::connect`], but returns at once: QEMU holds back what is written until
-    /// the guest reads it. `port` is not transmitted: the guest serves one.
-    async fn connect(&self, _port: u32) -> Result<QemuStream, ConnectError> {
-        self.mux.open().await
+    fn template_key(
+        &self,
+        images: ImageHashes,
+        machine: MachineShape,
+    ) -> Result<TemplateKey, RestoreError> {
+        Ok(self.facts.template_key(images, machine))
     }
 
-    fn exited(&self) -> ExitWatch {
-        self.process.exited()
-    }
-
-    fn process_id(&self) -> u32 {
-        self.process.process_id()
-    }
-
-    fn console_log(&self) -> &Path {
-        self.process.console_log()
-    }
-
-    async fn kill(self) -> Result<(), KillError> {
-        self.process.kill().await
+    async fn stand_by(
+        &self,
+        template: &Template,
+        spec: RestoreSpec,
+    ) -> Result<QemuStandby, RestoreError> {
+        template.check(&self.facts.template_key(spec.images.clone(), spec.machine.clone()))?;
+        let memory = template.memory();
+        let arguments = Arguments::load(self.hardware, &spec, &memory);
+        let launched = self.launch(&spec.dir, &arguments).await?;
+        Ok(QemuStandby::prepare(launched, &template.state()).await?)
     }
 }

@@ -5,23 +5,76 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{BootError, ImageHashes, MachineShape, MicroVm, Template, TemplateError, Vmm};
+use crate::{
+    BootError, ExitWatch, ImageHashes, MachineShape, MicroVm, Template, TemplateError, TemplateKey,
+    Vmm,
+};
 
 /// A driver that starts microVMs from templates.
+///
+/// ```text
+/// template ── stand_by ─▶ Standby ── load ─▶ MicroVm
+///             (process)              (guest runs)
+/// ```
 pub trait SnapshotVmm: Vmm<MicroVm: SnapshotMicroVm> {
-    /// Starts a microVM from `template`; it runs when this returns. Its guest believes it is
-    /// where the template was made: clock, random numbers and identity are the caller's to
-    /// renew before anything else runs there.
+    /// A VMM process that has nothing to do but load its template.
+    type Standby: Standby<MicroVm = Self::MicroVm>;
+
+    /// What a template made here of `images` on `machine` is valid with.
+    ///
+    /// # Errors
+    /// [`RestoreError::Unsupported`].
+    fn template_key(
+        &self,
+        images: ImageHashes,
+        machine: MachineShape,
+    ) -> Result<TemplateKey, RestoreError>;
+
+    /// Starts a VMM that is ready to load `template`.
     ///
     /// Dropping the future kills whatever was started.
     ///
     /// # Errors
     /// [`RestoreError`]; nothing is left behind then, neither process nor directory.
+    fn stand_by(
+        &self,
+        template: &Template,
+        spec: RestoreSpec,
+    ) -> impl Future<Output = Result<Self::Standby, RestoreError>> + Send;
+
+    /// Starts a microVM from `template`: [`Self::stand_by`], then [`Standby::load`].
+    ///
+    /// # Errors
+    /// Those of both.
     fn restore(
         &self,
         template: &Template,
         spec: RestoreSpec,
-    ) -> impl Future<Output = Result<Self::MicroVm, RestoreError>> + Send;
+    ) -> impl Future<Output = Result<Self::MicroVm, RestoreError>> + Send {
+        async { self.stand_by(template, spec).await?.load().await }
+    }
+}
+
+/// A VMM started ahead of need. Dropping it ends it as it ends a [`MicroVm`].
+pub trait Standby: Send + Sync + 'static {
+    /// What it becomes.
+    type MicroVm: MicroVm;
+
+    /// Loads the template; the guest runs when this returns. It believes it is where the
+    /// template was made: clock, random numbers and identity are the caller's to renew before
+    /// anything else runs there.
+    ///
+    /// Dropping the future kills the VMM.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; nothing is left behind then, neither process nor directory.
+    fn load(self) -> impl Future<Output = Result<Self::MicroVm, RestoreError>> + Send;
+
+    /// Tells when the VMM process has ended, and why.
+    fn exited(&self) -> ExitWatch;
+
+    /// Process id of the VMM.
+    fn process_id(&self) -> u32;
 }
 
 /// A microVM that can be paused and made a template of.
@@ -40,8 +93,9 @@ pub trait SnapshotMicroVm: MicroVm {
     fn resume(&self) -> impl Future<Output = Result<(), PauseError>> + Send;
 
     /// Makes the template `into`, whose parent must exist and itself must not, from this
-    /// microVM, which was booted from `images`. It is paused for that and stays paused: kill
-    /// it, or resume it. Dropping the future leaves no half-made template.
+    /// microVM, which was booted from `images` with [`crate::BootSpec::for_template`]. It is
+    /// paused for that and stays paused: kill it, or resume it. Streams do not survive: close
+    /// them before. Dropping the future leaves no half-made template.
     ///
     /// # Errors
     /// [`SnapshotError`].

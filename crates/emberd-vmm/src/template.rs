@@ -2,21 +2,23 @@
 //!
 //! ```text
 //! <template>/  state          devices and registers, in the VMM's own format
-//!              memory         guest memory, mapped privately by every clone; mode 0444
-//!              manifest.json  what it was made with: the key, below
+//!              memory         guest memory, mapped privately by every clone
+//!              manifest.json  what it was made with (the key, below), digests of both files
 //! ```
 //!
 //! It is published whole, by rename, and never changed after: its memory is part of every
 //! microVM started from it. One made with anything else than is here now is not started.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::fs::{PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, SeekFrom, seek};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// Name of the state file in a template.
 pub(crate) const STATE_FILE: &str = "state";
@@ -26,6 +28,9 @@ const MANIFEST_FILE: &str = "manifest.json";
 
 /// Largest manifest that is read, in bytes (64 KiB).
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
+
+/// Bytes of a template's file read at once (1 MiB).
+const DIGEST_CHUNK_BYTES: usize = 1 << 20;
 
 /// Everything that must be the same where a template is made and where it is started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +58,8 @@ pub struct ImageHashes {
     pub initramfs: String,
     /// Of the root image.
     pub rootfs: String,
+    /// Of what was run in the guest to warm it up.
+    pub warm_up: String,
 }
 
 /// The virtual machine a guest sees.
@@ -73,11 +80,33 @@ impl MachineShape {
     }
 }
 
+impl TemplateKey {
+    /// SHA-256 of the whole key, in hexadecimal: a name for templates made with it.
+    pub fn digest(&self) -> String {
+        let json = serde_json::json!(self).to_string();
+        hexadecimal(Sha256::digest(json).as_slice())
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// What is written beside a template's files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Manifest {
+    key: TemplateKey,
+    /// SHA-256 of the state file, in hexadecimal.
+    state: String,
+    /// SHA-256 of the memory file, in hexadecimal.
+    memory: String,
+}
+
 /// A published template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     dir: PathBuf,
-    key: TemplateKey,
+    manifest: Manifest,
 }
 
 impl Template {
@@ -91,11 +120,28 @@ impl Template {
         let unreadable = |source| TemplateError::Read { path: path.clone(), source };
         let manifest = File::open(&path).map_err(unreadable)?;
         let manifest = io::Read::take(manifest, MANIFEST_BYTES_MAX);
-        let key = serde_json::from_reader(manifest)
+        let manifest = serde_json::from_reader(manifest)
             .map_err(|source| TemplateError::Manifest { path: path.clone(), source })?;
-        let template = Self { dir: dir.into(), key };
+        let template = Self { dir: dir.into(), manifest };
         template.check_memory()?;
         Ok(template)
+    }
+
+    /// Reads both files whole and holds them against their digests; afterwards they are in
+    /// the page cache. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// [`TemplateError::Read`], [`TemplateError::Damaged`].
+    pub fn verify(&self) -> Result<(), TemplateError> {
+        let files = [(self.state(), &self.manifest.state), (self.memory(), &self.manifest.memory)];
+        for (path, expected) in files {
+            match digest(&path) {
+                Err(source) => return Err(TemplateError::Read { path, source }),
+                Ok(found) if found != *expected => return Err(TemplateError::Damaged { path }),
+                Ok(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Where it lies.
@@ -105,7 +151,7 @@ impl Template {
 
     /// What it was made with.
     pub fn key(&self) -> &TemplateKey {
-        &self.key
+        &self.manifest.key
     }
 
     /// The file of device state.
@@ -124,7 +170,7 @@ impl Template {
     /// [`TemplateError::Differs`] for the first difference, or as [`Template::open`] when the
     /// memory has been cut since: a guest that reaches the cut would take its VMM down.
     pub fn check(&self, here: &TemplateKey) -> Result<(), TemplateError> {
-        let made = &self.key;
+        let made = &self.manifest.key;
         let machine = |key: &TemplateKey| format!("{:?}", key.machine);
         let aspects = [
             ("VMM", made.vmm.clone(), here.vmm.clone()),
@@ -134,6 +180,7 @@ impl Template {
             ("guest kernel", made.images.kernel.clone(), here.images.kernel.clone()),
             ("initramfs", made.images.initramfs.clone(), here.images.initramfs.clone()),
             ("root image", made.images.rootfs.clone(), here.images.rootfs.clone()),
+            ("warm-up", made.images.warm_up.clone(), here.images.warm_up.clone()),
             ("machine", machine(made), machine(here)),
         ];
         match aspects.into_iter().find(|(_, made, here)| made != here) {
@@ -144,7 +191,7 @@ impl Template {
 
     fn check_memory(&self) -> Result<(), TemplateError> {
         let path = self.memory();
-        let expected = self.key.machine.mem_bytes();
+        let expected = self.manifest.key.machine.mem_bytes();
         let metadata = path.metadata();
         let metadata =
             metadata.map_err(|source| TemplateError::Read { path: path.clone(), source })?;
@@ -174,6 +221,12 @@ pub enum TemplateError {
         /// Why.
         source: serde_json::Error,
     },
+    /// A file of it is not what was published.
+    #[error("{} is damaged", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// It was made with something else.
     #[error("the template's {aspect} is {made}, here it is {here}")]
     Differs {
@@ -196,6 +249,10 @@ pub enum TemplateError {
     },
 }
 
+/// End of the name of a template that is not finished. What is left of one by a daemon that
+/// ended meanwhile is its successor's to remove.
+pub const UNFINISHED_SUFFIX: &str = ".unfinished";
+
 /// A template being made: a directory beside its final place, removed unless published.
 #[derive(Debug)]
 pub(crate) struct Draft {
@@ -211,7 +268,8 @@ impl Draft {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let mut name = into.file_name().unwrap_or_default().to_owned();
-        name.push(".unfinished");
+        // Another daemon may be making the same one.
+        name.push(format!(".{}{UNFINISHED_SUFFIX}", std::process::id()));
         let dir = into.with_file_name(name);
         std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
         Ok(Self { dir, into: into.into(), published: false })
@@ -224,7 +282,10 @@ impl Draft {
         let path = self.dir.join(name);
         let is_elsewhere = |error: &io::Error| error.kind() == io::ErrorKind::CrossesDevices;
         match std::fs::rename(made, &path) {
-            Err(error) if is_elsewhere(&error) => copy(made, &path)?,
+            Err(error) if is_elsewhere(&error) => {
+                copy(made, &path)?;
+                std::fs::remove_file(made)?;
+            }
             outcome => outcome?,
         }
         let file = open_own(&path)?;
@@ -236,13 +297,23 @@ impl Draft {
         file.set_permissions(Permissions::from_mode(0o444))
     }
 
-    /// Publishes the template with `key`.
+    /// Takes a copy of the file `made` as the template's `name`. The daemon may write to it:
+    /// QEMU opens even a file it will only map privately for writing.
+    pub(crate) fn copy(&self, made: &Path, name: &str) -> io::Result<()> {
+        let path = self.dir.join(name);
+        copy(made, &path)?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))
+    }
+
+    /// Publishes the template with `key`. Reads its files whole.
     pub(crate) fn publish(mut self, key: TemplateKey) -> io::Result<Template> {
-        let manifest = serde_json::to_vec_pretty(&key)?;
-        std::fs::write(self.dir.join(MANIFEST_FILE), manifest)?;
+        let [state, memory] = [STATE_FILE, MEMORY_FILE].map(|name| digest(&self.dir.join(name)));
+        let manifest = Manifest { key, state: state?, memory: memory? };
+        let json = serde_json::to_vec_pretty(&manifest)?;
+        std::fs::write(self.dir.join(MANIFEST_FILE), json)?;
         std::fs::rename(&self.dir, &self.into)?;
         self.published = true;
-        Ok(Template { dir: self.into.clone(), key })
+        Ok(Template { dir: self.into.clone(), manifest })
     }
 }
 
@@ -252,6 +323,19 @@ impl Drop for Draft {
             && let Err(error) = std::fs::remove_dir_all(&self.dir)
         {
             tracing::warn!(%error, dir = %self.dir.display(), "unfinished template not removed");
+        }
+    }
+}
+
+/// SHA-256 of a file, in hexadecimal.
+fn digest(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; DIGEST_CHUNK_BYTES];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hexadecimal(hasher.finalize().as_slice())),
+            count => hasher.update(&buffer[..count]),
         }
     }
 }
@@ -269,14 +353,32 @@ fn open_own(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Copies a file's data and leaves its holes: most of a guest's memory was never touched.
 fn copy(made: &Path, path: &Path) -> io::Result<()> {
     let mut from = open_own(made)?;
-    io::copy(&mut from, &mut File::create_new(path)?)?;
-    std::fs::remove_file(made)
+    let mut to = File::create_new(path)?;
+    let length = from.metadata()?.len();
+    let mut end = 0;
+    loop {
+        let start = match seek(&from, SeekFrom::Data(end)) {
+            Ok(start) => start,
+            // There is no more data.
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        end = seek(&from, SeekFrom::Hole(start))?;
+        for file in [&from, &to] {
+            seek(file, SeekFrom::Start(start))?;
+        }
+        io::copy(&mut (&mut from).take(end - start), &mut to)?;
+    }
+    to.set_len(length)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
 
     fn key() -> TemplateKey {
@@ -285,7 +387,12 @@ mod tests {
             snapshot_format: "v10.0.0".into(),
             cpu: "GenuineIntel 6 85 7 0x5".into(),
             host_kernel: "6.1.0 #1".into(),
-            images: ImageHashes { kernel: "k".into(), initramfs: "i".into(), rootfs: "r".into() },
+            images: ImageHashes {
+                kernel: "k".into(),
+                initramfs: "i".into(),
+                rootfs: "r".into(),
+                warm_up: "w".into(),
+            },
             machine: MachineShape { vcpu_count: 1, mem_size_mib: 1, kernel_args: Vec::new() },
         }
     }
@@ -320,7 +427,7 @@ mod tests {
     #[test]
     fn every_difference_is_refused_by_name() {
         type Edit = fn(&mut TemplateKey);
-        let cases: [(Edit, &str); 8] = [
+        let cases: [(Edit, &str); 9] = [
             (|key| key.vmm.push('x'), "VMM"),
             (|key| key.snapshot_format.push('x'), "snapshot format"),
             (|key| key.cpu.push('x'), "processor"),
@@ -328,6 +435,7 @@ mod tests {
             (|key| key.images.kernel.push('x'), "guest kernel"),
             (|key| key.images.initramfs.push('x'), "initramfs"),
             (|key| key.images.rootfs.push('x'), "root image"),
+            (|key| key.images.warm_up.push('x'), "warm-up"),
             (|key| key.machine.kernel_args.push("x".into()), "machine"),
         ];
         let parent = tempfile::tempdir().unwrap();
@@ -345,12 +453,35 @@ mod tests {
     fn damage_is_noticed() {
         let parent = tempfile::tempdir().unwrap();
         let template = publish(parent.path());
+        template.verify().unwrap();
         std::fs::remove_file(template.memory()).unwrap();
         assert!(matches!(Template::open(template.dir()), Err(TemplateError::Read { .. })));
+        std::fs::write(template.memory(), vec![1; 1 << 20]).unwrap();
+        assert!(matches!(template.verify(), Err(TemplateError::Damaged { .. })));
         File::create(template.memory()).unwrap().set_len((1 << 20) - 1).unwrap();
         assert!(matches!(template.check(&key()), Err(TemplateError::Memory { .. })));
         std::fs::write(template.dir().join(MANIFEST_FILE), "{}").unwrap();
         assert!(matches!(Template::open(template.dir()), Err(TemplateError::Manifest { .. })));
+    }
+
+    #[test]
+    fn a_copy_has_the_data_and_the_holes() {
+        let parent = tempfile::tempdir().unwrap();
+        let made = parent.path().join("made");
+        let file = File::create(&made).unwrap();
+        file.set_len(64 << 20).unwrap();
+        for at in [0, 5 << 20, (64 << 20) - 3] {
+            file.write_all_at(b"abc", at).unwrap();
+        }
+        let draft = Draft::begin(&parent.path().join("t")).unwrap();
+        draft.copy(&made, MEMORY_FILE).unwrap();
+        let copied = draft.dir.join(MEMORY_FILE);
+        assert_eq!(digest(&copied).unwrap(), digest(&made).unwrap());
+        assert!(copied.metadata().unwrap().blocks() <= file.metadata().unwrap().blocks() * 2);
+        assert_eq!(copied.metadata().unwrap().mode() & 0o777, 0o600);
+        draft.take(&copied, STATE_FILE).unwrap();
+        File::create(&copied).unwrap();
+        draft.copy(&copied, "empty").unwrap();
     }
 
     #[test]

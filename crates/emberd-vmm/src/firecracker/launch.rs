@@ -10,11 +10,12 @@ use tokio::time::timeout;
 
 use super::api::types::{MemoryBackend, SnapshotLoad};
 use super::api::{API_SOCKET, Api, ApiError};
+use super::jail::Jail;
 use super::ready::Ready;
 use super::stage::{self, Root};
 use super::{Facts, Firecracker, FirecrackerVm, exit, machine, microvm};
 use crate::process::{TAIL_LINES, VmDir, VmmProcess, command};
-use crate::{BootError, MachineShape};
+use crate::{BootError, ExitWatch, MachineShape};
 
 /// Time between two looks for the API's socket: it takes Firecracker some milliseconds.
 const SOCKET_RETRY: Duration = Duration::from_millis(1);
@@ -44,22 +45,17 @@ impl Firecracker {
         files: Vec<(PathBuf, PathBuf)>,
         shape: MachineShape,
     ) -> Result<Launched, BootError> {
-        let mut dir = VmDir::create(&dir)?;
-        let id = machine::vm_id(dir.path());
-        let binary = &self.facts.binary;
-        let staged: Vec<_> = files.iter().map(|(file, name)| (&**file, &**name)).collect();
-        let (mut command, root, uid) = match &self.jail {
+        let dir = VmDir::create(&dir)?;
+        let (mut command, dir, root, uid) = match &self.jail {
             None => {
-                stage::link(dir.path(), &staged)?;
-                let mut command = command(binary);
+                let id = machine::vm_id(dir.path());
+                stage::link(dir.path(), &staged(&files))?;
+                let mut command = command(&self.facts.binary);
                 command.args(["--id", &id]);
-                (command, Root::open(dir.path().into())?, None)
+                let root = Root::open(dir.path().into())?;
+                (command, dir, root, None)
             }
-            Some(jail) => {
-                let cell = jail.prepare(dir.path(), &id, binary, &staged)?;
-                let (root, uid) = (Root::open(cell.root.clone())?, cell.uid);
-                (jail.command(&mut dir, &id, binary, cell, &shape), root, Some(uid))
-            }
+            Some(jail) => self.jailed(jail, dir, files, &shape).await?,
         };
         self.add_args(&mut command);
         let process = VmmProcess::spawn_reading(command, dir, exit::reason)?;
@@ -69,6 +65,27 @@ impl Firecracker {
         let launched = Launched { process, root, api, ready: None, uid, shape, facts };
         launched.wait_for_api().await?;
         Ok(launched)
+    }
+
+    /// The command that starts a VMM in a cell in `dir`, with the cell's root and user.
+    async fn jailed(
+        &self,
+        jail: &Arc<Jail>,
+        mut dir: VmDir,
+        files: Vec<(PathBuf, PathBuf)>,
+        shape: &MachineShape,
+    ) -> Result<(Command, VmDir, Root, Option<u32>), BootError> {
+        let (path, id) = (dir.path().to_owned(), machine::vm_id(dir.path()));
+        let (jail, facts, shape) = (Arc::clone(jail), Arc::clone(&self.facts), shape.clone());
+        let prepare = move || {
+            let cell = jail.prepare(dir.path(), &id, &facts.binary, &staged(&files))?;
+            let (root, uid) = (Root::open(cell.root.clone())?, cell.uid);
+            let command = jail.command(&mut dir, &id, &facts.binary, cell, &shape);
+            Ok((command, dir, root, Some(uid)))
+        };
+        // A file that can be neither linked nor mounted is copied, which takes its time.
+        let prepared = tokio::task::spawn_blocking(prepare).await;
+        prepared.map_err(|error| BootError::Prepare { path, source: error.into() })?
     }
 
     /// Without `--log-path` Firecracker logs where the console goes, which is the VM's log.
@@ -150,10 +167,22 @@ impl Launched {
         BootError::Step { step: format!("PUT {path}"), log_tail, source: error.into() }
     }
 
+    pub(super) fn exited(&self) -> ExitWatch {
+        self.process.exited()
+    }
+
+    pub(super) fn process_id(&self) -> u32 {
+        self.process.process_id()
+    }
+
     /// Now a guest runs.
     pub(super) fn into_microvm(self) -> FirecrackerVm {
         FirecrackerVm::new(self.process, self.root, self.api, self.ready, self.shape, self.facts)
     }
+}
+
+fn staged(files: &[(PathBuf, PathBuf)]) -> Vec<stage::Staged<'_>> {
+    files.iter().map(|(file, name)| (&**file, &**name)).collect()
 }
 
 /// A step that failed before there was a VMM.

@@ -167,6 +167,7 @@ mod tests {
             kernel_args: vec!["mitigations=off".into(), "A=B".into()],
             vcpu_count: 2,
             mem_size_mib: 256,
+            for_template: false,
         }
     }
 

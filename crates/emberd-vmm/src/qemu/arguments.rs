@@ -4,17 +4,21 @@
 //! display, no monitor.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{BootError, BootSpec};
+use crate::{BootError, BootSpec, RestoreSpec};
 
 /// QEMU's end of the agent channel, in the microVM's directory and relative to it: a socket
 /// path has room for 107 bytes.
 pub(super) const CHANNEL: &str = "agent.sock";
 
-/// Name the guest finds the agent's virtio port by.
-const PORT_NAME: &str = "emberd.agent";
+/// QEMU's control socket, likewise.
+pub(super) const CONTROL: &str = "qmp.sock";
+
+/// File of the guest's memory in the directory of a microVM that becomes a template.
+pub(super) const MEMORY: &str = "memory";
 
 /// No fork, no other user, no scheduling games, no obsolete system calls for a QEMU that a
 /// guest has broken into.
@@ -25,9 +29,11 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 /// and patch more: `max` takes up to a tenth more processor time to boot.
 const CPU_TCG: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep";
 
-/// Translated code QEMU keeps, in MiB. As quick as the default of a quarter of the guest's
-/// memory, and less of the host's.
-const TRANSLATION_MIB: u32 = 32;
+/// Translated code QEMU keeps, in MiB. Memory is used as code is translated, so a guest that
+/// does little pays nothing for room. Starting Python, with the kernel's part in that, fills
+/// about 40: with 32 everything is thrown away and translated anew each time, for three times
+/// the processor time; with 128 nothing gets quicker.
+const TRANSLATION_MIB: u32 = 64;
 
 /// What guests run on, with what that needs to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,44 +47,77 @@ pub(super) enum Accel {
 
 /// All that decides the command line.
 pub(super) struct Arguments<'a> {
-    pub(super) accel: Accel,
-    pub(super) console: bool,
-    pub(super) spec: &'a BootSpec,
+    hardware: Hardware,
+    dir: &'a Path,
+    rootfs: &'a Path,
+    vcpu_count: u8,
+    mem_size_mib: u32,
+    start: Start<'a>,
 }
 
-impl Arguments<'_> {
+/// How the guest begins.
+enum Start<'a> {
+    /// At the kernel's entry.
+    Boot(&'a BootSpec),
+    /// Where a template was made, with the memory in this file. QEMU is told later to load
+    /// the rest, so it needs neither kernel nor initramfs.
+    Load(&'a Path),
+}
+
+impl<'a> Arguments<'a> {
+    /// For a boot.
+    pub(super) fn boot(hardware: Hardware, spec: &'a BootSpec) -> Self {
+        let (vcpu_count, mem_size_mib) = (spec.vcpu_count, spec.mem_size_mib);
+        let (dir, rootfs, start) = (&*spec.dir, &*spec.rootfs, Start::Boot(spec));
+        Self { hardware, dir, rootfs, vcpu_count, mem_size_mib, start }
+    }
+
+    /// For a start from a template whose guest's memory is in the file `memory`.
+    pub(super) fn load(hardware: Hardware, spec: &'a RestoreSpec, memory: &'a Path) -> Self {
+        let (vcpu_count, mem_size_mib) = (spec.machine.vcpu_count, spec.machine.mem_size_mib);
+        let (dir, rootfs, start) = (&*spec.dir, &*spec.rootfs, Start::Load(memory));
+        Self { hardware, dir, rootfs, vcpu_count, mem_size_mib, start }
+    }
+
     /// The words after the program's name.
     ///
     /// # Errors
     /// [`BootError::Prepare`] for a path that is not Unicode.
     pub(super) fn words(&self) -> Result<Vec<OsString>, BootError> {
-        let spec = self.spec;
-        let (accel, cpu) = match self.accel {
-            Accel::Kvm => ("kvm".to_owned(), "host"),
-            Accel::Tcg { .. } => (format!("tcg,tb-size={TRANSLATION_MIB}"), CPU_TCG),
-        };
         let mut words: Vec<OsString> = Vec::new();
         let mut add = |option: &str, value: OsString| words.extend([option.into(), value]);
         // For people who look at process lists.
-        if let Some(name) = spec.dir.file_name() {
+        if let Some(name) = self.dir.file_name() {
             add("-name", name.into());
         }
-        add("-machine", self.machine().into());
-        add("-accel", accel.into());
-        add("-cpu", cpu.into());
-        add("-smp", spec.vcpu_count.to_string().into());
-        add("-m", format!("{}M", spec.mem_size_mib).into());
-        add("-kernel", absolute(&spec.kernel)?.into());
-        add("-initrd", absolute(&spec.initramfs)?.into());
-        add("-append", self.kernel_arguments().into());
-        add("-blockdev", block_device(&spec.rootfs)?.into());
-        add("-device", "virtio-blk-device,drive=root".into());
-        add("-device", "virtio-rng-device".into());
-        add("-device", "virtio-serial-device".into());
+        let memory = self.memory()?;
+        let backend = if memory.is_some() { ",memory-backend=mem" } else { "" };
+        add("-machine", format!("{}{backend}", self.hardware.board()).into());
+        add("-accel", self.acceleration().into());
+        add("-cpu", self.hardware.cpu().into());
+        add("-smp", self.vcpu_count.to_string().into());
+        add("-m", format!("{}M", self.mem_size_mib).into());
+        if let Some(memory) = memory {
+            add("-object", memory.into());
+        }
+        match self.start {
+            Start::Boot(spec) => {
+                add("-kernel", absolute(&spec.kernel)?.into());
+                add("-initrd", absolute(&spec.initramfs)?.into());
+                add("-append", self.kernel_arguments(spec).into());
+            }
+            Start::Load(_) => add("-incoming", "defer".into()),
+        }
+        add("-blockdev", block_device(self.rootfs)?.into());
         // QEMU listens, so that the host can leave and come back.
-        add("-chardev", format!("socket,id=agent,path={CHANNEL},server=on,wait=off").into());
-        add("-device", format!("virtserialport,chardev=agent,name={PORT_NAME}").into());
-        if self.console {
+        let socket = |id, path| format!("socket,id={id},path={path},server=on,wait=off").into();
+        add("-chardev", socket("agent", CHANNEL));
+        for device in DEVICES {
+            add("-device", device.into());
+        }
+        add("-chardev", socket("control", CONTROL));
+        add("-mon", "chardev=control,mode=control".into());
+        if self.hardware.console {
             // Signals stay signals: stdin is /dev/null and types nothing.
             add("-chardev", "stdio,id=console,signal=off".into());
             add("-serial", "chardev:console".into());
@@ -90,20 +129,30 @@ impl Arguments<'_> {
         Ok(words)
     }
 
-    /// The board. Its virtio devices are described in ACPI, which is on by default: the
-    /// distribution kernels do not read them from the command line. The clock chip stays,
-    /// because kernels wait a second for one that does not answer; the timer and interrupt
-    /// controller of the PC of 1981 go.
-    fn machine(&self) -> String {
-        let serial = if self.console { "on" } else { "off" };
-        format!("microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial={serial}")
+    fn acceleration(&self) -> String {
+        match self.hardware.accel {
+            Accel::Kvm => "kvm".to_owned(),
+            Accel::Tcg { .. } => format!("tcg,tb-size={TRANSLATION_MIB}"),
+        }
+    }
+
+    /// Where the guest's memory lies, if in a file. What a clone writes stays its own.
+    fn memory(&self) -> Result<Option<String>, BootError> {
+        let (file, share) = match self.start {
+            Start::Boot(spec) if spec.for_template => (MEMORY.to_owned(), "on"),
+            Start::Boot(_) => return Ok(None),
+            // QEMU's own syntax: a comma is doubled.
+            Start::Load(memory) => (absolute(memory)?.replace(',', ",,"), "off"),
+        };
+        let size = self.mem_size_mib;
+        Ok(Some(format!("memory-backend-file,id=mem,size={size}M,mem-path={file},share={share}")))
     }
 
     /// The kernel's command line: the driver's words, then the caller's.
-    fn kernel_arguments(&self) -> String {
+    fn kernel_arguments(&self, spec: &BootSpec) -> String {
         let mut words: Vec<String> = Vec::new();
         let mut add = |word: &str| words.push(word.to_owned());
-        if self.console {
+        if self.hardware.console {
             add("console=ttyS0");
         }
         add("quiet");
@@ -116,19 +165,68 @@ impl Arguments<'_> {
         add("cryptomgr.notests");
         // The random numbers of an emulated processor are the host's.
         add("random.trust_cpu=on");
-        if let Accel::Tcg { tsc_khz } = self.accel {
+        if let Accel::Tcg { tsc_khz } = self.hardware.accel {
             // The board has no timer the kernel could hold the cycle counter against. It
             // would guess, and hang in about every second boot.
             add(&format!("tsc_early_khz={tsc_khz}"));
-            if let Some(hz) = self.spec.kernel_hz.filter(|hz| *hz > 0) {
+            if let Some(hz) = spec.kernel_hz.filter(|hz| *hz > 0) {
                 add(&format!("lpj={}", tsc_khz * 1000 / u64::from(hz)));
             }
             // Nor one to watch it with: under load the watchdog would take lost ticks for a
             // broken counter.
             add("tsc=reliable");
+            // Code at another address is translated anew: with its libraries placed at random,
+            // starting a program takes some five times as long.
+            add("norandmaps");
         }
-        words.extend(self.spec.kernel_args.iter().cloned());
+        words.extend(spec.kernel_args.iter().cloned());
         words.join(" ")
+    }
+}
+
+/// The devices of every microVM, in their order on the bus. The guest finds the agent's port
+/// by its name.
+const DEVICES: [&str; 4] = [
+    "virtio-blk-device,drive=root",
+    "virtio-rng-device",
+    "virtio-serial-device",
+    "virtserialport,chardev=agent,name=emberd.agent",
+];
+
+/// What a guest finds, apart from how many processors and how much memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hardware {
+    pub(super) accel: Accel,
+    pub(super) console: bool,
+}
+
+impl Hardware {
+    /// The board. Its virtio devices are described in ACPI, which is on by default: the
+    /// distribution kernels do not read them from the command line. The clock chip stays,
+    /// because kernels wait a second for one that does not answer; the timer and interrupt
+    /// controller of the PC of 1981 go.
+    fn board(self) -> String {
+        let serial = if self.console { "on" } else { "off" };
+        format!("microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial={serial}")
+    }
+
+    fn cpu(self) -> &'static str {
+        match self.accel {
+            Accel::Kvm => "host",
+            Accel::Tcg { .. } => CPU_TCG,
+        }
+    }
+}
+
+/// All of it in words: what a saved guest was made with must be there where it is loaded.
+impl fmt::Display for Hardware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let accel = match self.accel {
+            Accel::Kvm => "kvm",
+            Accel::Tcg { .. } => "tcg",
+        };
+        write!(f, "{accel} {} {}", self.board(), self.cpu())?;
+        DEVICES.iter().try_for_each(|device| write!(f, " {device}"))
     }
 }
 
@@ -164,6 +262,7 @@ mod tests {
     use std::os::unix::ffi::OsStringExt as _;
 
     use super::*;
+    use crate::{ImageHashes, MachineShape};
 
     fn spec() -> BootSpec {
         BootSpec {
@@ -175,6 +274,7 @@ mod tests {
             kernel_args: vec!["emberd.upper_mib=64".into()],
             vcpu_count: 1,
             mem_size_mib: 256,
+            for_template: false,
         }
     }
 
@@ -185,33 +285,37 @@ mod tests {
     );
 
     /// Compares the command line with one option a string.
-    fn check(accel: Accel, console: bool, expect: &[&str]) {
-        let words = Arguments { accel, console, spec: &spec() }.words().unwrap();
+    fn check(arguments: &Arguments, expect: &[&str]) {
+        let words = arguments.words().unwrap();
         let words: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();
         let options = words.join(" ").replace(" -", "\n-");
         assert_eq!(options.lines().collect::<Vec<_>>(), expect);
     }
+
+    const TCG: Accel = Accel::Tcg { tsc_khz: 2_500_000 };
 
     #[test]
     fn golden_command_line_in_software_emulation_with_console() {
         let expect = [
             "-name sb_0123456789ab",
             "-machine microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial=on",
-            "-accel tcg,tb-size=32",
+            "-accel tcg,tb-size=64",
             "-cpu qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep",
             "-smp 1",
             "-m 256M",
             "-kernel /data/vmlinux",
             "-initrd /data/initramfs.cpio",
             "-append console=ttyS0 quiet rdinit=/init panic=-1 reboot=t cryptomgr.notests \
-             random.trust_cpu=on tsc_early_khz=2500000 lpj=10000000 tsc=reliable \
+             random.trust_cpu=on tsc_early_khz=2500000 lpj=10000000 tsc=reliable norandmaps \
              emberd.upper_mib=64",
             BLOCK_DEVICE,
+            "-chardev socket,id=agent,path=agent.sock,server=on,wait=off",
             "-device virtio-blk-device,drive=root",
             "-device virtio-rng-device",
             "-device virtio-serial-device",
-            "-chardev socket,id=agent,path=agent.sock,server=on,wait=off",
             "-device virtserialport,chardev=agent,name=emberd.agent",
+            "-chardev socket,id=control,path=qmp.sock,server=on,wait=off",
+            "-mon chardev=control,mode=control",
             "-chardev stdio,id=console,signal=off",
             "-serial chardev:console",
             "-display none",
@@ -220,7 +324,8 @@ mod tests {
             "-no-user-config",
             "-no-reboot",
         ];
-        check(Accel::Tcg { tsc_khz: 2_500_000 }, true, &expect);
+        let hardware = Hardware { accel: TCG, console: true };
+        check(&Arguments::boot(hardware, &spec()), &expect);
     }
 
     #[test]
@@ -237,25 +342,103 @@ mod tests {
             "-append quiet rdinit=/init panic=-1 reboot=t cryptomgr.notests \
              random.trust_cpu=on emberd.upper_mib=64",
             BLOCK_DEVICE,
+            "-chardev socket,id=agent,path=agent.sock,server=on,wait=off",
             "-device virtio-blk-device,drive=root",
             "-device virtio-rng-device",
             "-device virtio-serial-device",
-            "-chardev socket,id=agent,path=agent.sock,server=on,wait=off",
             "-device virtserialport,chardev=agent,name=emberd.agent",
+            "-chardev socket,id=control,path=qmp.sock,server=on,wait=off",
+            "-mon chardev=control,mode=control",
             "-display none",
             "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             "-nodefaults",
             "-no-user-config",
             "-no-reboot",
         ];
-        check(Accel::Kvm, false, &expect);
+        let hardware = Hardware { accel: Accel::Kvm, console: false };
+        check(&Arguments::boot(hardware, &spec()), &expect);
+    }
+
+    /// The words of a microVM that becomes a template, then of its clone.
+    fn template_and_clone() -> [Vec<String>; 2] {
+        let hardware = Hardware { accel: TCG, console: false };
+        let boot = BootSpec { for_template: true, ..spec() };
+        let restore = RestoreSpec {
+            dir: boot.dir.clone(),
+            rootfs: boot.rootfs.clone(),
+            images: ImageHashes {
+                kernel: "k".into(),
+                initramfs: "i".into(),
+                rootfs: "r".into(),
+                warm_up: "w".into(),
+            },
+            machine: MachineShape {
+                vcpu_count: boot.vcpu_count,
+                mem_size_mib: boot.mem_size_mib,
+                kernel_args: boot.kernel_args.clone(),
+            },
+        };
+        let memory = Path::new("/templates/python,1/memory");
+        [Arguments::boot(hardware, &boot), Arguments::load(hardware, &restore, memory)].map(
+            |arguments| {
+                let words = arguments.words().unwrap().into_iter();
+                words.map(|word| word.into_string().unwrap()).collect()
+            },
+        )
+    }
+
+    #[test]
+    fn a_clone_is_what_its_template_was_but_for_where_it_starts() {
+        let [template, clone] = template_and_clone();
+        let differ = |ours: &[String], theirs: &[String]| -> Vec<String> {
+            ours.iter().filter(|word| !theirs.contains(word)).cloned().collect()
+        };
+        let memory = "memory-backend-file,id=mem,size=256M,mem-path";
+        let board = "microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial=off,\
+                     memory-backend=mem";
+        assert!(template.contains(&board.to_owned()) && clone.contains(&board.to_owned()));
+        assert_eq!(
+            differ(&clone, &template),
+            [&format!("{memory}=/templates/python,,1/memory,share=off"), "-incoming", "defer",]
+        );
+        let kernel_arguments = &template[template.iter().position(|w| w == "-append").unwrap() + 1];
+        assert_eq!(
+            differ(&template, &clone),
+            [
+                &format!("{memory}=memory,share=on"),
+                "-kernel",
+                "/data/vmlinux",
+                "-initrd",
+                "/data/initramfs.cpio",
+                "-append",
+                kernel_arguments,
+            ]
+        );
+    }
+
+    #[test]
+    fn hardware_in_words_tells_machines_apart_that_cannot_share_templates() {
+        let tcg = Hardware { accel: TCG, console: false };
+        assert_eq!(
+            tcg.to_string(),
+            "tcg microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial=off \
+             qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep \
+             virtio-blk-device,drive=root virtio-rng-device virtio-serial-device \
+             virtserialport,chardev=agent,name=emberd.agent"
+        );
+        let others = [Hardware { console: true, ..tcg }, Hardware { accel: Accel::Kvm, ..tcg }];
+        assert!(others.iter().all(|other| other.to_string() != tcg.to_string()));
+        // Measured anew by each daemon, and never twice the same.
+        let remeasured = Hardware { accel: Accel::Tcg { tsc_khz: 2_500_001 }, ..tcg };
+        assert_eq!(remeasured.to_string(), tcg.to_string());
     }
 
     #[test]
     fn kernel_of_unknown_hz_gets_no_delay_calibration() {
         let spec = BootSpec { kernel_hz: None, ..spec() };
         let accel = Accel::Tcg { tsc_khz: 2_500_000 };
-        let line = Arguments { accel, console: false, spec: &spec }.kernel_arguments();
+        let line =
+            Arguments::boot(Hardware { accel, console: false }, &spec).kernel_arguments(&spec);
         assert!(!line.contains("lpj="), "{line}");
     }
 
@@ -263,7 +446,7 @@ mod tests {
     fn path_that_is_not_unicode_is_refused() {
         let rootfs = PathBuf::from(OsString::from_vec(b"/data/\xff".into()));
         let spec = BootSpec { rootfs: rootfs.clone(), ..spec() };
-        let error = Arguments { accel: Accel::Kvm, console: false, spec: &spec }.words();
+        let error = Arguments::boot(Hardware { accel: Accel::Kvm, console: false }, &spec).words();
         assert!(matches!(error, Err(BootError::Prepare { path, .. }) if path == rootfs));
     }
 }

@@ -69,6 +69,14 @@ pub enum FindQemuError {
     /// KVM was demanded and there is none.
     #[error("KVM was demanded, but {0}")]
     NoKvm(KvmVerdict),
+    /// What templates depend on cannot be read from this host.
+    #[error("cannot read {}", path.display())]
+    Host {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl FindQemuError {
@@ -78,7 +86,7 @@ impl FindQemuError {
             Self::Missing(_) => Some("install it: apt install qemu-system-x86"),
             Self::NoKvm(verdict) => verdict.hint(),
             Self::TooOld { .. } => Some("install a newer QEMU"),
-            Self::Run { .. } | Self::NotQemu { .. } => None,
+            Self::Run { .. } | Self::NotQemu { .. } | Self::Host { .. } => None,
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Many streams over QEMU's one channel: yamux, with the guest agent as server.
 //!
-//! One task owns the connection. The guest is hostile: what it sends is bounded by the
+//! ```text
+//! idle ── first stream ─▶ session ── renew ─▶ ended, guest has begun another ─▶ idle
+//! ```
+//! One task owns the channel. The guest is hostile: what it sends is bounded by the
 //! limits here, and whatever breaks the mux's rules ends the channel, never the daemon.
 
 use std::fmt;
@@ -9,11 +12,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::io::{AsyncRead as FuturesAsyncRead, AsyncWrite as FuturesAsyncWrite};
+use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, TokioAsyncReadCompatExt as _};
 use yamux::{Config, Connection, ConnectionError, Mode};
 
@@ -30,11 +36,27 @@ const MUX_STREAMS_MAX: usize = 2 * STREAMS_MAX;
 /// the windows all streams start with, so that none ever grows.
 const UNREAD_BYTES_MAX: usize = MUX_STREAMS_MAX * yamux::DEFAULT_CREDIT as usize;
 
-type Reply = oneshot::Sender<yamux::Stream>;
+/// Longest wait for the guest to begin a new session: one task switch there, some
+/// milliseconds unless the host is overloaded many times.
+const RENEWAL_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Bytes of a frame's header (yamux specification): version, kind, flags in two bytes,
+/// stream in four, length in four.
+const HEADER_BYTES: usize = 12;
+
+/// A ping that yamux itself, which counts its pings from 0, will not send, and its answer.
+const PING: [u8; HEADER_BYTES] = *b"\0\x02\0\x01\0\0\0\0embr";
+const PONG: [u8; HEADER_BYTES] = *b"\0\x02\0\x02\0\0\0\0embr";
+
+/// What the owner of a [`Mux`] asks of its task.
+enum Request {
+    Open(oneshot::Sender<yamux::Stream>),
+    Renew(oneshot::Sender<()>),
+}
 
 /// The host's end of the mux. Dropping it closes the channel and every stream.
 pub(super) struct Mux {
-    requests: mpsc::Sender<Reply>,
+    requests: mpsc::Sender<Request>,
     permits: Arc<Semaphore>,
     failure: Arc<OnceLock<String>>,
     task: AbortHandle,
@@ -46,14 +68,13 @@ impl Mux {
     /// # Panics
     /// Outside of a tokio runtime.
     pub(super) fn over(channel: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        let connection = Connection::new(channel.compat(), config(), Mode::Client);
         let (requests, receiver) = mpsc::channel(1);
         let permits = Arc::new(Semaphore::new(STREAMS_MAX));
         let failure = Arc::new(OnceLock::new());
         let task = tokio::spawn({
             let (permits, failure) = (Arc::clone(&permits), Arc::clone(&failure));
             async move {
-                if let Err(error) = drive(connection, receiver).await {
+                if let Err(error) = drive(channel.compat(), receiver).await {
                     tracing::debug!(%error, "guest channel failed");
                     // The only writer.
                     failure.get_or_init(|| error.to_string());
@@ -69,9 +90,17 @@ impl Mux {
         let permits = Arc::clone(&self.permits);
         let permit = permits.acquire_owned().await.map_err(|_| self.why_closed())?;
         let (reply, stream) = oneshot::channel();
-        self.requests.send(reply).await.map_err(|_| self.why_closed())?;
+        self.requests.send(Request::Open(reply)).await.map_err(|_| self.why_closed())?;
         let stream = stream.await.map_err(|_| self.why_closed())?;
         Ok(MuxStream { stream: stream.compat(), _permit: permit })
+    }
+
+    /// Ends the session and every stream, and waits until the guest has begun a new one: it
+    /// then stands where any host that connects later can begin, too.
+    pub(super) async fn renew(&self) -> Result<(), ConnectError> {
+        let (reply, renewed) = oneshot::channel();
+        self.requests.send(Request::Renew(reply)).await.map_err(|_| self.why_closed())?;
+        renewed.await.map_err(|_| self.why_closed())
     }
 
     fn why_closed(&self) -> ConnectError {
@@ -106,50 +135,139 @@ fn config() -> Config {
 enum MuxError {
     #[error("the guest opened a stream")]
     GuestOpened,
+    #[error("the guest began no new session: {0}")]
+    NotRenewed(io::Error),
     #[error("{0}")]
     Connection(ConnectionError),
 }
 
-/// Opens the streams asked for and moves bytes until the channel closes.
+/// Serves one session after the other until the channel closes.
 async fn drive(
-    mut connection: Connection<impl FuturesAsyncRead + FuturesAsyncWrite + Unpin>,
-    mut requests: mpsc::Receiver<Reply>,
+    channel: impl FuturesAsyncRead + FuturesAsyncWrite + Unpin,
+    mut requests: mpsc::Receiver<Request>,
 ) -> Result<(), MuxError> {
-    let mut asked = None;
+    let mut channel = Unclosed(channel);
+    // A session begins with the first stream: the guest is left alone until then.
+    while let Some(first) = requests.recv().await {
+        let mut connection = Connection::new(&mut channel, config(), Mode::Client);
+        let session = serve(&mut connection, first, &mut requests).await;
+        let Some(renewed) = session? else { return Ok(()) };
+        poll_fn(|context| connection.poll_close(context)).await.map_err(MuxError::Connection)?;
+        drop(connection);
+        let wait = timeout(RENEWAL_WAIT_MAX, see_renewal(&mut channel)).await;
+        wait.unwrap_or(Err(io::ErrorKind::TimedOut.into())).map_err(MuxError::NotRenewed)?;
+        // Whoever asked may have gone.
+        renewed.send(()).ok();
+    }
+    Ok(())
+}
+
+/// Opens the streams asked for and moves bytes until the channel closes (`None`), or a new
+/// session is asked for.
+async fn serve(
+    connection: &mut Connection<impl FuturesAsyncRead + FuturesAsyncWrite + Unpin>,
+    first: Request,
+    requests: &mut mpsc::Receiver<Request>,
+) -> Result<Option<oneshot::Sender<()>>, MuxError> {
+    let mut asked = Some(first);
     let outcome = poll_fn(|context| {
-        while let Poll::Ready(reply) = poll_asked(&mut asked, &mut requests, context) {
+        while let Poll::Ready(request) = poll_asked(&mut asked, requests, context) {
+            let reply = match request {
+                Request::Open(reply) => reply,
+                Request::Renew(reply) => return Poll::Ready(Ok(Some(reply))),
+            };
             match connection.poll_new_outbound(context) {
                 // Whoever asked may have gone: the stream is dropped, and so closed.
                 Poll::Ready(Ok(stream)) => drop(reply.send(stream)),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(MuxError::Connection(error))),
                 Poll::Pending => {
-                    asked = Some(reply);
+                    asked = Some(Request::Open(reply));
                     break;
                 }
             }
         }
-        connection.poll_next_inbound(context).map(|next| next.transpose().map(|s| s.is_some()))
+        connection.poll_next_inbound(context).map(|next| match next {
+            None => Ok(None),
+            Some(Ok(_)) => Err(MuxError::GuestOpened),
+            Some(Err(error)) => Err(MuxError::Connection(error)),
+        })
     });
     match outcome.await {
-        Ok(true) => Err(MuxError::GuestOpened),
-        Ok(false) | Err(ConnectionError::Closed) => Ok(()),
-        Err(error) => Err(MuxError::Connection(error)),
+        Err(MuxError::Connection(ConnectionError::Closed)) => Ok(None),
+        outcome => outcome,
     }
 }
 
 /// The request put back last time, or the next one.
 fn poll_asked(
-    asked: &mut Option<Reply>,
-    requests: &mut mpsc::Receiver<Reply>,
+    asked: &mut Option<Request>,
+    requests: &mut mpsc::Receiver<Request>,
     context: &mut Context<'_>,
-) -> Poll<Reply> {
+) -> Poll<Request> {
     match asked.take() {
-        Some(reply) => Poll::Ready(reply),
+        Some(request) => Poll::Ready(request),
         None => match requests.poll_recv(context) {
-            Poll::Ready(Some(reply)) => Poll::Ready(reply),
+            Poll::Ready(Some(request)) => Poll::Ready(request),
             // No sender is left: the owner is dropping the mux and aborts this task.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         },
+    }
+}
+
+/// Waits until the guest, which has been told that its session is over, answers in a new one.
+async fn see_renewal(
+    channel: &mut (impl FuturesAsyncRead + FuturesAsyncWrite + Unpin),
+) -> io::Result<()> {
+    channel.write_all(&PING).await?;
+    channel.flush().await?;
+    loop {
+        let mut header = [0; HEADER_BYTES];
+        channel.read_exact(&mut header).await?;
+        let [version, kind, .., a, b, c, d] = header;
+        match (version, kind) {
+            _ if header == PONG => return Ok(()),
+            // Data of the session that is over.
+            (0, 0) => {
+                let length = u32::from_be_bytes([a, b, c, d]).into();
+                let data = (&mut *channel).take(length);
+                futures::io::copy(data, &mut futures::io::sink()).await?;
+            }
+            // Its other frames; and the new one's first ping, which stays unanswered, so
+            // that the guest, which sends the next only afterwards, sends no clone's host one.
+            (0, 1..=3) => {}
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "no frame of the mux")),
+        }
+    }
+}
+
+/// A channel that outlives the sessions over it: closing only flushes.
+struct Unclosed<C>(C);
+
+impl<C: FuturesAsyncRead + Unpin> FuturesAsyncRead for Unclosed<C> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl<C: FuturesAsyncWrite + Unpin> FuturesAsyncWrite for Unclosed<C> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(context)
     }
 }
 
@@ -197,14 +315,23 @@ mod tests {
     /// What the channel holds while nobody reads it, in bytes.
     const CHANNEL_BYTES: usize = 64 << 10;
 
-    /// An agent that sends back whatever a stream brings.
+    /// An agent that sends back whatever a stream brings, in one session after the other.
     async fn echo(channel: DuplexStream) {
-        let mut session = Connection::new(channel.compat(), Config::default(), Mode::Server);
-        while let Some(Ok(stream)) = poll_fn(|context| session.poll_next_inbound(context)).await {
-            tokio::spawn(async move {
-                let (mut reader, mut writer) = tokio::io::split(stream.compat());
-                tokio::io::copy(&mut reader, &mut writer).await.ok();
-            });
+        let mut channel = channel.compat();
+        loop {
+            let mut session = Connection::new(&mut channel, Config::default(), Mode::Server);
+            let mut streams = 0;
+            while let Some(Ok(stream)) = poll_fn(|context| session.poll_next_inbound(context)).await
+            {
+                streams += 1;
+                tokio::spawn(async move {
+                    let (mut reader, mut writer) = tokio::io::split(stream.compat());
+                    tokio::io::copy(&mut reader, &mut writer).await.ok();
+                });
+            }
+            if streams == 0 {
+                return;
+            }
         }
     }
 
@@ -341,6 +468,43 @@ mod tests {
             drop(stream);
             assert!(mux.open().await.is_err(), "{bytes:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn renewal_ends_streams_and_leaves_a_channel_as_if_unused() {
+        let (mux, guest) = mux_and_guest();
+        tokio::spawn(echo(guest));
+        for round in 0..3 {
+            let mut stream = mux.open().await.unwrap();
+            check_echo(&mut stream, b"before").await;
+            // Left half-way: its answer may arrive in the next session's time.
+            stream.write_all(&vec![round; 100 << 10]).await.unwrap();
+            mux.renew().await.unwrap();
+            stream.write_all(b"x").await.unwrap_err();
+            check_echo(&mut mux.open().await.unwrap(), b"after").await;
+        }
+    }
+
+    /// What becomes of a renewal when the guest's answer is `answer`.
+    async fn renewal(answer: &[u8]) -> Result<(), ConnectError> {
+        let (mux, mut guest) = mux_and_guest();
+        let (renewed, sent) = tokio::join!(mux.renew(), guest.write_all(answer));
+        sent.unwrap();
+        renewed
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn renewal_is_what_the_guest_answers_in_its_new_session() {
+        // Data of five bytes, credit, an end of stream, a ping: what the old session left.
+        let rest = b"\0\0\0\0\0\0\0\x01\0\0\0\x05hello\0\x01\0\0\0\0\0\x01\0\0\0\x01\
+                     \0\x01\0\x04\0\0\0\x01\0\0\0\0\0\x02\0\x01\0\0\0\0\0\0\0\0";
+        renewal(&[&rest[..], &PONG].concat()).await.unwrap();
+        let silent = renewal(rest).await.unwrap_err();
+        let ConnectError::Channel(reason) = silent else { panic!("{silent}") };
+        assert_eq!(reason.to_string(), "the guest began no new session: timed out");
+        let hostile = renewal(b"\x05ABCDEFGHIJKLMNOP").await.unwrap_err();
+        let ConnectError::Channel(reason) = hostile else { panic!("{hostile}") };
+        assert!(reason.to_string().ends_with("no frame of the mux"), "{reason}");
     }
 
     #[tokio::test]

@@ -10,7 +10,8 @@ use emberd_proto::message::AGENT_PORT;
 use emberd_vmm::firecracker::{FindError, Firecracker, VersionRefusal, vmconfig};
 use emberd_vmm::{ConnectError, ExitReason, MicroVm as _, Vmm as _};
 
-use lab::{Agent, Lab};
+use crate::agent::Agent;
+use lab::Lab;
 
 #[tokio::test]
 async fn a_guest_boots_runs_code_and_is_gone() {

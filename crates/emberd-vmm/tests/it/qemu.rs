@@ -1,5 +1,7 @@
 //! The QEMU driver against programs that are no QEMU: every way it can fail to start.
-//! That it boots guests is for the end-to-end suite to show.
+//! What it does with guests is in `guests`.
+
+mod guests;
 
 use emberd_vmm::{AccelChoice, BootError, ExitReason, FindQemuError, Qemu, QemuConfig, Vmm as _};
 

@@ -35,6 +35,7 @@ impl World {
             kernel_args: Vec::new(),
             vcpu_count: 1,
             mem_size_mib: 128,
+            for_template: false,
         }
     }
 

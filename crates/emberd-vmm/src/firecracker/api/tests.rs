@@ -142,6 +142,7 @@ fn bodies_have_only_fields_their_release_knows() {
         kernel_args: Vec::new(),
         vcpu_count: 1,
         mem_size_mib: 128,
+        for_template: false,
     };
     let machine = Machine::new(&spec, Files::staged(), false).unwrap();
     let create = SnapshotCreate { snapshot_type: "Full", snapshot_path: "s", mem_file_path: "m" };

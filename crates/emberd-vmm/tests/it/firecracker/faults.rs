@@ -6,7 +6,8 @@ use emberd_proto::message::AGENT_PORT;
 use emberd_vmm::firecracker::{ApiError, Firecracker};
 use emberd_vmm::{BootError, ConnectError, ExitReason, MicroVm as _, Vmm as _, console_tail};
 
-use super::lab::{Agent, Lab};
+use super::lab::Lab;
+use crate::agent::Agent;
 
 const CALLS: [&str; 7] = [
     "PUT /serial",

@@ -7,7 +7,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use emberd_vmm::firecracker::{FindError, Firecracker, FirecrackerConfig, IdRange, JailChoice};
 use emberd_vmm::{MicroVm as _, SnapshotMicroVm as _, SnapshotVmm as _, Vmm as _};
 
-use super::lab::{Agent, Lab};
+use super::lab::Lab;
+use crate::agent::Agent;
 
 const JAILER: &str = r#"#!/bin/sh
 PATH=/usr/bin:/bin

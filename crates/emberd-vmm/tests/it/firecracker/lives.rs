@@ -5,7 +5,8 @@ use std::process::Command;
 
 use emberd_vmm::{MicroVm as _, Vmm as _};
 
-use super::lab::{Agent, Lab};
+use super::lab::Lab;
+use crate::agent::Agent;
 
 /// Set in the process that lives them: descriptors are counted where no other test opens any.
 const ALONE: &str = "EMBERD_TEST_ALONE";

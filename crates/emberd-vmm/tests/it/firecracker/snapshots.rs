@@ -12,7 +12,8 @@ use emberd_vmm::{
     SnapshotVmm as _, Template, TemplateError, Vmm as _,
 };
 
-use super::lab::{Agent, Lab};
+use super::lab::Lab;
+use crate::agent::Agent;
 
 /// A template made of a guest that has answered once.
 async fn template(lab: &Lab, driver: &Firecracker) -> Template {

@@ -1,24 +1,21 @@
 //! The parts of this host a snapshot depends on.
 
-use std::fs;
-use std::path::Path;
+use std::{fs, io};
 
-use super::FindError;
-
-const CPUINFO: &str = "/proc/cpuinfo";
+/// What [`Identity::read`] reads.
+pub(crate) const CPUINFO: &str = "/proc/cpuinfo";
 
 /// The host as a template's key names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Host {
-    pub(super) cpu: String,
-    pub(super) kernel: String,
+pub(crate) struct Identity {
+    pub(crate) cpu: String,
+    pub(crate) kernel: String,
 }
 
-impl Host {
-    pub(super) fn read() -> Result<Self, FindError> {
-        let cpuinfo = fs::read_to_string(CPUINFO);
-        let cpuinfo = cpuinfo
-            .map_err(|source| FindError::Host { path: Path::new(CPUINFO).into(), source })?;
+impl Identity {
+    /// Reads [`CPUINFO`] and asks the kernel.
+    pub(crate) fn read() -> io::Result<Self> {
+        let cpuinfo = fs::read_to_string(CPUINFO)?;
         let uname = rustix::system::uname();
         let [release, build] =
             [uname.release(), uname.version()].map(|text| text.to_string_lossy());
@@ -27,14 +24,14 @@ impl Host {
 }
 
 /// What decides the state a processor saves: its model, and its microcode, which may take
-/// features away.
+/// features away. The name tells models of other clock rates apart, which guests are told.
 fn processor(cpuinfo: &str) -> String {
     let first = cpuinfo.split("\n\n").next().unwrap_or_default();
     let field = |wanted: &str| {
         let mut fields = first.lines().filter_map(|line| line.split_once(':'));
         fields.find(|(name, _)| name.trim() == wanted).map_or("?", |(_, value)| value.trim())
     };
-    let names = ["vendor_id", "cpu family", "model", "stepping", "microcode"];
+    let names = ["vendor_id", "cpu family", "model", "model name", "stepping", "microcode"];
     names.map(field).join(" ")
 }
 
@@ -47,12 +44,12 @@ mod tests {
         let cpuinfo = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 85\n\
             model name\t: Xeon: 2.5GHz\nstepping\t: 7\nmicrocode\t: 0x5003\ncpu MHz\t\t: 2500.1\n\n\
             processor\t: 1\nvendor_id\t: Other\n";
-        assert_eq!(processor(cpuinfo), "GenuineIntel 6 85 7 0x5003");
-        assert_eq!(processor(""), "? ? ? ? ?");
+        assert_eq!(processor(cpuinfo), "GenuineIntel 6 85 Xeon: 2.5GHz 7 0x5003");
+        assert_eq!(processor(""), "? ? ? ? ? ?");
     }
 
     #[test]
     fn this_host_is_read_the_same_twice() {
-        assert_eq!(Host::read().unwrap(), Host::read().unwrap());
+        assert_eq!(Identity::read().unwrap(), Identity::read().unwrap());
     }
 }

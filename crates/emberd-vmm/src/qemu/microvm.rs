@@ -1,0 +1,162 @@
+//! A microVM that QEMU runs.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+
+use super::arguments::MEMORY;
+use super::mux::{Mux, MuxStream};
+use super::qmp::{Qmp, QmpError};
+use super::{Facts, migration};
+use crate::process::VmmProcess;
+use crate::template::{Draft, MEMORY_FILE, STATE_FILE};
+use crate::{
+    ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, MicroVm, PauseError,
+    SnapshotError, SnapshotMicroVm, Template,
+};
+
+/// File in the microVM's directory to which its devices are saved.
+const STATE_WRITTEN: &str = "state";
+
+/// A microVM in a QEMU process.
+#[derive(Debug)]
+pub struct QemuMicroVm {
+    mux: Mux,
+    control: Control,
+    process: VmmProcess,
+    /// The machine, if a template can be made of it.
+    shape: Option<MachineShape>,
+    facts: Arc<Facts>,
+}
+
+impl QemuMicroVm {
+    pub(super) fn new(
+        mux: Mux,
+        control: Control,
+        process: VmmProcess,
+        shape: Option<MachineShape>,
+        facts: Arc<Facts>,
+    ) -> Self {
+        Self { mux, control, process, shape, facts }
+    }
+
+    async fn tell(&self, command: &'static str) -> Result<(), PauseError> {
+        let told = self.control.with(async |qmp| qmp.execute(command, json!({})).await).await;
+        told.map(drop)
+            .map_err(|error| PauseError::Step { step: command.to_owned(), source: error.into() })
+    }
+}
+
+impl MicroVm for QemuMicroVm {
+    type Stream = MuxStream;
+
+    /// As [`MicroVm::connect`], but returns at once: QEMU holds back what is written until
+    /// the guest reads it. `port` is not transmitted: the guest serves one.
+    async fn connect(&self, _port: u32) -> Result<MuxStream, ConnectError> {
+        self.mux.open().await
+    }
+
+    fn exited(&self) -> ExitWatch {
+        self.process.exited()
+    }
+
+    fn process_id(&self) -> u32 {
+        self.process.process_id()
+    }
+
+    fn console_log(&self) -> &Path {
+        self.process.console_log()
+    }
+
+    async fn kill(self) -> Result<(), KillError> {
+        self.process.kill().await
+    }
+}
+
+impl SnapshotMicroVm for QemuMicroVm {
+    async fn pause(&self) -> Result<(), PauseError> {
+        self.tell("stop").await
+    }
+
+    async fn resume(&self) -> Result<(), PauseError> {
+        self.tell("cont").await
+    }
+
+    /// As [`SnapshotMicroVm::snapshot`]. The guest must run: it is told that the host's
+    /// session is over, and must have heard it, before it is paused.
+    async fn snapshot(&self, into: &Path, images: ImageHashes) -> Result<Template, SnapshotError> {
+        let create = |error: SaveError| SnapshotError::Create(error.into());
+        let publish = |source| SnapshotError::Publish { template: into.into(), source };
+        let shape = self.shape.clone().ok_or(SaveError::NotForTemplate).map_err(create)?;
+        self.mux.renew().await.map_err(|source| create(SaveError::Session(source)))?;
+        self.pause().await?;
+        let draft = Draft::begin(into).map_err(publish)?;
+        let state = self.process.dir().join(STATE_WRITTEN);
+        let memory = self.process.dir().join(MEMORY);
+        let file = File::create(&state).map_err(publish)?;
+        let saved = self.control.with(async |qmp| Ok(migration::save(qmp, &file).await)).await;
+        saved
+            .map_err(SaveError::Control)
+            .and_then(|saved| saved.map_err(SaveError::Migration))
+            .map_err(create)?;
+
+        let key = self.facts.template_key(images, shape);
+        let finish = move || {
+            draft.take(&state, STATE_FILE)?;
+            // Not the file itself: the guest, once resumed, goes on writing to it.
+            draft.copy(&memory, MEMORY_FILE)?;
+            draft.publish(key)
+        };
+        // The closure finishes or is not begun.
+        let template = tokio::task::spawn_blocking(finish).await;
+        template.map_err(|error| publish(error.into()))?.map_err(publish)
+    }
+}
+
+/// Why a microVM was not saved.
+#[derive(Debug, thiserror::Error)]
+enum SaveError {
+    #[error("the microVM was not booted to become a template")]
+    NotForTemplate,
+    #[error("the guest did not begin a new session")]
+    Session(#[source] ConnectError),
+    #[error("QEMU cannot be controlled")]
+    Control(#[source] QmpError),
+    #[error("the devices were not saved")]
+    Migration(#[source] migration::MigrationError),
+}
+
+/// The control connection of a microVM, opened when it is first needed.
+#[derive(Debug)]
+pub(super) struct Control {
+    path: PathBuf,
+    connection: Mutex<Option<Qmp>>,
+}
+
+impl Control {
+    pub(super) fn new(path: PathBuf, connection: Option<Qmp>) -> Self {
+        Self { path, connection: Mutex::new(connection) }
+    }
+
+    /// Does `act` with the connection. One that failed, or whose user went away, is not used
+    /// again.
+    async fn with<T>(
+        &self,
+        act: impl AsyncFnOnce(&mut Qmp) -> Result<T, QmpError>,
+    ) -> Result<T, QmpError> {
+        let mut slot = self.connection.lock().await;
+        let mut qmp = if let Some(qmp) = slot.take() {
+            qmp
+        } else {
+            let stream = UnixStream::connect(&self.path).await;
+            Qmp::open(stream.map_err(QmpError::Closed)?).await?
+        };
+        let done = act(&mut qmp).await?;
+        *slot = Some(qmp);
+        Ok(done)
+    }
+}

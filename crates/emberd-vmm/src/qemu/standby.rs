@@ -1,0 +1,50 @@
+//! A QEMU that has its template before it and has not loaded it.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::QemuMicroVm;
+use super::launch::Launched;
+use super::migration;
+use super::qmp::Qmp;
+use crate::{BootError, ExitWatch, RestoreError, Standby};
+
+/// A QEMU that has its template before it and has not loaded it.
+#[derive(Debug)]
+pub struct QemuStandby {
+    qmp: Qmp,
+    launched: Launched,
+}
+
+impl QemuStandby {
+    /// Gives `launched` the `state` it is to load.
+    pub(super) async fn prepare(launched: Launched, state: &Path) -> Result<Self, BootError> {
+        let file = File::open(state)
+            .map_err(|source| BootError::Prepare { path: state.into(), source })?;
+        let mut qmp = launched.control().await?;
+        match migration::prepare(&mut qmp, &file).await {
+            Ok(()) => Ok(Self { qmp, launched }),
+            Err(error) => Err(launched.failed("the preparation", error).await),
+        }
+    }
+}
+
+impl Standby for QemuStandby {
+    type MicroVm = QemuMicroVm;
+
+    async fn load(mut self) -> Result<QemuMicroVm, RestoreError> {
+        match migration::load(&mut self.qmp).await {
+            // Its memory is the template's: no template can be made of it.
+            Ok(()) => Ok(self.launched.into_microvm(Some(self.qmp), None)),
+            Err(error) => Err(self.launched.failed("the load", error).await.into()),
+        }
+    }
+
+    fn exited(&self) -> ExitWatch {
+        self.launched.process.exited()
+    }
+
+    fn process_id(&self) -> u32 {
+        self.launched.process.process_id()
+    }
+}
