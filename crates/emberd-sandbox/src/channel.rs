@@ -12,7 +12,7 @@ use emberd_proto::frame::{BULK_BYTES_MAX, encode, encode_message};
 use emberd_proto::message::GENERATION;
 use emberd_proto::{
     Decoder, ExecOutcome, ExecSpec, Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal,
-    Welcome,
+    Renewal, Settled, Welcome,
 };
 use emberd_vmm::ConnectError;
 use futures::FutureExt as _;
@@ -69,6 +69,47 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuestConnection<S> {
             GuestMessage::Welcome(welcome) => Ok((connection, welcome)),
             GuestMessage::Refused(refusal) => Err(ChannelError::Refused(refusal)),
             _ => Err(ChannelError::Protocol("it did not greet back")),
+        }
+    }
+
+    /// Asks whether the guest still answers.
+    pub async fn ping(&mut self) -> Result<(), ChannelError> {
+        match self.ask(&HostMessage::Ping).await? {
+            GuestMessage::Pong => Ok(()),
+            _ => Err(ChannelError::Protocol("it answered a ping with something else")),
+        }
+    }
+
+    /// Makes a restored guest itself.
+    pub async fn renew(&mut self, renewal: Renewal) -> Result<(), ChannelError> {
+        match self.ask(&HostMessage::Renew(renewal)).await? {
+            GuestMessage::Renewed => Ok(()),
+            _ => Err(ChannelError::Protocol("it answered a renewal with something else")),
+        }
+    }
+
+    /// Brings the guest to rest before a snapshot.
+    pub async fn settle(&mut self) -> Result<Settled, ChannelError> {
+        match self.ask(&HostMessage::Settle).await? {
+            GuestMessage::Settled(settled) => Ok(settled),
+            _ => Err(ChannelError::Protocol("it did not say that it settled")),
+        }
+    }
+
+    /// Sends one message and reads the one that answers it. A refusal is an error, after
+    /// which the connection is idle again.
+    async fn ask(&mut self, message: &HostMessage) -> Result<GuestMessage, ChannelError> {
+        self.idle = false;
+        let mut out = BytesMut::new();
+        encode_message(message, &mut out);
+        delivered(self.stream.write_all(&out).await)?;
+        delivered(self.stream.flush().await)?;
+        let frame = next_frame(&mut self.stream, &mut self.decoder).await?;
+        let answer = answer(&frame)?;
+        self.idle = true;
+        match answer {
+            GuestMessage::Refused(refusal) => Err(ChannelError::Refused(refusal)),
+            answer => Ok(answer),
         }
     }
 
@@ -216,7 +257,7 @@ async fn next_frame(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use tokio::io::DuplexStream;
 
     use super::*;
@@ -242,6 +283,22 @@ mod tests {
             encode_message(message, &mut out);
         }
         out
+    }
+
+    /// A connection and its guest's end, with the greeting behind them.
+    pub(crate) async fn greeted() -> (GuestConnection<DuplexStream>, DuplexStream) {
+        let (host, mut guest) = tokio::io::duplex(1 << 20);
+        guest.write_all(&messages(&[WELCOME])).await.unwrap();
+        let (connection, _) = GuestConnection::greet(host).await.unwrap();
+        let HostMessage::Hello { .. } = next_message(&mut guest).await else {
+            panic!("the host did not greet");
+        };
+        (connection, guest)
+    }
+
+    /// What the host says next, alone in its frame.
+    pub(crate) async fn next_message(guest: &mut DuplexStream) -> HostMessage {
+        next_frame(guest, &mut Decoder::default()).await.unwrap().message().unwrap()
     }
 
     fn exited() -> GuestMessage {

@@ -1,20 +1,20 @@
-//! From nothing to a sandbox whose guest answers, or back to nothing.
+//! From nothing to a microVM whose guest answers, or back to nothing.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use emberd_image::PackName;
-use emberd_proto::Welcome;
-use emberd_vmm::{BootError, BootSpec, ExitReason, ExitWatch, MicroVm, Vmm, console_tail};
-use tokio::time::{Instant, timeout_at};
+use emberd_image::{PackImage, PackName};
+use emberd_vmm::{BootError, ExitReason, MicroVm, SnapshotVmm};
+use tokio::time::Instant;
 
 use crate::SandboxId;
+use crate::answer::{AnswerError, Console, answer, connect};
+use crate::base::Base;
+use crate::boot_path::{BootPath, BootTimes};
 use crate::channel::{ChannelError, GuestConnection};
-use crate::sandbox::{BootTimes, Ready, Sandbox, connect, ended};
-
-/// Lines of console log an error quotes.
-const TAIL_LINES: usize = 20;
+use crate::record;
+use crate::sandbox::{Ready, Sandbox};
 
 /// Why a sandbox could not be created. Nothing of it is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -79,93 +79,90 @@ pub enum CreateError {
     },
 }
 
-/// Last lines of a guest's console.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Console(String);
-
-impl std::fmt::Display for Console {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0.as_str() {
-            "" => f.write_str("its console is empty"),
-            lines => write!(f, "its console ends:\n{lines}"),
+impl CreateError {
+    fn unanswered(id: SandboxId, error: AnswerError) -> Self {
+        match error {
+            AnswerError::Died { reason, console } => Self::Died { id, reason, console },
+            AnswerError::Late { waited, console } => Self::NotReady { id, waited, console },
+            AnswerError::Wrong { source, console } => Self::Guest { id, source, console },
         }
     }
 }
 
-/// Boots `sandbox` and waits until its guest answers.
+/// A sandbox that was just created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Created {
+    /// Who it is.
+    pub id: SandboxId,
+    /// How its microVM came to be.
+    pub boot_path: BootPath,
+    /// Where the time of its making went.
+    pub boot: BootTimes,
+}
+
+/// A microVM whose guest has answered.
+pub(crate) struct Answered<M: MicroVm> {
+    pub vm: M,
+    pub connection: GuestConnection<M::Stream>,
+    pub boot_path: BootPath,
+    pub boot: BootTimes,
+}
+
+/// Boots the microVM of `sandbox` and waits until its guest answers.
 ///
-/// Cancelled by `sandbox.ending` and by being dropped; whatever was started is gone then.
-pub(crate) async fn create<V: Vmm>(
+/// Dropping the future removes whatever was started.
+pub(crate) async fn boot<V: SnapshotVmm>(
+    base: &Base<V>,
     sandbox: &Sandbox<V::MicroVm>,
-    vmm: &V,
-    spec: BootSpec,
-    boot_timeout: Duration,
-) -> Result<(), CreateError> {
-    let id = sandbox.record.id;
-    // Held until the end: whoever deletes the sandbox waits for that.
-    let mut slot = sandbox.vm.write().await;
+    image: &PackImage,
+    for_template: bool,
+) -> Result<Answered<V::MicroVm>, CreateError> {
+    let id = sandbox.id;
     let started = Instant::now();
-    let vm = tokio::select! {
-        biased;
-        () = sandbox.ending.cancelled() => return Err(CreateError::Deleted(id)),
-        vm = vmm.boot(spec) => vm.map_err(|source| CreateError::Boot { id, source })?,
-    };
+    let spec = base.boot_spec(sandbox, image, for_template);
+    let vm = base.vmm.boot(spec).await.map_err(|source| CreateError::Boot { id, source })?;
     let vmm_time = started.elapsed();
-    sandbox
-        .record
-        .write(&sandbox.dir)
+    record::write(sandbox)
         .map_err(|source| CreateError::Record { dir: sandbox.dir.clone(), source })?;
-    let mut exit = vm.exited();
-    let greeting = tokio::select! {
-        biased;
-        () = sandbox.ending.cancelled() => Err(CreateError::Deleted(id)),
-        greeting = first_answer(id, &vm, &mut exit, started, boot_timeout) => greeting,
-    };
-    match greeting {
+    match answer(&vm, started, base.config.boot_timeout, connect(&vm)).await {
         Ok((connection, welcome)) => {
             let guest_time = started.elapsed().saturating_sub(vmm_time);
-            let boot = BootTimes::new(vmm_time, guest_time, &welcome);
-            let ready = Ready::new(vm.process_id(), boot, exit, connection);
-            sandbox.ready.set(ready).unwrap_or_else(|_| unreachable!("a sandbox boots once"));
-            *slot = Some(vm);
-            Ok(())
+            let boot = BootTimes::of_boot(vmm_time, guest_time, &welcome);
+            Ok(Answered { vm, connection, boot_path: BootPath::ColdBoot, boot })
         }
         Err(error) => {
-            if let Err(left) = vm.kill().await {
-                tracing::error!(%id, error = &left as &dyn std::error::Error, "not cleaned up");
-            }
-            Err(error)
+            end(id, vm).await;
+            Err(CreateError::unanswered(id, error))
         }
     }
 }
 
-async fn first_answer<M: MicroVm>(
-    id: SandboxId,
-    vm: &M,
-    exit: &mut ExitWatch,
-    started: Instant,
-    boot_timeout: Duration,
-) -> Result<(GuestConnection<M::Stream>, Welcome), CreateError> {
-    let died = |reason| CreateError::Died { id, reason, console: console(vm) };
-    let mut watch = exit.clone();
-    let source = tokio::select! {
+/// Lets `making` make the microVM of `sandbox`, unless the sandbox is to end before.
+///
+/// Cancelled by that and by being dropped; whatever was started is gone then.
+pub(crate) async fn fulfil<M: MicroVm, E>(
+    sandbox: &Sandbox<M>,
+    making: impl Future<Output = Result<Answered<M>, E>>,
+) -> Option<Result<Created, E>> {
+    // Held until the end: whoever deletes the sandbox waits for that.
+    let mut slot = sandbox.vm.write().await;
+    let made = tokio::select! {
         biased;
-        reason = watch.wait() => return Err(died(reason)),
-        answer = timeout_at(started + boot_timeout, connect(vm)) => match answer {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => error,
-            Err(_) => {
-                let console = console(vm);
-                return Err(CreateError::NotReady { id, waited: boot_timeout, console });
-            }
-        },
+        () = sandbox.ending.cancelled() => return None,
+        made = making => made,
     };
-    match ended(exit).await {
-        Some(reason) => Err(died(reason)),
-        None => Err(CreateError::Guest { id, source, console: console(vm) }),
-    }
+    Some(made.map(|made| {
+        let Answered { vm, connection, boot_path, boot } = made;
+        let ready = Ready::new(vm.process_id(), boot_path, boot, vm.exited(), connection);
+        sandbox.ready.set(ready).unwrap_or_else(|_| unreachable!("a sandbox is made once"));
+        *slot = Some(vm);
+        Created { id: sandbox.id, boot_path, boot }
+    }))
 }
 
-fn console(vm: &impl MicroVm) -> Console {
-    Console(console_tail(vm.console_log(), TAIL_LINES))
+/// Kills the microVM of a sandbox that did not come about.
+pub(crate) async fn end(id: SandboxId, vm: impl MicroVm) {
+    if let Err(error) = vm.kill().await {
+        tracing::error!(%id, error = &error as &dyn std::error::Error, "not cleaned up");
+    }
 }

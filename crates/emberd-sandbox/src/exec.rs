@@ -1,14 +1,15 @@
 //! One exec in one sandbox: a connection, a time limit, and an end for every case.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use emberd_proto::exec::STDIN_BYTES_MAX;
 use emberd_proto::{ExecOutcome, ExecSpec, SpecError};
 use emberd_vmm::{ExitReason, MicroVm};
 
 use crate::SandboxId;
+use crate::answer::ended;
 use crate::channel::ChannelError;
-use crate::sandbox::{Ready, Sandbox, ended};
+use crate::sandbox::{Ready, Sandbox};
 
 /// How long after an exec's own time limit its guest may take to say so.
 pub const EXEC_GRACE_DEFAULT: Duration = Duration::from_secs(10);
@@ -57,6 +58,38 @@ pub enum ExecError {
     },
 }
 
+/// A program that has run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executed {
+    /// How it ended.
+    pub outcome: ExecOutcome,
+    /// Where the time went.
+    pub times: ExecTimes,
+}
+
+/// Where the time of an exec went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExecTimes {
+    /// All of it.
+    pub total: Duration,
+    /// Waiting for a turn among the sandbox's own execs.
+    pub turn: Duration,
+    /// Until there was a connection to the guest.
+    pub connection: Duration,
+    /// By the guest's own clock, from the request's arrival until the program had its work.
+    pub launch: Duration,
+    /// By the guest's own clock, from then until the program's end.
+    pub run: Duration,
+}
+
+impl ExecTimes {
+    /// What none of the parts accounts for: the way to the guest and back, and the daemon's
+    /// own work.
+    pub fn rest(&self) -> Duration {
+        self.total.saturating_sub(self.turn + self.connection + self.launch + self.run)
+    }
+}
+
 /// Holds a request against its limits, before anything else is done with it.
 pub(crate) fn check(spec: &ExecSpec, stdin: &[u8]) -> Result<(), ExecError> {
     spec.check()?;
@@ -72,8 +105,8 @@ pub(crate) async fn exec<M: MicroVm>(
     spec: ExecSpec,
     stdin: &[u8],
     grace: Duration,
-) -> Result<ExecOutcome, ExecError> {
-    let id = sandbox.record.id;
+) -> Result<Executed, ExecError> {
+    let id = sandbox.id;
     let ready = sandbox.ready.get().ok_or(ExecError::NotReady(id))?;
     let mut exit = ready.exit.clone();
     tokio::select! {
@@ -90,12 +123,19 @@ async fn in_turn<M: MicroVm>(
     spec: ExecSpec,
     stdin: &[u8],
     grace: Duration,
-) -> Result<ExecOutcome, ExecError> {
-    let id = sandbox.record.id;
+) -> Result<Executed, ExecError> {
+    let id = sandbox.id;
+    let asked = Instant::now();
     let _turn = ready.turns.acquire().await.expect("the semaphore is never closed");
+    let turn = asked.elapsed();
     let waited = Duration::from_millis(spec.timeout_ms) + grace;
     match tokio::time::timeout(waited, converse(sandbox, ready, spec, stdin)).await {
-        Ok(Ok(outcome)) => Ok(outcome),
+        Ok(Ok((outcome, connection))) => {
+            let launch = Duration::from_micros(outcome.exit.launch_us);
+            let run = Duration::from_micros(outcome.exit.duration_us).saturating_sub(launch);
+            let total = asked.elapsed();
+            Ok(Executed { outcome, times: ExecTimes { total, turn, connection, launch, run } })
+        }
         Err(_) => Err(ExecError::Unresponsive { id, waited }),
         Ok(Err(source)) => match ended(&mut ready.exit.clone()).await {
             Some(reason) => Err(ExecError::Gone { id, reason }),
@@ -109,11 +149,13 @@ async fn converse<M: MicroVm>(
     ready: &Ready<M::Stream>,
     spec: ExecSpec,
     stdin: &[u8],
-) -> Result<ExecOutcome, ChannelError> {
+) -> Result<(ExecOutcome, Duration), ChannelError> {
+    let asked = Instant::now();
     let mut connection = sandbox.connection(ready).await?;
+    let connected = asked.elapsed();
     let outcome = connection.exec(spec, stdin).await;
     if connection.is_idle() {
         ready.keep(connection);
     }
-    outcome
+    Ok((outcome?, connected))
 }

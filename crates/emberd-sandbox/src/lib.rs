@@ -1,29 +1,46 @@
 //! Sandboxes: what a caller holds while a microVM runs.
 //!
 //! ```text
-//!            create                   guest answers            VMM ends by itself
+//!            create: boot, restore    guest answers            VMM ends by itself
 //! nothing ──────────▶ Creating ───────────────────▶ Ready ───────────────────────▶ Gone
-//!    ▲                   │ failed, cut off            │ delete, shutdown             │ delete
-//!    └───────────────────┴────────────────────────────┴──────────────────────────────┘
+//!    ▲                   │ failed, cut off          ▲ │ delete, shutdown             │ delete
+//!    └───────────────────┴──────────────────────────│─┴──────────────────────────────┘
+//!                                 warm pool ────────┘ create
 //! ```
 //!
 //! This crate knows no HTTP and no VMM by name.
 
+mod activity;
+mod answer;
+mod base;
+mod boot_path;
+mod chain;
 mod channel;
+mod config;
 mod create;
 mod exec;
 mod id;
+mod pool;
+mod reaper;
 mod record;
+mod renewal;
+mod restore;
 mod run_dir;
 mod sandbox;
 mod sandboxes;
+mod shared;
+mod table;
+mod templates;
 
+pub use boot_path::{BootPath, BootTimes};
 pub use channel::ChannelError;
-pub use create::CreateError;
-pub use exec::{EXEC_GRACE_DEFAULT, ExecError};
+pub use config::{BOOT_TIMEOUT_DEFAULT, Pace, PoolConfig, SANDBOXES_MAX_DEFAULT, SandboxesConfig};
+pub use create::{CreateError, Created};
+pub use exec::{EXEC_GRACE_DEFAULT, ExecError, ExecTimes, Executed};
 pub use id::{SandboxId, SandboxIdError};
+pub use pool::PoolView;
 pub use run_dir::RUN_DIR_BYTES_MAX;
-pub use sandbox::{BOOT_PATH, BootTimes, SandboxState, SandboxView};
-pub use sandboxes::{
-    BOOT_TIMEOUT_DEFAULT, DeleteError, OpenError, SANDBOXES_MAX_DEFAULT, Sandboxes, SandboxesConfig,
-};
+pub use sandbox::{SandboxState, SandboxView};
+pub use sandboxes::{DeleteError, Sandboxes};
+pub use shared::OpenError;
+pub use templates::{BuildTemplateError, RemoveTemplateError, TemplateState, TemplateView};

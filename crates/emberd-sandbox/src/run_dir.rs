@@ -1,11 +1,12 @@
 //! The directory of per-sandbox state: private, and locked by one daemon at a time.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::sandboxes::OpenError;
+use crate::shared::OpenError;
 
 /// Longest path of the run directory, in bytes. A Unix socket's path has 108 bytes with its
 /// final NUL (unix(7)); `/`, an id of 15 bytes and `/` with a socket's name follow this one.
@@ -14,8 +15,15 @@ pub const RUN_DIR_BYTES_MAX: usize = 107 - (1 + 15) - (1 + SOCKET_NAME_BYTES_MAX
 /// Longest name a driver gives a socket, in bytes.
 const SOCKET_NAME_BYTES_MAX: usize = 20;
 
-/// Permissions others must not have on the run directory.
+/// Permissions others must not have on a directory of the daemon's.
 const MODE_OTHERS: u32 = 0o022;
+
+/// Whether `path` is a directory, no link to one, that only this user can write to.
+pub(crate) fn is_own(path: &Path) -> io::Result<bool> {
+    let metadata = fs::symlink_metadata(path)?;
+    let owned = metadata.uid() == rustix::process::geteuid().as_raw();
+    Ok(metadata.is_dir() && owned && metadata.mode() & MODE_OTHERS == 0)
+}
 
 /// A run directory that belongs to this process until dropped.
 #[derive(Debug)]
@@ -35,9 +43,7 @@ impl RunDir {
         }
         let failed = |source| OpenError::RunDir { run_dir: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-        let metadata = fs::symlink_metadata(path).map_err(failed)?;
-        let owned = metadata.uid() == rustix::process::geteuid().as_raw();
-        if !metadata.is_dir() || !owned || metadata.mode() & MODE_OTHERS != 0 {
+        if !is_own(path).map_err(failed)? {
             return Err(OpenError::RunDirShared { run_dir: path.to_owned() });
         }
         let lock = File::open(path).map_err(failed)?;

@@ -5,31 +5,25 @@
 //! creation, and either after the execs they cut off.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use emberd_image::PackName;
-use emberd_proto::Welcome;
-use emberd_proto::message::AGENT_PORT;
 use emberd_vmm::{ConnectError, ExitReason, ExitWatch, KillError, MicroVm};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::sync::{RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::SandboxId;
+use crate::answer::connect;
+use crate::boot_path::{BootPath, BootTimes};
 use crate::channel::{ChannelError, GuestConnection};
-use crate::record::Record;
-
-/// How sandboxes come to be, for people.
-pub const BOOT_PATH: &str = "cold-boot";
 
 /// Most connections one sandbox keeps open while they are not used.
 const IDLE_CONNECTIONS_MAX: usize = 8;
 
 /// Most execs one sandbox runs at once; more wait their turn. Bounds the output held.
 pub(crate) const EXECS_MAX: usize = 64;
-
-/// How long a closed connection is given to turn out as the end of the whole VMM.
-const END_GRACE: Duration = Duration::from_secs(1);
 
 /// One sandbox as it is now.
 #[derive(Debug, Clone)]
@@ -42,7 +36,9 @@ pub struct SandboxView {
     pub state: SandboxState,
     /// When it was asked for.
     pub created_at: SystemTime,
-    /// Where the time of its creation went; none until it is ready.
+    /// How its microVM came to be; none until it is ready.
+    pub boot_path: Option<BootPath>,
+    /// Where the time of its making went; none until it is ready.
     pub boot: Option<BootTimes>,
     /// Directory of its sockets, log and record.
     pub dir: PathBuf,
@@ -62,33 +58,10 @@ pub enum SandboxState {
     Gone(ExitReason),
 }
 
-/// Where the time of a creation went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BootTimes {
-    /// Until the VMM process ran.
-    pub vmm: Duration,
-    /// From then until the guest answered.
-    pub guest: Duration,
-    /// Of the guest's own clock: kernel start to PID 1. None where the agent is not PID 1.
-    pub kernel: Option<Duration>,
-    /// Of the guest's own clock: PID 1 to a serving agent. None where it is not PID 1.
-    pub init: Option<Duration>,
-}
-
-impl BootTimes {
-    pub(crate) fn new(vmm: Duration, guest: Duration, welcome: &Welcome) -> Self {
-        let kernel = welcome.init_started_us.map(Duration::from_micros);
-        let serving = welcome.serving_us.map(Duration::from_micros);
-        let init = serving.zip(kernel).map(|(serving, kernel)| serving.saturating_sub(kernel));
-        Self { vmm, guest, kernel, init }
-    }
-}
-
 /// See the module.
 pub(crate) struct Sandbox<M: MicroVm> {
-    pub record: Record,
-    /// Grows with every sandbox: the order of creation.
-    pub serial: u64,
+    pub id: SandboxId,
+    pub pack: PackName,
     pub dir: PathBuf,
     /// Cancelled once the sandbox is to end; its creation and its execs stop then.
     pub ending: CancellationToken,
@@ -99,6 +72,7 @@ pub(crate) struct Sandbox<M: MicroVm> {
 /// What is known and open once the guest has answered.
 pub(crate) struct Ready<S> {
     pub vmm_pid: u32,
+    pub boot_path: BootPath,
     pub boot: BootTimes,
     pub exit: ExitWatch,
     /// One permit for each exec that may run.
@@ -107,19 +81,38 @@ pub(crate) struct Ready<S> {
 }
 
 impl<S> Ready<S> {
-    pub fn new(vmm_pid: u32, boot: BootTimes, exit: ExitWatch, first: GuestConnection<S>) -> Self {
+    pub fn new(
+        vmm_pid: u32,
+        boot_path: BootPath,
+        boot: BootTimes,
+        exit: ExitWatch,
+        first: GuestConnection<S>,
+    ) -> Self {
         let (turns, idle) = (Semaphore::new(EXECS_MAX), Mutex::new(vec![first]));
-        Self { vmm_pid, boot, exit, turns, idle }
+        Self { vmm_pid, boot_path, boot, exit, turns, idle }
+    }
+
+    /// Keeps a connection whose exec ended in step.
+    pub fn keep(&self, connection: GuestConnection<S>) {
+        let mut idle = self.idle();
+        if idle.len() < IDLE_CONNECTIONS_MAX {
+            idle.push(connection);
+        }
+    }
+
+    /// No code that could panic runs under this lock.
+    fn idle(&self) -> MutexGuard<'_, Vec<GuestConnection<S>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<M: MicroVm> Sandbox<M> {
-    pub fn new(record: Record, serial: u64, dir: PathBuf) -> Self {
+    pub fn new(id: SandboxId, pack: PackName, dir: PathBuf) -> Self {
         let (ending, vm, ready) = (CancellationToken::new(), RwLock::new(None), OnceLock::new());
-        Self { record, serial, dir, ending, vm, ready }
+        Self { id, pack, dir, ending, vm, ready }
     }
 
-    pub fn view(&self) -> SandboxView {
+    pub fn view(&self, created_at: SystemTime) -> SandboxView {
         let ready = self.ready.get();
         let state = match ready.map(|ready| (ready, ready.exit.reason())) {
             None => SandboxState::Creating,
@@ -127,13 +120,23 @@ impl<M: MicroVm> Sandbox<M> {
             Some((_, Some(reason))) => SandboxState::Gone(reason),
         };
         SandboxView {
-            id: self.record.id,
-            pack: self.record.pack.clone(),
+            id: self.id,
+            pack: self.pack.clone(),
             state,
-            created_at: self.record.created_at,
+            created_at,
+            boot_path: ready.map(|ready| ready.boot_path),
             boot: ready.map(|ready| ready.boot),
             dir: self.dir.clone(),
         }
+    }
+
+    /// Whether the microVM, which waits in a pool, can be handed out: its VMM runs, and its
+    /// guest has not closed the connection held.
+    pub fn is_fit(&self) -> bool {
+        let Some(ready) = self.ready.get() else { return false };
+        ready.exit.reason().is_none()
+            && is_running(ready.vmm_pid)
+            && ready.idle().last_mut().is_some_and(GuestConnection::is_idle)
     }
 
     /// A connection for one exec: an idle one, else a new one.
@@ -169,30 +172,10 @@ impl<M: MicroVm> Sandbox<M> {
     }
 }
 
-impl<S> Ready<S> {
-    /// No code that could panic runs under this lock.
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<GuestConnection<S>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps a connection whose exec ended in step.
-    pub fn keep(&self, connection: GuestConnection<S>) {
-        let mut idle = self.idle();
-        if idle.len() < IDLE_CONNECTIONS_MAX {
-            idle.push(connection);
-        }
-    }
-}
-
-/// Opens a connection and greets the guest; waits for as long as it boots.
-pub(crate) async fn connect<M: MicroVm>(
-    vm: &M,
-) -> Result<(GuestConnection<M::Stream>, Welcome), ChannelError> {
-    let stream = vm.connect(AGENT_PORT).await.map_err(ChannelError::Connect)?;
-    GuestConnection::greet(stream).await
-}
-
-/// Tells a closed connection from a VMM that ended: the connection closes a moment earlier.
-pub(crate) async fn ended(exit: &mut ExitWatch) -> Option<ExitReason> {
-    tokio::time::timeout(END_GRACE, exit.wait()).await.ok()
+/// Whether the child process `pid` has not ended. The kernel is asked, because what the
+/// runtime was told may be a moment old.
+fn is_running(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    pid.is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), look), Ok(None)))
 }

@@ -1,83 +1,22 @@
-//! All sandboxes of one daemon, by id.
+//! All sandboxes of one daemon, and what is made ahead of them.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
 
 use emberd_image::{Images, PackName};
-use emberd_proto::{ExecOutcome, ExecSpec};
-use emberd_vmm::{BootSpec, KillError, MicroVm, OrphanError, Vmm};
-use tokio_util::task::TaskTracker;
+use emberd_proto::ExecSpec;
+use emberd_vmm::{MicroVm, SnapshotVmm};
 
 use crate::SandboxId;
-use crate::create::{self, CreateError};
-use crate::exec::{self, ExecError};
-use crate::record::Record;
-use crate::run_dir::{RUN_DIR_BYTES_MAX, RunDir};
+use crate::boot_path::BootPath;
+use crate::config::SandboxesConfig;
+use crate::create::{CreateError, Created, fulfil};
+use crate::exec::{self, ExecError, Executed};
+use crate::pool::{Pool, PoolView, Taken};
+use crate::restore::Stand;
 use crate::sandbox::{Sandbox, SandboxView};
-
-/// Most sandboxes at once, unless configured otherwise.
-pub const SANDBOXES_MAX_DEFAULT: usize = 64;
-
-/// How long a guest may take to answer for the first time, unless configured otherwise:
-/// several times a software-emulated boot on a busy host.
-pub const BOOT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-
-/// What every sandbox is made like, and how many there may be.
-#[derive(Debug, Clone)]
-pub struct SandboxesConfig {
-    /// Directory of per-sandbox state; at most [`RUN_DIR_BYTES_MAX`] bytes long.
-    pub run_dir: PathBuf,
-    /// Most sandboxes at once.
-    pub sandboxes_max: usize,
-    /// How long a guest may take to answer for the first time.
-    pub boot_timeout: Duration,
-    /// How long after an exec's own time limit its guest may take to say so.
-    pub exec_grace: Duration,
-    /// Virtual processors of each guest.
-    pub vcpu_count: u8,
-    /// Memory of each guest, in MiB.
-    pub mem_size_mib: u32,
-    /// Words added to the kernel arguments of each guest.
-    pub kernel_args: Vec<String>,
-}
-
-/// Why the sandboxes could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another daemon uses the run directory.
-    #[error("another daemon uses {}", run_dir.display())]
-    RunDirInUse {
-        /// The run directory.
-        run_dir: PathBuf,
-    },
-    /// Sockets in the run directory would have paths longer than the kernel takes.
-    #[error("{} has {bytes} bytes, over the limit of {RUN_DIR_BYTES_MAX}", run_dir.display())]
-    RunDirTooLong {
-        /// The run directory.
-        run_dir: PathBuf,
-        /// Length of its path.
-        bytes: usize,
-    },
-    /// Somebody else can write to the run directory.
-    #[error("{} is not a directory of this user alone", run_dir.display())]
-    RunDirShared {
-        /// The run directory.
-        run_dir: PathBuf,
-    },
-    /// The run directory cannot be used.
-    #[error("cannot use {}", run_dir.display())]
-    RunDir {
-        /// The run directory.
-        run_dir: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// What an earlier daemon left behind cannot be removed.
-    #[error("cannot clean up after an earlier daemon")]
-    Orphans(#[source] OrphanError),
-}
+use crate::shared::{OpenError, Shared};
+use crate::table::Table;
+use crate::templates::{BuildTemplateError, RemoveTemplateError, TemplateView};
 
 /// Why a sandbox could not be deleted.
 #[derive(Debug, thiserror::Error)]
@@ -85,111 +24,82 @@ pub enum DeleteError {
     /// No such sandbox.
     #[error("unknown sandbox {0}")]
     Unknown(SandboxId),
-    /// Its microVM is gone, its directory is not.
-    #[error("sandbox {id} left something behind")]
-    Leftover {
-        /// Which sandbox.
-        id: SandboxId,
-        /// What.
-        source: KillError,
-    },
 }
 
 /// All sandboxes of one daemon. Clones share them.
-pub struct Sandboxes<V: Vmm>(Arc<Shared<V>>);
+pub struct Sandboxes<V: SnapshotVmm>(Arc<Shared<V>>);
 
-struct Shared<V: Vmm> {
-    vmm: V,
-    images: Images,
-    config: SandboxesConfig,
-    entries: Mutex<Entries<V::MicroVm>>,
-    /// Deletions go on when their caller goes away, and a shutdown waits for them.
-    deletions: TaskTracker,
-    // Unlocked last.
-    run_dir: RunDir,
-}
-
-struct Entries<M: MicroVm> {
-    by_id: HashMap<SandboxId, Arc<Sandbox<M>>>,
-    next_serial: u64,
-    closed: bool,
-}
-
-impl<V: Vmm> Clone for Sandboxes<V> {
+impl<V: SnapshotVmm> Clone for Sandboxes<V> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<V: Vmm> Sandboxes<V> {
-    /// Locks the run directory and removes what an earlier daemon left in it. Blocks.
+impl<V: SnapshotVmm> Sandboxes<V> {
+    /// Locks the run directory and removes what an earlier daemon left in it; with templates,
+    /// begins to build them and to fill the pools. Blocks.
     ///
     /// # Errors
     /// [`OpenError`].
+    ///
+    /// # Panics
+    /// With templates, outside of a tokio runtime.
     pub fn open(config: SandboxesConfig, images: Images, vmm: V) -> Result<Self, OpenError> {
-        let run_dir = RunDir::open(&config.run_dir)?;
-        let is_sandbox = |name: &str| name.parse::<SandboxId>().is_ok();
-        let removed = emberd_vmm::remove_orphans(run_dir.path(), is_sandbox);
-        for orphan in removed.map_err(OpenError::Orphans)? {
-            tracing::warn!(dir = %orphan.dir.display(), vmm = ?orphan.vmm, "removed an orphan");
-        }
-        let entries = Entries { by_id: HashMap::new(), next_serial: 0, closed: false };
-        Ok(Self(Arc::new(Shared {
-            vmm,
-            images,
-            config,
-            entries: Mutex::new(entries),
-            deletions: TaskTracker::new(),
-            run_dir,
-        })))
+        Shared::open(config, images, vmm).map(Self)
     }
 
     /// What every sandbox is made like.
     pub fn config(&self) -> &SandboxesConfig {
-        &self.0.config
+        &self.0.base.config
     }
 
     /// What guests boot from.
     pub fn images(&self) -> &Images {
-        &self.0.images
+        &self.0.base.images
     }
 
     /// The driver.
     pub fn vmm(&self) -> &V {
-        &self.0.vmm
+        &self.0.base.vmm
     }
 
-    /// Creates a sandbox and waits until its guest answers.
+    /// Creates a sandbox: takes one from the pool, else restores one from the pack's template,
+    /// else boots one, and waits until its guest answers.
     ///
     /// Dropping the future removes whatever was started.
     ///
     /// # Errors
     /// [`CreateError`].
-    pub async fn create(&self, pack: &PackName) -> Result<SandboxId, CreateError> {
-        let unknown = || CreateError::UnknownPack(pack.clone());
-        let rootfs = self.0.images.packs.get(pack).ok_or_else(unknown)?.rootfs.clone();
-        let entry = self.enter(pack)?;
-        let sandbox = &entry.sandbox;
-        let config = &self.0.config;
-        let spec = BootSpec {
-            dir: sandbox.dir.clone(),
-            kernel: self.0.images.kernel.path.clone(),
-            kernel_hz: self.0.images.kernel.hz,
-            initramfs: self.0.images.initramfs.clone(),
-            rootfs,
-            kernel_args: config.kernel_args.clone(),
-            vcpu_count: config.vcpu_count,
-            mem_size_mib: config.mem_size_mib,
+    pub async fn create(&self, pack: &PackName) -> Result<Created, CreateError> {
+        let shared = &*self.0;
+        let image = shared.base.images.packs.get(pack);
+        let image = image.ok_or_else(|| CreateError::UnknownPack(pack.clone()))?;
+        let pool = shared.pools.get(pack);
+        let pick_one = || {
+            let taken = pool.map_or(Taken::Nothing, |pool| pool.take(&shared.reaper));
+            Picked::new(taken, || shared.base.sandbox(pack))
         };
-        let created = create::create(sandbox, &self.0.vmm, spec, config.boot_timeout).await;
-        match created {
-            Ok(()) => {
-                watch_for_death(Arc::clone(sandbox));
-                Ok(entry.keep())
+        let picked = shared.table.enter(pick_one, |picked| &picked.sandbox)?;
+        shared.activity.stir();
+        shared.pools.wake.notify_one();
+        if let Some(ready) = picked.sandbox.ready.get() {
+            let (boot_path, boot) = (ready.boot_path, ready.boot);
+            return Ok(Created { id: picked.sandbox.id, boot_path, boot });
+        }
+        let _waits = pool.map(Pool::wait);
+        let entry = Entry { table: &shared.table, sandbox: picked.sandbox, kept: false };
+        let sandbox = &entry.sandbox;
+        let made = fulfil(sandbox, shared.restore_or_boot(image, sandbox, picked.stand)).await;
+        match made {
+            Some(Ok(created)) => {
+                shared.watch(Arc::clone(sandbox));
+                entry.keep();
+                Ok(created)
             }
+            Some(Err(error)) => Err(error),
             // A deletion that a shutdown asked for is told as what it is.
-            Err(CreateError::Deleted(_)) if self.entries().closed => Err(CreateError::ShuttingDown),
-            Err(error) => Err(error),
+            None if shared.table.is_closed() => Err(CreateError::ShuttingDown),
+            None => Err(CreateError::Deleted(sandbox.id)),
         }
     }
 
@@ -204,130 +114,153 @@ impl<V: Vmm> Sandboxes<V> {
         id: SandboxId,
         spec: ExecSpec,
         stdin: &[u8],
-    ) -> Result<ExecOutcome, ExecError> {
-        let sandbox = self.find(id).ok_or(ExecError::Unknown(id))?;
+    ) -> Result<Executed, ExecError> {
+        let sandbox = self.0.table.find(id).ok_or(ExecError::Unknown(id))?;
         exec::check(&spec, stdin)?;
-        exec::exec(&sandbox, spec, stdin, self.0.config.exec_grace).await
+        let _running = self.0.activity.run();
+        exec::exec(&sandbox, spec, stdin, self.0.base.config.exec_grace).await
     }
 
-    /// Deletes the sandbox: its creation and its execs are cut off, its microVM killed.
-    /// Goes on when the future is dropped.
+    /// Deletes the sandbox: nobody finds it any more, its creation and its execs are cut off,
+    /// and its end is under way when this returns. What is left of it then is counted by
+    /// [`Self::reaping`]. Goes on when the future is dropped.
     ///
     /// # Errors
     /// [`DeleteError`]. Of several deletions at once, one finds the sandbox.
     pub async fn delete(&self, id: SandboxId) -> Result<(), DeleteError> {
-        let sandbox = self.entries().by_id.remove(&id).ok_or(DeleteError::Unknown(id))?;
-        let ended = self.0.deletions.spawn(async move { sandbox.end().await });
-        match ended.await {
-            Ok(ended) => ended.map_err(|source| DeleteError::Leftover { id, source }),
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        }
+        let sandbox = self.0.table.remove(id).ok_or(DeleteError::Unknown(id))?;
+        self.0.reaper.reap(sandbox).await;
+        Ok(())
     }
 
     /// The sandbox as it is now.
     pub fn get(&self, id: SandboxId) -> Option<SandboxView> {
-        self.find(id).map(|sandbox| sandbox.view())
+        self.0.table.view(id)
     }
 
     /// All sandboxes as they are now, oldest first.
     pub fn list(&self) -> Vec<SandboxView> {
-        let mut sandboxes: Vec<_> = self.entries().by_id.values().cloned().collect();
-        sandboxes.sort_unstable_by_key(|sandbox| sandbox.serial);
-        sandboxes.iter().map(|sandbox| sandbox.view()).collect()
+        self.0.table.views()
     }
 
     /// How many sandboxes there are.
     pub fn count(&self) -> usize {
-        self.entries().by_id.len()
+        self.0.table.count()
     }
 
-    /// Refuses creations from now on and cuts off those under way.
-    pub fn close(&self) {
-        let mut entries = self.entries();
-        entries.closed = true;
-        for sandbox in entries.by_id.values().filter(|sandbox| sandbox.ready.get().is_none()) {
-            sandbox.ending.cancel();
+    /// How many deleted sandboxes are not wholly gone yet.
+    pub fn reaping(&self) -> usize {
+        self.0.reaper.count()
+    }
+
+    /// How sandboxes come to be as a rule.
+    pub fn boot_path(&self) -> BootPath {
+        let pooled = self.0.base.config.pool.as_ref().is_some_and(|pool| pool.size > 0);
+        match &self.0.templates {
+            Ok(templates) if !templates.have_all_failed() && pooled => BootPath::WarmPool,
+            Ok(templates) if !templates.have_all_failed() => BootPath::SnapshotRestore,
+            _ => BootPath::ColdBoot,
         }
     }
 
-    /// Refuses creations from now on, deletes every sandbox, and returns when nothing is left.
+    /// The template of every installed language pack, by name; none where none are made.
+    pub fn templates(&self) -> Vec<TemplateView> {
+        self.0.templates.as_ref().map(|templates| templates.views()).unwrap_or_default()
+    }
+
+    /// Returns the pack's template once it is ready; builds it if there is none. Goes on when
+    /// the future is dropped.
+    ///
+    /// # Errors
+    /// [`BuildTemplateError`].
+    pub async fn build_template(
+        &self,
+        pack: &PackName,
+    ) -> Result<TemplateView, BuildTemplateError> {
+        let none = |reason: &String| BuildTemplateError::NoTemplates(reason.clone());
+        let templates = self.0.templates.as_ref().map_err(none)?;
+        let built = self.0.closing.run_until_cancelled(templates.build(pack)).await;
+        built.unwrap_or(Err(BuildTemplateError::ShuttingDown))
+    }
+
+    /// Removes the pack's template, and what waits in its pool; cuts off its being built.
+    /// Sandboxes boot cold until it is built again. No error if there is none. Goes on when the
+    /// future is dropped.
+    ///
+    /// # Errors
+    /// [`RemoveTemplateError`].
+    pub async fn remove_template(&self, pack: &PackName) -> Result<(), RemoveTemplateError> {
+        let none = |reason: &String| RemoveTemplateError::NoTemplates(reason.clone());
+        let templates = Arc::clone(self.0.templates.as_ref().map_err(none)?);
+        let (shared, pack) = (Arc::clone(&self.0), pack.clone());
+        let removal = async move { templates.remove(&pack, || shared.empty_pool(&pack)).await };
+        match self.0.background.spawn(removal).await {
+            Ok(removed) => removed,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+
+    /// The pool of every installed language pack, by name; none where there are no templates.
+    pub fn pools(&self) -> Vec<PoolView> {
+        self.0.pools.views()
+    }
+
+    /// Refuses creations from now on and cuts off those under way; nothing more is made ahead.
+    pub fn close(&self) {
+        self.0.table.close();
+        self.0.closing.cancel();
+    }
+
+    /// Refuses creations from now on, deletes every sandbox and what was made ahead, and
+    /// returns when nothing is left.
     pub async fn shutdown(&self) {
         self.close();
-        let all: Vec<_> = self.entries().by_id.drain().collect();
-        for (id, sandbox) in all {
-            self.0.deletions.spawn(async move {
-                if let Err(error) = sandbox.end().await {
-                    tracing::error!(%id, error = &error as &dyn std::error::Error, "left behind");
-                }
-            });
+        // First whoever makes more.
+        self.0.background.close();
+        self.0.background.wait().await;
+        self.0.pools.clear(&self.0.reaper);
+        for sandbox in self.0.table.drain() {
+            self.0.reaper.reap_later(sandbox);
         }
-        self.0.deletions.close();
-        self.0.deletions.wait().await;
+        self.0.reaper.finish().await;
     }
+}
 
-    /// Makes an entry for a sandbox about to be created.
-    fn enter(&self, pack: &PackName) -> Result<Entry<'_, V>, CreateError> {
-        let mut entries = self.entries();
-        if entries.closed {
-            return Err(CreateError::ShuttingDown);
-        }
-        if entries.by_id.len() >= self.0.config.sandboxes_max {
-            return Err(CreateError::TooMany(entries.by_id.len()));
-        }
-        let mut id = SandboxId::random();
-        while entries.by_id.contains_key(&id) {
-            id = SandboxId::random();
-        }
-        let record = Record { id, pack: pack.clone(), created_at: SystemTime::now() };
-        let dir = self.0.run_dir.path().join(id.to_string());
-        let sandbox = Arc::new(Sandbox::new(record, entries.next_serial, dir));
-        entries.next_serial += 1;
-        entries.by_id.insert(id, Arc::clone(&sandbox));
-        Ok(Entry { sandboxes: self, sandbox, kept: false })
-    }
+/// What a creation starts with.
+struct Picked<V: SnapshotVmm> {
+    sandbox: Arc<Sandbox<V::MicroVm>>,
+    stand: Option<Stand<V>>,
+}
 
-    fn find(&self, id: SandboxId) -> Option<Arc<Sandbox<V::MicroVm>>> {
-        self.entries().by_id.get(&id).cloned()
-    }
-
-    /// No code that could panic half-way through a change runs under this lock.
-    fn entries(&self) -> MutexGuard<'_, Entries<V::MicroVm>> {
-        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
+impl<V: SnapshotVmm> Picked<V> {
+    fn new(taken: Taken<V>, new: impl FnOnce() -> Arc<Sandbox<V::MicroVm>>) -> Self {
+        match taken {
+            Taken::Ready(sandbox) => Self { sandbox, stand: None },
+            Taken::Standing(stand) => {
+                Self { sandbox: Arc::clone(&stand.sandbox), stand: Some(stand) }
+            }
+            Taken::Nothing => Self { sandbox: new(), stand: None },
+        }
     }
 }
 
 /// The entry of a sandbox being created; taken out again when dropped, unless kept.
-struct Entry<'a, V: Vmm> {
-    sandboxes: &'a Sandboxes<V>,
-    sandbox: Arc<Sandbox<V::MicroVm>>,
+struct Entry<'a, M: MicroVm> {
+    table: &'a Table<M>,
+    sandbox: Arc<Sandbox<M>>,
     kept: bool,
 }
 
-impl<V: Vmm> Entry<'_, V> {
-    fn keep(mut self) -> SandboxId {
+impl<M: MicroVm> Entry<'_, M> {
+    fn keep(mut self) {
         self.kept = true;
-        self.sandbox.record.id
     }
 }
 
-impl<V: Vmm> Drop for Entry<'_, V> {
+impl<M: MicroVm> Drop for Entry<'_, M> {
     fn drop(&mut self) {
         if !self.kept {
-            self.sandboxes.entries().by_id.remove(&self.sandbox.record.id);
+            self.table.remove(self.sandbox.id);
         }
     }
-}
-
-/// Says in the log when the microVM ends by itself. Who asks for the state looks himself.
-fn watch_for_death<M: MicroVm>(sandbox: Arc<Sandbox<M>>) {
-    tokio::spawn(async move {
-        let Some(mut exit) = sandbox.ready.get().map(|ready| ready.exit.clone()) else { return };
-        let (id, ending) = (sandbox.record.id, sandbox.ending.clone());
-        drop(sandbox);
-        tokio::select! {
-            biased;
-            () = ending.cancelled() => {}
-            reason = exit.wait() => tracing::warn!(%id, "microVM gone: its VMM {reason}"),
-        }
-    });
 }

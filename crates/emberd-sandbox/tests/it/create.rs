@@ -17,7 +17,7 @@ async fn sandbox_is_ready_and_its_directory_says_what_it_is() {
     let boot = view.boot.unwrap();
     assert_eq!((boot.kernel, boot.init), (None, None));
     let record = std::fs::read_to_string(view.dir.join("sandbox.json")).unwrap();
-    assert!(record.contains(&format!(r#""id":"{id}","pack":"shell","created_at_ms":"#)));
+    assert!(record.contains(&format!(r#""id":"{id}","pack":"shell","made_at_ms":"#)));
     fixture.close().await;
 }
 
@@ -164,8 +164,9 @@ async fn deletion_of_a_sandbox_being_created() {
     let view = &fixture.sandboxes.list()[0];
     assert_eq!(view.state, SandboxState::Creating);
     fixture.sandboxes.delete(view.id).await.unwrap();
-    assert!(fixture.left().is_empty());
     assert!(matches!(creation.await.unwrap(), Err(CreateError::Deleted(_))));
+    until(|| fixture.sandboxes.reaping() == 0).await;
+    assert!(fixture.left().is_empty());
     fixture.close().await;
 }
 

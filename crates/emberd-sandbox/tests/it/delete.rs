@@ -8,15 +8,19 @@ use futures::future::join_all;
 use crate::fixture::{Fixture, UNTIL_AGENT_DIES, driver, is_running, until};
 
 #[tokio::test]
-async fn nothing_is_left_of_a_deleted_sandbox() {
+async fn deleted_sandbox_is_found_no_more_and_then_gone() {
     let fixture = Fixture::new();
     let id = fixture.create().await;
     let pid = fixture.vmm_pid(id);
     assert!(is_running(pid));
     fixture.sandboxes.delete(id).await.unwrap();
+    // The test has not let anything else run since.
+    assert!(is_running(pid));
+    assert_eq!(fixture.sandboxes.reaping(), 1);
+    assert!(fixture.sandboxes.get(id).is_none());
+    until(|| fixture.sandboxes.reaping() == 0).await;
     assert!(!is_running(pid));
     assert!(fixture.left().is_empty());
-    assert!(fixture.sandboxes.get(id).is_none());
     let again = fixture.sandboxes.delete(id).await;
     assert!(matches!(again, Err(DeleteError::Unknown(_))));
     fixture.close().await;
@@ -61,12 +65,29 @@ async fn deletion_goes_on_when_its_caller_goes_away() {
     let fixture = Fixture::new();
     let id = fixture.create().await;
     let pid = fixture.vmm_pid(id);
-    let mut deletion = Box::pin(fixture.sandboxes.delete(id));
-    assert!(deletion.as_mut().now_or_never().is_none());
-    drop(deletion);
+    // Whether it was done at once or is cut off makes no difference.
+    let _done = fixture.sandboxes.delete(id).now_or_never();
     // A shutdown waits for deletions under way, whoever asked for them.
     fixture.sandboxes.shutdown().await;
     assert!(!is_running(pid));
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn flood_of_deletions_waits_for_those_before_it() {
+    const AT_ONCE: usize = 16;
+    let fixture = Fixture::new();
+    let ids = join_all((0..AT_ONCE + 4).map(|_| fixture.create())).await;
+    let mut deletions: Vec<_> =
+        ids.into_iter().map(|id| Box::pin(fixture.sandboxes.delete(id))).collect();
+    // Nothing else runs between the polls, so nothing is reaped between them.
+    let answered = deletions.iter_mut().map(|deletion| deletion.as_mut().now_or_never());
+    let answered: Vec<_> = answered.collect();
+    assert_eq!(answered.iter().flatten().count(), AT_ONCE);
+    assert_eq!(fixture.sandboxes.count(), 0);
+    for deletion in deletions.into_iter().skip(AT_ONCE) {
+        deletion.await.unwrap();
+    }
     fixture.close().await;
 }
 

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use emberd_image::{Digest, Images, KernelImage, PackImage, PackName};
+use emberd_image::{Digest, Images, InitramfsImage, KernelImage, PackImage, PackName};
 use emberd_proto::message::READY_PORT;
 use emberd_proto::{ExecOutcome, ExecSpec};
-use emberd_sandbox::{ExecError, SandboxId, SandboxState, Sandboxes, SandboxesConfig};
+use emberd_sandbox::{
+    BootPath, ExecError, Pace, PoolConfig, PoolView, SandboxId, SandboxState, Sandboxes,
+    SandboxesConfig, TemplateView,
+};
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig, JailChoice, JailConfig};
 use fake_firecracker::Double;
 use rustix::process::{Pid, Signal, kill_process};
@@ -33,38 +36,129 @@ impl Fixture {
     }
 
     pub fn with(edit: impl FnOnce(&mut SandboxesConfig)) -> Self {
+        Self::prepared(|_| {}, edit, driver)
+    }
+
+    /// Sandboxes that are restored, once their template is ready.
+    pub fn restored() -> Self {
+        Self::restored_by(|_| {})
+    }
+
+    /// As [`Self::restored`], over a double that misbehaves from the start.
+    pub fn restored_by(prepare: impl FnOnce(&Double)) -> Self {
+        Self::prepared(prepare, with_templates, driver)
+    }
+
+    /// Sandboxes that come from a pool of `size`, once it is full.
+    pub fn pooled(size: usize) -> Self {
+        Self::pooled_with(size, |_| {})
+    }
+
+    pub fn pooled_with(size: usize, edit: impl FnOnce(&mut SandboxesConfig)) -> Self {
+        let edit = |config: &mut SandboxesConfig| {
+            with_pool(config, size);
+            edit(config);
+        };
+        Self::with(edit)
+    }
+
+    /// As [`Self::pooled`], over a double that misbehaves from the start.
+    pub fn pooled_by(size: usize, prepare: impl FnOnce(&Double)) -> Self {
+        Self::prepared(prepare, |config| with_pool(config, size), driver)
+    }
+
+    /// The `driver` is found after the double was prepared.
+    pub fn prepared(
+        prepare: impl FnOnce(&Double),
+        edit: impl FnOnce(&mut SandboxesConfig),
+        driver: impl FnOnce(&Double) -> Firecracker,
+    ) -> Self {
         let temp = tempfile::Builder::new().prefix("sb").tempdir_in("/tmp").unwrap();
         let double = Double::new(temp.path());
+        prepare(&double);
         let rootfs = temp.path().join("shell.json");
         let pack = r#"{"name":"shell","run":["/bin/sh","{file}"],"file_name":"main.sh"}"#;
         std::fs::write(&rootfs, pack).unwrap();
-        let image = PackImage { rootfs, sha256: Digest::of(b""), description: "a shell".into() };
+        let image = PackImage {
+            rootfs,
+            sha256: Digest::of(b""),
+            description: "a shell".into(),
+            warm_up: Some(WARM_UP.into()),
+        };
         let images = Images {
-            kernel: KernelImage { path: double.kernel(), release: "none".into(), hz: None },
-            initramfs: double.initramfs(),
+            kernel: KernelImage::given(double.kernel()).unwrap(),
+            initramfs: InitramfsImage::given(double.initramfs()).unwrap(),
             packs: BTreeMap::from([(shell(), image)]),
         };
         let run_dir = temp.path().join("run");
         let mut config = SandboxesConfig {
             run_dir: run_dir.clone(),
-            sandboxes_max: 4,
+            sandboxes_max: 64,
             boot_timeout: PATIENCE,
             exec_grace: PATIENCE,
             vcpu_count: 1,
             mem_size_mib: 64,
             kernel_args: Vec::new(),
+            template_dir: None,
+            pool: None,
         };
         edit(&mut config);
         let sandboxes = Sandboxes::open(config, images, driver(&double)).unwrap();
         Self { sandboxes, run_dir, double, temp }
     }
 
+    /// Shuts down, lets somebody `meddle`, and starts again.
+    pub async fn restart(self, meddle: impl FnOnce()) -> Self {
+        let Self { sandboxes, run_dir, double, temp } = self;
+        let (config, images) = (sandboxes.config().clone(), sandboxes.images().clone());
+        sandboxes.shutdown().await;
+        // The locks go with the last of them.
+        drop(sandboxes);
+        meddle();
+        let sandboxes = Sandboxes::open(config, images, driver(&double)).unwrap();
+        Self { sandboxes, run_dir, double, temp }
+    }
+
     pub async fn create(&self) -> SandboxId {
-        self.sandboxes.create(&shell()).await.unwrap()
+        self.sandboxes.create(&shell()).await.unwrap().id
     }
 
     pub async fn exec(&self, id: SandboxId, code: &str) -> Result<ExecOutcome, ExecError> {
-        self.sandboxes.exec(id, ExecSpec::new(code), b"").await
+        self.sandboxes.exec(id, ExecSpec::new(code), b"").await.map(|executed| executed.outcome)
+    }
+
+    /// Later warm-ups hang, or not.
+    pub fn hang_warm_ups(&self, hang: bool) {
+        let path = self.run_dir.with_file_name("hang");
+        if hang { std::fs::write(path, "") } else { std::fs::remove_file(path) }.unwrap();
+    }
+
+    /// The template of the only pack.
+    pub fn template(&self) -> TemplateView {
+        self.sandboxes.templates().remove(0)
+    }
+
+    /// Waits until the template is ready.
+    pub async fn build(&self) -> TemplateView {
+        self.sandboxes.build_template(&shell()).await.unwrap()
+    }
+
+    /// The pool of the only pack.
+    pub fn pool(&self) -> PoolView {
+        self.sandboxes.pools().remove(0)
+    }
+
+    /// Waits until as many microVMs are ready as are to be, and VMMs stand by.
+    pub async fn filled(&self) {
+        until(|| {
+            let pool = self.pool();
+            pool.ready >= pool.target && pool.standing_by > 0
+        })
+        .await;
+    }
+
+    pub fn boot_path(&self, id: SandboxId) -> BootPath {
+        self.sandboxes.get(id).unwrap().boot_path.unwrap()
     }
 
     /// Process id of a sandbox that is ready.
@@ -101,10 +195,46 @@ impl Fixture {
     }
 }
 
+/// Pools that lose no time, and notice nothing by themselves.
+pub const PACE: Pace = Pace {
+    breath: Duration::from_millis(1),
+    patience: Duration::from_millis(50),
+    calm: NEVER,
+    health_period: NEVER,
+    health_timeout: PATIENCE,
+};
+
+/// Longer than any test.
+pub const NEVER: Duration = Duration::from_secs(3600);
+
+/// Ends at once; but where there is a file `hang` beside the run directory, it leaves a file
+/// `warming` in the VM's directory and goes on.
+const WARM_UP: &str =
+    "cd /proc/$PPID/cwd; test -e ../../hang && echo > warming && exec sleep 1000; exit 0";
+
+/// Gives the fixture templates that go with it.
+pub fn with_templates(config: &mut SandboxesConfig) {
+    config.template_dir = Some(config.run_dir.with_file_name("templates"));
+}
+
+fn with_pool(config: &mut SandboxesConfig, size: usize) {
+    with_templates(config);
+    config.pool = Some(PoolConfig { size, memory_mib_max: 1 << 20, pace: PACE });
+}
+
+/// Edits the pool's configuration.
+pub fn pool(config: &mut SandboxesConfig) -> &mut PoolConfig {
+    config.pool.as_mut().unwrap()
+}
+
 /// The driver as the daemon makes it, over `double`.
 pub fn driver(double: &Double) -> Firecracker {
+    driver_of(double.binary())
+}
+
+pub fn driver_of(binary: PathBuf) -> Firecracker {
     let config = FirecrackerConfig {
-        binary: Some(double.binary()),
+        binary: Some(binary),
         ready_port: Some(READY_PORT),
         jail: JailConfig { choice: JailChoice::Off, ..JailConfig::default() },
         ..FirecrackerConfig::default()

@@ -8,3 +8,9 @@ mod delete;
 mod exec;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod pool;
+#[cfg(test)]
+mod shutdown;
+#[cfg(test)]
+mod templates;

@@ -1,0 +1,80 @@
+//! What every microVM of one daemon is made with.
+
+use std::sync::Arc;
+
+use emberd_image::{Digest, Images, PackImage, PackName};
+use emberd_vmm::{BootSpec, ImageHashes, MachineShape, RestoreSpec, SnapshotVmm};
+
+use crate::SandboxId;
+use crate::config::SandboxesConfig;
+use crate::run_dir::RunDir;
+use crate::sandbox::Sandbox;
+
+/// Generation of the way a template is made. A template made another way is made anew.
+const RECIPE_GENERATION: u32 = 1;
+
+/// See the module.
+pub(crate) struct Base<V> {
+    pub vmm: V,
+    pub images: Images,
+    pub config: SandboxesConfig,
+    pub run_dir: RunDir,
+}
+
+impl<V: SnapshotVmm> Base<V> {
+    /// A sandbox with an id and a directory of its own, and nothing else yet.
+    pub fn sandbox(&self, pack: &PackName) -> Arc<Sandbox<V::MicroVm>> {
+        let id = SandboxId::random();
+        Arc::new(Sandbox::new(id, pack.clone(), self.run_dir.path().join(id.to_string())))
+    }
+
+    /// What `sandbox` is booted from.
+    pub fn boot_spec(
+        &self,
+        sandbox: &Sandbox<V::MicroVm>,
+        image: &PackImage,
+        for_template: bool,
+    ) -> BootSpec {
+        BootSpec {
+            dir: sandbox.dir.clone(),
+            kernel: self.images.kernel.path.clone(),
+            kernel_hz: self.images.kernel.hz,
+            initramfs: self.images.initramfs.path.clone(),
+            rootfs: image.rootfs.clone(),
+            kernel_args: self.config.kernel_args.clone(),
+            vcpu_count: self.config.vcpu_count,
+            mem_size_mib: self.config.mem_size_mib,
+            for_template,
+        }
+    }
+
+    /// What `sandbox` is restored with, besides its template.
+    pub fn restore_spec(&self, sandbox: &Sandbox<V::MicroVm>, image: &PackImage) -> RestoreSpec {
+        RestoreSpec {
+            dir: sandbox.dir.clone(),
+            rootfs: image.rootfs.clone(),
+            images: self.hashes(image),
+            machine: self.shape(),
+        }
+    }
+
+    /// Hashes of everything a template of the pack is made from.
+    pub fn hashes(&self, image: &PackImage) -> ImageHashes {
+        let warm_up = image.warm_up.as_deref().unwrap_or_default();
+        ImageHashes {
+            kernel: self.images.kernel.sha256.to_string(),
+            initramfs: self.images.initramfs.sha256.to_string(),
+            rootfs: image.sha256.to_string(),
+            warm_up: Digest::of(format!("{RECIPE_GENERATION}\n{warm_up}").as_bytes()).to_string(),
+        }
+    }
+
+    /// The machine every guest sees.
+    pub fn shape(&self) -> MachineShape {
+        MachineShape {
+            vcpu_count: self.config.vcpu_count,
+            mem_size_mib: self.config.mem_size_mib,
+            kernel_args: self.config.kernel_args.clone(),
+        }
+    }
+}

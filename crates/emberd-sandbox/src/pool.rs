@@ -1,0 +1,444 @@
+//! The warm pools, one for each language pack: microVMs that wait for somebody to ask for
+//! them, and VMMs that stand by with their template not yet loaded.
+//!
+//! ```text
+//!             keeper: stand by            keeper: load, warm up         create: take
+//! template ───────────────────▶ stock ─┬──────────────────────▶ ready ──────────────▶ sandbox
+//!                                      └── create that finds nothing ready ─────────▶
+//! ```
+//!
+//! What a pool holds is made from one template. When that one goes, the pool is emptied, and
+//! what was on its way into it is refused.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use emberd_image::PackName;
+use emberd_vmm::SnapshotVmm;
+use tokio::sync::Notify;
+
+use crate::SandboxId;
+use crate::config::{Pace, PoolConfig};
+use crate::reaper::Reaper;
+use crate::restore::Stand;
+use crate::sandbox::Sandbox;
+
+mod ceiling;
+pub(crate) mod health;
+pub(crate) mod keeper;
+
+use ceiling::Ceiling;
+
+/// VMMs of each pack that stand by. A refill and a creation that finds the pool empty each
+/// draw from them; each holds some MiB and saves the start of a process.
+const STOCK: usize = 1;
+
+/// Wait after a microVM could not be made ahead; doubled with every further failure.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Most doublings of [`RETRY`]: about a minute.
+const RETRY_DOUBLINGS_MAX: u32 = 6;
+
+/// The warm pool of one language pack as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolView {
+    /// The language pack.
+    pub pack: PackName,
+    /// MicroVMs ready to be handed out.
+    pub ready: usize,
+    /// MicroVMs being made ready.
+    pub filling: usize,
+    /// VMMs started ahead that have not loaded their template yet.
+    pub standing_by: usize,
+    /// MicroVMs that are to be ready; 0 where only VMMs stand by.
+    pub target: usize,
+    /// `target` as recent bursts have raised it.
+    pub ceiling: usize,
+    /// Sandboxes the pool has given.
+    pub handed_out: u64,
+    /// Sandboxes asked for while the pool was empty.
+    pub missed: u64,
+    /// MicroVMs that died or stopped answering in the pool.
+    pub discarded: u64,
+}
+
+/// All pools of one daemon.
+pub(crate) struct Pools<V: SnapshotVmm> {
+    by_pack: BTreeMap<PackName, Pool<V>>,
+    pub pace: Pace,
+    /// Most microVMs in all pools.
+    held_max: usize,
+    /// Told when there may be something to do.
+    pub wake: Arc<Notify>,
+}
+
+/// See the module.
+pub(crate) struct Pool<V: SnapshotVmm> {
+    state: Mutex<State<V>>,
+    /// Creations under way that found nothing ready.
+    waiting: AtomicUsize,
+}
+
+struct State<V: SnapshotVmm> {
+    /// The last made is handed out first: it is the warmest.
+    ready: Vec<Arc<Sandbox<V::MicroVm>>>,
+    stock: Vec<Stand<V>>,
+    /// MicroVMs being made.
+    filling: usize,
+    /// MicroVMs whose health is being looked at.
+    lent: usize,
+    /// Whether the pool fell below its target and has not reached its ceiling since.
+    refilling: bool,
+    ceiling: Ceiling,
+    /// Grows when the pool is emptied: what was begun before is of no use after.
+    generation: u64,
+    /// Failures in a row, and when the next attempt may be made.
+    failures: u32,
+    rests_until: Option<Instant>,
+    handed_out: u64,
+    missed: u64,
+    discarded: u64,
+}
+
+/// What a creation gets.
+pub(crate) enum Taken<V: SnapshotVmm> {
+    /// Everything.
+    Ready(Arc<Sandbox<V::MicroVm>>),
+    /// A head start.
+    Standing(Stand<V>),
+    /// Nothing.
+    Nothing,
+}
+
+/// What is to be done ahead of need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Make a microVM ready.
+    Fill,
+    /// Start a VMM.
+    StandBy,
+}
+
+impl<V: SnapshotVmm> Pools<V> {
+    /// Empty pools for `packs`; without `config` they hold only VMMs that stand by.
+    pub fn new<'a>(
+        packs: impl Iterator<Item = &'a PackName>,
+        config: Option<&PoolConfig>,
+        mem_size_mib: u32,
+    ) -> Self {
+        let target = config.map_or(0, |config| config.size);
+        let memory_mib_max = config.map_or(0, |config| config.memory_mib_max);
+        let held_max = memory_mib_max / u64::from(mem_size_mib.max(1));
+        Self {
+            by_pack: packs.map(|pack| (pack.clone(), Pool::new(target))).collect(),
+            pace: config.map_or_else(Pace::default, |config| config.pace),
+            held_max: usize::try_from(held_max).unwrap_or(usize::MAX),
+            wake: Arc::new(Notify::new()),
+        }
+    }
+
+    pub fn get(&self, pack: &PackName) -> Option<&Pool<V>> {
+        self.by_pack.get(pack)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&PackName, &Pool<V>)> {
+        self.by_pack.iter()
+    }
+
+    pub fn views(&self) -> Vec<PoolView> {
+        self.iter().map(|(pack, pool)| pool.view(pack.clone())).collect()
+    }
+
+    /// What to do next, for a pack whose template `is_ready`: the emptiest pool is filled
+    /// first, and the stock comes last.
+    pub fn next_work(&self, is_ready: impl Fn(&PackName) -> bool) -> Option<(&PackName, Work)> {
+        let now = Instant::now();
+        let pools = || {
+            let ready = self.iter().filter(|(pack, _)| is_ready(pack));
+            ready.filter(|(_, pool)| !pool.lock().rests(now))
+        };
+        let held: usize = self.by_pack.values().map(|pool| pool.lock().held()).sum();
+        let emptiest = pools()
+            .filter(|(_, pool)| held < self.held_max && pool.lock().wants_more())
+            .min_by_key(|(_, pool)| pool.lock().held());
+        let filling = emptiest.map(|(pack, _)| (pack, Work::Fill));
+        filling.or_else(|| {
+            let short = pools().find(|(_, pool)| pool.lock().stock.len() < STOCK);
+            short.map(|(pack, _)| (pack, Work::StandBy))
+        })
+    }
+
+    /// When something becomes due without being told.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = self.by_pack.values().flat_map(|pool| {
+            let state = pool.lock();
+            [state.rests_until, state.ceiling.next_sinking(self.pace.calm)]
+        });
+        deadlines.flatten().min()
+    }
+
+    /// Removes what died or is too much, and lowers ceilings that are due.
+    pub fn tidy(&self, reaper: &Reaper) {
+        let now = Instant::now();
+        for pool in self.by_pack.values() {
+            let mut state = pool.lock();
+            state.ceiling.sink(now, self.pace.calm);
+            if state.rests_until.is_some_and(|until| until <= now) {
+                state.rests_until = None;
+            }
+            let dead: Vec<_> = state.ready.extract_if(.., |sandbox| !sandbox.is_fit()).collect();
+            state.discarded += dead.len() as u64;
+            let surplus = state.ready.len().saturating_sub(state.ceiling.now());
+            // The oldest go.
+            for sandbox in dead.into_iter().chain(state.ready.drain(..surplus)) {
+                reaper.reap_later(sandbox);
+            }
+            for stand in state.stock.extract_if(.., |stand| !stand.is_alive()) {
+                reaper.drop_later(stand);
+            }
+        }
+    }
+
+    /// Empties every pool.
+    pub fn clear(&self, reaper: &Reaper) {
+        self.by_pack.values().for_each(|pool| pool.clear(reaper));
+    }
+}
+
+impl<V: SnapshotVmm> Pool<V> {
+    fn new(target: usize) -> Self {
+        let state = State {
+            ready: Vec::new(),
+            stock: Vec::new(),
+            filling: 0,
+            lent: 0,
+            refilling: false,
+            ceiling: Ceiling::new(target),
+            generation: 0,
+            failures: 0,
+            rests_until: None,
+            handed_out: 0,
+            missed: 0,
+            discarded: 0,
+        };
+        Self { state: Mutex::new(state), waiting: AtomicUsize::new(0) }
+    }
+
+    /// The best there is for a creation.
+    pub fn take(&self, reaper: &Reaper) -> Taken<V> {
+        let mut state = self.lock();
+        while let Some(sandbox) = state.ready.pop() {
+            if sandbox.is_fit() {
+                state.handed_out += 1;
+                return Taken::Ready(sandbox);
+            }
+            state.discarded += 1;
+            reaper.reap_later(sandbox);
+        }
+        if state.ceiling.target() > 0 {
+            state.missed += 1;
+            state.ceiling.rise(Instant::now());
+        }
+        match state.take_stand(reaper) {
+            Some(stand) => Taken::Standing(stand),
+            None => Taken::Nothing,
+        }
+    }
+
+    /// Somebody waits for a microVM of this pack until the answer is dropped.
+    pub fn wait(&self) -> impl Drop + '_ {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(&self.waiting)
+    }
+
+    /// Whether somebody waits who found nothing ready.
+    pub fn is_in_need(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0 && self.lock().ready.is_empty()
+    }
+
+    /// Begins to make a microVM, with a head start if there is one.
+    pub fn fill(&self, generation: u64, reaper: &Reaper) -> (Filling<'_, V>, Option<Stand<V>>) {
+        let mut state = self.lock();
+        state.filling += 1;
+        let stand = state.take_stand(reaper);
+        (Filling { pool: self, generation }, stand)
+    }
+
+    /// Puts `stand` into the stock, unless the pool was emptied since `generation`.
+    pub fn stock(&self, stand: Stand<V>, generation: u64, reaper: &Reaper) {
+        let mut state = self.lock();
+        if state.generation == generation {
+            state.succeed();
+            state.stock.push(stand.ahead());
+        } else {
+            drop(state);
+            reaper.drop_later(stand);
+        }
+    }
+
+    /// Changes when the pool is emptied.
+    pub fn generation(&self) -> u64 {
+        self.lock().generation
+    }
+
+    /// Nothing is made for a while.
+    pub fn rest(&self) {
+        let mut state = self.lock();
+        let wait = RETRY * (1 << state.failures.min(RETRY_DOUBLINGS_MAX));
+        state.failures += 1;
+        state.rests_until = Some(Instant::now() + wait);
+    }
+
+    /// Ids of the microVMs that are ready, the oldest first.
+    pub fn ready(&self) -> Vec<SandboxId> {
+        self.lock().ready.iter().map(|sandbox| sandbox.id).collect()
+    }
+
+    /// Takes a microVM out to look at it, if it is still there.
+    pub fn lend(&self, id: SandboxId) -> Option<Lent<'_, V>> {
+        let mut state = self.lock();
+        let index = state.ready.iter().position(|sandbox| sandbox.id == id)?;
+        let sandbox = state.ready.remove(index);
+        state.lent += 1;
+        Some(Lent { pool: self, sandbox, generation: state.generation })
+    }
+
+    /// Empties the pool and its stock.
+    pub fn clear(&self, reaper: &Reaper) {
+        let mut state = self.lock();
+        state.generation += 1;
+        state.ready.drain(..).for_each(|sandbox| reaper.reap_later(sandbox));
+        state.stock.drain(..).for_each(|stand| reaper.drop_later(stand));
+    }
+
+    fn view(&self, pack: PackName) -> PoolView {
+        let state = self.lock();
+        PoolView {
+            pack,
+            ready: state.ready.len(),
+            filling: state.filling,
+            standing_by: state.stock.len(),
+            target: state.ceiling.target(),
+            ceiling: state.ceiling.now(),
+            handed_out: state.handed_out,
+            missed: state.missed,
+            discarded: state.discarded,
+        }
+    }
+
+    /// No code that could panic half-way through a change runs under this lock.
+    fn lock(&self) -> MutexGuard<'_, State<V>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V: SnapshotVmm> State<V> {
+    /// MicroVMs that are in the pool or will be.
+    fn held(&self) -> usize {
+        self.ready.len() + self.filling + self.lent
+    }
+
+    /// From below the target up to the ceiling, not at every sandbox taken: work ahead of
+    /// need comes in one piece.
+    fn wants_more(&mut self) -> bool {
+        if self.held() < self.ceiling.target() {
+            self.refilling = true;
+        }
+        if self.held() >= self.ceiling.now() {
+            self.refilling = false;
+        }
+        self.refilling
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| until > now)
+    }
+
+    fn succeed(&mut self) {
+        (self.failures, self.rests_until) = (0, None);
+    }
+
+    fn take_stand(&mut self, reaper: &Reaper) -> Option<Stand<V>> {
+        while let Some(stand) = self.stock.pop() {
+            if stand.is_alive() {
+                return Some(stand);
+            }
+            reaper.drop_later(stand);
+        }
+        None
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A microVM being made for a pool.
+pub(crate) struct Filling<'a, V: SnapshotVmm> {
+    pool: &'a Pool<V>,
+    generation: u64,
+}
+
+impl<V: SnapshotVmm> Filling<'_, V> {
+    /// Puts it into the pool, unless that was emptied meanwhile.
+    pub fn done(self, sandbox: Arc<Sandbox<V::MicroVm>>, reaper: &Reaper) {
+        let mut state = self.pool.lock();
+        if state.generation == self.generation {
+            state.succeed();
+            state.ready.push(sandbox);
+        } else {
+            reaper.reap_later(sandbox);
+        }
+        // Counted as ready before it is no longer counted as filling.
+        drop(state);
+    }
+}
+
+impl<V: SnapshotVmm> Drop for Filling<'_, V> {
+    fn drop(&mut self) {
+        self.pool.lock().filling -= 1;
+    }
+}
+
+/// A microVM that was taken out to be looked at. Dropping it ends the microVM.
+pub(crate) struct Lent<'a, V: SnapshotVmm> {
+    pool: &'a Pool<V>,
+    sandbox: Arc<Sandbox<V::MicroVm>>,
+    generation: u64,
+}
+
+impl<V: SnapshotVmm> Lent<'_, V> {
+    pub fn sandbox(&self) -> &Sandbox<V::MicroVm> {
+        &self.sandbox
+    }
+
+    /// Puts it back, unless the pool was emptied meanwhile. Who looks at all, the oldest first,
+    /// leaves their order as it was.
+    pub fn give_back(self, reaper: &Reaper) {
+        let mut state = self.pool.lock();
+        let sandbox = Arc::clone(&self.sandbox);
+        if state.generation == self.generation {
+            state.ready.push(sandbox);
+        } else {
+            reaper.reap_later(sandbox);
+        }
+        drop(state);
+    }
+
+    pub fn discard(self, reaper: &Reaper) {
+        self.pool.lock().discarded += 1;
+        reaper.reap_later(Arc::clone(&self.sandbox));
+    }
+}
+
+impl<V: SnapshotVmm> Drop for Lent<'_, V> {
+    fn drop(&mut self) {
+        self.pool.lock().lent -= 1;
+    }
+}

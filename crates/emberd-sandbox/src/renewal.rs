@@ -1,0 +1,135 @@
+//! What makes a restored guest itself: no two get the same.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use emberd_proto::Renewal;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use crate::SandboxId;
+use crate::channel::{ChannelError, GuestConnection};
+
+/// Random bytes each guest gets: twice what the kernel's generator is keyed with.
+const ENTROPY_BYTES: usize = 64;
+
+/// Longest exchange after which the guest's clock is good enough; 50 ms are promised. It is late
+/// by the time the message took, which is part of the exchange.
+const EXCHANGE_MAX: Duration = Duration::from_millis(40);
+
+/// Most exchanges before a late clock is accepted: the first touches cold code, the second
+/// does not, and a host on which the third is slow is too busy for a precise clock.
+const EXCHANGES_MAX: usize = 3;
+
+/// Gives the guest of `connection` its clock, randomness and names.
+pub(crate) async fn renew<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut GuestConnection<S>,
+    id: SandboxId,
+) -> Result<(), ChannelError> {
+    let mut renewal = fresh(id);
+    for _ in 0..EXCHANGES_MAX {
+        let sent = Instant::now();
+        renewal.wall_clock_us = wall_clock_us();
+        connection.renew(renewal.clone()).await?;
+        if sent.elapsed() <= EXCHANGE_MAX {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn fresh(id: SandboxId) -> Renewal {
+    Renewal {
+        wall_clock_us: wall_clock_us(),
+        entropy_base64: BASE64.encode(random::<ENTROPY_BYTES>()),
+        hostname: id.to_string().replace('_', "-"),
+        machine_id: hexadecimal(&random::<16>()),
+        boot_id: uuid(random()),
+    }
+}
+
+fn wall_clock_us() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// # Panics
+/// When the kernel has no randomness to give.
+fn random<const BYTES: usize>() -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    bytes
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn uuid(mut bytes: [u8; 16]) -> String {
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let parts = [&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[8..10], &bytes[10..]];
+    parts.map(hexadecimal).join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use emberd_proto::frame::encode_message;
+    use emberd_proto::{GuestMessage, HostMessage};
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::channel::tests::{greeted, next_message};
+
+    #[test]
+    fn every_guest_gets_what_no_other_has_and_every_rule_is_kept() {
+        let [one, other] = [fresh(SandboxId::random()), fresh(SandboxId::random())];
+        one.check().unwrap();
+        assert_ne!(one.entropy_base64, other.entropy_base64);
+        assert_ne!(one.machine_id, other.machine_id);
+        assert_ne!(one.boot_id, other.boot_id);
+        assert_ne!(one.hostname, other.hostname);
+        assert_eq!(one.entropy().unwrap().len(), ENTROPY_BYTES);
+    }
+
+    #[test]
+    fn names_are_as_their_readers_expect() {
+        let id: SandboxId = "sb_00ff1234abcd".parse().unwrap();
+        assert_eq!(fresh(id).hostname, "sb-00ff1234abcd");
+        assert_eq!(uuid([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(hexadecimal(&[0x0a, 0xf0]), "0af0");
+    }
+
+    #[tokio::test]
+    async fn clock_told_too_slowly_is_told_again() {
+        let (mut connection, mut guest) = greeted().await;
+        let mut renewals = Vec::new();
+        let answers = async {
+            loop {
+                let HostMessage::Renew(renewal) = next_message(&mut guest).await else {
+                    panic!("something else was asked");
+                };
+                renewals.push(renewal);
+                if renewals.len() == 1 {
+                    // The delay is what is tested.
+                    tokio::time::sleep(2 * EXCHANGE_MAX).await;
+                }
+                let mut answer = bytes::BytesMut::new();
+                encode_message(&GuestMessage::Renewed, &mut answer);
+                guest.write_all(&answer).await.unwrap();
+            }
+        };
+        tokio::select! {
+            renewed = renew(&mut connection, SandboxId::random()) => renewed.unwrap(),
+            () = answers => {}
+        }
+        let [first, second, ..] = &renewals[..] else { panic!("it was told once") };
+        let later = Duration::from_micros(second.wall_clock_us - first.wall_clock_us);
+        assert!(later >= 2 * EXCHANGE_MAX, "{later:?}");
+        assert_eq!(first.machine_id, second.machine_id);
+    }
+}

@@ -1,0 +1,183 @@
+//! From a template to a microVM whose guest is itself.
+//!
+//! ```text
+//! stand_by ─▶ Stand ─▶ load ─▶ guest answers ─▶ renewed ─▶ (warmed up) ─▶ ready
+//!             waits in a stock, or goes on at once
+//! ```
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use emberd_image::PackImage;
+use emberd_proto::ExecSpec;
+use emberd_vmm::{BootError, MicroVm, RestoreError, SnapshotVmm, Standby as _, Template};
+use tokio::time::Instant;
+
+use crate::answer::{AnswerError, answer, connect};
+use crate::base::Base;
+use crate::boot_path::{BootPath, BootTimes};
+use crate::channel::GuestConnection;
+use crate::create::{Answered, end};
+use crate::record;
+use crate::renewal::renew;
+use crate::sandbox::Sandbox;
+
+/// Longest wait for the first answer and the renewal of a restored guest, which need some
+/// milliseconds: a hundred times what a busy host without hardware virtualisation takes.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Time limit of one warm-up, in milliseconds: a busy emulated guest takes a second or two.
+const WARM_UP_MS: u64 = 60_000;
+
+/// How long after a warm-up's own time limit its guest may take to say so.
+const WARM_UP_GRACE: Duration = Duration::from_secs(10);
+
+/// Why a microVM was not restored. Nothing of it is left behind.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RestoreFailure {
+    /// The VMM did not do it.
+    #[error("cannot restore from {}", template.display())]
+    Vmm { template: PathBuf, source: RestoreError },
+    /// Its record could not be written.
+    #[error("cannot write to {}", dir.display())]
+    Record { dir: PathBuf, source: io::Error },
+    /// The guest did not wake up.
+    #[error("the guest restored from {} did not wake up", template.display())]
+    Guest { template: PathBuf, source: AnswerError },
+}
+
+/// Whose fault a failed restore is, as far as its error tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// The template's: nothing can be restored from it.
+    Template,
+    /// The template's or the host's.
+    Unclear,
+    /// The host's: the template was not looked at.
+    Host,
+}
+
+impl RestoreFailure {
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Vmm { source: RestoreError::Template(_), .. } => Blame::Template,
+            Self::Record { .. }
+            | Self::Vmm {
+                source:
+                    RestoreError::Unsupported { .. }
+                    | RestoreError::Start(
+                        BootError::Prepare { .. }
+                        | BootError::Spawn { .. }
+                        | BootError::NoChannel { .. },
+                    ),
+                ..
+            } => Blame::Host,
+            Self::Vmm { .. } | Self::Guest { .. } => Blame::Unclear,
+        }
+    }
+}
+
+/// A VMM that has its template before it, and the sandbox it will be.
+pub(crate) struct Stand<V: SnapshotVmm> {
+    pub sandbox: Arc<Sandbox<V::MicroVm>>,
+    pub template: Arc<Template>,
+    standby: V::Standby,
+    /// What starting it took whoever waits for it.
+    vmm_time: Duration,
+}
+
+impl<V: SnapshotVmm> Stand<V> {
+    /// The same, with nobody waiting for it yet.
+    pub fn ahead(self) -> Self {
+        Self { vmm_time: Duration::ZERO, ..self }
+    }
+
+    /// Whether its VMM still runs.
+    pub fn is_alive(&self) -> bool {
+        self.standby.exited().reason().is_none()
+    }
+}
+
+/// Starts a VMM for `sandbox` that is ready to load `template`.
+///
+/// Dropping the future removes whatever was started.
+pub(crate) async fn stand_by<V: SnapshotVmm>(
+    base: &Base<V>,
+    template: Arc<Template>,
+    sandbox: Arc<Sandbox<V::MicroVm>>,
+    image: &PackImage,
+) -> Result<Stand<V>, RestoreFailure> {
+    let started = Instant::now();
+    let spec = base.restore_spec(&sandbox, image);
+    let standby = base.vmm.stand_by(&template, spec).await;
+    let standby = standby
+        .map_err(|source| RestoreFailure::Vmm { template: template.dir().into(), source })?;
+    record::write(&sandbox)
+        .map_err(|source| RestoreFailure::Record { dir: sandbox.dir.clone(), source })?;
+    Ok(Stand { sandbox, template, standby, vmm_time: started.elapsed() })
+}
+
+/// Loads the template into `stand` and makes its guest itself. One for the pool is warmed up,
+/// too; who waits for the other kind warms it up by using it.
+///
+/// Dropping the future removes the microVM.
+pub(crate) async fn load<V: SnapshotVmm>(
+    base: &Base<V>,
+    stand: Stand<V>,
+    image: &PackImage,
+    boot_path: BootPath,
+) -> Result<Answered<V::MicroVm>, RestoreFailure> {
+    let warm_up = image.warm_up.as_deref().filter(|_| boot_path == BootPath::WarmPool);
+    let Stand { sandbox, template, standby, vmm_time } = stand;
+    let template = || template.dir().to_owned();
+    let wait_max = ANSWER_WAIT_MAX.min(base.config.boot_timeout);
+    let started = Instant::now();
+    let vm = standby.load().await;
+    let vm = vm.map_err(|source| RestoreFailure::Vmm { template: template(), source })?;
+    let loaded = Instant::now();
+    let woken = async {
+        let (mut connection, _) = answer(&vm, loaded, wait_max, connect(&vm)).await?;
+        let answered = Instant::now();
+        let renewal = renew(&mut connection, sandbox.id);
+        answer(&vm, answered, wait_max, renewal).await?;
+        let renewed = Instant::now();
+        if let Some(code) = warm_up {
+            run_warm_up(&vm, &mut connection, code).await?;
+        }
+        let boot = BootTimes {
+            vmm: vmm_time,
+            load: Some(loaded - started),
+            guest: answered - loaded,
+            renew: Some(renewed - answered),
+            warm_up: warm_up.map(|_| renewed.elapsed()),
+            kernel: None,
+            init: None,
+        };
+        Ok((connection, boot))
+    };
+    match woken.await {
+        Ok((connection, boot)) => Ok(Answered { vm, connection, boot_path, boot }),
+        Err(source) => {
+            end(sandbox.id, vm).await;
+            Err(RestoreFailure::Guest { template: template(), source })
+        }
+    }
+}
+
+/// Runs a pack's warm-up once. How it ends is the pack's affair; that the guest answers is not.
+pub(crate) async fn run_warm_up<M: MicroVm>(
+    vm: &M,
+    connection: &mut GuestConnection<M::Stream>,
+    code: &str,
+) -> Result<(), AnswerError> {
+    let spec = ExecSpec { timeout_ms: WARM_UP_MS, ..ExecSpec::new(code) };
+    let wait_max = Duration::from_millis(WARM_UP_MS) + WARM_UP_GRACE;
+    let outcome = answer(vm, Instant::now(), wait_max, connection.exec(spec, b"")).await?;
+    if outcome.exit.exit_code != 0 {
+        let (code, stderr) = (outcome.exit.exit_code, outcome.stderr.trim_end());
+        tracing::warn!(code, stderr, error = outcome.exit.error, "warm-up failed");
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! One template, from a cold boot to its publication.
+//!
+//! ```text
+//! boot ─▶ guest answers ─▶ settle ─▶ warm up … ─▶ settle ─▶ snapshot ─▶ published
+//!                                                            └▶ the microVM is killed
+//! ```
+
+use std::path::Path;
+use std::time::Duration;
+
+use emberd_image::PackImage;
+use emberd_proto::{Refusal, RefusalCode, Settled};
+use emberd_vmm::{MicroVm, SnapshotError, SnapshotMicroVm as _, SnapshotVmm, Template};
+use tokio::time::Instant;
+
+use crate::answer::{AnswerError, answer};
+use crate::base::Base;
+use crate::channel::{ChannelError, GuestConnection};
+use crate::create::{self, Answered, CreateError};
+use crate::restore::run_warm_up;
+use crate::sandbox::Sandbox;
+
+/// How often the pack's warm-up runs before the snapshot: the first run fills the page cache,
+/// the second takes the paths the first could not, the third finds everything warm.
+const WARM_UPS: usize = 3;
+
+/// How long a guest may take to come to rest: starting a warm interpreter takes seconds on an
+/// emulated processor.
+const SETTLE_WAIT_MAX: Duration = Duration::from_secs(90);
+
+/// Why a template was not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MakeError {
+    /// The microVM it is made of did not come up.
+    #[error("the microVM it is made of did not come up")]
+    Boot(#[from] CreateError),
+    /// The guest did not do what was asked.
+    #[error("the guest it is made of failed")]
+    Guest(#[from] AnswerError),
+    /// The snapshot was not written or not published.
+    #[error("no snapshot was made")]
+    Snapshot(#[from] SnapshotError),
+}
+
+/// Makes the template `into` for the pack with `image`, of a microVM in the place of `sandbox`.
+///
+/// Dropping the future leaves neither microVM nor half a template.
+pub(crate) async fn make<V: SnapshotVmm>(
+    base: &Base<V>,
+    sandbox: &Sandbox<V::MicroVm>,
+    image: &PackImage,
+    into: &Path,
+) -> Result<Template, MakeError> {
+    let Answered { vm, mut connection, .. } = create::boot(base, sandbox, image, true).await?;
+    let made = async {
+        prepare(&vm, &mut connection, image).await?;
+        // No stream survives a snapshot, and the guest must not wait for one that did not.
+        drop(connection);
+        Ok(vm.snapshot(into, base.hashes(image)).await?)
+    };
+    let made = made.await;
+    create::end(sandbox.id, vm).await;
+    made
+}
+
+/// Brings the guest to where every clone is to begin.
+async fn prepare<M: MicroVm>(
+    vm: &M,
+    connection: &mut GuestConnection<M::Stream>,
+    image: &PackImage,
+) -> Result<(), AnswerError> {
+    settle(vm, connection).await?;
+    if let Some(code) = &image.warm_up {
+        for _ in 0..WARM_UPS {
+            run_warm_up(vm, connection, code).await?;
+        }
+        settle(vm, connection).await?;
+    }
+    Ok(())
+}
+
+async fn settle<M: MicroVm>(
+    vm: &M,
+    connection: &mut GuestConnection<M::Stream>,
+) -> Result<(), AnswerError> {
+    let settling = async {
+        match connection.settle().await {
+            // The agent of an older initramfs, which has no zygote either.
+            Err(ChannelError::Refused(Refusal { code: RefusalCode::UnknownOperation, .. })) => {
+                Ok(Settled { zygote_ready: None })
+            }
+            settled => settled,
+        }
+    };
+    let settled = answer(vm, Instant::now(), SETTLE_WAIT_MAX, settling).await?;
+    if settled.zygote_ready == Some(false) {
+        tracing::warn!("the template is made without a zygote: it did not get ready");
+    }
+    Ok(())
+}
