@@ -10,9 +10,13 @@ use utoipa::ToSchema;
 
 mod address;
 pub mod paths;
+mod server_timing;
 
 pub use address::{Address, AddressError};
-pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec};
+pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
+pub use server_timing::{
+    SERVER_TIMING_HEADER, STAGE_TOTAL, ServerTiming, ServerTimingError, Stage,
+};
 
 /// Language pack of a sandbox created without naming one.
 pub const LANGUAGE_PACK_DEFAULT: &str = "python";
@@ -84,8 +88,10 @@ pub struct Sandbox {
     pub reason: Option<String>,
     /// When it was asked for, in milliseconds since the Unix epoch.
     pub created_at_ms: u64,
-    /// How its microVM came to be: `cold-boot`.
-    pub boot_path: String,
+    /// How its microVM came to be: `warm-pool`, `snapshot-restore` or `cold-boot`; absent
+    /// until it is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_path: Option<String>,
     /// Where the time of its creation went; absent until it is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootTimes>,
@@ -96,13 +102,23 @@ pub struct Sandbox {
     pub dir: String,
 }
 
-/// Where the time of a creation went, in microseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// Where the time of a microVM's making went, in microseconds. One from the warm pool was made
+/// before it was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BootTimes {
-    /// Until the VMM process ran and its channel was open.
+    /// Until the VMM process ran and its channel, or its control socket, was open.
     pub vmm_us: u64,
+    /// From then until the guest of a template ran. Absent after a cold boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_us: Option<u64>,
     /// From then until the guest answered.
     pub guest_us: u64,
+    /// From then until a restored guest had a clock, randomness and names of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renew_us: Option<u64>,
+    /// From then until the pack's warm-up had run. Absent where it was not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up_us: Option<u64>,
     /// Of the guest's own clock: kernel start to PID 1. Absent where the agent is not PID 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_us: Option<u64>,
@@ -127,8 +143,14 @@ pub struct Info {
     pub guest_ram_mib: u32,
     /// Virtual processors of each guest.
     pub guest_vcpus: u8,
-    /// How new sandboxes come to be: `cold-boot`.
+    /// How new sandboxes come to be as a rule: `warm-pool`, `snapshot-restore` or `cold-boot`.
     pub boot_path: String,
+    /// The pools, one for each language pack; none where there are no templates.
+    #[serde(default)]
+    pub pools: Vec<Pool>,
+    /// Deleted sandboxes whose microVMs are not wholly gone yet.
+    #[serde(default)]
+    pub reaping: usize,
     /// Installed language packs by name, each with its description.
     pub packs: BTreeMap<String, String>,
     /// Directory of per-sandbox state.
@@ -139,6 +161,72 @@ pub struct Info {
     pub sandboxes: usize,
     /// Sandboxes there may be.
     pub sandboxes_max: usize,
+}
+
+/// The microVMs of one language pack that wait for somebody to ask for them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Pool {
+    /// The language pack.
+    pub language_pack: String,
+    /// MicroVMs ready to be handed out.
+    pub ready: usize,
+    /// MicroVMs being made ready.
+    pub filling: usize,
+    /// VMMs started ahead that have not loaded their template yet.
+    pub standing_by: usize,
+    /// MicroVMs that are to be ready; 0 where none wait and only VMMs stand by.
+    pub target: usize,
+    /// `target` as recent bursts have raised it.
+    pub ceiling: usize,
+    /// Sandboxes the pool has given.
+    pub handed_out: u64,
+    /// Sandboxes asked for while the pool was empty.
+    pub missed: u64,
+    /// MicroVMs that died or stopped answering in the pool.
+    pub discarded: u64,
+}
+
+/// What a template is to the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TemplateState {
+    /// There is none; sandboxes boot cold.
+    Absent,
+    /// It is being built or verified.
+    Building,
+    /// Sandboxes are restored from it.
+    Ready,
+    /// It could not be built; sandboxes boot cold.
+    Failed,
+}
+
+/// The template of one language pack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Template {
+    /// The language pack.
+    pub language_pack: String,
+    /// What it is to the daemon.
+    pub state: TemplateState,
+    /// Why it could not be built; absent unless `state` is `failed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Its directory on the host; absent unless `state` is `ready`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<String>,
+    /// Bytes its files take on disk; absent unless `state` is `ready`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+    /// When it was made, in milliseconds since the Unix epoch; absent unless `state` is
+    /// `ready`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_at_ms: Option<u64>,
+}
+
+/// Answer to `GET /templates`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TemplateList {
+    /// One for each installed language pack, by name; none where the daemon makes none.
+    pub templates: Vec<Template>,
 }
 
 /// The VMM the daemon uses.
@@ -202,12 +290,16 @@ pub enum ErrorCode {
     TooManySandboxes,
     /// 409: the sandbox is still being created.
     SandboxNotReady,
+    /// 409: this daemon makes no templates.
+    NoTemplates,
     /// 500: a defect of the daemon or its host.
     Internal,
     /// 502: the guest broke the protocol or stopped answering.
     GuestFailed,
     /// 503: the microVM could not be started or its guest never answered.
     BootFailed,
+    /// 503: the template could not be built.
+    TemplateFailed,
     /// 503: the daemon is shutting down.
     ShuttingDown,
     /// A kind of error newer than this code.

@@ -6,6 +6,10 @@ pub const SANDBOXES: &str = "/sandboxes";
 pub const SANDBOX: &str = "/sandboxes/{id}";
 /// `POST` runs code.
 pub const EXEC: &str = "/sandboxes/{id}/exec";
+/// `GET` lists the templates.
+pub const TEMPLATES: &str = "/templates";
+/// `POST` builds the template of a language pack, `DELETE` removes it.
+pub const TEMPLATE: &str = "/templates/{pack}";
 /// `GET` shows what the daemon is.
 pub const INFO: &str = "/info";
 /// `GET` answers when the daemon is up.
@@ -21,6 +25,11 @@ pub fn sandbox(id: &str) -> String {
 /// Path that runs code in one sandbox.
 pub fn exec(id: &str) -> String {
     EXEC.replace("{id}", &segment(id))
+}
+
+/// Path of the template of one language pack.
+pub fn template(pack: &str) -> String {
+    TEMPLATE.replace("{pack}", &segment(pack))
 }
 
 /// `text` as one segment of a path: everything but unreserved characters (RFC 3986 §2.3) is
