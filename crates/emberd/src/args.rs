@@ -1,6 +1,7 @@
 //! Options as typed: on the command line, in `EMBERD_*` variables, in a TOML file.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::builder::BoolishValueParser;
 use clap::{Parser, ValueEnum};
@@ -71,6 +72,20 @@ pub struct Options {
     /// Virtual processors of each guest [default: 1].
     #[arg(long, env = "EMBERD_GUEST_VCPUS", value_name = "N")]
     pub guest_vcpus: Option<u8>,
+    /// Whether sandboxes are restored from templates: snapshots of microVMs that have booted
+    /// [default: on].
+    #[arg(long, env = "EMBERD_TEMPLATES", value_name = "WHETHER")]
+    pub templates: Option<Switch>,
+    /// Directory of templates, which daemons may share [default: templates in the data
+    /// directory].
+    #[arg(long, env = "EMBERD_TEMPLATE_DIR", value_name = "DIR")]
+    pub template_dir: Option<PathBuf>,
+    /// MicroVMs of each language pack that wait, restored, for somebody to ask [default: 2].
+    #[arg(long, env = "EMBERD_POOL_SIZE", value_name = "N|off")]
+    pub pool_size: Option<PoolSize>,
+    /// Most memory the waiting microVMs may come to, in MiB [default: a quarter of the host's].
+    #[arg(long, env = "EMBERD_POOL_MEMORY_MIB", value_name = "MIB")]
+    pub pool_memory_mib: Option<u64>,
     /// Most sandboxes at once [default: 64].
     #[arg(long, env = "EMBERD_MAX_SANDBOXES", value_name = "N")]
     pub max_sandboxes: Option<usize>,
@@ -125,6 +140,57 @@ pub enum Switch {
     On,
     /// No.
     Off,
+}
+
+/// How many microVMs of each language pack wait to be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "NumberOrWord")]
+pub enum PoolSize {
+    /// None: there is no pool.
+    Off,
+    /// This many.
+    Of(usize),
+}
+
+/// Why a text is no [`PoolSize`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a number of microVMs, nor `off`")]
+pub struct PoolSizeError;
+
+impl FromStr for PoolSize {
+    type Err = PoolSizeError;
+
+    fn from_str(text: &str) -> Result<Self, PoolSizeError> {
+        match text {
+            "off" => Ok(Self::Off),
+            number => number.parse::<usize>().map(Self::from).map_err(|_| PoolSizeError),
+        }
+    }
+}
+
+impl From<usize> for PoolSize {
+    fn from(number: usize) -> Self {
+        if number == 0 { Self::Off } else { Self::Of(number) }
+    }
+}
+
+/// A [`PoolSize`] as TOML writes it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NumberOrWord {
+    Number(usize),
+    Word(String),
+}
+
+impl TryFrom<NumberOrWord> for PoolSize {
+    type Error = PoolSizeError;
+
+    fn try_from(typed: NumberOrWord) -> Result<Self, PoolSizeError> {
+        match typed {
+            NumberOrWord::Number(number) => Ok(number.into()),
+            NumberOrWord::Word(word) => word.parse(),
+        }
+    }
 }
 
 /// What runs the guests' instructions.
@@ -202,6 +268,10 @@ impl Options {
             console: self.console.or(weaker.console),
             guest_ram_mib: self.guest_ram_mib.or(weaker.guest_ram_mib),
             guest_vcpus: self.guest_vcpus.or(weaker.guest_vcpus),
+            templates: self.templates.or(weaker.templates),
+            template_dir: self.template_dir.or(weaker.template_dir),
+            pool_size: self.pool_size.or(weaker.pool_size),
+            pool_memory_mib: self.pool_memory_mib.or(weaker.pool_memory_mib),
             max_sandboxes: self.max_sandboxes.or(weaker.max_sandboxes),
             boot_timeout: self.boot_timeout.or(weaker.boot_timeout),
             kernel: self.kernel.or(weaker.kernel),
@@ -219,12 +289,14 @@ mod tests {
     #[test]
     fn flags_go_before_the_file() {
         let flags = Args::try_parse_from(["emberd", "--addr", "a:1", "--kernel-args", "-x y"]);
-        let file = "addr = 'b:2'\nguest-ram-mib = 512\nvmm = 'qemu'\nlog-format = 'json'";
+        let file = "addr = 'b:2'\nguest-ram-mib = 512\nvmm = 'qemu'\nlog-format = 'json'\n\
+            pool-size = 3";
         let options = flags.unwrap().options.over(toml::from_str(file).unwrap());
         let expect = Options {
             addr: Some("a:1".into()),
             guest_ram_mib: Some(512),
             vmm: Some(VmmChoice::Qemu),
+            pool_size: Some(PoolSize::Of(3)),
             kernel_args: Some("-x y".into()),
             log_format: Some(LogFormat::Json),
             // Not the default: this machine's EMBERD_* variables count.
@@ -235,8 +307,33 @@ mod tests {
 
     #[test]
     fn file_with_a_word_that_is_no_option_is_refused() {
-        for file in ["adr = 'a:1'", "guest-ram-mib = '512'", "vmm = 'xen'", "["] {
+        for file in [
+            "adr = 'a:1'",
+            "guest-ram-mib = '512'",
+            "vmm = 'xen'",
+            "pool-size = -1",
+            "pool-size = 'many'",
+            "templates = 'perhaps'",
+            "[",
+        ] {
             assert!(toml::from_str::<Options>(file).is_err(), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_pool_has_a_size_or_is_off() {
+        let flag = |text: &str| {
+            let args = Args::try_parse_from(["emberd", "--pool-size", text]);
+            args.map(|args| args.options.pool_size)
+        };
+        let file = |text: &str| toml::from_str::<Options>(text).map(|options| options.pool_size);
+        assert_eq!(flag("off").unwrap(), Some(PoolSize::Off));
+        assert_eq!(flag("0").unwrap(), Some(PoolSize::Off));
+        assert_eq!(flag("7").unwrap(), Some(PoolSize::Of(7)));
+        assert_eq!(file("pool-size = 'off'").unwrap(), Some(PoolSize::Off));
+        assert_eq!(file("pool-size = 0").unwrap(), Some(PoolSize::Off));
+        for text in ["", "on", "-1", "1.5", "99999999999999999999", "2 "] {
+            assert!(flag(text).is_err(), "{text:?}");
         }
     }
 

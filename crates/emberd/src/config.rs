@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use emberd_api::{ADDR_DEFAULT, Address, AddressError};
-use emberd_image::{DataDir, Images, KernelImage, LoadError};
+use emberd_image::{DataDir, Images, InitramfsImage, KernelImage, LoadError};
 use emberd_sandbox::{
-    BOOT_TIMEOUT_DEFAULT, EXEC_GRACE_DEFAULT, SANDBOXES_MAX_DEFAULT, SandboxesConfig,
+    BOOT_TIMEOUT_DEFAULT, EXEC_GRACE_DEFAULT, Pace, PoolConfig, SANDBOXES_MAX_DEFAULT,
+    SandboxesConfig,
 };
 
-use crate::args::{AccelChoice, JailChoice, LogFormat, Options, Switch, VmmChoice};
+use crate::args::{AccelChoice, JailChoice, LogFormat, Options, PoolSize, Switch, VmmChoice};
 
 /// Memory of a guest, in MiB, unless configured otherwise.
 const GUEST_RAM_MIB_DEFAULT: u32 = 256;
@@ -21,6 +22,22 @@ const GUEST_RAM_MIB: RangeInclusive<u32> = 64..=(1 << 20);
 
 /// Virtual processors a guest can be given; Firecracker's limit.
 const GUEST_VCPUS: RangeInclusive<u8> = 1..=32;
+
+/// Where templates are in the data directory.
+const TEMPLATE_DIR: &str = "templates";
+
+/// MicroVMs of each language pack that wait, unless configured otherwise: who asks for two
+/// sandboxes at once waits for neither.
+const POOL_SIZE_DEFAULT: usize = 2;
+
+/// MicroVMs of each language pack that can be asked to wait: each is a process and its memory.
+const POOL_SIZE: RangeInclusive<usize> = 0..=256;
+
+/// Part of the host's memory that pools may take unless configured otherwise: one in this many.
+const POOL_MEMORY_PART: u64 = 4;
+
+/// Most memory pools can be given, in MiB (16 TiB): more is a slip of the keyboard.
+const POOL_MEMORY_MIB_MAX: u64 = 1 << 24;
 
 /// Sandboxes a host can be asked to hold.
 const MAX_SANDBOXES: RangeInclusive<usize> = 1..=4096;
@@ -128,6 +145,8 @@ pub struct Surroundings {
     pub runtime_dir: Option<PathBuf>,
     /// The data directory of this user.
     pub data_dir: Option<DataDir>,
+    /// Memory of the host, in MiB.
+    pub host_memory_mib: u64,
 }
 
 impl Surroundings {
@@ -138,6 +157,7 @@ impl Surroundings {
             user_id: rustix::process::geteuid().as_raw(),
             runtime_dir: runtime_dir.filter(|path| path.is_absolute()),
             data_dir: DataDir::default_path(),
+            host_memory_mib: host_memory_mib(),
         }
     }
 
@@ -162,6 +182,14 @@ impl Config {
             Some(path) => DataDir::new(absolute(path)?),
             None => surroundings.data_dir.clone().ok_or(ConfigError::NoDataDir)?,
         };
+        let mem_size_mib = within("--guest-ram-mib", options.guest_ram_mib, GUEST_RAM_MIB)?
+            .unwrap_or(GUEST_RAM_MIB_DEFAULT);
+        let pool = pool(options.pool_size, options.pool_memory_mib, mem_size_mib, surroundings)?;
+        let template_dir = match options.template_dir {
+            Some(path) => absolute(path)?,
+            None => data_dir.path().join(TEMPLATE_DIR),
+        };
+        let has_templates = options.templates != Some(Switch::Off);
         let sandboxes = SandboxesConfig {
             run_dir: absolute(run_dir)?,
             sandboxes_max: within("--max-sandboxes", options.max_sandboxes, MAX_SANDBOXES)?
@@ -169,13 +197,14 @@ impl Config {
             boot_timeout: boot_timeout(options.boot_timeout)?.unwrap_or(BOOT_TIMEOUT_DEFAULT),
             exec_grace: EXEC_GRACE_DEFAULT,
             vcpu_count: within("--guest-vcpus", options.guest_vcpus, GUEST_VCPUS)?.unwrap_or(1),
-            mem_size_mib: within("--guest-ram-mib", options.guest_ram_mib, GUEST_RAM_MIB)?
-                .unwrap_or(GUEST_RAM_MIB_DEFAULT),
+            mem_size_mib,
             kernel_args: options
                 .kernel_args
                 .iter()
                 .flat_map(|words| words.split_whitespace().map(str::to_owned))
                 .collect(),
+            template_dir: has_templates.then_some(template_dir),
+            pool: pool.filter(|_| has_templates),
         };
         let accel = options.accel.unwrap_or_default();
         Ok(Self {
@@ -207,11 +236,10 @@ impl Config {
     pub fn images(&self) -> Result<Images, LoadError> {
         let mut images = Images::load(&self.data_dir)?;
         if let Some(path) = &self.kernel {
-            let release = "given by --kernel".to_owned();
-            images.kernel = KernelImage { path: path.clone(), release, hz: None };
+            images.kernel = KernelImage::given(path.clone())?;
         }
         if let Some(path) = &self.initramfs {
-            images.initramfs.clone_from(path);
+            images.initramfs = InitramfsImage::given(path.clone())?;
         }
         Ok(images)
     }
@@ -235,6 +263,30 @@ where
         }),
         value => Ok(value),
     }
+}
+
+/// The pool that is asked for; none where its memory would not do for one guest.
+fn pool(
+    size: Option<PoolSize>,
+    memory_mib: Option<u64>,
+    guest_mib: u32,
+    surroundings: &Surroundings,
+) -> Result<Option<PoolConfig>, ConfigError> {
+    let guest_mib = u64::from(guest_mib);
+    let memory_mib = within("--pool-memory-mib", memory_mib, guest_mib..=POOL_MEMORY_MIB_MAX)?;
+    let memory_mib_max = memory_mib.unwrap_or(surroundings.host_memory_mib / POOL_MEMORY_PART);
+    let size = match size {
+        None => POOL_SIZE_DEFAULT,
+        Some(PoolSize::Off) => return Ok(None),
+        Some(PoolSize::Of(size)) => within("--pool-size", Some(size), POOL_SIZE)?.unwrap_or(size),
+    };
+    let pool = PoolConfig { size, memory_mib_max, pace: Pace::default() };
+    Ok(Some(pool).filter(|_| memory_mib_max >= guest_mib))
+}
+
+fn host_memory_mib() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram * u64::from(info.mem_unit)) >> 20
 }
 
 /// Only QEMU emulates in software: whoever asks for that asks for QEMU.
@@ -291,7 +343,8 @@ mod tests {
 
     fn surroundings(user_id: u32, runtime_dir: Option<&str>) -> Surroundings {
         let runtime_dir = runtime_dir.map(PathBuf::from);
-        Surroundings { user_id, runtime_dir, data_dir: Some(DataDir::new("/data")) }
+        let data_dir = Some(DataDir::new("/data"));
+        Surroundings { user_id, runtime_dir, data_dir, host_memory_mib: 8192 }
     }
 
     fn config(edit: impl FnOnce(&mut Options)) -> Result<Config, ConfigError> {
@@ -306,6 +359,9 @@ mod tests {
         assert_eq!(config.addr, Address::Tcp("127.0.0.1:7777".into()));
         assert_eq!(config.data_dir, DataDir::new("/data"));
         assert_eq!((config.sandboxes.mem_size_mib, config.sandboxes.vcpu_count), (256, 1));
+        assert_eq!(config.sandboxes.template_dir.as_deref(), Some(Path::new("/data/templates")));
+        let pool = config.sandboxes.pool.unwrap();
+        assert_eq!((pool.size, pool.memory_mib_max), (2, 2048));
     }
 
     #[test]
@@ -324,7 +380,7 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_refused_and_their_edges_pass() {
         type Edit = fn(&mut Options);
-        let cases: [(Edit, bool); 18] = [
+        let cases: [(Edit, bool); 23] = [
             (|options| options.guest_ram_mib = Some(64), true),
             (|options| options.guest_ram_mib = Some(63), false),
             (|options| options.guest_vcpus = Some(32), true),
@@ -343,10 +399,33 @@ mod tests {
             (|options| options.jail_uids = Some("9-8".into()), false),
             (|options| options.jail_uids = Some("1900000000".into()), false),
             (|options| options.jail_uids = Some("7-7".into()), true),
+            (|options| options.pool_size = Some(PoolSize::Of(256)), true),
+            (|options| options.pool_size = Some(PoolSize::Of(257)), false),
+            (|options| options.pool_memory_mib = Some(256), true),
+            (|options| options.pool_memory_mib = Some(255), false),
+            (|options| options.pool_memory_mib = Some(u64::MAX), false),
         ];
         for (case, (edit, valid)) in cases.into_iter().enumerate() {
             assert_eq!(config(edit).is_ok(), valid, "case {case}");
         }
+    }
+
+    #[test]
+    fn pool_needs_templates_and_memory() {
+        let made = |edit: fn(&mut Options)| {
+            let sandboxes = config(edit).unwrap().sandboxes;
+            (sandboxes.template_dir.is_some(), sandboxes.pool.map(|pool| pool.size))
+        };
+        assert_eq!(made(|_| {}), (true, Some(2)));
+        assert_eq!(made(|options| options.pool_size = Some(PoolSize::Off)), (true, None));
+        assert_eq!(made(|options| options.pool_size = Some(PoolSize::Of(9))), (true, Some(9)));
+        let off = |options: &mut Options| {
+            options.templates = Some(Switch::Off);
+            options.pool_size = Some(PoolSize::Of(9));
+        };
+        assert_eq!(made(off), (false, None));
+        // A quarter of this host does not hold one such guest.
+        assert_eq!(made(|options| options.guest_ram_mib = Some(2049)), (true, None));
     }
 
     #[test]
@@ -380,9 +459,11 @@ mod tests {
             options.run_dir = Some("run".into());
             options.kernel = Some("vmlinux".into());
             options.firecracker = Some("firecracker".into());
+            options.template_dir = Some("templates".into());
         });
         let config = config.unwrap();
         assert!(config.sandboxes.run_dir.is_absolute());
+        assert!(config.sandboxes.template_dir.unwrap().is_absolute());
         assert!(config.kernel.unwrap().is_absolute());
         assert!(config.firecracker.unwrap().is_absolute());
     }

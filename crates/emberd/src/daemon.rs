@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use emberd_image::Images;
 use emberd_sandbox::{OpenError, Sandboxes};
-use emberd_vmm::Vmm;
+use emberd_vmm::SnapshotVmm;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
@@ -95,7 +95,7 @@ pub fn report(error: &anyhow::Error, hint: Option<&str>) -> ExitCode {
 ///
 /// # Errors
 /// [`RunError`].
-pub async fn run<V: Vmm>(config: Config, images: Images, vmm: V) -> Result<(), RunError> {
+pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Result<(), RunError> {
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let listener = Listener::bind(&config.addr).await?;
     let sandboxes = Sandboxes::open(config.sandboxes, images, vmm)?;
@@ -125,7 +125,7 @@ pub async fn run<V: Vmm>(config: Config, images: Images, vmm: V) -> Result<(), R
     Ok(())
 }
 
-fn announce<V: Vmm>(listener: &Listener, sandboxes: &Sandboxes<V>) {
+fn announce<V: SnapshotVmm>(listener: &Listener, sandboxes: &Sandboxes<V>) {
     let vmm = sandboxes.vmm().description();
     tracing::info!(
         driver = vmm.driver,
@@ -133,6 +133,7 @@ fn announce<V: Vmm>(listener: &Listener, sandboxes: &Sandboxes<V>) {
         accelerator = vmm.accelerator,
         reason = %vmm.reason,
         kernel = %sandboxes.images().kernel.release,
+        boot_path = %sandboxes.boot_path(),
         run_dir = %sandboxes.config().run_dir.display(),
         addr = %listener.address(),
         "ready"

@@ -6,7 +6,7 @@ use axum::middleware::from_fn;
 use axum::routing::{MethodRouter, get, post};
 use emberd_api::{BODY_BYTES_MAX, ErrorCode, paths};
 use emberd_sandbox::Sandboxes;
-use emberd_vmm::Vmm;
+use emberd_vmm::SnapshotVmm;
 use utoipa::OpenApi;
 
 mod body;
@@ -16,7 +16,9 @@ mod id;
 mod info;
 mod observe;
 mod origin;
+mod pack;
 mod sandboxes;
+mod templates;
 
 use errors::ApiError;
 
@@ -30,6 +32,9 @@ use errors::ApiError;
         sandboxes::get,
         sandboxes::delete,
         exec::exec,
+        templates::list,
+        templates::build,
+        templates::delete,
         info::info,
         info::healthz,
         info::openapi,
@@ -44,7 +49,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
 }
 
 /// The whole API over `sandboxes`.
-pub fn router<V: Vmm>(sandboxes: Sandboxes<V>) -> Router {
+pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>) -> Router {
     let router =
         routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
     router
@@ -59,11 +64,13 @@ pub fn router<V: Vmm>(sandboxes: Sandboxes<V>) -> Router {
 }
 
 /// Every path and what it answers.
-pub fn routes<V: Vmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 6] {
+pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 8] {
     [
         (paths::SANDBOXES, post(sandboxes::create::<V>).get(sandboxes::list::<V>)),
         (paths::SANDBOX, get(sandboxes::get::<V>).delete(sandboxes::delete::<V>)),
         (paths::EXEC, post(exec::exec::<V>)),
+        (paths::TEMPLATES, get(templates::list::<V>)),
+        (paths::TEMPLATE, post(templates::build::<V>).delete(templates::delete::<V>)),
         (paths::INFO, get(info::info::<V>)),
         (paths::HEALTHZ, get(info::healthz)),
         (paths::OPENAPI, get(info::openapi)),

@@ -6,7 +6,9 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode};
-use emberd_sandbox::{CreateError, DeleteError, ExecError};
+use emberd_sandbox::{
+    BuildTemplateError, CreateError, DeleteError, ExecError, RemoveTemplateError,
+};
 
 /// An answer that is not a success.
 #[derive(Debug)]
@@ -42,13 +44,15 @@ fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::UnknownRoute | ErrorCode::UnknownSandbox => StatusCode::NOT_FOUND,
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        ErrorCode::SandboxNotReady => StatusCode::CONFLICT,
+        ErrorCode::SandboxNotReady | ErrorCode::NoTemplates => StatusCode::CONFLICT,
         ErrorCode::SandboxGone => StatusCode::GONE,
         ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::TooManySandboxes => StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::Internal | ErrorCode::Other => StatusCode::INTERNAL_SERVER_ERROR,
         ErrorCode::GuestFailed => StatusCode::BAD_GATEWAY,
-        ErrorCode::BootFailed | ErrorCode::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::BootFailed | ErrorCode::TemplateFailed | ErrorCode::ShuttingDown => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     }
 }
 
@@ -96,7 +100,31 @@ impl From<DeleteError> for ApiError {
     fn from(error: DeleteError) -> Self {
         let code = match &error {
             DeleteError::Unknown(_) => ErrorCode::UnknownSandbox,
-            DeleteError::Leftover { .. } => ErrorCode::Internal,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<BuildTemplateError> for ApiError {
+    fn from(error: BuildTemplateError) -> Self {
+        let code = match &error {
+            BuildTemplateError::UnknownPack(_) => ErrorCode::UnknownPack,
+            BuildTemplateError::NoTemplates(_) => ErrorCode::NoTemplates,
+            BuildTemplateError::ShuttingDown => ErrorCode::ShuttingDown,
+            BuildTemplateError::Removed(_) | BuildTemplateError::Failed { .. } => {
+                ErrorCode::TemplateFailed
+            }
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<RemoveTemplateError> for ApiError {
+    fn from(error: RemoveTemplateError) -> Self {
+        let code = match &error {
+            RemoveTemplateError::UnknownPack(_) => ErrorCode::UnknownPack,
+            RemoveTemplateError::NoTemplates(_) => ErrorCode::NoTemplates,
+            RemoveTemplateError::Leftover { .. } => ErrorCode::Internal,
         };
         Self::of(code, &error)
     }

@@ -1,16 +1,17 @@
 //! `/sandboxes/{id}/exec`.
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use emberd_api::{ErrorBody, ErrorCode, ExecBody, ExecOutcome, paths};
-use emberd_sandbox::Sandboxes;
-use emberd_vmm::Vmm;
+use emberd_api::{ErrorBody, ErrorCode, ExecBody, ExecOutcome, ServerTiming, paths};
+use emberd_sandbox::{ExecTimes, Sandboxes};
+use emberd_vmm::SnapshotVmm;
 
 use super::body::Body;
 use super::errors::ApiError;
 use super::id::Id;
+use super::observe::Timed;
 
 /// Run code in a sandbox; answers when it has ended. A caller that hangs up ends it.
 #[utoipa::path(
@@ -19,7 +20,8 @@ use super::id::Id;
     params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits")),
     request_body = ExecBody,
     responses(
-        (status = 200, description = "How the program ended, whichever way", body = ExecOutcome),
+        (status = 200, description = "How the program ended, whichever way", body = ExecOutcome,
+         headers(("server-timing" = String, description = "Where the time went"))),
         (status = 400, description = "The body is wrong", body = ErrorBody),
         (status = 404, description = "There is no such sandbox", body = ErrorBody),
         (status = 409, description = "The sandbox is still being created", body = ErrorBody),
@@ -28,15 +30,26 @@ use super::id::Id;
         (status = 502, description = "The guest did not do as it should", body = ErrorBody),
     )
 )]
-pub async fn exec<V: Vmm>(
+pub async fn exec<V: SnapshotVmm>(
     State(sandboxes): State<Sandboxes<V>>,
     Id(id): Id,
     body: Body,
-) -> Result<Json<ExecOutcome>, ApiError> {
+) -> Result<(Extension<Timed>, Json<ExecOutcome>), ApiError> {
     let ExecBody { spec, stdin, stdin_base64 } = body.json()?;
     drop(body);
     let stdin = stdin_bytes(stdin, stdin_base64)?;
-    Ok(Json(sandboxes.exec(id, spec, &stdin).await?))
+    let executed = sandboxes.exec(id, spec, &stdin).await?;
+    Ok((Extension(timed(&executed.times)), Json(executed.outcome)))
+}
+
+fn timed(times: &ExecTimes) -> Timed {
+    let timing = ServerTiming::default()
+        .with("turn", times.turn)
+        .with("connect", times.connection)
+        .with("launch", times.launch)
+        .with("run", times.run)
+        .with("channel", times.rest());
+    Timed(timing)
 }
 
 fn stdin_bytes(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, ApiError> {

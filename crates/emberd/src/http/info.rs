@@ -2,9 +2,9 @@
 
 use axum::Json;
 use axum::extract::State;
-use emberd_api::{Health, Info, VmmInfo, paths};
-use emberd_sandbox::{BOOT_PATH, Sandboxes};
-use emberd_vmm::Vmm;
+use emberd_api::{Health, Info, Pool, VmmInfo, paths};
+use emberd_sandbox::{PoolView, Sandboxes};
+use emberd_vmm::SnapshotVmm;
 
 /// What the daemon is and what it was given.
 #[utoipa::path(
@@ -12,14 +12,16 @@ use emberd_vmm::Vmm;
     path = paths::INFO,
     responses((status = 200, description = "The daemon", body = Info))
 )]
-pub async fn info<V: Vmm>(State(sandboxes): State<Sandboxes<V>>) -> Json<Info> {
+pub async fn info<V: SnapshotVmm>(State(sandboxes): State<Sandboxes<V>>) -> Json<Info> {
     let (config, vmm) = (sandboxes.config(), sandboxes.vmm().description());
     let packs = sandboxes.images().packs.iter();
     Json(Info {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         guest_ram_mib: config.mem_size_mib,
         guest_vcpus: config.vcpu_count,
-        boot_path: BOOT_PATH.to_owned(),
+        boot_path: sandboxes.boot_path().to_string(),
+        pools: sandboxes.pools().iter().map(shown).collect(),
+        reaping: sandboxes.reaping(),
         packs: packs.map(|(name, pack)| (name.to_string(), pack.description.clone())).collect(),
         work_dir: config.run_dir.display().to_string(),
         vmm: VmmInfo {
@@ -31,6 +33,20 @@ pub async fn info<V: Vmm>(State(sandboxes): State<Sandboxes<V>>) -> Json<Info> {
         sandboxes: sandboxes.count(),
         sandboxes_max: config.sandboxes_max,
     })
+}
+
+fn shown(view: &PoolView) -> Pool {
+    Pool {
+        language_pack: view.pack.to_string(),
+        ready: view.ready,
+        filling: view.filling,
+        standing_by: view.standing_by,
+        target: view.target,
+        ceiling: view.ceiling,
+        handed_out: view.handed_out,
+        missed: view.missed,
+        discarded: view.discarded,
+    }
 }
 
 /// Whether the daemon is up.

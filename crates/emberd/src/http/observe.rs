@@ -1,50 +1,99 @@
-//! What happens around every request: an id, a span, a line in the log, and a decent
-//! answer when a route panics.
+//! What happens around every request: an id, a span, a line in the log, where the time went,
+//! and a decent answer when a route panics.
 
+use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::time::Instant;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::extract::Request;
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use emberd_api::{ErrorCode, REQUEST_ID_HEADER};
+use emberd_api::{ErrorCode, REQUEST_ID_HEADER, SERVER_TIMING_HEADER, STAGE_TOTAL, ServerTiming};
 use futures::FutureExt as _;
 use tracing::Instrument as _;
 
 use super::errors::{ApiError, Reported};
 
+/// Where the time of an answer went, but for the total; travels with the response.
+#[derive(Debug, Clone, Default)]
+pub struct Timed(pub ServerTiming);
+
 /// Runs the request in a span of its id, and says in the log how it ended.
 pub async fn observe(request: Request, next: Next) -> Response {
-    let id = format!("{:016x}", getrandom::u64().expect("the kernel gives random bytes"));
-    let span = tracing::info_span!(
-        "request", %id, method = %request.method(), path = request.uri().path()
-    );
-    let mut response = async {
-        let started = Instant::now();
-        let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-        let response = outcome.unwrap_or_else(|_| {
-            // The panic hook has told the log what it was.
-            ApiError::new(ErrorCode::Internal, "a defect in emberd").into_response()
-        });
-        log(&response, started);
-        response
-    }
-    .instrument(span)
-    .await;
-    let id = HeaderValue::try_from(id).expect("hexadecimal digits");
+    let started = Instant::now();
+    let id = RequestId::next();
+    let span = tracing::info_span!("request", %id);
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
+    let response = answer.await.unwrap_or_else(|_| {
+        // The panic hook has told the log what it was.
+        ApiError::new(ErrorCode::Internal, "a defect in emberd").into_response()
+    });
+    let took = started.elapsed();
+    let line = Line { method, uri, status: response.status(), took, error: reported(&response) };
+    // Written behind the answer: who waits for that need not wait for a line in the log.
+    tokio::spawn(async move { line.write() }.instrument(span));
+    let mut response = tell_time(response, took);
+    let id = HeaderValue::try_from(id.to_string()).expect("hexadecimal digits");
     response.headers_mut().insert(REQUEST_ID_HEADER, id);
     response
 }
 
-fn log(response: &Response, started: Instant) {
-    let status = response.status();
-    let latency_us = started.elapsed().as_micros();
-    let error = response.extensions().get::<Reported>().map(|reported| reported.0.as_str());
-    if status.is_server_error() {
-        tracing::error!(status = status.as_u16(), latency_us, error, "answered");
-    } else {
-        tracing::info!(status = status.as_u16(), latency_us, error, "answered");
+/// The id the log knows a request by, and no other request of this daemon has.
+#[derive(Debug, Clone, Copy)]
+struct RequestId(u64);
+
+impl RequestId {
+    fn next() -> Self {
+        // Where they begin is left to chance: two daemons' logs can lie side by side.
+        static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| {
+            AtomicU64::new(getrandom::u64().expect("the kernel gives random bytes"))
+        });
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Adds the `Server-Timing` header where the route kept the time.
+fn tell_time(mut response: Response, took: Duration) -> Response {
+    if let Some(Timed(timing)) = response.extensions_mut().remove() {
+        let timing = timing.with(STAGE_TOTAL, took).to_string();
+        let timing = HeaderValue::try_from(timing).expect("names and numbers");
+        response.headers_mut().insert(SERVER_TIMING_HEADER, timing);
+    }
+    response
+}
+
+fn reported(response: &Response) -> Option<String> {
+    response.extensions().get().map(|Reported(error)| error.clone())
+}
+
+/// What the log says of a request.
+struct Line {
+    method: Method,
+    uri: Uri,
+    status: StatusCode,
+    took: Duration,
+    error: Option<String>,
+}
+
+impl Line {
+    fn write(&self) {
+        let (method, path, status) = (&self.method, self.uri.path(), self.status.as_u16());
+        let (latency_us, error) = (self.took.as_micros(), self.error.as_deref());
+        if self.status.is_server_error() {
+            tracing::error!(%method, path, status, latency_us, error, "answered");
+        } else {
+            tracing::info!(%method, path, status, latency_us, error, "answered");
+        }
     }
 }
 

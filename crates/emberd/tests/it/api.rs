@@ -20,6 +20,7 @@ use crate::{packs, raw, wait};
 mod bad_input;
 mod openapi;
 mod routes;
+mod templates;
 
 /// The API on a port of its own.
 pub struct Api {
@@ -38,9 +39,25 @@ impl Api {
         Self::with(|_| {}).await
     }
 
+    /// With templates and no pool.
+    pub async fn with_templates(misbehave: impl FnOnce(&Double)) -> Self {
+        let in_temp = |config: &mut SandboxesConfig| {
+            config.template_dir = Some(config.run_dir.with_file_name("templates"));
+        };
+        Self::start_over(misbehave, in_temp).await
+    }
+
     pub async fn with(edit: impl FnOnce(&mut SandboxesConfig)) -> Self {
+        Self::start_over(|_| {}, edit).await
+    }
+
+    async fn start_over(
+        misbehave: impl FnOnce(&Double),
+        edit: impl FnOnce(&mut SandboxesConfig),
+    ) -> Self {
         let temp = tempfile::Builder::new().prefix("api").tempdir_in("/tmp").unwrap();
         let double = Double::new(temp.path());
+        misbehave(&double);
         let data_dir = packs::write(&temp.path().join("data"));
         let run_dir = temp.path().join("run");
         let mut config = SandboxesConfig {
@@ -51,6 +68,8 @@ impl Api {
             vcpu_count: 1,
             mem_size_mib: 64,
             kernel_args: Vec::new(),
+            template_dir: None,
+            pool: None,
         };
         edit(&mut config);
         let images = Images::load(&data_dir).unwrap();

@@ -4,9 +4,11 @@
 //! (default) prints SKIPPED and why, `off` skips. All other `EMBERD_*` variables reach the
 //! daemon, so the same stories run on another driver, kernel or host.
 
+mod clones;
 mod daemon;
 mod faults;
 mod packs;
+mod pool;
 mod story;
 
 use daemon::Daemon;

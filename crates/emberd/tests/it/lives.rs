@@ -1,7 +1,7 @@
-//! Many lives over HTTP, after which nothing is left; and what the daemon itself costs.
+//! Many lives over HTTP, after which nothing is left.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{env, fs};
 
 use emberd_api::ExecBody;
@@ -14,60 +14,44 @@ use crate::wait;
 /// How many lives, unless `EMBERD_LIVES` says otherwise.
 const LIVES: usize = 200;
 
-/// How many execs the overhead is told of.
-const EXECS: usize = 500;
-
 #[tokio::test]
 async fn nothing_is_left_of_many_lives() {
-    let lives = env::var("EMBERD_LIVES").map_or(LIVES, |text| text.parse().unwrap());
     let room = Room::new();
     let mut daemon = room.start();
-    // What is opened once is open after the first.
-    live(&daemon).await;
-    let before = Holdings::of(&daemon, &room);
-    let started = Instant::now();
-    for _ in 0..lives {
-        live(&daemon).await;
-    }
-    let took = started.elapsed();
-    // The tasks of the last life close what they hold when the runtime comes to them.
-    wait::until(async || Holdings::of(&daemon, &room) == before).await;
-    println!("{lives} lives in {took:.1?}; before and after {before:?}");
+    many_lives(&daemon, &room).await;
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
     room.close().await;
 }
 
 #[tokio::test]
-async fn overhead_of_an_exec_is_told() {
+async fn nothing_is_left_of_many_lives_from_the_pool() {
     let room = Room::new();
-    let mut daemon = room.start();
-    let (id, _) = daemon.create().await;
-    let (mut overheads, mut round_trips) = (Vec::new(), Vec::new());
-    for _ in 0..EXECS {
-        let sent = Instant::now();
-        let outcome = daemon.client.exec(&id, &no_op()).await.unwrap();
-        let latency = sent.elapsed();
-        assert_eq!(outcome.exit.exit_code, 0, "{outcome:?}");
-        let in_guest = Duration::from_micros(outcome.exit.duration_us);
-        overheads.push(latency.checked_sub(in_guest).expect("the program ran meanwhile"));
-        // What client and HTTP server take by themselves; the rest is the channel's.
-        let sent = Instant::now();
-        daemon.client.healthz().await.unwrap();
-        round_trips.push(sent.elapsed());
-    }
-    tell("overhead of an exec", overheads);
-    tell("of which an HTTP round trip", round_trips);
-    daemon.client.delete(&id).await.unwrap();
+    let mut daemon = Daemon::spawn(room.command_with_pools(2));
+    daemon.comes_to_rest().await;
+    many_lives(&daemon, &room).await;
+    let pool = &daemon.client.info().await.unwrap().pools[1];
+    println!("{pool:?}");
+    assert_eq!((pool.language_pack.as_str(), pool.discarded), ("shell", 0));
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
     room.close().await;
 }
 
-fn tell(what: &str, mut times: Vec<Duration>) {
-    times.sort_unstable();
-    let percentile = |percent: usize| times[(times.len() - 1) * percent / 100];
-    println!("{what}: p50 {:?}, p99 {:?}", percentile(50), percentile(99));
+async fn many_lives(daemon: &Daemon, room: &Room) {
+    let lives = env::var("EMBERD_LIVES").map_or(LIVES, |text| text.parse().unwrap());
+    // What is opened once is open after the first.
+    live(daemon).await;
+    daemon.comes_to_rest().await;
+    let before = Holdings::of(daemon, room);
+    let started = Instant::now();
+    for _ in 0..lives {
+        live(daemon).await;
+    }
+    let took = started.elapsed();
+    // Ends go on behind the answers, and pools are filled again.
+    wait::until(async || Holdings::of(daemon, room) == before).await;
+    println!("{lives} lives in {took:.1?}; before and after {before:?}");
 }
 
 async fn live(daemon: &Daemon) {
@@ -76,7 +60,7 @@ async fn live(daemon: &Daemon) {
     daemon.client.delete(&id).await.unwrap();
 }
 
-fn no_op() -> ExecBody {
+pub fn no_op() -> ExecBody {
     ExecBody { spec: ExecSpec::new(":"), stdin: None, stdin_base64: None }
 }
 

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use emberd_api::Pool;
 use emberd_client::Client;
 use fake_firecracker::Double;
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::{packs, wait};
 
+mod pools;
 mod shutdown;
 mod start;
 
@@ -36,13 +38,27 @@ impl Room {
         self.path("run")
     }
 
-    /// The daemon over the double, to be started in this room on a port of its own.
+    /// The daemon over the double, to be started in this room on a port of its own. Every
+    /// microVM boots cold.
     pub fn command(&self) -> Command {
         self.command_on("127.0.0.1:0")
     }
 
     /// The same, on `addr`.
     pub fn command_on(&self, addr: &str) -> Command {
+        let mut command = self.bare_command(addr);
+        command.args(["--templates", "off"]);
+        command
+    }
+
+    /// The same on a port of its own, with pools of `size`.
+    pub fn command_with_pools(&self, size: usize) -> Command {
+        let mut command = self.bare_command("127.0.0.1:0");
+        command.args(["--pool-size", &size.to_string()]);
+        command
+    }
+
+    fn bare_command(&self, addr: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_emberd"));
         command.env_clear().env("PATH", "/usr/bin:/bin").args(["--addr", addr]);
         command.arg("--run-dir").arg(self.run_dir());
@@ -111,6 +127,19 @@ impl Daemon {
     pub async fn exit_code(&mut self) -> Option<i32> {
         wait::until(async || self.process.try_wait().unwrap().is_some()).await;
         self.process.wait().unwrap().code()
+    }
+
+    /// Waits until every pool, if there are any, is as full as it is to be, and nothing is on
+    /// its way in or out.
+    pub async fn comes_to_rest(&self) {
+        wait::until(async || {
+            let info = self.client.info().await.unwrap();
+            let full = |pool: &Pool| {
+                pool.ready == pool.target && pool.ceiling == pool.target && pool.filling == 0
+            };
+            info.pools.iter().all(full) && info.reaping == 0
+        })
+        .await;
     }
 
     /// Creates a sandbox of the pack `shell`; its id and its VMM's process id.

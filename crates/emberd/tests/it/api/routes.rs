@@ -1,6 +1,6 @@
 //! What each route does when all goes well.
 
-use emberd_api::{ExecBody, Health, SandboxState};
+use emberd_api::{ExecBody, Health, SandboxState, ServerTiming};
 use emberd_proto::ExecSpec;
 use futures::future::join_all;
 
@@ -16,8 +16,30 @@ async fn create_exec_delete() {
     assert_eq!((outcome.exit.exit_code, outcome.exit.error), (7, None));
     let pid = api.client.get(&id).await.unwrap().vmm_pid.unwrap();
     api.client.delete(&id).await.unwrap();
-    assert!(!wait::is_running(pid));
-    assert!(wait::left_in(&api.run_dir).is_empty());
+    wait::until(async || !wait::is_running(pid)).await;
+    wait::until(async || wait::left_in(&api.run_dir).is_empty()).await;
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn where_the_time_went_is_told() {
+    let api = Api::start().await;
+    let stages = |timing: &ServerTiming| {
+        timing.stages.iter().map(|stage| stage.name.to_string()).collect::<Vec<_>>()
+    };
+    let created = api.client.create_traced(Some("shell")).await.unwrap();
+    assert_eq!(stages(&created.timing), ["boot-path", "vmm", "guest", "total"]);
+    assert_eq!(created.timing.stages[0].description.as_deref(), Some("cold-boot"));
+    let id = created.answer.id;
+    let ran = api.client.exec_traced(&id, &body("sleep 0.01")).await.unwrap();
+    let expect = ["turn", "connect", "launch", "run", "channel", "total"];
+    assert_eq!(stages(&ran.timing), expect);
+    let [total, run] = ["total", "run"].map(|name| ran.timing.duration(name).unwrap());
+    assert!(ran.round_trip >= total && total >= run && run.as_millis() >= 10, "{ran:?}");
+    let deleted = api.client.delete_traced(&id).await.unwrap();
+    assert_eq!(stages(&deleted.timing), ["total"]);
+    let answer = api.raw("GET", "/healthz", "").await;
+    assert!(!answer.head.contains("server-timing"), "{answer:?}");
     api.stop().await;
 }
 
@@ -75,7 +97,7 @@ async fn sandboxes_are_shown_oldest_first() {
     let one = api.client.get(&ids[0]).await.unwrap();
     assert_eq!(one, shown[0]);
     assert_eq!((one.state, one.language_pack.as_str()), (SandboxState::Ready, "shell"));
-    assert_eq!((one.boot_path.as_str(), one.reason), ("cold-boot", None));
+    assert_eq!((one.boot_path.as_deref(), one.reason), (Some("cold-boot"), None));
     assert!(one.boot.is_some() && one.created_at_ms > 0 && wait::is_running(one.vmm_pid.unwrap()));
     assert!(std::path::Path::new(&one.dir).join("sandbox.json").exists());
     api.stop().await;

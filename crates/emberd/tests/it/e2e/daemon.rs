@@ -14,6 +14,7 @@ use tempfile::TempDir;
 /// A running daemon. Dropping it stops it, even when the test failed.
 pub struct Daemon {
     process: Child,
+    flags: Vec<String>,
     pub client: Client,
     pub run_dir: PathBuf,
     /// Removed last.
@@ -21,8 +22,23 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon with `flags` added, or says SKIPPED and why it cannot.
+    /// Starts a daemon with `flags` added whose sandboxes boot cold, or says SKIPPED and why
+    /// it cannot.
     pub fn start(flags: &[&str]) -> Option<Self> {
+        Self::instant(&[&["--templates", "off"], flags].concat())
+    }
+
+    /// Starts a daemon with `flags` added, or says SKIPPED and why it cannot. Its sandboxes
+    /// come from templates, which all suites on the same images share.
+    pub fn instant(flags: &[&str]) -> Option<Self> {
+        Self::images()?;
+        // Short: a socket's path has 108 bytes.
+        let temp = tempfile::Builder::new().prefix("e2e").tempdir_in("/tmp").unwrap();
+        Some(Self::start_in(temp, flags.iter().copied().map(str::to_owned).collect()))
+    }
+
+    /// Where the images are, or SKIPPED and why there are none to boot.
+    pub fn images() -> Option<PathBuf> {
         let required = match env::var("EMBERD_E2E").as_deref() {
             Ok("require") => true,
             Ok("off") => return skip("EMBERD_E2E=off"),
@@ -31,22 +47,19 @@ impl Daemon {
         let images = env::var_os("EMBERD_DATA_DIR").map(DataDir::new);
         let images = images.or_else(DataDir::default_path).expect("a user with a home");
         match Images::load(&images) {
-            Ok(_) => {}
+            Ok(_) => Some(images.path().to_owned()),
             Err(error) if required => panic!("EMBERD_E2E=require, but: {error}"),
-            Err(error) => return skip(&error.to_string()),
+            Err(error) => skip(&error.to_string()),
         }
-        // Short: a socket's path has 108 bytes.
-        let temp = tempfile::Builder::new().prefix("e2e").tempdir_in("/tmp").unwrap();
-        Some(Self::start_in(temp, flags))
     }
 
-    fn start_in(temp: TempDir, flags: &[&str]) -> Self {
+    fn start_in(temp: TempDir, flags: Vec<String>) -> Self {
         let run_dir = temp.path().join("run");
         let mut process = Command::new(env!("CARGO_BIN_EXE_emberd"))
             .args(["--addr", "127.0.0.1:0"])
             .arg("--run-dir")
             .arg(&run_dir)
-            .args(flags)
+            .args(&flags)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -55,7 +68,7 @@ impl Daemon {
         BufReader::new(stdout).read_line(&mut ready).unwrap();
         let address = ready.trim().strip_prefix("listening on http://");
         let client = Client::new(address.unwrap_or_else(|| panic!("no address in `{ready}`")));
-        Self { process, client: client.unwrap(), run_dir, temp: Some(temp) }
+        Self { process, flags, client: client.unwrap(), run_dir, temp: Some(temp) }
     }
 
     /// Kills the daemon with SIGKILL and starts another on the same run directory.
@@ -63,7 +76,7 @@ impl Daemon {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         let temp = self.temp.take().unwrap();
-        Self::start_in(temp, &[])
+        Self::start_in(temp, std::mem::take(&mut self.flags))
     }
 
     /// Stops the daemon with SIGTERM: it must exit with code 0 and leave nothing behind.

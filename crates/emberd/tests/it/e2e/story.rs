@@ -8,6 +8,7 @@ use emberd_proto::ExecSpec;
 
 use super::daemon::{is_running, left_in, refusal};
 use super::{Daemon, code, spec};
+use crate::wait;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_sandbox_from_creation_to_deletion() {
@@ -27,8 +28,8 @@ async fn a_python_sandbox_from_creation_to_deletion() {
     execs_share_files_and_run_at_once(&daemon, &id).await;
 
     daemon.client.delete(&id).await.unwrap();
-    assert!(!is_running(pid));
-    assert!(!Path::new(&sandbox.dir).exists());
+    // The end of it goes on behind the answer.
+    wait::until(async || !is_running(pid) && !Path::new(&sandbox.dir).exists()).await;
     assert_eq!(refusal(daemon.client.delete(&id).await).0, 404);
     assert_eq!(left_in(&daemon.run_dir), Vec::<std::path::PathBuf>::new());
     daemon.stop();

@@ -41,7 +41,7 @@ fn options_that_cannot_be_meant() {
     let file = room.path("emberd.toml");
     fs::write(&file, "adress = 'x'\n").unwrap();
     let file = file.to_str().unwrap();
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 13] = [
         (&["--addr", "nowhere"], "`nowhere` is not an address"),
         (&["--guest-ram-mib", "1"], "--guest-ram-mib is 1, not between 64 and"),
         (&["--guest-ram-mib=-5"], "invalid value '-5'"),
@@ -49,6 +49,10 @@ fn options_that_cannot_be_meant() {
         (&["--vmm", "firecracker", "--accel", "tcg"], "Firecracker needs KVM"),
         (&["--boot-timeout", "soon"], "--boot-timeout is `soon`, not a duration"),
         (&["--jail-uids", "0-9"], "--jail-uids is `0-9`, not a range"),
+        (&["--pool-size", "many"], "not a number of microVMs, nor `off`"),
+        (&["--pool-size", "257"], "--pool-size is 257, not between 0 and 256"),
+        (&["--pool-memory-mib", "1"], "--pool-memory-mib is 1, not between 256 and"),
+        (&["--templates", "perhaps"], "possible values: on, off"),
         (&["--config", "/nonexistent"], "cannot read /nonexistent"),
         (&["--config", file], "unknown field `adress`"),
     ];
@@ -104,6 +108,7 @@ async fn firecracker_of_the_data_directory_is_found_and_the_choice_is_explained(
     std::os::unix::fs::symlink(room.double.binary(), installed.join("firecracker")).unwrap();
     let mut command = shipped();
     command.args(["--vmm", "firecracker", "--accel", "kvm", "--jail", "off"]);
+    command.args(["--templates", "off"]);
     command.arg("--data-dir").arg(room.path("data")).arg("--run-dir").arg(room.run_dir());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut daemon = Daemon::spawn(command);

@@ -6,13 +6,14 @@ use super::tree::workspace_root;
 
 /// What each crate must not import, as the design states it: emberd crates first, then
 /// what would make the crate do what is not its business.
-const ABSENCES: [(&str, &[&str]); 7] = [
+const ABSENCES: [(&str, &[&str]); 8] = [
     ("emberd-proto", &["emberd*", "tokio", "hyper", "axum", "nix", "rustix"]),
     ("emberd-vmm", &["emberd*", "axum"]),
     ("emberd-image", &["emberd-vmm", "emberd-sandbox", "emberd-api", "axum", "hyper"]),
     ("emberd-sandbox", &["emberd-api", "emberd-client", "axum", "hyper"]),
     ("emberd-api", &["emberd-vmm", "emberd-image", "emberd-sandbox", "axum", "tokio"]),
     ("emberd-client", &["emberd", "emberd-vmm", "emberd-image", "emberd-sandbox", "axum"]),
+    ("emberd-bench", &["emberd", "emberd-vmm", "emberd-sandbox", "axum", "hyper"]),
     ("emberd-init", &["emberd-vmm", "emberd-image", "emberd-sandbox", "emberd-api", "hyper"]),
 ];
 

@@ -1,0 +1,83 @@
+//! Pools of a whole daemon: filled without being asked, and gone with it however it ends.
+
+use std::path::PathBuf;
+
+use fake_firecracker::Double;
+use rustix::process::Signal;
+
+use super::{Daemon, Room};
+use crate::wait;
+
+/// MicroVMs of each of the two packs.
+const SIZE: usize = 2;
+
+#[tokio::test]
+async fn pool_fills_gives_and_leaves_nothing_at_the_end() {
+    let room = Room::new();
+    let mut daemon = Daemon::spawn(room.command_with_pools(SIZE));
+    daemon.comes_to_rest().await;
+    let info = daemon.client.info().await.unwrap();
+    assert_eq!(info.boot_path, "warm-pool");
+    let names: Vec<_> = info.pools.iter().map(|pool| pool.language_pack.as_str()).collect();
+    assert_eq!(names, ["python", "shell"]);
+    let (id, pid) = daemon.create().await;
+    let sandbox = daemon.client.get(&id).await.unwrap();
+    assert_eq!(sandbox.boot_path.as_deref(), Some("warm-pool"));
+    let boot = sandbox.boot.unwrap();
+    assert!(boot.load_us.is_some() && boot.renew_us.is_some(), "{boot:?}");
+    assert_eq!(daemon.client.info().await.unwrap().pools[1].handed_out, 1);
+    daemon.comes_to_rest().await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    assert!(!wait::is_running(pid));
+    room.close().await;
+}
+
+#[tokio::test]
+async fn pool_of_a_killed_daemon_is_removed_by_the_next() {
+    let room = Room::new();
+    let mut daemon = Daemon::spawn(room.command_with_pools(SIZE));
+    daemon.comes_to_rest().await;
+    daemon.signal(Signal::KILL);
+    assert_eq!(daemon.exit_code().await, None);
+    let left = wait::left_in(&room.run_dir());
+    assert!(left.len() >= 2 * SIZE, "{left:?}");
+    // The next one makes no pool: what runs then was left behind.
+    let mut next = room.start();
+    assert_eq!(wait::left_in(&room.run_dir()), Vec::<PathBuf>::new());
+    wait::until(async || Double::processes_in(&room.run_dir()).is_empty()).await;
+    next.signal(Signal::TERM);
+    assert_eq!(next.exit_code().await, Some(0));
+    room.close().await;
+}
+
+#[tokio::test]
+async fn templates_outlive_their_daemon() {
+    let room = Room::new();
+    let made = async |command| {
+        let mut daemon = Daemon::spawn(command);
+        let template = daemon.client.build_template("shell").await.unwrap();
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.exit_code().await, Some(0));
+        template.made_at_ms.unwrap()
+    };
+    let first = made(room.command_with_pools(0)).await;
+    assert_eq!(made(room.command_with_pools(0)).await, first);
+    room.close().await;
+}
+
+#[tokio::test]
+async fn signal_during_the_first_build_is_obeyed_at_once() {
+    let room = Room::new();
+    room.double.misbehave("hang-at=PUT /snapshot/create");
+    let mut daemon = Daemon::spawn(room.command_with_pools(SIZE));
+    wait::until(async || {
+        let templates = daemon.client.templates().await.unwrap().templates;
+        templates.iter().any(|template| template.state == emberd_api::TemplateState::Building)
+            && !wait::left_in(&room.run_dir()).is_empty()
+    })
+    .await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    room.close().await;
+}
