@@ -1,32 +1,24 @@
 //! One method per route, and every way a call can end.
 
-use std::time::Duration;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use emberd_api::{
     Address, AddressError, CreateSandbox, CreatedSandbox, ErrorBody, ExecBody, ExecOutcome, Health,
-    Info, Sandbox, SandboxList, paths,
+    Info, SERVER_TIMING_HEADER, Sandbox, SandboxList, ServerTiming, Template, TemplateList, paths,
 };
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::header::CONTENT_TYPE;
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
-use hyper_util::client::legacy;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::connector::Connector;
+use crate::link::{LinkError, Links};
 
-/// Largest answer that is read, in bytes (256 MiB): 8 MiB of standard output and of standard
-/// error, each byte escaped in JSON as six, and once more as base64.
-const ANSWER_BYTES_MAX: usize = 256 << 20;
-
-/// How long an unused connection is kept: less than the 30 s after which the daemon closes it,
-/// so that a request does not meet a connection being closed.
-const IDLE_MAX: Duration = Duration::from_secs(15);
-
-/// Host in the URI of a request that goes to a Unix socket.
-const UNIX_AUTHORITY: &str = "emberd";
+/// `Host` of a request that goes to a Unix socket.
+const UNIX_HOST: &str = "emberd";
 
 /// Why a call brought no result.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +29,7 @@ pub enum ClientError {
         /// The address.
         addr: Address,
         /// Why.
-        source: legacy::Error,
+        source: io::Error,
     },
     /// The daemon answered with an error.
     #[error("{}", body.error)]
@@ -67,12 +59,25 @@ pub enum ClientError {
     },
 }
 
+/// An answer, and where its time went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traced<T> {
+    /// The answer.
+    pub answer: T,
+    /// From the request's first byte until the answer's last, by this client's clock.
+    pub round_trip: Duration,
+    /// The daemon's part of it. Empty if what answers does not say, or not so that it can be
+    /// read: that is no reason to lose the answer.
+    pub timing: ServerTiming,
+}
+
 /// A client of one daemon. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Client {
     address: Address,
-    base: String,
-    http: legacy::Client<Connector, Full<Bytes>>,
+    /// `Host` of every request.
+    host: HeaderValue,
+    links: Arc<Links>,
 }
 
 impl Client {
@@ -82,15 +87,13 @@ impl Client {
     /// When `addr` is no address.
     pub fn new(addr: &str) -> Result<Self, AddressError> {
         let address: Address = addr.parse()?;
-        let base = match &address {
-            Address::Tcp(_) => address.to_string(),
-            Address::Unix(_) => format!("http://{UNIX_AUTHORITY}"),
+        let host = match &address {
+            Address::Tcp(authority) => authority,
+            Address::Unix(_) => UNIX_HOST,
         };
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_MAX)
-            .build(Connector(address.clone()));
-        Ok(Self { address, base, http })
+        let malformed = |_| AddressError::Malformed(addr.to_owned());
+        let host = HeaderValue::from_str(host).map_err(malformed)?;
+        Ok(Self { address, host, links: Arc::default() })
     }
 
     /// Creates a sandbox of `language_pack`, or of the daemon's default; waits until it is
@@ -99,8 +102,19 @@ impl Client {
     /// # Errors
     /// [`ClientError`], as all calls.
     pub async fn create(&self, language_pack: Option<&str>) -> Result<CreatedSandbox, ClientError> {
+        Ok(self.create_traced(language_pack).await?.answer)
+    }
+
+    /// As [`Self::create`], with where the time went.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn create_traced(
+        &self,
+        language_pack: Option<&str>,
+    ) -> Result<Traced<CreatedSandbox>, ClientError> {
         let body = CreateSandbox { language_pack: language_pack.map(str::to_owned) };
-        self.call(Method::POST, paths::SANDBOXES, json(&body)).await
+        self.call_traced(Method::POST, paths::SANDBOXES, json(&body)).await
     }
 
     /// Runs code in a sandbox and waits for its end.
@@ -108,16 +122,39 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; however the program ends is no error.
     pub async fn exec(&self, id: &str, body: &ExecBody) -> Result<ExecOutcome, ClientError> {
-        self.call(Method::POST, &paths::exec(id), json(body)).await
+        Ok(self.exec_traced(id, body).await?.answer)
     }
 
-    /// Deletes a sandbox; nothing of it is left when this returns.
+    /// As [`Self::exec`], with where the time went.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn exec_traced(
+        &self,
+        id: &str,
+        body: &ExecBody,
+    ) -> Result<Traced<ExecOutcome>, ClientError> {
+        self.call_traced(Method::POST, &paths::exec(id), json(body)).await
+    }
+
+    /// Deletes a sandbox. It is out of reach when this returns; what is left of it on the host
+    /// goes soon after.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn delete(&self, id: &str) -> Result<(), ClientError> {
-        self.send(Method::DELETE, &paths::sandbox(id), Bytes::new()).await?;
+        self.delete_traced(id).await?;
         Ok(())
+    }
+
+    /// As [`Self::delete`], with where the time went.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete_traced(&self, id: &str) -> Result<Traced<()>, ClientError> {
+        let Answer { round_trip, timing, .. } =
+            self.send(Method::DELETE, &paths::sandbox(id), Bytes::new()).await?;
+        Ok(Traced { answer: (), round_trip, timing })
     }
 
     /// One sandbox as it is now.
@@ -134,6 +171,32 @@ impl Client {
     /// [`ClientError`].
     pub async fn list(&self) -> Result<SandboxList, ClientError> {
         self.call(Method::GET, paths::SANDBOXES, Bytes::new()).await
+    }
+
+    /// The templates of all installed language packs, by name.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn templates(&self) -> Result<TemplateList, ClientError> {
+        self.call(Method::GET, paths::TEMPLATES, Bytes::new()).await
+    }
+
+    /// Builds the template of a language pack if there is none, and waits until it is ready.
+    /// The daemon goes on building when the future is dropped.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn build_template(&self, language_pack: &str) -> Result<Template, ClientError> {
+        self.call(Method::POST, &paths::template(language_pack), Bytes::new()).await
+    }
+
+    /// Removes the template of a language pack; no error if there is none.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete_template(&self, language_pack: &str) -> Result<(), ClientError> {
+        self.send(Method::DELETE, &paths::template(language_pack), Bytes::new()).await?;
+        Ok(())
     }
 
     /// What the daemon is.
@@ -158,39 +221,42 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
-        let (status, body) = self.send(method, path, body).await?;
-        serde_json::from_slice(&body).map_err(|source| self.protocol(status, source))
+        Ok(self.call_traced(method, path, body).await?.answer)
     }
 
-    /// Sends a request and returns the body of a success.
-    async fn send(
+    async fn call_traced<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
-    ) -> Result<(StatusCode, Bytes), ClientError> {
+    ) -> Result<Traced<T>, ClientError> {
+        let Answer { status, body, round_trip, timing } = self.send(method, path, body).await?;
+        let answer = serde_json::from_slice(&body);
+        let answer = answer.map_err(|source| self.protocol(status, source))?;
+        Ok(Traced { answer, round_trip, timing })
+    }
+
+    /// Sends a request and returns the answer if it is a success.
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, ClientError> {
         let request = Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.base))
+            .uri(path)
+            .header(HOST, &self.host)
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .expect("addresses and paths are checked or encoded");
-        let addr = || self.address.clone();
-        let response = self.http.request(request).await.map_err(|source| {
-            if source.is_connect() {
-                ClientError::Connect { addr: addr(), source }
-            } else {
-                ClientError::Broken { addr: addr(), source: source.into() }
+            .expect("paths are encoded");
+        let sent = Instant::now();
+        let (head, body) = self.links.ask(&self.address, request).await.map_err(|error| {
+            let addr = self.address.clone();
+            match error {
+                LinkError::Connect(source) => ClientError::Connect { addr, source },
+                LinkError::Broken(source) => ClientError::Broken { addr, source },
             }
         })?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|source| ClientError::Broken { addr: addr(), source })?
-            .to_bytes();
+        let (round_trip, status) = (sent.elapsed(), head.status);
         if status.is_success() {
-            return Ok((status, body));
+            let timing = timing(&head.headers);
+            return Ok(Answer { status, body, round_trip, timing });
         }
         let body = serde_json::from_slice(&body).map_err(|source| self.protocol(status, source))?;
         Err(ClientError::Api { status: status.as_u16(), body })
@@ -199,6 +265,19 @@ impl Client {
     fn protocol(&self, status: StatusCode, source: serde_json::Error) -> ClientError {
         ClientError::Protocol { addr: self.address.clone(), status: status.as_u16(), source }
     }
+}
+
+/// A success, as it came.
+struct Answer {
+    status: StatusCode,
+    body: Bytes,
+    round_trip: Duration,
+    timing: ServerTiming,
+}
+
+fn timing(headers: &HeaderMap) -> ServerTiming {
+    let header = headers.get(SERVER_TIMING_HEADER).and_then(|value| value.to_str().ok());
+    header.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 fn json(body: &impl Serialize) -> Bytes {

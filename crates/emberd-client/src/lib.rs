@@ -5,6 +5,6 @@
 //! drops the request, which ends a creation or a program under way.
 
 mod client;
-mod connector;
+mod link;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Traced};

@@ -65,6 +65,64 @@ async fn error_body_is_told() {
 }
 
 #[tokio::test]
+async fn where_the_time_went_is_told_and_nonsense_about_it_is_passed_over() {
+    let told = "Server-Timing: turn;dur=0.004, total;dur=1.5\r\n";
+    for (header, total_us) in [(told, Some(1500)), ("", None), ("Server-Timing: a b\r\n", None)] {
+        let (client, _) = peer(format!("HTTP/1.1 204 No Content\r\n{header}\r\n")).await;
+        let traced = client.delete_traced("x").await.unwrap();
+        let total = traced.timing.duration(emberd_api::STAGE_TOTAL);
+        assert_eq!(total, total_us.map(std::time::Duration::from_micros), "{header}");
+        assert!(!traced.round_trip.is_zero());
+    }
+}
+
+#[tokio::test]
+async fn template_of_a_pack_is_asked_for_by_its_path() {
+    let template = r#"{"language_pack":"python","state":"ready"}"#;
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", template.len());
+    let (client, request) = peer(head + template).await;
+    let built = client.build_template("python").await.unwrap();
+    assert_eq!(built.state, emberd_api::TemplateState::Ready);
+    assert!(request.await.unwrap().starts_with("POST /templates/python HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
+async fn connection_is_used_again_until_the_peer_closes_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::new(&listener.local_addr().unwrap().to_string()).unwrap();
+    let (closed, is_closed) = tokio::sync::oneshot::channel();
+    let peer = tokio::spawn(async move {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"status\":\"ok\"}";
+        let (mut first, _) = listener.accept().await.unwrap();
+        for _ in 0..2 {
+            assert_ne!(first.read(&mut [0; 4096]).await.unwrap(), 0);
+            first.write_all(answer).await.unwrap();
+        }
+        drop(first);
+        closed.send(()).unwrap();
+        let (mut second, _) = listener.accept().await.unwrap();
+        assert_ne!(second.read(&mut [0; 4096]).await.unwrap(), 0);
+        second.write_all(answer).await.unwrap();
+    });
+    client.healthz().await.unwrap();
+    client.clone().healthz().await.unwrap();
+    is_closed.await.unwrap();
+    client.healthz().await.unwrap();
+    peer.await.unwrap();
+}
+
+#[tokio::test]
+async fn call_that_is_given_up_closes_its_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::new(&listener.local_addr().unwrap().to_string()).unwrap();
+    let call = tokio::spawn(async move { client.healthz().await });
+    let (mut stream, _) = listener.accept().await.unwrap();
+    assert_ne!(stream.read(&mut [0; 4096]).await.unwrap(), 0);
+    call.abort();
+    assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
 async fn hostile_id_stays_one_segment_of_the_path() {
     let (client, request) = peer("HTTP/1.1 204 No Content\r\n\r\n").await;
     client.delete("../info HTTP/1.1\r\nx").await.unwrap();

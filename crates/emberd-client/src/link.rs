@@ -1,0 +1,143 @@
+//! Connections to the daemon, and one request at a time on each.
+//!
+//! Whoever waits for an answer moves the bytes of its connection himself: no task stands
+//! between, which would have to be woken for every request and every answer.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use emberd_api::Address;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1::{Connection, SendRequest, handshake};
+use hyper::http::response::Parts;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
+
+/// Largest answer that is read, in bytes (256 MiB): 8 MiB of standard output and of standard
+/// error, each byte escaped in JSON as six, and once more as base64.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// How long an unused connection is kept: less than the 30 s after which the daemon closes it,
+/// so that a request does not meet a connection being closed.
+const IDLE_MAX: Duration = Duration::from_secs(15);
+
+/// Most unused connections that are kept.
+const IDLE_LINKS_MAX: usize = 64;
+
+type Stream = TokioIo<Either<TcpStream, UnixStream>>;
+
+/// Why a request was not answered.
+#[derive(Debug)]
+pub(crate) enum LinkError {
+    /// No connection came about.
+    Connect(io::Error),
+    /// The connection ended before the answer was complete.
+    Broken(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The unused connections to one daemon.
+#[derive(Debug, Default)]
+pub(crate) struct Links(Mutex<Vec<(Instant, Link)>>);
+
+impl Links {
+    /// Sends `request` to the daemon at `address` and reads its whole answer.
+    ///
+    /// Dropping the future closes the connection, which ends what was asked for.
+    pub async fn ask(
+        &self,
+        address: &Address,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Parts, Bytes), LinkError> {
+        let mut link = match self.idle().await {
+            Some(link) => link,
+            None => Link::open(address).await.map_err(LinkError::Connect)?,
+        };
+        let answer = link.ask(request).await.map_err(LinkError::Broken)?;
+        if link.is_open().await {
+            let mut idle = self.lock();
+            if idle.len() < IDLE_LINKS_MAX {
+                idle.push((Instant::now(), link));
+            }
+        }
+        Ok(answer)
+    }
+
+    /// The connection that was used last, if it is still good.
+    async fn idle(&self) -> Option<Link> {
+        loop {
+            let (since, mut link) = self.lock().pop()?;
+            if since.elapsed() > IDLE_MAX {
+                // Those below were used before it.
+                self.lock().clear();
+            } else if link.is_open().await {
+                return Some(link);
+            }
+        }
+    }
+
+    /// No code that could panic runs under this lock.
+    fn lock(&self) -> MutexGuard<'_, Vec<(Instant, Link)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Link {
+    sender: SendRequest<Full<Bytes>>,
+    connection: Connection<Stream, Full<Bytes>>,
+}
+
+impl Link {
+    async fn open(address: &Address) -> io::Result<Self> {
+        let stream = match address {
+            Address::Tcp(authority) => {
+                let stream = TcpStream::connect(authority).await?;
+                stream.set_nodelay(true)?;
+                Either::Left(stream)
+            }
+            Address::Unix(path) => Either::Right(UnixStream::connect(path).await?),
+        };
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        Ok(Self { sender, connection })
+    }
+
+    /// Whether another request may be sent; learns what has happened to the connection since
+    /// it was used, and never waits.
+    async fn is_open(&mut self) -> bool {
+        poll_fn(|context| {
+            let ended = Pin::new(&mut self.connection).poll(context).is_ready();
+            Poll::Ready(!ended && self.sender.is_ready())
+        })
+        .await
+    }
+
+    async fn ask(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Parts, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+        let answer = self.sender.send_request(request);
+        let answer = async move {
+            let (head, body) = Response::into_parts(answer.await?);
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?;
+            Ok((head, body.to_bytes()))
+        };
+        let mut answer = pin!(answer);
+        let mut ended = false;
+        poll_fn(|context| {
+            // What a connection that ends has brought until then counts; it tells itself if
+            // that was not all.
+            ended = ended || Pin::new(&mut self.connection).poll(context).is_ready();
+            answer.as_mut().poll(context)
+        })
+        .await
+    }
+}
