@@ -6,7 +6,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completions, create, doctor, exec, image, inspect, rm, run, setup, test, vmconfig,
+    completions, create, doctor, exec, image, inspect, rm, run, setup, template, test, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -60,6 +60,9 @@ pub enum Command {
     Info,
     /// Try the whole life of a sandbox against the daemon.
     Test(test::Args),
+    /// List, build and remove templates: what sandboxes are restored from.
+    #[command(subcommand)]
+    Template(template::Command),
     /// Build, list and check what guests boot from.
     #[command(subcommand)]
     Image(image::Command),

@@ -22,6 +22,7 @@ pub mod ping;
 pub mod rm;
 pub mod run;
 pub mod setup;
+pub mod template;
 pub mod test;
 pub mod vmconfig;
 
@@ -41,6 +42,7 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Ping => ping::run(&client()?, output).await,
         Command::Info => info::run(&client()?, output).await,
         Command::Test(args) => test::run(&client()?, args, output).await,
+        Command::Template(command) => template::run(&client()?, command, output).await,
         Command::Image(command) => image::run(command, &data_dir(cli.data_dir)?, output),
         Command::Setup(command) => setup::run(command, &data_dir(cli.data_dir)?, output),
         Command::Doctor(args) => {

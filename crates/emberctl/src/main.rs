@@ -19,6 +19,7 @@ mod interrupt;
 mod output;
 mod program;
 mod report;
+mod trace;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

@@ -93,6 +93,11 @@ pub fn bytes(count: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[power as usize - 1])
 }
 
+/// A duration for people, to the microsecond: `1.234 ms`.
+pub fn milliseconds(us: u64) -> String {
+    format!("{}.{:03} ms", us / 1000, us % 1000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,8 +10,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use emberd_api::exec::{CODE_BYTES_MAX, STDIN_BYTES_MAX, TIMEOUT_MS_DEFAULT};
 use emberd_api::{ExecBody, ExecOutcome, ExecSpec};
+use serde::Serialize;
 
 use crate::output::{Output, printable};
+use crate::trace::Trace;
 use crate::{duration, exit};
 
 /// The file name that stands for standard input.
@@ -38,6 +40,12 @@ pub struct ProgramArgs {
     /// Working directory in the sandbox.
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
+    /// Start a new interpreter even where the pack keeps a warm one to fork.
+    #[arg(long)]
+    fresh: bool,
+    /// Say on standard error where the time went; with --json, in the field `trace`.
+    #[arg(long)]
+    trace: bool,
     /// Arguments of the program.
     #[arg(last = true)]
     args: Vec<String>,
@@ -49,6 +57,11 @@ fn variable(text: &str) -> Result<(String, String), &'static str> {
 }
 
 impl ProgramArgs {
+    /// Whether to say where the time went.
+    pub fn trace(&self) -> bool {
+        self.trace
+    }
+
     /// Reads the files named and makes the request's body.
     ///
     /// # Errors
@@ -66,6 +79,7 @@ impl ProgramArgs {
             env: self.env.into_iter().collect(),
             cwd: self.cwd,
             timeout_ms: u64::try_from(timeout_ms).unwrap_or(u64::MAX),
+            fresh: self.fresh,
         };
         spec.check()?;
         let stdin = if self.stdin { read(io::stdin(), STDIN_BYTES_MAX)? } else { Vec::new() };
@@ -101,13 +115,27 @@ pub fn body(spec: ExecSpec, stdin: Vec<u8>) -> ExecBody {
     ExecBody { spec, stdin, stdin_base64 }
 }
 
-/// Writes what the program wrote, byte for byte, and says what to exit with.
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    outcome: &'a ExecOutcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a Trace>,
+}
+
+/// Writes what the program wrote, byte for byte, then where the time went if that is asked
+/// for, and says what to exit with.
 ///
 /// # Errors
 /// Standard output or standard error is closed or full.
-pub fn finish(outcome: &ExecOutcome, output: Output) -> anyhow::Result<ExitCode> {
+pub fn finish(
+    outcome: &ExecOutcome,
+    trace: Option<&Trace>,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
     if output.json {
-        output.print(outcome, String::new)?;
+        output.print(&Document { outcome, trace }, String::new)?;
     } else {
         io::stdout().write_all(&outcome.stdout_bytes())?;
         io::stdout().flush()?;
@@ -121,6 +149,9 @@ pub fn finish(outcome: &ExecOutcome, output: Output) -> anyhow::Result<ExitCode>
         }
         if let Some(error) = &outcome.exit.error {
             writeln!(io::stderr(), "emberctl: {}", printable(error))?;
+        }
+        if let Some(trace) = trace {
+            write!(anstream::stderr(), "{}", trace.text())?;
         }
     }
     Ok(match &outcome.exit {

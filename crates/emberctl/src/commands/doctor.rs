@@ -23,9 +23,13 @@ mod host;
 mod images;
 mod jail;
 mod qemu;
+mod templates;
 
 /// Width of the column that says what was looked at.
 const WHAT_COLUMNS: usize = 16;
+
+/// Where the daemon keeps templates in the data directory unless told otherwise.
+const TEMPLATE_DIR: &str = "templates";
 
 /// Arguments of `doctor`; those of the daemon, so that it looks at what the daemon would run.
 #[derive(Debug, clap::Args)]
@@ -57,6 +61,16 @@ pub struct Args {
     /// The daemon's directory of per-sandbox state.
     #[arg(long, env = "EMBERD_RUN_DIR", value_name = "DIR")]
     run_dir: Option<PathBuf>,
+    /// Whether the daemon makes templates.
+    #[arg(long, env = "EMBERD_TEMPLATES", value_name = "WHETHER", default_value = "on",
+          value_parser = ["on", "off"])]
+    templates: String,
+    /// The daemon's directory of templates; in the data directory if absent.
+    #[arg(long, env = "EMBERD_TEMPLATE_DIR", value_name = "DIR")]
+    template_dir: Option<PathBuf>,
+    /// Most memory of the daemon's pools, in MiB; a quarter of the host's if absent.
+    #[arg(long, env = "EMBERD_POOL_MEMORY_MIB", value_name = "MIB")]
+    pool_memory_mib: Option<u64>,
 }
 
 /// One thing looked at.
@@ -110,6 +124,11 @@ pub async fn run(
     }
     checks.extend(host::rows(args.run_dir.as_deref(), is_jailed));
     checks.extend([images::images(data_dir), images::disk(data_dir.path())]);
+    if args.templates == "on" {
+        let dir = args.template_dir.clone();
+        let dir = dir.unwrap_or_else(|| data_dir.path().join(TEMPLATE_DIR));
+        checks.extend(templates::rows(&dir, args.pool_memory_mib));
+    }
     checks.push(daemon(client).await);
     let healthy = checks.iter().all(|row| row.verdict != Verdict::Fail);
     let diagnosis = Diagnosis { healthy, checks };

@@ -6,6 +6,7 @@ use emberd_client::Client;
 
 use crate::output::Output;
 use crate::program::{self, ProgramArgs};
+use crate::trace::Trace;
 
 /// Arguments of `exec`.
 #[derive(Debug, clap::Args)]
@@ -21,7 +22,9 @@ pub struct Args {
 /// # Errors
 /// The program cannot be read, the daemon refuses, or there is no daemon.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    let wants_trace = args.program.trace();
     let body = args.program.into_body()?;
-    let outcome = client.exec(&args.id, &body).await?;
-    program::finish(&outcome, output)
+    let mut trace = Trace::default();
+    let outcome = trace.note_exec(client.exec_traced(&args.id, &body).await?);
+    program::finish(&outcome, wants_trace.then_some(&trace), output)
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use emberd_api::Info;
+use emberd_api::{Info, Pool};
 use emberd_client::Client;
 
 use crate::output::{self, Output};
@@ -28,8 +28,23 @@ fn text(info: &Info) -> String {
         ("sandboxes", format!("{} of {}", info.sandboxes, info.sandboxes_max)),
         ("directory", info.work_dir.clone()),
     ];
+    if info.reaping > 0 {
+        facts.push(("being removed", info.reaping.to_string()));
+    }
+    let labels = ["pools"].into_iter().chain(std::iter::repeat(""));
+    facts.extend(labels.zip(info.pools.iter().map(pool)));
     let packs = info.packs.iter().map(|(name, description)| format!("{name}: {description}"));
     let labels = ["packs"].into_iter().chain(std::iter::repeat(""));
     facts.extend(labels.zip(packs));
     output::facts(&facts)
+}
+
+fn pool(pool: &Pool) -> String {
+    let Pool { language_pack, ready, filling, standing_by, target, .. } = pool;
+    let Pool { ceiling, handed_out, missed, discarded, .. } = pool;
+    let raised = if ceiling > target { format!(", raised to {ceiling}") } else { String::new() };
+    format!(
+        "{language_pack}: {ready} ready of {target}{raised}, {filling} filling, \
+         {standing_by} standing by; {handed_out} given, {missed} missed, {discarded} discarded"
+    )
 }

@@ -6,7 +6,7 @@ use emberd_api::Sandbox;
 use emberd_client::Client;
 
 use super::ls;
-use crate::output::{self, Output};
+use crate::output::{self, Output, milliseconds};
 
 /// Arguments of `inspect`.
 #[derive(Debug, clap::Args)]
@@ -30,20 +30,19 @@ fn text(sandbox: &Sandbox) -> String {
         ("id", sandbox.id.clone()),
         ("language pack", sandbox.language_pack.clone()),
         ("state", ls::state(sandbox.state).to_owned()),
-        ("boot path", sandbox.boot_path.clone()),
         ("directory", sandbox.dir.clone()),
     ];
+    facts.extend(sandbox.boot_path.clone().map(|path| ("boot path", path)));
     facts.extend(sandbox.reason.clone().map(|reason| ("reason", reason)));
     facts.extend(sandbox.vmm_pid.map(|pid| ("VMM process", pid.to_string())));
     if let Some(boot) = &sandbox.boot {
         facts.push(("VMM started in", milliseconds(boot.vmm_us)));
+        facts.extend(boot.load_us.map(|us| ("template loaded in", milliseconds(us))));
         facts.push(("guest answered in", milliseconds(boot.guest_us)));
         facts.extend(boot.kernel_us.map(|us| ("  of which kernel", milliseconds(us))));
         facts.extend(boot.init_us.map(|us| ("  of which init", milliseconds(us))));
+        facts.extend(boot.renew_us.map(|us| ("renewed in", milliseconds(us))));
+        facts.extend(boot.warm_up_us.map(|us| ("warmed up in", milliseconds(us))));
     }
     output::facts(&facts)
-}
-
-fn milliseconds(us: u64) -> String {
-    format!("{}.{:03} ms", us / 1000, us % 1000)
 }

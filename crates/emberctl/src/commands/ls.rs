@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use emberd_api::{Sandbox, SandboxState};
+use emberd_api::{BootTimes, Sandbox, SandboxState};
 use emberd_client::Client;
 
 use crate::output::{self, Output};
@@ -24,10 +24,8 @@ pub async fn run(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
 
 fn row(sandbox: &Sandbox, now: Duration) -> [String; 6] {
     let age = now.saturating_sub(Duration::from_millis(sandbox.created_at_ms));
-    let boot = sandbox
-        .boot
-        .as_ref()
-        .map(|boot| format!("{} ms", boot.vmm_us.saturating_add(boot.guest_us) / 1000));
+    let boot = sandbox.boot_path.as_ref().zip(sandbox.boot.as_ref());
+    let boot = boot.map(|(path, boot)| format!("{path}, {} ms", whole(boot).as_millis()));
     [
         sandbox.id.clone(),
         sandbox.language_pack.clone(),
@@ -36,6 +34,13 @@ fn row(sandbox: &Sandbox, now: Duration) -> [String; 6] {
         boot.unwrap_or_else(|| "-".into()),
         sandbox.vmm_pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
     ]
+}
+
+/// How long a microVM was in the making.
+fn whole(boot: &BootTimes) -> Duration {
+    let restored = [boot.load_us, boot.renew_us, boot.warm_up_us].into_iter().flatten();
+    let stages = [boot.vmm_us, boot.guest_us].into_iter().chain(restored);
+    stages.map(Duration::from_micros).sum()
 }
 
 /// The word for a state.
@@ -47,7 +52,8 @@ pub fn state(state: SandboxState) -> &'static str {
     }
 }
 
-fn age_text(age: Duration) -> String {
+/// An age in one unit.
+pub fn age_text(age: Duration) -> String {
     match age.as_secs() {
         seconds @ 0..60 => format!("{seconds}s"),
         seconds @ 60..3600 => format!("{}m", seconds / 60),

@@ -4,12 +4,13 @@ use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use emberd_api::{ExecBody, ExecOutcome};
-use emberd_client::Client;
+use emberd_api::{CreatedSandbox, ExecBody, ExecOutcome};
+use emberd_client::{Client, Traced};
 
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::output::Output;
 use crate::program::{self, ProgramArgs};
+use crate::trace::Trace;
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -26,15 +27,20 @@ pub struct Args {
 /// The program cannot be read, the daemon refuses, there is no daemon, or the user
 /// interrupts. The sandbox is deleted whichever it is.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    let wants_trace = args.program.trace();
     let body = args.program.into_body()?;
     let mut interrupt = Interrupt::listen()?;
-    let (id, interrupted) = create(client, &args.pack, &mut interrupt).await?;
+    let mut trace = Trace::default();
+    let (created, interrupted) = create(client, &args.pack, &mut interrupt).await?;
+    let id = trace.note("create", created).id;
     let ran = match interrupted {
         Some(interrupted) => Err(interrupted.into()),
         None => exec(client, &id, &body, &mut interrupt).await,
     };
-    let deleted = client.delete(&id).await;
-    let code = program::finish(&ran?, output)?;
+    let deleted = client.delete_traced(&id).await;
+    let outcome = trace.note_exec(ran?);
+    let deleted = deleted.map(|deleted| trace.note("delete", deleted));
+    let code = program::finish(&outcome, wants_trace.then_some(&trace), output)?;
     deleted.with_context(|| format!("cannot delete sandbox {id}"))?;
     Ok(code)
 }
@@ -45,14 +51,14 @@ async fn create(
     client: &Client,
     pack: &str,
     interrupt: &mut Interrupt,
-) -> anyhow::Result<(String, Option<Interrupted>)> {
-    let mut creation = pin!(client.create(Some(pack)));
+) -> anyhow::Result<(Traced<CreatedSandbox>, Option<Interrupted>)> {
+    let mut creation = pin!(client.create_traced(Some(pack)));
     let first = tokio::select! {
-        created = &mut creation => return Ok((created?.id, None)),
+        created = &mut creation => return Ok((created?, None)),
         first = interrupt.next() => first,
     };
     tokio::select! {
-        created = creation => Ok((created?.id, Some(first))),
+        created = creation => Ok((created?, Some(first))),
         second = interrupt.next() => Err(second.into()),
     }
 }
@@ -62,9 +68,9 @@ async fn exec(
     id: &str,
     body: &ExecBody,
     interrupt: &mut Interrupt,
-) -> anyhow::Result<ExecOutcome> {
+) -> anyhow::Result<Traced<ExecOutcome>> {
     tokio::select! {
-        ran = client.exec(id, body) => Ok(ran?),
+        ran = client.exec_traced(id, body) => Ok(ran?),
         interrupted = interrupt.next() => Err(interrupted.into()),
     }
 }

@@ -58,11 +58,12 @@ pub fn run(args: Args, data_dir: &DataDir) -> anyhow::Result<ExitCode> {
         dir: PathBuf::new(),
         kernel: std::path::absolute(args.kernel.unwrap_or(images.kernel.path))?,
         kernel_hz: images.kernel.hz,
-        initramfs: std::path::absolute(args.initramfs.unwrap_or(images.initramfs))?,
+        initramfs: std::path::absolute(args.initramfs.unwrap_or(images.initramfs.path))?,
         rootfs: std::path::absolute(pack.rootfs)?,
         kernel_args: std::iter::once(LOUD).chain(words).map(str::to_owned).collect(),
         vcpu_count: args.guest_vcpus,
         mem_size_mib: args.guest_ram_mib,
+        for_template: false,
     };
     writeln!(io::stdout(), "{}", vmconfig(&spec, true)?)?;
     Ok(ExitCode::SUCCESS)

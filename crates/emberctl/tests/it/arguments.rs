@@ -26,6 +26,8 @@ fn wrong_usage_is_our_own_error() {
     check_usage_error(&["exec", "sb_1", "-f", "/nonexistent"], "cannot read /nonexistent");
     check_usage_error(&["exec", "sb_1", "-i", "-f", "-"], "both the code and its input");
     check_usage_error(&["rm"], "required arguments");
+    check_usage_error(&["template"], "Usage:");
+    check_usage_error(&["template", "build"], "required arguments");
     check_usage_error(&["--addr", "nonsense", "ls"], "nonsense");
 }
 

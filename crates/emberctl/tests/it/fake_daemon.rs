@@ -1,7 +1,7 @@
 //! A daemon without microVMs: sandboxes are directories with a process beside them, and code
 //! runs in the host's own shell. It answers as the HTTP contract says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use emberd_api::{ExecBody, ExecExit, ExecOutcome};
+use emberd_api::{ExecBody, ExecExit, ExecOutcome, StartedBy};
 use serde_json::{Value, json};
 
 /// The fake never answers an exec of this.
@@ -20,6 +20,9 @@ pub const HANG: &str = "hang";
 pub const GUEST_FAILS: &str = "fail";
 /// The fake answers this as if the guest had no interpreter.
 pub const NOT_STARTED: &str = "no interpreter";
+
+/// The language packs it has.
+const PACKS: [&str; 2] = ["python", "shell"];
 
 /// How far the fake departs from a sound daemon.
 #[derive(Clone, Copy, Default)]
@@ -44,6 +47,8 @@ struct State {
     dir: tempfile::TempDir,
     arrivals: Mutex<Sender<String>>,
     sandboxes: Mutex<BTreeMap<String, Vm>>,
+    /// Packs that have a template.
+    templates: Mutex<BTreeSet<String>>,
 }
 
 struct Vm {
@@ -68,6 +73,7 @@ impl FakeDaemon {
             dir: tempfile::tempdir().unwrap(),
             arrivals: Mutex::new(sender),
             sandboxes: Mutex::default(),
+            templates: Mutex::default(),
         });
         let served = Arc::downgrade(&state);
         thread::spawn(move || {
@@ -112,7 +118,8 @@ impl State {
         };
         let head = format!(
             "HTTP/1.1 {status} -\r\nconnection: close\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n\r\n",
+             {}content-length: {}\r\n\r\n",
+            timing(&method, &path),
             answer.len()
         );
         stream.write_all(format!("{head}{answer}").as_bytes()).unwrap();
@@ -134,6 +141,9 @@ impl State {
                 }
                 self.exec(id, &body)
             }
+            ("GET", ["templates"]) => (200, self.templates()),
+            ("POST", ["templates", pack]) => self.build_template(pack),
+            ("DELETE", ["templates", pack]) => self.delete_template(pack),
             _ => (404, json!({"error": "no such path", "code": "unknown_route"})),
         };
         Some((status, if answer.is_null() { String::new() } else { answer.to_string() }))
@@ -154,15 +164,17 @@ impl State {
             "work_dir": self.work_dir(),
             "vmm": {"driver": "fake", "version": "1", "accelerator": "none", "reason": "a test"},
             "sandboxes": self.sandboxes.lock().unwrap().len(), "sandboxes_max": 64,
+            "pools": [{
+                "language_pack": "python", "ready": 1, "filling": 1, "standing_by": 1,
+                "target": 2, "ceiling": 4, "handed_out": 7, "missed": 3, "discarded": 0,
+            }],
         })
     }
 
     fn create(&self, body: &Value) -> (u16, Value) {
         let pack = body["language_pack"].as_str().unwrap_or("python").to_owned();
-        if !["python", "shell"].contains(&pack.as_str()) {
-            let error = format!("unknown language pack `{pack}`");
-            let hint = "installed are python, shell";
-            return (400, json!({"error": error, "code": "unknown_pack", "hint": hint}));
+        if !PACKS.contains(&pack.as_str()) {
+            return unknown_pack(&pack);
         }
         // Stands for a VMM: waits for an input that never comes.
         let process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
@@ -177,8 +189,9 @@ impl State {
     fn show(&self, id: &str, vm: &Vm) -> Value {
         json!({
             "id": id, "language_pack": vm.pack, "state": "ready", "created_at_ms": 0,
-            "boot_path": "cold-boot", "vmm_pid": vm.process.id(), "dir": self.dir(id),
-            "boot": {"vmm_us": 50_000, "guest_us": 1_950_000, "kernel_us": 900_000},
+            "boot_path": "snapshot-restore", "vmm_pid": vm.process.id(), "dir": self.dir(id),
+            "boot": {"vmm_us": 50_000, "load_us": 10_000, "guest_us": 1_930_000,
+                "renew_us": 4_000, "warm_up_us": 6_000},
         })
     }
 
@@ -200,6 +213,36 @@ impl State {
         } else if !self.flaws.elsewhere {
             std::fs::remove_dir(self.dir(id)).unwrap();
         }
+        (204, Value::Null)
+    }
+
+    fn template(&self, pack: &str) -> Value {
+        if self.templates.lock().unwrap().contains(pack) {
+            let dir = self.work_dir().join(pack);
+            json!({"language_pack": pack, "state": "ready", "dir": dir, "disk_bytes": 3 << 20,
+                "made_at_ms": 0})
+        } else {
+            json!({"language_pack": pack, "state": "absent"})
+        }
+    }
+
+    fn templates(&self) -> Value {
+        json!({"templates": PACKS.map(|pack| self.template(pack))})
+    }
+
+    fn build_template(&self, pack: &str) -> (u16, Value) {
+        if !PACKS.contains(&pack) {
+            return unknown_pack(pack);
+        }
+        self.templates.lock().unwrap().insert(pack.to_owned());
+        (200, self.template(pack))
+    }
+
+    fn delete_template(&self, pack: &str) -> (u16, Value) {
+        if !PACKS.contains(&pack) {
+            return unknown_pack(pack);
+        }
+        self.templates.lock().unwrap().remove(pack);
         (204, Value::Null)
     }
 
@@ -227,6 +270,24 @@ impl State {
         };
         (200, serde_json::to_value(outcome).unwrap())
     }
+}
+
+/// The header in which a daemon says where the time of an answer went, or nothing.
+fn timing(method: &str, path: &str) -> &'static str {
+    match (method, path) {
+        ("POST", "/sandboxes") => "server-timing: boot-path;desc=\"warm-pool\", total;dur=0.2\r\n",
+        ("POST", path) if path.ends_with("/exec") => {
+            "server-timing: turn;dur=0, launch;dur=0.3, run;dur=0.5, total;dur=0.9\r\n"
+        }
+        ("DELETE", _) => "server-timing: total;dur=0.01\r\n",
+        _ => "",
+    }
+}
+
+fn unknown_pack(pack: &str) -> (u16, Value) {
+    let error = format!("unknown language pack `{pack}`");
+    let hint = "installed are python, shell";
+    (400, json!({"error": error, "code": "unknown_pack", "hint": hint}))
 }
 
 fn unknown(id: &str) -> (u16, Value) {
@@ -264,7 +325,8 @@ fn run_in_host_shell(body: &ExecBody) -> ExecOutcome {
         let error = Some("execution timed out".to_owned());
         ExecExit { exit_code: -1, timed_out: true, error, ..ExecExit::default() }
     } else {
-        ExecExit { exit_code: output.status.code().unwrap_or(-1), ..ExecExit::default() }
+        let exit_code = output.status.code().unwrap_or(-1);
+        ExecExit { exit_code, started_by: Some(StartedBy::Spawn), ..ExecExit::default() }
     };
     ExecOutcome::new(exit, output.stdout, output.stderr)
 }

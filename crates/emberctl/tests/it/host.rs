@@ -64,7 +64,9 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
     assert_eq!(check("images")["verdict"], "fail");
     assert!(check("images")["seen"].as_str().unwrap().contains("emberctl image build kernel"));
     assert_eq!(check("daemon")["verdict"], "warn");
-    for what in ["vmm", "kvm", "memory", "swap", "run directory", "disk"] {
+    for what in
+        ["vmm", "kvm", "memory", "swap", "run directory", "disk", "templates", "pool memory"]
+    {
         assert_ne!(check(what)["seen"], "", "{what}");
     }
 }

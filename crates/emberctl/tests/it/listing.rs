@@ -21,10 +21,19 @@ fn a_sandbox_is_listed_and_shown_until_it_is_removed() {
     let heading: Vec<_> = lines[0].split_whitespace().collect();
     assert_eq!(heading, ["ID", "PACK", "STATE", "AGE", "BOOT", "VMM", "PID"]);
     assert!(lines[1].starts_with(&format!("{id}  shell  ready")), "{}", lines[1]);
-    assert!(lines[1].contains("2000 ms"), "{}", lines[1]);
+    assert!(lines[1].contains("snapshot-restore, 2000 ms"), "{}", lines[1]);
 
     let shown = run(addr, &["inspect", &id]);
-    assert!(printed(&shown).contains("guest answered in  1950.000 ms"), "{}", printed(&shown));
+    for line in [
+        "boot path           snapshot-restore",
+        "VMM started in      50.000 ms",
+        "template loaded in  10.000 ms",
+        "guest answered in   1930.000 ms",
+        "renewed in          4.000 ms",
+        "warmed up in        6.000 ms",
+    ] {
+        assert!(printed(&shown).lines().any(|shown| shown == line), "{}", printed(&shown));
+    }
     assert_eq!(json(addr, &["inspect", &id])["language_pack"], "shell");
     assert_eq!(json(addr, &["ls"])["sandboxes"][0]["id"], id.as_str());
 
@@ -66,6 +75,31 @@ fn a_refusal_comes_with_the_daemons_hint() {
 }
 
 #[test]
+fn templates_are_built_listed_and_removed() {
+    let daemon = FakeDaemon::start(Flaws::default());
+    let addr = daemon.addr.as_str();
+    let states = || {
+        let templates = json(addr, &["template", "ls"])["templates"].clone();
+        let state = |template: &Value| template["state"].as_str().unwrap().to_owned();
+        templates.as_array().unwrap().iter().map(state).collect::<Vec<_>>()
+    };
+    assert_eq!(states(), ["absent", "absent"]);
+    let built = run(addr, &["template", "build", "shell", "python"]);
+    let rows: Vec<Vec<_>> =
+        printed(&built).lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[1][..2], ["shell", "ready"]);
+    assert_eq!(rows[2][..2], ["python", "ready"]);
+    assert_eq!(complaint(&built), "", "nobody watches: no progress");
+    assert_eq!(json(addr, &["template", "build", "shell"])[0]["state"], "ready");
+    assert_eq!(states(), ["ready", "ready"]);
+    assert_eq!(printed(&run(addr, &["template", "rm", "python"])), "python\n");
+    assert_eq!(states(), ["absent", "ready"]);
+    let refused = run(addr, &["template", "build", "cobol"]);
+    let said = "error: unknown language pack `cobol`\nhint: installed are python, shell\n";
+    assert_eq!((refused.status.code(), complaint(&refused).as_str()), (Some(125), said));
+}
+
+#[test]
 fn ping_and_info_tell_what_the_daemon_is() {
     let daemon = FakeDaemon::start(Flaws::default());
     assert_eq!(printed(&run(&daemon.addr, &["ping"])), "ok\n");
@@ -73,5 +107,8 @@ fn ping_and_info_tell_what_the_daemon_is() {
     let info = run(&daemon.addr, &["info"]);
     assert!(printed(&info).contains("chosen because  a test\n"), "{}", printed(&info));
     assert!(printed(&info).contains("shell: POSIX shell\n"), "{}", printed(&info));
+    let pool = "python: 1 ready of 2, raised to 4, 1 filling, 1 standing by; \
+        7 given, 3 missed, 0 discarded\n";
+    assert!(printed(&info).contains(pool), "{}", printed(&info));
     assert_eq!(json(&daemon.addr, &["info"])["guest_ram_mib"], 256);
 }

@@ -74,6 +74,34 @@ fn json_is_the_outcome_as_the_daemon_gave_it() {
 }
 
 #[test]
+fn a_trace_tells_where_the_time_went() {
+    let daemon = daemon();
+    let output = run(&daemon.addr, &["run", "shell", "echo 42", "--trace"]);
+    assert_eq!(printed(&output), "42\n");
+    let trace = complaint(&output);
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let lines: Vec<_> = trace.lines().map(words).collect();
+    let named: Vec<_> = lines.iter().map(|line| line[0].as_str()).collect();
+    let create = ["create", "way", "daemon"];
+    let exec = ["exec", "way", "daemon", "turn", "launch", "run"];
+    assert_eq!(named, [&create[..], &exec, &["delete", "way", "daemon"]].concat());
+    assert_eq!(lines[0].last().unwrap(), "warm-pool");
+    assert!(lines[3].ends_with(&["a".into(), "new".into(), "interpreter".into()]), "{trace}");
+    assert_eq!(lines[5], ["daemon", "0.100", "ms"]);
+
+    let id = printed(&run(&daemon.addr, &["create", "shell"])).trim().to_owned();
+    let output = run(&daemon.addr, &["exec", &id, "echo 42", "--trace", "--json"]);
+    let outcome: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&outcome["stdout"], &outcome["trace"][0]["request"]),
+        (&"42\n".into(), &"exec".into())
+    );
+    let run_stage = &outcome["trace"][0]["stages"][2];
+    assert_eq!((&run_stage["name"], &run_stage["duration_us"]), (&"run".into(), &500.into()));
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
 fn every_option_reaches_the_program() {
     let daemon = daemon();
     let id = printed(&run(&daemon.addr, &["create", "shell"])).trim().to_owned();

@@ -115,7 +115,7 @@ pub fn kvm_for_firecracker(verdict: KvmVerdict, trial: Option<io::Result<KvmTria
 
 fn memory(meminfo: Reading) -> Row {
     const WHAT: &str = "memory";
-    let available = match meminfo.map(|text| available_bytes(&text)) {
+    let available = match meminfo.map(|text| meminfo_bytes(&text, "MemAvailable:")) {
         Ok(Some(available)) => available,
         Ok(None) => return Row::unknown(WHAT, "/proc/meminfo says nothing"),
         Err(error) => return Row::unknown(WHAT, &error),
@@ -129,8 +129,9 @@ fn memory(meminfo: Reading) -> Row {
     }
 }
 
-fn available_bytes(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// A line of `/proc/meminfo`, in bytes.
+pub fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     kib.checked_mul(1 << 10)
 }

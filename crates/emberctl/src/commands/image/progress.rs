@@ -24,6 +24,15 @@ pub fn of(output: Output) -> Box<dyn Progress> {
     }
 }
 
+/// The same, and nothing where nobody watches: for what is done in one step.
+pub fn on_terminal(output: Output) -> Box<dyn Progress> {
+    if !output.json && io::stderr().is_terminal() {
+        Box::new(Line::start())
+    } else {
+        Box::new(Silent)
+    }
+}
+
 /// One line that moves, gone when it is dropped.
 struct Line {
     bar: ProgressBar,

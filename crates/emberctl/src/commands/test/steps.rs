@@ -1,6 +1,7 @@
 //! The steps of `emberctl test`, in the order of a sandbox's life.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use emberd_api::{ErrorCode, ExecBody, ExecOutcome, ExecSpec, Info, Sandbox};
 use emberd_client::{Client, ClientError};
@@ -15,6 +16,11 @@ const ID_UNKNOWN: &str = "sb_000000000000";
 const PACK_UNKNOWN: &str = "no-such-pack";
 /// Time limit of the step that runs into it, in milliseconds.
 const TIMEOUT_MS: u64 = 1000;
+
+/// How long the daemon may take to remove what a deleted sandbox leaves, and the pause between
+/// two questions.
+const REMOVAL_MAX: Duration = Duration::from_secs(10);
+const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Tries every step; what goes wrong is what a step saw. Sets `created` once there is a
 /// sandbox, for a caller that drops this future halfway.
@@ -38,6 +44,7 @@ pub async fn all(
     programs(client, &id, &language.programs(), record).await;
     record.step("exec in an unknown sandbox is refused", unknown_sandbox(client)).await;
     record.step("delete the sandbox", delete(client, &id)).await;
+    removal(client).await;
     record.step("VM process is gone", seen_from_outside(host::process_gone)).await;
     record.step("work directory is gone", seen_from_outside(host::directory_gone)).await;
     record.step("second delete is refused", second_delete(client, &id)).await;
@@ -78,6 +85,18 @@ async fn delete(client: &Client, id: &str) -> Seen {
         Ok(()) => Seen::Expected(format!("{id} deleted")),
         Err(error) => failure(&error),
     }
+}
+
+/// Waits until the daemon has removed what deleted sandboxes leave, or gives up: the next
+/// steps look.
+async fn removal(client: &Client) {
+    let removed = async {
+        while client.info().await.is_ok_and(|info| info.reaping > 0) {
+            tokio::time::sleep(REMOVAL_PAUSE).await;
+        }
+    };
+    // What is left then is what the steps find.
+    drop(tokio::time::timeout(REMOVAL_MAX, removed).await);
 }
 
 async fn second_delete(client: &Client, id: &str) -> Seen {

@@ -1,0 +1,103 @@
+//! `emberctl template`: what sandboxes are restored from, one for each language pack.
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use emberd_api::{Template, TemplateState};
+use emberd_client::Client;
+use serde::Serialize;
+
+use super::image::progress;
+use super::ls::age_text;
+use crate::output::{self, Output};
+
+/// What to do with templates.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// List the template of every language pack.
+    Ls,
+    /// Build templates that are missing, and wait until they are ready.
+    Build(Args),
+    /// Remove templates and empty their pools; sandboxes boot cold until they are built again.
+    Rm(Args),
+}
+
+/// Arguments of `template build` and `template rm`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Language packs.
+    #[arg(required = true, value_name = "PACK")]
+    packs: Vec<String>,
+}
+
+/// What `template rm --json` prints.
+#[derive(Serialize)]
+struct Deleted {
+    deleted: Vec<String>,
+}
+
+/// Carries out `command`.
+///
+/// # Errors
+/// The daemon's refusal, or no daemon.
+pub async fn run(client: &Client, command: Command, output: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Ls => {
+            let list = client.templates().await?;
+            output.print(&list, || text(&list.templates))?;
+        }
+        Command::Build(args) => {
+            let built = build(client, &args.packs, output).await?;
+            output.print(&built, || text(&built))?;
+        }
+        Command::Rm(args) => {
+            for pack in &args.packs {
+                client.delete_template(pack).await?;
+            }
+            let document = Deleted { deleted: args.packs };
+            output
+                .print(&document, || document.deleted.iter().flat_map(|id| [id, "\n"]).collect())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds one after the other, which is also what the daemon does. Interrupting this does not
+/// end the build.
+async fn build(client: &Client, packs: &[String], output: Output) -> anyhow::Result<Vec<Template>> {
+    let mut progress = progress::on_terminal(output);
+    let mut built = Vec::new();
+    for pack in packs {
+        progress.stage(&format!("template of {pack}"));
+        built.push(client.build_template(pack).await?);
+    }
+    Ok(built)
+}
+
+fn text(templates: &[Template]) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let rows: Vec<_> = templates.iter().map(|template| row(template, now)).collect();
+    output::table(["PACK", "STATE", "AGE", "SIZE", "WHERE, OR WHY NOT"], &rows)
+}
+
+fn row(template: &Template, now: Duration) -> [String; 5] {
+    let age = template.made_at_ms.map(|made| now.saturating_sub(Duration::from_millis(made)));
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    [
+        template.language_pack.clone(),
+        state(template.state).to_owned(),
+        or_dash(age.map(age_text)),
+        or_dash(template.disk_bytes.map(output::bytes)),
+        or_dash(template.dir.clone().or_else(|| template.error.clone())),
+    ]
+}
+
+/// The word for a state.
+fn state(state: TemplateState) -> &'static str {
+    match state {
+        TemplateState::Absent => "absent",
+        TemplateState::Building => "building",
+        TemplateState::Ready => "ready",
+        TemplateState::Failed => "failed",
+    }
+}
