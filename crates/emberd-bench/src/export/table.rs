@@ -1,0 +1,126 @@
+//! The table of a run: a row for each series, its unit chosen by its median.
+
+use super::text::{Align, columns, good, warning};
+use crate::measure::Host;
+use crate::statistics::{BYTES_SUFFIX, STAGE_SEPARATOR, Summary};
+use crate::targets::Verdict;
+use crate::units::{Unit, fixed};
+
+/// One series in the table.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Its scenario.
+    pub scenario: &'static str,
+    /// Its name.
+    pub series: String,
+    /// Its numbers.
+    pub summary: Summary,
+    /// How it fared against its target, if it has one here.
+    pub verdict: Option<Verdict>,
+}
+
+impl Row {
+    /// Whether the row is a stage of another, which only the breakdown shows.
+    pub fn is_stage(&self) -> bool {
+        self.series.contains(STAGE_SEPARATOR)
+    }
+}
+
+/// The table of every series that is no stage.
+pub fn table(rows: &[Row]) -> String {
+    use Align::{Left, Right};
+    let titles = [
+        ("SCENARIO", Left),
+        ("SERIES", Left),
+        ("N", Right),
+        ("", Left),
+        ("MIN", Right),
+        ("P50", Right),
+        ("P90", Right),
+        ("P95", Right),
+        ("P99", Right),
+        ("MAX", Right),
+        ("TARGET", Left),
+    ];
+    let rows: Vec<_> = rows.iter().filter(|row| !row.is_stage()).map(cells).collect();
+    columns(titles, &rows)
+}
+
+fn cells(row: &Row) -> [String; 11] {
+    let summary = &row.summary;
+    let unit = Unit::fitting(summary.p50, row.series.ends_with(BYTES_SUFFIX));
+    let number = |value| unit.number(value);
+    let gated = |value: Option<u64>| value.map_or_else(|| "-".into(), number);
+    [
+        row.scenario.into(),
+        row.series.clone(),
+        summary.n.to_string(),
+        unit.name.into(),
+        number(summary.min),
+        number(summary.p50),
+        number(summary.p90),
+        gated(summary.p95),
+        gated(summary.p99),
+        number(summary.max),
+        row.verdict.as_ref().map(verdict).unwrap_or_default(),
+    ]
+}
+
+fn verdict(verdict: &Verdict) -> String {
+    let word = if verdict.met { good("met") } else { warning("missed") };
+    format!("{}  {word}", verdict.target)
+}
+
+/// The host in one line.
+pub fn host_line(host: &Host) -> String {
+    let gib = fixed(host.memory_bytes, 1 << 30, 1);
+    let [before, after] = [host.load_before[0], host.load_after[0]];
+    format!(
+        "{} × {}, {gib} GiB, Linux {} on {}; {} {} ({}), guests of {} MiB; emberd {} {} {}; \
+         load {before:.2} → {after:.2}; {}\n",
+        host.cores,
+        host.cpu,
+        host.kernel,
+        host.virtualisation,
+        host.driver,
+        host.vmm_version,
+        host.accelerator,
+        host.guest_ram_mib,
+        host.emberd_version,
+        host.commit,
+        host.build,
+        host.date
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::plain;
+    use super::*;
+
+    #[test]
+    fn table_is_aligned_and_each_row_has_its_unit() {
+        let row = |scenario, series: &str, samples: &[u64], verdict| Row {
+            scenario,
+            series: series.into(),
+            summary: Summary::of(samples).unwrap(),
+            verdict,
+        };
+        let thirty: Vec<u64> = (1..=30).map(|n| 150 + n).collect();
+        let met = Verdict { target: "≤ 200 µs".into(), met: true };
+        let missed = Verdict { target: "≤ 100 ms".into(), met: false };
+        let rows = [
+            row("warm-create", "create_python", &thirty, Some(met)),
+            row("restore", "create_python", &[120_000, 1_300_000], Some(missed)),
+            row("restore", "create_python/load", &[1], None),
+            row("memory", "idle_pss_bytes", &[60 << 20], None),
+        ];
+        let expect = "\
+SCENARIO     SERIES           N          MIN     P50      P90  P95  P99      MAX  TARGET
+warm-create  create_python   30  µs      151     165      177  179    -      180  ≤ 200 µs  met
+restore      create_python    2  ms   120.00  120.00  1300.00    -    -  1300.00  ≤ 100 ms  missed
+memory       idle_pss_bytes   1  MiB   60.00   60.00    60.00    -    -    60.00
+";
+        assert_eq!(plain(&table(&rows)), expect);
+    }
+}

@@ -1,0 +1,247 @@
+//! Runs scenarios: a daemon for each, quiet before and after, nothing left behind.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use emberd_api::Address;
+use tempfile::TempDir;
+
+mod agent;
+mod calls;
+mod connection;
+mod daemon;
+mod double;
+mod flags;
+mod host;
+mod interrupt;
+mod noise;
+mod proc;
+mod programs;
+mod record;
+mod rig;
+mod scenarios;
+
+use connection::Connection;
+use daemon::Daemon;
+use double::DoubleRoom;
+use noise::Noise;
+use rig::{Home, Rig};
+
+pub use connection::CallError;
+pub use daemon::{StartError, beside};
+pub use host::Host;
+pub use interrupt::{Interrupt, Interrupted};
+pub use record::{Check, Record};
+pub use scenarios::{SCENARIOS, Scenario, Start};
+
+/// Where templates of daemons started here are kept, so that each is built once in a run.
+const TEMPLATE_DIR_FLAG: &str = "--template-dir";
+
+/// What is to be measured, and on what.
+#[derive(Debug)]
+pub struct Plan {
+    /// The scenarios, in order.
+    pub scenarios: Vec<&'static Scenario>,
+    /// Iterations of each, where not the scenario's own number.
+    pub iterations: Option<usize>,
+    /// The language packs.
+    pub packs: Vec<String>,
+    /// Whose sandboxes.
+    pub daemons: Daemons,
+}
+
+/// Whose sandboxes are measured.
+#[derive(Debug)]
+pub enum Daemons {
+    /// Those of daemons started here.
+    Own {
+        /// The daemon's program.
+        binary: PathBuf,
+        /// Flags of every daemon.
+        flags: Vec<OsString>,
+        /// Whether all of them run over the double.
+        double: bool,
+    },
+    /// Those of a daemon that runs already, as it was configured.
+    Running(Address),
+}
+
+/// What one scenario brought.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The scenario.
+    pub scenario: &'static Scenario,
+    /// Whether its sandboxes were the double's.
+    pub is_double: bool,
+    /// Its series, doubts and checks; incomplete if it failed.
+    pub record: Record,
+    /// Why it failed, if it did.
+    pub failure: Option<MeasureError>,
+}
+
+/// Why a scenario did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    /// There is no daemon to measure.
+    #[error("no daemon to measure")]
+    Start(#[from] StartError),
+    /// A call failed.
+    #[error("a call failed")]
+    Call(#[from] CallError),
+    /// A program did not do what it was to do.
+    #[error("{what}: expected {expected}, not {seen}")]
+    Unexpected {
+        /// What was tried.
+        what: String,
+        /// What should have been.
+        expected: String,
+        /// What was.
+        seen: String,
+    },
+    /// The daemon did not come to rest between two iterations.
+    #[error("the daemon did not come to rest: {seen}")]
+    Restless {
+        /// What it was doing.
+        seen: String,
+    },
+    /// The scenario cannot be measured here.
+    #[error("{0}")]
+    NotHere(&'static str),
+    /// The user or the system asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The system refuses something.
+    #[error("cannot look at the host")]
+    Host(#[from] io::Error),
+}
+
+/// Runs `plan`. After an interrupt the scenarios that have not run are missing.
+///
+/// # Errors
+/// Only those that concern every scenario: no directory, no double.
+pub fn run(
+    plan: &Plan,
+    interrupt: &Interrupt,
+    progress: &mut dyn FnMut(&dyn fmt::Display),
+) -> Result<(Host, Vec<Outcome>), StartError> {
+    let mut host = Host::before();
+    let house = House::new(plan)?;
+    let mut outcomes = Vec::new();
+    for scenario in &plan.scenarios {
+        if interrupt.check().is_err() {
+            break;
+        }
+        progress(&format_args!("{}: {}", scenario.name, scenario.about));
+        let everywhere = matches!(plan.daemons, Daemons::Own { double: true, .. });
+        let is_double = everywhere || scenario.start == Start::Double;
+        let record = Record::default();
+        let trial = Trial { plan, scenario, interrupt, host: &mut host, is_double, record };
+        outcomes.push(trial.measure(&house));
+    }
+    host.load_after = proc::load().unwrap_or_default();
+    Ok((host, outcomes))
+}
+
+/// What makes the figures of a run on `host` doubtful as a whole.
+pub fn doubts(host: &Host) -> Vec<String> {
+    let debug = (host.build == "debug").then(|| "this is a debug build".to_owned());
+    debug.into_iter().chain(noise::load_doubt(host.load_before, host.cores)).collect()
+}
+
+/// What the daemons of several scenarios share.
+struct House {
+    templates: TempDir,
+    double: Option<DoubleRoom>,
+}
+
+impl House {
+    fn new(plan: &Plan) -> Result<Self, StartError> {
+        let needs_double = |double: bool| {
+            double || plan.scenarios.iter().any(|scenario| scenario.start == Start::Double)
+        };
+        let double = match plan.daemons {
+            Daemons::Own { double, .. } if needs_double(double) => Some(DoubleRoom::new()?),
+            _ => None,
+        };
+        let templates = tempfile::Builder::new().prefix("bench").tempdir()?;
+        Ok(Self { templates, double })
+    }
+
+    /// Every flag of a daemon: what the scenario and the double need goes before what the
+    /// user asks for, and that before the defaults.
+    fn flags(&self, start: Start, wanted: &[OsString], is_double: bool) -> Vec<OsString> {
+        let mut needed: Vec<_> = start.flags().iter().map(OsString::from).collect();
+        needed.extend(self.double.iter().filter(|_| is_double).flat_map(DoubleRoom::flags));
+        let mut flags = flags::without(wanted, &needed);
+        flags.extend(needed);
+        if start != Start::Cold && !flags::names(&flags).any(|name| name == TEMPLATE_DIR_FLAG) {
+            flags.extend([TEMPLATE_DIR_FLAG.into(), self.templates.path().into()]);
+        }
+        flags
+    }
+}
+
+/// One scenario being measured.
+struct Trial<'a> {
+    plan: &'a Plan,
+    scenario: &'static Scenario,
+    interrupt: &'a Interrupt,
+    host: &'a mut Host,
+    is_double: bool,
+    record: Record,
+}
+
+impl Trial<'_> {
+    fn measure(mut self, house: &House) -> Outcome {
+        let before = Noise::sample();
+        let start = self.scenario.start;
+        let result = match &self.plan.daemons {
+            Daemons::Running(_) if start != Start::Pooled => {
+                Err(MeasureError::NotHere("it needs a daemon with flags of its own"))
+            }
+            Daemons::Running(address) => self.on(address, None),
+            Daemons::Own { binary, flags, .. } => {
+                self.on_own(binary, &house.flags(start, flags, self.is_double))
+            }
+        };
+        self.record.doubts.extend(before.doubts(&Noise::sample()));
+        self.record.doubt_strays();
+        let Self { scenario, is_double, record, .. } = self;
+        Outcome { scenario, is_double, record, failure: result.err() }
+    }
+
+    fn on_own(&mut self, binary: &Path, flags: &[OsString]) -> Result<(), MeasureError> {
+        let daemon = Daemon::start(binary, flags, !self.is_double)?;
+        let home = Home { pid: daemon.pid(), run_dir: daemon.run_dir() };
+        let result = self.on(&daemon.address, Some(home));
+        if result.is_err() {
+            self.record.doubt(format!("the daemon's log ends so: {}", daemon.log_end()));
+        }
+        let left = daemon.stop()?;
+        let seen = if left.is_empty() { "nothing".to_owned() } else { left.join(", ") };
+        self.record.check("left behind by the daemon", left.is_empty(), seen);
+        result
+    }
+
+    fn on(&mut self, address: &Address, home: Option<Home>) -> Result<(), MeasureError> {
+        let mut connection = Connection::open(address)?;
+        self.host.describe(&connection.info()?, self.is_double);
+        for pack in &self.plan.packs {
+            connection.template(pack)?;
+        }
+        let mut rig = Rig {
+            connection,
+            address,
+            packs: &self.plan.packs,
+            iterations: self.plan.iterations.unwrap_or(self.scenario.iterations),
+            record: &mut self.record,
+            home,
+            interrupt: self.interrupt,
+            stands_by: true,
+        };
+        rig.settle()?;
+        (self.scenario.run)(&mut rig)
+    }
+}

@@ -1,0 +1,65 @@
+//! A connection to the agent of a double's guest, past the daemon: what the way there costs.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use emberd_proto::frame::encode_message;
+use emberd_proto::message::{AGENT_PORT, GENERATION};
+use emberd_proto::{Decoder, HostMessage};
+
+/// Most bytes taken from the socket at once; an answer is far shorter.
+const CHUNK_BYTES: usize = 4096;
+
+/// A connection, greeted.
+#[derive(Debug)]
+pub struct BareAgent {
+    stream: UnixStream,
+    decoder: Decoder,
+}
+
+impl BareAgent {
+    /// Connects through the VMM's socket: hybrid vsock, as Firecracker has it.
+    ///
+    /// # Errors
+    /// The socket, or an answer that is no frame.
+    pub fn connect(socket: &Path) -> io::Result<Self> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.write_all(format!("CONNECT {AGENT_PORT}\n").as_bytes())?;
+        let mut last = [0];
+        while last != *b"\n" {
+            stream.read_exact(&mut last)?;
+        }
+        let mut agent = Self { stream, decoder: Decoder::default() };
+        agent.ask(&HostMessage::Hello { generation: GENERATION })?;
+        Ok(agent)
+    }
+
+    /// How long the agent takes to say that it is there.
+    ///
+    /// # Errors
+    /// The socket, or an answer that is no frame.
+    pub fn ping(&mut self) -> io::Result<Duration> {
+        let sent = Instant::now();
+        self.ask(&HostMessage::Ping)?;
+        Ok(sent.elapsed())
+    }
+
+    /// Sends `message` and waits for its answer, whatever it is.
+    fn ask(&mut self, message: &HostMessage) -> io::Result<()> {
+        let mut request = BytesMut::new();
+        encode_message(message, &mut request);
+        self.stream.write_all(&request)?;
+        while self.decoder.next_frame().map_err(io::Error::other)?.is_none() {
+            let mut chunk = [0; CHUNK_BYTES];
+            let length = self.stream.read(&mut chunk)?;
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.decoder.buffer().extend_from_slice(&chunk[..length]);
+        }
+        Ok(())
+    }
+}

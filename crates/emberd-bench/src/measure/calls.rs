@@ -1,0 +1,146 @@
+//! The daemon's routes, as far as they are measured or waited for, over one [`Connection`].
+
+use std::time::Duration;
+
+use emberd_api::{CreateSandbox, CreatedSandbox, ErrorCode, ExecBody, ExecOutcome};
+use emberd_api::{Info, STAGE_TOTAL, Sandbox, ServerTiming, Template, paths};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::connection::{Answer, CallError, Connection};
+
+/// How long a call took, and where that went by the daemon's own account.
+#[derive(Debug, Clone, Default)]
+pub struct Timing {
+    /// From the request's first byte to the answer's last.
+    pub latency: Duration,
+    told: ServerTiming,
+}
+
+impl Timing {
+    fn of(answer: &Answer) -> Self {
+        Self { latency: answer.latency, told: answer.told.clone() }
+    }
+
+    /// The daemon's stages, in microseconds. What of its total none of them explains is the
+    /// stage `daemon`.
+    pub fn stages(&self) -> Vec<(String, u64)> {
+        let named = self.told.stages.iter().filter(|stage| stage.name != STAGE_TOTAL);
+        let named = named.filter_map(|stage| Some((stage.name.to_string(), stage.duration_us?)));
+        let mut stages: Vec<_> = named.collect();
+        if let Some(total) = self.told.duration(STAGE_TOTAL) {
+            let explained = stages.iter().map(|(_, us)| us).sum();
+            let total = u64::try_from(total.as_micros()).unwrap_or(u64::MAX);
+            stages.push(("daemon".to_owned(), total.saturating_sub(explained)));
+        }
+        stages
+    }
+}
+
+impl Connection {
+    /// Creates a sandbox of `pack`; its id.
+    ///
+    /// # Errors
+    /// [`CallError`], as all calls.
+    pub fn create(&mut self, pack: &str) -> Result<(String, Timing), CallError> {
+        let body = json(&CreateSandbox { language_pack: Some(pack.to_owned()) });
+        let answer = self.call("POST", paths::SANDBOXES, &body)?;
+        let created: CreatedSandbox = parsed("POST", paths::SANDBOXES, &answer)?;
+        Ok((created.id, Timing::of(&answer)))
+    }
+
+    /// Runs code in a sandbox.
+    ///
+    /// # Errors
+    /// [`CallError`]; however the program ends is none.
+    pub fn exec(&mut self, id: &str, body: &ExecBody) -> Result<(ExecOutcome, Timing), CallError> {
+        let path = paths::exec(id);
+        let answer = self.call("POST", &path, &json(body))?;
+        Ok((parsed("POST", &path, &answer)?, Timing::of(&answer)))
+    }
+
+    /// Deletes a sandbox.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn delete(&mut self, id: &str) -> Result<Timing, CallError> {
+        Ok(Timing::of(&self.call("DELETE", &paths::sandbox(id), b"")?))
+    }
+
+    /// One sandbox as it is now.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn sandbox(&mut self, id: &str) -> Result<Sandbox, CallError> {
+        self.get(&paths::sandbox(id))
+    }
+
+    /// What the daemon is.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn info(&mut self) -> Result<Info, CallError> {
+        self.get(paths::INFO)
+    }
+
+    /// Whether the daemon is up: the least it can be asked.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn healthz(&mut self) -> Result<Duration, CallError> {
+        Ok(self.call("GET", paths::HEALTHZ, b"")?.latency)
+    }
+
+    /// Has the template of `pack` built if there is none, and waits until there is. Nothing
+    /// where the daemon makes no templates.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn template(&mut self, pack: &str) -> Result<Option<Template>, CallError> {
+        let path = paths::template(pack);
+        match self.call("POST", &path, b"") {
+            Ok(answer) => parsed("POST", &path, &answer).map(Some),
+            Err(CallError::Refused { body, .. }) if body.code == ErrorCode::NoTemplates => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, CallError> {
+        let answer = self.call("GET", path, b"")?;
+        parsed("GET", path, &answer)
+    }
+}
+
+fn json(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).expect("bodies have string keys only")
+}
+
+fn parsed<T: DeserializeOwned>(
+    method: &'static str,
+    path: &str,
+    answer: &Answer,
+) -> Result<T, CallError> {
+    serde_json::from_slice(&answer.body).map_err(|source| CallError::Body {
+        method,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_daemon_does_not_name_is_its_own_stage() {
+        let told = |header: &str| Timing { told: header.parse().unwrap(), ..Timing::default() };
+        let stages = |header| -> Vec<_> {
+            let stages = told(header).stages();
+            stages.into_iter().map(|(name, us)| format!("{name} {us}")).collect()
+        };
+        let header = "boot-path;desc=\"x\", load;dur=12.5, guest;dur=30.000, total;dur=50";
+        assert_eq!(stages(header), ["load 12500", "guest 30000", "daemon 7500"]);
+        assert_eq!(stages("turn;dur=0.1"), ["turn 100"]);
+        assert_eq!(stages(""), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,262 @@
+//! One HTTP/1.1 connection, kept open: what is timed goes over it and through nothing else.
+//!
+//! The clock runs from before the request's first byte is written until after the answer's
+//! last byte is read. Making the request's text and reading the answer's JSON are not timed:
+//! they are the caller's own.
+
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use emberd_api::{Address, ErrorBody, SERVER_TIMING_HEADER, ServerTiming};
+
+/// Longest wait for an answer: a cold boot under emulation on a busy host takes seconds.
+const ANSWER_MAX: Duration = Duration::from_secs(180);
+
+/// Idle time after which the connection is made anew before the next request: less than the
+/// 30 s after which the daemon closes it.
+const IDLE_MAX: Duration = Duration::from_secs(15);
+
+/// Longest line of an answer's head, in bytes, and most lines.
+const HEAD_LINE_BYTES_MAX: u64 = 8 << 10;
+const HEAD_LINES_MAX: usize = 64;
+
+/// Largest answer, in bytes (64 MiB): 1 MiB of output, whatever the daemon adds.
+const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// Why a call brought no result.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Nobody answers.
+    #[error("cannot connect to a daemon at {addr}")]
+    Connect {
+        /// The daemon's address.
+        addr: Address,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("{method} {path}: the connection broke")]
+    Broken {
+        /// HTTP method.
+        method: &'static str,
+        /// Path of the request.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The daemon refused.
+    #[error("{method} {path}: {} (HTTP {status})", body.error)]
+    Refused {
+        /// HTTP method.
+        method: &'static str,
+        /// Path of the request.
+        path: String,
+        /// HTTP status.
+        status: u16,
+        /// What it said.
+        body: ErrorBody,
+    },
+    /// The answer's body is not what this route gives.
+    #[error("the answer to {method} {path} is not one an emberd gives")]
+    Body {
+        /// HTTP method.
+        method: &'static str,
+        /// Path of the request.
+        path: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+/// A success, and how long it took to come.
+#[derive(Debug)]
+pub struct Answer {
+    /// The body; empty where there is none.
+    pub body: Vec<u8>,
+    /// From the request's first byte to the answer's last.
+    pub latency: Duration,
+    /// Where the time went by the daemon's own account.
+    pub told: ServerTiming,
+}
+
+/// A connection to the daemon at an address.
+#[derive(Debug)]
+pub struct Connection {
+    address: Address,
+    socket: BufReader<Socket>,
+    used: Instant,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+struct Head {
+    status: u16,
+    length: usize,
+    told: ServerTiming,
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`CallError::Connect`].
+    pub fn open(address: &Address) -> Result<Self, CallError> {
+        let socket = Socket::connect(address)
+            .map_err(|source| CallError::Connect { addr: address.clone(), source })?;
+        let socket = BufReader::new(socket);
+        Ok(Self { address: address.clone(), socket, used: Instant::now() })
+    }
+
+    /// Sends one request and waits for the answer.
+    ///
+    /// # Errors
+    /// [`CallError`]; every status but 2xx is one.
+    pub fn call(
+        &mut self,
+        method: &'static str,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Answer, CallError> {
+        let (status, answer) = self
+            .exchange(method, path, body)
+            .map_err(|source| CallError::Broken { method, path: path.to_owned(), source })?;
+        if (200..300).contains(&status) {
+            return Ok(answer);
+        }
+        let path = path.to_owned();
+        Err(match serde_json::from_slice(&answer.body) {
+            Ok(body) => CallError::Refused { method, path, status, body },
+            Err(source) => CallError::Body { method, path, source },
+        })
+    }
+
+    fn exchange(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<(u16, Answer)> {
+        if self.used.elapsed() > IDLE_MAX {
+            self.socket = BufReader::new(Socket::connect(&self.address)?);
+        }
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: emberd\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        request.extend_from_slice(body);
+        let sent = Instant::now();
+        self.socket.get_mut().write_all(&request)?;
+        let head = read_head(&mut self.socket)?;
+        let mut body = vec![0; head.length];
+        self.socket.read_exact(&mut body)?;
+        let latency = sent.elapsed();
+        self.used = Instant::now();
+        Ok((head.status, Answer { body, latency, told: head.told }))
+    }
+}
+
+impl Socket {
+    fn connect(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Tcp(authority) => {
+                let stream = TcpStream::connect(authority)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(ANSWER_MAX))?;
+                Ok(Self::Tcp(stream))
+            }
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(ANSWER_MAX))?;
+                Ok(Self::Unix(stream))
+            }
+        }
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads status line and headers, up to the empty line that ends them.
+fn read_head(reader: &mut impl io::BufRead) -> io::Result<Head> {
+    let status_line = read_line(reader)?;
+    let status = status_line.split(' ').nth(1).and_then(|word| word.parse().ok());
+    let status = status.ok_or_else(|| malformed("status line", &status_line))?;
+    let mut head = Head { status, length: 0, told: ServerTiming::default() };
+    for _ in 0..HEAD_LINES_MAX {
+        let line = read_line(reader)?;
+        if line.is_empty() {
+            return Ok(head);
+        }
+        let (name, value) = line.split_once(':').ok_or_else(|| malformed("header", &line))?;
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => {
+                let length = value.trim().parse().ok().filter(|length| *length <= BODY_BYTES_MAX);
+                head.length = length.ok_or_else(|| malformed("length", value))?;
+            }
+            "transfer-encoding" => return Err(malformed("transfer encoding", value)),
+            SERVER_TIMING_HEADER => head.told = value.parse().unwrap_or_default(),
+            _ => {}
+        }
+    }
+    Err(malformed("head", "too many headers"))
+}
+
+fn read_line(reader: &mut impl io::BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    reader.take(HEAD_LINE_BYTES_MAX).read_line(&mut line)?;
+    match line.strip_suffix("\r\n") {
+        Some(text) => Ok(text.to_owned()),
+        None if line.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+        None => Err(malformed("line", &line)),
+    }
+}
+
+fn malformed(what: &str, text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("unexpected {what}: {text:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_taken_apart_or_refused() {
+        let head = |text: &str| read_head(&mut text.as_bytes());
+        let text = "HTTP/1.1 204 No Content\r\nserver-timing: total;dur=1\r\n\r\nrest";
+        let parsed = head(text).unwrap();
+        assert_eq!((parsed.status, parsed.length, parsed.told.stages.len()), (204, 0, 1));
+        assert_eq!(head("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").unwrap().length, 5);
+        for text in [
+            "",
+            "HTTP/1.1 200",
+            "HTTP/1.1 two OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ] {
+            assert!(head(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Guests of the test double: images whose language packs are this host's own interpreters.
+//!
+//! With it nothing runs but emberd itself, so what is measured is what emberd costs.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use emberd_image::{DataDir, Digest, KernelSource, Silent, build_initramfs, build_kernel};
+use fake_firecracker::Double;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::daemon::{StartError, beside};
+
+/// Where Python is looked for; without it there is no such pack.
+const PYTHONS: [&str; 3] = ["/usr/bin/python3", "/usr/local/bin/python3", "/bin/python3"];
+
+/// The double and a data directory for it.
+#[derive(Debug)]
+pub struct DoubleRoom {
+    double: Double,
+    temp: TempDir,
+}
+
+impl DoubleRoom {
+    /// Makes both.
+    ///
+    /// # Errors
+    /// [`StartError`]; among others when the double or its agent is not built.
+    pub fn new() -> Result<Self, StartError> {
+        for program in ["fake-firecracker", "emberd-init"] {
+            beside(program)?;
+        }
+        let temp = tempfile::Builder::new().prefix("bench").tempdir()?;
+        write_images(&temp.path().join("data"))?;
+        Ok(Self { double: Double::new(temp.path()), temp })
+    }
+
+    /// Flags that make a daemon use it.
+    pub fn flags(&self) -> Vec<OsString> {
+        let words = ["--vmm", "firecracker", "--accel", "kvm", "--jail", "off", "--firecracker"];
+        let mut flags: Vec<OsString> = words.map(OsString::from).into();
+        flags.push(self.double.binary().into());
+        flags.push("--data-dir".into());
+        flags.push(self.temp.path().join("data").into());
+        flags
+    }
+}
+
+fn write_images(dir: &Path) -> Result<(), StartError> {
+    let data_dir = DataDir::new(dir);
+    let program = dir.join("program");
+    fs::create_dir_all(dir.join("packs"))?;
+    fs::write(&program, program_of("Linux version 6.1.0-none (bench)"))?;
+    let source = KernelSource::File { kernel: program.clone(), modules: None, config: None };
+    build_kernel(&data_dir, &source, false, &mut Silent)?;
+    build_initramfs(&data_dir, &program, false, &mut Silent)?;
+    let python = PYTHONS.into_iter().find(|path| PathBuf::from(path).exists());
+    let packs = [("python", python, "main.py"), ("shell", Some("/bin/sh"), "main.sh")];
+    for (name, interpreter, file_name) in packs {
+        if let Some(interpreter) = interpreter {
+            write_pack(dir, name, interpreter, file_name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The root image of such a pack is the one file of a real one that the agent reads.
+fn write_pack(
+    dir: &Path,
+    name: &str,
+    interpreter: &str,
+    file_name: &str,
+) -> Result<(), StartError> {
+    let spec = json!({ "name": name, "run": [interpreter, "{file}"], "file_name": file_name });
+    let rootfs = spec.to_string();
+    let sha256 = Digest::of(rootfs.as_bytes()).to_string();
+    let manifest = json!({
+        "key": sha256,
+        "name": name,
+        "description": format!("the host's {name}"),
+        "source": "bench",
+        "compression": "none",
+        "spec": spec,
+        "rootfs": { "kind": "squashfs", "sha256": sha256, "size_bytes": rootfs.len() },
+    });
+    fs::write(dir.join(format!("blobs/sha256-{sha256}.squashfs")), rootfs)?;
+    fs::write(dir.join(format!("packs/{name}.json")), manifest.to_string())?;
+    Ok(())
+}
+
+/// The least that passes for a 64-bit x86 ELF file, static and without sections.
+fn program_of(content: &str) -> Vec<u8> {
+    let mut elf = vec![0; 64];
+    elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    elf[18] = 62;
+    [&elf, content.as_bytes()].concat()
+}

@@ -1,0 +1,165 @@
+//! Every scenario, in the order of `all`: what it is, and the daemon it needs.
+
+use super::MeasureError;
+use super::rig::Rig;
+
+mod bare_fork;
+mod churn;
+mod cold_boot;
+mod concurrency;
+mod delete;
+mod exec;
+mod memory;
+mod overhead;
+mod restore;
+mod ttfr;
+mod warm_create;
+mod workloads;
+
+/// Something that is measured.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is, for people.
+    pub about: &'static str,
+    /// Iterations unless the user says otherwise.
+    pub iterations: usize,
+    /// How its daemon is started.
+    pub start: Start,
+    /// Measures.
+    pub run: fn(&mut Rig) -> Result<(), MeasureError>,
+}
+
+/// How a scenario's daemon is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With templates and pools.
+    Pooled,
+    /// With templates and no pool.
+    Restoring,
+    /// Without templates.
+    Cold,
+    /// Over the test double, without templates.
+    Double,
+}
+
+impl Start {
+    /// The flags that takes. The pooled daemon is asked to hold the widest sweep, beside
+    /// which its pools need room of their own.
+    pub fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Pooled => &["--templates", "on", "--max-sandboxes", "128"],
+            Self::Restoring => &["--templates", "on", "--pool-size", "off"],
+            Self::Cold | Self::Double => &["--templates", "off", "--pool-size", "off"],
+        }
+    }
+}
+
+/// All of them.
+pub const SCENARIOS: [Scenario; 12] = [
+    Scenario {
+        name: "overhead",
+        about: "what emberd itself adds to an exec, over the test double",
+        iterations: 1000,
+        start: Start::Double,
+        run: overhead::run,
+    },
+    Scenario {
+        name: "cold-boot",
+        about: "create by booting a kernel",
+        iterations: 10,
+        start: Start::Cold,
+        run: cold_boot::run,
+    },
+    Scenario {
+        name: "restore",
+        about: "create from a template with no pool, and on to the first result",
+        iterations: 50,
+        start: Start::Restoring,
+        run: restore::run,
+    },
+    Scenario {
+        name: "warm-create",
+        about: "create from the pool",
+        iterations: 100,
+        start: Start::Pooled,
+        run: warm_create::run,
+    },
+    Scenario {
+        name: "ttfr",
+        about: "create, first exec and delete, from the pool",
+        iterations: 50,
+        start: Start::Pooled,
+        run: ttfr::run,
+    },
+    Scenario {
+        name: "exec",
+        about: "exec in a sandbox that lives: by zygote, in a new interpreter",
+        iterations: 100,
+        start: Start::Pooled,
+        run: exec::run,
+    },
+    Scenario {
+        name: "bare-fork",
+        about: "an exec by zygote beside a bare fork, exit and wait in the same guest",
+        iterations: 100,
+        start: Start::Pooled,
+        run: bare_fork::run,
+    },
+    Scenario {
+        name: "workloads",
+        about: "programs with much code, input or output, failures and time-outs",
+        iterations: 10,
+        start: Start::Pooled,
+        run: workloads::run,
+    },
+    Scenario {
+        name: "delete",
+        about: "delete: until the answer, until the microVM is gone",
+        iterations: 50,
+        start: Start::Pooled,
+        run: delete::run,
+    },
+    Scenario {
+        name: "memory",
+        about: "memory of a sandbox, idle and after work",
+        iterations: 8,
+        start: Start::Pooled,
+        run: memory::run,
+    },
+    Scenario {
+        name: "concurrency",
+        about: "create, exec and delete, 1 to 64 at once",
+        iterations: 3,
+        start: Start::Pooled,
+        run: concurrency::run,
+    },
+    Scenario {
+        name: "churn",
+        about: "many lives one after the other: drift and leaks",
+        iterations: 300,
+        start: Start::Pooled,
+        run: churn::run,
+    },
+];
+
+/// How a sandbox from a pool names its way.
+const WARM_POOL: &str = "warm-pool";
+/// How a restored sandbox names its way.
+const SNAPSHOT_RESTORE: &str = "snapshot-restore";
+/// How a booted sandbox names its way.
+const COLD_BOOT: &str = "cold-boot";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::targets::TARGETS;
+
+    #[test]
+    fn every_target_belongs_to_a_scenario() {
+        for target in &TARGETS {
+            assert!(SCENARIOS.iter().any(|scenario| scenario.name == target.scenario));
+        }
+    }
+}

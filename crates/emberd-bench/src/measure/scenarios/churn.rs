@@ -1,0 +1,97 @@
+//! `churn`: many lives one after the other, as fast as they go: whether the last are slower
+//! than the first, and whether anything is left of them.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::measure::MeasureError;
+use crate::measure::programs::{Language, Program};
+use crate::measure::rig::{Holdings, Rig};
+
+/// Slowdown of the last third against the first that is doubtful, in percent.
+const DRIFT_PERCENT_MAX: u64 = 10;
+
+/// How long the daemon may take to be back to what it held before: what lives without a pause
+/// have made its pools grow by, they give up one by one, each after 10 s of calm.
+const BACK_MAX: Duration = Duration::from_secs(180);
+
+/// Pause between two looks at what the daemon holds.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
+    let packs = rig.packs;
+    for pack in packs {
+        let hello = Language::of(pack)?.hello();
+        // What is opened once is open after the first life.
+        life(rig, pack, &hello)?;
+        rig.settle()?;
+        let before = rig.holdings()?;
+        let mut lives = Vec::new();
+        for _ in 0..rig.iterations {
+            rig.interrupt.check()?;
+            lives.push(life(rig, pack, &hello)?);
+        }
+        rig.settle()?;
+        for life in &lives {
+            rig.record.time(&format!("life_{pack}"), *life);
+        }
+        record_drift(rig, pack, &lives);
+        if let Some(before) = before {
+            let after = back_to(rig, before)?;
+            let seen = if after == before {
+                format!("{before:?}")
+            } else {
+                format!("before {before:?}, after {after:?}")
+            };
+            let what = format!("held as before after {} lives of {pack}", lives.len());
+            rig.record.check(&what, after == before, seen);
+        }
+    }
+    Ok(())
+}
+
+fn life(rig: &mut Rig, pack: &str, program: &Program) -> Result<Duration, MeasureError> {
+    let born = Instant::now();
+    let (id, _) = rig.create(pack)?;
+    rig.exec(&id, program)?;
+    rig.delete(&id)?;
+    Ok(born.elapsed())
+}
+
+/// The first and the last third as series of their own.
+fn record_drift(rig: &mut Rig, pack: &str, lives: &[Duration]) {
+    let third = lives.len() / 3;
+    if third == 0 {
+        return;
+    }
+    let (first, last) = (&lives[..third], &lives[lives.len() - third..]);
+    for (name, lives) in [("first", first), ("last", last)] {
+        for life in lives {
+            rig.record.time(&format!("life_{pack}_{name}_third"), *life);
+        }
+    }
+    let (first, last) = (median(first), median(last));
+    let slower = last.saturating_sub(first).as_micros() * 100 / first.as_micros().max(1);
+    if slower > u128::from(DRIFT_PERCENT_MAX) {
+        rig.record.doubt(format!("{pack}: the last third was {slower} % slower than the first"));
+    }
+}
+
+fn median(lives: &[Duration]) -> Duration {
+    let mut lives = lives.to_vec();
+    lives.sort_unstable();
+    lives[(lives.len() - 1) / 2]
+}
+
+/// What the daemon holds once that is `before` again, or after a long wait.
+fn back_to(rig: &mut Rig, before: Holdings) -> Result<Holdings, MeasureError> {
+    let since = Instant::now();
+    loop {
+        rig.interrupt.check()?;
+        let held = rig.holdings()?.unwrap_or(before);
+        if held == before || since.elapsed() > BACK_MAX {
+            return Ok(held);
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+}

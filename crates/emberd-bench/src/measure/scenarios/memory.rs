@@ -1,0 +1,63 @@
+//! `memory`: what a sandbox weighs when it waits for its first program and after some work,
+//! by its VMM's process and by what the host has left.
+
+use crate::measure::MeasureError;
+use crate::measure::proc::{self, Weight};
+use crate::measure::programs::Language;
+use crate::measure::rig::Rig;
+
+pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
+    let packs = rig.packs;
+    for pack in packs {
+        let language = Language::of(pack)?;
+        rig.settle()?;
+        let before = available_bytes();
+        let mut ids = Vec::new();
+        for _ in 0..rig.iterations {
+            ids.push(rig.create(pack)?.0);
+            // The next one is to come from the pool too, and with the warm-up that brings.
+            rig.settle()?;
+        }
+        // The pool is full as before: what is gone has gone into the sandboxes.
+        weigh(rig, pack, "idle", &ids)?;
+        record_delta(rig, &format!("idle_available_delta_{pack}_bytes"), before, ids.len());
+        for id in &ids {
+            rig.exec(id, &language.hello())?;
+            if let Some(imports) = language.imports() {
+                rig.exec(id, &imports)?;
+            }
+        }
+        rig.settle()?;
+        weigh(rig, pack, "worked", &ids)?;
+        record_delta(rig, &format!("worked_available_delta_{pack}_bytes"), before, ids.len());
+        for id in &ids {
+            rig.delete(id)?;
+        }
+    }
+    Ok(())
+}
+
+fn weigh(rig: &mut Rig, pack: &str, when: &str, ids: &[String]) -> Result<(), MeasureError> {
+    for id in ids {
+        let pid = rig.connection.sandbox(id)?.vmm_pid;
+        let Some(weight) = pid.and_then(Weight::of) else {
+            rig.record.doubt("the memory of a VMM cannot be read");
+            continue;
+        };
+        rig.record.sample(&format!("{when}_pss_{pack}_bytes"), weight.pss_bytes);
+        rig.record.sample(&format!("{when}_private_{pack}_bytes"), weight.private_bytes);
+    }
+    Ok(())
+}
+
+/// What one of `count` sandboxes took of the memory that was available `before`.
+fn record_delta(rig: &mut Rig, series: &str, before: u64, count: usize) {
+    let taken = before.saturating_sub(available_bytes());
+    if let Some(each) = taken.checked_div(count as u64) {
+        rig.record.sample(series, each);
+    }
+}
+
+fn available_bytes() -> u64 {
+    proc::memory().map_or(0, |(_, available)| available)
+}

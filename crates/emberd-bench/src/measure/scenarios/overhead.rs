@@ -1,0 +1,101 @@
+//! `overhead`: what emberd itself adds to an exec, over the test double: the latency less the
+//! guest's own account of its time. Beside it what its parts cost by themselves: HTTP, the way
+//! to the agent (a ping past the daemon, through the double's relay: two processes to wake
+//! that a real VMM does not have), a byte there and back through the kernel's sockets.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use emberd_client::Client;
+
+use crate::measure::MeasureError;
+use crate::measure::agent::BareAgent;
+use crate::measure::programs::Program;
+use crate::measure::rig::{Rig, WARM_UPS};
+
+/// The double's socket in a sandbox's directory.
+const SOCKET: &str = "v.sock";
+
+pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
+    let no_op = Program::printing(":", "");
+    let mut tcp = tcp_echo()?;
+    let mut unix = unix_echo()?;
+    let (id, _) = rig.create("shell")?;
+    let socket = Path::new(&rig.connection.sandbox(&id)?.dir).join(SOCKET);
+    let mut agent = BareAgent::connect(&socket)?;
+    for iteration in 0..WARM_UPS + rig.iterations {
+        rig.interrupt.check()?;
+        let (outcome, ran) = rig.exec(&id, &no_op)?;
+        let health = rig.connection.healthz()?;
+        let ping = agent.ping()?;
+        let (tcp, unix) = (round_trip(&mut tcp)?, round_trip(&mut unix)?);
+        if iteration < WARM_UPS {
+            continue;
+        }
+        let in_guest = Duration::from_micros(outcome.exit.duration_us);
+        let overhead = ran.latency.saturating_sub(in_guest);
+        rig.record.time("exec", overhead);
+        rig.record.time("exec_less_transport", overhead.saturating_sub(ping));
+        rig.record.call("exec_whole", &ran);
+        rig.record.time("http_floor", health);
+        rig.record.time("transport_floor", ping);
+        rig.record.time("tcp_floor", tcp);
+        rig.record.time("unix_floor", unix);
+    }
+    rig.delete(&id)?;
+    client_floor(rig)
+}
+
+/// The same least request by the typed client, whose own cost is the difference.
+fn client_floor(rig: &mut Rig) -> Result<(), MeasureError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let address = rig.address.to_string();
+    let client = Client::new(&address).map_err(|error| io::Error::other(error.to_string()))?;
+    for iteration in 0..WARM_UPS + rig.iterations {
+        rig.interrupt.check()?;
+        let asked = Instant::now();
+        let answer = runtime.block_on(client.healthz());
+        let took = asked.elapsed();
+        answer.map_err(io::Error::other)?;
+        if iteration >= WARM_UPS {
+            rig.record.time("http_floor_client", took);
+        }
+    }
+    Ok(())
+}
+
+/// A byte there and back.
+fn round_trip(stream: &mut (impl Read + Write)) -> io::Result<Duration> {
+    let mut byte = [0];
+    let sent = Instant::now();
+    stream.write_all(&byte)?;
+    stream.read_exact(&mut byte)?;
+    Ok(sent.elapsed())
+}
+
+/// A loopback connection to a thread that sends back what comes. The thread ends with it.
+fn tcp_echo() -> io::Result<TcpStream> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    let (far, _) = listener.accept()?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    thread::spawn(move || echo(far));
+    Ok(near)
+}
+
+/// The same over a Unix socket.
+fn unix_echo() -> io::Result<UnixStream> {
+    let (near, far) = UnixStream::pair()?;
+    thread::spawn(move || echo(far));
+    Ok(near)
+}
+
+fn echo(mut stream: impl Read + Write) {
+    let mut byte = [0];
+    while stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).is_ok() {}
+}

@@ -1,0 +1,25 @@
+//! `workloads`: what else programs do: long texts, much input and output, failing, hanging.
+
+use crate::measure::MeasureError;
+use crate::measure::programs::Language;
+use crate::measure::rig::Rig;
+
+pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
+    let packs = rig.packs;
+    for pack in packs {
+        let workloads = Language::of(pack)?.workloads();
+        let (id, _) = rig.create(pack)?;
+        for (_, program) in &workloads {
+            rig.exec(&id, program)?;
+        }
+        for _ in 0..rig.iterations {
+            for (name, program) in &workloads {
+                rig.settle()?;
+                let (_, ran) = rig.exec(&id, program)?;
+                rig.record.call(&format!("{pack}_{name}"), &ran);
+            }
+        }
+        rig.delete(&id)?;
+    }
+    Ok(())
+}

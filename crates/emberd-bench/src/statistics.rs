@@ -1,0 +1,25 @@
+//! What samples amount to: percentiles, strays, ratios to an earlier run.
+
+use std::collections::BTreeMap;
+
+mod compare;
+mod strays;
+mod summary;
+
+pub use compare::{Change, changes};
+pub use strays::strays;
+pub use summary::Summary;
+
+/// End of the name of a series of bytes; every other series is microseconds.
+pub const BYTES_SUFFIX: &str = "_bytes";
+
+/// What stands between a series and one of its stages in the stage's name.
+pub const STAGE_SEPARATOR: char = '/';
+
+/// Summaries by scenario and series.
+pub type Results = BTreeMap<String, BTreeMap<String, Summary>>;
+
+/// The summary of `series` in `scenario`, if it was measured.
+pub fn find<'a>(results: &'a Results, scenario: &str, series: &str) -> Option<&'a Summary> {
+    results.get(scenario)?.get(series)
+}

@@ -1,0 +1,44 @@
+//! Samples far from the rest: something other than the measured thing took part.
+
+/// Median distances from the median beyond which a sample strays. For normally distributed
+/// samples one in a hundred thousand million lies out there.
+const DISTANCES_MAX: u64 = 10;
+
+/// Part of the median that the median distance counts as at least, as a divisor: where most
+/// samples agree to the microsecond, the next microsecond is no stray.
+const DISTANCE_MIN_DIVISOR: u64 = 50;
+
+/// How many of `samples` lie far above their median.
+pub fn strays(samples: &[u64]) -> usize {
+    let Some(median) = median(samples.to_vec()) else { return 0 };
+    let distances = samples.iter().map(|sample| sample.abs_diff(median)).collect();
+    let distance = self::median(distances).unwrap_or_default();
+    let distance = distance.max(median / DISTANCE_MIN_DIVISOR).max(1);
+    let bound = median.saturating_add(distance.saturating_mul(DISTANCES_MAX));
+    samples.iter().filter(|&&sample| sample > bound).count()
+}
+
+fn median(mut values: Vec<u64>) -> Option<u64> {
+    values.sort_unstable();
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_far_above_strays() {
+        assert_eq!(strays(&[]), 0);
+        assert_eq!(strays(&[5]), 0);
+        assert_eq!(strays(&[100, 101, 99, 100, 102, 1]), 0);
+        assert_eq!(strays(&[100, 101, 99, 100, 102, 400]), 1);
+        assert_eq!(strays(&[10, 10, 10, 10, 11, 19]), 0);
+    }
+
+    #[test]
+    fn huge_samples_do_not_overflow() {
+        assert_eq!(strays(&[u64::MAX, u64::MAX, u64::MAX]), 0);
+        assert_eq!(strays(&[0, 0, u64::MAX]), 1);
+    }
+}

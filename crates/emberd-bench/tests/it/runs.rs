@@ -1,0 +1,121 @@
+//! Real runs over the test double, a few iterations each.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{bench, temp_dir, text};
+
+/// Runs `scenarios` over the double and returns what was written and what was printed.
+fn run(scenarios: &[&str], flags: &[&str]) -> (Value, String) {
+    let temp = temp_dir();
+    let json = temp.path().join("result.json");
+    let words = ["--double", "--packs", "shell", "--json", json.to_str().unwrap()];
+    let output = bench(temp.path(), &[scenarios, &words, flags].concat()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let document = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    fs::remove_file(&json).unwrap();
+    assert_eq!(left_in(temp.path()), Vec::<String>::new());
+    (document, String::from_utf8(output.stdout).unwrap())
+}
+
+fn left_in(dir: &Path) -> Vec<String> {
+    let entries = dir.read_dir().unwrap();
+    entries.map(|entry| entry.unwrap().path().display().to_string()).collect()
+}
+
+/// Asserts that `series` holds `n` samples in order.
+#[track_caller]
+fn check(document: &Value, scenario: &str, series: &str, n: u64) {
+    let summary = &document["scenarios"][scenario][series];
+    assert_eq!(summary["n"], n, "{scenario} {series}: {summary}");
+    let value = |name: &str| summary[name].as_u64().unwrap();
+    let numbers = [value("min"), value("p50"), value("p90"), value("max")];
+    assert!(numbers.is_sorted(), "{summary}");
+    assert_eq!(summary.get("p95").is_some(), n >= 20, "{summary}");
+    assert_eq!(summary.get("p99").is_some(), n >= 100, "{summary}");
+}
+
+#[test]
+fn overhead_is_told_beside_its_parts() {
+    // What is asked of the daemon is not asked of the double.
+    let flags = ["--iterations", "25", "--breakdown", "--", "--data-dir", "/nonexistent"];
+    let (document, printed) = run(&["overhead"], &flags);
+    for series in ["exec", "transport_floor", "http_floor", "http_floor_client", "unix_floor"] {
+        check(&document, "overhead", series, 25);
+    }
+    check(&document, "overhead", "exec_whole/run", 25);
+    assert_eq!(document["host"]["driver"], "double");
+    assert!(printed.contains("STAGE") && printed.contains("≤ 100 µs"), "{printed}");
+}
+
+#[test]
+fn creations_and_churn_leave_nothing_behind() {
+    let (document, printed) = run(&["warm-create", "churn"], &["--iterations", "6"]);
+    check(&document, "warm-create", "create_shell", 6);
+    check(&document, "churn", "life_shell", 6);
+    check(&document, "churn", "life_shell_last_third", 2);
+    let checks = document["checks"]["churn"].as_array().unwrap();
+    assert_eq!(checks.len(), 2, "{checks:?}");
+    assert!(checks.iter().all(|check| check["holds"] == true), "{checks:?}");
+    assert!(!printed.contains("STAGE") && !printed.contains('\u{1b}'), "{printed}");
+}
+
+#[test]
+fn every_other_scenario_comes_to_its_end() {
+    let scenarios = ["restore", "ttfr", "exec", "workloads", "delete", "memory", "cold-boot"];
+    let (document, _) = run(&scenarios, &["--iterations", "1"]);
+    for (scenario, series) in [
+        ("restore", "create_shell"),
+        ("restore", "first_result_shell"),
+        ("ttfr", "total_shell"),
+        ("ttfr", "exec_steady_shell"),
+        ("exec", "shell_spawn"),
+        ("workloads", "shell_code_900k"),
+        ("workloads", "shell_timeout_1s"),
+        ("delete", "gone_shell"),
+        ("memory", "idle_pss_shell_bytes"),
+        ("cold-boot", "create_shell"),
+    ] {
+        check(&document, scenario, series, 1);
+    }
+}
+
+#[test]
+fn callers_at_once_are_all_answered() {
+    let (document, _) = run(&["concurrency"], &["--iterations", "1"]);
+    check(&document, "concurrency", "life_shell_01", 1);
+    check(&document, "concurrency", "life_shell_16", 16);
+    check(&document, "concurrency", "all_shell_16", 1);
+}
+
+#[test]
+fn two_runs_are_compared() {
+    let temp = temp_dir();
+    let old = temp.path().join("old.json");
+    let (document, _) = run(&["overhead"], &["--iterations", "3"]);
+    fs::write(&old, document.to_string()).unwrap();
+    let flags = ["--iterations", "3", "--compare", old.to_str().unwrap()];
+    let (_, printed) = run(&["overhead"], &flags);
+    assert!(printed.contains("OLD P50") && printed.contains("RATIO"), "{printed}");
+}
+
+#[test]
+fn a_run_cut_short_stops_its_daemon() {
+    let temp = temp_dir();
+    let mut command = bench(temp.path(), &["churn", "--double", "--packs", "shell"]);
+    let mut bench = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // From this line on it listens for signals.
+    let mut line = String::new();
+    BufReader::new(bench.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("churn: "), "{line}");
+    kill_process(Pid::from_child(&bench), Signal::TERM).unwrap();
+    let output = bench.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("interrupted"), "{}", text(&output));
+    assert_eq!(left_in(temp.path()), Vec::<String>::new());
+}
