@@ -19,7 +19,7 @@ emberctl=$target_dir/release/emberctl
 show() { # shows a command of emberctl, then its output
   local word line='$ emberctl'
   for word; do
-    [[ $word =~ ^[a-z0-9_]+$ ]] && line+=" $word" || line+=" ${word@Q}"
+    [[ $word =~ ^[a-z0-9_-]+$ ]] && line+=" $word" || line+=" ${word@Q}"
   done
   printf '\n    %s\n' "$line"
   "$emberctl" "$@"
@@ -38,16 +38,21 @@ log=${TMPDIR:-/tmp}/emberd-quickstart-$UID.log
 trap 'stop_daemon || true' EXIT
 start_daemon "$log" "$target_dir/release/emberd"
 
-stage "a Python sandbox"
+stage "template of Python: one boot, kept for every later run"
+show template build python
+
+stage "a Python sandbox, restored from it"
 python=$("$emberctl" create python)
 echo "    $python"
 show exec "$python" 'print(6*7)'
 show exec "$python" 'print(open("/proc/sys/kernel/osrelease").read(), open("/proc/1/comm").read())'
+show run python 'print("and another")' --trace
 
 stage "a shell sandbox"
 shell=$("$emberctl" create shell)
 echo "    $shell"
 show exec "$shell" 'uname -a; ps ax | head -n3'
+show ls
 
 stage "deleting both"
 "$emberctl" rm "$python" "$shell"
