@@ -19,6 +19,10 @@ use super::proc;
 /// How long a daemon may take to stop: it drains requests for 10 s, then removes its microVMs.
 const STOP_MAX: Duration = Duration::from_secs(60);
 
+/// How long a process below the daemon may outlive it: the test double's guest is a process of
+/// its own, which ends once it notices that its VMM is gone.
+const OUTLIVE_MAX: Duration = Duration::from_secs(5);
+
 /// Pause between two looks at a daemon that stops.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -136,8 +140,12 @@ impl Daemon {
             Some(status) => left.push(format!("the daemon ended with {status}")),
             None => left.push(format!("the daemon did not stop within {STOP_MAX:?}")),
         }
-        let running = processes.into_iter().filter(|pid| proc::is_running(*pid));
-        left.extend(running.map(|pid| format!("process {pid}")));
+        let ended = Instant::now();
+        let running = || processes.iter().copied().filter(|pid| proc::is_running(*pid));
+        while running().next().is_some() && ended.elapsed() < OUTLIVE_MAX {
+            thread::sleep(LOOK_AGAIN);
+        }
+        left.extend(running().map(|pid| format!("process {pid}")));
         let entries = fs::read_dir(self.run_dir()).into_iter().flatten().flatten();
         left.extend(entries.map(|entry| entry.path().display().to_string()));
         Ok(left)

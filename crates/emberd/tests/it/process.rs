@@ -129,13 +129,15 @@ impl Daemon {
         self.process.wait().unwrap().code()
     }
 
-    /// Waits until every pool, if there are any, is as full as it is to be, and nothing is on
-    /// its way in or out.
+    /// Waits until every pool, if there are any, is as full as it is to be, a VMM stands by for
+    /// it, and nothing is on its way in or out.
     pub async fn comes_to_rest(&self) {
         wait::until(async || {
             let info = self.client.info().await.unwrap();
             let full = |pool: &Pool| {
-                pool.ready == pool.target && pool.ceiling == pool.target && pool.filling == 0
+                pool.ready == pool.target
+                    && pool.ceiling == pool.target
+                    && (pool.filling, pool.standing_by) == (0, 1)
             };
             info.pools.iter().all(full) && info.reaping == 0
         })
