@@ -74,12 +74,12 @@ impl ProgramArgs {
         };
         let timeout_ms = self.timeout.map_or(TIMEOUT_MS_DEFAULT.into(), |limit| limit.as_millis());
         let spec = ExecSpec {
-            code,
             args: self.args,
             env: self.env.into_iter().collect(),
             cwd: self.cwd,
             timeout_ms: u64::try_from(timeout_ms).unwrap_or(u64::MAX),
             fresh: self.fresh,
+            ..ExecSpec::new(code)
         };
         spec.check()?;
         let stdin = if self.stdin { read(io::stdin(), STDIN_BYTES_MAX)? } else { Vec::new() };

@@ -288,6 +288,14 @@ pub enum ErrorCode {
     BodyTooLarge,
     /// 429: as many sandboxes as allowed exist.
     TooManySandboxes,
+    /// 403: the guest's kernel does not permit it.
+    Denied,
+    /// 404: the sandbox has no such file, process, context or user.
+    NotFound,
+    /// 409: something is there already.
+    AlreadyExists,
+    /// 507: the sandbox has no room left for it.
+    NoSpace,
     /// 409: the sandbox is still being created.
     SandboxNotReady,
     /// 409: this daemon makes no templates.

@@ -128,7 +128,9 @@ pub async fn serve(agent: Arc<Agent>, stream: Box<dyn Duplex>) -> Result<(), Con
             // What is left of the input of an exec that ended, or was refused, before all of
             // its input came.
             Kind::Stdin | Kind::StdinEnd => {}
-            Kind::Stdout | Kind::Stderr => return Err(ConnectionError::Unexpected(frame.kind)),
+            Kind::Stdout | Kind::Stderr | Kind::Data | Kind::DataEnd => {
+                return Err(ConnectionError::Unexpected(frame.kind));
+            }
         }
     }
     Ok(())
@@ -190,7 +192,14 @@ async fn operate(
             let message = "hello was said already".to_owned();
             connection.outgoing.refuse(RefusalCode::Invalid, message).await
         }
-        HostMessage::Unknown => {
+        HostMessage::Start(_)
+        | HostMessage::Signal { .. }
+        | HostMessage::Resize(_)
+        | HostMessage::File(_)
+        | HostMessage::Dial { .. }
+        | HostMessage::Context(_)
+        | HostMessage::Metrics
+        | HostMessage::Unknown => {
             let message = "this guest does not know the operation".to_owned();
             connection.outgoing.refuse(RefusalCode::UnknownOperation, message).await
         }

@@ -7,6 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
+use crate::process::{Limits, check_user};
+
 /// Largest program text, in bytes (8 MiB).
 pub const CODE_BYTES_MAX: usize = 8 << 20;
 /// Largest number of arguments, and of environment variables.
@@ -42,9 +44,15 @@ pub struct ExecSpec {
     /// Working directory; the user's home when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
+    /// Who it runs as, by name; root when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// Time limit in milliseconds, 1 to 3,600,000; then the whole process tree is killed.
     #[serde(default = "timeout_ms_default")]
     pub timeout_ms: u64,
+    /// What it may use up.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
     /// Whether a new interpreter is started even where the pack keeps a warm one to fork.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fresh: bool,
@@ -62,7 +70,9 @@ impl ExecSpec {
             args: Vec::new(),
             env: BTreeMap::new(),
             cwd: None,
+            user: None,
             timeout_ms: TIMEOUT_MS_DEFAULT,
+            limits: Limits::default(),
             fresh: false,
         }
     }
@@ -73,37 +83,49 @@ impl ExecSpec {
     /// The first limit broken. The daemon checks before the guest does, so that a caller
     /// gets the answer without a round trip; the guest checks because it trusts nobody.
     pub fn check(&self) -> Result<(), SpecError> {
-        let within = |what, amount, limit| {
-            if amount > limit { Err(SpecError::TooLarge { what, amount, limit }) } else { Ok(()) }
-        };
-        let no_nul = |what, text: &str| {
-            if text.contains('\0') { Err(SpecError::Nul(what)) } else { Ok(()) }
-        };
-        within("code, in bytes,", self.code.len(), CODE_BYTES_MAX)?;
-        within("number of args", self.args.len(), WORDS_MAX)?;
-        within("args, in bytes,", self.args.iter().map(String::len).sum(), WORDS_BYTES_MAX)?;
-        within("number of env variables", self.env.len(), WORDS_MAX)?;
-        let env_bytes = self.env.iter().map(|(name, value)| name.len() + value.len()).sum();
-        within("env, in bytes,", env_bytes, WORDS_BYTES_MAX)?;
-        within("cwd, in bytes,", self.cwd.as_ref().map_or(0, String::len), WORDS_BYTES_MAX)?;
+        check_words(&self.code, self.args.iter(), &self.env, self.cwd.as_deref())?;
+        check_user(self.user.as_deref())?;
         if self.timeout_ms == 0 || self.timeout_ms > TIMEOUT_MS_MAX {
             return Err(SpecError::Timeout(self.timeout_ms));
         }
-        for arg in &self.args {
-            no_nul("an argument", arg)?;
-        }
-        for (name, value) in &self.env {
-            if name.is_empty() || name.contains('=') {
-                return Err(SpecError::EnvName(name.clone()));
-            }
-            no_nul("an environment variable's name", name)?;
-            no_nul("an environment variable's value", value)?;
-        }
-        no_nul("cwd", self.cwd.as_deref().unwrap_or_default())
+        self.limits.check()
     }
 }
 
-/// Which limit an [`ExecSpec`] breaks.
+/// Holds what every program is started with against the limits of this module.
+pub(crate) fn check_words<'a>(
+    code: &str,
+    args: impl Iterator<Item = &'a String> + Clone,
+    env: &BTreeMap<String, String>,
+    cwd: Option<&str>,
+) -> Result<(), SpecError> {
+    let within = |what, amount, limit| {
+        if amount > limit { Err(SpecError::TooLarge { what, amount, limit }) } else { Ok(()) }
+    };
+    let no_nul = |what, text: &str| {
+        if text.contains('\0') { Err(SpecError::Nul(what)) } else { Ok(()) }
+    };
+    within("code, in bytes,", code.len(), CODE_BYTES_MAX)?;
+    within("number of args", args.clone().count(), WORDS_MAX)?;
+    within("args, in bytes,", args.clone().map(String::len).sum(), WORDS_BYTES_MAX)?;
+    within("number of env variables", env.len(), WORDS_MAX)?;
+    let env_bytes = env.iter().map(|(name, value)| name.len() + value.len()).sum();
+    within("env, in bytes,", env_bytes, WORDS_BYTES_MAX)?;
+    within("cwd, in bytes,", cwd.map_or(0, str::len), WORDS_BYTES_MAX)?;
+    for arg in args {
+        no_nul("an argument", arg)?;
+    }
+    for (name, value) in env {
+        if name.is_empty() || name.contains('=') {
+            return Err(SpecError::EnvName(name.clone()));
+        }
+        no_nul("an environment variable's name", name)?;
+        no_nul("an environment variable's value", value)?;
+    }
+    no_nul("cwd", cwd.unwrap_or_default())
+}
+
+/// Which limit a spec breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// A size or count is over its limit.
@@ -125,6 +147,18 @@ pub enum SpecError {
     /// An environment variable's name is empty or holds `=`.
     #[error("`{0}` is not the name of an environment variable")]
     EnvName(String),
+    /// There is neither `code` nor `argv`, or both, or a program without a name.
+    #[error("either code or argv says what to run, and the first word of argv is a program")]
+    Program,
+    /// No user can be called that.
+    #[error("`{0}` is not the name of a user")]
+    User(String),
+    /// A side of the terminal is zero or beyond [`crate::process::TTY_SIDE_MAX`].
+    #[error("a terminal of {0} columns and {1} rows is none; each is 1 to 4096")]
+    Tty(u16, u16),
+    /// A limit is zero or beyond any machine.
+    #[error("limits.{0} is {1}, not between 1 and 4294967296")]
+    Limit(&'static str, u64),
 }
 
 /// How a program came to run.

@@ -36,10 +36,22 @@ pub enum Kind {
     Stdout = 4,
     /// Raw bytes of the program's standard error.
     Stderr = 5,
+    /// Raw bytes of a file, of a TCP connection or of a context's channel, either way.
+    Data = 6,
+    /// End of the `Data` in one direction; the payload is empty.
+    DataEnd = 7,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Control, Self::Stdin, Self::StdinEnd, Self::Stdout, Self::Stderr];
+    const ALL: [Self; 7] = [
+        Self::Control,
+        Self::Stdin,
+        Self::StdinEnd,
+        Self::Stdout,
+        Self::Stderr,
+        Self::Data,
+        Self::DataEnd,
+    ];
 
     fn from_byte(byte: u8) -> Result<Self, FrameError> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte).ok_or(FrameError::UnknownKind(byte))

@@ -1,24 +1,31 @@
 //! What host and guest say to each other. No I/O happens here.
 //!
-//! [`frame`] cuts a byte stream into frames, [`message`] is the JSON inside the
-//! control frames, [`exec`] says what to run and how it ended, [`renewal`] what a restored
-//! guest takes over. One operation at a time runs on a connection:
+//! One operation at a time runs on a connection:
 //!
 //! ```text
-//! connect ── Hello ▶ Welcome ──▶ idle ── Ping ▶ Pong ─────────────────────▶ idle
-//!                                  ├─── Renew ▶ Renewed ──────────────────▶ idle
-//!                                  └─── Exec, Stdin*, StdinEnd ▶
-//!                                       (Stdout | Stderr)*, Exited ───────▶ idle
+//! connect ─ Hello ▶ Welcome ─▶ idle ─ Ping, Renew, … ▶ Pong, Renewed, … ──────▶ idle
+//!                                ├── Exec, Stdin*, StdinEnd ▶ (Stdout|Stderr)*, Exited ▶ idle
+//!                                ├── Start, (Stdin|Signal|Resize)* ▶ …, Exited ─────────▶ idle
+//!                                ├── File, Data*, DataEnd ▶ File or Done ───────────────▶ idle
+//!                                └── Dial ▶ Dialed, Data* both ways ────────────────────▶ closed
 //! ```
 
+pub mod context;
 pub mod exec;
+pub mod file;
 pub mod frame;
 pub mod message;
+pub mod metrics;
 pub mod pack;
+pub mod process;
 pub mod renewal;
 
+pub use context::{ContextCall, ContextEvent, ContextSpec};
 pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
+pub use file::{FileChange, FileEntry, FileOp, FileRequest, FileType, GuestPath};
 pub use frame::{Decoder, Frame, FrameError, Kind};
 pub use message::{GuestMessage, HostMessage, Refusal, RefusalCode, Settled, Welcome};
+pub use metrics::Metrics;
 pub use pack::{PackSpec, ZygoteSpec};
+pub use process::{Limits, ProcessSpec, SignalName, TtySize};
 pub use renewal::{Renewal, RenewalError};

@@ -6,7 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::context::ContextSpec;
 use crate::exec::{ExecExit, ExecSpec};
+use crate::file::{FileChange, FileEntry, FileRequest};
+use crate::metrics::Metrics;
+use crate::process::{ProcessSpec, SignalName, TtySize};
 use crate::renewal::Renewal;
 
 /// Generation of this wire. The guest refuses a host of another one.
@@ -36,6 +40,32 @@ pub enum HostMessage {
     /// Runs code. `Stdin` frames and one `StdinEnd` frame follow; the answer is `Stdout` and
     /// `Stderr` frames, then [`GuestMessage::Exited`].
     Exec(ExecSpec),
+    /// Starts a process: answered by [`GuestMessage::Started`], or by [`GuestMessage::Exited`]
+    /// when it cannot be. `Stdin` frames, at most [`crate::process::STDIN_WINDOW_BYTES`] of them
+    /// not yet taken, one `StdinEnd`, [`Self::Signal`] and [`Self::Resize`] may follow; `Stdout`
+    /// and `Stderr` frames come without bound until [`GuestMessage::Exited`]. A host that closes
+    /// the connection kills the process and all it started.
+    Start(ProcessSpec),
+    /// Sends a signal to the process of this connection and all it started. Not answered.
+    Signal {
+        /// Which.
+        signal: SignalName,
+    },
+    /// Changes the size of the terminal of this connection's process. Not answered.
+    Resize(TtySize),
+    /// An operation on files.
+    File(FileRequest),
+    /// Connects to a TCP port of the guest's loopback interface; answered by
+    /// [`GuestMessage::Dialed`], then `Data` and one `DataEnd` go each way.
+    Dial {
+        /// The port.
+        port: u16,
+    },
+    /// Opens a context, see [`crate::context`]; answered by [`GuestMessage::Started`], ended by
+    /// [`GuestMessage::Exited`]. [`Self::Signal`] may follow.
+    Context(ContextSpec),
+    /// Answered by [`GuestMessage::Metrics`].
+    Metrics,
     /// Makes the guest itself after a restore; answered by [`GuestMessage::Renewed`]. An agent
     /// that is not its machine's PID 1 checks it, answers, and changes nothing.
     Renew(Renewal),
@@ -49,7 +79,7 @@ pub enum HostMessage {
 }
 
 /// What the guest answers. All but `Stdout` and `Stderr` frames are one of these.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum GuestMessage {
     /// The guest is ready.
@@ -58,6 +88,39 @@ pub enum GuestMessage {
     Pong,
     /// The program ended; no further output follows.
     Exited(ExecExit),
+    /// The process runs.
+    Started {
+        /// Its number in the guest.
+        pid: u32,
+    },
+    /// The process has taken standard input, or will never: the host may send as much again.
+    StdinTaken {
+        /// How many bytes of it, since the last time this was said.
+        bytes: usize,
+    },
+    /// What a path leads to.
+    File(FileEntry),
+    /// Some of the entries of a listing.
+    Listed {
+        /// At most [`crate::file::BATCH_MAX`].
+        entries: Vec<FileEntry>,
+        /// Whether there are more than a listing may have, and this is the last batch.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut: bool,
+    },
+    /// Changes from here on will be told.
+    Watching,
+    /// What has changed, in order.
+    Changes {
+        /// At most [`crate::file::BATCH_MAX`].
+        changes: Vec<FileChange>,
+    },
+    /// The operation is complete.
+    Done,
+    /// The connection to the port stands.
+    Dialed,
+    /// What the guest uses.
+    Metrics(Metrics),
     /// Everything in the [`Renewal`] has taken effect.
     Renewed,
     /// Answer to [`HostMessage::Settle`].
@@ -113,6 +176,16 @@ pub enum RefusalCode {
     Invalid,
     /// The guest tried, and a step of the operation failed; steps before it have taken effect.
     Failed,
+    /// There is no such file, user or language, or nothing listens on the port.
+    NotFound,
+    /// Something is there already.
+    AlreadyExists,
+    /// A directory was expected, or something else than one.
+    WrongType,
+    /// The guest's kernel does not permit it.
+    Denied,
+    /// There is no room left.
+    NoSpace,
     /// A kind of refusal newer than this code.
     #[serde(other)]
     Other,

@@ -25,6 +25,11 @@ const PENDING_BYTES_MAX: usize = 1 << 20;
 /// Bytes asked for in one read (16 KiB).
 const READ_BYTES: usize = 16 << 10;
 
+mod halves;
+
+use halves::write_frames;
+pub(crate) use halves::{Reader, Writer};
+
 /// Why a guest could not be talked to.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
@@ -98,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuestConnection<S> {
 
     /// Sends one message and reads the one that answers it. A refusal is an error, after
     /// which the connection is idle again.
-    async fn ask(&mut self, message: &HostMessage) -> Result<GuestMessage, ChannelError> {
+    pub async fn ask(&mut self, message: &HostMessage) -> Result<GuestMessage, ChannelError> {
         self.idle = false;
         let mut out = BytesMut::new();
         encode_message(message, &mut out);
@@ -146,6 +151,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuestConnection<S> {
         outcome
     }
 
+    /// Reads the next frame. Cancel safe.
+    pub async fn frame(&mut self) -> Result<Frame, ChannelError> {
+        next_frame(&mut self.stream, &mut self.decoder).await
+    }
+
+    /// Writes one frame.
+    pub async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), ChannelError> {
+        self.idle = false;
+        write_frames(&mut self.stream, kind, payload).await
+    }
+
+    /// Says that what was begun ended in step.
+    pub fn set_idle(&mut self) {
+        self.idle = true;
+    }
+
+    /// Both directions apart.
+    pub fn split(self) -> (Reader<S>, Writer<S>) {
+        let (reader, writer) = tokio::io::split(self.stream);
+        (Reader::new(reader, self.decoder), Writer::new(writer))
+    }
+
     /// Whether another exec may be sent: the last one ended in step, and the guest neither
     /// closed the connection nor spoke unasked since.
     pub fn is_idle(&mut self) -> bool {
@@ -185,7 +212,7 @@ async fn read_outcome(
         match frame.kind {
             Kind::Stdout => append(&mut stdout, &frame.payload)?,
             Kind::Stderr => append(&mut stderr, &frame.payload)?,
-            Kind::Stdin | Kind::StdinEnd | Kind::Control => {
+            Kind::Stdin | Kind::StdinEnd | Kind::Control | Kind::Data | Kind::DataEnd => {
                 return Ok(ExecOutcome::new(exit(&frame)?, stdout, stderr));
             }
         }

@@ -161,6 +161,14 @@ impl<M: MicroVm> Sandbox<M> {
     /// When its directory could not be removed.
     pub async fn end(&self) -> Result<(), KillError> {
         self.ending.cancel();
+        self.kill().await
+    }
+
+    /// Kills the microVM, whatever it is doing; the sandbox is gone then.
+    ///
+    /// # Errors
+    /// When its directory could not be removed.
+    pub async fn kill(&self) -> Result<(), KillError> {
         let vm = self.vm.write().await.take();
         if let Some(ready) = self.ready.get() {
             ready.idle().clear();

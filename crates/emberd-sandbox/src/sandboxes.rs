@@ -10,7 +10,8 @@ use crate::SandboxId;
 use crate::boot_path::BootPath;
 use crate::config::SandboxesConfig;
 use crate::create::{CreateError, Created, fulfil};
-use crate::exec::{self, ExecError, Executed};
+use crate::exec::{self, Executed};
+use crate::operation::OperationError;
 use crate::pool::{Pool, PoolView, Taken};
 use crate::restore::Stand;
 use crate::sandbox::{Sandbox, SandboxView};
@@ -108,14 +109,14 @@ impl<V: SnapshotVmm> Sandboxes<V> {
     /// Dropping the future ends the program.
     ///
     /// # Errors
-    /// [`ExecError`].
+    /// [`OperationError`].
     pub async fn exec(
         &self,
         id: SandboxId,
         spec: ExecSpec,
         stdin: &[u8],
-    ) -> Result<Executed, ExecError> {
-        let sandbox = self.0.table.find(id).ok_or(ExecError::Unknown(id))?;
+    ) -> Result<Executed, OperationError> {
+        let sandbox = self.0.table.find(id).ok_or(OperationError::Unknown(id))?;
         exec::check(&spec, stdin)?;
         let _running = self.0.activity.run();
         exec::exec(&sandbox, spec, stdin, self.0.base.config.exec_grace).await

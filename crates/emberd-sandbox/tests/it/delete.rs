@@ -1,7 +1,7 @@
 //! Deletion: alone, at once, in the middle of things.
 
 use emberd_proto::ExecSpec;
-use emberd_sandbox::{DeleteError, ExecError, OpenError, SandboxId, Sandboxes};
+use emberd_sandbox::{DeleteError, OpenError, OperationError, SandboxId, Sandboxes};
 use futures::FutureExt as _;
 use futures::future::join_all;
 
@@ -56,7 +56,7 @@ async fn deletion_cuts_off_execs() {
         fixture.sandboxes.delete(id).await.unwrap();
     };
     let (outcome, ()) = tokio::join!(exec, delete);
-    assert!(matches!(outcome, Err(ExecError::Deleted(_))), "{outcome:?}");
+    assert!(matches!(outcome, Err(OperationError::Deleted(_))), "{outcome:?}");
     fixture.close().await;
 }
 

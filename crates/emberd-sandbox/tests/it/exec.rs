@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use emberd_proto::ExecSpec;
 use emberd_proto::exec::{OUTPUT_BYTES_MAX, STDIN_BYTES_MAX};
-use emberd_sandbox::{ExecError, SandboxId, SandboxState};
+use emberd_sandbox::{OperationError, SandboxId, SandboxState};
 use emberd_vmm::ExitReason;
 use futures::future::join_all;
 use rustix::process::Signal;
@@ -82,10 +82,10 @@ async fn broken_limits_are_refused_before_the_guest_hears_of_them() {
     fixture.signal(id, Signal::STOP);
     let spec = ExecSpec { timeout_ms: 0, ..ExecSpec::new("") };
     let refused = fixture.sandboxes.exec(id, spec, b"").await;
-    assert!(matches!(refused, Err(ExecError::Invalid(_))));
+    assert!(matches!(refused, Err(OperationError::Invalid(_))));
     let stdin = vec![0; STDIN_BYTES_MAX + 1];
     let refused = fixture.sandboxes.exec(id, ExecSpec::new(""), &stdin).await;
-    assert!(matches!(refused, Err(ExecError::StdinTooLarge(_))));
+    assert!(matches!(refused, Err(OperationError::StdinTooLarge(_))));
     fixture.close().await;
 }
 
@@ -93,7 +93,7 @@ async fn broken_limits_are_refused_before_the_guest_hears_of_them() {
 async fn unknown_sandbox() {
     let fixture = Fixture::new();
     let refused = fixture.exec(SandboxId::random(), "").await;
-    assert!(matches!(refused, Err(ExecError::Unknown(_))));
+    assert!(matches!(refused, Err(OperationError::Unknown(_))));
     fixture.close().await;
 }
 
@@ -105,7 +105,7 @@ async fn microvm_that_ends_by_itself_is_noticed() {
     let gone = SandboxState::Gone(ExitReason::Signal(9));
     until(|| fixture.sandboxes.get(id).unwrap().state == gone).await;
     let refused = fixture.exec(id, "").await;
-    assert!(matches!(refused, Err(ExecError::Gone { reason: ExitReason::Signal(9), .. })));
+    assert!(matches!(refused, Err(OperationError::Gone { reason: ExitReason::Signal(9), .. })));
     fixture.sandboxes.delete(id).await.unwrap();
     until(|| fixture.left().is_empty()).await;
     fixture.close().await;
@@ -125,7 +125,7 @@ async fn microvm_that_ends_during_an_exec() {
         fixture.signal(id, Signal::KILL);
     };
     let (outcome, ()) = tokio::join!(exec, kill);
-    assert!(matches!(outcome, Err(ExecError::Gone { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(OperationError::Gone { .. })), "{outcome:?}");
     fixture.close().await;
 }
 
@@ -136,7 +136,7 @@ async fn guest_that_stops_answering_is_given_up() {
     fixture.signal(id, Signal::STOP);
     let spec = ExecSpec { timeout_ms: 1, ..ExecSpec::new("") };
     let outcome = fixture.sandboxes.exec(id, spec, b"").await;
-    assert!(matches!(outcome, Err(ExecError::Unresponsive { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(OperationError::Unresponsive { .. })), "{outcome:?}");
     fixture.sandboxes.delete(id).await.unwrap();
     fixture.close().await;
 }

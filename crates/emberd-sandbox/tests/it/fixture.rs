@@ -8,7 +8,7 @@ use emberd_image::{Digest, Images, InitramfsImage, KernelImage, PackImage, PackN
 use emberd_proto::message::READY_PORT;
 use emberd_proto::{ExecOutcome, ExecSpec};
 use emberd_sandbox::{
-    BootPath, ExecError, Pace, PoolConfig, PoolView, SandboxId, SandboxState, Sandboxes,
+    BootPath, OperationError, Pace, PoolConfig, PoolView, SandboxId, SandboxState, Sandboxes,
     SandboxesConfig, TemplateView,
 };
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig, JailChoice, JailConfig};
@@ -123,7 +123,7 @@ impl Fixture {
         self.sandboxes.create(&shell()).await.unwrap().id
     }
 
-    pub async fn exec(&self, id: SandboxId, code: &str) -> Result<ExecOutcome, ExecError> {
+    pub async fn exec(&self, id: SandboxId, code: &str) -> Result<ExecOutcome, OperationError> {
         self.sandboxes.exec(id, ExecSpec::new(code), b"").await.map(|executed| executed.outcome)
     }
 

@@ -6,8 +6,9 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode};
+use emberd_proto::RefusalCode;
 use emberd_sandbox::{
-    BuildTemplateError, CreateError, DeleteError, ExecError, RemoveTemplateError,
+    BuildTemplateError, CreateError, DeleteError, OperationError, RemoveTemplateError,
 };
 
 /// An answer that is not a success.
@@ -40,11 +41,16 @@ fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::InvalidJson | ErrorCode::InvalidRequest | ErrorCode::UnknownPack => {
             StatusCode::BAD_REQUEST
         }
-        ErrorCode::ForeignOrigin => StatusCode::FORBIDDEN,
-        ErrorCode::UnknownRoute | ErrorCode::UnknownSandbox => StatusCode::NOT_FOUND,
+        ErrorCode::ForeignOrigin | ErrorCode::Denied => StatusCode::FORBIDDEN,
+        ErrorCode::UnknownRoute | ErrorCode::UnknownSandbox | ErrorCode::NotFound => {
+            StatusCode::NOT_FOUND
+        }
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        ErrorCode::SandboxNotReady | ErrorCode::NoTemplates => StatusCode::CONFLICT,
+        ErrorCode::SandboxNotReady | ErrorCode::NoTemplates | ErrorCode::AlreadyExists => {
+            StatusCode::CONFLICT
+        }
+        ErrorCode::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         ErrorCode::SandboxGone => StatusCode::GONE,
         ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::TooManySandboxes => StatusCode::TOO_MANY_REQUESTS,
@@ -79,20 +85,40 @@ impl From<CreateError> for ApiError {
     }
 }
 
-impl From<ExecError> for ApiError {
-    fn from(error: ExecError) -> Self {
+impl From<OperationError> for ApiError {
+    fn from(error: OperationError) -> Self {
         let code = match &error {
-            ExecError::Unknown(_) => ErrorCode::UnknownSandbox,
-            ExecError::Invalid(_) | ExecError::StdinTooLarge(_) => ErrorCode::InvalidRequest,
-            ExecError::NotReady(_) => ErrorCode::SandboxNotReady,
-            ExecError::Deleted(_) | ExecError::Gone { .. } => ErrorCode::SandboxGone,
-            ExecError::Unresponsive { .. } | ExecError::Guest { .. } => ErrorCode::GuestFailed,
+            OperationError::Unknown(_) => ErrorCode::UnknownSandbox,
+            OperationError::Invalid(_) | OperationError::StdinTooLarge(_) => {
+                ErrorCode::InvalidRequest
+            }
+            OperationError::NotReady(_) => ErrorCode::SandboxNotReady,
+            OperationError::Deleted(_) | OperationError::Gone { .. } => ErrorCode::SandboxGone,
+            OperationError::Refused(refusal) => refused(refusal.code),
+            OperationError::Unresponsive { .. } | OperationError::Guest { .. } => {
+                ErrorCode::GuestFailed
+            }
         };
         let answer = Self::of(code, &error);
         match error {
-            ExecError::Gone { .. } => answer.hint("delete the sandbox and create another"),
+            OperationError::Gone { .. } => answer.hint("delete the sandbox and create another"),
             _ => answer,
         }
+    }
+}
+
+/// What a guest would not do, or could not.
+fn refused(code: RefusalCode) -> ErrorCode {
+    match code {
+        RefusalCode::NotFound => ErrorCode::NotFound,
+        RefusalCode::AlreadyExists => ErrorCode::AlreadyExists,
+        RefusalCode::WrongType | RefusalCode::Invalid => ErrorCode::InvalidRequest,
+        RefusalCode::Denied => ErrorCode::Denied,
+        RefusalCode::NoSpace => ErrorCode::NoSpace,
+        RefusalCode::Generation
+        | RefusalCode::UnknownOperation
+        | RefusalCode::Failed
+        | RefusalCode::Other => ErrorCode::GuestFailed,
     }
 }
 

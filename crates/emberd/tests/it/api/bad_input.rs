@@ -274,7 +274,7 @@ async fn deletion_during_an_exec() {
     let (outcome, ()) = tokio::join!(exec, delete);
     let (status, error) = refusal(outcome);
     assert_eq!((status, error.code), (410, ErrorCode::SandboxGone));
-    assert!(error.error.contains("was deleted while the program ran"), "{error:?}");
+    assert!(error.error.contains("was deleted meanwhile"), "{error:?}");
     api.stop().await;
 }
 

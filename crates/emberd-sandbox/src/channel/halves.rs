@@ -1,0 +1,66 @@
+//! The two directions of a connection apart, for operations that read and write at once.
+
+use bytes::BytesMut;
+use emberd_proto::frame::{encode, encode_bulk, encode_message};
+use emberd_proto::{Decoder, Frame, HostMessage, Kind};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+
+use super::{ChannelError, delivered, next_frame};
+
+/// What comes on a greeted connection.
+#[derive(Debug)]
+pub(crate) struct Reader<S> {
+    stream: ReadHalf<S>,
+    decoder: Decoder,
+}
+
+impl<S: AsyncRead> Reader<S> {
+    pub fn new(stream: ReadHalf<S>, decoder: Decoder) -> Self {
+        Self { stream, decoder }
+    }
+
+    /// Reads the next frame. Cancel safe.
+    pub async fn frame(&mut self) -> Result<Frame, ChannelError> {
+        next_frame(&mut self.stream, &mut self.decoder).await
+    }
+}
+
+/// What goes on a greeted connection.
+#[derive(Debug)]
+pub(crate) struct Writer<S>(WriteHalf<S>);
+
+impl<S: AsyncWrite> Writer<S> {
+    pub fn new(stream: WriteHalf<S>) -> Self {
+        Self(stream)
+    }
+
+    /// Writes one message.
+    pub async fn say(&mut self, message: &HostMessage) -> Result<(), ChannelError> {
+        let mut out = BytesMut::new();
+        encode_message(message, &mut out);
+        delivered(self.0.write_all(&out).await)?;
+        delivered(self.0.flush().await)?;
+        Ok(())
+    }
+
+    /// Writes `payload` in frames of one kind; an empty one as one frame.
+    pub async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), ChannelError> {
+        write_frames(&mut self.0, kind, payload).await
+    }
+}
+
+/// Writes `payload` in frames of one kind; an empty one as one frame.
+pub(super) async fn write_frames(
+    writer: &mut (impl AsyncWrite + Unpin),
+    kind: Kind,
+    payload: &[u8],
+) -> Result<(), ChannelError> {
+    let mut out = BytesMut::new();
+    match payload {
+        [] => encode(kind, payload, &mut out),
+        _ => encode_bulk(kind, payload, &mut out),
+    }
+    delivered(writer.write_all(&out).await)?;
+    delivered(writer.flush().await)?;
+    Ok(())
+}
