@@ -19,6 +19,6 @@ pub mod renewal;
 
 pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
 pub use frame::{Decoder, Frame, FrameError, Kind};
-pub use message::{GuestMessage, HostMessage, Refusal, RefusalCode, Settled, Welcome};
+pub use message::{GuestMessage, HostMessage, Refusal, RefusalCode, Renewed, Settled, Welcome};
 pub use pack::{PackSpec, ZygoteSpec};
 pub use renewal::{Renewal, RenewalError};
