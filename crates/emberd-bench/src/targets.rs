@@ -64,10 +64,10 @@ const fn target(
 pub const TARGETS: [Target; 17] = [
     target("cold-boot", "create_python", AtMost(100_000), &[Kvm]),
     target("cold-boot", "create_shell", AtMost(100_000), &[Kvm]),
-    target("restore", "create_python", AtMost(10_000), &[Kvm]),
-    target("restore", "create_shell", AtMost(10_000), &[Kvm]),
-    target("restore", "create_python", AtMost(100_000), &[Emulated]),
-    target("restore", "create_shell", AtMost(100_000), &[Emulated]),
+    target("restore", "first_answer_python", AtMost(10_000), &[Kvm]),
+    target("restore", "first_answer_shell", AtMost(10_000), &[Kvm]),
+    target("restore", "first_answer_python", AtMost(100_000), &[Emulated]),
+    target("restore", "first_answer_shell", AtMost(100_000), &[Emulated]),
     target("restore", "first_result_python", AtMost(200_000), &[Emulated]),
     target("warm-create", "create_python", AtMost(200), &[Kvm, Emulated]),
     target("warm-create", "create_shell", AtMost(200), &[Kvm, Emulated]),
@@ -121,8 +121,8 @@ mod tests {
 
     #[test]
     fn targets_are_judged_on_their_hosts_only() {
-        let results = results(&[("restore", "create_python", 55_000)]);
-        let met = |host| judge(host, &results, "restore", "create_python").map(|v| v.met);
+        let results = results(&[("restore", "first_answer_python", 55_000)]);
+        let met = |host| judge(host, &results, "restore", "first_answer_python").map(|v| v.met);
         assert_eq!(met(Kvm), Some(false));
         assert_eq!(met(Emulated), Some(true));
         assert_eq!(met(Double), None);

@@ -7,15 +7,15 @@ use bytes::BytesMut;
 use emberd_proto::frame::{self, BULK_BYTES_MAX};
 use emberd_proto::message::GENERATION;
 use emberd_proto::{
-    Decoder, Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal, RefusalCode, Settled,
-    Welcome,
+    Decoder, Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal, RefusalCode, Renewed,
+    Settled, Welcome,
 };
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
 };
 
 use crate::agent::Agent;
-use crate::machine::RenewError;
+use crate::machine::{self, RenewError};
 use crate::{console, exec};
 
 /// What a connection runs over: a Unix socket, a vsock or a stream of the mux. All of them
@@ -175,7 +175,10 @@ async fn operate(
             }
         },
         HostMessage::Renew(renewal) => match agent.renew(&renewal) {
-            Ok(()) => connection.outgoing.send(&GuestMessage::Renewed).await,
+            Ok(()) => {
+                let renewed = Renewed { wall_clock_us: Some(machine::wall_clock_us()) };
+                connection.outgoing.send(&GuestMessage::Renewed(renewed)).await
+            }
             Err(error) => {
                 let code = match error {
                     RenewError::Invalid(_) => RefusalCode::Invalid,

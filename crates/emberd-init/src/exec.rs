@@ -15,9 +15,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use emberd_proto::exec::EXIT_CODE_NONE;
 use emberd_proto::frame::BULK_BYTES_MAX;
-use emberd_proto::{ExecExit, ExecSpec, Frame, GuestMessage, Kind};
+use emberd_proto::{ExecExit, ExecSpec, Frame, GuestMessage, Kind, StartedBy};
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError};
@@ -39,6 +39,11 @@ pub use leader::Leader;
 /// Encoded output that may wait for the host before the program's pipes are left unread,
 /// in bytes (256 KiB).
 const BACKLOG_BYTES_MAX: usize = 4 * BULK_BYTES_MAX;
+
+/// How long the output of a fork of the zygote is let be. Most programs end before, and are
+/// read in one go then: to be woken for each write would take the only processor from a program
+/// that is about to end. One that fills its pipes waits for as long at most.
+const OUTPUT_REST: Duration = Duration::from_millis(10);
 
 /// How long a killed program may take to be reaped. Then its zygote, which should have, is
 /// taken for broken.
@@ -95,8 +100,10 @@ async fn attend(
     deadline: Instant,
 ) -> Result<ExecExit, ConnectionError> {
     let Connection { incoming, outgoing } = connection;
-    let Program { leader, streams: Streams { input, stdout, stderr }, .. } = program;
+    let Program { leader, streams: Streams { input, stdout, stderr }, started_by, .. } = program;
     let mut time_limit = pin!(sleep_until(deadline));
+    let mut output_rest = pin!(sleep(OUTPUT_REST));
+    let mut listens = *started_by == StartedBy::Spawn;
     let mut timed_out = false;
     let end = loop {
         let room = outgoing.buffer.len() < BACKLOG_BYTES_MAX;
@@ -116,11 +123,12 @@ async fn attend(
                 None => input.end(),
             },
             ready = input.writable() => { ready?; input.write_some(); }
-            ready = stdout.readable(), if room => {
+            () = &mut output_rest, if !listens => listens = true,
+            ready = stdout.readable(), if room && listens => {
                 ready?;
                 stdout.read_some(&mut outgoing.buffer);
             }
-            ready = stderr.readable(), if room => {
+            ready = stderr.readable(), if room && listens => {
                 ready?;
                 stderr.read_some(&mut outgoing.buffer);
             }

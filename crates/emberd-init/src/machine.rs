@@ -5,7 +5,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use emberd_proto::{Renewal, RenewalError};
 use nix::mount::{MsFlags, mount};
@@ -68,13 +68,20 @@ fn attempt(step: &'static str, act: impl FnOnce() -> io::Result<()>) -> Result<(
     act().map_err(|source| RenewError::Step { step, source })
 }
 
+/// What the wall clock shows, in microseconds since the epoch.
+pub fn wall_clock_us() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn set_wall_clock(since_epoch_us: u64) -> io::Result<()> {
     let time = TimeSpec::from(Duration::from_micros(since_epoch_us));
     Ok(clock_settime(ClockId::CLOCK_REALTIME, time)?)
 }
 
-/// Makes `hostname` what [`HOST_ADDRESS`] stands for in the file `hosts`, if there is one.
-/// Whoever reads it meanwhile reads the old one.
+/// Makes `hostname` what [`HOST_ADDRESS`] stands for in the file `hosts`, if there is one. It
+/// is written in place: nobody reads it before a renewal is done, and an emulated guest runs
+/// half of a file system's code for the first time to replace it.
 fn name_host(hosts: &Path, hostname: &str) -> io::Result<()> {
     let known = match fs::symlink_metadata(hosts) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -91,10 +98,7 @@ fn name_host(hosts: &Path, hostname: &str) -> io::Result<()> {
         .collect();
     let host = format!("{HOST_ADDRESS}\t{hostname}\n");
     lines.push(host.as_bytes());
-    let renewed = hosts.with_extension("renewed");
-    fs::write(&renewed, lines.join(&b'\n'))?;
-    fs::set_permissions(&renewed, known.permissions())?;
-    fs::rename(&renewed, hosts)
+    fs::write(hosts, lines.join(&b'\n'))
 }
 
 /// Covers [`BOOT_ID`] by a file that says `boot_id`.

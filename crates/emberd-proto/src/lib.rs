@@ -24,7 +24,7 @@ pub use context::{ContextCall, ContextEvent, ContextSpec};
 pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
 pub use file::{FileChange, FileEntry, FileOp, FileRequest, FileType, GuestPath};
 pub use frame::{Decoder, Frame, FrameError, Kind};
-pub use message::{GuestMessage, HostMessage, Refusal, RefusalCode, Settled, Welcome};
+pub use message::{GuestMessage, HostMessage, Refusal, RefusalCode, Renewed, Settled, Welcome};
 pub use metrics::Metrics;
 pub use pack::{PackSpec, ZygoteSpec};
 pub use process::{Limits, ProcessSpec, SignalName, TtySize};

@@ -122,7 +122,7 @@ pub enum GuestMessage {
     /// What the guest uses.
     Metrics(Metrics),
     /// Everything in the [`Renewal`] has taken effect.
-    Renewed,
+    Renewed(Renewed),
     /// Answer to [`HostMessage::Settle`].
     Settled(Settled),
     /// The operation was not carried out; the connection is idle again.
@@ -144,6 +144,15 @@ pub struct Welcome {
     /// absent off PID 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving_us: Option<u64>,
+}
+
+/// The clock of a guest that was renewed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewed {
+    /// What it shows as the answer is written, in microseconds since the epoch: how late it is
+    /// is at most what the host's clock then shows beyond. Absent from older agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_clock_us: Option<u64>,
 }
 
 /// What a snapshot taken now would hold.
@@ -227,7 +236,14 @@ mod tests {
             &GuestMessage::Settled(Settled { zygote_ready: Some(true) }),
             r#"{"answer":"settled","zygote_ready":true}"#,
         );
-        check_json(&GuestMessage::Renewed, r#"{"answer":"renewed"}"#);
+        check_json(
+            &GuestMessage::Renewed(Renewed { wall_clock_us: Some(1) }),
+            r#"{"answer":"renewed","wall_clock_us":1}"#,
+        );
+        check_json(
+            &GuestMessage::Renewed(Renewed { wall_clock_us: None }),
+            r#"{"answer":"renewed"}"#,
+        );
         check_json(
             &GuestMessage::Refused(Refusal { code: RefusalCode::Failed, message: "no".into() }),
             r#"{"answer":"refused","code":"failed","message":"no"}"#,

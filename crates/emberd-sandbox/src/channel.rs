@@ -12,7 +12,7 @@ use emberd_proto::frame::{BULK_BYTES_MAX, encode, encode_message};
 use emberd_proto::message::GENERATION;
 use emberd_proto::{
     Decoder, ExecOutcome, ExecSpec, Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal,
-    Renewal, Settled, Welcome,
+    Renewal, Renewed, Settled, Welcome,
 };
 use emberd_vmm::ConnectError;
 use futures::FutureExt as _;
@@ -86,9 +86,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuestConnection<S> {
     }
 
     /// Makes a restored guest itself.
-    pub async fn renew(&mut self, renewal: Renewal) -> Result<(), ChannelError> {
+    pub async fn renew(&mut self, renewal: Renewal) -> Result<Renewed, ChannelError> {
         match self.ask(&HostMessage::Renew(renewal)).await? {
-            GuestMessage::Renewed => Ok(()),
+            GuestMessage::Renewed(renewed) => Ok(renewed),
             _ => Err(ChannelError::Protocol("it answered a renewal with something else")),
         }
     }

@@ -183,15 +183,21 @@ def become_spare(given):
     sys.excepthook = sys.__excepthook__
     for name in ("last_exc", "last_type", "last_value", "last_traceback"):
         vars(sys).pop(name, None)
+    threading.main_thread()._set_native_id()  # which the fork has left as it was
+    set_limit(get_limit() + BELOW)
+    sys.getrecursionlimit, sys.setrecursionlimit = getrecursionlimit, setrecursionlimit
+    rehearse(new_main())
+    # What is collected at the program's end is the program's, and no more.
+    gc.freeze()
+    return new_main()
+
+
+def new_main():
     main = types.ModuleType("__main__")
     vars(main).update(IN_MAIN)
     if "__annotations__" in IN_MAIN:
         main.__annotations__ = {}
     sys.modules["__main__"] = main
-    threading.main_thread()._set_native_id()  # which the fork has left as it was
-    set_limit(get_limit() + BELOW)
-    sys.getrecursionlimit, sys.setrecursionlimit = getrecursionlimit, setrecursionlimit
-    rehearse(vars(main))
     return vars(main)
 
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use emberd_proto::Kind;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::net::unix::pipe::Sender;
 
 use super::input::Input;
 use super::launch::LaunchError;
@@ -69,8 +69,8 @@ fn pipes() -> io::Result<(Streams, [OwnedFd; 3])> {
     let ((stdin, input), (output, stdout), (complaints, stderr)) = (pipe()?, pipe()?, pipe()?);
     let streams = Streams {
         input: Input::new(Sender::from_owned_fd(input)?),
-        stdout: Output::new(Kind::Stdout, Receiver::from_owned_fd(output)?),
-        stderr: Output::new(Kind::Stderr, Receiver::from_owned_fd(complaints)?),
+        stdout: Output::new(Kind::Stdout, output)?,
+        stderr: Output::new(Kind::Stderr, complaints)?,
     };
     Ok((streams, [stdin, stdout, stderr]))
 }

@@ -1,8 +1,8 @@
 //! One template, from a cold boot to its publication.
 //!
 //! ```text
-//! boot ─▶ guest answers ─▶ settle ─▶ warm up … ─▶ settle ─▶ snapshot ─▶ published
-//!                                                            └▶ the microVM is killed
+//! boot ─▶ guest answers ─▶ settle ─▶ renew ─▶ warm up … ─▶ settle ─▶ snapshot ─▶ published
+//!                                                                     └▶ the microVM is killed
 //! ```
 
 use std::path::Path;
@@ -13,10 +13,12 @@ use emberd_proto::{Refusal, RefusalCode, Settled};
 use emberd_vmm::{MicroVm, SnapshotError, SnapshotMicroVm as _, SnapshotVmm, Template};
 use tokio::time::Instant;
 
+use crate::SandboxId;
 use crate::answer::{AnswerError, answer};
 use crate::base::Base;
 use crate::channel::{ChannelError, GuestConnection};
 use crate::create::{self, Answered, CreateError};
+use crate::renewal::renew;
 use crate::restore::run_warm_up;
 use crate::sandbox::Sandbox;
 
@@ -53,7 +55,7 @@ pub(crate) async fn make<V: SnapshotVmm>(
 ) -> Result<Template, MakeError> {
     let Answered { vm, mut connection, .. } = create::boot(base, sandbox, image, true).await?;
     let made = async {
-        prepare(&vm, &mut connection, image).await?;
+        prepare(&vm, &mut connection, sandbox.id, image).await?;
         // No stream survives a snapshot, and the guest must not wait for one that did not.
         drop(connection);
         Ok(vm.snapshot(into, base.hashes(image)).await?)
@@ -67,9 +69,13 @@ pub(crate) async fn make<V: SnapshotVmm>(
 async fn prepare<M: MicroVm>(
     vm: &M,
     connection: &mut GuestConnection<M::Stream>,
+    id: SandboxId,
     image: &PackImage,
 ) -> Result<(), AnswerError> {
     settle(vm, connection).await?;
+    // What every clone does anew is less to do the second time: files are in the upper layer of
+    // the overlay then, and the cover of the boot id is in place.
+    answer(vm, Instant::now(), SETTLE_WAIT_MAX, renew(connection, id)).await?;
     if let Some(code) = &image.warm_up {
         for _ in 0..WARM_UPS {
             run_warm_up(vm, connection, code).await?;

@@ -50,10 +50,13 @@ pub(crate) enum DialError {
 impl DialError {
     /// Whether a guest that still boots may answer a later attempt.
     fn may_pass(&self) -> bool {
-        use io::ErrorKind::{ConnectionRefused, NotFound};
+        use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
         match self {
             Self::NotListening(_) | Self::TimedOut(_) => true,
-            Self::Socket(error) => matches!(error.kind(), NotFound | ConnectionRefused),
+            // Reset: the VMM ended before it accepted, which its process's end will tell.
+            Self::Socket(error) => {
+                matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset)
+            }
             Self::Unexpected(_) => false,
         }
     }

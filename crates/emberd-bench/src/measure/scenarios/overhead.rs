@@ -40,6 +40,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
         let overhead = ran.latency.saturating_sub(in_guest);
         rig.record.time("exec", overhead);
         rig.record.time("exec_less_transport", overhead.saturating_sub(ping));
+        rig.record.time("exec_less_floors", overhead.saturating_sub(ping + health));
         rig.record.call("exec_whole", &ran);
         rig.record.time("http_floor", health);
         rig.record.time("transport_floor", ping);

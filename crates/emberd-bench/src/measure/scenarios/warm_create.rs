@@ -1,4 +1,5 @@
-//! `warm-create`: create from the pool.
+//! `warm-create`: create from the pool; beside it the least a daemon at rest can be asked, which
+//! shows what waking up the machine costs.
 
 use super::WARM_POOL;
 use crate::measure::MeasureError;
@@ -13,6 +14,9 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
             rig.record.call(&format!("create_{pack}"), &timing);
             rig.inspect(&id, WARM_POOL)?;
             rig.delete(&id)?;
+            rig.settle()?;
+            let health = rig.connection.healthz()?;
+            rig.record.time("http_floor_at_rest", health);
         }
     }
     Ok(())

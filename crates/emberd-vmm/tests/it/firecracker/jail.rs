@@ -2,16 +2,16 @@
 //! instead of making it the root. Jails need root; elsewhere these tests say so.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 
 use emberd_vmm::firecracker::{FindError, Firecracker, FirecrackerConfig, IdRange, JailChoice};
 use emberd_vmm::{MicroVm as _, SnapshotMicroVm as _, SnapshotVmm as _, Vmm as _};
+use fake_firecracker::write_program;
 
 use super::lab::Lab;
 use crate::agent::Agent;
 
-const JAILER: &str = r#"#!/bin/sh
-PATH=/usr/bin:/bin
+const JAILER: &str = r#"PATH=/usr/bin:/bin
 [ "$1" = --version ] && { echo "Jailer v$JAILER_VERSION"; exit; }
 echo "jailer $*"
 while [ "$1" != -- ]; do
@@ -28,8 +28,7 @@ cd "$base/${exec##*/}/$id/root" && exec "$exec" --id "$id" "$@"
 
 fn jailed(lab: &Lab, version: &str) -> FirecrackerConfig {
     let jailer = lab.path("jailer");
-    fs::write(&jailer, JAILER.replace("$JAILER_VERSION", version)).unwrap();
-    fs::set_permissions(&jailer, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&jailer, &JAILER.replace("$JAILER_VERSION", version));
     let mut config = lab.config(&[]);
     config.jail.choice = JailChoice::On;
     config.jail.jailer = Some(jailer);

@@ -1,12 +1,13 @@
 //! What the tests share: a directory of images, and the double.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig, JailChoice};
 use emberd_vmm::{BootSpec, ImageHashes, MachineShape, RestoreSpec};
+use fake_firecracker::write_program;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -89,8 +90,9 @@ impl Lab {
     /// A Firecracker that is the double with `flags`; its environment is empty, so they
     /// stand in a script.
     pub fn config(&self, flags: &[&str]) -> FirecrackerConfig {
-        let binary = tempfile::Builder::new().prefix("firecracker-").tempfile_in(&self.dir);
-        let (_, binary) = binary.unwrap().keep().unwrap();
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let binary = self.path(&format!("firecracker-{number}"));
         let quoted: Vec<_> = flags
             .iter()
             .map(|flag| match flag.split_once(' ') {
@@ -99,13 +101,8 @@ impl Lab {
             })
             .collect();
         let double = Self::double();
-        let script = format!(
-            "#!/bin/sh\nPATH=/usr/bin:/bin exec {} \"$@\" {}\n",
-            double.display(),
-            quoted.join(" ")
-        );
-        fs::write(&binary, script).unwrap();
-        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+        let (double, flags) = (double.display(), quoted.join(" "));
+        write_program(&binary, &format!("PATH=/usr/bin:/bin exec {double} \"$@\" {flags}"));
         let mut config = FirecrackerConfig { binary: Some(binary), ..Default::default() };
         config.jail.choice = JailChoice::Off;
         config
