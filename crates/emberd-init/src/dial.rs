@@ -84,7 +84,9 @@ async fn relay(connection: &mut Connection, stream: &TcpStream) -> Result<(), Co
         if outgoing.buffer.is_empty() {
             match from_port {
                 FromPort::Broken(error) => return Err(error.into()),
-                FromPort::Ended if to_port.is_done() => return Ok(()),
+                FromPort::Ended if to_port.is_done() => {
+                    return outgoing.send(&GuestMessage::Done).await;
+                }
                 FromPort::Ended | FromPort::Open => {}
             }
         }

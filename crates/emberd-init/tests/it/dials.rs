@@ -51,6 +51,7 @@ fn bytes_go_both_ways_and_each_way_ends_by_itself() {
         server.write_all(b"answer").unwrap();
         drop(server);
         assert_eq!(data(&mut host), b"answer");
+        assert_eq!(host.answer(), GuestMessage::Done);
         // The connection is idle again.
         host.ping();
     }
@@ -68,6 +69,7 @@ fn port_that_ends_first_still_takes() {
     let mut taken = String::new();
     server.read_to_string(&mut taken).unwrap();
     assert_eq!(taken, "more");
+    assert_eq!(host.answer(), GuestMessage::Done);
     host.ping();
 }
 
@@ -118,7 +120,7 @@ fn host_that_leaves_closes_the_port_even_if_that_does_not_read() {
     let mut host = guest.greet();
     let mut server = dialed(&mut host, "127.0.0.1");
     for _ in 0..DIAL_WINDOW_BYTES / BULK_BYTES_MAX {
-        host.send_frame(Kind::Data, &[7; BULK_BYTES_MAX]);
+        host.send_frame(Kind::Data, &vec![7; BULK_BYTES_MAX]);
     }
     host.leave();
     // What was taken before comes first, then the end, or a reset.
@@ -168,7 +170,7 @@ fn overrun_of_the_window_ends_the_connection() {
     // More than the kernel's own buffers take beside the window.
     let mut frames = bytes::BytesMut::new();
     for _ in 0..512 {
-        emberd_proto::frame::encode(Kind::Data, &[7; BULK_BYTES_MAX], &mut frames);
+        emberd_proto::frame::encode(Kind::Data, &vec![7; BULK_BYTES_MAX], &mut frames);
     }
     assert!(host.stream.write_all(&frames).is_err());
     guest.greet().ping();
