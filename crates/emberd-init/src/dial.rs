@@ -222,15 +222,15 @@ impl ToPort {
 mod tests {
     use super::*;
 
-    fn data(bytes: usize) -> Option<Frame> {
-        Some(Frame { kind: Kind::Data, payload: vec![7; bytes].into() })
+    fn data(bytes: usize) -> Frame {
+        Frame { kind: Kind::Data, payload: vec![7; bytes].into() }
     }
 
     #[test]
     fn a_host_that_overruns_its_window_is_refused() {
         let mut to_port = ToPort::default();
-        to_port.push(data(DIAL_WINDOW_BYTES)).unwrap();
-        let refused = to_port.push(data(1));
+        to_port.push(Some(data(DIAL_WINDOW_BYTES))).unwrap();
+        let refused = to_port.push(Some(data(1)));
         assert!(matches!(refused, Err(ConnectionError::TooMuchData)), "{refused:?}");
     }
 

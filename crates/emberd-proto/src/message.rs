@@ -62,8 +62,9 @@ pub enum HostMessage {
     File(FileRequest),
     /// Connects to a TCP port of the guest's loopback interface; answered by
     /// [`GuestMessage::Dialed`], then `Data` and one `DataEnd` go each way, at most
-    /// [`DIAL_WINDOW_BYTES`] to the guest not yet taken, then [`GuestMessage::Done`]. A guest closes the connection when the
-    /// one to the port breaks; a host that closes it breaks the one to the port.
+    /// [`DIAL_WINDOW_BYTES`] to the guest not yet taken, then [`GuestMessage::Done`]. A guest
+    /// closes the connection when the one to the port breaks; a host that closes it breaks the
+    /// one to the port.
     Dial {
         /// The port.
         port: u16,

@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use emberd_proto::frame::BULK_BYTES_MAX;
 use emberd_proto::message::DIAL_WINDOW_BYTES;
 use emberd_proto::{Frame, GuestMessage, HostMessage, Kind, RefusalCode};
@@ -176,8 +176,8 @@ struct Carrier<M: MicroVm> {
     far: DuplexStream,
     /// From the port, on its way to the caller.
     pending: Bytes,
-    /// From the caller, on its way to the port.
-    outgoing: BytesMut,
+    /// Room for what the caller sends in one go.
+    chunk: Box<[u8]>,
     /// What may be sent before the guest takes some.
     window: usize,
     port_ended: bool,
@@ -190,7 +190,7 @@ impl<M: MicroVm> Carrier<M> {
             line,
             far,
             pending: Bytes::new(),
-            outgoing: BytesMut::new(),
+            chunk: vec![0; BULK_BYTES_MAX].into(),
             window: DIAL_WINDOW_BYTES,
             port_ended: false,
             caller_ended: false,
@@ -200,7 +200,8 @@ impl<M: MicroVm> Carrier<M> {
     async fn run(mut self, end: &End) -> Result<(), OperationError> {
         loop {
             let (mut from_caller, mut to_caller) = tokio::io::split(&mut self.far);
-            let mut room = (&mut self.outgoing).limit(self.window.min(BULK_BYTES_MAX));
+            let room = self.window.min(self.chunk.len());
+            let takes_more = !self.caller_ended && room > 0;
             tokio::select! {
                 frame = self.line.frame(), if self.pending.is_empty() => {
                     let frame = frame?;
@@ -210,12 +211,12 @@ impl<M: MicroVm> Carrier<M> {
                         return Ok(());
                     }
                 }
-                read = from_caller.read_buf(&mut room), if !self.caller_ended && self.window > 0 => {
-                    self.caller_ended = !matches!(read, Ok(1..));
+                read = from_caller.read(&mut self.chunk[..room]), if takes_more => {
+                    let bytes = read.unwrap_or(0);
+                    self.caller_ended = bytes == 0;
+                    self.window -= bytes;
                     let kind = if self.caller_ended { Kind::DataEnd } else { Kind::Data };
-                    let bytes = self.outgoing.split();
-                    self.window -= bytes.len();
-                    self.line.send(kind, &bytes).await?;
+                    self.line.send(kind, &self.chunk[..bytes]).await?;
                 }
                 written = to_caller.write(&self.pending), if !self.pending.is_empty() => {
                     // A caller that left has said so by its token too.

@@ -212,6 +212,11 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         self.0.closing.cancel();
     }
 
+    /// Waits until the daemon is about to stop: what would go on for ever is to end then.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<V> {
+        self.0.closing.clone().cancelled_owned()
+    }
+
     /// Refuses creations from now on, deletes every sandbox and what was made ahead, and
     /// returns when nothing is left.
     pub async fn shutdown(&self) {

@@ -39,7 +39,7 @@ async fn bytes_cross_in_both_directions_at_once() {
         drop(to_caller);
     };
     let (mut up, mut down) = (Vec::new(), Vec::new());
-    let (_, _, above, below) = tokio::join!(
+    let ((), (), above, below) = tokio::join!(
         upwards,
         downwards,
         from_caller.read_to_end(&mut up),
