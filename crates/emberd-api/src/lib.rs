@@ -13,6 +13,7 @@ pub mod paths;
 mod server_timing;
 
 pub use address::{Address, AddressError};
+pub use emberd_proto::Metrics;
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
 pub use server_timing::{
     SERVER_TIMING_HEADER, STAGE_TOTAL, ServerTiming, ServerTimingError, Stage,
@@ -32,6 +33,16 @@ pub const BODY_BYTES_MAX: usize = 64 << 20;
 
 /// Response header that carries the id the daemon's log knows a request by.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// Request header that, with [`PORT_HEADER`], sends a request to a port inside a sandbox.
+pub const SANDBOX_HEADER: &str = "x-emberd-sandbox";
+
+/// Request header that names the port inside the sandbox of [`SANDBOX_HEADER`].
+pub const PORT_HEADER: &str = "x-emberd-port";
+
+/// Name of the protocol (`Upgrade`) a connection to a port inside a sandbox speaks: none, its
+/// bytes are the port's.
+pub const TUNNEL_PROTOCOL: &str = "tcp";
 
 /// Body of `POST /sandboxes`; an empty body is `{}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -288,6 +299,8 @@ pub enum ErrorCode {
     BodyTooLarge,
     /// 429: as many sandboxes as allowed exist.
     TooManySandboxes,
+    /// 429: the sandbox has as many connections to its ports as allowed.
+    TooManyConnections,
     /// 403: the guest's kernel does not permit it.
     Denied,
     /// 404: the sandbox has no such file, process, context or user.
@@ -304,6 +317,12 @@ pub enum ErrorCode {
     Internal,
     /// 502: the guest broke the protocol or stopped answering.
     GuestFailed,
+    /// 502: nothing in the sandbox listens on the port.
+    PortClosed,
+    /// 502: what listens on the port did not answer as HTTP does.
+    PortFailed,
+    /// 504: what listens on the port did not answer in time.
+    PortTimeout,
     /// 503: the microVM could not be started or its guest never answered.
     BootFailed,
     /// 503: the template could not be built.

@@ -6,6 +6,12 @@ pub const SANDBOXES: &str = "/sandboxes";
 pub const SANDBOX: &str = "/sandboxes/{id}";
 /// `POST` runs code.
 pub const EXEC: &str = "/sandboxes/{id}/exec";
+/// `GET` shows what a sandbox uses.
+pub const METRICS: &str = "/sandboxes/{id}/metrics";
+/// `GET` reads a sandbox's console log.
+pub const LOGS: &str = "/sandboxes/{id}/logs";
+/// `GET`, upgraded, becomes a connection to a port inside a sandbox.
+pub const PORT: &str = "/sandboxes/{id}/ports/{port}";
 /// `GET` lists the templates.
 pub const TEMPLATES: &str = "/templates";
 /// `POST` builds the template of a language pack, `DELETE` removes it.
@@ -25,6 +31,26 @@ pub fn sandbox(id: &str) -> String {
 /// Path that runs code in one sandbox.
 pub fn exec(id: &str) -> String {
     EXEC.replace("{id}", &segment(id))
+}
+
+/// Path that shows what one sandbox uses.
+pub fn metrics(id: &str) -> String {
+    METRICS.replace("{id}", &segment(id))
+}
+
+/// Path of one sandbox's console log: its last `tail` lines, or all that is held, and with
+/// `follow` what is added.
+pub fn logs(id: &str, tail: Option<usize>, follow: bool) -> String {
+    let path = LOGS.replace("{id}", &segment(id));
+    match tail {
+        Some(tail) => format!("{path}?follow={follow}&tail={tail}"),
+        None => format!("{path}?follow={follow}"),
+    }
+}
+
+/// Path that, upgraded, becomes a connection to a port of one sandbox.
+pub fn port(id: &str, port: u16) -> String {
+    PORT.replace("{id}", &segment(id)).replace("{port}", &port.to_string())
 }
 
 /// Path of the template of one language pack.
@@ -50,5 +76,8 @@ mod tests {
     fn ids_stand_as_they_are_and_hostile_text_stays_one_segment() {
         assert_eq!(exec("sb_00ff1234abcd"), "/sandboxes/sb_00ff1234abcd/exec");
         assert_eq!(sandbox("../info?a b"), "/sandboxes/%2E%2E%2Finfo%3Fa%20b");
+        assert_eq!(port("a/b", 80), "/sandboxes/a%2Fb/ports/80");
+        assert_eq!(logs("a", Some(3), true), "/sandboxes/a/logs?follow=true&tail=3");
+        assert_eq!(logs("a", None, false), "/sandboxes/a/logs?follow=false");
     }
 }

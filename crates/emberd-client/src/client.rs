@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use emberd_api::{
     Address, AddressError, CreateSandbox, CreatedSandbox, ErrorBody, ExecBody, ExecOutcome, Health,
-    Info, SERVER_TIMING_HEADER, Sandbox, SandboxList, ServerTiming, Template, TemplateList, paths,
+    Info, Metrics, SERVER_TIMING_HEADER, Sandbox, SandboxList, ServerTiming, Template,
+    TemplateList, paths,
 };
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
@@ -173,6 +174,14 @@ impl Client {
         self.call(Method::GET, paths::SANDBOXES, Bytes::new()).await
     }
 
+    /// What a sandbox uses, by its guest's own account.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn metrics(&self, id: &str) -> Result<Metrics, ClientError> {
+        self.call(Method::GET, &paths::metrics(id), Bytes::new()).await
+    }
+
     /// The templates of all installed language packs, by name.
     ///
     /// # Errors
@@ -238,28 +247,43 @@ impl Client {
 
     /// Sends a request and returns the answer if it is a success.
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, ClientError> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, &self.host)
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .expect("paths are encoded");
+        let mut request = self.request(method, path, body);
+        let json = HeaderValue::from_static("application/json");
+        request.headers_mut().insert(CONTENT_TYPE, json);
         let sent = Instant::now();
-        let (head, body) = self.links.ask(&self.address, request).await.map_err(|error| {
-            let addr = self.address.clone();
-            match error {
-                LinkError::Connect(source) => ClientError::Connect { addr, source },
-                LinkError::Broken(source) => ClientError::Broken { addr, source },
-            }
-        })?;
+        let answered = self.links.ask(&self.address, request).await;
+        let (head, body) = answered.map_err(|error| self.failed(error))?;
         let (round_trip, status) = (sent.elapsed(), head.status);
         if status.is_success() {
             let timing = timing(&head.headers);
             return Ok(Answer { status, body, round_trip, timing });
         }
-        let body = serde_json::from_slice(&body).map_err(|source| self.protocol(status, source))?;
-        Err(ClientError::Api { status: status.as_u16(), body })
+        Err(self.refused(status, &body))
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
+        let request = Request::builder().method(method).uri(path).header(HOST, &self.host);
+        request.body(Full::new(body)).expect("paths are encoded")
+    }
+
+    /// What an answer says that is not a success.
+    pub(crate) fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice(body) {
+            Ok(body) => ClientError::Api { status: status.as_u16(), body },
+            Err(source) => self.protocol(status, source),
+        }
+    }
+
+    pub(crate) fn failed(&self, error: LinkError) -> ClientError {
+        let addr = self.address.clone();
+        match error {
+            LinkError::Connect(source) => ClientError::Connect { addr, source },
+            LinkError::Broken(source) => ClientError::Broken { addr, source },
+        }
     }
 
     fn protocol(&self, status: StatusCode, source: serde_json::Error) -> ClientError {

@@ -6,5 +6,7 @@
 
 mod client;
 mod link;
+mod stream;
 
 pub use client::{Client, ClientError, Traced};
+pub use stream::{Logs, Tunnel};

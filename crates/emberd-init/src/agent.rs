@@ -13,6 +13,7 @@ use emberd_proto::{PackSpec, Renewal};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::machine::{self, RenewError};
+use crate::metrics::Usage;
 use crate::process_tree::Cgroups;
 use crate::reaper::Reaper;
 use crate::zygote::Zygote;
@@ -36,6 +37,8 @@ pub struct Agent {
     pub boot_times: Option<BootTimes>,
     /// Whether the machine is the agent's to change, which off PID 1 it is not.
     pub owns_machine: bool,
+    /// What the machine uses.
+    pub usage: Usage,
     /// Waits for all children.
     pub reaper: Reaper,
     /// The pack's warm interpreter, if it has one.
@@ -56,6 +59,7 @@ impl Agent {
             cgroups: None,
             boot_times: None,
             owns_machine: false,
+            usage: Usage::default(),
             reaper: Reaper::default(),
             scratch,
             execs: AtomicU64::new(0),

@@ -16,7 +16,7 @@ use tokio::io::{
 
 use crate::agent::Agent;
 use crate::machine::{self, RenewError};
-use crate::{console, exec};
+use crate::{console, dial, exec};
 
 /// What a connection runs over: a Unix socket, a vsock or a stream of the mux. All of them
 /// pass written bytes on by themselves, so nothing here flushes.
@@ -39,6 +39,9 @@ pub enum ConnectionError {
     /// The host sent more standard input than allowed.
     #[error("too much standard input")]
     TooMuchStdin,
+    /// The host sent more data for a port than was taken and its window holds.
+    #[error("too much data for a port")]
+    TooMuchData,
     /// The host left in the middle of an operation.
     #[error("the host left")]
     HostLeft,
@@ -100,7 +103,8 @@ impl Outgoing {
         }
     }
 
-    async fn send(&mut self, message: &GuestMessage) -> Result<(), ConnectionError> {
+    /// Writes the buffer and one message.
+    pub async fn send(&mut self, message: &GuestMessage) -> Result<(), ConnectionError> {
         self.push(message);
         while !self.buffer.is_empty() {
             self.write_some().await?;
@@ -108,7 +112,12 @@ impl Outgoing {
         Ok(())
     }
 
-    async fn refuse(&mut self, code: RefusalCode, message: String) -> Result<(), ConnectionError> {
+    /// Says that an operation is not carried out.
+    pub async fn refuse(
+        &mut self,
+        code: RefusalCode,
+        message: String,
+    ) -> Result<(), ConnectionError> {
         self.send(&GuestMessage::Refused(Refusal { code, message })).await
     }
 }
@@ -195,13 +204,16 @@ async fn operate(
             let message = "hello was said already".to_owned();
             connection.outgoing.refuse(RefusalCode::Invalid, message).await
         }
+        HostMessage::Dial { port } => dial::run(connection, port).await,
+        HostMessage::Metrics => {
+            let metrics = agent.usage.metrics();
+            connection.outgoing.send(&GuestMessage::Metrics(metrics)).await
+        }
         HostMessage::Start(_)
         | HostMessage::Signal { .. }
         | HostMessage::Resize(_)
         | HostMessage::File(_)
-        | HostMessage::Dial { .. }
         | HostMessage::Context(_)
-        | HostMessage::Metrics
         | HostMessage::Unknown => {
             let message = "this guest does not know the operation".to_owned();
             connection.outgoing.refuse(RefusalCode::UnknownOperation, message).await

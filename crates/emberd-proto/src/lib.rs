@@ -7,7 +7,7 @@
 //!                                ├── Exec, Stdin*, StdinEnd ▶ (Stdout|Stderr)*, Exited ▶ idle
 //!                                ├── Start, (Stdin|Signal|Resize)* ▶ …, Exited ─────────▶ idle
 //!                                ├── File, Data*, DataEnd ▶ File or Done ───────────────▶ idle
-//!                                └── Dial ▶ Dialed, Data* both ways ────────────────────▶ closed
+//!                                └── Dial ▶ Dialed, Data* and DataEnd both ways, Done ──▶ idle
 //! ```
 
 pub mod context;

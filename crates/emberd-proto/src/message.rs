@@ -23,6 +23,11 @@ pub const AGENT_PORT: u32 = 1024;
 /// and is closed at once; it saves the host from polling. A host need not listen there.
 pub const READY_PORT: u32 = 1025;
 
+/// Data for a port the host may have sent beyond what the guest has said was taken, in bytes
+/// (256 KiB). A program that does not read holds up to that much of the guest's memory, and
+/// does not keep the agent from hearing that the host has left.
+pub const DIAL_WINDOW_BYTES: usize = 256 << 10;
+
 /// Name of the virtio-serial port the agent serves where there is no vsock.
 pub const AGENT_PORT_NAME: &str = "emberd.agent";
 
@@ -56,7 +61,10 @@ pub enum HostMessage {
     /// An operation on files.
     File(FileRequest),
     /// Connects to a TCP port of the guest's loopback interface; answered by
-    /// [`GuestMessage::Dialed`], then `Data` and one `DataEnd` go each way.
+    /// [`GuestMessage::Dialed`], then `Data` and one `DataEnd` go each way, at most
+    /// [`DIAL_WINDOW_BYTES`] to the guest not yet taken, then [`GuestMessage::Done`]. A guest
+    /// closes the connection when the one to the port breaks; a host that closes it breaks the
+    /// one to the port.
     Dial {
         /// The port.
         port: u16,
@@ -119,6 +127,11 @@ pub enum GuestMessage {
     Done,
     /// The connection to the port stands.
     Dialed,
+    /// Whoever listens on the port has taken data: the host may send as much again.
+    DataTaken {
+        /// How many bytes of it, since the last time this was said.
+        bytes: usize,
+    },
     /// What the guest uses.
     Metrics(Metrics),
     /// Everything in the [`Renewal`] has taken effect.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use emberd_proto::exec::STDIN_BYTES_MAX;
-use emberd_proto::{Frame, GuestMessage, HostMessage, Kind, Refusal, SpecError};
+use emberd_proto::{Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal, SpecError};
 use emberd_vmm::{ExitReason, MicroVm};
 
 use crate::SandboxId;
@@ -137,6 +137,16 @@ impl<M: MicroVm> Line<M> {
     /// Writes one frame, however long it takes. The connection is not idle after it.
     pub async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), OperationError> {
         patiently(&self.sandbox, self.connection.send(kind, payload)).await
+    }
+
+    /// Ends a guest that broke the protocol by what its frames mean.
+    pub async fn broken(&mut self, rule: &'static str) -> OperationError {
+        failed(&self.sandbox, ChannelError::Protocol(rule)).await
+    }
+
+    /// Ends a guest whose frame is not what one of its kind holds.
+    pub async fn malformed(&mut self, error: FrameError) -> OperationError {
+        failed(&self.sandbox, ChannelError::Frame(error)).await
     }
 
     /// Says that the operation ended in step: another may follow on this connection.

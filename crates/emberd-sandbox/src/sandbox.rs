@@ -5,7 +5,7 @@
 //! creation, and either after the execs they cut off.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use emberd_image::PackName;
@@ -18,6 +18,7 @@ use crate::SandboxId;
 use crate::answer::connect;
 use crate::boot_path::{BootPath, BootTimes};
 use crate::channel::{ChannelError, GuestConnection};
+use crate::ports::PORT_CONNECTIONS_MAX;
 
 /// Most connections one sandbox keeps open while they are not used.
 const IDLE_CONNECTIONS_MAX: usize = 8;
@@ -77,6 +78,8 @@ pub(crate) struct Ready<S> {
     pub exit: ExitWatch,
     /// One permit for each exec that may run.
     pub turns: Semaphore,
+    /// One permit for each connection to a port that may be open.
+    pub dials: Arc<Semaphore>,
     idle: Mutex<Vec<GuestConnection<S>>>,
 }
 
@@ -89,7 +92,8 @@ impl<S> Ready<S> {
         first: GuestConnection<S>,
     ) -> Self {
         let (turns, idle) = (Semaphore::new(EXECS_MAX), Mutex::new(vec![first]));
-        Self { vmm_pid, boot_path, boot, exit, turns, idle }
+        let dials = Arc::new(Semaphore::new(PORT_CONNECTIONS_MAX));
+        Self { vmm_pid, boot_path, boot, exit, turns, dials, idle }
     }
 
     /// Keeps a connection whose exec ended in step.

@@ -28,7 +28,7 @@ pub enum DeleteError {
 }
 
 /// All sandboxes of one daemon. Clones share them.
-pub struct Sandboxes<V: SnapshotVmm>(Arc<Shared<V>>);
+pub struct Sandboxes<V: SnapshotVmm>(pub(crate) Arc<Shared<V>>);
 
 impl<V: SnapshotVmm> Clone for Sandboxes<V> {
     fn clone(&self) -> Self {
@@ -210,6 +210,11 @@ impl<V: SnapshotVmm> Sandboxes<V> {
     pub fn close(&self) {
         self.0.table.close();
         self.0.closing.cancel();
+    }
+
+    /// Waits until the daemon is about to stop: what would go on for ever is to end then.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<V> {
+        self.0.closing.clone().cancelled_owned()
     }
 
     /// Refuses creations from now on, deletes every sandbox and what was made ahead, and

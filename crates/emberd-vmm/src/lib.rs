@@ -32,7 +32,7 @@ mod template;
 pub use boot::{BootError, BootSpec, ConnectError, KillError, VmmDescription};
 pub use exit::{ExitReason, ExitWatch};
 pub use host::{KvmTrial, KvmVerdict};
-pub use log::{LOG_BYTES_MAX, tail as console_tail};
+pub use log::{ConsoleReader, LOG_BYTES_MAX, tail as console_tail};
 pub use orphans::{OrphanError, OrphanVmm, Removed, remove_orphans};
 pub use qemu::{
     AccelChoice, FindQemuError, Qemu, QemuConfig, QemuMicroVm, QemuStandby, QemuStream,

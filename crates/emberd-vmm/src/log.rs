@@ -1,12 +1,16 @@
 //! The bounded log of one microVM: what its guest's console and its VMM print.
 //!
 //! `vm.log` grows to [`LOG_BYTES_MAX`], then becomes `vm.log.1` in place of the one
-//! before. A guest chooses every byte in it, so nothing reads it but [`tail`], which
-//! lets no control character through to a terminal or a JSON body.
+//! before. A guest chooses every byte in it, so nothing reads it but [`tail`] and
+//! [`ConsoleReader`], which let no control character through to a terminal or a JSON body.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+
+mod reader;
+
+pub use reader::ConsoleReader;
 
 /// Name of the log in a microVM's directory.
 pub(crate) const LOG_FILE: &str = "vm.log";

@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get, post};
 use emberd_api::{BODY_BYTES_MAX, ErrorCode, paths};
 use emberd_sandbox::Sandboxes;
@@ -14,11 +14,16 @@ mod errors;
 mod exec;
 mod id;
 mod info;
+mod logs;
+mod metrics;
 mod observe;
 mod origin;
 mod pack;
+mod ports;
+mod proxy;
 mod sandboxes;
 mod templates;
+mod tunnel;
 
 use errors::ApiError;
 
@@ -32,6 +37,9 @@ use errors::ApiError;
         sandboxes::get,
         sandboxes::delete,
         exec::exec,
+        metrics::metrics,
+        logs::logs,
+        ports::connect,
         templates::list,
         templates::build,
         templates::delete,
@@ -59,16 +67,20 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>) -> Router {
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(origin::refuse_pages))
+        .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
         .layer(from_fn(observe::observe))
         .with_state(sandboxes)
 }
 
 /// Every path and what it answers.
-pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 8] {
+pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 11] {
     [
         (paths::SANDBOXES, post(sandboxes::create::<V>).get(sandboxes::list::<V>)),
         (paths::SANDBOX, get(sandboxes::get::<V>).delete(sandboxes::delete::<V>)),
         (paths::EXEC, post(exec::exec::<V>)),
+        (paths::METRICS, get(metrics::metrics::<V>)),
+        (paths::LOGS, get(logs::logs::<V>)),
+        (paths::PORT, get(ports::connect::<V>)),
         (paths::TEMPLATES, get(templates::list::<V>)),
         (paths::TEMPLATE, post(templates::build::<V>).delete(templates::delete::<V>)),
         (paths::INFO, get(info::info::<V>)),

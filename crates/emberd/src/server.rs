@@ -1,16 +1,24 @@
 //! Accepts connections and speaks HTTP/1 on them, until told to stop.
 
 use std::io;
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::caller::Caller;
 use crate::listener::{Listener, Stream};
 
 /// Most connections at once; more wait to be accepted.
@@ -30,13 +38,17 @@ pub(crate) struct Server {
     listener: Listener,
     router: Router,
     turns: Arc<Semaphore>,
-    connections: GracefulShutdown,
+    /// Those on which HTTP is spoken: what a connection became by an upgrade is nobody's to
+    /// wait for.
+    connections: TaskTracker,
+    stopping: CancellationToken,
 }
 
 impl Server {
     pub fn new(listener: Listener, router: Router) -> Self {
         let turns = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Self { listener, router, turns, connections: GracefulShutdown::new() }
+        let (connections, stopping) = (TaskTracker::new(), CancellationToken::new());
+        Self { listener, router, turns, connections, stopping }
     }
 
     /// Accepts connections for as long as it is polled.
@@ -46,12 +58,11 @@ impl Server {
             let turn = turn.expect("the semaphore is never closed");
             match self.listener.accept().await {
                 Ok(stream) => {
-                    let connection = self.connection(stream);
-                    tokio::spawn(async move {
+                    let connection = self.connection(stream, turn);
+                    self.connections.spawn(async move {
                         if let Err(error) = connection.await {
                             tracing::debug!(%error, "connection broke");
                         }
-                        drop(turn);
                     });
                 }
                 Err(error) if of_one_connection(&error) => {}
@@ -65,15 +76,45 @@ impl Server {
 
     /// Stops to listen, and returns what ends once every request under way is answered.
     pub fn stop(self) -> impl Future<Output = ()> {
-        self.connections.shutdown()
+        self.stopping.cancel();
+        self.connections.close();
+        let connections = self.connections;
+        async move { connections.wait().await }
     }
 
-    fn connection(&self, stream: Stream) -> impl Future<Output = hyper::Result<()>> + use<> {
+    fn connection(
+        &self,
+        stream: Stream,
+        turn: OwnedSemaphorePermit,
+    ) -> impl Future<Output = hyper::Result<()>> + use<> {
+        let caller = Caller { ip: ip(&stream), _turn: Arc::new(turn) };
+        let router = TowerToHyperService::new(self.router.clone());
+        let answer = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(caller.clone());
+            router.call(request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router.clone()));
-        self.connections.watch(connection)
+            .serve_connection(TokioIo::new(stream), answer)
+            .with_upgrades();
+        let stopping = self.stopping.clone();
+        async move {
+            let mut connection = pin!(connection);
+            tokio::select! {
+                ended = &mut connection => return ended,
+                () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            connection.await
+        }
+    }
+}
+
+/// Where a connection comes from, if that has an address.
+fn ip(stream: &Stream) -> Option<IpAddr> {
+    match stream {
+        Either::Left(tcp) => tcp.peer_addr().ok().map(|address| address.ip().to_canonical()),
+        Either::Right(_) => None,
     }
 }
 

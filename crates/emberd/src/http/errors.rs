@@ -8,8 +8,10 @@ use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode};
 use emberd_proto::RefusalCode;
 use emberd_sandbox::{
-    BuildTemplateError, CreateError, DeleteError, OperationError, RemoveTemplateError,
+    BuildTemplateError, CreateError, DeleteError, DialError, OperationError, RemoveTemplateError,
 };
+
+use super::proxy::ExchangeError;
 
 /// An answer that is not a success.
 #[derive(Debug)]
@@ -53,9 +55,14 @@ fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         ErrorCode::SandboxGone => StatusCode::GONE,
         ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        ErrorCode::TooManySandboxes => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::TooManySandboxes | ErrorCode::TooManyConnections => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         ErrorCode::Internal | ErrorCode::Other => StatusCode::INTERNAL_SERVER_ERROR,
-        ErrorCode::GuestFailed => StatusCode::BAD_GATEWAY,
+        ErrorCode::GuestFailed | ErrorCode::PortClosed | ErrorCode::PortFailed => {
+            StatusCode::BAD_GATEWAY
+        }
+        ErrorCode::PortTimeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorCode::BootFailed | ErrorCode::TemplateFailed | ErrorCode::ShuttingDown => {
             StatusCode::SERVICE_UNAVAILABLE
         }
@@ -119,6 +126,30 @@ fn refused(code: RefusalCode) -> ErrorCode {
         | RefusalCode::UnknownOperation
         | RefusalCode::Failed
         | RefusalCode::Other => ErrorCode::GuestFailed,
+    }
+}
+
+impl From<DialError> for ApiError {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Operation(error) => error.into(),
+            DialError::NotListening { .. } => Self::of(ErrorCode::PortClosed, &error).hint(
+                "start a server in the sandbox that listens on that port, on 127.0.0.1 or 0.0.0.0",
+            ),
+            DialError::TooMany(_) => Self::of(ErrorCode::TooManyConnections, &error)
+                .hint("close some of them, or spread the load over more sandboxes"),
+        }
+    }
+}
+
+impl From<ExchangeError> for ApiError {
+    fn from(error: ExchangeError) -> Self {
+        let code = match &error {
+            ExchangeError::NotHttp(_) | ExchangeError::NotAsked => ErrorCode::PortFailed,
+            ExchangeError::Late(_) => ErrorCode::PortTimeout,
+            ExchangeError::ShuttingDown => ErrorCode::ShuttingDown,
+        };
+        Self::of(code, &error)
     }
 }
 

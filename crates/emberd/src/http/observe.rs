@@ -16,6 +16,7 @@ use futures::FutureExt as _;
 use tracing::Instrument as _;
 
 use super::errors::{ApiError, Reported};
+use super::proxy::Proxied;
 
 /// Where the time of an answer went, but for the total; travels with the response.
 #[derive(Debug, Clone, Default)]
@@ -33,9 +34,14 @@ pub async fn observe(request: Request, next: Next) -> Response {
         ApiError::new(ErrorCode::Internal, "a defect in emberd").into_response()
     });
     let took = started.elapsed();
-    let line = Line { method, uri, status: response.status(), took, error: reported(&response) };
+    let proxied = response.extensions().get::<Proxied>().is_some();
+    let (status, error) = (response.status(), reported(&response));
+    let line = Line { method, uri, status, took, error, proxied };
     // Written behind the answer: who waits for that need not wait for a line in the log.
     tokio::spawn(async move { line.write() }.instrument(span));
+    if proxied {
+        return response;
+    }
     let mut response = tell_time(response, took);
     let id = HeaderValue::try_from(id.to_string()).expect("hexadecimal digits");
     response.headers_mut().insert(REQUEST_ID_HEADER, id);
@@ -83,16 +89,19 @@ struct Line {
     status: StatusCode,
     took: Duration,
     error: Option<String>,
+    /// What answered was inside a sandbox, and its errors are its own.
+    proxied: bool,
 }
 
 impl Line {
     fn write(&self) {
         let (method, path, status) = (&self.method, self.uri.path(), self.status.as_u16());
         let (latency_us, error) = (self.took.as_micros(), self.error.as_deref());
-        if self.status.is_server_error() {
+        if self.status.is_server_error() && !self.proxied {
             tracing::error!(%method, path, status, latency_us, error, "answered");
         } else {
-            tracing::info!(%method, path, status, latency_us, error, "answered");
+            let proxied = self.proxied;
+            tracing::info!(%method, path, status, latency_us, error, proxied, "answered");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 
 use emberd_api::Pool;
 use emberd_client::Client;
@@ -95,6 +96,7 @@ pub struct Daemon {
     process: Child,
     pub addr: String,
     pub client: Client,
+    log: Option<JoinHandle<String>>,
 }
 
 impl Daemon {
@@ -111,8 +113,13 @@ impl Daemon {
         };
         // The log would fill its pipe: read it on.
         let mut log = process.stderr.take().unwrap();
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { client: Client::new(addr).unwrap(), addr: addr.to_owned(), process }
+        let log = std::thread::spawn(move || {
+            let mut text = String::new();
+            log.read_to_string(&mut text).unwrap();
+            text
+        });
+        let client = Client::new(addr).unwrap();
+        Self { client, addr: addr.to_owned(), process, log: Some(log) }
     }
 
     pub fn process_id(&self) -> u32 {
@@ -127,6 +134,11 @@ impl Daemon {
     pub async fn exit_code(&mut self) -> Option<i32> {
         wait::until(async || self.process.try_wait().unwrap().is_some()).await;
         self.process.wait().unwrap().code()
+    }
+
+    /// What one that has ended told its log.
+    pub fn log(&mut self) -> String {
+        self.log.take().unwrap().join().unwrap()
     }
 
     /// Waits until every pool, if there are any, is as full as it is to be, a VMM stands by for

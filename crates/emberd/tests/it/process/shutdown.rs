@@ -6,8 +6,8 @@ use emberd_api::{ErrorCode, ExecBody};
 use emberd_client::ClientError;
 use emberd_proto::ExecSpec;
 use rustix::process::Signal;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::Room;
 use crate::wait;
@@ -125,5 +125,38 @@ async fn caller_that_hangs_up_ends_its_program() {
     wait::until(async || !wait::is_running(pid)).await;
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
+    room.close().await;
+}
+
+/// What has no end of its own: a log that is followed, a tunnel, a proxied answer.
+#[tokio::test]
+async fn endless_streams_do_not_hold_the_daemon() {
+    let room = Room::new();
+    let mut daemon = room.start();
+    let (id, _) = daemon.create().await;
+    // The double's loopback is the host's.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut logs = daemon.client.logs(&id, None, true).await.unwrap();
+    let mut tunnel = daemon.client.connect_port(&id, port).await.unwrap();
+    let (_tunnelled, _) = listener.accept().await.unwrap();
+    let authority = daemon.addr.strip_prefix("http://").unwrap();
+    let mut caller = TcpStream::connect(authority).await.unwrap();
+    let host = format!("{port}-{}.localhost", id.replace('_', "-"));
+    let asked = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    caller.write_all(asked.as_bytes()).await.unwrap();
+    let (mut inside, _) = listener.accept().await.unwrap();
+    inside.write_all(b"HTTP/1.1 200 OK\r\n\r\nbegun").await.unwrap();
+    let mut begun = [0; 15];
+    caller.read_exact(&mut begun).await.unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200 OK");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    let log = daemon.log();
+    assert!(!log.contains("requests still run"), "{log}");
+    // Each has come to an end, whichever.
+    while matches!(logs.next().await, Ok(Some(_))) {}
+    drop(tunnel.read_to_end(&mut Vec::new()).await);
+    drop(caller.read_to_end(&mut Vec::new()).await);
     room.close().await;
 }

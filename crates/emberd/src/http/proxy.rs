@@ -1,0 +1,95 @@
+//! Requests to ports inside sandboxes: told by their host, `PORT-ID.anything`, or by two
+//! headers. They never reach the API, and what listens on the port sees them as they came, but
+//! for what concerns one connection only.
+
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use emberd_api::ErrorCode;
+use emberd_sandbox::Sandboxes;
+use emberd_vmm::SnapshotVmm;
+use futures::future::join;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::errors::ApiError;
+use super::tunnel;
+use crate::caller::Caller;
+
+mod exchange;
+mod fields;
+mod target;
+
+pub use exchange::ExchangeError;
+use target::Target;
+pub use target::port;
+
+/// Marks an answer as a sandbox's: it is passed on as it is, and says nothing of the daemon.
+#[derive(Debug, Clone, Copy)]
+pub struct Proxied;
+
+/// Answers a request to a port inside a sandbox, and lets all others pass.
+pub async fn divert<V: SnapshotVmm>(
+    State(sandboxes): State<Sandboxes<V>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match target::of(&request) {
+        Ok(None) => next.run(request).await,
+        Ok(Some(target)) => {
+            forward(&sandboxes, target, request).await.unwrap_or_else(ApiError::into_response)
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn forward<V: SnapshotVmm>(
+    sandboxes: &Sandboxes<V>,
+    target: Target,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    if request.method() == Method::CONNECT {
+        let error = "a port inside a sandbox takes no CONNECT";
+        return Err(ApiError::new(ErrorCode::MethodNotAllowed, error)
+            .hint("use `emberctl forward`, or upgrade GET /sandboxes/{id}/ports/{port}"));
+    }
+    let caller = request.extensions_mut().remove::<Caller>();
+    let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let ip = caller.as_ref().and_then(|caller| caller.ip);
+    let protocol = fields::for_guest(request.headers_mut(), ip);
+    *request.uri_mut() = origin_form(request.uri());
+    let tcp = sandboxes.dial(target.id, target.port).await?;
+    let exchange = exchange::open(tcp).await?;
+    let (mut answer, connection) = exchange.ask(request, sandboxes.closed()).await?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        fields::for_caller(answer.headers_mut());
+        let mut answer = answer.map(|body| connection.body(body, sandboxes.closed()));
+        answer.extensions_mut().insert(Proxied);
+        return Ok(answer);
+    }
+    // Switching to what was not asked for would leave the caller out of step.
+    let Some((on_upgrade, _)) = on_upgrade.zip(protocol) else {
+        return Err(ExchangeError::NotAsked.into());
+    };
+    let upgraded_guest = hyper::upgrade::on(&mut answer);
+    let protocol = answer.headers().get(axum::http::header::UPGRADE).cloned();
+    fields::for_caller(answer.headers_mut());
+    fields::upgrade(answer.headers_mut(), protocol);
+    tokio::spawn(async move {
+        let (guest, caller_side) = join(connection.hand_over(upgraded_guest), on_upgrade).await;
+        if let (Some(guest), Ok(caller_side)) = (guest, caller_side) {
+            tunnel::carry(TokioIo::new(caller_side), TokioIo::new(guest)).await;
+        }
+        drop(caller);
+    });
+    let mut answer = answer.map(|_| axum::body::Body::empty());
+    answer.extensions_mut().insert(Proxied);
+    Ok(answer)
+}
+
+/// The target of a request as a server, not a proxy, gets it (RFC 9112 §3.2.1).
+fn origin_form(uri: &Uri) -> Uri {
+    let path = uri.path_and_query().cloned();
+    path.map_or_else(Uri::default, Uri::from)
+}

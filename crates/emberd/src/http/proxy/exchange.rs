@@ -1,0 +1,164 @@
+//! One request to a port and its answer, over a connection of its own.
+//!
+//! Whoever waits for the answer, or takes its body, moves the connection's bytes himself; when
+//! he is gone, so is the connection.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use emberd_sandbox::GuestTcp;
+use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::time::{sleep, timeout};
+
+/// Largest head of an answer, in bytes (128 KiB), which is also what is read ahead of its body.
+const HEAD_BYTES_MAX: usize = 128 << 10;
+
+/// Most fields in the head of an answer.
+const HEAD_FIELDS_MAX: usize = 200;
+
+/// How long what listens on a port may take until the head of its answer.
+const HEAD_MAX: Duration = Duration::from_secs(600);
+
+/// How long an exchange may go on when the daemon stops: the sandbox is about to end.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+
+/// Why a port gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// It speaks something else, or closed the connection.
+    #[error("what listens on the port did not answer as HTTP does")]
+    NotHttp(#[source] hyper::Error),
+    /// It switches to a protocol nobody asked for.
+    #[error("what listens on the port switched to a protocol nobody asked for")]
+    NotAsked,
+    /// It took too long.
+    #[error("what listens on the port did not answer within {0:?}")]
+    Late(Duration),
+    /// The daemon stops.
+    #[error("the daemon stops")]
+    ShuttingDown,
+}
+
+/// What moves the bytes of a connection.
+type Inner = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+/// A connection to a port, before its request.
+pub struct Exchange {
+    sender: SendRequest<Body>,
+    connection: Inner,
+}
+
+/// Begins to speak HTTP on `tcp`.
+pub async fn open(tcp: GuestTcp) -> Result<Exchange, ExchangeError> {
+    let mut builder = Builder::new();
+    builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEAD_FIELDS_MAX);
+    let (sender, connection) =
+        builder.handshake(TokioIo::new(tcp)).await.map_err(ExchangeError::NotHttp)?;
+    Ok(Exchange { sender, connection: Box::pin(connection.with_upgrades()) })
+}
+
+impl Exchange {
+    /// Sends the request and waits for the head of the answer, until some time after `closed`.
+    pub async fn ask(
+        mut self,
+        request: Request,
+        closed: impl Future<Output = ()>,
+    ) -> Result<(Response<Incoming>, Connection), ExchangeError> {
+        let mut connection = Connection { inner: Some(self.connection) };
+        let answer = self.sender.send_request(request);
+        let answer = {
+            let mut answer = pin!(answer);
+            let moved = std::future::poll_fn(|context| {
+                // What a connection that ends has brought until then counts.
+                connection.advance(context);
+                answer.as_mut().poll(context)
+            });
+            let drained = async {
+                closed.await;
+                sleep(DRAIN_MAX).await;
+            };
+            tokio::select! {
+                answer = timeout(HEAD_MAX, moved) => answer,
+                () = drained => return Err(ExchangeError::ShuttingDown),
+            }
+        };
+        let answer = answer.map_err(|_| ExchangeError::Late(HEAD_MAX))?;
+        Ok((answer.map_err(ExchangeError::NotHttp)?, connection))
+    }
+}
+
+/// A connection on which an answer has begun.
+pub struct Connection {
+    /// None once it has ended.
+    inner: Option<Inner>,
+}
+
+impl Connection {
+    /// Moves what can be moved.
+    fn advance(&mut self, context: &mut Context<'_>) {
+        if let Some(inner) = &mut self.inner
+            && inner.as_mut().poll(context).is_ready()
+        {
+            self.inner = None;
+        }
+    }
+
+    /// The body of the answer, with this connection behind it; cut off some time after `closed`.
+    pub fn body(self, body: Incoming, closed: impl Future<Output = ()> + Send + 'static) -> Body {
+        let cut = Box::pin(async {
+            closed.await;
+            sleep(DRAIN_MAX).await;
+        });
+        Body::new(AnswerBody { body, connection: self, cut })
+    }
+
+    /// Waits until the guest's side is nobody's but the caller's.
+    pub async fn hand_over(mut self, upgrade: OnUpgrade) -> Option<Upgraded> {
+        let mut upgrade = pin!(upgrade);
+        let upgraded = std::future::poll_fn(|context| {
+            self.advance(context);
+            upgrade.as_mut().poll(context)
+        });
+        upgraded.await.ok()
+    }
+}
+
+struct AnswerBody {
+    body: Incoming,
+    connection: Connection,
+    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.cut.as_mut().poll(context).is_ready() {
+            let cut = io::Error::new(io::ErrorKind::ConnectionAborted, "the daemon stops");
+            return Poll::Ready(Some(Err(axum::Error::new(cut))));
+        }
+        self.connection.advance(context);
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        frame.map(|frame| frame.map(|frame| frame.map_err(axum::Error::new)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,173 @@
+//! Which port of which sandbox a request is for.
+
+use axum::extract::Request;
+use axum::http::header::HOST;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue};
+use emberd_api::{ErrorCode, PORT_HEADER, SANDBOX_HEADER};
+use emberd_sandbox::SandboxId;
+
+use crate::http::errors::ApiError;
+
+/// A port inside a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub id: SandboxId,
+    pub port: u16,
+}
+
+/// The port a request is for; `None` when it is for the API.
+///
+/// A host that has the form of a port's is never the API's, even if it names no sandbox: a web
+/// page from a sandbox must not find the API at any name of its own. It goes before the headers
+/// too, which such a page could set.
+pub fn of(request: &Request) -> Result<Option<Target>, ApiError> {
+    let headers = request.headers();
+    let host = one(headers, HOST.as_str())?.and_then(|host| host.to_str().ok());
+    for host in [request.uri().authority().map(Authority::as_str), host] {
+        if let Some(target) = host.map_or(Ok(None), of_host)? {
+            return Ok(Some(target));
+        }
+    }
+    match (one(headers, SANDBOX_HEADER)?, one(headers, PORT_HEADER)?) {
+        (None, None) => Ok(None),
+        (Some(id), Some(port)) => {
+            let (id, port) = (id.to_str().unwrap_or_default(), port.to_str().unwrap_or_default());
+            Ok(Some(Target { id: sandbox(id)?, port: self::port(port)? }))
+        }
+        _ => Err(invalid(format!("{SANDBOX_HEADER} and {PORT_HEADER} go together"))),
+    }
+}
+
+/// The value of a header that may be there once. Of two, each program along the way could take
+/// another for the true one.
+fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        _ => Err(invalid(format!("the header {name} is there more than once"))),
+    }
+}
+
+/// Of a host such as `8000-sb-0123456789ab.localhost:7777`. The id has `_` in it, which host
+/// names have not, so `-` stands for it too; case does not matter.
+fn of_host(host: &str) -> Result<Option<Target>, ApiError> {
+    let label = host.split(['.', ':']).next().unwrap_or_default().to_ascii_lowercase();
+    let Some((port, id)) = label.split_once('-') else { return Ok(None) };
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let digits_of_id = id.strip_prefix("sb-").or_else(|| id.strip_prefix("sb_"));
+    let Some(digits_of_id) = digits_of_id.filter(|_| digits) else { return Ok(None) };
+    Ok(Some(Target { id: sandbox(&format!("sb_{digits_of_id}"))?, port: self::port(port)? }))
+}
+
+fn sandbox(text: &str) -> Result<SandboxId, ApiError> {
+    text.parse().map_err(|error| {
+        ApiError::new(ErrorCode::UnknownSandbox, format!("unknown sandbox: {error}"))
+    })
+}
+
+/// A TCP port in decimal, 1 to 65535.
+///
+/// # Errors
+/// Anything else.
+pub fn port(text: &str) -> Result<u16, ApiError> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let port = text.parse().ok().filter(|port| digits && *port > 0);
+    port.ok_or_else(|| invalid("a port is a number from 1 to 65535".to_owned()))
+}
+
+fn invalid(error: String) -> ApiError {
+    ApiError::new(ErrorCode::InvalidRequest, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    const ID: &str = "sb_0123456789ab";
+
+    fn of(uri: &str, fields: &[(&str, &str)]) -> Result<Option<Target>, ApiError> {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        super::of(&request.body(Body::empty()).unwrap())
+    }
+
+    fn port(port: u16) -> Target {
+        Target { id: ID.parse().unwrap(), port }
+    }
+
+    #[test]
+    fn hosts_of_ports() {
+        for host in [
+            "8000-sb-0123456789ab.localhost:7777",
+            "8000-sb_0123456789ab.sandboxes.example.com",
+            "8000-SB-0123456789AB.LOCALHOST.",
+            "8000-sb-0123456789ab",
+            "08000-sb-0123456789ab.x",
+        ] {
+            assert_eq!(of("/", &[("host", host)]).unwrap(), Some(port(8000)), "{host}");
+        }
+        let absolute = "http://8000-sb-0123456789ab.localhost/a";
+        assert_eq!(of(absolute, &[("host", "localhost")]).unwrap(), Some(port(8000)));
+        let hidden = [("host", "8000-sb-0123456789ab.localhost")];
+        assert_eq!(of("http://localhost/sandboxes", &hidden).unwrap(), Some(port(8000)));
+    }
+
+    #[test]
+    fn hosts_of_the_api() {
+        for host in [
+            "127.0.0.1:7777",
+            "localhost",
+            "[::1]:7777",
+            "",
+            "emberd",
+            "x.8000-sb-0123456789ab.localhost",
+            "80-other.example.com",
+            "-sb-0123456789ab.localhost",
+            "a80-sb-0123456789ab.localhost",
+        ] {
+            assert_eq!(of("/sandboxes", &[("host", host)]).unwrap(), None, "{host}");
+        }
+        assert_eq!(of("/", &[]).unwrap(), None);
+    }
+
+    #[test]
+    fn hosts_that_almost_name_a_port_are_not_the_api() {
+        for host in [
+            "8000-sb-.localhost",
+            "8000-sb-0123456789abc.localhost",
+            "8000-sb-xxxxxxxxxxxx.localhost",
+            "0-sb-0123456789ab.localhost",
+            "65536-sb-0123456789ab.localhost",
+            "99999999999999999999-sb-0123456789ab.localhost",
+        ] {
+            assert!(of("/", &[("host", host)]).is_err(), "{host}");
+        }
+        let twice = [("host", "localhost"), ("host", "8000-sb-0123456789ab.localhost")];
+        assert!(of("/", &twice).is_err());
+    }
+
+    #[test]
+    fn headers_name_a_port_unless_the_host_does() {
+        let named = [(SANDBOX_HEADER, ID), (PORT_HEADER, "80")];
+        assert_eq!(of("/", &named).unwrap(), Some(port(80)));
+        let [sandbox, number] = named;
+        let host = ("host", "8000-sb-0123456789ab.localhost");
+        assert_eq!(of("/", &[sandbox, number, host]).unwrap(), Some(port(8000)));
+        for wrong in [
+            &[sandbox][..],
+            &[number],
+            &[sandbox, number, number],
+            &[(SANDBOX_HEADER, "x"), number],
+            &[sandbox, (PORT_HEADER, "+80")],
+            &[sandbox, (PORT_HEADER, "")],
+            &[sandbox, (PORT_HEADER, "0")],
+        ] {
+            assert!(of("/", wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
