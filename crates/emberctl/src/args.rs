@@ -6,7 +6,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completions, create, doctor, exec, image, inspect, rm, run, setup, template, test, vmconfig,
+    completions, create, doctor, exec, forward, image, inspect, logs, metrics, rm, run, setup,
+    template, test, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -54,6 +55,12 @@ pub enum Command {
     Ls,
     /// Show one sandbox.
     Inspect(inspect::Args),
+    /// Listen on a port of this host that leads to one inside a sandbox.
+    Forward(forward::Args),
+    /// Print the console log of a sandbox.
+    Logs(logs::Args),
+    /// Show what a sandbox uses.
+    Metrics(metrics::Args),
     /// Ask whether the daemon is up.
     Ping,
     /// Show what the daemon is and has.

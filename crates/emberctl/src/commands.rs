@@ -14,10 +14,13 @@ pub mod completions;
 pub mod create;
 pub mod doctor;
 pub mod exec;
+pub mod forward;
 pub mod image;
 pub mod info;
 pub mod inspect;
+pub mod logs;
 pub mod ls;
+pub mod metrics;
 pub mod ping;
 pub mod rm;
 pub mod run;
@@ -39,6 +42,9 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Rm(args) => rm::run(&client()?, args, output).await,
         Command::Ls => ls::run(&client()?, output).await,
         Command::Inspect(args) => inspect::run(&client()?, args, output).await,
+        Command::Forward(args) => forward::run(&client()?, args, output).await,
+        Command::Logs(args) => logs::run(&client()?, args, output).await,
+        Command::Metrics(args) => metrics::run(&client()?, args, output).await,
         Command::Ping => ping::run(&client()?, output).await,
         Command::Info => info::run(&client()?, output).await,
         Command::Test(args) => test::run(&client()?, args, output).await,

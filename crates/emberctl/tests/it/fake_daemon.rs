@@ -21,6 +21,11 @@ pub const GUEST_FAILS: &str = "fail";
 /// The fake answers this as if the guest had no interpreter.
 pub const NOT_STARTED: &str = "no interpreter";
 
+/// The one port inside its sandboxes something listens on, which says back what it is told.
+pub const OPEN_PORT: u16 = 7;
+/// The log of all its sandboxes.
+pub const LOG: &str = "one\ntwo\n";
+
 /// The language packs it has.
 const PACKS: [&str; 2] = ["python", "shell"];
 
@@ -111,6 +116,9 @@ impl State {
         let mut body = vec![0; content_length(&mut reader)];
         reader.read_exact(&mut body).unwrap();
         self.arrivals.lock().unwrap().send(format!("{method} {path}")).unwrap();
+        if path.contains("/ports/") && path.ends_with(&format!("/{OPEN_PORT}")) {
+            return echo(reader, &mut stream);
+        }
         let Some((status, answer)) = self.answer(&method, &path, &body) else {
             // Hold the connection until the client gives up.
             reader.read_to_end(&mut Vec::new()).unwrap();
@@ -141,6 +149,18 @@ impl State {
                 }
                 self.exec(id, &body)
             }
+            ("GET", ["sandboxes", id, "metrics"]) => self.of(id, metrics()),
+            ("GET", ["sandboxes", id, "logs?follow=false"]) => {
+                let (status, answer) = self.of(id, Value::Null);
+                return Some((status, if status == 200 { LOG.into() } else { answer.to_string() }));
+            }
+            ("GET", ["sandboxes", _, "logs?follow=true&tail=1"]) => {
+                return Some((200, "last \u{7}line\nwithout end".into()));
+            }
+            ("GET", ["sandboxes", id, "ports", _]) if self.has(id) => {
+                (502, json!({"error": "nothing listens", "code": "port_closed"}))
+            }
+            ("GET", ["sandboxes", id, "ports", _]) => unknown(id),
             ("GET", ["templates"]) => (200, self.templates()),
             ("POST", ["templates", pack]) => self.build_template(pack),
             ("DELETE", ["templates", pack]) => self.delete_template(pack),
@@ -204,6 +224,14 @@ impl State {
     fn get(&self, id: &str) -> (u16, Value) {
         let sandboxes = self.sandboxes.lock().unwrap();
         sandboxes.get(id).map_or_else(|| unknown(id), |vm| (200, self.show(id, vm)))
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.sandboxes.lock().unwrap().contains_key(id)
+    }
+
+    fn of(&self, id: &str, answer: Value) -> (u16, Value) {
+        if self.has(id) { (200, answer) } else { unknown(id) }
     }
 
     fn delete(&self, id: &str) -> (u16, Value) {
@@ -270,6 +298,23 @@ impl State {
         };
         (200, serde_json::to_value(outcome).unwrap())
     }
+}
+
+/// Upgrades the connection and says back what comes on it.
+fn echo(mut reader: impl std::io::Read, stream: &mut TcpStream) {
+    let head = "HTTP/1.1 101 -\r\nconnection: upgrade\r\nupgrade: tcp\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    // A client may leave whenever it likes.
+    drop(std::io::copy(&mut reader, stream));
+    drop(stream.shutdown(std::net::Shutdown::Write));
+}
+
+fn metrics() -> Value {
+    json!({
+        "time_ms": 0, "cpu_count": 2, "cpu_used_percent": 12.5, "memory_total_bytes": 256 << 20,
+        "memory_used_bytes": 64 << 20, "memory_cached_bytes": 1 << 20, "disk_total_bytes": 1 << 27,
+        "disk_used_bytes": 1 << 10, "process_count": 3, "uptime_ms": 1500,
+    })
 }
 
 /// The header in which a daemon says where the time of an answer went, or nothing.

@@ -9,6 +9,8 @@ mod file_server;
 #[cfg(test)]
 mod host;
 #[cfg(test)]
+mod inside;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod listing;
