@@ -16,7 +16,7 @@ use tokio::io::{
 
 use crate::agent::Agent;
 use crate::machine::RenewError;
-use crate::{console, exec};
+use crate::{console, exec, files};
 
 /// What a connection runs over: a Unix socket, a vsock or a stream of the mux. All of them
 /// pass written bytes on by themselves, so nothing here flushes.
@@ -188,6 +188,7 @@ async fn operate(
             let settled = Settled { zygote_ready: agent.settle().await };
             connection.outgoing.send(&GuestMessage::Settled(settled)).await
         }
+        HostMessage::File(request) => files::run(agent, connection, request).await,
         HostMessage::Hello { .. } => {
             let message = "hello was said already".to_owned();
             connection.outgoing.refuse(RefusalCode::Invalid, message).await
@@ -195,7 +196,6 @@ async fn operate(
         HostMessage::Start(_)
         | HostMessage::Signal { .. }
         | HostMessage::Resize(_)
-        | HostMessage::File(_)
         | HostMessage::Dial { .. }
         | HostMessage::Context(_)
         | HostMessage::Metrics

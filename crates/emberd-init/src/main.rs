@@ -14,6 +14,7 @@ mod boot;
 mod connection;
 mod console;
 mod exec;
+mod files;
 mod flags;
 mod machine;
 mod process;
@@ -22,6 +23,7 @@ mod reaper;
 mod serve;
 mod sys;
 mod uevents;
+mod users;
 mod zygote;
 
 use agent::{Agent, BootTimes, Environment, Scratch};

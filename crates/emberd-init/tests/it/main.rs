@@ -5,6 +5,8 @@ mod connections;
 #[cfg(test)]
 mod execs;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod guest;
 #[cfg(test)]
 mod process_trees;
