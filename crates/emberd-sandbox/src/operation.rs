@@ -139,6 +139,22 @@ impl<M: MicroVm> Line<M> {
         patiently(&self.sandbox, self.connection.send(kind, payload)).await
     }
 
+    /// Writes one message, however long it takes. The connection is not idle after it.
+    pub async fn say(&mut self, message: &HostMessage) -> Result<(), OperationError> {
+        let json = serde_json::to_vec(message).expect("messages have string keys only");
+        self.send(Kind::Control, &json).await
+    }
+
+    /// Ends a guest that broke the protocol by what its frames mean.
+    pub async fn broken(&self, rule: &'static str) -> OperationError {
+        failed(&self.sandbox, ChannelError::Protocol(rule)).await
+    }
+
+    /// Which sandbox.
+    pub fn id(&self) -> SandboxId {
+        self.sandbox.id
+    }
+
     /// Says that the operation ended in step: another may follow on this connection.
     pub fn done(mut self) {
         self.connection.set_idle();
