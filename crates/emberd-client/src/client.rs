@@ -74,9 +74,9 @@ pub struct Traced<T> {
 /// A client of one daemon. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Client {
-    address: Address,
+    pub(crate) address: Address,
     /// `Host` of every request.
-    host: HeaderValue,
+    pub(crate) host: HeaderValue,
     links: Arc<Links>,
 }
 
@@ -215,7 +215,7 @@ impl Client {
         self.call(Method::GET, paths::HEALTHZ, Bytes::new()).await
     }
 
-    async fn call<T: DeserializeOwned>(
+    pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -237,7 +237,12 @@ impl Client {
     }
 
     /// Sends a request and returns the answer if it is a success.
-    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, ClientError> {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Answer, ClientError> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -246,29 +251,39 @@ impl Client {
             .body(Full::new(body))
             .expect("paths are encoded");
         let sent = Instant::now();
-        let (head, body) = self.links.ask(&self.address, request).await.map_err(|error| {
-            let addr = self.address.clone();
-            match error {
-                LinkError::Connect(source) => ClientError::Connect { addr, source },
-                LinkError::Broken(source) => ClientError::Broken { addr, source },
-            }
-        })?;
+        let asked = self.links.ask(&self.address, request).await;
+        let (head, body) = asked.map_err(|error| self.unanswered(error))?;
         let (round_trip, status) = (sent.elapsed(), head.status);
         if status.is_success() {
             let timing = timing(&head.headers);
             return Ok(Answer { status, body, round_trip, timing });
         }
-        let body = serde_json::from_slice(&body).map_err(|source| self.protocol(status, source))?;
-        Err(ClientError::Api { status: status.as_u16(), body })
+        Err(self.refused(status, &body))
     }
 
-    fn protocol(&self, status: StatusCode, source: serde_json::Error) -> ClientError {
+    /// What an answer that is no success says.
+    pub(crate) fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice(body) {
+            Ok(body) => ClientError::Api { status: status.as_u16(), body },
+            Err(source) => self.protocol(status, source),
+        }
+    }
+
+    pub(crate) fn unanswered(&self, error: LinkError) -> ClientError {
+        let addr = self.address.clone();
+        match error {
+            LinkError::Connect(source) => ClientError::Connect { addr, source },
+            LinkError::Broken(source) => ClientError::Broken { addr, source },
+        }
+    }
+
+    pub(crate) fn protocol(&self, status: StatusCode, source: serde_json::Error) -> ClientError {
         ClientError::Protocol { addr: self.address.clone(), status: status.as_u16(), source }
     }
 }
 
 /// A success, as it came.
-struct Answer {
+pub(crate) struct Answer {
     status: StatusCode,
     body: Bytes,
     round_trip: Duration,

@@ -5,6 +5,10 @@
 //! drops the request, which ends a creation or a program under way.
 
 mod client;
+mod files;
 mod link;
+mod stream;
 
 pub use client::{Client, ClientError, Traced};
+pub use files::{FileOptions, FileSpan, Watch, WatchError};
+pub use stream::{Download, Upload};

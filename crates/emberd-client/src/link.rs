@@ -31,7 +31,7 @@ const IDLE_MAX: Duration = Duration::from_secs(15);
 /// Most unused connections that are kept.
 const IDLE_LINKS_MAX: usize = 64;
 
-type Stream = TokioIo<Either<TcpStream, UnixStream>>;
+pub(crate) type Stream = TokioIo<Either<TcpStream, UnixStream>>;
 
 /// Why a request was not answered.
 #[derive(Debug)]
@@ -88,6 +88,19 @@ impl Links {
     }
 }
 
+/// Opens a connection on which nothing was said yet.
+pub(crate) async fn connect(address: &Address) -> io::Result<Stream> {
+    let stream = match address {
+        Address::Tcp(authority) => {
+            let stream = TcpStream::connect(authority).await?;
+            stream.set_nodelay(true)?;
+            Either::Left(stream)
+        }
+        Address::Unix(path) => Either::Right(UnixStream::connect(path).await?),
+    };
+    Ok(TokioIo::new(stream))
+}
+
 /// One connection.
 #[derive(Debug)]
 struct Link {
@@ -97,16 +110,8 @@ struct Link {
 
 impl Link {
     async fn open(address: &Address) -> io::Result<Self> {
-        let stream = match address {
-            Address::Tcp(authority) => {
-                let stream = TcpStream::connect(authority).await?;
-                stream.set_nodelay(true)?;
-                Either::Left(stream)
-            }
-            Address::Unix(path) => Either::Right(UnixStream::connect(path).await?),
-        };
-        let (sender, connection) =
-            handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let stream = connect(address).await?;
+        let (sender, connection) = handshake(stream).await.map_err(io::Error::other)?;
         Ok(Self { sender, connection })
     }
 

@@ -28,7 +28,7 @@ pub use watch::FileWatch;
 pub const STREAM_BYTES_MAX: u64 = 16 << 30;
 
 /// How long a guest may take to move or remove a tree of files.
-const TREE_MAX: Duration = Duration::from_mins(10);
+const TREE_MAX: Duration = Duration::from_secs(600);
 
 impl<V: SnapshotVmm> Sandboxes<V> {
     /// What a path leads to. A relative one begins at the home of `user`, or of root.
@@ -99,7 +99,10 @@ impl<V: SnapshotVmm> Sandboxes<V> {
     ) -> Result<(), OperationError> {
         let mut asked = self.ask(id, user, FileOp::Remove { path }, Turn::File).await?;
         match asked.answer(TREE_MAX).await? {
-            GuestMessage::Done => Ok(asked.done()),
+            GuestMessage::Done => {
+                asked.done();
+                Ok(())
+            }
             _ => Err(asked.broken("it answered a removal with something else").await),
         }
     }

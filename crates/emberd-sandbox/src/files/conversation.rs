@@ -59,10 +59,11 @@ impl<V: SnapshotVmm> Conversation<V> {
         self.frame_within(ANSWER_MAX).await
     }
 
-    /// The next frame, however long it takes.
-    pub async fn patient_frame(&mut self) -> Result<Frame, OperationError> {
+    /// The next frame, however long it takes; none once no more sandboxes are to be made.
+    pub async fn patient_frame(&mut self) -> Result<Option<Frame>, OperationError> {
         self.shared.activity.stir();
-        self.line.frame().await
+        let frame = self.shared.closing.run_until_cancelled(self.line.frame());
+        frame.await.transpose()
     }
 
     async fn frame_within(&mut self, patience: Duration) -> Result<Frame, OperationError> {
@@ -107,8 +108,11 @@ impl<V: SnapshotVmm> Conversation<V> {
     }
 
     /// Ends a guest that broke the protocol.
-    pub async fn broken(&self, rule: &'static str) -> OperationError {
-        self.line.broken(rule).await
+    pub fn broken(
+        &self,
+        rule: &'static str,
+    ) -> impl Future<Output = OperationError> + Send + use<V> {
+        self.line.broken(rule)
     }
 
     /// Says that the operation ended in step: its connection is used again.

@@ -18,15 +18,16 @@ impl<V: SnapshotVmm> FileWatch<V> {
         }
     }
 
-    /// Waits for the next changes, at most [`BATCH_MAX`]. Cancel safe.
+    /// Waits for the next changes, at most [`BATCH_MAX`]; none once the daemon is to stop. Cancel
+    /// safe.
     ///
     /// # Errors
     /// [`OperationError`]; the watch has ended then.
-    pub async fn next(&mut self) -> Result<Vec<FileChange>, OperationError> {
-        let frame = self.0.patient_frame().await?;
+    pub async fn next(&mut self) -> Result<Option<Vec<FileChange>>, OperationError> {
+        let Some(frame) = self.0.patient_frame().await? else { return Ok(None) };
         match self.0.message(&frame).await? {
             GuestMessage::Changes { changes } if (1..=BATCH_MAX).contains(&changes.len()) => {
-                Ok(changes)
+                Ok(Some(changes))
             }
             _ => Err(self.0.broken("it told something else than changes").await),
         }

@@ -103,7 +103,7 @@ async fn changes_are_told() {
     let sandboxes = &fixture.sandboxes;
     let mut watch = sandboxes.file_watch(id, None, GuestPath::from(&dir), true).await.unwrap();
     upload(&fixture, id, &dir.join("file"), b"x").await;
-    let changes = watch.next().await.unwrap();
+    let changes = watch.next().await.unwrap().unwrap();
     assert_eq!(
         (changes[0].change, changes[0].path.as_path()),
         (ChangeKind::Created, &*dir.join("file"))
