@@ -1,7 +1,7 @@
 //! A file or a directory with all that is in it, copied to another file system.
 //!
-//! The kernel renames within one file system only, and a guest has several: `/tmp` is one of
-//! its own, and a directory of the root image cannot be renamed in an overlay.
+//! The kernel renames within one file system only. A guest has several (`/run`, `/dev/shm`), and
+//! a directory that is in the root image cannot be renamed in an overlay either.
 
 use std::fs::{self, DirBuilder, FileTimes, OpenOptions, Permissions};
 use std::io;
