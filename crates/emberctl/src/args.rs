@@ -6,8 +6,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completions, create, doctor, exec, forward, image, inspect, logs, metrics, rm, run, setup,
-    template, test, vmconfig,
+    completions, cp, create, doctor, exec, files, forward, image, inspect, logs, metrics, rm, run,
+    setup, template, test, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -49,6 +49,11 @@ pub enum Command {
     Create(create::Args),
     /// Run code in a sandbox.
     Exec(exec::Args),
+    /// Copy files and directories into a sandbox, and out of it.
+    Cp(cp::Args),
+    /// Look at the files of a sandbox, move, remove and watch them.
+    #[command(subcommand)]
+    Files(files::Command),
     /// Delete sandboxes.
     Rm(rm::Args),
     /// List sandboxes.

@@ -11,9 +11,11 @@ use crate::output::Output;
 use crate::report::Hinted;
 
 pub mod completions;
+pub mod cp;
 pub mod create;
 pub mod doctor;
 pub mod exec;
+pub mod files;
 pub mod forward;
 pub mod image;
 pub mod info;
@@ -39,6 +41,8 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&client()?, args, output).await,
         Command::Create(args) => create::run(&client()?, args, output).await,
         Command::Exec(args) => exec::run(&client()?, args, output).await,
+        Command::Cp(args) => cp::run(&client()?, args, output).await,
+        Command::Files(command) => files::run(&client()?, command, output).await,
         Command::Rm(args) => rm::run(&client()?, args, output).await,
         Command::Ls => ls::run(&client()?, output).await,
         Command::Inspect(args) => inspect::run(&client()?, args, output).await,

@@ -17,6 +17,7 @@ mod duration;
 mod exit;
 mod interrupt;
 mod output;
+mod place;
 mod program;
 mod report;
 mod trace;

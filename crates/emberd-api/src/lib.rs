@@ -15,6 +15,7 @@ mod server_timing;
 pub use address::{Address, AddressError};
 pub use emberd_proto::Metrics;
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
+pub use emberd_proto::file::{ChangeKind, DEPTH_MAX, FileChange, FileEntry, FileType, GuestPath};
 pub use server_timing::{
     SERVER_TIMING_HEADER, STAGE_TOTAL, ServerTiming, ServerTimingError, Stage,
 };
@@ -30,6 +31,10 @@ pub const ADDR_UNIX_PREFIX: &str = "unix:";
 
 /// Largest request body, in bytes (64 MiB): the largest code and stdin, JSON-escaped.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// Largest file, and largest archive, that crosses in one request either way, in bytes (16 GiB),
+/// however it is compressed.
+pub const FILE_BYTES_MAX: u64 = 16 << 30;
 
 /// Response header that carries the id the daemon's log knows a request by.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
@@ -197,6 +202,15 @@ pub struct Pool {
     pub discarded: u64,
 }
 
+/// Answer to `GET /sandboxes/{id}/files/list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileList {
+    /// What is in the directory, sorted by name; what is in a directory of it follows that.
+    pub entries: Vec<FileEntry>,
+    /// Whether there is more than a listing may have: 100 000 entries.
+    pub cut: bool,
+}
+
 /// What a template is to the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -307,6 +321,8 @@ pub enum ErrorCode {
     NotFound,
     /// 409: something is there already.
     AlreadyExists,
+    /// 416: the file has nothing where the range begins.
+    RangeNotSatisfiable,
     /// 507: the sandbox has no room left for it.
     NoSpace,
     /// 409: the sandbox is still being created.

@@ -12,6 +12,20 @@ pub const METRICS: &str = "/sandboxes/{id}/metrics";
 pub const LOGS: &str = "/sandboxes/{id}/logs";
 /// `GET`, upgraded, becomes a connection to a port inside a sandbox.
 pub const PORT: &str = "/sandboxes/{id}/ports/{port}";
+/// `GET` reads a file, `PUT` writes one, `DELETE` removes one or a directory.
+pub const FILES: &str = "/sandboxes/{id}/files";
+/// `GET` shows what a path leads to.
+pub const FILES_STAT: &str = "/sandboxes/{id}/files/stat";
+/// `GET` lists a directory.
+pub const FILES_LIST: &str = "/sandboxes/{id}/files/list";
+/// `POST` makes a directory.
+pub const FILES_DIR: &str = "/sandboxes/{id}/files/dir";
+/// `POST` moves a file or a directory.
+pub const FILES_MOVE: &str = "/sandboxes/{id}/files/move";
+/// `GET` tells of changes as they happen.
+pub const FILES_WATCH: &str = "/sandboxes/{id}/files/watch";
+/// `GET` reads a directory as a tar archive, `PUT` unpacks one.
+pub const FILES_ARCHIVE: &str = "/sandboxes/{id}/files/archive";
 /// `GET` lists the templates.
 pub const TEMPLATES: &str = "/templates";
 /// `POST` builds the template of a language pack, `DELETE` removes it.
@@ -58,14 +72,31 @@ pub fn template(pack: &str) -> String {
     TEMPLATE.replace("{pack}", &segment(pack))
 }
 
-/// `text` as one segment of a path: everything but unreserved characters (RFC 3986 §2.3) is
-/// percent-encoded, so that no text becomes another path.
+/// Path of an operation on the files of one sandbox, one of the constants above, with the values
+/// of its query.
+pub fn files(route: &str, id: &str, query: &[(&str, &[u8])]) -> String {
+    let mut path = route.replace("{id}", &segment(id));
+    for (number, (name, value)) in query.iter().enumerate() {
+        path.push(if number == 0 { '?' } else { '&' });
+        path.push_str(name);
+        path.push('=');
+        path.push_str(&encoded(value));
+    }
+    path
+}
+
+/// `text` as one segment of a path, so that no text becomes another path.
 fn segment(text: &str) -> String {
-    let encode = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => char::from(byte).into(),
+    encoded(text.as_bytes())
+}
+
+/// `bytes` with everything but unreserved characters (RFC 3986 §2.3) percent-encoded.
+fn encoded(bytes: &[u8]) -> String {
+    let encode = |byte: &u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => char::from(*byte).into(),
         _ => format!("%{byte:02X}"),
     };
-    text.bytes().map(encode).collect()
+    bytes.iter().map(encode).collect()
 }
 
 #[cfg(test)]
@@ -79,5 +110,9 @@ mod tests {
         assert_eq!(port("a/b", 80), "/sandboxes/a%2Fb/ports/80");
         assert_eq!(logs("a", Some(3), true), "/sandboxes/a/logs?follow=true&tail=3");
         assert_eq!(logs("a", None, false), "/sandboxes/a/logs?follow=false");
+        assert_eq!(
+            files(FILES_STAT, "x", &[("path", b"a+b&\xff"), ("user", b"u")]),
+            "/sandboxes/x/files/stat?path=a%2Bb%26%FF&user=u"
+        );
     }
 }

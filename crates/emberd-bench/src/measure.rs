@@ -176,7 +176,8 @@ impl House {
         needed.extend(self.double.iter().filter(|_| is_double).flat_map(DoubleRoom::flags));
         let mut flags = flags::without(wanted, &needed);
         flags.extend(needed);
-        if start != Start::Cold && !flags::names(&flags).any(|name| name == TEMPLATE_DIR_FLAG) {
+        let makes_templates = !matches!(start, Start::Cold | Start::Roomy);
+        if makes_templates && !flags::names(&flags).any(|name| name == TEMPLATE_DIR_FLAG) {
             flags.extend([TEMPLATE_DIR_FLAG.into(), self.templates.path().into()]);
         }
         flags

@@ -75,9 +75,9 @@ pub struct Traced<T> {
 /// A client of one daemon. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Client {
-    address: Address,
+    pub(crate) address: Address,
     /// `Host` of every request.
-    host: HeaderValue,
+    pub(crate) host: HeaderValue,
     links: Arc<Links>,
 }
 
@@ -224,7 +224,7 @@ impl Client {
         self.call(Method::GET, paths::HEALTHZ, Bytes::new()).await
     }
 
-    async fn call<T: DeserializeOwned>(
+    pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -246,13 +246,18 @@ impl Client {
     }
 
     /// Sends a request and returns the answer if it is a success.
-    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, ClientError> {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Answer, ClientError> {
         let mut request = self.request(method, path, body);
         let json = HeaderValue::from_static("application/json");
         request.headers_mut().insert(CONTENT_TYPE, json);
         let sent = Instant::now();
-        let answered = self.links.ask(&self.address, request).await;
-        let (head, body) = answered.map_err(|error| self.failed(error))?;
+        let asked = self.links.ask(&self.address, request).await;
+        let (head, body) = asked.map_err(|error| self.unanswered(error))?;
         let (round_trip, status) = (sent.elapsed(), head.status);
         if status.is_success() {
             let timing = timing(&head.headers);
@@ -270,7 +275,7 @@ impl Client {
         request.body(Full::new(body)).expect("paths are encoded")
     }
 
-    /// What an answer says that is not a success.
+    /// What an answer that is no success says.
     pub(crate) fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
         match serde_json::from_slice(body) {
             Ok(body) => ClientError::Api { status: status.as_u16(), body },
@@ -278,7 +283,7 @@ impl Client {
         }
     }
 
-    pub(crate) fn failed(&self, error: LinkError) -> ClientError {
+    pub(crate) fn unanswered(&self, error: LinkError) -> ClientError {
         let addr = self.address.clone();
         match error {
             LinkError::Connect(source) => ClientError::Connect { addr, source },
@@ -286,13 +291,13 @@ impl Client {
         }
     }
 
-    fn protocol(&self, status: StatusCode, source: serde_json::Error) -> ClientError {
+    pub(crate) fn protocol(&self, status: StatusCode, source: serde_json::Error) -> ClientError {
         ClientError::Protocol { addr: self.address.clone(), status: status.as_u16(), source }
     }
 }
 
 /// A success, as it came.
-struct Answer {
+pub(crate) struct Answer {
     status: StatusCode,
     body: Bytes,
     round_trip: Duration,

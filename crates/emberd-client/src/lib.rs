@@ -5,8 +5,12 @@
 //! drops the request, which ends a creation or a program under way.
 
 mod client;
+mod files;
 mod link;
 mod stream;
+mod tunnel;
 
 pub use client::{Client, ClientError, Traced};
-pub use stream::{Logs, Tunnel};
+pub use files::{FileOptions, FileSpan, Watch, WatchError};
+pub use stream::{Download, Upload};
+pub use tunnel::{Logs, Tunnel};

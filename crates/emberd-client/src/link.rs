@@ -90,6 +90,7 @@ impl Links {
 }
 
 /// Connects to the daemon at `address`.
+/// Opens a connection on which nothing was said yet.
 pub(crate) async fn connect(address: &Address) -> io::Result<Stream> {
     let stream = match address {
         Address::Tcp(authority) => {
@@ -111,8 +112,8 @@ struct Link {
 
 impl Link {
     async fn open(address: &Address) -> io::Result<Self> {
-        let (sender, connection) =
-            handshake(connect(address).await?).await.map_err(io::Error::other)?;
+        let stream = connect(address).await?;
+        let (sender, connection) = handshake(stream).await.map_err(io::Error::other)?;
         Ok(Self { sender, connection })
     }
 

@@ -1,170 +1,158 @@
-//! Answers that are not read whole: a log as it grows, a connection to a port.
+//! Bodies that are not held as a whole: a request's on its way out, an answer's on its way in.
+//!
+//! Each such request has a connection of its own, which a task moves the bytes of until the
+//! answer has been read or dropped.
 
-use std::future::poll_fn;
+use std::convert::Infallible;
+use std::fmt;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use emberd_api::{TUNNEL_PROTOCOL, paths};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use emberd_api::Address;
+use futures::{Stream, TryStreamExt as _, stream};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::handshake;
-use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
-use hyper::upgrade::Upgraded;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::{Request, Response, StatusCode};
+use tokio::io::AsyncRead;
+use tokio_util::io::ReaderStream;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::client::{Client, ClientError};
+use crate::client::ClientError;
 use crate::link::{LinkError, connect};
 
-/// Largest error body that is read, in bytes (1 MiB).
-const ERROR_BYTES_MAX: usize = 1 << 20;
+/// Bytes that are read from a file at once (64 KiB).
+const READ_BYTES: usize = 64 << 10;
 
-impl Client {
-    /// Reads the console log of a sandbox: its last `tail` lines, or all that is held, and with
-    /// `follow` what is added until the sandbox or the daemon ends.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn logs(
-        &self,
-        id: &str,
-        tail: Option<usize>,
-        follow: bool,
-    ) -> Result<Logs, ClientError> {
-        let request = self.request(Method::GET, &paths::logs(id, tail, follow), Bytes::new());
-        let (answer, mover) = self.begin(request).await?;
-        if answer.status() != StatusCode::OK {
-            return Err(self.refusal(answer, mover).await);
-        }
-        Ok(Logs { client: self.clone(), body: answer.into_body(), mover })
+/// Largest answer that is read as a whole, in bytes (1 MiB).
+const SMALL_BYTES_MAX: usize = 1 << 20;
+
+type Source = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// What is uploaded.
+pub struct Upload {
+    source: Source,
+    length: Option<u64>,
+}
+
+impl Upload {
+    /// The pieces of `source`, of a length nobody knows yet. An error of it ends the request.
+    pub fn new(source: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
+        Self { source: Box::pin(source), length: None }
     }
 
-    /// Connects to a TCP port inside a sandbox.
-    ///
-    /// # Errors
-    /// [`ClientError`]; also when nothing listens on the port.
-    pub async fn connect_port(&self, id: &str, port: u16) -> Result<Tunnel, ClientError> {
-        let mut request = self.request(Method::GET, &paths::port(id, port), Bytes::new());
-        let headers = request.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static(TUNNEL_PROTOCOL));
-        let (mut answer, mut mover) = self.begin(request).await?;
-        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(self.refusal(answer, mover).await);
-        }
-        let upgraded = mover.moving(hyper::upgrade::on(&mut answer)).await;
-        let upgraded = upgraded.map_err(|error| self.broken(error))?;
-        Ok(Tunnel(TokioIo::new(upgraded)))
+    /// All that `reader` has.
+    pub fn reader(reader: impl AsyncRead + Send + 'static) -> Self {
+        Self::new(ReaderStream::with_capacity(reader, READ_BYTES))
     }
 
-    /// Sends a request on a connection of its own and waits for the head of its answer.
-    async fn begin(
-        &self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<(Response<Incoming>, Mover), ClientError> {
-        let unconnected = |source| self.failed(LinkError::Connect(source));
-        let stream = connect(self.address()).await.map_err(unconnected)?;
-        let (mut sender, connection) =
-            handshake(stream).await.map_err(|error| self.broken(error))?;
-        let mut mover = Mover(Some(Box::pin(connection.with_upgrades())));
-        let answer = mover.moving(sender.send_request(request)).await;
-        Ok((answer.map_err(|error| self.broken(error))?, mover))
+    /// Bytes that are at hand.
+    pub fn bytes(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        let length = Some(bytes.len() as u64);
+        let pieces = if bytes.is_empty() { None } else { Some(Ok(bytes)) };
+        Self { source: Box::pin(stream::iter(pieces)), length }
     }
 
-    async fn refusal(&self, answer: Response<Incoming>, mut mover: Mover) -> ClientError {
-        let (status, body) = (answer.status(), Limited::new(answer.into_body(), ERROR_BYTES_MAX));
-        match mover.moving(body.collect()).await {
-            Ok(body) => self.refused(status, &body.to_bytes()),
-            Err(source) => self.failed(LinkError::Broken(source)),
-        }
+    /// Says how many bytes there are; fewer or more end the request.
+    #[must_use]
+    pub fn of_length(self, length: u64) -> Self {
+        Self { length: Some(length), ..self }
     }
 
-    fn broken(&self, error: hyper::Error) -> ClientError {
-        self.failed(LinkError::Broken(Box::new(error)))
+    /// Calls `told` with the size of each piece that is sent.
+    #[must_use]
+    pub fn told(self, mut told: impl FnMut(usize) + Send + 'static) -> Self {
+        let source = self.source.inspect_ok(move |piece| told(piece.len()));
+        Self { source: Box::pin(source), ..self }
     }
 }
 
-/// What moves the bytes of a connection, until it has ended.
-struct Mover(Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>);
-
-impl Mover {
-    fn advance(&mut self, context: &mut Context<'_>) {
-        // What a connection that ends has brought until then counts; it tells itself if that
-        // was not all.
-        if self.0.as_mut().is_some_and(|moved| moved.as_mut().poll(context).is_ready()) {
-            self.0 = None;
-        }
-    }
-
-    /// Waits for `wanted`, which takes what the connection brings.
-    async fn moving<T>(&mut self, wanted: impl Future<Output = T>) -> T {
-        let mut wanted = pin!(wanted);
-        poll_fn(|context| {
-            self.advance(context);
-            wanted.as_mut().poll(context)
-        })
-        .await
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload").field("length", &self.length).finish_non_exhaustive()
     }
 }
 
-/// A console log being read. Dropping it ends that.
-pub struct Logs {
-    client: Client,
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let next = self.source.as_mut().poll_next(context);
+        next.map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// An answer on its way in. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Download {
+    address: Address,
     body: Incoming,
-    mover: Mover,
+    _connection: AbortOnDropHandle<Infallible>,
 }
 
-impl Logs {
-    /// The next piece of it; `None` at its end. Cancel safe.
+impl Download {
+    /// How many bytes there are, if the daemon said.
+    pub fn length(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
+    /// The next piece; none at the end.
     ///
     /// # Errors
-    /// [`ClientError::Broken`].
+    /// [`ClientError::Broken`] when the daemon could not send all.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
-        loop {
-            match self.mover.moving(self.body.frame()).await {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(self.client.broken(error)),
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        return Ok(Some(bytes));
-                    }
-                }
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|error| self.broken(error.into()))?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
             }
         }
+        Ok(None)
+    }
+
+    /// The whole of an answer that is small.
+    pub(crate) async fn small(mut self) -> Result<Vec<u8>, ClientError> {
+        let mut body = Vec::new();
+        while let Some(piece) = self.next().await? {
+            if body.len() + piece.len() > SMALL_BYTES_MAX {
+                return Err(self.broken("the answer is larger than 1 MiB".into()));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    }
+
+    fn broken(&self, source: Box<dyn std::error::Error + Send + Sync>) -> ClientError {
+        ClientError::Broken { addr: self.address.clone(), source }
     }
 }
 
-/// A connection to a port inside a sandbox. Shutting it down ends what goes to the port.
-#[derive(Debug)]
-pub struct Tunnel(TokioIo<Upgraded>);
-
-impl AsyncRead for Tunnel {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Tunnel {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
+/// Sends `request` to the daemon at `address` on a connection of its own.
+pub(crate) async fn ask(
+    address: &Address,
+    request: Request<Upload>,
+) -> Result<(StatusCode, Download), LinkError> {
+    let stream = connect(address).await.map_err(LinkError::Connect)?;
+    let broken = |error: hyper::Error| LinkError::Broken(error.into());
+    let (mut sender, connection) = handshake(stream).await.map_err(broken)?;
+    let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+        // What went wrong is told to whoever waits for the answer, which is not over before
+        // it is dropped.
+        connection.await.ok();
+        std::future::pending().await
+    }));
+    let response = sender.send_request(request).await.map_err(broken)?;
+    let (head, body) = Response::into_parts(response);
+    Ok((head.status, Download { address: address.clone(), body, _connection: connection }))
 }

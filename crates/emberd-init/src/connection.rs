@@ -16,7 +16,7 @@ use tokio::io::{
 
 use crate::agent::Agent;
 use crate::machine::{self, RenewError};
-use crate::{console, dial, exec};
+use crate::{console, dial, exec, files};
 
 /// What a connection runs over: a Unix socket, a vsock or a stream of the mux. All of them
 /// pass written bytes on by themselves, so nothing here flushes.
@@ -200,6 +200,7 @@ async fn operate(
             let settled = Settled { zygote_ready: agent.settle().await };
             connection.outgoing.send(&GuestMessage::Settled(settled)).await
         }
+        HostMessage::File(request) => files::run(agent, connection, request).await,
         HostMessage::Hello { .. } => {
             let message = "hello was said already".to_owned();
             connection.outgoing.refuse(RefusalCode::Invalid, message).await
@@ -212,7 +213,6 @@ async fn operate(
         HostMessage::Start(_)
         | HostMessage::Signal { .. }
         | HostMessage::Resize(_)
-        | HostMessage::File(_)
         | HostMessage::Context(_)
         | HostMessage::Unknown => {
             let message = "this guest does not know the operation".to_owned();

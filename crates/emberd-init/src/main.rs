@@ -15,6 +15,7 @@ mod connection;
 mod console;
 mod dial;
 mod exec;
+mod files;
 mod flags;
 mod machine;
 mod metrics;
@@ -24,6 +25,7 @@ mod reaper;
 mod serve;
 mod sys;
 mod uevents;
+mod users;
 mod zygote;
 
 use agent::{Agent, BootTimes, Environment, Scratch};

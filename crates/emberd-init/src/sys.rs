@@ -55,9 +55,10 @@ pub fn start(process: &NewProcess<'_>) -> io::Result<u32> {
     let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
     // A handler of ours must not run in the child, on memory it shares with us.
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-    // SAFETY: with CLONE_VFORK this thread, the only one, stands still until the child has
-    // executed its program or ended, so `stack` and what `child` borrows outlive its use of
-    // them. The child makes system calls and neither allocates nor takes a lock.
+    // SAFETY: with CLONE_VFORK this thread stands still until the child has executed its
+    // program or ended, so `stack` and what `child` borrows outlive its use of them. Threads
+    // that work on files go on, and know nothing of either. The child makes system calls and
+    // neither allocates nor takes a lock.
     let pid = unsafe { clone(Box::new(child), &mut stack, flags, Some(libc::SIGCHLD)) };
     before.thread_set_mask()?;
     match failure.load(Ordering::Relaxed) {

@@ -20,6 +20,7 @@ mod config;
 mod console;
 mod create;
 mod exec;
+mod files;
 mod id;
 mod metrics;
 mod operation;
@@ -42,6 +43,7 @@ pub use config::{BOOT_TIMEOUT_DEFAULT, Pace, PoolConfig, SANDBOXES_MAX_DEFAULT, 
 pub use console::ConsoleLog;
 pub use create::{CreateError, Created};
 pub use exec::{EXEC_GRACE_DEFAULT, ExecTimes, Executed};
+pub use files::{ArchiveUpload, FileContent, FileListing, FileUpload, FileWatch, STREAM_BYTES_MAX};
 pub use id::{SandboxId, SandboxIdError};
 pub use operation::OperationError;
 pub use pool::PoolView;

@@ -139,14 +139,29 @@ impl<M: MicroVm> Line<M> {
         patiently(&self.sandbox, self.connection.send(kind, payload)).await
     }
 
-    /// Ends a guest that broke the protocol by what its frames mean.
-    pub async fn broken(&mut self, rule: &'static str) -> OperationError {
-        failed(&self.sandbox, ChannelError::Protocol(rule)).await
-    }
-
     /// Ends a guest whose frame is not what one of its kind holds.
     pub async fn malformed(&mut self, error: FrameError) -> OperationError {
         failed(&self.sandbox, ChannelError::Frame(error)).await
+    }
+
+    /// Writes one message, however long it takes. The connection is not idle after it.
+    pub async fn say(&mut self, message: &HostMessage) -> Result<(), OperationError> {
+        let json = serde_json::to_vec(message).expect("messages have string keys only");
+        self.send(Kind::Control, &json).await
+    }
+
+    /// Ends a guest that broke the protocol by what its frames mean.
+    pub fn broken(
+        &self,
+        rule: &'static str,
+    ) -> impl Future<Output = OperationError> + Send + use<M> {
+        let sandbox = Arc::clone(&self.sandbox);
+        async move { failed(&sandbox, ChannelError::Protocol(rule)).await }
+    }
+
+    /// Which sandbox.
+    pub fn id(&self) -> SandboxId {
+        self.sandbox.id
     }
 
     /// Says that the operation ended in step: another may follow on this connection.

@@ -26,6 +26,13 @@ const IDLE_CONNECTIONS_MAX: usize = 8;
 /// Most execs one sandbox runs at once; more wait their turn. Bounds the output held.
 pub(crate) const EXECS_MAX: usize = 64;
 
+/// Most operations on files of one sandbox at once; more wait their turn. With the watches less
+/// than half of the connections a guest takes.
+const FILE_TURNS: usize = 64;
+
+/// Most watches of files of one sandbox; more wait until one ends.
+const WATCHES_MAX: usize = 32;
+
 /// One sandbox as it is now.
 #[derive(Debug, Clone)]
 pub struct SandboxView {
@@ -80,6 +87,10 @@ pub(crate) struct Ready<S> {
     pub turns: Semaphore,
     /// One permit for each connection to a port that may be open.
     pub dials: Arc<Semaphore>,
+    /// One permit for each operation on files that may go on.
+    pub file_turns: Arc<Semaphore>,
+    /// One permit for each watch of files.
+    pub watches: Arc<Semaphore>,
     idle: Mutex<Vec<GuestConnection<S>>>,
 }
 
@@ -93,7 +104,9 @@ impl<S> Ready<S> {
     ) -> Self {
         let (turns, idle) = (Semaphore::new(EXECS_MAX), Mutex::new(vec![first]));
         let dials = Arc::new(Semaphore::new(PORT_CONNECTIONS_MAX));
-        Self { vmm_pid, boot_path, boot, exit, turns, dials, idle }
+        let file_turns = Arc::new(Semaphore::new(FILE_TURNS));
+        let watches = Arc::new(Semaphore::new(WATCHES_MAX));
+        Self { vmm_pid, boot_path, boot, exit, turns, dials, file_turns, watches, idle }
     }
 
     /// Keeps a connection whose exec ended in step.
@@ -173,11 +186,12 @@ impl<M: MicroVm> Sandbox<M> {
     /// # Errors
     /// When its directory could not be removed.
     pub async fn kill(&self) -> Result<(), KillError> {
-        let vm = self.vm.write().await.take();
+        // Held until the microVM is gone: of two who end it, neither is done before that.
+        let mut vm = self.vm.write().await;
         if let Some(ready) = self.ready.get() {
             ready.idle().clear();
         }
-        match vm {
+        match vm.take() {
             Some(vm) => vm.kill().await,
             None => Ok(()),
         }

@@ -12,6 +12,7 @@ use utoipa::OpenApi;
 mod body;
 mod errors;
 mod exec;
+mod files;
 mod id;
 mod info;
 mod logs;
@@ -40,6 +41,16 @@ use errors::ApiError;
         metrics::metrics,
         logs::logs,
         ports::connect,
+        files::content::read,
+        files::content::write,
+        files::tree::remove,
+        files::tree::stat,
+        files::tree::list,
+        files::tree::make_dir,
+        files::tree::rename,
+        files::watch::watch,
+        files::content::pack,
+        files::content::unpack,
         templates::list,
         templates::build,
         templates::delete,
@@ -73,7 +84,7 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>) -> Router {
 }
 
 /// Every path and what it answers.
-pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 11] {
+pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 18] {
     [
         (paths::SANDBOXES, post(sandboxes::create::<V>).get(sandboxes::list::<V>)),
         (paths::SANDBOX, get(sandboxes::get::<V>).delete(sandboxes::delete::<V>)),
@@ -81,6 +92,18 @@ pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 
         (paths::METRICS, get(metrics::metrics::<V>)),
         (paths::LOGS, get(logs::logs::<V>)),
         (paths::PORT, get(ports::connect::<V>)),
+        (
+            paths::FILES,
+            get(files::content::read::<V>)
+                .put(files::content::write::<V>)
+                .delete(files::tree::remove::<V>),
+        ),
+        (paths::FILES_STAT, get(files::tree::stat::<V>)),
+        (paths::FILES_LIST, get(files::tree::list::<V>)),
+        (paths::FILES_DIR, post(files::tree::make_dir::<V>)),
+        (paths::FILES_MOVE, post(files::tree::rename::<V>)),
+        (paths::FILES_WATCH, get(files::watch::watch::<V>)),
+        (paths::FILES_ARCHIVE, get(files::content::pack::<V>).put(files::content::unpack::<V>)),
         (paths::TEMPLATES, get(templates::list::<V>)),
         (paths::TEMPLATE, post(templates::build::<V>).delete(templates::delete::<V>)),
         (paths::INFO, get(info::info::<V>)),

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::fake_files;
 use emberd_api::{ExecBody, ExecExit, ExecOutcome, StartedBy};
 use serde_json::{Value, json};
 
@@ -113,11 +114,14 @@ impl State {
         reader.read_line(&mut line).unwrap();
         let mut words = line.split(' ').map(str::to_owned);
         let (Some(method), Some(path)) = (words.next(), words.next()) else { return };
-        let mut body = vec![0; content_length(&mut reader)];
-        reader.read_exact(&mut body).unwrap();
+        let body = fake_files::body(&mut reader);
         self.arrivals.lock().unwrap().send(format!("{method} {path}")).unwrap();
         if path.contains("/ports/") && path.ends_with(&format!("/{OPEN_PORT}")) {
             return echo(reader, &mut stream);
+        }
+        if path.contains("/files") {
+            stream.write_all(&fake_files::answer(&method, &path, &body)).unwrap();
+            return;
         }
         let Some((status, answer)) = self.answer(&method, &path, &body) else {
             // Hold the connection until the client gives up.
@@ -337,20 +341,6 @@ fn unknown_pack(pack: &str) -> (u16, Value) {
 
 fn unknown(id: &str) -> (u16, Value) {
     (404, json!({"error": format!("no sandbox {id}"), "code": "unknown_sandbox"}))
-}
-
-fn content_length(reader: &mut impl std::io::BufRead) -> usize {
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        if line.trim().is_empty() {
-            return length;
-        }
-        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-    }
 }
 
 fn run_in_host_shell(body: &ExecBody) -> ExecOutcome {

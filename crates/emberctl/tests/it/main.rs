@@ -5,7 +5,11 @@ mod arguments;
 #[cfg(test)]
 mod fake_daemon;
 #[cfg(test)]
+mod fake_files;
+#[cfg(test)]
 mod file_server;
+#[cfg(test)]
+mod files;
 #[cfg(test)]
 mod host;
 #[cfg(test)]

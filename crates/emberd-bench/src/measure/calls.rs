@@ -67,6 +67,40 @@ impl Connection {
         Ok(Timing::of(&self.call("DELETE", &paths::sandbox(id), b"")?))
     }
 
+    /// Writes a file of a sandbox.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn write(&mut self, id: &str, path: &str, content: &[u8]) -> Result<Duration, CallError> {
+        Ok(self.call("PUT", &files(paths::FILES, id, path), content)?.latency)
+    }
+
+    /// Reads a file of a sandbox.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn read(&mut self, id: &str, path: &str) -> Result<(Vec<u8>, Duration), CallError> {
+        let answer = self.call("GET", &files(paths::FILES, id, path), b"")?;
+        Ok((answer.body, answer.latency))
+    }
+
+    /// Removes a file of a sandbox, if it is there.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn remove(&mut self, id: &str, path: &str) -> Result<(), CallError> {
+        self.call("DELETE", &files(paths::FILES, id, path), b"")?;
+        Ok(())
+    }
+
+    /// Asks what a path of a sandbox leads to.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn stat(&mut self, id: &str, path: &str) -> Result<Duration, CallError> {
+        Ok(self.call("GET", &files(paths::FILES_STAT, id, path), b"")?.latency)
+    }
+
     /// One sandbox as it is now.
     ///
     /// # Errors
@@ -109,6 +143,10 @@ impl Connection {
         let answer = self.call("GET", path, b"")?;
         parsed("GET", path, &answer)
     }
+}
+
+fn files(route: &str, id: &str, path: &str) -> String {
+    paths::files(route, id, &[("path", path.as_bytes())])
 }
 
 fn json(body: &impl Serialize) -> Vec<u8> {

@@ -22,8 +22,8 @@ const IDLE_MAX: Duration = Duration::from_secs(15);
 const HEAD_LINE_BYTES_MAX: u64 = 8 << 10;
 const HEAD_LINES_MAX: usize = 64;
 
-/// Largest answer, in bytes (64 MiB): 1 MiB of output, whatever the daemon adds.
-const BODY_BYTES_MAX: usize = 64 << 20;
+/// Largest answer, in bytes (256 MiB): twice the largest file that is read.
+const BODY_BYTES_MAX: usize = 256 << 20;
 
 /// Why a call brought no result.
 #[derive(Debug, thiserror::Error)]

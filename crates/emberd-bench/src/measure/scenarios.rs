@@ -9,6 +9,7 @@ mod cold_boot;
 mod concurrency;
 mod delete;
 mod exec;
+mod files;
 mod memory;
 mod overhead;
 mod restore;
@@ -40,6 +41,8 @@ pub enum Start {
     Restoring,
     /// Without templates.
     Cold,
+    /// Without templates, its guests large enough for the files of `files`.
+    Roomy,
     /// Over the test double, without templates.
     Double,
 }
@@ -51,13 +54,14 @@ impl Start {
         match self {
             Self::Pooled => &["--templates", "on", "--max-sandboxes", "128"],
             Self::Restoring => &["--templates", "on", "--pool-size", "off"],
+            Self::Roomy => &["--templates", "off", "--pool-size", "off", "--guest-ram-mib", "640"],
             Self::Cold | Self::Double => &["--templates", "off", "--pool-size", "off"],
         }
     }
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 12] = [
+pub const SCENARIOS: [Scenario; 13] = [
     Scenario {
         name: "overhead",
         about: "what emberd itself adds to an exec, over the test double",
@@ -113,6 +117,13 @@ pub const SCENARIOS: [Scenario; 12] = [
         iterations: 10,
         start: Start::Pooled,
         run: workloads::run,
+    },
+    Scenario {
+        name: "files",
+        about: "128 MiB into a file of a sandbox and out of it; small files",
+        iterations: 5,
+        start: Start::Roomy,
+        run: files::run,
     },
     Scenario {
         name: "delete",

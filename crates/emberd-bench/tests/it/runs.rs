@@ -86,6 +86,14 @@ fn every_other_scenario_comes_to_its_end() {
 }
 
 #[test]
+fn files_go_in_and_out() {
+    let (document, _) = run(&["files"], &["--iterations", "2"]);
+    for series in ["push_128m_shell", "pull_128m_shell", "push_4k_shell", "stat_shell"] {
+        check(&document, "files", series, 2);
+    }
+}
+
+#[test]
 fn callers_at_once_are_all_answered() {
     let (document, _) = run(&["concurrency"], &["--iterations", "1"]);
     check(&document, "concurrency", "life_shell_01", 1);

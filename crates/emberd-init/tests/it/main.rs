@@ -7,6 +7,8 @@ mod dials;
 #[cfg(test)]
 mod execs;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod guest;
 #[cfg(test)]
 mod process_trees;

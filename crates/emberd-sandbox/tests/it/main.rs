@@ -7,6 +7,8 @@ mod delete;
 #[cfg(test)]
 mod exec;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod fixture;
 #[cfg(test)]
 mod pool;

@@ -32,6 +32,11 @@ impl ApiError {
         self
     }
 
+    /// What a caller is told, for an answer that has begun already.
+    pub fn into_body(self) -> ErrorBody {
+        self.0
+    }
+
     fn of(code: ErrorCode, error: &dyn Error) -> Self {
         Self::new(code, chain(error))
     }
@@ -52,6 +57,7 @@ fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::SandboxNotReady | ErrorCode::NoTemplates | ErrorCode::AlreadyExists => {
             StatusCode::CONFLICT
         }
+        ErrorCode::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         ErrorCode::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         ErrorCode::SandboxGone => StatusCode::GONE,
         ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

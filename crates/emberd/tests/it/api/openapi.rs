@@ -32,7 +32,7 @@ fn documented() -> BTreeSet<(String, String)> {
 async fn document_and_router_agree() {
     let api = Api::start().await;
     let documented = documented();
-    assert_eq!(documented.len(), 14);
+    assert_eq!(documented.len(), 24);
     let paths: BTreeSet<_> = documented.iter().map(|(_, path)| path.as_str()).collect();
     assert_eq!(paths, emberd::http::routes::<Firecracker>().map(|(path, _)| path).into());
     for path in paths {

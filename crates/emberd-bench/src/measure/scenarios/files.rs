@@ -1,0 +1,60 @@
+//! `files`: a large file into a sandbox and out of it, and small ones, which cost what a request
+//! costs. 128 MiB in one second is 128 MiB/s.
+
+use crate::measure::MeasureError;
+use crate::measure::rig::{Rig, WARM_UPS};
+
+/// Bytes of the large file (128 MiB): long enough that beginning and end do not count.
+const LARGE_BYTES: usize = 128 << 20;
+
+/// Bytes of the small one (4 KiB).
+const SMALL_BYTES: usize = 4 << 10;
+
+pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
+    let large = content(LARGE_BYTES);
+    let packs = rig.packs;
+    for pack in packs {
+        let (id, _) = rig.create(pack)?;
+        // In a guest it is made; over the double it is there, and goes with the sandbox.
+        let dir = rig.connection.sandbox(&id)?.dir;
+        for iteration in 0..WARM_UPS + rig.iterations {
+            for (size, content) in [("128m", &large[..]), ("4k", &large[..SMALL_BYTES])] {
+                rig.interrupt.check()?;
+                let path = format!("{dir}/{size}");
+                // To free what a file takes is no part of writing another.
+                rig.connection.remove(&id, &path)?;
+                let pushed = rig.connection.write(&id, &path, content)?;
+                let (read, pulled) = rig.connection.read(&id, &path)?;
+                if read != content {
+                    return Err(MeasureError::Unexpected {
+                        what: format!("read {size}"),
+                        expected: "what was written".to_owned(),
+                        seen: format!("{} other bytes", read.len()),
+                    });
+                }
+                if iteration >= WARM_UPS {
+                    rig.record.time(&format!("push_{size}_{pack}"), pushed);
+                    rig.record.time(&format!("pull_{size}_{pack}"), pulled);
+                }
+            }
+            let asked = rig.connection.stat(&id, &dir)?;
+            if iteration >= WARM_UPS {
+                rig.record.time(&format!("stat_{pack}"), asked);
+            }
+        }
+        rig.delete(&id)?;
+    }
+    Ok(())
+}
+
+/// Bytes that repeat late (a linear congruence), so that nothing on their way can shorten them.
+fn content(bytes: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let words = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_be_bytes()
+    });
+    let mut content: Vec<u8> = words.take(bytes.div_ceil(8)).flatten().collect();
+    content.truncate(bytes);
+    content
+}

@@ -1,0 +1,328 @@
+//! Files of a sandbox.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use emberd_api::{ErrorBody, FileChange, FileEntry, FileList, paths};
+use hyper::header::{CONTENT_TYPE, HOST, RANGE};
+use hyper::{Method, Request, StatusCode};
+
+use crate::client::{Client, ClientError};
+use crate::stream::{self, Download, Upload};
+
+/// Most bytes of one event of a watch (1 MiB): a change is one path.
+const EVENT_BYTES_MAX: usize = 1 << 20;
+
+/// How an operation on files is meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileOptions {
+    /// The user relative paths are of and new files belong to; root when absent.
+    pub user: Option<String>,
+    /// Mode bits of what is made.
+    pub mode: Option<u32>,
+}
+
+/// Which part of a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileSpan {
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// How many bytes at most, at least one; all when absent.
+    pub length: Option<u64>,
+}
+
+/// Why a watch ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The daemon said why.
+    #[error("{}", .0.error)]
+    Ended(ErrorBody),
+    /// The connection broke.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// What came is no event an emberd sends.
+    #[error("the daemon sent something else than events")]
+    Malformed,
+}
+
+/// Values of a query.
+type Values<'a> = Vec<(&'a str, Vec<u8>)>;
+
+impl FileOptions {
+    fn values<'a>(&self, paths: &[(&'a str, &Path)]) -> Values<'a> {
+        let bytes = |path: &Path| OsStr::as_bytes(path.as_os_str()).to_vec();
+        let paths = paths.iter().map(|(name, path)| (*name, bytes(path)));
+        let user = self.user.iter().map(|user| ("user", user.clone().into_bytes()));
+        let mode = self.mode.iter().map(|mode| ("mode", format!("{mode:o}").into_bytes()));
+        paths.chain(user).chain(mode).collect()
+    }
+}
+
+fn route(route: &str, id: &str, values: &Values<'_>) -> String {
+    let values: Vec<_> = values.iter().map(|(name, value)| (*name, value.as_slice())).collect();
+    paths::files(route, id, &values)
+}
+
+impl Client {
+    /// What a path leads to.
+    ///
+    /// # Errors
+    /// [`ClientError`], as all calls.
+    pub async fn file_stat(
+        &self,
+        id: &str,
+        path: &Path,
+        options: &FileOptions,
+    ) -> Result<FileEntry, ClientError> {
+        let path = route(paths::FILES_STAT, id, &options.values(&[("path", path)]));
+        self.call(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// Lists what a directory holds, `depth` levels deep.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn file_list(
+        &self,
+        id: &str,
+        path: &Path,
+        depth: u32,
+        options: &FileOptions,
+    ) -> Result<FileList, ClientError> {
+        let mut values = options.values(&[("path", path)]);
+        values.push(("depth", depth.to_string().into_bytes()));
+        self.call(Method::GET, &route(paths::FILES_LIST, id, &values), Bytes::new()).await
+    }
+
+    /// Makes a directory and its parents.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn file_make_dir(
+        &self,
+        id: &str,
+        path: &Path,
+        options: &FileOptions,
+    ) -> Result<FileEntry, ClientError> {
+        let path = route(paths::FILES_DIR, id, &options.values(&[("path", path)]));
+        self.call(Method::POST, &path, Bytes::new()).await
+    }
+
+    /// Moves a file or a directory, replacing a file that is there; makes parents.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn file_move(
+        &self,
+        id: &str,
+        from: &Path,
+        to: &Path,
+        options: &FileOptions,
+    ) -> Result<FileEntry, ClientError> {
+        let values = options.values(&[("from", from), ("to", to)]);
+        self.call(Method::POST, &route(paths::FILES_MOVE, id, &values), Bytes::new()).await
+    }
+
+    /// Removes a file, or a directory with all that is in it. No error where nothing is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn file_remove(
+        &self,
+        id: &str,
+        path: &Path,
+        options: &FileOptions,
+    ) -> Result<(), ClientError> {
+        let path = route(paths::FILES, id, &options.values(&[("path", path)]));
+        self.send(Method::DELETE, &path, Bytes::new()).await?;
+        Ok(())
+    }
+
+    /// Reads a file, or a part of it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn file_read(
+        &self,
+        id: &str,
+        path: &Path,
+        span: FileSpan,
+        options: &FileOptions,
+    ) -> Result<Download, ClientError> {
+        let path = route(paths::FILES, id, &options.values(&[("path", path)]));
+        let mut request = self.streamed(Method::GET, &path, "application/octet-stream");
+        if span != FileSpan::default() {
+            let first = span.offset;
+            let last = span.length.map(|length| (first.saturating_add(length) - 1).to_string());
+            let range = format!("bytes={first}-{}", last.unwrap_or_default());
+            request = request.header(RANGE, range);
+        }
+        self.exchange(request, Upload::bytes(Bytes::new())).await
+    }
+
+    /// Makes or replaces a file, whole or not at all; makes parents.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn file_write(
+        &self,
+        id: &str,
+        path: &Path,
+        content: Upload,
+        options: &FileOptions,
+    ) -> Result<FileEntry, ClientError> {
+        let path = route(paths::FILES, id, &options.values(&[("path", path)]));
+        let request = self.streamed(Method::PUT, &path, "application/octet-stream");
+        let answer = self.exchange(request, content).await?;
+        let body = answer.small().await?;
+        serde_json::from_slice(&body).map_err(|source| self.protocol(StatusCode::OK, source))
+    }
+
+    /// Reads what is in a directory, or one file, as a tar archive.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn file_pack(
+        &self,
+        id: &str,
+        path: &Path,
+        options: &FileOptions,
+    ) -> Result<Download, ClientError> {
+        let path = route(paths::FILES_ARCHIVE, id, &options.values(&[("path", path)]));
+        let request = self.streamed(Method::GET, &path, "application/x-tar");
+        self.exchange(request, Upload::bytes(Bytes::new())).await
+    }
+
+    /// Unpacks a tar archive into a directory, which is made.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn file_unpack(
+        &self,
+        id: &str,
+        path: &Path,
+        archive: Upload,
+        options: &FileOptions,
+    ) -> Result<(), ClientError> {
+        let path = route(paths::FILES_ARCHIVE, id, &options.values(&[("path", path)]));
+        let request = self.streamed(Method::PUT, &path, "application/x-tar");
+        let answer = self.exchange(request, archive).await?;
+        answer.small().await?;
+        Ok(())
+    }
+
+    /// Watches a file, or what a directory holds, and with `recursive` all below it. Changes
+    /// from when this returns on are told.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn file_watch(
+        &self,
+        id: &str,
+        path: &Path,
+        recursive: bool,
+        options: &FileOptions,
+    ) -> Result<Watch, ClientError> {
+        let mut values = options.values(&[("path", path)]);
+        values.push(("recursive", recursive.to_string().into_bytes()));
+        let path = route(paths::FILES_WATCH, id, &values);
+        let request = self.streamed(Method::GET, &path, "application/octet-stream");
+        let download = self.exchange(request, Upload::bytes(Bytes::new())).await?;
+        Ok(Watch { download, buffer: BytesMut::new() })
+    }
+
+    fn streamed(&self, method: Method, path: &str, content: &str) -> hyper::http::request::Builder {
+        let request = Request::builder().method(method).uri(path);
+        request.header(HOST, &self.host).header(CONTENT_TYPE, content)
+    }
+
+    async fn exchange(
+        &self,
+        request: hyper::http::request::Builder,
+        body: Upload,
+    ) -> Result<Download, ClientError> {
+        let request = request.body(body).expect("paths are encoded");
+        let asked = stream::ask(&self.address, request).await;
+        let (status, download) = asked.map_err(|error| self.unanswered(error))?;
+        if status.is_success() {
+            return Ok(download);
+        }
+        let body = download.small().await?;
+        Err(self.refused(status, &body))
+    }
+}
+
+/// Changes as they happen. Dropping it ends the watch.
+#[derive(Debug)]
+pub struct Watch {
+    download: Download,
+    buffer: BytesMut,
+}
+
+impl Watch {
+    /// Waits for the next change; none once the daemon stops. Cancel safe.
+    ///
+    /// # Errors
+    /// [`WatchError`]; the watch has ended then.
+    pub async fn next(&mut self) -> Result<Option<FileChange>, WatchError> {
+        loop {
+            while let Some(event) = self.event() {
+                let (name, data) = parsed(&event).ok_or(WatchError::Malformed)?;
+                let malformed = |_| WatchError::Malformed;
+                match name {
+                    "change" => return serde_json::from_str(data).map(Some).map_err(malformed),
+                    "error" => {
+                        let body = serde_json::from_str(data).map_err(malformed)?;
+                        return Err(WatchError::Ended(body));
+                    }
+                    // A sign of life, or something newer than this code.
+                    _ => {}
+                }
+            }
+            if self.buffer.len() > EVENT_BYTES_MAX {
+                return Err(WatchError::Malformed);
+            }
+            match self.download.next().await? {
+                Some(piece) => self.buffer.extend_from_slice(&piece),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Takes the next whole event out of what has come.
+    fn event(&mut self) -> Option<Bytes> {
+        let end = self.buffer.windows(2).position(|window| window == b"\n\n")?;
+        let event = self.buffer.split_to(end).freeze();
+        self.buffer.advance(2);
+        Some(event)
+    }
+}
+
+/// Name and data of an event; both empty for a comment.
+fn parsed(event: &[u8]) -> Option<(&str, &str)> {
+    let text = std::str::from_utf8(event).ok()?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+    Some((field("event: ").unwrap_or_default(), field("data: ").unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_have_a_name_and_data() {
+        assert_eq!(parsed(b"event: change\ndata: {}"), Some(("change", "{}")));
+        assert_eq!(parsed(b":"), Some(("", "")));
+        assert_eq!(parsed(b"event: \xff"), None);
+    }
+
+    #[test]
+    fn paths_are_sent_byte_by_byte() {
+        let path = Path::new(OsStr::from_bytes(b"/a b\xff"));
+        let options = FileOptions { user: Some("u".into()), mode: Some(0o755) };
+        let sent = route(paths::FILES, "x", &options.values(&[("path", path)]));
+        assert_eq!(sent, "/sandboxes/x/files?path=%2Fa%20b%FF&user=u&mode=755");
+    }
+}

@@ -1,0 +1,91 @@
+//! What a file is, as the host is told.
+
+use std::collections::HashMap;
+use std::fs::{self, FileType as StdFileType, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use emberd_proto::{FileEntry, FileType, GuestPath};
+
+use super::errors::FileError;
+use super::place::Place;
+use crate::users::read_accounts;
+
+/// Names of users and groups by number.
+#[derive(Debug)]
+pub struct Names {
+    users: HashMap<u32, String>,
+    groups: HashMap<u32, String>,
+}
+
+impl Names {
+    /// The names the guest knows now.
+    pub fn read() -> Self {
+        let names = |path: &str| {
+            let text = read_accounts(Path::new(path)).unwrap_or_default();
+            // The first line counts where several have a number, as in getpwuid(3).
+            text.lines().rev().filter_map(account).collect()
+        };
+        Self { users: names("/etc/passwd"), groups: names("/etc/group") }
+    }
+
+    /// What `path`, of which `metadata` was read, is.
+    pub fn entry(&self, path: &Path, metadata: &Metadata) -> FileEntry {
+        let file_type = file_type(metadata.file_type());
+        let is_link = file_type == FileType::Symlink;
+        let target = is_link.then(|| fs::read_link(path).ok()).flatten();
+        let led_to = is_link.then(|| fs::metadata(path).ok()).flatten();
+        FileEntry {
+            path: GuestPath(path.into()),
+            file_type,
+            size: metadata.size(),
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            owner: self.users.get(&metadata.uid()).cloned(),
+            group: self.groups.get(&metadata.gid()).cloned(),
+            modified_ms: metadata
+                .mtime()
+                .saturating_mul(1000)
+                .saturating_add(metadata.mtime_nsec() / 1_000_000),
+            target: target.map(GuestPath),
+            target_type: led_to.map(|metadata| self::file_type(metadata.file_type())),
+        }
+    }
+}
+
+/// Number and name of a line of passwd(5) or group(5).
+fn account(line: &str) -> Option<(u32, String)> {
+    let mut fields = line.split(':');
+    let name = fields.next()?;
+    Some((fields.nth(1)?.parse().ok()?, name.to_owned()))
+}
+
+fn file_type(file_type: StdFileType) -> FileType {
+    match file_type {
+        kind if kind.is_file() => FileType::File,
+        kind if kind.is_dir() => FileType::Directory,
+        kind if kind.is_symlink() => FileType::Symlink,
+        _ => FileType::Other,
+    }
+}
+
+/// What a path leads to.
+pub fn stat(place: &Place, path: &GuestPath) -> Result<FileEntry, FileError> {
+    stat_at(&place.resolve(path)?)
+}
+
+/// What is at an absolute path.
+pub fn stat_at(path: &Path) -> Result<FileEntry, FileError> {
+    let metadata = fs::symlink_metadata(path).map_err(FileError::system("look at", path))?;
+    Ok(Names::read().entry(path, &metadata))
+}
+
+/// Most bytes `entry` takes as JSON, so that frames stay small whatever names there are.
+pub fn json_bytes_max(entry: &FileEntry) -> usize {
+    let texts = [&entry.owner, &entry.group].into_iter().flatten().map(String::len);
+    let paths = [Some(&entry.path), entry.target.as_ref()].into_iter().flatten();
+    let paths = paths.map(|path| path.as_path().as_os_str().len());
+    // JSON makes six bytes of a control character; the rest of an entry takes less than 300.
+    300 + 6 * texts.chain(paths).sum::<usize>()
+}

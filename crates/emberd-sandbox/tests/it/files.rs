@@ -1,0 +1,288 @@
+//! Files of a sandbox: what crosses, what is refused, and guests that lie.
+
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use emberd_proto::file::{BATCH_MAX, ChangeKind, ENTRIES_MAX};
+use emberd_proto::frame::{encode, encode_message};
+use emberd_proto::message::GENERATION;
+use emberd_proto::{FileEntry, FileType, GuestMessage, GuestPath, Kind, RefusalCode, Welcome};
+use emberd_sandbox::{FileContent, OperationError, SandboxId, SandboxState};
+use emberd_vmm::firecracker::Firecracker;
+use fake_firecracker::Then;
+use rustix::process::Signal;
+
+use crate::fixture::{Fixture, until};
+
+/// A sandbox, and a directory of the host that is its guest's too.
+async fn sandbox(fixture: &Fixture) -> (SandboxId, PathBuf) {
+    let id = fixture.create().await;
+    let dir = fixture.sandboxes.get(id).unwrap().dir.join("files");
+    std::fs::create_dir(&dir).unwrap();
+    (id, dir)
+}
+
+async fn upload(fixture: &Fixture, id: SandboxId, path: &Path, content: &[u8]) -> FileEntry {
+    let sandboxes = &fixture.sandboxes;
+    let mut upload = sandboxes.file_write(id, None, path.into(), None).await.unwrap();
+    for piece in content.chunks(100_000) {
+        upload.send(&Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    upload.finish().await.unwrap()
+}
+
+async fn collect(mut content: FileContent<Firecracker>) -> Result<Vec<u8>, OperationError> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = content.next().await? {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+fn code<T>(outcome: Result<T, OperationError>) -> RefusalCode {
+    match outcome {
+        Err(OperationError::Refused(refusal)) => refusal.code,
+        Err(other) => panic!("expected a refusal, got {other}"),
+        Ok(_) => panic!("expected a refusal"),
+    }
+}
+
+#[tokio::test]
+async fn content_goes_in_and_comes_out() {
+    let fixture = Fixture::new();
+    let (id, dir) = sandbox(&fixture).await;
+    let content: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[2]).collect();
+    let path = dir.join("a/b");
+    assert_eq!(upload(&fixture, id, &path, &content).await.size, 3_000_000);
+    let read = fixture.sandboxes.file_read(id, None, GuestPath::from(&path), 0, None);
+    assert!(collect(read.await.unwrap()).await.unwrap() == content);
+    let part = fixture.sandboxes.file_read(id, None, GuestPath::from(&path), 2_999_990, Some(99));
+    let part = part.await.unwrap();
+    assert_eq!((part.entry().size, part.length()), (3_000_000, Some(10)));
+    assert_eq!(collect(part).await.unwrap(), content[2_999_990..]);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn trees() {
+    let fixture = Fixture::new();
+    let (id, dir) = sandbox(&fixture).await;
+    let at = |name: &str| GuestPath(dir.join(name));
+    let sandboxes = &fixture.sandboxes;
+    sandboxes.file_make_dir(id, None, at("a/b"), Some(0o700)).await.unwrap();
+    assert_eq!(
+        code(sandboxes.file_make_dir(id, None, at("a"), None).await),
+        RefusalCode::AlreadyExists
+    );
+    upload(&fixture, id, &dir.join("a/file"), b"x").await;
+    let moved = sandboxes.file_move(id, None, at("a/file"), at("c/file")).await.unwrap();
+    assert_eq!((moved.path, moved.file_type), (at("c/file"), FileType::File));
+    let mut listing = sandboxes.file_list(id, None, at("."), 3).await.unwrap();
+    let mut listed = Vec::new();
+    while let Some(entries) = listing.next().await.unwrap() {
+        listed.extend(entries.into_iter().map(|entry| entry.path));
+    }
+    assert_eq!(listed, [at("a"), at("a/b"), at("c"), at("c/file")]);
+    assert!(!listing.is_cut());
+    let packed = sandboxes.file_pack(id, None, at(".")).await.unwrap();
+    let packed = collect(packed).await.unwrap();
+    let mut unpack = sandboxes.file_unpack(id, None, at("copy")).await.unwrap();
+    unpack.send(&packed.into()).await.unwrap();
+    unpack.finish().await.unwrap();
+    assert_eq!(std::fs::read(dir.join("copy/c/file")).unwrap(), b"x");
+    sandboxes.file_remove(id, None, at("copy")).await.unwrap();
+    sandboxes.file_remove(id, None, at("copy")).await.unwrap();
+    assert_eq!(code(sandboxes.file_stat(id, None, at("copy")).await), RefusalCode::NotFound);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn changes_are_told() {
+    let fixture = Fixture::new();
+    let (id, dir) = sandbox(&fixture).await;
+    let sandboxes = &fixture.sandboxes;
+    let mut watch = sandboxes.file_watch(id, None, GuestPath::from(&dir), true).await.unwrap();
+    upload(&fixture, id, &dir.join("file"), b"x").await;
+    let changes = watch.next().await.unwrap().unwrap();
+    assert_eq!(
+        (changes[0].change, changes[0].path.as_path()),
+        (ChangeKind::Created, &*dir.join("file"))
+    );
+    let id = fixture.create().await;
+    let mut other = sandboxes.file_watch(id, None, "/".into(), false).await.unwrap();
+    let (ended, deleted) = tokio::join!(other.next(), sandboxes.delete(id));
+    deleted.unwrap();
+    assert!(matches!(ended, Err(OperationError::Deleted(_))), "{ended:?}");
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn upload_that_is_given_up_leaves_what_was_there() {
+    let fixture = Fixture::new();
+    let (id, dir) = sandbox(&fixture).await;
+    let path = dir.join("file");
+    upload(&fixture, id, &path, b"old").await;
+    let given_up = fixture.sandboxes.file_write(id, None, GuestPath::from(&path), None).await;
+    let mut given_up = given_up.unwrap();
+    given_up.send(&Bytes::from_static(b"half of the n")).await.unwrap();
+    until(|| std::fs::read_dir(&dir).unwrap().count() == 2).await;
+    drop(given_up);
+    until(|| std::fs::read_dir(&dir).unwrap().count() == 1).await;
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn upload_that_is_refused_ends_before_all_is_sent() {
+    let fixture = Fixture::new();
+    let (id, dir) = sandbox(&fixture).await;
+    let upload = fixture.sandboxes.file_write(id, None, GuestPath::from(&dir), None).await;
+    let mut upload = upload.unwrap();
+    let piece = Bytes::from(vec![0; 1 << 16]);
+    let refused = loop {
+        if let Err(error) = upload.send(&piece).await {
+            break Err::<(), _>(error);
+        }
+    };
+    assert_eq!(code(refused), RefusalCode::WrongType);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn more_at_once_than_there_are_turns() {
+    let fixture = Fixture::new();
+    let (id, dir) = sandbox(&fixture).await;
+    upload(&fixture, id, &dir.join("file"), b"x").await;
+    let path = GuestPath(dir.join("file"));
+    let stats = (0..300).map(|_| fixture.sandboxes.file_stat(id, None, path.clone()));
+    for stat in futures::future::join_all(stats).await {
+        assert_eq!(stat.unwrap().size, 1);
+    }
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn nobody_to_ask() {
+    let fixture = Fixture::new();
+    let unknown = fixture.sandboxes.file_stat(SandboxId::random(), None, "x".into()).await;
+    assert!(matches!(unknown, Err(OperationError::Unknown(_))), "{unknown:?}");
+    let (id, dir) = sandbox(&fixture).await;
+    let file = std::fs::File::create(dir.join("large")).unwrap();
+    file.set_len(1 << 30).unwrap();
+    let read = fixture.sandboxes.file_read(id, None, GuestPath(dir.join("large")), 0, None);
+    let read = read.await.unwrap();
+    fixture.signal(id, Signal::KILL);
+    let outcome = collect(read).await;
+    assert!(matches!(outcome, Err(OperationError::Gone { .. })), "{:?}", outcome.err());
+    fixture.close().await;
+}
+
+/// A guest that welcomes and then says `frames` to whatever it is asked.
+async fn lying(frames: &[(Kind, Vec<u8>)]) -> (Fixture, SandboxId) {
+    let mut script = BytesMut::new();
+    let welcome = Welcome {
+        generation: GENERATION,
+        agent_version: String::new(),
+        init_started_us: None,
+        serving_us: None,
+    };
+    encode_message(&GuestMessage::Welcome(welcome), &mut script);
+    for (kind, payload) in frames {
+        encode(*kind, payload, &mut script);
+    }
+    let script: &'static [u8] = script.to_vec().leak();
+    let fixture = Fixture::new();
+    fixture.double.answer(script, Then::Silence);
+    let id = fixture.create().await;
+    (fixture, id)
+}
+
+fn said(message: &GuestMessage) -> (Kind, Vec<u8>) {
+    (Kind::Control, serde_json::to_vec(message).unwrap())
+}
+
+fn some_entry(size: u64) -> FileEntry {
+    FileEntry {
+        path: "/x".into(),
+        file_type: FileType::File,
+        size,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        owner: None,
+        group: None,
+        modified_ms: 0,
+        target: None,
+        target_type: None,
+    }
+}
+
+/// The guest's lie is told, and its microVM ended.
+async fn check_ended<T>((fixture, id): (Fixture, SandboxId), outcome: Result<T, OperationError>) {
+    match outcome {
+        Err(OperationError::Guest { .. } | OperationError::Gone { .. }) => {}
+        Err(other) => panic!("expected a broken protocol, got {other:?}"),
+        Ok(_) => panic!("the lie was believed"),
+    }
+    until(|| matches!(fixture.sandboxes.get(id).unwrap().state, SandboxState::Gone(_))).await;
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn content_that_is_not_as_was_said() {
+    let told = |size| said(&GuestMessage::File(some_entry(size)));
+    let lies = [
+        vec![told(3), (Kind::Data, b"four".to_vec())],
+        vec![told(3), (Kind::Data, Vec::new())],
+        vec![told(3), (Kind::Stdout, b"x".to_vec())],
+        vec![told(3), said(&GuestMessage::Done)],
+        vec![told(3), (Kind::Control, b"}".to_vec())],
+        vec![said(&GuestMessage::Done)],
+        vec![(Kind::Data, b"x".to_vec())],
+    ];
+    for lie in lies {
+        let (fixture, id) = lying(&lie).await;
+        let outcome = match fixture.sandboxes.file_read(id, None, "x".into(), 0, None).await {
+            Ok(content) => collect(content).await,
+            Err(error) => Err(error),
+        };
+        check_ended((fixture, id), outcome).await;
+    }
+    // A file may become shorter meanwhile: that is no lie.
+    let (fixture, id) = lying(&[told(3), (Kind::DataEnd, Vec::new())]).await;
+    let content = fixture.sandboxes.file_read(id, None, "x".into(), 0, None).await.unwrap();
+    assert_eq!(code(collect(content).await), RefusalCode::Failed);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn listing_without_an_end() {
+    let batch =
+        |count, cut| said(&GuestMessage::Listed { entries: vec![some_entry(0); count], cut });
+    let lies = [
+        vec![batch(BATCH_MAX + 1, false)],
+        vec![batch(1, false), batch(0, false)],
+        vec![batch(1, true), batch(1, false)],
+        vec![batch(BATCH_MAX, false); ENTRIES_MAX / BATCH_MAX + 1],
+    ];
+    for lie in lies {
+        let (fixture, id) = lying(&lie).await;
+        let outcome = async {
+            let mut listing = fixture.sandboxes.file_list(id, None, "x".into(), 1).await?;
+            while listing.next().await?.is_some() {}
+            Ok::<_, OperationError>(())
+        };
+        let outcome = outcome.await;
+        check_ended((fixture, id), outcome).await;
+    }
+}
+
+#[tokio::test]
+async fn changes_that_are_none() {
+    for lie in [said(&GuestMessage::Changes { changes: Vec::new() }), said(&GuestMessage::Done)] {
+        let (fixture, id) = lying(&[said(&GuestMessage::Watching), lie]).await;
+        let watch = fixture.sandboxes.file_watch(id, None, "x".into(), true).await;
+        let outcome = watch.unwrap().next().await;
+        check_ended((fixture, id), outcome).await;
+    }
+}

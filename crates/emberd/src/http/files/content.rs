@@ -1,0 +1,274 @@
+//! Content of files, and directories as archives, streamed either way.
+
+use std::io;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{
+    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, VARY,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use emberd_api::{ErrorBody, ErrorCode, FileEntry, GuestPath, paths};
+use emberd_sandbox::{FileContent, OperationError, SandboxId, Sandboxes};
+use emberd_vmm::SnapshotVmm;
+use futures::stream;
+
+use super::encoding::{Compressor, accepts_gzip};
+use super::pieces::Pieces;
+use super::query::Query;
+use super::range::Range;
+use crate::http::errors::ApiError;
+use crate::http::id::Id;
+
+/// Read a file, or part of it with `Range: bytes=…`. Compressed with gzip where the client takes
+/// that and asks for no part. `HEAD` tells the size.
+#[utoipa::path(
+    get,
+    path = paths::FILES,
+    operation_id = "read_file",
+    params(
+        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("path" = String, Query, description = "A file, percent-encoded bytes"),
+        ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
+        ("range" = Option<String>, Header, description = "`bytes=FIRST-LAST`, `bytes=FIRST-` or \
+            `bytes=-COUNT`"),
+    ),
+    responses(
+        (status = 200, description = "The file", body = Vec<u8>,
+         content_type = "application/octet-stream"),
+        (status = 206, description = "The part asked for", body = Vec<u8>,
+         content_type = "application/octet-stream"),
+        (status = 400, description = "The query is wrong, or it is no regular file",
+         body = ErrorBody),
+        (status = 404, description = "There is no such sandbox, file or user", body = ErrorBody),
+        (status = 416, description = "The file has nothing where the range begins",
+         body = ErrorBody),
+    )
+)]
+pub async fn read<V: SnapshotVmm>(
+    State(sandboxes): State<Sandboxes<V>>,
+    Id(id): Id,
+    query: Query,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (user, path) = (query.user()?, query.path("path")?);
+    let range = headers.get(RANGE).and_then(|value| value.to_str().ok()).and_then(Range::parse);
+    let size_alone = method == Method::HEAD;
+    let Some(range) = range.filter(|_| !size_alone) else {
+        let length = size_alone.then_some(0);
+        let content = sandboxes.file_read(id, user, path, 0, length).await?;
+        let size = content.entry().size;
+        let mut response = if accepts_gzip(&headers) && !size_alone {
+            compressed(content)
+        } else {
+            plain(content, size)
+        };
+        response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+        return Ok(response);
+    };
+    let (first, content) = part(&sandboxes, id, user, path, range).await?;
+    let (size, length) = (content.entry().size, content.length().unwrap_or_default());
+    if length == 0 {
+        return Ok(unsatisfiable(size));
+    }
+    let mut response = plain(content, length);
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    let last = first + (length - 1);
+    response.headers_mut().insert(CONTENT_RANGE, value(&format!("bytes {first}-{last}/{size}")));
+    Ok(response)
+}
+
+/// The part of a file that `range` is, and where it begins.
+async fn part<V: SnapshotVmm>(
+    sandboxes: &Sandboxes<V>,
+    id: SandboxId,
+    user: Option<String>,
+    path: GuestPath,
+    range: Range,
+) -> Result<(u64, FileContent<V>), OperationError> {
+    let (first, length) = match range {
+        Range::From(first, length) => (first, length),
+        Range::Last(count) => {
+            // Where it begins depends on the size, which is asked for first.
+            let whole = sandboxes.file_read(id, user.clone(), path.clone(), 0, Some(0)).await?;
+            (whole.entry().size.saturating_sub(count), Some(count))
+        }
+    };
+    Ok((first, sandboxes.file_read(id, user, path, first, length).await?))
+}
+
+fn unsatisfiable(size: u64) -> Response {
+    let error = format!("the range begins behind the file's {size} bytes");
+    let mut response = ApiError::new(ErrorCode::RangeNotSatisfiable, error).into_response();
+    response.headers_mut().insert(CONTENT_RANGE, value(&format!("bytes */{size}")));
+    response
+}
+
+/// Write a file, whole or not at all: one that breaks off, or finds no room, leaves what was
+/// there. Makes parents. The body is the content, with `Content-Encoding: gzip` if it is
+/// compressed.
+#[utoipa::path(
+    put,
+    path = paths::FILES,
+    operation_id = "write_file",
+    params(
+        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("path" = String, Query, description = "The file, percent-encoded bytes"),
+        ("mode" = Option<String>, Query, description = "Its mode in octal; if absent as the file \
+            had, or 0644"),
+        ("user" = Option<String>, Query, description = "Whom it is to belong to"),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses(
+        (status = 200, description = "What the file is now", body = FileEntry),
+        (status = 400, description = "The query is wrong, or something else than a regular file \
+            is there", body = ErrorBody),
+        (status = 404, description = "There is no such sandbox or user", body = ErrorBody),
+        (status = 408, description = "The body stopped coming", body = ErrorBody),
+        (status = 413, description = "The body is over 16 GiB", body = ErrorBody),
+        (status = 507, description = "The sandbox has no room left", body = ErrorBody),
+    )
+)]
+pub async fn write<V: SnapshotVmm>(
+    State(sandboxes): State<Sandboxes<V>>,
+    Id(id): Id,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<FileEntry>, ApiError> {
+    let (user, path, mode) = (query.user()?, query.path("path")?, query.mode()?);
+    let mut pieces = Pieces::new(&headers, body)?;
+    let mut upload = sandboxes.file_write(id, user, path, mode).await?;
+    while let Some(piece) = pieces.next().await? {
+        if let Err(error) = upload.send(&piece).await {
+            pieces.drain().await;
+            return Err(error.into());
+        }
+    }
+    Ok(Json(upload.finish().await?))
+}
+
+/// Read what is in a directory, or one file, as a tar archive; compressed with gzip where the
+/// client takes that. An archive that cannot be finished breaks off.
+#[utoipa::path(
+    get,
+    path = paths::FILES_ARCHIVE,
+    operation_id = "read_archive",
+    params(
+        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("path" = String, Query, description = "A directory or a file, percent-encoded bytes"),
+        ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
+    ),
+    responses(
+        (status = 200, description = "The archive", body = Vec<u8>,
+         content_type = "application/x-tar"),
+        (status = 400, description = "The query is wrong", body = ErrorBody),
+        (status = 404, description = "There is no such sandbox, file or user", body = ErrorBody),
+    )
+)]
+pub async fn pack<V: SnapshotVmm>(
+    State(sandboxes): State<Sandboxes<V>>,
+    Id(id): Id,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let content = sandboxes.file_pack(id, query.user()?, query.path("path")?).await?;
+    let mut response = if accepts_gzip(&headers) {
+        compressed(content)
+    } else {
+        Body::from_stream(stream::try_unfold(content, uncompressed)).into_response()
+    };
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+    Ok(response)
+}
+
+/// Unpack a tar archive into a directory, which is made. What it holds belongs to the user, and
+/// cannot reach outside of the directory. One that breaks off leaves what was unpacked.
+#[utoipa::path(
+    put,
+    path = paths::FILES_ARCHIVE,
+    operation_id = "write_archive",
+    params(
+        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("path" = String, Query, description = "The directory, percent-encoded bytes"),
+        ("user" = Option<String>, Query, description = "Whom all of it is to belong to"),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/x-tar"),
+    responses(
+        (status = 204, description = "All is unpacked"),
+        (status = 400, description = "The query is wrong, or the body is no such archive",
+         body = ErrorBody),
+        (status = 404, description = "There is no such sandbox or user", body = ErrorBody),
+        (status = 408, description = "The body stopped coming", body = ErrorBody),
+        (status = 413, description = "The body is over 16 GiB", body = ErrorBody),
+        (status = 507, description = "The sandbox has no room left", body = ErrorBody),
+    )
+)]
+pub async fn unpack<V: SnapshotVmm>(
+    State(sandboxes): State<Sandboxes<V>>,
+    Id(id): Id,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let (user, path) = (query.user()?, query.path("path")?);
+    let mut pieces = Pieces::new(&headers, body)?;
+    let mut upload = sandboxes.file_unpack(id, user, path).await?;
+    while let Some(piece) = pieces.next().await? {
+        if let Err(error) = upload.send(&piece).await {
+            pieces.drain().await;
+            return Err(error.into());
+        }
+    }
+    upload.finish().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A file of `length` bytes as it is. A `HEAD` has its length and not its content.
+fn plain<V: SnapshotVmm>(content: FileContent<V>, length: u64) -> Response {
+    let body = Body::from_stream(stream::try_unfold(content, uncompressed));
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (CONTENT_LENGTH, length.into()),
+    ];
+    (headers, body).into_response()
+}
+
+fn compressed<V: SnapshotVmm>(content: FileContent<V>) -> Response {
+    let state = Some((content, Compressor::new()));
+    let pieces = stream::try_unfold(state, async |state| {
+        let Some((content, mut compressor)) = state else { return Ok::<_, io::Error>(None) };
+        Ok(Some(match uncompressed(content).await? {
+            Some((piece, content)) => (compressor.push(&piece)?, Some((content, compressor))),
+            None => (compressor.finish()?, None),
+        }))
+    });
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (CONTENT_ENCODING, HeaderValue::from_static("gzip")),
+    ];
+    (headers, Body::from_stream(pieces)).into_response()
+}
+
+/// The next piece; an error ends the connection, which is all that can be done by then.
+async fn uncompressed<V: SnapshotVmm>(
+    mut content: FileContent<V>,
+) -> io::Result<Option<(Bytes, FileContent<V>)>> {
+    match content.next().await {
+        Ok(piece) => Ok(piece.map(|piece| (piece, content))),
+        Err(error) => {
+            tracing::warn!(%error, "a file broke off");
+            Err(io::Error::other(error))
+        }
+    }
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("words and numbers")
+}

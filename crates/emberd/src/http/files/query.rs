@@ -1,0 +1,148 @@
+//! The query of an operation on files. Paths are bytes: what is percent-encoded need not be
+//! UTF-8.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use emberd_api::{ErrorCode, GuestPath};
+
+use crate::http::errors::ApiError;
+
+/// Name and value of every part of a query, decoded.
+#[derive(Debug)]
+pub struct Query(Vec<(Vec<u8>, Vec<u8>)>);
+
+impl Query {
+    fn parse(query: &str) -> Result<Self, ApiError> {
+        let parts = query.split('&').filter(|part| !part.is_empty()).map(|part| {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            Ok((decoded(name)?, decoded(value)?))
+        });
+        parts.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The path `name`.
+    pub fn path(&self, name: &str) -> Result<GuestPath, ApiError> {
+        let missing = || invalid(format!("the query lacks `{name}`"));
+        let value = self.value(name).filter(|value| !value.is_empty()).ok_or_else(missing)?;
+        let path = GuestPath(OsString::from_vec(value.to_vec()).into());
+        match path.broken_rule() {
+            Some(rule) => Err(invalid(format!("`{name}` in the query: {rule}"))),
+            None => Ok(path),
+        }
+    }
+
+    /// The user relative paths are of and new files belong to, if one is named.
+    pub fn user(&self) -> Result<Option<String>, ApiError> {
+        self.text("user")
+    }
+
+    /// Mode bits, in octal as chmod(1) has them.
+    pub fn mode(&self) -> Result<Option<u32>, ApiError> {
+        let Some(text) = self.text("mode")? else { return Ok(None) };
+        let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777);
+        let wrong = || invalid(format!("`mode={text}` is not octal, 0 to 7777"));
+        mode.ok_or_else(wrong).map(Some)
+    }
+
+    /// A number, if there is one.
+    pub fn number(&self, name: &str) -> Result<Option<u32>, ApiError> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| invalid(format!("`{name}={text}` is no number")))
+    }
+
+    /// Whether something is wanted: `name`, `name=true`, or `name=false`.
+    pub fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.text(name)?.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("" | "true") => Ok(true),
+            Some(other) => Err(invalid(format!("`{name}={other}` is neither true nor false"))),
+        }
+    }
+
+    fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let text = String::from_utf8(value.to_vec());
+        text.map(Some).map_err(|_| invalid(format!("`{name}` in the query is not UTF-8")))
+    }
+
+    fn value(&self, name: &str) -> Option<&[u8]> {
+        let found = self.0.iter().find(|(known, _)| known == name.as_bytes());
+        found.map(|(_, value)| value.as_slice())
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Self::parse(parts.uri.query().unwrap_or_default())
+    }
+}
+
+/// Undoes percent-encoding, and `+` for a space, which forms and many clients write.
+fn decoded(text: &str) -> Result<Vec<u8>, ApiError> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                let value = digit().zip(digit()).map(|(high, low)| 16 * high + low);
+                let value = value.and_then(|value| u8::try_from(value).ok());
+                value.ok_or_else(|| {
+                    invalid("the query has a `%` without two hexadecimal digits".to_owned())
+                        .hint("write a `%` itself as `%25`")
+                })?
+            }
+            byte => byte,
+        });
+    }
+    Ok(decoded)
+}
+
+fn invalid(error: String) -> ApiError {
+    ApiError::new(ErrorCode::InvalidRequest, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    use super::*;
+
+    #[test]
+    fn paths_are_bytes() {
+        let check = |query: &str, expect: &[u8]| {
+            let path = Query::parse(query).unwrap().path("path").unwrap();
+            assert_eq!(path.as_path().as_os_str(), OsStr::from_bytes(expect), "{query}");
+        };
+        check("path=/a/b", b"/a/b");
+        check("x=1&path=a%2fb%26%3d%25", b"a/b&=%");
+        check("path=%FF%0a+%2B", b"\xff\n +");
+        check("path=a=b&path=c", b"a=b");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for query in ["", "path", "path=", "path=%", "path=%f", "path=%zz", "path=a%00b", "%"] {
+            let path = Query::parse(query).and_then(|query| query.path("path"));
+            assert!(path.is_err(), "{query}");
+        }
+        let mode = |text: &str| Query::parse(&format!("mode={text}")).unwrap().mode();
+        assert_eq!(mode("0644").unwrap(), Some(0o644));
+        for wrong in ["", "8", "10000", "-1", "0x1", "u%2Bx"] {
+            assert!(mode(wrong).is_err(), "{wrong}");
+        }
+        let flag = |query: &str| Query::parse(query).unwrap().flag("recursive");
+        assert!(flag("recursive").unwrap() && flag("recursive=true").unwrap());
+        assert!(!flag("").unwrap() && !flag("recursive=false").unwrap());
+        assert!(flag("recursive=1").is_err());
+        assert!(Query::parse("depth=-1").unwrap().number("depth").is_err());
+        assert!(Query::parse("user=%ff").unwrap().user().is_err());
+    }
+}
