@@ -4,59 +4,51 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Where users are.
 const PASSWD: &str = "/etc/passwd";
 
-/// Most bytes of a file of names that are read (1 MiB).
-const ACCOUNTS_BYTES_MAX: u64 = 1 << 20;
+/// Largest file of users that is read, in bytes (1 MiB).
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Why there is no such user.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
-    /// Nobody is called that.
-    #[error("no such user `{0}`")]
+    /// There is nobody of that name.
+    #[error("this guest has no user `{0}`: name one of its /etc/passwd")]
     Unknown(String),
-    /// The file of users cannot be read.
-    #[error("cannot read {PASSWD}")]
-    Read(#[source] io::Error),
+    /// The file cannot be read.
+    #[error("cannot read {}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
 }
 
 /// One user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// Number of the user.
+    /// Their number.
     pub uid: u32,
-    /// Number of the user's group.
+    /// Their own group.
     pub gid: u32,
-    /// The user's home.
+    /// Their home.
     pub home: PathBuf,
 }
 
-impl User {
-    /// The user called `name`.
-    ///
-    /// # Errors
-    /// [`UserError`].
-    pub fn named(name: &str) -> Result<Self, UserError> {
-        let text = read_accounts(Path::new(PASSWD)).map_err(UserError::Read)?;
-        find(&text, name).ok_or_else(|| UserError::Unknown(name.to_owned()))
-    }
-}
-
-/// Reads a file of users or groups, as far as its limit.
+/// Looks up the user `name`.
 ///
 /// # Errors
-/// When it cannot be read.
-pub fn read_accounts(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(ACCOUNTS_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+/// [`UserError`].
+pub fn find(name: &str) -> Result<User, UserError> {
+    let mut text = Vec::new();
+    File::open(PASSWD)
+        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut text))
+        .map_err(|source| UserError::Read(PASSWD.into(), source))?;
+    let unknown = || UserError::Unknown(name.to_owned());
+    entry(&String::from_utf8_lossy(&text), name).ok_or_else(unknown)
 }
 
 /// The first line of `passwd` (passwd(5)) that is about `name`.
-fn find(passwd: &str, name: &str) -> Option<User> {
+fn entry(passwd: &str, name: &str) -> Option<User> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         if fields.next() != Some(name) || name.is_empty() {
@@ -77,10 +69,10 @@ mod tests {
     fn users_are_found_by_name() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken:x\nu:x:1000:100:U,,:/home/u:/bin/sh\n";
         let user = User { uid: 1000, gid: 100, home: "/home/u".into() };
-        assert_eq!(find(passwd, "u"), Some(user));
+        assert_eq!(entry(passwd, "u"), Some(user));
         for nobody in ["", "broken", "U", "x"] {
-            assert_eq!(find(passwd, nobody), None, "{nobody}");
+            assert_eq!(entry(passwd, nobody), None, "{nobody}");
         }
-        assert!(matches!(User::named("no such user"), Err(UserError::Unknown(_))));
+        assert!(matches!(find("no such user"), Err(UserError::Unknown(_))));
     }
 }

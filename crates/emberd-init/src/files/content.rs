@@ -22,6 +22,10 @@ const FILE_MODE: u32 = 0o644;
 /// How names of files that are still being written begin.
 const UNFINISHED_PREFIX: &str = ".emberd-unfinished-";
 
+/// Largest file that is read before its size is told (64 KiB): those of `/sys` say that they
+/// are larger than they are.
+const READ_AHEAD_BYTES_MAX: u64 = BULK_BYTES_MAX as u64;
+
 /// Most bytes of a file that says it is empty and is not, as those of `/proc` (1 MiB).
 const UNSIZED_BYTES_MAX: u64 = 1 << 20;
 
@@ -58,9 +62,10 @@ pub fn read(
     let (mut file, metadata) = open(&path)?;
     let mut entry = Names::read().entry(&path, &metadata);
     let failed = |error: io::Error| FileError::system("read", &path)(error);
-    if entry.size == 0 {
+    if entry.size <= READ_AHEAD_BYTES_MAX {
         let mut content = Vec::new();
-        (&file).take(UNSIZED_BYTES_MAX).read_to_end(&mut content).map_err(failed)?;
+        let most = if entry.size == 0 { UNSIZED_BYTES_MAX } else { entry.size };
+        (&file).take(most).read_to_end(&mut content).map_err(failed)?;
         entry.size = content.len() as u64;
         sink.send(GuestMessage::File(entry))?;
         let from = content.len().min(usize::try_from(offset).unwrap_or(usize::MAX));

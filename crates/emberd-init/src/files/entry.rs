@@ -1,7 +1,8 @@
 //! What a file is, as the host is told.
 
 use std::collections::HashMap;
-use std::fs::{self, FileType as StdFileType, Metadata};
+use std::fs::{self, File, FileType as StdFileType, Metadata};
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -9,7 +10,9 @@ use emberd_proto::{FileEntry, FileType, GuestPath};
 
 use super::errors::FileError;
 use super::place::Place;
-use crate::users::read_accounts;
+
+/// Most bytes of a file of names that are read (1 MiB).
+const NAMES_BYTES_MAX: u64 = 1 << 20;
 
 /// Names of users and groups by number.
 #[derive(Debug)]
@@ -22,7 +25,7 @@ impl Names {
     /// The names the guest knows now.
     pub fn read() -> Self {
         let names = |path: &str| {
-            let text = read_accounts(Path::new(path)).unwrap_or_default();
+            let text = read_start(Path::new(path)).unwrap_or_default();
             // The first line counts where several have a number, as in getpwuid(3).
             text.lines().rev().filter_map(account).collect()
         };
@@ -52,6 +55,13 @@ impl Names {
             target_type: led_to.map(|metadata| self::file_type(metadata.file_type())),
         }
     }
+}
+
+/// A file of names, as far as its limit.
+fn read_start(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(NAMES_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Number and name of a line of passwd(5) or group(5).

@@ -67,7 +67,7 @@ impl FileError {
         let code = match self {
             Self::Invalid(_) => RefusalCode::Invalid,
             Self::User(UserError::Unknown(_)) => RefusalCode::NotFound,
-            Self::User(UserError::Read(_)) | Self::HostLeft => RefusalCode::Failed,
+            Self::User(UserError::Read(..)) | Self::HostLeft => RefusalCode::Failed,
             Self::WrongType { .. } => RefusalCode::WrongType,
             Self::InTheWay(_) => RefusalCode::AlreadyExists,
             Self::System { source, .. } => code_of(source),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use emberd_proto::GuestPath;
 
 use super::errors::FileError;
-use crate::users::User;
+use crate::users;
 
 /// Mode of a directory made without naming one.
 pub const DIR_MODE: u32 = 0o755;
@@ -50,8 +50,8 @@ impl Place {
     /// The place of a user; that of the agent, whose home is `home`, where none is named.
     pub fn of(user: Option<&str>, home: PathBuf) -> Result<Self, FileError> {
         let Some(name) = user else { return Ok(Self { home, owner: None }) };
-        let User { uid, gid, home, .. } = User::named(name)?;
-        Ok(Self { home, owner: Some(Owner { uid, gid }) })
+        let user = users::find(name)?;
+        Ok(Self { home: user.home, owner: Some(Owner { uid: user.uid, gid: user.gid }) })
     }
 
     /// The absolute path that `path` stands for. Links in it are not resolved.

@@ -54,6 +54,12 @@ fn file_that_says_it_is_empty_and_is_not() {
     let path = "/proc/sys/kernel/ostype".into();
     entry(&mut host, FileOp::Read { path, offset: 3, length: Some(2) });
     assert_eq!(data(&mut host), b"ux");
+    // And one that says it is a page long.
+    let uevents = Path::new("/sys/kernel/uevent_seqnum");
+    if let Ok(metadata) = fs::metadata(uevents) {
+        let (told, content) = read(&mut host, uevents);
+        assert!(content.ends_with(b"\n") && told.size == content.len() as u64, "{metadata:?}");
+    }
     fs::write(guest.dir().join("empty"), "").unwrap();
     assert_eq!(read(&mut host, Path::new("empty")).1, b"");
 }

@@ -12,7 +12,9 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use emberd_api::{ErrorBody, ErrorCode, FileEntry, GuestPath, paths};
-use emberd_sandbox::{FileContent, OperationError, SandboxId, Sandboxes};
+use emberd_sandbox::{
+    ArchiveUpload, FileContent, FileUpload, OperationError, SandboxId, Sandboxes,
+};
 use emberd_vmm::SnapshotVmm;
 use futures::stream;
 
@@ -143,14 +145,16 @@ pub async fn write<V: SnapshotVmm>(
 ) -> Result<Json<FileEntry>, ApiError> {
     let (user, path, mode) = (query.user()?, query.path("path")?, query.mode()?);
     let mut pieces = Pieces::new(&headers, body)?;
-    let mut upload = sandboxes.file_write(id, user, path, mode).await?;
-    while let Some(piece) = pieces.next().await? {
-        if let Err(error) = upload.send(&piece).await {
-            pieces.drain().await;
-            return Err(error.into());
-        }
+    let written = async {
+        let mut upload = sandboxes.file_write(id, user, path, mode).await?;
+        pour(&mut pieces, &mut upload).await?;
+        Ok(Json(upload.finish().await?))
+    };
+    let written = written.await;
+    if written.is_err() {
+        pieces.drain().await;
     }
-    Ok(Json(upload.finish().await?))
+    written
 }
 
 /// Read what is in a directory, or one file, as a tar archive; compressed with gzip where the
@@ -219,15 +223,41 @@ pub async fn unpack<V: SnapshotVmm>(
 ) -> Result<StatusCode, ApiError> {
     let (user, path) = (query.user()?, query.path("path")?);
     let mut pieces = Pieces::new(&headers, body)?;
-    let mut upload = sandboxes.file_unpack(id, user, path).await?;
-    while let Some(piece) = pieces.next().await? {
-        if let Err(error) = upload.send(&piece).await {
-            pieces.drain().await;
-            return Err(error.into());
-        }
+    let unpacked = async {
+        let mut upload = sandboxes.file_unpack(id, user, path).await?;
+        pour(&mut pieces, &mut upload).await?;
+        upload.finish().await?;
+        Ok(StatusCode::NO_CONTENT)
+    };
+    let unpacked = unpacked.await;
+    if unpacked.is_err() {
+        pieces.drain().await;
     }
-    upload.finish().await?;
-    Ok(StatusCode::NO_CONTENT)
+    unpacked
+}
+
+/// Something that takes what is uploaded.
+trait Take {
+    fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send;
+}
+
+impl<V: SnapshotVmm> Take for FileUpload<V> {
+    fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send {
+        self.send(piece)
+    }
+}
+
+impl<V: SnapshotVmm> Take for ArchiveUpload<V> {
+    fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send {
+        self.send(piece)
+    }
+}
+
+async fn pour(pieces: &mut Pieces, upload: &mut impl Take) -> Result<(), ApiError> {
+    while let Some(piece) = pieces.next().await? {
+        upload.take(&piece).await?;
+    }
+    Ok(())
 }
 
 /// A file of `length` bytes as it is. A `HEAD` has its length and not its content.

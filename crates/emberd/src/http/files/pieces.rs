@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_LENGTH;
+use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use bytes::{Buf as _, Bytes};
 use emberd_api::{ErrorCode, FILE_BYTES_MAX};
 use futures::StreamExt as _;
@@ -29,6 +29,9 @@ pub struct Pieces {
     /// What has come and is not decompressed yet.
     compressed: Bytes,
     received: u64,
+    /// Whether the client sends nothing before it is asked to, which it is by the first look at
+    /// the stream.
+    is_held_back: bool,
 }
 
 impl Pieces {
@@ -39,7 +42,8 @@ impl Pieces {
         }
         let decompressor = is_gzip(headers)?.then(Decompressor::new);
         let stream = body.into_data_stream();
-        Ok(Self { stream, decompressor, compressed: Bytes::new(), received: 0 })
+        let is_held_back = headers.contains_key(EXPECT);
+        Ok(Self { stream, decompressor, compressed: Bytes::new(), received: 0, is_held_back })
     }
 
     /// The next piece of what is uploaded; none at its end.
@@ -79,6 +83,7 @@ impl Pieces {
     }
 
     async fn raw(&mut self) -> Result<Option<Bytes>, ApiError> {
+        self.is_held_back = false;
         match tokio::time::timeout(PAUSE_MAX, self.stream.next()).await {
             Ok(None) => Ok(None),
             Ok(Some(Ok(piece))) => Ok(Some(piece)),
@@ -95,6 +100,9 @@ impl Pieces {
 
     /// Reads on for a while, so that the client gets to hear why nobody wants the rest.
     pub async fn drain(mut self) {
+        if self.is_held_back {
+            return;
+        }
         let drained = async {
             let mut left = UNWANTED_BYTES_MAX;
             while let Some(Ok(piece)) = self.stream.next().await

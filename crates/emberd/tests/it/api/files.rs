@@ -287,6 +287,16 @@ async fn upload_that_is_refused_early_is_told_why() {
     let outcome = api.client.file_write(&id, &dir, upload, &plain()).await;
     let (status, body) = refusal(outcome);
     assert_eq!((status, body.code), (400, ErrorCode::InvalidRequest));
+    let pieces = (0..320).map(|_| Ok(vec![b'x'; 100_000].into()));
+    let upload = Upload::new(stream::iter(pieces.collect::<Vec<_>>()));
+    let nobody = "sb_000000000000";
+    let outcome = api.client.file_write(nobody, &dir.join("x"), upload, &plain()).await;
+    assert_eq!(refusal(outcome).1.code, ErrorCode::UnknownSandbox);
+    // Who asks first whether to send is told without sending.
+    let line = format!("PUT /sandboxes/{nobody}/files?path=x");
+    let held_back = ["Expect: 100-continue", "Content-Length: 99"];
+    let answer = request(&api, &line, &held_back, b"").await;
+    assert_eq!((answer.status, answer.error().code), (404, ErrorCode::UnknownSandbox));
     let line = format!("PUT /sandboxes/{id}/files?path={}/x", dir.display());
     let answer = request(&api, &line, &["Content-Length: 17179869185"], b"").await;
     assert_eq!((answer.status, answer.error().code), (413, ErrorCode::BodyTooLarge));
