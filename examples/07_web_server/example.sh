@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Starts a web server in a sandbox and talks to it from outside.
+set -euo pipefail
+url=http://${EMBERD_ADDR:-127.0.0.1:7777}
+port=8001
+
+post() { # PATH JSON
+  curl --silent --show-error --fail-with-body --noproxy '*' \
+    --header 'content-type: application/json' --data "$2" "$url$1"
+}
+
+expect() { # ANSWER PART...: every part must be in the answer
+  local answer=$1 part
+  shift
+  for part; do
+    [[ $answer == *"$part"* ]] || { echo "no $part in: $answer" >&2; exit 1; }
+  done
+}
+
+id=$(post /sandboxes '{"language_pack": "python"}' | sed -n 's/.*"id": *"\([^"]*\)".*/\1/p')
+trap 'curl --silent --fail --noproxy "*" --request DELETE "$url/sandboxes/$id"' EXIT
+
+# A host name cannot have the id's `_`; `-` stands for it.
+inside() { # PATH: asks what listens on the port
+  curl --silent --show-error --noproxy '*' --header "host: $port-${id/_/-}.localhost" "$url$1"
+}
+
+answer=$(inside /)
+expect "$answer" '"code":"port_closed"'
+echo "$answer"
+
+# The server outlives the exec, which ends when it listens.
+code="import subprocess, socket, sys, time
+subprocess.Popen([sys.executable, '-m', 'http.server', '$port', '--bind', '127.0.0.1'], cwd='/etc',
+    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    start_new_session=True)
+for attempt in range(600):
+    try:
+        socket.create_connection(('127.0.0.1', $port)).close()
+        sys.exit()
+    except ConnectionRefusedError:
+        time.sleep(0.1)
+sys.exit('the server does not listen')"
+answer=$(post "/sandboxes/$id/exec" "{\"code\": \"${code//$'\n'/\\n}\", \"timeout_ms\": 120000}")
+expect "$answer" '"exit_code":0'
+
+answer=$(inside /os-release)
+expect "$answer" 'NAME='
+echo "$answer"
+
+expect "$(curl --silent --fail --noproxy '*' "$url/sandboxes/$id/metrics")" '"memory_used_bytes":'
