@@ -15,8 +15,9 @@ use tokio::io::{
 };
 
 use crate::agent::Agent;
+use crate::console;
+use crate::exec::{self, Mode};
 use crate::machine::RenewError;
-use crate::{console, exec};
 
 /// What a connection runs over: a Unix socket, a vsock or a stream of the mux. All of them
 /// pass written bytes on by themselves, so nothing here flushes.
@@ -169,11 +170,19 @@ async fn operate(
     match parse(&mut connection.outgoing, frame).await? {
         HostMessage::Ping => connection.outgoing.send(&GuestMessage::Pong).await,
         HostMessage::Exec(spec) => match spec.check() {
-            Ok(()) => exec::run(agent, connection, &spec).await,
+            Ok(()) => exec::run(agent, connection, &spec.into(), Mode::Exec).await,
             Err(broken) => {
                 connection.outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await
             }
         },
+        HostMessage::Start(spec) => match spec.check() {
+            Ok(()) => exec::run(agent, connection, &spec, Mode::Process).await,
+            Err(broken) => {
+                connection.outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await
+            }
+        },
+        // Too late for a process that has just ended.
+        HostMessage::Signal { .. } | HostMessage::Resize(_) => Ok(()),
         HostMessage::Renew(renewal) => match agent.renew(&renewal) {
             Ok(()) => connection.outgoing.send(&GuestMessage::Renewed).await,
             Err(error) => {
@@ -192,10 +201,7 @@ async fn operate(
             let message = "hello was said already".to_owned();
             connection.outgoing.refuse(RefusalCode::Invalid, message).await
         }
-        HostMessage::Start(_)
-        | HostMessage::Signal { .. }
-        | HostMessage::Resize(_)
-        | HostMessage::File(_)
+        HostMessage::File(_)
         | HostMessage::Dial { .. }
         | HostMessage::Context(_)
         | HostMessage::Metrics

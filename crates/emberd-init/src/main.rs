@@ -22,6 +22,7 @@ mod reaper;
 mod serve;
 mod sys;
 mod uevents;
+mod users;
 mod zygote;
 
 use agent::{Agent, BootTimes, Environment, Scratch};

@@ -2,7 +2,7 @@
 
 use std::future;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use bytes::BytesMut;
 use emberd_proto::Kind;
@@ -12,6 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use tokio::net::unix::pipe::Receiver;
 
+use super::terminal::Terminal;
+
 /// Capacity assumed for a pipe that does not tell, in bytes (1 MiB): the most an
 /// unprivileged program can give it.
 const PIPE_BYTES_FALLBACK: usize = 1 << 20;
@@ -19,21 +21,51 @@ const PIPE_BYTES_FALLBACK: usize = 1 << 20;
 /// What is read at once of what a program leaves behind, in bytes (4 KiB): mostly nothing.
 const REST_CHUNK_BYTES: usize = 4 << 10;
 
-/// Turns what the program writes into frames, up to [`OUTPUT_BYTES_MAX`]; the rest is read
-/// and dropped, so that the program runs on as if it had been read.
+/// What is read at once from a terminal, in bytes (16 KiB): more than it holds.
+const TERMINAL_READ_BYTES: usize = 16 << 10;
+
+/// Turns what the program writes into frames, up to a cap; the rest is read and dropped, so
+/// that the program runs on as if it had been read.
 #[derive(Debug)]
 pub struct Output {
     kind: Kind,
     /// Closed once the program, and whoever inherited it, has closed the other end.
-    pipe: Option<Receiver>,
+    source: Option<Source>,
+    bytes_max: usize,
     sent_bytes: usize,
     truncated: bool,
 }
 
+#[derive(Debug)]
+enum Source {
+    Pipe(Receiver),
+    Terminal(Terminal),
+}
+
 impl Output {
-    /// Output of the program at the other end of `pipe`, sent as frames of `kind`.
+    /// Output of the program at the other end of `pipe`, at most [`OUTPUT_BYTES_MAX`] of it,
+    /// sent as frames of `kind`.
     pub fn new(kind: Kind, pipe: Receiver) -> Self {
-        Self { kind, pipe: Some(pipe), sent_bytes: 0, truncated: false }
+        Self::of(kind, Some(Source::Pipe(pipe)))
+    }
+
+    /// What the program at the other end of `terminal` writes there.
+    pub fn of_terminal(terminal: Terminal) -> Self {
+        Self::of(Kind::Stdout, Some(Source::Terminal(terminal)))
+    }
+
+    /// No output: a program at a terminal has no other.
+    pub fn none(kind: Kind) -> Self {
+        Self::of(kind, None)
+    }
+
+    fn of(kind: Kind, source: Option<Source>) -> Self {
+        Self { kind, source, bytes_max: OUTPUT_BYTES_MAX, sent_bytes: 0, truncated: false }
+    }
+
+    /// From now on nothing is cut.
+    pub fn unbounded(&mut self) {
+        self.bytes_max = usize::MAX;
     }
 
     /// Whether anything was dropped.
@@ -43,21 +75,31 @@ impl Output {
 
     /// Waits until there is something to read; forever once the pipe is closed. Cancel safe.
     pub async fn readable(&self) -> io::Result<()> {
-        match &self.pipe {
-            Some(pipe) => pipe.readable().await,
+        match &self.source {
+            Some(Source::Pipe(pipe)) => pipe.readable().await,
+            Some(Source::Terminal(terminal)) => terminal.readable().await,
             None => future::pending().await,
         }
     }
 
     /// Reads once, without waiting, and appends the frames to `frames`.
     pub fn read_some(&mut self, frames: &mut BytesMut) {
-        let Some(pipe) = &self.pipe else { return };
+        let Some(source) = &self.source else { return };
         let mut chunk = BytesMut::with_capacity(BULK_BYTES_MAX);
-        match pipe.try_read_buf(&mut chunk) {
-            Ok(0) => self.pipe = None,
+        let read = match source {
+            Source::Pipe(pipe) => pipe.try_read_buf(&mut chunk),
+            Source::Terminal(terminal) => {
+                chunk.resize(TERMINAL_READ_BYTES, 0);
+                let read = terminal.try_read(&mut chunk);
+                chunk.truncate(*read.as_ref().unwrap_or(&0));
+                read
+            }
+        };
+        match read {
+            Ok(0) => self.source = None,
             Ok(_) => self.append(&chunk, frames),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.pipe = None,
+            Err(_) => self.source = None,
         }
     }
 
@@ -66,32 +108,36 @@ impl Output {
     /// All the program wrote before it ended is there, so one pipe's capacity is enough, and
     /// a child of it that goes on writing cannot keep this from ending.
     pub fn read_rest(&mut self, frames: &mut BytesMut) {
-        let Some(pipe) = self.pipe.take() else { return };
+        let Some(source) = self.source.take() else { return };
         let mut chunk = [0; REST_CHUNK_BYTES];
         let mut left = None;
         loop {
             // Past the runtime, which may not have heard yet that the pipe is readable.
-            let bytes = match nix::unistd::read(pipe.as_fd(), &mut chunk) {
+            let bytes = match nix::unistd::read(source.as_fd(), &mut chunk) {
                 Ok(bytes) => bytes,
                 Err(Errno::EINTR) => continue,
                 Err(_) => break,
             };
             self.append(&chunk[..bytes], frames);
-            // Less than was asked for is all there is.
-            if bytes < chunk.len() {
+            // Less than was asked for is all there is: in a pipe. A terminal gives lines.
+            let is_all = match source {
+                Source::Pipe(_) => bytes < chunk.len(),
+                Source::Terminal(_) => bytes == 0,
+            };
+            if is_all {
                 break;
             }
-            match left.get_or_insert_with(|| capacity(&pipe)).checked_sub(bytes) {
+            match left.get_or_insert_with(|| source.capacity()).checked_sub(bytes) {
                 None | Some(0) => break,
                 less => left = less,
             }
         }
         // Closed when nobody waits for it any more.
-        self.pipe = Some(pipe);
+        self.source = Some(source);
     }
 
     fn append(&mut self, bytes: &[u8], frames: &mut BytesMut) {
-        let room = OUTPUT_BYTES_MAX - self.sent_bytes;
+        let room = self.bytes_max - self.sent_bytes;
         let kept = &bytes[..bytes.len().min(room)];
         self.truncated |= kept.len() < bytes.len();
         self.sent_bytes += kept.len();
@@ -99,10 +145,24 @@ impl Output {
     }
 }
 
-/// How many bytes `pipe` holds.
-fn capacity(pipe: &Receiver) -> usize {
-    let bytes = fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ);
-    bytes.ok().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(PIPE_BYTES_FALLBACK)
+impl Source {
+    /// How many bytes it holds.
+    fn capacity(&self) -> usize {
+        let bytes = match self {
+            Self::Pipe(pipe) => fcntl(pipe.as_fd(), FcntlArg::F_GETPIPE_SZ).ok(),
+            Self::Terminal(_) => None,
+        };
+        bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(PIPE_BYTES_FALLBACK)
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Pipe(pipe) => pipe.as_fd(),
+            Self::Terminal(terminal) => terminal.as_fd(),
+        }
+    }
 }
 
 #[cfg(test)]
