@@ -22,6 +22,7 @@ mod exec;
 mod id;
 mod operation;
 mod pool;
+mod processes;
 mod reaper;
 mod record;
 mod renewal;
@@ -41,6 +42,10 @@ pub use exec::{EXEC_GRACE_DEFAULT, ExecTimes, Executed};
 pub use id::{SandboxId, SandboxIdError};
 pub use operation::OperationError;
 pub use pool::PoolView;
+pub use processes::{
+    ENDED_KEPT, ENDED_MAX, EVENT_BYTES_MAX, EVENTS_MAX, PROCESSES_MAX, Process, ProcessError,
+    ProcessEvent, ProcessEventKind, ProcessEvents, ProcessStdin, ProcessView,
+};
 pub use run_dir::RUN_DIR_BYTES_MAX;
 pub use sandbox::{SandboxState, SandboxView};
 pub use sandboxes::{DeleteError, Sandboxes};

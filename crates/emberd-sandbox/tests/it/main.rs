@@ -11,6 +11,8 @@ mod fixture;
 #[cfg(test)]
 mod pool;
 #[cfg(test)]
+mod processes;
+#[cfg(test)]
 mod shutdown;
 #[cfg(test)]
 mod templates;
