@@ -6,6 +6,18 @@ pub const SANDBOXES: &str = "/sandboxes";
 pub const SANDBOX: &str = "/sandboxes/{id}";
 /// `POST` runs code.
 pub const EXEC: &str = "/sandboxes/{id}/exec";
+/// `POST` starts a process, `GET` lists all.
+pub const PROCESSES: &str = "/sandboxes/{id}/processes";
+/// `GET` shows one process, `DELETE` kills and forgets it.
+pub const PROCESS: &str = "/sandboxes/{id}/processes/{pid}";
+/// `GET` tells what happens to a process, and as a WebSocket takes what is said to it.
+pub const PROCESS_EVENTS: &str = "/sandboxes/{id}/processes/{pid}/events";
+/// `POST` writes to the standard input of a process.
+pub const PROCESS_STDIN: &str = "/sandboxes/{id}/processes/{pid}/stdin";
+/// `POST` sends a signal to a process.
+pub const PROCESS_SIGNAL: &str = "/sandboxes/{id}/processes/{pid}/signal";
+/// `POST` changes the size of a process's terminal.
+pub const PROCESS_RESIZE: &str = "/sandboxes/{id}/processes/{pid}/resize";
 /// `GET` lists the templates.
 pub const TEMPLATES: &str = "/templates";
 /// `POST` builds the template of a language pack, `DELETE` removes it.
@@ -25,6 +37,16 @@ pub fn sandbox(id: &str) -> String {
 /// Path that runs code in one sandbox.
 pub fn exec(id: &str) -> String {
     EXEC.replace("{id}", &segment(id))
+}
+
+/// Path of the processes of one sandbox.
+pub fn processes(id: &str) -> String {
+    PROCESSES.replace("{id}", &segment(id))
+}
+
+/// Path of one process, or of something of it: one of the constants of this module.
+pub fn process(path: &str, id: &str, pid: u32) -> String {
+    path.replace("{id}", &segment(id)).replace("{pid}", &pid.to_string())
 }
 
 /// Path of the template of one language pack.
@@ -49,6 +71,7 @@ mod tests {
     #[test]
     fn ids_stand_as_they_are_and_hostile_text_stays_one_segment() {
         assert_eq!(exec("sb_00ff1234abcd"), "/sandboxes/sb_00ff1234abcd/exec");
+        assert_eq!(process(PROCESS_STDIN, "x", 7), "/sandboxes/x/processes/7/stdin");
         assert_eq!(sandbox("../info?a b"), "/sandboxes/%2E%2E%2Finfo%3Fa%20b");
     }
 }

@@ -215,7 +215,16 @@ impl Client {
         self.call(Method::GET, paths::HEALTHZ, Bytes::new()).await
     }
 
-    async fn call<T: DeserializeOwned>(
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// `Host` of every request.
+    pub(crate) fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -237,7 +246,12 @@ impl Client {
     }
 
     /// Sends a request and returns the answer if it is a success.
-    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, ClientError> {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Answer, ClientError> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -268,7 +282,7 @@ impl Client {
 }
 
 /// A success, as it came.
-struct Answer {
+pub(crate) struct Answer {
     status: StatusCode,
     body: Bytes,
     round_trip: Duration,
@@ -280,6 +294,6 @@ fn timing(headers: &HeaderMap) -> ServerTiming {
     header.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-fn json(body: &impl Serialize) -> Bytes {
+pub(crate) fn json(body: &impl Serialize) -> Bytes {
     serde_json::to_vec(body).expect("bodies have string keys only").into()
 }

@@ -4,7 +4,10 @@
 //! may take an hour: wrap a call in one where that is wanted. Dropping a call's future
 //! drops the request, which ends a creation or a program under way.
 
+mod attachment;
 mod client;
 mod link;
+mod processes;
 
+pub use attachment::Attachment;
 pub use client::{Client, ClientError, Traced};

@@ -17,6 +17,8 @@ mod info;
 mod observe;
 mod origin;
 mod pack;
+mod processes;
+mod query;
 mod sandboxes;
 mod templates;
 
@@ -32,6 +34,14 @@ use errors::ApiError;
         sandboxes::get,
         sandboxes::delete,
         exec::exec,
+        processes::start,
+        processes::list,
+        processes::get,
+        processes::delete,
+        processes::events::events,
+        processes::stdin,
+        processes::signal,
+        processes::resize,
         templates::list,
         templates::build,
         templates::delete,
@@ -39,7 +49,7 @@ use errors::ApiError;
         info::healthz,
         info::openapi,
     ),
-    components(schemas(emberd_api::ErrorBody, ErrorCode))
+    components(schemas(emberd_api::ErrorBody, ErrorCode, emberd_api::ProcessWord))
 )]
 struct Document;
 
@@ -64,11 +74,17 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>) -> Router {
 }
 
 /// Every path and what it answers.
-pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 8] {
+pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 14] {
     [
         (paths::SANDBOXES, post(sandboxes::create::<V>).get(sandboxes::list::<V>)),
         (paths::SANDBOX, get(sandboxes::get::<V>).delete(sandboxes::delete::<V>)),
         (paths::EXEC, post(exec::exec::<V>)),
+        (paths::PROCESSES, post(processes::start::<V>).get(processes::list::<V>)),
+        (paths::PROCESS, get(processes::get::<V>).delete(processes::delete::<V>)),
+        (paths::PROCESS_EVENTS, get(processes::events::events::<V>)),
+        (paths::PROCESS_STDIN, post(processes::stdin::<V>)),
+        (paths::PROCESS_SIGNAL, post(processes::signal::<V>)),
+        (paths::PROCESS_RESIZE, post(processes::resize::<V>)),
         (paths::TEMPLATES, get(templates::list::<V>)),
         (paths::TEMPLATE, post(templates::build::<V>).delete(templates::delete::<V>)),
         (paths::INFO, get(info::info::<V>)),

@@ -1,15 +1,17 @@
 //! Accepts connections and speaks HTTP/1 on them, until told to stop.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::listener::{Listener, Stream};
 
@@ -30,13 +32,16 @@ pub(crate) struct Server {
     listener: Listener,
     router: Router,
     turns: Arc<Semaphore>,
-    connections: GracefulShutdown,
+    connections: TaskTracker,
+    /// Cancelled once no connection is to take another request.
+    stopping: CancellationToken,
 }
 
 impl Server {
     pub fn new(listener: Listener, router: Router) -> Self {
         let turns = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Self { listener, router, turns, connections: GracefulShutdown::new() }
+        let (connections, stopping) = (TaskTracker::new(), CancellationToken::new());
+        Self { listener, router, turns, connections, stopping }
     }
 
     /// Accepts connections for as long as it is polled.
@@ -47,7 +52,7 @@ impl Server {
             match self.listener.accept().await {
                 Ok(stream) => {
                     let connection = self.connection(stream);
-                    tokio::spawn(async move {
+                    self.connections.spawn(async move {
                         if let Err(error) = connection.await {
                             tracing::debug!(%error, "connection broke");
                         }
@@ -65,15 +70,26 @@ impl Server {
 
     /// Stops to listen, and returns what ends once every request under way is answered.
     pub fn stop(self) -> impl Future<Output = ()> {
-        self.connections.shutdown()
+        self.stopping.cancel();
+        self.connections.close();
+        async move { self.connections.wait().await }
     }
 
     fn connection(&self, stream: Stream) -> impl Future<Output = hyper::Result<()>> + use<> {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router.clone()));
-        self.connections.watch(connection)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router.clone()))
+            .with_upgrades();
+        let stopping = self.stopping.clone();
+        async move {
+            let mut connection = pin!(connection);
+            tokio::select! {
+                served = connection.as_mut() => return served,
+                () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            connection.await
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{packs, raw, wait};
 
 mod bad_input;
 mod openapi;
+mod processes;
 mod routes;
 mod templates;
 
