@@ -10,6 +10,7 @@ use crate::args::{Cli, Command};
 use crate::output::Output;
 use crate::report::Hinted;
 
+pub mod attach;
 pub mod completions;
 pub mod create;
 pub mod doctor;
@@ -17,11 +18,14 @@ pub mod exec;
 pub mod image;
 pub mod info;
 pub mod inspect;
+pub mod kill;
 pub mod ls;
 pub mod ping;
+pub mod ps;
 pub mod rm;
 pub mod run;
 pub mod setup;
+pub mod shell;
 pub mod template;
 pub mod test;
 pub mod vmconfig;
@@ -36,6 +40,10 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&client()?, args, output).await,
         Command::Create(args) => create::run(&client()?, args, output).await,
         Command::Exec(args) => exec::run(&client()?, args, output).await,
+        Command::Shell(args) => shell::run(&client()?, args).await,
+        Command::Ps(args) => ps::run(&client()?, args, output).await,
+        Command::Kill(args) => kill::run(&client()?, args).await,
+        Command::Attach(args) => attach::run(&client()?, args).await,
         Command::Rm(args) => rm::run(&client()?, args, output).await,
         Command::Ls => ls::run(&client()?, output).await,
         Command::Inspect(args) => inspect::run(&client()?, args, output).await,
