@@ -6,8 +6,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completions, cp, create, doctor, exec, files, forward, image, inspect, logs, metrics, rm, run,
-    setup, template, test, vmconfig,
+    attach, completions, cp, create, doctor, exec, files, forward, image, inspect, kill, logs,
+    metrics, ps, rm, run, setup, shell, template, test, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -16,8 +16,8 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Green.on_default().bold());
 
 const AFTER_HELP: &str = "\
-Exit codes: `run` and `exec` exit with the program's own; 124 when it ran into its time limit,
-126 when it could not be started, 125 when emberctl itself failed. Other commands: 0, 1 when a
+Exit codes: `run`, `exec`, `shell` and `attach` exit with the program's own; 124 when it ran
+into its time limit, 126 when it could not be started, 125 when emberctl itself failed. Other commands: 0, 1 when a
 check said no, 125 when emberctl itself failed.";
 
 /// Runs code in microVMs: the command line of emberd.
@@ -54,6 +54,14 @@ pub enum Command {
     /// Look at the files of a sandbox, move, remove and watch them.
     #[command(subcommand)]
     Files(files::Command),
+    /// Open a shell in a sandbox.
+    Shell(shell::Args),
+    /// List the processes of a sandbox.
+    Ps(ps::Args),
+    /// Send a signal to a process in a sandbox.
+    Kill(kill::Args),
+    /// Come to a process in a sandbox: see what it wrote, and speak to it. Ctrl-] leaves it.
+    Attach(attach::Args),
     /// Delete sandboxes.
     Rm(rm::Args),
     /// List sandboxes.

@@ -10,6 +10,7 @@ use crate::args::{Cli, Command};
 use crate::output::Output;
 use crate::report::Hinted;
 
+pub mod attach;
 pub mod completions;
 pub mod cp;
 pub mod create;
@@ -20,13 +21,16 @@ pub mod forward;
 pub mod image;
 pub mod info;
 pub mod inspect;
+pub mod kill;
 pub mod logs;
 pub mod ls;
 pub mod metrics;
 pub mod ping;
+pub mod ps;
 pub mod rm;
 pub mod run;
 pub mod setup;
+pub mod shell;
 pub mod template;
 pub mod test;
 pub mod vmconfig;
@@ -43,6 +47,10 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => exec::run(&client()?, args, output).await,
         Command::Cp(args) => cp::run(&client()?, args, output).await,
         Command::Files(command) => files::run(&client()?, command, output).await,
+        Command::Shell(args) => shell::run(&client()?, args).await,
+        Command::Ps(args) => ps::run(&client()?, args, output).await,
+        Command::Kill(args) => kill::run(&client()?, args).await,
+        Command::Attach(args) => attach::run(&client()?, args).await,
         Command::Rm(args) => rm::run(&client()?, args, output).await,
         Command::Ls => ls::run(&client()?, output).await,
         Command::Inspect(args) => inspect::run(&client()?, args, output).await,

@@ -1,6 +1,6 @@
 //! `emberctl`: the command line of emberd, one file per command under `commands/`.
 //!
-//! Exit codes: a program's own for `run` and `exec`; else 0, 1 when a check says no,
+//! Exit codes: a program's own for `run`, `exec`, `shell` and `attach`; else 0, 1 when a check says no,
 //! 124 to 126 as [`exit`] names them.
 
 use std::process::ExitCode;
@@ -15,11 +15,13 @@ mod check;
 mod commands;
 mod duration;
 mod exit;
+mod interact;
 mod interrupt;
 mod output;
 mod place;
 mod program;
 mod report;
+mod terminal;
 mod trace;
 
 fn main() -> ExitCode {

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use emberd_api::exec::{CODE_BYTES_MAX, STDIN_BYTES_MAX, TIMEOUT_MS_DEFAULT};
-use emberd_api::{ExecBody, ExecOutcome, ExecSpec};
+use emberd_api::{ExecBody, ExecOutcome, ExecSpec, ProcessSpec};
 use serde::Serialize;
 
 use crate::output::{Output, printable};
@@ -40,6 +40,9 @@ pub struct ProgramArgs {
     /// Working directory in the sandbox.
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
+    /// Who it runs as, by name; root when absent.
+    #[arg(short, long, value_name = "NAME")]
+    user: Option<String>,
     /// Start a new interpreter even where the pack keeps a warm one to fork.
     #[arg(long)]
     fresh: bool,
@@ -62,6 +65,42 @@ impl ProgramArgs {
         self.trace
     }
 
+    /// Whether standard input is passed on.
+    pub fn passes_stdin(&self) -> bool {
+        self.stdin
+    }
+
+    /// The process to start: the code, or the program that `args` names, or a shell.
+    ///
+    /// # Errors
+    /// As [`Self::into_body`].
+    pub fn into_process(self) -> anyhow::Result<ProcessSpec> {
+        let code = match (self.code, self.file) {
+            (Some(code), _) => Some(code),
+            (None, Some(file)) => Some(code_from(&file, self.stdin)?),
+            (None, None) => None,
+        };
+        let (argv, args) = match (&code, self.args) {
+            (Some(_), args) => (Vec::new(), args),
+            (None, args) if args.is_empty() => (vec!["/bin/sh".to_owned()], args),
+            (None, args) => (args, Vec::new()),
+        };
+        let limit = self.timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        let spec = ProcessSpec {
+            code,
+            argv,
+            args,
+            env: self.env.into_iter().collect(),
+            cwd: self.cwd,
+            user: self.user,
+            timeout_ms: limit,
+            fresh: self.fresh,
+            ..ProcessSpec::default()
+        };
+        spec.check()?;
+        Ok(spec)
+    }
+
     /// Reads the files named and makes the request's body.
     ///
     /// # Errors
@@ -77,6 +116,7 @@ impl ProgramArgs {
             args: self.args,
             env: self.env.into_iter().collect(),
             cwd: self.cwd,
+            user: self.user,
             timeout_ms: u64::try_from(timeout_ms).unwrap_or(u64::MAX),
             fresh: self.fresh,
             ..ExecSpec::new(code)

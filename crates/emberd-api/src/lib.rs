@@ -10,12 +10,18 @@ use utoipa::ToSchema;
 
 mod address;
 pub mod paths;
+mod process;
 mod server_timing;
 
 pub use address::{Address, AddressError};
 pub use emberd_proto::Metrics;
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
 pub use emberd_proto::file::{ChangeKind, DEPTH_MAX, FileChange, FileEntry, FileType, GuestPath};
+pub use emberd_proto::process::{Limits, ProcessSpec, SignalName, TtySize};
+pub use process::{
+    Process, ProcessEvent, ProcessEventKind, ProcessList, ProcessWord, SignalProcess, StartProcess,
+    Text, WEBSOCKET_MESSAGE_BYTES_MAX,
+};
 pub use server_timing::{
     SERVER_TIMING_HEADER, STAGE_TOTAL, ServerTiming, ServerTimingError, Stage,
 };
@@ -325,6 +331,12 @@ pub enum ErrorCode {
     RangeNotSatisfiable,
     /// 507: the sandbox has no room left for it.
     NoSpace,
+    /// 422: the program could not be started in the sandbox.
+    NotStarted,
+    /// 409: the process, or its standard input, has ended.
+    ProcessEnded,
+    /// 429: as many processes, or WebSockets, as allowed exist.
+    TooMany,
     /// 409: the sandbox is still being created.
     SandboxNotReady,
     /// 409: this daemon makes no templates.

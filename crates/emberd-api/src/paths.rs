@@ -26,6 +26,18 @@ pub const FILES_MOVE: &str = "/sandboxes/{id}/files/move";
 pub const FILES_WATCH: &str = "/sandboxes/{id}/files/watch";
 /// `GET` reads a directory as a tar archive, `PUT` unpacks one.
 pub const FILES_ARCHIVE: &str = "/sandboxes/{id}/files/archive";
+/// `POST` starts a process, `GET` lists all.
+pub const PROCESSES: &str = "/sandboxes/{id}/processes";
+/// `GET` shows one process, `DELETE` kills and forgets it.
+pub const PROCESS: &str = "/sandboxes/{id}/processes/{pid}";
+/// `GET` tells what happens to a process, and as a WebSocket takes what is said to it.
+pub const PROCESS_EVENTS: &str = "/sandboxes/{id}/processes/{pid}/events";
+/// `POST` writes to the standard input of a process.
+pub const PROCESS_STDIN: &str = "/sandboxes/{id}/processes/{pid}/stdin";
+/// `POST` sends a signal to a process.
+pub const PROCESS_SIGNAL: &str = "/sandboxes/{id}/processes/{pid}/signal";
+/// `POST` changes the size of a process's terminal.
+pub const PROCESS_RESIZE: &str = "/sandboxes/{id}/processes/{pid}/resize";
 /// `GET` lists the templates.
 pub const TEMPLATES: &str = "/templates";
 /// `POST` builds the template of a language pack, `DELETE` removes it.
@@ -67,6 +79,16 @@ pub fn port(id: &str, port: u16) -> String {
     PORT.replace("{id}", &segment(id)).replace("{port}", &port.to_string())
 }
 
+/// Path of the processes of one sandbox.
+pub fn processes(id: &str) -> String {
+    PROCESSES.replace("{id}", &segment(id))
+}
+
+/// Path of one process, or of something of it: one of the constants of this module.
+pub fn process(path: &str, id: &str, pid: u32) -> String {
+    path.replace("{id}", &segment(id)).replace("{pid}", &pid.to_string())
+}
+
 /// Path of the template of one language pack.
 pub fn template(pack: &str) -> String {
     TEMPLATE.replace("{pack}", &segment(pack))
@@ -106,6 +128,7 @@ mod tests {
     #[test]
     fn ids_stand_as_they_are_and_hostile_text_stays_one_segment() {
         assert_eq!(exec("sb_00ff1234abcd"), "/sandboxes/sb_00ff1234abcd/exec");
+        assert_eq!(process(PROCESS_STDIN, "x", 7), "/sandboxes/x/processes/7/stdin");
         assert_eq!(sandbox("../info?a b"), "/sandboxes/%2E%2E%2Finfo%3Fa%20b");
         assert_eq!(port("a/b", 80), "/sandboxes/a%2Fb/ports/80");
         assert_eq!(logs("a", Some(3), true), "/sandboxes/a/logs?follow=true&tail=3");

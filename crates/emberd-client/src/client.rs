@@ -224,6 +224,11 @@ impl Client {
         self.call(Method::GET, paths::HEALTHZ, Bytes::new()).await
     }
 
+    /// `Host` of every request.
+    pub(crate) fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
     pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -291,6 +296,13 @@ impl Client {
         }
     }
 
+    pub(crate) fn broken(
+        &self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> ClientError {
+        self.unanswered(LinkError::Broken(source.into()))
+    }
+
     pub(crate) fn protocol(&self, status: StatusCode, source: serde_json::Error) -> ClientError {
         ClientError::Protocol { addr: self.address.clone(), status: status.as_u16(), source }
     }
@@ -309,6 +321,6 @@ fn timing(headers: &HeaderMap) -> ServerTiming {
     header.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-fn json(body: &impl Serialize) -> Bytes {
+pub(crate) fn json(body: &impl Serialize) -> Bytes {
     serde_json::to_vec(body).expect("bodies have string keys only").into()
 }

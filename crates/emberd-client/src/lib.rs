@@ -4,12 +4,15 @@
 //! may take an hour: wrap a call in one where that is wanted. Dropping a call's future
 //! drops the request, which ends a creation or a program under way.
 
+mod attachment;
 mod client;
 mod files;
 mod link;
+mod processes;
 mod stream;
 mod tunnel;
 
+pub use attachment::Attachment;
 pub use client::{Client, ClientError, Traced};
 pub use files::{FileOptions, FileSpan, Watch, WatchError};
 pub use stream::{Download, Upload};

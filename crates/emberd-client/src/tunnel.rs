@@ -81,10 +81,6 @@ impl Client {
             Err(source) => self.unanswered(LinkError::Broken(source)),
         }
     }
-
-    fn broken(&self, error: hyper::Error) -> ClientError {
-        self.unanswered(LinkError::Broken(Box::new(error)))
-    }
 }
 
 /// What moves the bytes of a connection, until it has ended.

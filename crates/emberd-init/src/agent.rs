@@ -206,7 +206,8 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Uses the directory at `path`, made with mode 0700 if it is not there.
+    /// Uses the directory at `path`, made if it is not there. Every user may pass through it,
+    /// to a program that is theirs; what is in it is each exec's own.
     ///
     /// # Errors
     /// When it can be neither found nor made.
@@ -216,7 +217,7 @@ impl Scratch {
         if path.is_dir() {
             return Ok(Self { path, made: false });
         }
-        DirBuilder::new().mode(0o700).create(&path)?;
+        DirBuilder::new().mode(0o711).create(&path)?;
         Ok(Self { path, made: true })
     }
 

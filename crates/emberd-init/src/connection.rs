@@ -15,8 +15,9 @@ use tokio::io::{
 };
 
 use crate::agent::Agent;
+use crate::exec::{self, Mode};
 use crate::machine::{self, RenewError};
-use crate::{console, dial, exec, files};
+use crate::{console, dial, files};
 
 /// What a connection runs over: a Unix socket, a vsock or a stream of the mux. All of them
 /// pass written bytes on by themselves, so nothing here flushes.
@@ -178,11 +179,19 @@ async fn operate(
     match parse(&mut connection.outgoing, frame).await? {
         HostMessage::Ping => connection.outgoing.send(&GuestMessage::Pong).await,
         HostMessage::Exec(spec) => match spec.check() {
-            Ok(()) => exec::run(agent, connection, &spec).await,
+            Ok(()) => exec::run(agent, connection, &spec.into(), Mode::Exec).await,
             Err(broken) => {
                 connection.outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await
             }
         },
+        HostMessage::Start(spec) => match spec.check() {
+            Ok(()) => exec::run(agent, connection, &spec, Mode::Process).await,
+            Err(broken) => {
+                connection.outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await
+            }
+        },
+        // Too late for a process that has just ended.
+        HostMessage::Signal { .. } | HostMessage::Resize(_) => Ok(()),
         HostMessage::Renew(renewal) => match agent.renew(&renewal) {
             Ok(()) => {
                 let renewed = Renewed { wall_clock_us: Some(machine::wall_clock_us()) };
@@ -210,10 +219,7 @@ async fn operate(
             let metrics = agent.usage.metrics();
             connection.outgoing.send(&GuestMessage::Metrics(metrics)).await
         }
-        HostMessage::Start(_)
-        | HostMessage::Signal { .. }
-        | HostMessage::Resize(_)
-        | HostMessage::Context(_)
+        HostMessage::Context(_)
         | HostMessage::Unknown => {
             let message = "this guest does not know the operation".to_owned();
             connection.outgoing.refuse(RefusalCode::UnknownOperation, message).await

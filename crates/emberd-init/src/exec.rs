@@ -1,10 +1,11 @@
-//! Runs the code of one exec and streams its output to the host.
+//! Runs one program, an exec's or a process, and streams its output to the host.
 //!
 //! ```text
 //! launch ─▶ running ── leader ends ─▶ pipes emptied ─▶ Exited sent ─▶ tidied up ─▶ idle
 //!              ├─ time limit ─▶ tree killed ─▶ (leader ends)
 //!              └─ host leaves ─▶ tree killed
 //! ```
+//! A process is told to have started, may be sent signals, and has no cap on its output.
 //! One loop moves everything, so that neither a program that does not read its input nor
 //! a host that does not read the output keeps the rest from moving.
 
@@ -15,12 +16,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use emberd_proto::exec::EXIT_CODE_NONE;
 use emberd_proto::frame::BULK_BYTES_MAX;
-use emberd_proto::{ExecExit, ExecSpec, Frame, GuestMessage, Kind, StartedBy};
+use emberd_proto::process::{ProcessSpec, SignalName, TtySize};
+use emberd_proto::{ExecExit, Frame, GuestMessage, HostMessage, Kind, Refusal, StartedBy};
+use nix::sys::signal::Signal;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::agent::Agent;
-use crate::connection::{Connection, ConnectionError};
+use crate::connection::{Connection, ConnectionError, Outgoing};
 use crate::console;
 
 mod berth;
@@ -28,9 +31,11 @@ mod input;
 mod launch;
 mod leader;
 mod output;
+mod terminal;
 
 pub use berth::Berth;
 use berth::Streams;
+use input::Input;
 pub use launch::LaunchError;
 use launch::Program;
 use leader::End;
@@ -44,10 +49,21 @@ const BACKLOG_BYTES_MAX: usize = 4 * BULK_BYTES_MAX;
 /// read in one go then: to be woken for each write would take the only processor from a program
 /// that is about to end. One that fills its pipes waits for as long at most.
 const OUTPUT_REST: Duration = Duration::from_millis(10);
+/// Time limit of a program that has none: longer than any machine runs (30 years).
+const UNLIMITED: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// How long a killed program may take to be reaped. Then its zygote, which should have, is
 /// taken for broken.
 const KILL_WAIT: Duration = Duration::from_secs(5);
+
+/// What becomes of a program's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The host collects it: it is cut at a cap, and input comes as one.
+    Exec,
+    /// The host passes it on as it comes, and so does input.
+    Process,
+}
 
 /// Runs `spec`, which has been checked, and answers [`GuestMessage::Exited`].
 ///
@@ -58,25 +74,42 @@ const KILL_WAIT: Duration = Duration::from_secs(5);
 pub async fn run(
     agent: &Agent,
     connection: &mut Connection,
-    spec: &ExecSpec,
+    spec: &ProcessSpec,
+    mode: Mode,
 ) -> Result<(), ConnectionError> {
     let arrived = Instant::now();
     let mut launched = launch::launch(agent, spec).await;
     let launch_us = elapsed_us(arrived);
-    let exit = match &mut launched {
+    let answer = match &mut launched {
         Ok(program) => {
-            let deadline = arrived + Duration::from_millis(spec.timeout_ms);
-            let exit = attend(agent, connection, program, deadline).await?;
-            ExecExit { launch_us, started_by: Some(program.started_by), ..exit }
+            if mode == Mode::Process {
+                program.streams.unbounded();
+                let pid = program.leader.pid();
+                connection.outgoing.push(&GuestMessage::Started { pid });
+            }
+            let deadline = match spec.timeout_ms {
+                Some(timeout_ms) => arrived + Duration::from_millis(timeout_ms),
+                None => arrived + UNLIMITED,
+            };
+            let exit = attend(agent, connection, program, deadline, mode).await?;
+            let started_by = Some(program.started_by);
+            let duration_us = elapsed_us(arrived);
+            GuestMessage::Exited(ExecExit { launch_us, started_by, duration_us, ..exit })
         }
-        Err(error) => ExecExit {
-            exit_code: EXIT_CODE_NONE,
-            error: Some(console::chain(error)),
-            ..ExecExit::default()
+        Err(error) => match error.refusal() {
+            Some(code) => {
+                let message = console::chain(error);
+                GuestMessage::Refused(Refusal { code, message })
+            }
+            None => GuestMessage::Exited(ExecExit {
+                exit_code: EXIT_CODE_NONE,
+                error: Some(console::chain(error)),
+                duration_us: elapsed_us(arrived),
+                ..ExecExit::default()
+            }),
         },
     };
-    let exit = ExecExit { duration_us: elapsed_us(arrived), ..exit };
-    connection.outgoing.push(&GuestMessage::Exited(exit));
+    connection.outgoing.push(&answer);
     deliver(connection).await?;
     // The mux gets its turn to pass the answer on before the tidying up, for which nobody
     // waits.
@@ -98,12 +131,15 @@ async fn attend(
     connection: &mut Connection,
     program: &mut Program,
     deadline: Instant,
+    mode: Mode,
 ) -> Result<ExecExit, ConnectionError> {
     let Connection { incoming, outgoing } = connection;
-    let Program { leader, streams: Streams { input, stdout, stderr }, started_by, .. } = program;
+    let Program {
+        leader, streams: Streams { input, stdout, stderr, terminal }, started_by, ..
+    } = program;
     let mut time_limit = pin!(sleep_until(deadline));
     let mut output_rest = pin!(sleep(OUTPUT_REST));
-    let mut listens = *started_by == StartedBy::Spawn;
+    let mut listens = mode == Mode::Process || *started_by == StartedBy::Spawn;
     let mut timed_out = false;
     let end = loop {
         let room = outgoing.buffer.len() < BACKLOG_BYTES_MAX;
@@ -118,11 +154,21 @@ async fn attend(
                 timed_out = leader.kill();
                 time_limit.as_mut().reset(Instant::now() + KILL_WAIT);
             }
-            frame = incoming.frame() => match input_of(frame?)? {
-                Some(bytes) => input.push(bytes)?,
-                None => input.end(),
-            },
-            ready = input.writable() => { ready?; input.write_some(); }
+            frame = incoming.frame() => {
+                match word_of(frame?, mode)? {
+                    Word::Input(bytes) => input.push(bytes)?,
+                    Word::InputEnd => input.end(),
+                    Word::Signal(signal) => leader.signal(signal),
+                    // A program without a terminal has no size to change.
+                    Word::Resize(size) => drop(terminal.as_ref().map(|t| t.resize(size))),
+                }
+                tell_taken(input, outgoing);
+            }
+            ready = input.writable() => {
+                ready?;
+                input.write_some();
+                tell_taken(input, outgoing);
+            }
             () = &mut output_rest, if !listens => listens = true,
             ready = stdout.readable(), if room && listens => {
                 ready?;
@@ -145,26 +191,63 @@ async fn attend(
     Ok(exit)
 }
 
-/// Writes out all that waits for the host. The host may first want to get rid of input the
-/// program no longer needs, so that keeps being read.
+/// Lets the host send as much more input as was taken.
+fn tell_taken(input: &mut Input, outgoing: &mut Outgoing) {
+    if let Some(bytes) = input.taken() {
+        outgoing.push(&GuestMessage::StdinTaken { bytes });
+    }
+}
+
+/// Writes out all that waits for the host. The host may first want to get rid of input, or of
+/// signals, the program no longer needs, so that keeps being read.
 async fn deliver(connection: &mut Connection) -> Result<(), ConnectionError> {
     let Connection { incoming, outgoing } = connection;
     while !outgoing.buffer.is_empty() {
         tokio::select! {
-            frame = incoming.frame() => drop(input_of(frame?)?),
+            frame = incoming.frame() => drop(word_of(frame?, Mode::Process)?),
             written = outgoing.write_some() => written?,
         }
     }
     Ok(())
 }
 
-/// The input in a frame that came during an exec; `None` at its end.
-fn input_of(frame: Option<Frame>) -> Result<Option<Bytes>, ConnectionError> {
-    match frame {
-        Some(Frame { kind: Kind::Stdin, payload }) => Ok(Some(payload)),
-        Some(Frame { kind: Kind::StdinEnd, .. }) => Ok(None),
-        Some(Frame { kind, .. }) => Err(ConnectionError::Unexpected(kind)),
-        None => Err(ConnectionError::HostLeft),
+/// What a host has to say to a program that runs.
+enum Word {
+    Input(Bytes),
+    InputEnd,
+    Signal(Signal),
+    Resize(TtySize),
+}
+
+fn word_of(frame: Option<Frame>, mode: Mode) -> Result<Word, ConnectionError> {
+    let frame = frame.ok_or(ConnectionError::HostLeft)?;
+    match frame.kind {
+        Kind::Stdin => Ok(Word::Input(frame.payload)),
+        Kind::StdinEnd => Ok(Word::InputEnd),
+        Kind::Control if mode == Mode::Process => match frame.message()? {
+            HostMessage::Signal { signal } => Ok(Word::Signal(number_of(signal))),
+            HostMessage::Resize(size) if size.check().is_ok() => Ok(Word::Resize(size)),
+            _ => Err(ConnectionError::Unexpected(Kind::Control)),
+        },
+        kind => Err(ConnectionError::Unexpected(kind)),
+    }
+}
+
+fn number_of(name: SignalName) -> Signal {
+    match name {
+        SignalName::SigAbrt => Signal::SIGABRT,
+        SignalName::SigAlrm => Signal::SIGALRM,
+        SignalName::SigCont => Signal::SIGCONT,
+        SignalName::SigHup => Signal::SIGHUP,
+        SignalName::SigInt => Signal::SIGINT,
+        SignalName::SigKill => Signal::SIGKILL,
+        SignalName::SigQuit => Signal::SIGQUIT,
+        SignalName::SigStop => Signal::SIGSTOP,
+        SignalName::SigTerm => Signal::SIGTERM,
+        SignalName::SigTstp => Signal::SIGTSTP,
+        SignalName::SigUsr1 => Signal::SIGUSR1,
+        SignalName::SigUsr2 => Signal::SIGUSR2,
+        SignalName::SigWinch => Signal::SIGWINCH,
     }
 }
 

@@ -6,7 +6,10 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
+use emberd_proto::process::Limits;
+
 use crate::agent::Environment;
+use crate::users::User;
 
 /// Where a program without a slash in its name is looked for when `PATH` is not set.
 const PATH_FALLBACK: &str = "/bin:/usr/bin";
@@ -28,6 +31,12 @@ pub struct NewProcess<'a> {
     pub kept: Option<BorrowedFd<'a>>,
     /// The `cgroup.procs` file of the cgroup it joins.
     pub cgroup_procs: Option<BorrowedFd<'a>>,
+    /// Whom it becomes; nobody else than the agent when absent.
+    pub user: Option<&'a User>,
+    /// Whether its standard input is a terminal that is to control it.
+    pub terminal: bool,
+    /// What the kernel holds it to.
+    pub resources: ResourceLimits,
 }
 
 impl<'a> NewProcess<'a> {
@@ -61,7 +70,32 @@ impl<'a> NewProcess<'a> {
             stdio,
             kept: None,
             cgroup_procs: None,
+            user: None,
+            terminal: false,
+            resources: ResourceLimits::default(),
         })
+    }
+}
+
+/// What setrlimit(2) is told of a process, each as a soft and a hard limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ResourceLimits {
+    /// Processor time, in seconds. It ends by SIGXCPU at the soft limit; one that lives on is
+    /// killed at the hard one.
+    pub cpu_s: Option<(u64, u64)>,
+    /// Size of each file, in bytes.
+    pub file_bytes: Option<(u64, u64)>,
+}
+
+impl ResourceLimits {
+    /// Those of `limits` that are held for each process by itself.
+    pub fn of(limits: &Limits) -> Self {
+        let cpu_s = limits.cpu_ms.map(|cpu_ms| cpu_ms.div_ceil(1000));
+        let file_bytes = limits.file_mib.map(|mib| mib.saturating_mul(1 << 20));
+        Self {
+            cpu_s: cpu_s.map(|seconds| (seconds, seconds + 1)),
+            file_bytes: file_bytes.map(|bytes| (bytes, bytes)),
+        }
     }
 }
 
@@ -79,6 +113,14 @@ fn files(program: &str, path: Option<&OsStr>) -> io::Result<Vec<CString>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processor_time_is_rounded_up() {
+        let limits = Limits { cpu_ms: Some(1001), file_mib: Some(2), ..Limits::default() };
+        let held = ResourceLimits::of(&limits);
+        assert_eq!((held.cpu_s, held.file_bytes), (Some((2, 3)), Some((2 << 20, 2 << 20))));
+        assert_eq!(ResourceLimits::of(&Limits::default()), ResourceLimits::default());
+    }
 
     #[test]
     fn program_is_looked_for_where_path_says() {

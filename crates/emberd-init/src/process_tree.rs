@@ -7,7 +7,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use emberd_proto::process::Limits;
+use nix::sys::signal::Signal;
 
 mod descent;
 
@@ -22,10 +25,53 @@ pub fn adopt_orphans() -> io::Result<()> {
 /// Where cgroup version 2 is mounted in the guest.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
+/// Processes and threads one exec may have that names no limit itself: a fork bomb ends
+/// there. Far more than programs have, and few enough that a guest of 128 MiB holds as many
+/// copies of a shell.
+const PIDS_MAX_DEFAULT: u64 = 512;
+
+/// What of a cgroup can be limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Controller {
+    /// Bytes of memory.
+    Memory,
+    /// Processes and threads.
+    Pids,
+}
+
+impl Controller {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+        }
+    }
+}
+
+/// Why a limit does not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum LimitError {
+    /// There is nothing to hold it.
+    #[error(
+        "this guest cannot limit {}: that takes an agent that is PID 1, and a kernel with that \
+         controller of cgroup version 2; leave the limit out",
+        .0.name()
+    )]
+    Unavailable(Controller),
+    /// The kernel did not take it.
+    #[error("cannot limit {}", .0.name())]
+    Set(Controller, #[source] io::Error),
+}
+
 /// The cgroups of all execs.
 #[derive(Debug)]
 pub struct Cgroups {
     root: PathBuf,
+    /// Whether processes are counted.
+    counts_pids: bool,
+    /// Whether memory is, from the first exec on that has it limited: keeping account costs
+    /// every page fault of every exec a little.
+    counts_memory: OnceLock<bool>,
     /// Cgroups of ended execs that still had a process in them when last looked at.
     lingering: Arc<Mutex<Vec<PathBuf>>>,
 }
@@ -38,7 +84,26 @@ impl Cgroups {
         fs::create_dir(&trial).ok()?;
         let killable = trial.join("cgroup.kill").exists();
         fs::remove_dir(&trial).ok()?;
-        killable.then(|| Self { root, lingering: Arc::default() })
+        if !killable {
+            return None;
+        }
+        let counts_pids = turn_on(&root, Controller::Pids);
+        let counts_memory = OnceLock::new();
+        Some(Self { root, counts_pids, counts_memory, lingering: Arc::default() })
+    }
+
+    /// Makes sure that limits of `controller` hold.
+    ///
+    /// # Errors
+    /// [`LimitError::Unavailable`].
+    pub fn enable(&self, controller: Controller) -> Result<(), LimitError> {
+        let enabled = match controller {
+            Controller::Pids => self.counts_pids,
+            Controller::Memory => {
+                *self.counts_memory.get_or_init(|| turn_on(&self.root, Controller::Memory))
+            }
+        };
+        if enabled { Ok(()) } else { Err(LimitError::Unavailable(controller)) }
     }
 
     /// Makes the cgroup of exec number `exec`.
@@ -48,7 +113,11 @@ impl Cgroups {
     pub fn make(&self, exec: u64) -> io::Result<Cgroup> {
         let dir = self.root.join(format!("exec-{exec}"));
         fs::create_dir(&dir)?;
-        Ok(Cgroup { dir, lingering: Arc::clone(&self.lingering) })
+        let cgroup = Cgroup { dir, lingering: Arc::clone(&self.lingering) };
+        if self.counts_pids {
+            cgroup.set("pids.max", PIDS_MAX_DEFAULT)?;
+        }
+        Ok(cgroup)
     }
 
     /// Removes the cgroups of ended execs whose last process is gone.
@@ -56,6 +125,11 @@ impl Cgroups {
         let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
         lingering.retain(|dir| fs::remove_dir(dir).is_err());
     }
+}
+
+/// Has the cgroups below `root` limit what `controller` does; `false` where that cannot be.
+fn turn_on(root: &Path, controller: Controller) -> bool {
+    fs::write(root.join("cgroup.subtree_control"), format!("+{}", controller.name())).is_ok()
 }
 
 /// The cgroup of one exec. Dropping it removes it as soon as it is empty.
@@ -74,8 +148,34 @@ impl Cgroup {
         OpenOptions::new().write(true).open(self.dir.join("cgroup.procs"))
     }
 
+    /// Holds what is in it to `limits`, as far as those are for all of it together. Their
+    /// controllers are enabled.
+    ///
+    /// # Errors
+    /// [`LimitError::Set`].
+    pub fn limit(&self, limits: &Limits) -> Result<(), LimitError> {
+        if let Some(mib) = limits.memory_mib {
+            let bytes = mib.saturating_mul(1 << 20);
+            self.set("memory.max", bytes).map_err(|e| LimitError::Set(Controller::Memory, e))?;
+        }
+        if let Some(pids) = limits.pids {
+            self.set("pids.max", pids).map_err(|e| LimitError::Set(Controller::Pids, e))?;
+        }
+        Ok(())
+    }
+
+    fn set(&self, file: &str, amount: u64) -> io::Result<()> {
+        fs::write(self.dir.join(file), amount.to_string())
+    }
+
     fn kill(&self) -> io::Result<()> {
         fs::write(self.dir.join("cgroup.kill"), "1")
+    }
+
+    /// The processes in it just now.
+    fn members(&self) -> io::Result<Vec<i32>> {
+        let procs = fs::read_to_string(self.dir.join("cgroup.procs"))?;
+        Ok(procs.lines().filter_map(|pid| pid.parse().ok()).collect())
     }
 }
 
@@ -104,6 +204,19 @@ impl ProcessTree {
         let killed = self.cgroup.as_ref().is_some_and(|cgroup| cgroup.kill().is_ok());
         if !killed {
             descent::kill(Path::new("/proc"), self.leader.cast_signed());
+        }
+    }
+    /// Sends `signal` to every process of the tree, as it is just now. The leader must not
+    /// have been reaped.
+    pub fn signal(&self, signal: Signal) {
+        if signal == Signal::SIGKILL {
+            return self.kill();
+        }
+        let members = self.cgroup.as_ref().and_then(|cgroup| cgroup.members().ok());
+        let members =
+            members.unwrap_or_else(|| descent::tree(Path::new("/proc"), self.leader.cast_signed()));
+        for pid in members.into_iter().filter(|pid| *pid > 0) {
+            descent::signal(pid, signal);
         }
     }
 }

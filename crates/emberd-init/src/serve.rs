@@ -32,7 +32,7 @@ mod mux;
 mod port;
 
 /// Most connections at once. One over it is closed unanswered.
-const CONNECTIONS_MAX: usize = 256;
+const CONNECTIONS_MAX: usize = 512;
 
 /// Pause after a connection could not be accepted, lest a shortage becomes a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -14,14 +14,17 @@ use emberd_proto::renewal::ENTROPY_BYTES_MAX;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
+use nix::pty::Winsize;
 use nix::sched::{CloneFlags, clone};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::process::NewProcess;
+use crate::process::{NewProcess, ResourceLimits};
+use crate::users::User;
 
 /// Stack of a child between vfork and exec, in bytes (32 KiB): a dozen system calls deep.
 const CHILD_STACK_BYTES: usize = 32 << 10;
@@ -96,10 +99,9 @@ fn become_program(
 
 fn prepare_child(process: &NewProcess<'_>) -> nix::Result<()> {
     nix::unistd::setsid()?;
-    match process.cgroup_procs {
+    if let Some(procs) = process.cgroup_procs {
         // `0` stands for the process that writes.
-        Some(procs) => drop(nix::unistd::write(procs, b"0")?),
-        None => prctl::set_pdeathsig(Signal::SIGKILL)?,
+        nix::unistd::write(procs, b"0")?;
     }
     for (fd, number) in process.stdio.iter().zip(0..) {
         // SAFETY: the child's standard descriptors are its own, and nothing owns them here.
@@ -108,12 +110,68 @@ fn prepare_child(process: &NewProcess<'_>) -> nix::Result<()> {
     if let Some(kept) = process.kept {
         fcntl(kept, FcntlArg::F_SETFD(FdFlag::empty()))?;
     }
+    if process.terminal {
+        // SAFETY: the request takes a number, and standard input is a terminal.
+        Errno::result(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) })?;
+    }
+    hold_resources(&process.resources)?;
+    if let Some(user) = process.user {
+        become_user(user)?;
+    }
+    if process.cgroup_procs.is_none() {
+        // After the change of user, which takes it back.
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+    }
     nix::unistd::chdir(process.directory.as_c_str())?;
     for handled in SIGNALS_OF_OURS {
         // SAFETY: the default action runs no code.
         unsafe { signal(handled, SigHandler::SigDfl) }?;
     }
     SigSet::empty().thread_set_mask()
+}
+
+fn hold_resources(limits: &ResourceLimits) -> nix::Result<()> {
+    let ResourceLimits { cpu_s, file_bytes } = *limits;
+    for (resource, limit) in [(Resource::RLIMIT_CPU, cpu_s), (Resource::RLIMIT_FSIZE, file_bytes)] {
+        if let Some((soft, hard)) = limit {
+            setrlimit(resource, soft, hard)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives up the agent's own identity, groups first: afterwards that is not permitted.
+///
+/// By system calls, not by the C library's functions of the same names: those change every
+/// thread of the process they believe to be in, which is the agent.
+fn become_user(user: &User) -> nix::Result<()> {
+    let groups = user.groups.as_ptr();
+    let [uid, gid] = [user.uid, user.gid].map(libc::c_long::from);
+    // SAFETY: `groups` holds as many numbers as its length says; the others take numbers.
+    unsafe {
+        Errno::result(libc::syscall(libc::SYS_setgroups, user.groups.len(), groups))?;
+        Errno::result(libc::syscall(libc::SYS_setgid, gid))?;
+        Errno::result(libc::syscall(libc::SYS_setuid, uid))?;
+    }
+    Ok(())
+}
+
+mod terminal_device {
+    nix::ioctl_write_ptr_bad!(
+        /// Changes the size of a terminal.
+        set_window_size,
+        nix::libc::TIOCSWINSZ,
+        nix::pty::Winsize
+    );
+}
+
+/// Changes the size of the terminal `fd`, and tells its programs.
+///
+/// # Errors
+/// When `fd` is no terminal.
+pub fn set_window_size(fd: RawFd, size: Winsize) -> nix::Result<()> {
+    // SAFETY: the kernel reads `size`.
+    unsafe { terminal_device::set_window_size(fd, &raw const size) }.map(drop)
 }
 
 /// Takes the exit status of one dead child, if there is one.

@@ -16,8 +16,8 @@ use std::process::ExitStatus;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use emberd_proto::ExecSpec;
 use emberd_proto::pack::ZygoteSpec;
+use emberd_proto::process::{Limits, ProcessSpec};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
@@ -116,11 +116,18 @@ impl Zygote {
         Self { spec, state, changed: Notify::new(), doubted: Notify::new() }
     }
 
-    /// Whether a fork can run `spec` as a new interpreter would.
-    pub fn suits(&self, spec: &ExecSpec) -> bool {
+    /// Whether a fork can run `spec` as a new interpreter would. Not as another user: `/proc`
+    /// withholds much from a process that changed its user without executing a program.
+    pub fn suits(&self, spec: &ProcessSpec) -> bool {
+        let Limits { cpu_ms, file_mib, .. } = spec.limits;
+        if spec.code.is_none() || spec.user.is_some() || spec.tty.is_some() {
+            return false;
+        }
         let words = spec.args.iter().map(String::len);
         let variables = spec.env.iter().map(|(name, value)| name.len() + value.len());
         !spec.fresh
+            && cpu_ms.is_none()
+            && file_mib.is_none()
             && words.chain(variables).sum::<usize>() <= WORK_WORDS_BYTES_MAX
             && !spec.env.keys().any(|name| self.needs_spawn(name))
     }
@@ -290,6 +297,9 @@ fn ask(agent: &Agent, control: &Control) -> Result<Asked, AskError> {
 
 #[cfg(test)]
 mod tests {
+    use emberd_proto::ExecSpec;
+    use emberd_proto::process::TtySize;
+
     use super::*;
 
     fn zygote(spawn_for_env: &[&str]) -> Zygote {
@@ -302,16 +312,35 @@ mod tests {
         let zygote = zygote(&["LANG", "PYTHON*"]);
         let check = |name: &str, suits| {
             let env = [(name.to_owned(), String::new())].into();
-            assert_eq!(zygote.suits(&ExecSpec { env, ..ExecSpec::new("") }), suits, "{name}");
+            let spec = ExecSpec { env, ..ExecSpec::new("") };
+            assert_eq!(zygote.suits(&spec.into()), suits, "{name}");
         };
         check("LANG", false);
         check("LANGUAGE", true);
         check("PYTHON", false);
         check("PYTHONPATH", false);
         check("MY_PYTHONPATH", true);
-        assert!(zygote.suits(&ExecSpec::new("")));
-        assert!(!zygote.suits(&ExecSpec { fresh: true, ..ExecSpec::new("") }));
-        let args = vec!["x".repeat(WORK_WORDS_BYTES_MAX + 1)];
-        assert!(!zygote.suits(&ExecSpec { args, ..ExecSpec::new("") }));
+    }
+
+    #[test]
+    fn processes_a_fork_cannot_be_are_spawned() {
+        type Edit = fn(&mut ProcessSpec);
+        let cases: [(Edit, bool); 8] = [
+            (|_| {}, true),
+            (|spec| spec.limits.memory_mib = Some(64), true),
+            (|spec| spec.limits.cpu_ms = Some(1), false),
+            (|spec| spec.limits.file_mib = Some(1), false),
+            (|spec| spec.user = Some("root".into()), false),
+            (|spec| spec.tty = Some(TtySize { cols: 80, rows: 24 }), false),
+            (|spec| spec.fresh = true, false),
+            (|spec| spec.args = vec!["x".repeat(WORK_WORDS_BYTES_MAX + 1)], false),
+        ];
+        let zygote = zygote(&[]);
+        for (case, (edit, suits)) in cases.into_iter().enumerate() {
+            let mut spec = ExecSpec::new("").into();
+            edit(&mut spec);
+            assert_eq!(zygote.suits(&spec), suits, "case {case}");
+        }
+        assert!(!zygote.suits(&ProcessSpec::of_argv(["true"])));
     }
 }

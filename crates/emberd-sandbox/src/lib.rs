@@ -26,6 +26,7 @@ mod metrics;
 mod operation;
 mod pool;
 mod ports;
+mod processes;
 mod reaper;
 mod record;
 mod renewal;
@@ -48,6 +49,10 @@ pub use id::{SandboxId, SandboxIdError};
 pub use operation::OperationError;
 pub use pool::PoolView;
 pub use ports::{DialError, GuestTcp, PORT_CONNECTIONS_MAX};
+pub use processes::{
+    ENDED_KEPT, ENDED_MAX, EVENT_BYTES_MAX, EVENTS_MAX, PROCESSES_MAX, Process, ProcessError,
+    ProcessEvent, ProcessEventKind, ProcessEvents, ProcessStdin, ProcessView,
+};
 pub use run_dir::RUN_DIR_BYTES_MAX;
 pub use sandbox::{SandboxState, SandboxView};
 pub use sandboxes::{DeleteError, Sandboxes};

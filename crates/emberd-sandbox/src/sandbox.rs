@@ -19,6 +19,7 @@ use crate::answer::connect;
 use crate::boot_path::{BootPath, BootTimes};
 use crate::channel::{ChannelError, GuestConnection};
 use crate::ports::PORT_CONNECTIONS_MAX;
+use crate::processes::Processes;
 
 /// Most connections one sandbox keeps open while they are not used.
 const IDLE_CONNECTIONS_MAX: usize = 8;
@@ -75,6 +76,7 @@ pub(crate) struct Sandbox<M: MicroVm> {
     pub ending: CancellationToken,
     pub vm: RwLock<Option<M>>,
     pub ready: OnceLock<Ready<M::Stream>>,
+    pub processes: Processes,
 }
 
 /// What is known and open once the guest has answered.
@@ -126,7 +128,7 @@ impl<S> Ready<S> {
 impl<M: MicroVm> Sandbox<M> {
     pub fn new(id: SandboxId, pack: PackName, dir: PathBuf) -> Self {
         let (ending, vm, ready) = (CancellationToken::new(), RwLock::new(None), OnceLock::new());
-        Self { id, pack, dir, ending, vm, ready }
+        Self { id, pack, dir, ending, vm, ready, processes: Processes::new() }
     }
 
     pub fn view(&self, created_at: SystemTime) -> SandboxView {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use emberd_image::{Images, PackName};
-use emberd_proto::ExecSpec;
+use emberd_proto::{ExecSpec, ProcessSpec};
 use emberd_vmm::{MicroVm, SnapshotVmm};
+use tokio_util::sync::CancellationToken;
 
 use crate::SandboxId;
 use crate::boot_path::BootPath;
@@ -13,6 +14,7 @@ use crate::create::{CreateError, Created, fulfil};
 use crate::exec::{self, Executed};
 use crate::operation::OperationError;
 use crate::pool::{Pool, PoolView, Taken};
+use crate::processes::{self, Process, ProcessError};
 use crate::restore::Stand;
 use crate::sandbox::{Sandbox, SandboxView};
 use crate::shared::{OpenError, Shared};
@@ -120,6 +122,56 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         exec::check(&spec, stdin)?;
         let _running = self.0.activity.run();
         exec::exec(&sandbox, spec, stdin, self.0.base.config.exec_grace).await
+    }
+
+    /// Starts a process in the sandbox. Dropping the future ends it; afterwards it lives until
+    /// it ends, is deleted, or its sandbox is.
+    ///
+    /// # Errors
+    /// [`ProcessError`].
+    pub async fn start_process(
+        &self,
+        id: SandboxId,
+        spec: ProcessSpec,
+    ) -> Result<Process, ProcessError> {
+        let sandbox = self.find(id)?;
+        self.0.activity.stir();
+        processes::start(&sandbox, spec).await
+    }
+
+    /// The sandbox's processes, and those that have just ended, by process id.
+    ///
+    /// # Errors
+    /// [`OperationError::Unknown`].
+    pub fn processes(&self, id: SandboxId) -> Result<Vec<Process>, OperationError> {
+        Ok(self.find(id)?.processes.all())
+    }
+
+    /// One process of the sandbox.
+    ///
+    /// # Errors
+    /// [`ProcessError::Unknown`], and as [`Self::processes`].
+    pub fn process(&self, id: SandboxId, pid: u32) -> Result<Process, ProcessError> {
+        self.find(id)?.processes.find(pid).ok_or(ProcessError::Unknown { id, pid })
+    }
+
+    /// Kills a process with all it started, and forgets it.
+    ///
+    /// # Errors
+    /// As [`Self::process`].
+    pub fn delete_process(&self, id: SandboxId, pid: u32) -> Result<(), ProcessError> {
+        let process = self.find(id)?.processes.remove(pid);
+        process.ok_or(ProcessError::Unknown { id, pid })?.delete();
+        Ok(())
+    }
+
+    fn find(&self, id: SandboxId) -> Result<Arc<Sandbox<V::MicroVm>>, OperationError> {
+        self.0.table.find(id).ok_or(OperationError::Unknown(id))
+    }
+
+    /// Cancelled once the daemon is to stop: what only listens ends then.
+    pub fn closing(&self) -> CancellationToken {
+        self.0.closing.clone()
     }
 
     /// Deletes the sandbox: nobody finds it any more, its creation and its execs are cut off,

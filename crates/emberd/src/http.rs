@@ -21,7 +21,9 @@ mod observe;
 mod origin;
 mod pack;
 mod ports;
+mod processes;
 mod proxy;
+mod query;
 mod sandboxes;
 mod templates;
 mod tunnel;
@@ -51,6 +53,14 @@ use errors::ApiError;
         files::watch::watch,
         files::content::pack,
         files::content::unpack,
+        processes::start,
+        processes::list,
+        processes::get,
+        processes::delete,
+        processes::events::events,
+        processes::stdin,
+        processes::signal,
+        processes::resize,
         templates::list,
         templates::build,
         templates::delete,
@@ -58,7 +68,7 @@ use errors::ApiError;
         info::healthz,
         info::openapi,
     ),
-    components(schemas(emberd_api::ErrorBody, ErrorCode))
+    components(schemas(emberd_api::ErrorBody, ErrorCode, emberd_api::ProcessWord))
 )]
 struct Document;
 
@@ -84,7 +94,7 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>) -> Router {
 }
 
 /// Every path and what it answers.
-pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 18] {
+pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 24] {
     [
         (paths::SANDBOXES, post(sandboxes::create::<V>).get(sandboxes::list::<V>)),
         (paths::SANDBOX, get(sandboxes::get::<V>).delete(sandboxes::delete::<V>)),
@@ -104,6 +114,12 @@ pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 
         (paths::FILES_MOVE, post(files::tree::rename::<V>)),
         (paths::FILES_WATCH, get(files::watch::watch::<V>)),
         (paths::FILES_ARCHIVE, get(files::content::pack::<V>).put(files::content::unpack::<V>)),
+        (paths::PROCESSES, post(processes::start::<V>).get(processes::list::<V>)),
+        (paths::PROCESS, get(processes::get::<V>).delete(processes::delete::<V>)),
+        (paths::PROCESS_EVENTS, get(processes::events::events::<V>)),
+        (paths::PROCESS_STDIN, post(processes::stdin::<V>)),
+        (paths::PROCESS_SIGNAL, post(processes::signal::<V>)),
+        (paths::PROCESS_RESIZE, post(processes::resize::<V>)),
         (paths::TEMPLATES, get(templates::list::<V>)),
         (paths::TEMPLATE, post(templates::build::<V>).delete(templates::delete::<V>)),
         (paths::INFO, get(info::info::<V>)),

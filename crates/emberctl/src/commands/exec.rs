@@ -1,18 +1,28 @@
-//! `emberctl exec ID CODE`: runs code in a sandbox there is.
+//! `emberctl exec ID CODE`: runs code in a sandbox there is. With `-t` at a terminal, and then
+//! a program too: `emberctl exec -it ID -- top`.
 
 use std::process::ExitCode;
 
+use emberd_api::ProcessSpec;
 use emberd_client::Client;
 
+use crate::exit;
+use crate::interact::{self, Parting, Wiring};
 use crate::output::Output;
 use crate::program::{self, ProgramArgs};
+use crate::terminal;
 use crate::trace::Trace;
 
 /// Arguments of `exec`.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("code", |code| code.required_unless_present_any(["file", "tty"])))]
 pub struct Args {
     /// The sandbox.
     id: String,
+    /// Give the program a terminal. Without CODE, what follows `--` is the program itself; a
+    /// shell if nothing does.
+    #[arg(short, long, conflicts_with = "trace")]
+    tty: bool,
     #[command(flatten)]
     program: ProgramArgs,
 }
@@ -22,9 +32,41 @@ pub struct Args {
 /// # Errors
 /// The program cannot be read, the daemon refuses, or there is no daemon.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    if args.tty {
+        anyhow::ensure!(!output.json, "a terminal has no JSON: leave out --json or --tty");
+        let input = args.program.passes_stdin();
+        let spec = ProcessSpec { tty: Some(terminal::size()), ..args.program.into_process()? };
+        return at_terminal(client, &args.id, &spec, input).await;
+    }
     let wants_trace = args.program.trace();
     let body = args.program.into_body()?;
     let mut trace = Trace::default();
     let outcome = trace.note_exec(client.exec_traced(&args.id, &body).await?);
     program::finish(&outcome, wants_trace.then_some(&trace), output)
+}
+
+/// Runs `spec` at this terminal. Unless the person leaves it, it is gone when this returns.
+///
+/// # Errors
+/// The daemon refuses, or there is none.
+pub async fn at_terminal(
+    client: &Client,
+    id: &str,
+    spec: &ProcessSpec,
+    input: bool,
+) -> anyhow::Result<ExitCode> {
+    let pid = client.start_process(id, spec).await?.pid;
+    let wiring = Wiring { tty: spec.tty.is_some(), input, from: 0 };
+    let parting = interact::interact(client, id, pid, wiring).await;
+    if let Ok(Parting::Left) = parting {
+        interact::say_left(id, pid)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Whatever kept us from it, nobody else knows of it; gone with its sandbox, it is gone too.
+    client.delete_process(id, pid).await.ok();
+    match parting? {
+        Parting::Exited(exit) => Ok(interact::exit_code(&exit)?),
+        Parting::Interrupted(interrupted) => Ok(exit::of_program(interrupted.exit_code())),
+        Parting::Left => unreachable!("returned above"),
+    }
 }

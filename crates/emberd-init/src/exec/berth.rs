@@ -3,19 +3,22 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, lchown};
 use std::path::{Path, PathBuf};
 
 use emberd_proto::Kind;
+use emberd_proto::process::TtySize;
 use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
+use nix::unistd::{Uid, fchown, pipe2};
 use tokio::net::unix::pipe::Sender;
 
 use super::input::Input;
 use super::launch::LaunchError;
 use super::output::Output;
+use super::terminal::Terminal;
 use crate::agent::Agent;
 use crate::process_tree::Cgroup;
+use crate::users::User;
 
 /// A place for one program to run in.
 #[derive(Debug)]
@@ -38,12 +41,31 @@ impl Berth {
     /// # Errors
     /// [`LaunchError`]; nothing is left behind then.
     pub fn make(agent: &Agent) -> Result<Self, LaunchError> {
+        Self::with(agent, pipes)
+    }
+
+    /// As [`Self::make`], with a terminal of that size in place of pipes, which is `user`'s.
+    ///
+    /// # Errors
+    /// [`LaunchError`].
+    pub fn with_terminal(
+        agent: &Agent,
+        size: TtySize,
+        user: Option<&User>,
+    ) -> Result<Self, LaunchError> {
+        Self::with(agent, || terminal(size, user))
+    }
+
+    fn with(
+        agent: &Agent,
+        streams: impl FnOnce() -> io::Result<(Streams, [OwnedFd; 3])>,
+    ) -> Result<Self, LaunchError> {
         let number = agent.next_exec();
         let dir = agent.scratch.path().join(number.to_string());
         let code = CodeFile::make(dir, &agent.pack.file_name)?;
         let cgroup = agent.cgroups.as_ref().map(|cgroups| cgroups.make(number)).transpose();
         let cgroup = cgroup.map_err(LaunchError::Cgroup)?;
-        let (streams, stdio) = pipes().map_err(LaunchError::Pipes)?;
+        let (streams, stdio) = streams().map_err(LaunchError::Pipes)?;
         Ok(Self { number, code, cgroup, streams, stdio })
     }
 
@@ -62,6 +84,18 @@ pub struct Streams {
     pub stdout: Output,
     /// What it complains.
     pub stderr: Output,
+    /// Its terminal, if it has one in place of pipes.
+    pub terminal: Option<Terminal>,
+}
+
+impl Streams {
+    /// Makes them those of a process whose output is not collected: nothing is cut, and
+    /// input has a window.
+    pub fn unbounded(&mut self) {
+        self.input.window();
+        self.stdout.unbounded();
+        self.stderr.unbounded();
+    }
 }
 
 fn pipes() -> io::Result<(Streams, [OwnedFd; 3])> {
@@ -71,6 +105,22 @@ fn pipes() -> io::Result<(Streams, [OwnedFd; 3])> {
         input: Input::new(Sender::from_owned_fd(input)?),
         stdout: Output::new(Kind::Stdout, output)?,
         stderr: Output::new(Kind::Stderr, complaints)?,
+        terminal: None,
+    };
+    Ok((streams, [stdin, stdout, stderr]))
+}
+
+fn terminal(size: TtySize, user: Option<&User>) -> io::Result<(Streams, [OwnedFd; 3])> {
+    let (terminal, stdin) = Terminal::open(size)?;
+    if let Some(user) = user {
+        fchown(&stdin, Some(Uid::from_raw(user.uid)), None)?;
+    }
+    let (stdout, stderr) = (stdin.try_clone()?, stdin.try_clone()?);
+    let streams = Streams {
+        input: Input::of_terminal(terminal.clone()),
+        stdout: Output::of_terminal(terminal.clone()),
+        stderr: Output::none(Kind::Stderr),
+        terminal: Some(terminal),
     };
     Ok((streams, [stdin, stdout, stderr]))
 }
@@ -95,6 +145,18 @@ impl CodeFile {
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file.path);
         file.open = Some(opened.map_err(|source| LaunchError::Code(file.path.clone(), source))?);
         Ok(file)
+    }
+
+    /// Makes it `user`'s, who is to read it.
+    ///
+    /// # Errors
+    /// [`LaunchError::Code`].
+    pub fn give_to(&self, user: &User) -> Result<(), LaunchError> {
+        for path in [&self.path, &self.dir] {
+            lchown(path, Some(user.uid), Some(user.gid))
+                .map_err(|source| LaunchError::Code(path.clone(), source))?;
+        }
+        Ok(())
     }
 
     /// Writes `code`, once, and returns where it is.

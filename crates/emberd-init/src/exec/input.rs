@@ -6,44 +6,97 @@ use std::io;
 
 use bytes::{Buf as _, Bytes};
 use emberd_proto::exec::STDIN_BYTES_MAX;
+use emberd_proto::process::STDIN_WINDOW_BYTES;
 use tokio::net::unix::pipe::Sender;
 
+use super::terminal::{END_OF_INPUT, Terminal};
 use crate::connection::ConnectionError;
+
+/// Bytes taken after which the host is told, though more wait (a quarter of the window).
+const TELL_BYTES: usize = STDIN_WINDOW_BYTES / 4;
 
 /// Takes input as fast as the host sends it and hands it on as fast as the program reads:
 /// a program that does not read must not keep the host from sending.
 #[derive(Debug)]
 pub struct Input {
     /// Closed once the program has all its input or wants no more.
-    pipe: Option<Sender>,
+    sink: Option<Sink>,
     waiting: VecDeque<Bytes>,
-    received_bytes: usize,
+    bound: Bound,
     ended: bool,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Pipe(Sender),
+    Terminal(Terminal),
+}
+
+/// What bounds the input that waits.
+#[derive(Debug)]
+enum Bound {
+    /// All there is may come at once: an exec's.
+    Whole { received_bytes: usize },
+    /// As much as the window; the host is told how much was taken.
+    Window { waiting_bytes: usize, taken_bytes: usize },
 }
 
 impl Input {
     /// Input for the program at the other end of `pipe`.
     pub fn new(pipe: Sender) -> Self {
-        Self { pipe: Some(pipe), waiting: VecDeque::new(), received_bytes: 0, ended: false }
+        Self::into(Sink::Pipe(pipe))
+    }
+
+    /// Input for the program at the other end of `terminal`.
+    pub fn of_terminal(terminal: Terminal) -> Self {
+        Self::into(Sink::Terminal(terminal))
+    }
+
+    fn into(sink: Sink) -> Self {
+        let bound = Bound::Whole { received_bytes: 0 };
+        Self { sink: Some(sink), waiting: VecDeque::new(), bound, ended: false }
+    }
+
+    /// From now on the host must not send more than the window.
+    pub fn window(&mut self) {
+        self.bound = Bound::Window { waiting_bytes: 0, taken_bytes: 0 };
     }
 
     /// Accepts what the host sent.
     ///
     /// # Errors
-    /// [`ConnectionError::TooMuchStdin`] beyond [`STDIN_BYTES_MAX`].
+    /// [`ConnectionError::TooMuchStdin`] beyond [`STDIN_BYTES_MAX`], or beyond the window.
     pub fn push(&mut self, bytes: Bytes) -> Result<(), ConnectionError> {
-        self.received_bytes = self.received_bytes.saturating_add(bytes.len());
-        if self.received_bytes > STDIN_BYTES_MAX {
+        let wanted = self.sink.is_some() && !self.ended;
+        let too_much = match &mut self.bound {
+            Bound::Whole { received_bytes } => {
+                *received_bytes = received_bytes.saturating_add(bytes.len());
+                *received_bytes > STDIN_BYTES_MAX
+            }
+            Bound::Window { waiting_bytes, .. } if wanted => {
+                *waiting_bytes = waiting_bytes.saturating_add(bytes.len());
+                *waiting_bytes > STDIN_WINDOW_BYTES
+            }
+            Bound::Window { taken_bytes, .. } => {
+                *taken_bytes = taken_bytes.saturating_add(bytes.len());
+                false
+            }
+        };
+        if too_much {
             return Err(ConnectionError::TooMuchStdin);
         }
-        if self.pipe.is_some() && !bytes.is_empty() {
+        if wanted && !bytes.is_empty() {
             self.waiting.push_back(bytes);
         }
         Ok(())
     }
 
-    /// Says that the host sends no more.
+    /// Says that the host sends no more. A terminal stays open: its program is sent what a
+    /// person would type.
     pub fn end(&mut self) {
+        if matches!(self.sink, Some(Sink::Terminal(_))) && !self.ended {
+            self.waiting.push_back(Bytes::from_static(END_OF_INPUT));
+        }
         self.ended = true;
         self.close_when_done();
     }
@@ -51,20 +104,31 @@ impl Input {
     /// Waits until the program can take more; forever while there is nothing to give.
     /// Cancel safe.
     pub async fn writable(&self) -> io::Result<()> {
-        match &self.pipe {
-            Some(pipe) if !self.waiting.is_empty() => pipe.writable().await,
+        match &self.sink {
+            Some(Sink::Pipe(pipe)) if !self.waiting.is_empty() => pipe.writable().await,
+            Some(Sink::Terminal(terminal)) if !self.waiting.is_empty() => terminal.writable().await,
             _ => future::pending().await,
         }
     }
 
     /// Hands on as much as the program takes without waiting.
     pub fn write_some(&mut self) {
-        let (Some(pipe), Some(next)) = (&self.pipe, self.waiting.front_mut()) else { return };
-        match pipe.try_write(next) {
+        let (Some(sink), Some(next)) = (&self.sink, self.waiting.front_mut()) else { return };
+        let written = match sink {
+            Sink::Pipe(pipe) => pipe.try_write(next),
+            Sink::Terminal(terminal) => terminal.try_write(next),
+        };
+        match written {
             Ok(written) => {
                 next.advance(written);
                 if next.is_empty() {
                     self.waiting.pop_front();
+                }
+                if let Bound::Window { waiting_bytes, taken_bytes } = &mut self.bound {
+                    // The character that ends input was never the host's.
+                    let taken = written.min(*waiting_bytes);
+                    *waiting_bytes -= taken;
+                    *taken_bytes += taken;
                 }
                 self.close_when_done();
             }
@@ -74,15 +138,66 @@ impl Input {
         }
     }
 
+    /// How much was taken since this was last asked, if that is worth telling the host.
+    pub fn taken(&mut self) -> Option<usize> {
+        match &mut self.bound {
+            Bound::Window { waiting_bytes, taken_bytes }
+                if *taken_bytes >= TELL_BYTES || (*taken_bytes > 0 && *waiting_bytes == 0) =>
+            {
+                Some(std::mem::take(taken_bytes))
+            }
+            _ => None,
+        }
+    }
+
     /// Drops the pipe and what was waiting.
     pub fn close(&mut self) {
-        self.pipe = None;
+        self.sink = None;
         self.waiting.clear();
+        if let Bound::Window { waiting_bytes, taken_bytes } = &mut self.bound {
+            *taken_bytes += std::mem::take(waiting_bytes);
+        }
     }
 
     fn close_when_done(&mut self) {
-        if self.ended && self.waiting.is_empty() {
+        let stays_open = matches!(self.sink, Some(Sink::Terminal(_)));
+        if self.ended && self.waiting.is_empty() && !stays_open {
             self.close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn windowed() -> (Input, tokio::net::unix::pipe::Receiver) {
+        let (sender, receiver) = tokio::net::unix::pipe::pipe().unwrap();
+        let mut input = Input::new(sender);
+        input.window();
+        (input, receiver)
+    }
+
+    #[tokio::test]
+    async fn window_is_held() {
+        let (mut input, _receiver) = windowed();
+        input.push(Bytes::from(vec![0; STDIN_WINDOW_BYTES])).unwrap();
+        assert_eq!(input.taken(), None);
+        assert!(matches!(input.push(Bytes::from_static(b"x")), Err(ConnectionError::TooMuchStdin)));
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_is_told_and_what_never_will_be_too() {
+        let (mut input, receiver) = windowed();
+        input.push(Bytes::from_static(b"one")).unwrap();
+        input.writable().await.unwrap();
+        input.write_some();
+        assert_eq!((input.taken(), input.taken()), (Some(3), None));
+        drop(receiver);
+        input.push(Bytes::from_static(b"four")).unwrap();
+        input.write_some();
+        assert_eq!(input.taken(), Some(4));
+        input.push(Bytes::from(vec![0; 2 * STDIN_WINDOW_BYTES])).unwrap();
+        assert_eq!(input.taken(), Some(2 * STDIN_WINDOW_BYTES));
     }
 }

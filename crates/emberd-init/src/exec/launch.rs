@@ -1,19 +1,25 @@
-//! Starts the program of one exec: as a new process, or as a fork of the pack's zygote.
+//! Starts a program: as a new process, or as a fork of the pack's zygote.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use emberd_proto::{ExecSpec, StartedBy};
+use emberd_proto::process::ProcessSpec;
+use emberd_proto::{RefusalCode, StartedBy};
 
 use super::berth::{Berth, CodeFile, Streams};
 use super::leader::Leader;
 use crate::agent::{Agent, Environment};
-use crate::process::NewProcess;
-use crate::process_tree::{Cgroup, ProcessTree};
+use crate::process::{NewProcess, ResourceLimits};
+use crate::process_tree::{Cgroup, Controller, LimitError, ProcessTree};
+use crate::users::{self, User, UserError};
 use crate::zygote::Work;
+
+/// Kind of terminal a program is told it has, unless its environment names one.
+const TERM_DEFAULT: &str = "xterm-256color";
 
 /// Why a program was not started.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +36,27 @@ pub enum LaunchError {
     /// It, or what runs it, could not be executed.
     #[error("cannot run {0}")]
     Run(String, #[source] io::Error),
-    /// Its pipes could not be made or watched.
+    /// Its pipes or its terminal could not be made or watched.
     #[error("cannot make the program's pipes")]
     Pipes(#[source] io::Error),
+    /// It cannot run as the user asked for.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// A limit asked for cannot be held here.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+}
+
+impl LaunchError {
+    /// What it is to a host that asked for what this guest does not have; `None` where
+    /// starting was tried.
+    pub fn refusal(&self) -> Option<RefusalCode> {
+        match self {
+            Self::User(UserError::Unknown(_)) => Some(RefusalCode::NotFound),
+            Self::Limit(LimitError::Unavailable(_)) => Some(RefusalCode::Invalid),
+            _ => None,
+        }
+    }
 }
 
 /// A program that was started. Dropping it kills its process tree unless its leader has
@@ -63,52 +87,120 @@ impl Program {
 ///
 /// # Errors
 /// [`LaunchError`]; nothing is left behind then.
-pub async fn launch(agent: &Agent, spec: &ExecSpec) -> Result<Program, LaunchError> {
-    let environment = if spec.env.is_empty() {
-        Cow::Borrowed(&agent.environment)
-    } else {
-        Cow::Owned(agent.environment.overlaid(&spec.env))
-    };
-    let home = environment.home();
-    let directory = spec.cwd.as_ref().map_or(Cow::Borrowed(home), |cwd| home.join(cwd).into());
+pub async fn launch(agent: &Agent, spec: &ProcessSpec) -> Result<Program, LaunchError> {
+    check_limits(agent, spec)?;
+    let user = spec.user.as_deref().map(users::find).transpose()?;
+    let environment = environment(agent, spec, user.as_ref());
+    let directory = directory(spec, &environment, user.as_ref());
     check_directory(&directory)?;
     match fork(agent, spec, &environment, &directory).await? {
         Some(program) => Ok(program),
-        None => spawn(agent, spec, &environment, &directory),
+        None => spawn(agent, spec, user.as_ref(), &environment, &directory),
     }
+}
+
+/// The agent's environment, under the user's, under the spec's.
+fn environment<'a>(
+    agent: &'a Agent,
+    spec: &ProcessSpec,
+    user: Option<&User>,
+) -> Cow<'a, Environment> {
+    let mut environment = Cow::Borrowed(&agent.environment);
+    if let Some(user) = user {
+        let home = user.home.to_string_lossy().into_owned();
+        let own = [("HOME", home), ("USER", user.name.clone()), ("LOGNAME", user.name.clone())];
+        let own: BTreeMap<_, _> = own.map(|(name, value)| (name.to_owned(), value)).into();
+        environment = Cow::Owned(environment.overlaid(&own));
+    }
+    if spec.tty.is_some() && environment.get("TERM").is_none() {
+        let term = [("TERM".to_owned(), TERM_DEFAULT.to_owned())].into();
+        environment = Cow::Owned(environment.overlaid(&term));
+    }
+    if !spec.env.is_empty() {
+        environment = Cow::Owned(environment.overlaid(&spec.env));
+    }
+    environment
+}
+
+/// Where the program starts. A user whose home is not there starts at the root, as with su(1).
+fn directory<'a>(
+    spec: &ProcessSpec,
+    environment: &'a Environment,
+    user: Option<&User>,
+) -> Cow<'a, Path> {
+    let home = environment.home();
+    match &spec.cwd {
+        Some(cwd) => home.join(cwd).into(),
+        None if user.is_some() && !home.is_dir() => Path::new("/").into(),
+        None => home.into(),
+    }
+}
+
+/// Refuses limits that could only be ignored here.
+fn check_limits(agent: &Agent, spec: &ProcessSpec) -> Result<(), LimitError> {
+    let wanted = [
+        (spec.limits.memory_mib.is_some(), Controller::Memory),
+        (spec.limits.pids.is_some(), Controller::Pids),
+    ];
+    for (_, controller) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
+        match &agent.cgroups {
+            Some(cgroups) => cgroups.enable(controller)?,
+            None => return Err(LimitError::Unavailable(controller)),
+        }
+    }
+    Ok(())
 }
 
 /// Has a fork of the zygote run the code; `None` where it must, or can only, be spawned.
 async fn fork(
     agent: &Agent,
-    spec: &ExecSpec,
+    spec: &ProcessSpec,
     environment: &Environment,
     directory: &Path,
 ) -> Result<Option<Program>, LaunchError> {
     let Some(zygote) = agent.zygote.as_ref().filter(|zygote| zygote.suits(spec)) else {
         return Ok(None);
     };
+    let Some(code) = &spec.code else { return Ok(None) };
     let Some(work) = Work::new(&spec.args, environment, directory) else { return Ok(None) };
     let Some(spare) = zygote.spare(agent).await else { return Ok(None) };
-    let started = spare.set_to(&work, &spec.code)?;
+    let started = spare.set_to(&work, code, &spec.limits)?;
     Ok(started.map(|(berth, leader)| Program::new(berth, leader, StartedBy::Zygote)))
 }
 
 fn spawn(
     agent: &Agent,
-    spec: &ExecSpec,
+    spec: &ProcessSpec,
+    user: Option<&User>,
     environment: &Environment,
     directory: &Path,
 ) -> Result<Program, LaunchError> {
-    let mut berth = Berth::make(agent)?;
-    let file = berth.code.write(&spec.code)?;
-    let words = agent.pack.command(&file.to_string_lossy(), &spec.args);
+    let mut berth = match spec.tty {
+        Some(size) => Berth::with_terminal(agent, size, user)?,
+        None => Berth::make(agent)?,
+    };
+    let words = match &spec.code {
+        Some(code) => {
+            if let Some(user) = user {
+                berth.code.give_to(user)?;
+            }
+            let file = berth.code.write(code)?;
+            agent.pack.command(&file.to_string_lossy(), &spec.args)
+        }
+        None => spec.argv.iter().chain(&spec.args).cloned().collect(),
+    };
     let refused = |source| LaunchError::Run(words[0].clone(), source);
+    if let Some(cgroup) = &berth.cgroup {
+        cgroup.limit(&spec.limits)?;
+    }
     let procs = berth.cgroup.as_ref().map(Cgroup::procs).transpose();
     let procs = procs.map_err(LaunchError::Cgroup)?;
     let mut process =
         NewProcess::new(&words, environment, directory, berth.stdio()).map_err(refused)?;
     process.cgroup_procs = procs.as_ref().map(|file| file.as_fd());
+    process.user = user;
+    process.terminal = spec.tty.is_some();
+    process.resources = ResourceLimits::of(&spec.limits);
     let (pid, exit) = agent.reaper.start(&process).map_err(refused)?;
 
     let leader = Leader::new(exit, ProcessTree { leader: pid, cgroup: berth.cgroup.take() });

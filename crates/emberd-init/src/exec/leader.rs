@@ -2,6 +2,8 @@
 
 use std::process::ExitStatus;
 
+use nix::sys::signal::Signal;
+
 use crate::process_tree::ProcessTree;
 use crate::reaper::Exit;
 use crate::zygote::Report;
@@ -52,6 +54,18 @@ impl Leader {
         };
         self.ended = true;
         end
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.tree.leader
+    }
+
+    /// Sends `signal` to the whole tree, unless the leader has ended.
+    pub fn signal(&self, signal: Signal) {
+        if !self.ended && self.exit.is_empty() {
+            self.tree.signal(signal);
+        }
     }
 
     /// Kills the whole tree; `false` if the leader has already ended by itself, in which case

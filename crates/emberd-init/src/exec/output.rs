@@ -2,8 +2,7 @@
 
 use std::future;
 use std::io;
-use std::mem;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use bytes::BytesMut;
 use emberd_proto::Kind;
@@ -13,6 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::net::unix::pipe::Receiver;
 
+use super::terminal::Terminal;
+
 /// Capacity assumed for a pipe that does not tell, in bytes (1 MiB): the most an
 /// unprivileged program can give it.
 const PIPE_BYTES_FALLBACK: usize = 1 << 20;
@@ -20,34 +21,57 @@ const PIPE_BYTES_FALLBACK: usize = 1 << 20;
 /// What is read at once of what a program leaves behind, in bytes (4 KiB): mostly nothing.
 const REST_CHUNK_BYTES: usize = 4 << 10;
 
-/// Turns what the program writes into frames, up to [`OUTPUT_BYTES_MAX`]; the rest is read
-/// and dropped, so that the program runs on as if it had been read.
+/// What is read at once from a terminal, in bytes (16 KiB): more than it holds.
+const TERMINAL_READ_BYTES: usize = 16 << 10;
+
+/// Turns what the program writes into frames, up to a cap; the rest is read and dropped, so
+/// that the program runs on as if it had been read.
 #[derive(Debug)]
 pub struct Output {
     kind: Kind,
-    pipe: Pipe,
+    /// Closed once the program, and whoever inherited it, has closed the other end.
+    source: Option<Source>,
+    bytes_max: usize,
     sent_bytes: usize,
     truncated: bool,
 }
 
-/// The agent's end of a program's pipe; it never blocks.
 #[derive(Debug)]
-enum Pipe {
-    /// The runtime has not heard of it, and is not woken when the program writes.
+enum Source {
+    /// A pipe the runtime has not heard of: nobody is woken when the program writes.
     Unwatched(OwnedFd),
-    Watched(Receiver),
-    /// The program, and whoever inherited the other end, has closed that.
-    Closed,
+    Pipe(Receiver),
+    Terminal(Terminal),
 }
 
 impl Output {
-    /// Output of the program at the other end of `pipe`, sent as frames of `kind`.
+    /// Output of the program at the other end of `pipe`, at most [`OUTPUT_BYTES_MAX`] of it,
+    /// sent as frames of `kind`.
     ///
     /// # Errors
     /// When the pipe cannot be told not to block.
     pub fn new(kind: Kind, pipe: OwnedFd) -> io::Result<Self> {
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Self { kind, pipe: Pipe::Unwatched(pipe), sent_bytes: 0, truncated: false })
+        Ok(Self::of(kind, Some(Source::Unwatched(pipe))))
+    }
+
+    /// What the program at the other end of `terminal` writes there.
+    pub fn of_terminal(terminal: Terminal) -> Self {
+        Self::of(Kind::Stdout, Some(Source::Terminal(terminal)))
+    }
+
+    /// No output: a program at a terminal has no other.
+    pub fn none(kind: Kind) -> Self {
+        Self::of(kind, None)
+    }
+
+    fn of(kind: Kind, source: Option<Source>) -> Self {
+        Self { kind, source, bytes_max: OUTPUT_BYTES_MAX, sent_bytes: 0, truncated: false }
+    }
+
+    /// From now on nothing is cut.
+    pub fn unbounded(&mut self) {
+        self.bytes_max = usize::MAX;
     }
 
     /// Whether anything was dropped.
@@ -56,27 +80,40 @@ impl Output {
     }
 
     /// Waits until there is something to read; forever once the pipe is closed. Cancel safe.
-    /// From the first wait on, the runtime watches the pipe.
+    /// From the first wait on, the runtime watches it.
     pub async fn readable(&mut self) -> io::Result<()> {
-        self.pipe = match mem::replace(&mut self.pipe, Pipe::Closed) {
-            Pipe::Unwatched(pipe) => Pipe::Watched(Receiver::from_owned_fd_unchecked(pipe)?),
-            pipe => pipe,
-        };
-        match &self.pipe {
-            Pipe::Watched(pipe) => pipe.readable().await,
-            Pipe::Unwatched(_) | Pipe::Closed => future::pending().await,
+        if let Some(Source::Unwatched(pipe)) =
+            self.source.take_if(|source| matches!(source, Source::Unwatched(_)))
+        {
+            self.source = Some(Source::Pipe(Receiver::from_owned_fd_unchecked(pipe)?));
+        }
+        match &self.source {
+            Some(Source::Unwatched(_)) => unreachable!("it is watched now"),
+            Some(Source::Pipe(pipe)) => pipe.readable().await,
+            Some(Source::Terminal(terminal)) => terminal.readable().await,
+            None => future::pending().await,
         }
     }
 
     /// Reads once, without waiting, and appends the frames to `frames`.
     pub fn read_some(&mut self, frames: &mut BytesMut) {
-        let Pipe::Watched(pipe) = &self.pipe else { return };
+        let Some(source) = &self.source else { return };
         let mut chunk = BytesMut::with_capacity(BULK_BYTES_MAX);
-        match pipe.try_read_buf(&mut chunk) {
-            Ok(0) => self.pipe = Pipe::Closed,
+        let read = match source {
+            Source::Unwatched(_) => return,
+            Source::Pipe(pipe) => pipe.try_read_buf(&mut chunk),
+            Source::Terminal(terminal) => {
+                chunk.resize(TERMINAL_READ_BYTES, 0);
+                let read = terminal.try_read(&mut chunk);
+                chunk.truncate(*read.as_ref().unwrap_or(&0));
+                read
+            }
+        };
+        match read {
+            Ok(0) => self.source = None,
             Ok(_) => self.append(&chunk, frames),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.pipe = Pipe::Closed,
+            Err(_) => self.source = None,
         }
     }
 
@@ -85,37 +122,36 @@ impl Output {
     /// All the program wrote before it ended is there, so one pipe's capacity is enough, and
     /// a child of it that goes on writing cannot keep this from ending.
     pub fn read_rest(&mut self, frames: &mut BytesMut) {
-        let pipe = mem::replace(&mut self.pipe, Pipe::Closed);
-        let fd = match &pipe {
-            Pipe::Unwatched(pipe) => pipe.as_fd(),
-            // Past the runtime, which may not have heard yet that the pipe is readable.
-            Pipe::Watched(pipe) => pipe.as_fd(),
-            Pipe::Closed => return,
-        };
+        let Some(source) = self.source.take() else { return };
         let mut chunk = [0; REST_CHUNK_BYTES];
         let mut left = None;
         loop {
-            let bytes = match nix::unistd::read(fd, &mut chunk) {
+            // Past the runtime, which may not have heard yet that the pipe is readable.
+            let bytes = match nix::unistd::read(source.as_fd(), &mut chunk) {
                 Ok(bytes) => bytes,
                 Err(Errno::EINTR) => continue,
                 Err(_) => break,
             };
             self.append(&chunk[..bytes], frames);
-            // Less than was asked for is all there is.
-            if bytes < chunk.len() {
+            // Less than was asked for is all there is: in a pipe. A terminal gives lines.
+            let is_all = match source {
+                Source::Unwatched(_) | Source::Pipe(_) => bytes < chunk.len(),
+                Source::Terminal(_) => bytes == 0,
+            };
+            if is_all {
                 break;
             }
-            match left.get_or_insert_with(|| capacity(fd)).checked_sub(bytes) {
+            match left.get_or_insert_with(|| source.capacity()).checked_sub(bytes) {
                 None | Some(0) => break,
                 less => left = less,
             }
         }
         // Closed when nobody waits for it any more.
-        self.pipe = pipe;
+        self.source = Some(source);
     }
 
     fn append(&mut self, bytes: &[u8], frames: &mut BytesMut) {
-        let room = OUTPUT_BYTES_MAX - self.sent_bytes;
+        let room = self.bytes_max - self.sent_bytes;
         let kept = &bytes[..bytes.len().min(room)];
         self.truncated |= kept.len() < bytes.len();
         self.sent_bytes += kept.len();
@@ -123,10 +159,25 @@ impl Output {
     }
 }
 
-/// How many bytes `pipe` holds.
-fn capacity(pipe: BorrowedFd<'_>) -> usize {
-    let bytes = fcntl(pipe, FcntlArg::F_GETPIPE_SZ);
-    bytes.ok().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(PIPE_BYTES_FALLBACK)
+impl Source {
+    /// How many bytes it holds.
+    fn capacity(&self) -> usize {
+        let bytes = match self {
+            Self::Unwatched(_) | Self::Pipe(_) => fcntl(self.as_fd(), FcntlArg::F_GETPIPE_SZ).ok(),
+            Self::Terminal(_) => None,
+        };
+        bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(PIPE_BYTES_FALLBACK)
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unwatched(pipe) => pipe.as_fd(),
+            Self::Pipe(pipe) => pipe.as_fd(),
+            Self::Terminal(terminal) => terminal.as_fd(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -34,8 +34,13 @@ pub fn kill(proc: &Path, leader: i32) {
     }
 }
 
+/// `leader`, its descendants and its session, as they are just now.
+pub fn tree(proc: &Path, leader: i32) -> Vec<i32> {
+    members(&processes(proc), leader).into_iter().collect()
+}
+
 /// Sends `what`; a process that has just ended is not an error.
-fn signal(pid: i32, what: Signal) {
+pub fn signal(pid: i32, what: Signal) {
     send_signal(Pid::from_raw(pid), what).ok();
 }
 

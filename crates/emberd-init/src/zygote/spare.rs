@@ -14,6 +14,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
+use emberd_proto::process::Limits;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::net::UnixStream;
@@ -55,16 +56,20 @@ impl Spare {
         stat.rsplit_once(')').is_some_and(|(_name, rest)| rest.starts_with(" S "))
     }
 
-    /// Sets it to work on `code`; `None` when it cannot be told to.
+    /// Sets it to work on `code` within `limits`; `None` when it cannot be told to.
     ///
     /// # Errors
-    /// When the code cannot be written.
+    /// When the code cannot be written or a limit cannot be set.
     pub fn set_to(
         self,
         work: &Work<'_>,
         code: &str,
+        limits: &Limits,
     ) -> Result<Option<(Berth, Leader)>, LaunchError> {
         let Self { mut berth, pid, socket, exit } = self;
+        if let Some(cgroup) = &berth.cgroup {
+            cgroup.limit(limits)?;
+        }
         let Some(message) = work.encode(berth.code.write(code)?) else { return Ok(None) };
         let fds = berth.stdio.each_ref().map(OwnedFd::as_raw_fd);
         let sent = sendmsg::<UnixAddr>(

@@ -122,7 +122,7 @@ fn host_that_leaves_at_any_byte_harms_nobody() {
 #[test]
 fn connections_over_the_cap_are_closed_and_seats_come_back() {
     let guest = Guest::shell();
-    let mut seated: Vec<_> = (0..256).map(|_| guest.greet()).collect();
+    let mut seated: Vec<_> = (0..512).map(|_| guest.greet()).collect();
     let mut standing = guest.connect();
     assert_eq!(standing.frame(), None);
     let last = seated.pop().unwrap();

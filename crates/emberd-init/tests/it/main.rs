@@ -13,6 +13,8 @@ mod guest;
 #[cfg(test)]
 mod process_trees;
 #[cfg(test)]
+mod processes;
+#[cfg(test)]
 mod renewals;
 #[cfg(test)]
 mod streams;

@@ -14,6 +14,7 @@ mod fixture;
 mod pool;
 #[cfg(test)]
 mod ports;
+mod processes;
 #[cfg(test)]
 mod shutdown;
 #[cfg(test)]

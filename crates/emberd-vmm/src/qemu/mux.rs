@@ -26,13 +26,13 @@ use yamux::{Config, Connection, ConnectionError, Mode};
 use crate::ConnectError;
 
 /// Most streams of one microVM at once; further ones wait.
-const STREAMS_MAX: usize = 128;
+const STREAMS_MAX: usize = 384;
 
 /// Most streams the mux itself counts: one too many would end the channel, and a dropped
 /// stream is counted until its end has been sent.
 const MUX_STREAMS_MAX: usize = 2 * STREAMS_MAX;
 
-/// Most bytes the guest can make the host hold unread, over all streams (64 MiB). Exactly
+/// Most bytes the guest can make the host hold unread, over all streams (192 MiB). Exactly
 /// the windows all streams start with, so that none ever grows.
 const UNREAD_BYTES_MAX: usize = MUX_STREAMS_MAX * yamux::DEFAULT_CREDIT as usize;
 

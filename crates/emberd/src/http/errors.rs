@@ -8,7 +8,8 @@ use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode};
 use emberd_proto::RefusalCode;
 use emberd_sandbox::{
-    BuildTemplateError, CreateError, DeleteError, DialError, OperationError, RemoveTemplateError,
+    BuildTemplateError, CreateError, DeleteError, DialError, OperationError, ProcessError,
+    RemoveTemplateError,
 };
 
 use super::proxy::ExchangeError;
@@ -54,14 +55,16 @@ fn status(code: ErrorCode) -> StatusCode {
         }
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        ErrorCode::SandboxNotReady | ErrorCode::NoTemplates | ErrorCode::AlreadyExists => {
-            StatusCode::CONFLICT
-        }
-        ErrorCode::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
+        ErrorCode::SandboxNotReady
+        | ErrorCode::NoTemplates
+        | ErrorCode::AlreadyExists
+        | ErrorCode::ProcessEnded => StatusCode::CONFLICT,
+        ErrorCode::NotStarted => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         ErrorCode::SandboxGone => StatusCode::GONE,
         ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        ErrorCode::TooManySandboxes | ErrorCode::TooManyConnections => {
+        ErrorCode::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
+        ErrorCode::TooManySandboxes | ErrorCode::TooManyConnections | ErrorCode::TooMany => {
             StatusCode::TOO_MANY_REQUESTS
         }
         ErrorCode::Internal | ErrorCode::Other => StatusCode::INTERNAL_SERVER_ERROR,
@@ -117,6 +120,30 @@ impl From<OperationError> for ApiError {
             OperationError::Gone { .. } => answer.hint("delete the sandbox and create another"),
             _ => answer,
         }
+    }
+}
+
+impl From<ProcessError> for ApiError {
+    fn from(error: ProcessError) -> Self {
+        let (code, hint) = match error {
+            ProcessError::Operation(error) => return error.into(),
+            ProcessError::Unknown { .. } => {
+                (ErrorCode::NotFound, "GET /sandboxes/{id}/processes lists those there are")
+            }
+            ProcessError::TooMany(_) => (ErrorCode::TooMany, "delete one, or wait for one to end"),
+            ProcessError::NotStarted(_) => {
+                (ErrorCode::NotStarted, "name a program the sandbox has, and a directory")
+            }
+            ProcessError::Ended(_) => {
+                (ErrorCode::ProcessEnded, "its last event says how; start another")
+            }
+            ProcessError::StdinEnded(_) => (ErrorCode::ProcessEnded, "start another process"),
+            ProcessError::NoTerminal(_) => {
+                (ErrorCode::InvalidRequest, "start it with `tty` to give it one")
+            }
+            ProcessError::Invalid(_) => return Self::of(ErrorCode::InvalidRequest, &error),
+        };
+        Self::of(code, &error).hint(hint)
     }
 }
 

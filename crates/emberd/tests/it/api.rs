@@ -21,6 +21,7 @@ mod bad_input;
 mod files;
 mod openapi;
 mod ports;
+mod processes;
 mod routes;
 mod templates;
 

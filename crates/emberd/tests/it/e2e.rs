@@ -9,6 +9,7 @@ mod daemon;
 mod faults;
 mod packs;
 mod pool;
+mod processes;
 mod story;
 
 use daemon::Daemon;

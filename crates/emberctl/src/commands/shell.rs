@@ -1,0 +1,33 @@
+//! `emberctl shell ID`: a shell in a sandbox, at this terminal.
+
+use std::process::ExitCode;
+
+use emberd_api::ProcessSpec;
+use emberd_client::Client;
+
+use super::exec;
+use crate::terminal;
+
+/// Becomes the best shell the sandbox has.
+const BEST_SHELL: &str = "command -v bash >/dev/null && exec bash -l; exec sh -l";
+
+/// Arguments of `shell`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The sandbox.
+    id: String,
+    /// Who the shell runs as; root when absent.
+    #[arg(short, long, value_name = "NAME")]
+    user: Option<String>,
+}
+
+/// Runs the shell; the exit code is its own.
+///
+/// # Errors
+/// The daemon refuses, or there is none.
+pub async fn run(client: &Client, args: Args) -> anyhow::Result<ExitCode> {
+    let tty = Some(terminal::size());
+    let argv = ProcessSpec::of_argv(["/bin/sh", "-c", BEST_SHELL]);
+    let spec = ProcessSpec { tty, user: args.user, ..argv };
+    exec::at_terminal(client, &args.id, &spec, true).await
+}

@@ -1,0 +1,104 @@
+//! Processes of a sandbox, one method per route.
+
+use bytes::Bytes;
+use emberd_api::{Process, ProcessList, ProcessSpec, SignalName, SignalProcess, TtySize, paths};
+use hyper::Method;
+
+use crate::attachment::Attachment;
+use crate::client::{Client, ClientError, json};
+
+impl Client {
+    /// Starts a process in a sandbox; returns once it runs.
+    ///
+    /// # Errors
+    /// [`ClientError`], as all calls.
+    pub async fn start_process(
+        &self,
+        id: &str,
+        spec: &ProcessSpec,
+    ) -> Result<Process, ClientError> {
+        self.call(Method::POST, &paths::processes(id), json(spec)).await
+    }
+
+    /// The processes of a sandbox, and those that ended lately.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn processes(&self, id: &str) -> Result<ProcessList, ClientError> {
+        self.call(Method::GET, &paths::processes(id), Bytes::new()).await
+    }
+
+    /// One process as it is now.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn process(&self, id: &str, pid: u32) -> Result<Process, ClientError> {
+        let path = paths::process(paths::PROCESS, id, pid);
+        self.call(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// Kills a process with all it started; it is forgotten then.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete_process(&self, id: &str, pid: u32) -> Result<(), ClientError> {
+        let path = paths::process(paths::PROCESS, id, pid);
+        self.send(Method::DELETE, &path, Bytes::new()).await.map(drop)
+    }
+
+    /// Writes to the standard input of a process, and ends it if `end`. Waits for as long as the
+    /// program does not read.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn write_stdin(
+        &self,
+        id: &str,
+        pid: u32,
+        bytes: impl Into<Bytes>,
+        end: bool,
+    ) -> Result<(), ClientError> {
+        let mut path = paths::process(paths::PROCESS_STDIN, id, pid);
+        if end {
+            path += "?end=true";
+        }
+        self.send(Method::POST, &path, bytes.into()).await.map(drop)
+    }
+
+    /// Sends a signal to a process and all it started.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn signal_process(
+        &self,
+        id: &str,
+        pid: u32,
+        signal: SignalName,
+    ) -> Result<(), ClientError> {
+        let path = paths::process(paths::PROCESS_SIGNAL, id, pid);
+        self.send(Method::POST, &path, json(&SignalProcess { signal })).await.map(drop)
+    }
+
+    /// Changes the size of a process's terminal.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn resize_process(
+        &self,
+        id: &str,
+        pid: u32,
+        size: TtySize,
+    ) -> Result<(), ClientError> {
+        let path = paths::process(paths::PROCESS_RESIZE, id, pid);
+        self.send(Method::POST, &path, json(&size)).await.map(drop)
+    }
+
+    /// Listens to a process from event number `from` on, and may speak to it on the same
+    /// connection.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn attach(&self, id: &str, pid: u32, from: u64) -> Result<Attachment, ClientError> {
+        Attachment::open(self.clone(), id, pid, from).await
+    }
+}

@@ -1,0 +1,78 @@
+//! The agent's end of a program's terminal.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use emberd_proto::process::TtySize;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::pty::{OpenptyResult, Winsize, openpty};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::sys;
+
+/// The character that ends input, as a terminal begins with (`VEOF`, Ctrl-D).
+pub const END_OF_INPUT: &[u8] = b"\x04";
+
+/// One pseudo terminal (pty(7)), the end a screen and a keyboard would be at.
+#[derive(Debug, Clone)]
+pub struct Terminal(Arc<AsyncFd<OwnedFd>>);
+
+impl Terminal {
+    /// Opens a terminal of that size; the second value is the program's end.
+    ///
+    /// # Errors
+    /// When the system has none left.
+    pub fn open(size: TtySize) -> io::Result<(Self, OwnedFd)> {
+        let OpenptyResult { master, slave } = openpty(Some(&winsize(size)), None)?;
+        // No other child is started in between: this is the agent's only thread.
+        for end in [&master, &slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        }
+        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))?;
+        let master = sys::watch(master, Interest::READABLE | Interest::WRITABLE)?;
+        Ok((Self(Arc::new(master)), slave))
+    }
+
+    /// Waits until there is something to read, or the program's end is closed. Cancel safe.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.0.ready(Interest::READABLE).await.map(drop)
+    }
+
+    /// Waits until something can be written. Cancel safe.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.0.ready(Interest::WRITABLE).await.map(drop)
+    }
+
+    /// Reads without waiting. EIO says that nobody holds the other end.
+    pub fn try_read(&self, chunk: &mut [u8]) -> io::Result<usize> {
+        let read = |end: &OwnedFd| nix::unistd::read(end, chunk).map_err(io::Error::from);
+        self.0.try_io(Interest::READABLE, read)
+    }
+
+    /// Writes without waiting.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let write = |end: &OwnedFd| nix::unistd::write(end, bytes).map_err(io::Error::from);
+        self.0.try_io(Interest::WRITABLE, write)
+    }
+
+    /// Changes its size, which the program is told by SIGWINCH.
+    ///
+    /// # Errors
+    /// As `TIOCSWINSZ`.
+    pub fn resize(&self, size: TtySize) -> Result<(), Errno> {
+        sys::set_window_size(self.0.get_ref().as_raw_fd(), winsize(size))
+    }
+}
+
+impl AsFd for Terminal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
+    }
+}
+
+fn winsize(TtySize { cols, rows }: TtySize) -> Winsize {
+    Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 }
+}

@@ -1,0 +1,109 @@
+//! The task that attends one process: reads all its guest says, and says what is to be said.
+
+use std::convert::Infallible;
+use std::future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use emberd_proto::exec::EXIT_CODE_NONE;
+use emberd_proto::process::SignalName;
+use emberd_proto::{ExecExit, GuestMessage, Kind};
+use emberd_vmm::MicroVm;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{sleep, timeout};
+
+use super::ENDED_KEPT;
+use super::log::Output;
+use super::process::{Process, Word};
+use crate::chain::chain;
+use crate::operation::{LineReader, LineWriter};
+use crate::sandbox::Sandbox;
+
+/// How long a killed process may take to be told as ended; then its connection is closed,
+/// which ends it too.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+
+/// Attends `process` until it has ended, and remembers it for a while.
+pub(super) async fn attend<M: MicroVm>(
+    sandbox: Arc<Sandbox<M>>,
+    process: Process,
+    mut reader: LineReader<M>,
+    writer: LineWriter<M>,
+    words: mpsc::Receiver<Word>,
+    seat: OwnedSemaphorePermit,
+) {
+    let exit = tokio::select! {
+        exit = listen(&process, &mut reader) => exit,
+        never = speak(writer, words) => match never {},
+        () = killed(&process) => lost("it was killed, and its guest did not say how it ended"),
+    };
+    drop(reader);
+    process.end(exit);
+    drop(seat);
+    sandbox.processes.trim();
+    tokio::select! {
+        () = sleep(ENDED_KEPT) => {}
+        () = process.deleted() => {}
+        () = sandbox.ending.cancelled() => {}
+    }
+    sandbox.processes.forget(&process);
+}
+
+/// Notes what the guest says, until that is the end.
+async fn listen<M: MicroVm>(process: &Process, reader: &mut LineReader<M>) -> ExecExit {
+    loop {
+        let frame = match reader.frame().await {
+            Ok(frame) => frame,
+            Err(error) => return lost(&chain(&error)),
+        };
+        let rule = match frame.kind {
+            Kind::Stdout if !frame.payload.is_empty() => {
+                process.wrote(Output::Stdout, &frame.payload);
+                continue;
+            }
+            Kind::Stderr if !frame.payload.is_empty() => {
+                process.wrote(Output::Stderr, &frame.payload);
+                continue;
+            }
+            Kind::Control => match frame.message() {
+                Ok(GuestMessage::Exited(exit)) => return exit,
+                Ok(GuestMessage::StdinTaken { bytes }) if process.took(bytes) => continue,
+                Ok(GuestMessage::StdinTaken { .. }) => "it took more input than it was sent",
+                _ => "it said something else than what its process does",
+            },
+            _ => "it sent a frame a process has no use for",
+        };
+        return lost(&chain(&reader.broken(rule).await));
+    }
+}
+
+/// Says what there is to be said. What the guest no longer hears is told by its silence.
+async fn speak<M: MicroVm>(
+    mut writer: LineWriter<M>,
+    mut words: mpsc::Receiver<Word>,
+) -> Infallible {
+    while let Some(word) = words.recv().await {
+        let said = match word {
+            Word::Message(message) => writer.say(&message).await,
+            Word::Stdin(bytes) => writer.send(Kind::Stdin, &bytes).await,
+            Word::StdinEnd => writer.send(Kind::StdinEnd, &[]).await,
+        };
+        if said.is_err() {
+            break;
+        }
+    }
+    future::pending().await
+}
+
+/// Has the process killed once it is to be, and gives up waiting for its end after a while.
+async fn killed(process: &Process) {
+    process.deleted().await;
+    // One that has ended meanwhile needs no signal, and a guest that is stuck takes none.
+    drop(timeout(KILL_WAIT, process.signal(SignalName::SigKill)).await);
+    sleep(KILL_WAIT).await;
+}
+
+/// The end of a process nobody knows the end of.
+fn lost(why: &str) -> ExecExit {
+    ExecExit { exit_code: EXIT_CODE_NONE, error: Some(why.to_owned()), ..ExecExit::default() }
+}

@@ -1,0 +1,242 @@
+//! What a process has said lately: numbered events, as many as fit.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use emberd_proto::ExecExit;
+
+/// Most bytes of output kept of one process (1 MiB).
+pub const EVENT_BYTES_MAX: usize = 1 << 20;
+
+/// Most events kept of one process: a program that writes byte by byte makes many small ones,
+/// each of which costs more than its byte.
+pub const EVENTS_MAX: usize = 8192;
+
+/// Bytes of the longest character in UTF-8, less one: what is held back at most.
+const HELD_BYTES_MAX: usize = 3;
+
+/// One thing that happened to a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessEvent {
+    /// Its number; one more than that of the event before it.
+    pub seq: u64,
+    /// What happened.
+    pub kind: ProcessEventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProcessEventKind {
+    /// It runs.
+    Started,
+    /// It wrote to standard output, or to its terminal.
+    Stdout(Bytes),
+    /// It wrote to standard error.
+    Stderr(Bytes),
+    /// It ended; nothing follows.
+    Exited(ExecExit),
+    /// Events from `first_missing` up to and with this one's number are kept no longer.
+    Gap {
+        /// The number of the first of them.
+        first_missing: u64,
+    },
+}
+
+/// Which output.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Output {
+    Stdout,
+    Stderr,
+}
+
+/// What there is to read from some number on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    Event(ProcessEvent),
+    /// Nothing yet.
+    Wait,
+    /// Nothing any more.
+    End,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Log {
+    events: VecDeque<ProcessEventKind>,
+    /// Number of the first event kept.
+    first: u64,
+    bytes: usize,
+    /// The beginning of a character whose rest has not come yet, of each output.
+    held: [Vec<u8>; 2],
+    exit: Option<ExecExit>,
+}
+
+impl Log {
+    pub fn new() -> Self {
+        let mut log = Self {
+            events: VecDeque::new(),
+            first: 0,
+            bytes: 0,
+            held: Default::default(),
+            exit: None,
+        };
+        log.push(ProcessEventKind::Started);
+        log
+    }
+
+    /// Number of the next event there will be.
+    pub fn next(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+
+    pub fn exit(&self) -> Option<&ExecExit> {
+        self.exit.as_ref()
+    }
+
+    /// Adds what the process wrote. A character is never cut in two: its beginning waits for
+    /// its rest.
+    pub fn write(&mut self, output: Output, piece: &[u8]) {
+        let held = &mut self.held[output as usize];
+        let mut bytes = std::mem::take(held);
+        bytes.extend_from_slice(piece);
+        let whole = bytes.len() - incomplete(&bytes);
+        held.extend_from_slice(&bytes[whole..]);
+        bytes.truncate(whole);
+        // A copy of its own, so that no event keeps more memory than its bytes.
+        self.push_output(output, bytes.into_boxed_slice().into());
+    }
+
+    /// Adds the end; what was held back comes before it.
+    pub fn end(&mut self, exit: ExecExit) {
+        for output in [Output::Stdout, Output::Stderr] {
+            let held = std::mem::take(&mut self.held[output as usize]);
+            self.push_output(output, held.into());
+        }
+        self.exit = Some(exit.clone());
+        self.push(ProcessEventKind::Exited(exit));
+    }
+
+    pub fn read(&self, from: u64) -> Read {
+        if from < self.first {
+            let kind = ProcessEventKind::Gap { first_missing: from };
+            return Read::Event(ProcessEvent { seq: self.first - 1, kind });
+        }
+        let index = usize::try_from(from - self.first).ok();
+        match index.and_then(|index| self.events.get(index)) {
+            Some(kind) => Read::Event(ProcessEvent { seq: from, kind: kind.clone() }),
+            None if self.exit.is_some() => Read::End,
+            None => Read::Wait,
+        }
+    }
+
+    fn push_output(&mut self, output: Output, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.push(match output {
+            Output::Stdout => ProcessEventKind::Stdout(bytes),
+            Output::Stderr => ProcessEventKind::Stderr(bytes),
+        });
+    }
+
+    fn push(&mut self, event: ProcessEventKind) {
+        self.bytes += size(&event);
+        self.events.push_back(event);
+        while self.events.len() > EVENTS_MAX || self.bytes > EVENT_BYTES_MAX {
+            let Some(oldest) = self.events.pop_front() else { break };
+            self.bytes -= size(&oldest);
+            self.first += 1;
+        }
+    }
+}
+
+fn size(event: &ProcessEventKind) -> usize {
+    match event {
+        ProcessEventKind::Stdout(bytes) | ProcessEventKind::Stderr(bytes) => bytes.len(),
+        _ => 0,
+    }
+}
+
+/// How many bytes at the end of `bytes` may be the beginning of a character.
+fn incomplete(bytes: &[u8]) -> usize {
+    let tail = &bytes[bytes.len().saturating_sub(HELD_BYTES_MAX)..];
+    let Some(from_end) = tail.iter().rev().position(|byte| byte & 0xc0 != 0x80) else { return 0 };
+    let start = &tail[tail.len() - 1 - from_end..];
+    match std::str::from_utf8(start) {
+        Err(error) if error.error_len().is_none() => start.len(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stdout(log: &Log, seq: u64) -> Vec<u8> {
+        match log.read(seq) {
+            Read::Event(ProcessEvent { kind: ProcessEventKind::Stdout(bytes), .. }) => {
+                bytes.to_vec()
+            }
+            other => panic!("event {seq} is {other:?}"),
+        }
+    }
+
+    #[test]
+    fn events_are_numbered_from_the_start_to_the_end() {
+        let mut log = Log::new();
+        log.write(Output::Stdout, b"a");
+        assert_eq!(log.read(2), Read::Wait);
+        log.end(ExecExit::default());
+        assert!(matches!(log.read(0), Read::Event(e) if e.kind == ProcessEventKind::Started));
+        assert_eq!(stdout(&log, 1), b"a");
+        assert!(matches!(log.read(2), Read::Event(e) if e.kind
+            == ProcessEventKind::Exited(ExecExit::default())));
+        assert_eq!((log.read(3), log.read(u64::MAX)), (Read::End, Read::End));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_is_lost_is_told() {
+        let mut log = Log::new();
+        let piece = vec![b'x'; 1 << 16];
+        for _ in 0..100 {
+            log.write(Output::Stdout, &piece);
+        }
+        assert_eq!(log.bytes, EVENT_BYTES_MAX);
+        let Read::Event(gap) = log.read(7) else { panic!("no gap") };
+        assert_eq!(gap.kind, ProcessEventKind::Gap { first_missing: 7 });
+        assert_eq!(gap.seq + 1, log.first);
+        assert_eq!(stdout(&log, gap.seq + 1).len(), piece.len());
+        for _ in 0..2 * EVENTS_MAX {
+            log.write(Output::Stderr, b"x");
+        }
+        assert_eq!(log.events.len(), EVENTS_MAX);
+    }
+
+    #[test]
+    fn characters_are_never_cut() {
+        let text = "aé€😀z".as_bytes();
+        for cut in 0..=text.len() {
+            let mut log = Log::new();
+            log.write(Output::Stdout, &text[..cut]);
+            log.write(Output::Stdout, &text[cut..]);
+            let mut all = Vec::new();
+            for seq in 1..log.next() {
+                let bytes = stdout(&log, seq);
+                assert!(std::str::from_utf8(&bytes).is_ok(), "cut at {cut}: {bytes:?}");
+                all.extend(bytes);
+            }
+            assert_eq!(all, text, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_pass_unchanged_and_at_the_end_all_is_out() {
+        let mut log = Log::new();
+        log.write(Output::Stdout, b"\xff\x80\x80\x80\x80");
+        assert_eq!(stdout(&log, 1), b"\xff\x80\x80\x80\x80");
+        log.write(Output::Stdout, b"a\xe2\x82");
+        assert_eq!(stdout(&log, 2), b"a");
+        log.end(ExecExit::default());
+        assert_eq!(stdout(&log, 3), b"\xe2\x82");
+    }
+}

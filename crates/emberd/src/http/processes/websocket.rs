@@ -1,0 +1,183 @@
+//! A process over one WebSocket: its events one way, what is said to it the other.
+//!
+//! Signals and sizes are passed on at once; standard input waits for the program, up to a
+//! limit, beyond which the socket is closed: a program that does not read is to be written to
+//! by `POST …/stdin`, which waits.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::response::Response;
+use bytes::Bytes;
+use emberd_api::{ErrorCode, ProcessWord, WEBSOCKET_MESSAGE_BYTES_MAX};
+use emberd_sandbox::{Process, ProcessError};
+use futures::SinkExt as _;
+use futures::future::pending;
+use futures::stream::{SplitSink, SplitStream, StreamExt as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::super::errors::ApiError;
+use super::events::told;
+
+/// Most WebSockets at once. They outlive the requests they began as.
+const WEBSOCKETS_MAX: usize = 1024;
+
+/// Standard input that may wait for the program, in bytes (1 MiB), beside what the guest holds.
+const STDIN_BYTES_MAX: usize = WEBSOCKET_MESSAGE_BYTES_MAX;
+
+static SEATS: Semaphore = Semaphore::const_new(WEBSOCKETS_MAX);
+
+/// Why a socket is closed by this side.
+struct Closing {
+    code: u16,
+    reason: String,
+}
+
+/// Standard input on its way, or its end.
+struct Input {
+    bytes: Option<Bytes>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Takes the upgrade, if there may be one more.
+pub fn serve(
+    upgrade: WebSocketUpgrade,
+    process: Process,
+    from: u64,
+    closing: CancellationToken,
+) -> Result<Response, ApiError> {
+    let seat = SEATS.try_acquire().map_err(|_| {
+        let error = format!("{WEBSOCKETS_MAX} WebSockets are open, and no more are allowed");
+        ApiError::new(ErrorCode::TooMany, error).hint("close one, or use server-sent events")
+    })?;
+    let upgrade = upgrade
+        .max_message_size(WEBSOCKET_MESSAGE_BYTES_MAX)
+        .max_frame_size(WEBSOCKET_MESSAGE_BYTES_MAX);
+    Ok(upgrade.on_upgrade(async move |socket| {
+        converse(socket, process, from, closing).await;
+        drop(seat);
+    }))
+}
+
+async fn converse(socket: WebSocket, process: Process, from: u64, closing: CancellationToken) {
+    let (mut sink, stream) = socket.split();
+    let end = tokio::select! {
+        end = tell(&mut sink, &process, from) => end,
+        end = listen(stream, &process) => end,
+        () = closing.cancelled() => Some(Closing {
+            code: close_code::AWAY,
+            reason: "the daemon is shutting down".to_owned(),
+        }),
+    };
+    if let Some(Closing { code, reason }) = end {
+        let frame = CloseFrame { code, reason: reason.into() };
+        // The client may have left.
+        sink.send(Message::Close(Some(frame))).await.ok();
+    }
+}
+
+/// Tells every event; `None` when the client has left.
+async fn tell(
+    sink: &mut SplitSink<WebSocket, Message>,
+    process: &Process,
+    from: u64,
+) -> Option<Closing> {
+    let mut events = process.events(from);
+    while let Some(event) = events.next().await {
+        let event = told(process.pid(), event);
+        let json = serde_json::to_string(&event).expect("events have string keys only");
+        sink.send(Message::Text(json.into())).await.ok()?;
+    }
+    Some(Closing { code: close_code::NORMAL, reason: "the process has ended".to_owned() })
+}
+
+/// Passes on what the client says; `None` when it has left.
+async fn listen(mut stream: SplitStream<WebSocket>, process: &Process) -> Option<Closing> {
+    let (input, waiting) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(STDIN_BYTES_MAX));
+    let listen = async {
+        loop {
+            let message = match stream.next().await? {
+                Ok(message) => message,
+                Err(error) => return Some(violation(error.to_string())),
+            };
+            let said = match message {
+                Message::Binary(bytes) => give(&input, &room, Some(bytes)),
+                Message::Text(json) => match serde_json::from_str(&json) {
+                    Ok(word) => say(&input, &room, process, word).await,
+                    Err(error) => Err(violation(format!("no word for a process: {error}"))),
+                },
+                // Pings are answered below this.
+                Message::Ping(_) | Message::Pong(_) => Ok(()),
+                Message::Close(_) => return None,
+            };
+            if let Err(closing) = said {
+                return Some(closing);
+            }
+        }
+    };
+    tokio::select! {
+        end = listen => end,
+        never = write(waiting, process) => match never {},
+    }
+}
+
+async fn say(
+    input: &mpsc::UnboundedSender<Input>,
+    room: &Arc<Semaphore>,
+    process: &Process,
+    word: ProcessWord,
+) -> Result<(), Closing> {
+    let said = match word {
+        ProcessWord::Stdin { text } => return give(input, room, Some(text.into())),
+        ProcessWord::StdinEnd => return give(input, room, None),
+        ProcessWord::Signal(body) => process.signal(body.signal).await,
+        ProcessWord::Resize(size) => process.resize(size).await,
+    };
+    match said {
+        Ok(()) | Err(ProcessError::Ended(_)) => Ok(()),
+        Err(error) => Err(violation(error.to_string())),
+    }
+}
+
+/// Has `bytes`, or the end, wait for the program. Each counts as one byte at least.
+fn give(
+    input: &mpsc::UnboundedSender<Input>,
+    room: &Arc<Semaphore>,
+    bytes: Option<Bytes>,
+) -> Result<(), Closing> {
+    let amount = bytes.as_ref().map_or(1, |bytes| bytes.len().max(1));
+    let amount = u32::try_from(amount).unwrap_or(u32::MAX);
+    let Ok(room) = Arc::clone(room).try_acquire_many_owned(amount) else {
+        let reason = "the program does not read its input: use POST .../stdin, which waits";
+        return Err(violation(reason.to_owned()));
+    };
+    // Whoever takes it lives as long as whoever gives.
+    input.send(Input { bytes, _room: room }).ok();
+    Ok(())
+}
+
+/// Writes what waits, without end: what cannot be written any more is nobody's business.
+async fn write(mut waiting: mpsc::UnboundedReceiver<Input>, process: &Process) -> Infallible {
+    while let Some(Input { bytes, _room }) = waiting.recv().await {
+        // Held for one piece, so that other clients can write too.
+        let Ok(mut stdin) = process.stdin().await else { continue };
+        match bytes {
+            Some(bytes) => stdin.write(bytes).await.ok(),
+            None => stdin.end().await.ok(),
+        };
+    }
+    pending().await
+}
+
+fn violation(mut reason: String) -> Closing {
+    // A control frame has room for 125 bytes, of which two are the code (RFC 6455 §5.5).
+    let mut end = reason.len().min(123);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.truncate(end);
+    Closing { code: close_code::POLICY, reason }
+}
