@@ -155,7 +155,8 @@ impl Client {
         let mut request = self.streamed(Method::GET, &path, "application/octet-stream");
         if span != FileSpan::default() {
             let first = span.offset;
-            let last = span.length.map(|length| (first.saturating_add(length) - 1).to_string());
+            let last =
+                span.length.map(|length| first.saturating_add(length.max(1) - 1).to_string());
             let range = format!("bytes={first}-{}", last.unwrap_or_default());
             request = request.header(RANGE, range);
         }

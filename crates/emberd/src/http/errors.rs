@@ -118,6 +118,8 @@ impl From<OperationError> for ApiError {
         let answer = Self::of(code, &error);
         match error {
             OperationError::Gone { .. } => answer.hint("delete the sandbox and create another"),
+            OperationError::Refused(refusal) if refusal.code == RefusalCode::NoSpace => answer
+                .hint("remove files in the sandbox, or start emberd with a larger --guest-ram-mib"),
             _ => answer,
         }
     }

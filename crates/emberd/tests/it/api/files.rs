@@ -347,6 +347,7 @@ async fn full_disk() {
         assert!(unmounted.success());
         let (status, body) = refusal(outcome);
         assert_eq!((status, body.code, left), (507, ErrorCode::NoSpace, 0));
+        assert!(body.hint.unwrap().contains("--guest-ram-mib"));
     } else {
         eprintln!("SKIPPED full_disk: cannot mount a small file system");
     }
