@@ -43,8 +43,8 @@ pub use id::{SandboxId, SandboxIdError};
 pub use operation::OperationError;
 pub use pool::PoolView;
 pub use processes::{
-    ENDED_KEPT, ENDED_MAX, EVENT_BYTES_MAX, EVENTS_MAX, PROCESSES_MAX, Process, ProcessError,
-    ProcessEvent, ProcessEventKind, ProcessEvents, ProcessStdin, ProcessView,
+    ENDED_BYTES_MAX, ENDED_KEPT, ENDED_MAX, EVENT_BYTES_MAX, EVENTS_MAX, PROCESSES_MAX, Process,
+    ProcessError, ProcessEvent, ProcessEventKind, ProcessEvents, ProcessStdin, ProcessView,
 };
 pub use run_dir::RUN_DIR_BYTES_MAX;
 pub use sandbox::{SandboxState, SandboxView};
