@@ -50,8 +50,8 @@ pub use operation::OperationError;
 pub use pool::PoolView;
 pub use ports::{DialError, GuestTcp, PORT_CONNECTIONS_MAX};
 pub use processes::{
-    ENDED_KEPT, ENDED_MAX, EVENT_BYTES_MAX, EVENTS_MAX, PROCESSES_MAX, Process, ProcessError,
-    ProcessEvent, ProcessEventKind, ProcessEvents, ProcessStdin, ProcessView,
+    ENDED_BYTES_MAX, ENDED_KEPT, ENDED_MAX, EVENT_BYTES_MAX, EVENTS_MAX, PROCESSES_MAX, Process,
+    ProcessError, ProcessEvent, ProcessEventKind, ProcessEvents, ProcessStdin, ProcessView,
 };
 pub use run_dir::RUN_DIR_BYTES_MAX;
 pub use sandbox::{SandboxState, SandboxView};

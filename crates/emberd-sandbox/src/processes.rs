@@ -33,7 +33,10 @@ pub use process::{Process, ProcessEvents, ProcessStdin, ProcessView};
 pub const PROCESSES_MAX: usize = 256;
 
 /// Most ended processes one sandbox remembers; then the one that ended first is forgotten.
-pub const ENDED_MAX: usize = 32;
+pub const ENDED_MAX: usize = 256;
+
+/// Most bytes of output kept of all ended processes of one sandbox (32 MiB); likewise.
+pub const ENDED_BYTES_MAX: usize = 32 << 20;
 
 /// How long an ended process is remembered, for clients that come late.
 pub const ENDED_KEPT: Duration = Duration::from_secs(600);
@@ -109,17 +112,22 @@ impl Processes {
         self.lock().insert(process.pid(), process);
     }
 
-    /// Forgets those that ended first, if there are too many.
+    /// Forgets those that ended first, if there are too many or they hold too much.
     fn trim(&self) {
         let mut by_pid = self.lock();
-        let mut ended: Vec<_> = by_pid
-            .values()
-            .filter_map(|process| Some((process.ended_at()?, process.pid())))
-            .collect();
-        ended.sort_unstable();
-        let surplus = ended.len().saturating_sub(ENDED_MAX);
-        for (_, pid) in ended.into_iter().take(surplus) {
-            by_pid.remove(&pid);
+        let ended = by_pid.values().filter_map(|process| {
+            let (at, bytes) = process.ended()?;
+            Some((at, process.pid(), bytes))
+        });
+        let mut ended: Vec<_> = ended.collect();
+        // The last that ended comes first.
+        ended.sort_unstable_by(|one, other| other.cmp(one));
+        let mut held_bytes = 0;
+        for (count, (_, pid, bytes)) in ended.into_iter().enumerate() {
+            held_bytes += bytes;
+            if count >= ENDED_MAX || held_bytes > ENDED_BYTES_MAX {
+                by_pid.remove(&pid);
+            }
         }
     }
 

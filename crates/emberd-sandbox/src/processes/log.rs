@@ -89,6 +89,11 @@ impl Log {
         self.first + self.events.len() as u64
     }
 
+    /// How many bytes of output are kept.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub fn exit(&self) -> Option<&ExecExit> {
         self.exit.as_ref()
     }

@@ -178,8 +178,10 @@ impl Process {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    pub(super) fn ended_at(&self) -> Option<Instant> {
-        self.state().ended_at
+    /// When it ended, and how many bytes of its output are kept; none while it runs.
+    pub(super) fn ended(&self) -> Option<(Instant, usize)> {
+        let state = self.state();
+        Some((state.ended_at?, state.log.bytes()))
     }
 
     /// Notes what it wrote.

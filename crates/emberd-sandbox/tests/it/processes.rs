@@ -4,8 +4,8 @@ use bytes::Bytes;
 use emberd_proto::process::{ProcessSpec, SignalName, TtySize};
 use emberd_proto::{ExecExit, RefusalCode};
 use emberd_sandbox::{
-    ENDED_MAX, EVENT_BYTES_MAX, OperationError, PROCESSES_MAX, Process, ProcessError, ProcessEvent,
-    ProcessEventKind, SandboxId,
+    ENDED_BYTES_MAX, EVENT_BYTES_MAX, OperationError, PROCESSES_MAX, Process, ProcessError,
+    ProcessEvent, ProcessEventKind, SandboxId,
 };
 use futures::FutureExt as _;
 use futures::future::join_all;
@@ -194,8 +194,21 @@ async fn two_hundred_at_once_and_no_more_than_allowed() {
     for (n, process) in processes.iter().enumerate() {
         assert_eq!(output(process).await.0, format!("hello {n}\n").as_bytes());
     }
-    until(|| fixture.sandboxes.processes(id).unwrap().len() <= ENDED_MAX).await;
     start(&fixture, id, "true").await;
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn ended_processes_are_forgotten_when_they_hold_too_much() {
+    let fixture = Fixture::new();
+    let id = fixture.create().await;
+    let most = ENDED_BYTES_MAX / EVENT_BYTES_MAX;
+    for _ in 0..most + 8 {
+        let process = start(&fixture, id, "head -c 2000000 /dev/zero").await;
+        process.wait().await;
+    }
+    until(|| fixture.sandboxes.processes(id).unwrap().len() <= most + 1).await;
+    assert!(fixture.sandboxes.processes(id).unwrap().len() >= most);
     fixture.close().await;
 }
 

@@ -64,8 +64,25 @@ async fn limits_of_all_processes_together_hold() {
                 except BlockingIOError: print(n)";
     let forks = ProcessSpec { limits, ..python(code) };
     assert_eq!(output(&daemon, &id, &forks).await, ("5\n".to_owned(), 0));
-    // Execs too, in a fork of the zygote or not.
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limited_memory_is_all_there_is_or_refused() {
+    let Some(daemon) = Daemon::start(&[]) else { return };
+    let id = daemon.create("python").await;
+    let controllers = "print(open('/sys/fs/cgroup/cgroup.controllers').read())";
+    let counts_memory = daemon.output(&id, controllers).await.contains("memory");
     let limits = Limits { memory_mib: Some(48), ..Limits::default() };
+    let hog =
+        ProcessSpec { limits, ..python("x = bytearray(b'x') * (100 << 20); print('had it')") };
+    if !counts_memory {
+        let refused = daemon.client.start_process(&id, &hog).await;
+        assert!(matches!(refused, Err(ClientError::Api { status: 400, .. })), "{refused:?}");
+        return daemon.stop();
+    }
+    assert_eq!(output(&daemon, &id, &hog).await, (String::new(), 137));
+    // Execs too, in a fork of the zygote or not.
     let exec = ExecSpec { limits, ..spec("x = bytearray(b'x') * (100 << 20)") };
     let body = emberd_api::ExecBody { spec: exec, stdin: None, stdin_base64: None };
     assert_eq!(daemon.exec(&id, &body).await.exit.signal, Some(9));
