@@ -16,9 +16,9 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Green.on_default().bold());
 
 const AFTER_HELP: &str = "\
-Exit codes: `run`, `exec`, `shell` and `attach` exit with the program's own; 124 when it ran
-into its time limit, 126 when it could not be started, 125 when emberctl itself failed. Other commands: 0, 1 when a
-check said no, 125 when emberctl itself failed.";
+Exit codes: `run`, `exec`, `shell` and `attach` exit with the program's own; 124 when it ran into
+its time limit, 126 when it could not be started, 125 when emberctl itself failed. Other commands:
+0, 1 when a check said no, 125 when emberctl itself failed.";
 
 /// Runs code in microVMs: the command line of emberd.
 #[derive(Debug, Parser)]

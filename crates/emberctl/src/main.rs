@@ -1,7 +1,7 @@
 //! `emberctl`: the command line of emberd, one file per command under `commands/`.
 //!
-//! Exit codes: a program's own for `run`, `exec`, `shell` and `attach`; else 0, 1 when a check says no,
-//! 124 to 126 as [`exit`] names them.
+//! Exit codes: a program's own for `run`, `exec`, `shell` and `attach`; else 0, 1 when a check
+//! says no, 124 to 126 as [`exit`] names them.
 
 use std::process::ExitCode;
 

@@ -80,15 +80,15 @@ impl ProgramArgs {
             (None, Some(file)) => Some(code_from(&file, self.stdin)?),
             (None, None) => None,
         };
-        let (argv, args) = match (&code, self.args) {
-            (Some(_), args) => (Vec::new(), args),
-            (None, args) if args.is_empty() => (vec!["/bin/sh".to_owned()], args),
-            (None, args) => (args, Vec::new()),
+        let (program, args) = match (&code, self.args) {
+            (Some(_), words) => (Vec::new(), words),
+            (None, words) if words.is_empty() => (vec!["/bin/sh".to_owned()], words),
+            (None, words) => (words, Vec::new()),
         };
         let limit = self.timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
         let spec = ProcessSpec {
             code,
-            argv,
+            argv: program,
             args,
             env: self.env.into_iter().collect(),
             cwd: self.cwd,

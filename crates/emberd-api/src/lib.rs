@@ -335,7 +335,7 @@ pub enum ErrorCode {
     NotStarted,
     /// 409: the process, or its standard input, has ended.
     ProcessEnded,
-    /// 429: as many processes, or WebSockets, as allowed exist.
+    /// 429: as many processes, or `WebSocket`s, as allowed exist.
     TooMany,
     /// 409: the sandbox is still being created.
     SandboxNotReady,

@@ -26,8 +26,10 @@ pub struct Args {
 /// # Errors
 /// The daemon refuses, or there is none.
 pub async fn run(client: &Client, args: Args) -> anyhow::Result<ExitCode> {
-    let tty = Some(terminal::size());
-    let argv = ProcessSpec::of_argv(["/bin/sh", "-c", BEST_SHELL]);
-    let spec = ProcessSpec { tty, user: args.user, ..argv };
+    let spec = ProcessSpec {
+        tty: Some(terminal::size()),
+        user: args.user,
+        ..ProcessSpec::of_argv(["/bin/sh", "-c", BEST_SHELL])
+    };
     exec::at_terminal(client, &args.id, &spec, true).await
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use emberd_proto::frame::BULK_BYTES_MAX;
 use emberd_proto::process::{ProcessSpec, STDIN_WINDOW_BYTES, SignalName, TtySize};
 use emberd_proto::{ExecExit, HostMessage};
-use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, Semaphore, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::ProcessError;
@@ -129,7 +129,8 @@ impl Process {
     /// Waits until it has ended, and says how.
     pub async fn wait(&self) -> ExecExit {
         self.0.ended.cancelled().await;
-        self.state().log.exit().cloned().expect("the end is entered before it is told")
+        // The end is entered before it is told.
+        self.state().log.exit().cloned().unwrap_or_default()
     }
 
     /// Its standard input, once nobody else writes to it.
@@ -274,11 +275,11 @@ impl ProcessStdin {
         let process = &self.process;
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(BULK_BYTES_MAX));
-            let room = u32::try_from(piece.len()).expect("bounded by BULK_BYTES_MAX");
+            let room = u32::try_from(piece.len()).unwrap_or(u32::MAX);
             let window = async {
+                // The semaphore is never closed.
                 let room = process.0.window.acquire_many(room).await;
-                room.expect("the semaphore is never closed").forget();
-                Ok(())
+                room.map(SemaphorePermit::forget).map_err(|_| ProcessError::Ended(process.0.pid))
             };
             process.unless_ended(window).await?;
             process.say(Word::Stdin(piece)).await?;

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::errors::ApiError;
 use super::events::told;
 
-/// Most WebSockets at once. They outlive the requests they began as.
+/// Most sockets at once. They outlive the requests they began as.
 const WEBSOCKETS_MAX: usize = 1024;
 
 /// Standard input that may wait for the program, in bytes (1 MiB), beside what the guest holds.
