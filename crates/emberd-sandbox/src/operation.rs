@@ -91,6 +91,8 @@ pub(crate) async fn failed<M: MicroVm>(
     let id = sandbox.id;
     let hostile = match source {
         ChannelError::Refused(refusal) => return OperationError::Refused(refusal),
+        // A VMM that ends in the middle of a frame cuts it.
+        ChannelError::Frame(FrameError::Truncated(_)) => false,
         ChannelError::Frame(_) | ChannelError::Protocol(_) => true,
         ChannelError::Connect(_) | ChannelError::Closed | ChannelError::Io(_) => false,
     };

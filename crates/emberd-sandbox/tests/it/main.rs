@@ -14,6 +14,7 @@ mod fixture;
 mod pool;
 #[cfg(test)]
 mod ports;
+#[cfg(test)]
 mod processes;
 #[cfg(test)]
 mod shutdown;
