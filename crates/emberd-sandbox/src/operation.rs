@@ -92,9 +92,11 @@ pub(crate) async fn failed<M: MicroVm>(
     let hostile = match source {
         ChannelError::Refused(refusal) => return OperationError::Refused(refusal),
         // A VMM that ends in the middle of a frame cuts it.
-        ChannelError::Frame(FrameError::Truncated(_)) => false,
+        ChannelError::Frame(FrameError::Truncated(_))
+        | ChannelError::Connect(_)
+        | ChannelError::Closed
+        | ChannelError::Io(_) => false,
         ChannelError::Frame(_) | ChannelError::Protocol(_) => true,
-        ChannelError::Connect(_) | ChannelError::Closed | ChannelError::Io(_) => false,
     };
     if hostile {
         let error = &source as &dyn std::error::Error;
