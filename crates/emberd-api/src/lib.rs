@@ -323,7 +323,7 @@ pub enum ErrorCode {
     TooManyConnections,
     /// 403: the guest's kernel does not permit it.
     Denied,
-    /// 404: the sandbox has no such file, process, context or user.
+    /// 404: the sandbox has no such file, process or user.
     NotFound,
     /// 409: something is there already.
     AlreadyExists,

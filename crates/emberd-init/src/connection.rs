@@ -219,7 +219,7 @@ async fn operate(
             let metrics = agent.usage.metrics();
             connection.outgoing.send(&GuestMessage::Metrics(metrics)).await
         }
-        HostMessage::Context(_) | HostMessage::Unknown => {
+        HostMessage::Unknown => {
             let message = "this guest does not know the operation".to_owned();
             connection.outgoing.refuse(RefusalCode::UnknownOperation, message).await
         }

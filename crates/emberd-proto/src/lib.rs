@@ -10,7 +10,6 @@
 //!                                └── Dial ▶ Dialed, Data* and DataEnd both ways, Done ──▶ idle
 //! ```
 
-pub mod context;
 pub mod exec;
 pub mod file;
 pub mod frame;
@@ -20,7 +19,6 @@ pub mod pack;
 pub mod process;
 pub mod renewal;
 
-pub use context::{ContextCall, ContextEvent, ContextSpec};
 pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
 pub use file::{FileChange, FileEntry, FileOp, FileRequest, FileType, GuestPath};
 pub use frame::{Decoder, Frame, FrameError, Kind};
