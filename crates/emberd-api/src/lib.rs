@@ -9,11 +9,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 mod address;
+mod contexts;
 pub mod paths;
 mod server_timing;
 
 pub use address::{Address, AddressError};
+pub use contexts::{Context, ContextList, ContextState, RunEvent};
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
+pub use emberd_proto::{ContextRun, ContextSpec};
 pub use server_timing::{
     SERVER_TIMING_HEADER, STAGE_TOTAL, ServerTiming, ServerTimingError, Stage,
 };
@@ -288,6 +291,12 @@ pub enum ErrorCode {
     BodyTooLarge,
     /// 429: as many sandboxes as allowed exist.
     TooManySandboxes,
+    /// 429: the sandbox has as many contexts as allowed.
+    TooManyContexts,
+    /// 429: as many runs as may wait for their turn in the context do.
+    ContextBusy,
+    /// 409: the context's interpreter has ended; it can be restarted.
+    ContextDead,
     /// 403: the guest's kernel does not permit it.
     Denied,
     /// 404: the sandbox has no such file, process, context or user.

@@ -16,7 +16,7 @@ use tokio::io::{
 
 use crate::agent::Agent;
 use crate::machine::RenewError;
-use crate::{console, exec};
+use crate::{console, context, exec};
 
 /// What a connection runs over: a Unix socket, a vsock or a stream of the mux. All of them
 /// pass written bytes on by themselves, so nothing here flushes.
@@ -39,6 +39,9 @@ pub enum ConnectionError {
     /// The host sent more standard input than allowed.
     #[error("too much standard input")]
     TooMuchStdin,
+    /// The host sent more to a context than that has read.
+    #[error("too much for the context to read")]
+    TooMuchData,
     /// The host left in the middle of an operation.
     #[error("the host left")]
     HostLeft,
@@ -100,7 +103,8 @@ impl Outgoing {
         }
     }
 
-    async fn send(&mut self, message: &GuestMessage) -> Result<(), ConnectionError> {
+    /// Writes a control frame.
+    pub async fn send(&mut self, message: &GuestMessage) -> Result<(), ConnectionError> {
         self.push(message);
         while !self.buffer.is_empty() {
             self.write_some().await?;
@@ -108,7 +112,12 @@ impl Outgoing {
         Ok(())
     }
 
-    async fn refuse(&mut self, code: RefusalCode, message: String) -> Result<(), ConnectionError> {
+    /// Says that an operation is not carried out.
+    pub async fn refuse(
+        &mut self,
+        code: RefusalCode,
+        message: String,
+    ) -> Result<(), ConnectionError> {
         self.send(&GuestMessage::Refused(Refusal { code, message })).await
     }
 }
@@ -125,10 +134,10 @@ pub async fn serve(agent: Arc<Agent>, stream: Box<dyn Duplex>) -> Result<(), Con
     while let Some(frame) = connection.incoming.frame().await? {
         match frame.kind {
             Kind::Control => operate(&agent, &mut connection, &frame).await?,
-            // What is left of the input of an exec that ended, or was refused, before all of
+            // What is left of the input of a program that ended, or was refused, before all of
             // its input came.
-            Kind::Stdin | Kind::StdinEnd => {}
-            Kind::Stdout | Kind::Stderr | Kind::Data | Kind::DataEnd => {
+            Kind::Stdin | Kind::StdinEnd | Kind::Data => {}
+            Kind::Stdout | Kind::Stderr | Kind::DataEnd => {
                 return Err(ConnectionError::Unexpected(frame.kind));
             }
         }
@@ -174,6 +183,9 @@ async fn operate(
                 connection.outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await
             }
         },
+        HostMessage::Context(spec) => context::run(agent, connection, &spec).await,
+        // What was meant for a process that has ended meanwhile.
+        HostMessage::Signal { .. } => Ok(()),
         HostMessage::Renew(renewal) => match agent.renew(&renewal) {
             Ok(()) => connection.outgoing.send(&GuestMessage::Renewed).await,
             Err(error) => {
@@ -193,11 +205,9 @@ async fn operate(
             connection.outgoing.refuse(RefusalCode::Invalid, message).await
         }
         HostMessage::Start(_)
-        | HostMessage::Signal { .. }
         | HostMessage::Resize(_)
         | HostMessage::File(_)
         | HostMessage::Dial { .. }
-        | HostMessage::Context(_)
         | HostMessage::Metrics
         | HostMessage::Unknown => {
             let message = "this guest does not know the operation".to_owned();

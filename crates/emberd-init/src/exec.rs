@@ -31,14 +31,14 @@ mod output;
 
 pub use berth::Berth;
 use berth::Streams;
-pub use launch::LaunchError;
-use launch::Program;
+pub(crate) use launch::check_directory;
+pub use launch::{LaunchError, Program};
 use leader::End;
 pub use leader::Leader;
 
 /// Encoded output that may wait for the host before the program's pipes are left unread,
 /// in bytes (256 KiB).
-const BACKLOG_BYTES_MAX: usize = 4 * BULK_BYTES_MAX;
+pub(crate) const BACKLOG_BYTES_MAX: usize = 4 * BULK_BYTES_MAX;
 
 /// How long a killed program may take to be reaped. Then its zygote, which should have, is
 /// taken for broken.
@@ -83,7 +83,7 @@ pub async fn run(
     Ok(())
 }
 
-fn elapsed_us(since: Instant) -> u64 {
+pub(crate) fn elapsed_us(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -160,7 +160,7 @@ fn input_of(frame: Option<Frame>) -> Result<Option<Bytes>, ConnectionError> {
     }
 }
 
-fn exit_of(end: End, timed_out: bool) -> ExecExit {
+pub(crate) fn exit_of(end: End, timed_out: bool) -> ExecExit {
     let (code, signal) = match end {
         End::Reaped(status) => (status.code(), status.signal()),
         End::Reported(code) => (Some(i32::from(code)), None),

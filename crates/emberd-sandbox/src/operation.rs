@@ -170,7 +170,7 @@ impl<M: MicroVm> LineReader<M> {
     }
 
     /// Ends a guest that broke the protocol by what its frames mean.
-    pub async fn broken(&self, rule: &'static str) -> OperationError {
+    pub async fn broken(&mut self, rule: &'static str) -> OperationError {
         failed(&self.sandbox, ChannelError::Protocol(rule)).await
     }
 }

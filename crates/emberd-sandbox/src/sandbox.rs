@@ -18,6 +18,7 @@ use crate::SandboxId;
 use crate::answer::connect;
 use crate::boot_path::{BootPath, BootTimes};
 use crate::channel::{ChannelError, GuestConnection};
+use crate::contexts::Contexts;
 
 /// Most connections one sandbox keeps open while they are not used.
 const IDLE_CONNECTIONS_MAX: usize = 8;
@@ -67,6 +68,7 @@ pub(crate) struct Sandbox<M: MicroVm> {
     pub ending: CancellationToken,
     pub vm: RwLock<Option<M>>,
     pub ready: OnceLock<Ready<M::Stream>>,
+    pub contexts: Contexts,
 }
 
 /// What is known and open once the guest has answered.
@@ -109,7 +111,7 @@ impl<S> Ready<S> {
 impl<M: MicroVm> Sandbox<M> {
     pub fn new(id: SandboxId, pack: PackName, dir: PathBuf) -> Self {
         let (ending, vm, ready) = (CancellationToken::new(), RwLock::new(None), OnceLock::new());
-        Self { id, pack, dir, ending, vm, ready }
+        Self { id, pack, dir, ending, vm, ready, contexts: Contexts::default() }
     }
 
     pub fn view(&self, created_at: SystemTime) -> SandboxView {

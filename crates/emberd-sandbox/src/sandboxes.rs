@@ -28,7 +28,7 @@ pub enum DeleteError {
 }
 
 /// All sandboxes of one daemon. Clones share them.
-pub struct Sandboxes<V: SnapshotVmm>(Arc<Shared<V>>);
+pub struct Sandboxes<V: SnapshotVmm>(pub(crate) Arc<Shared<V>>);
 
 impl<V: SnapshotVmm> Clone for Sandboxes<V> {
     fn clone(&self) -> Self {

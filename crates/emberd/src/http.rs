@@ -3,13 +3,14 @@
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use emberd_api::{BODY_BYTES_MAX, ErrorCode, paths};
 use emberd_sandbox::Sandboxes;
 use emberd_vmm::SnapshotVmm;
 use utoipa::OpenApi;
 
 mod body;
+mod contexts;
 mod errors;
 mod exec;
 mod id;
@@ -19,6 +20,7 @@ mod origin;
 mod pack;
 mod sandboxes;
 mod templates;
+mod text;
 
 use errors::ApiError;
 
@@ -32,6 +34,12 @@ use errors::ApiError;
         sandboxes::get,
         sandboxes::delete,
         exec::exec,
+        contexts::open,
+        contexts::list,
+        contexts::delete,
+        contexts::run,
+        contexts::interrupt,
+        contexts::restart,
         templates::list,
         templates::build,
         templates::delete,
@@ -39,7 +47,7 @@ use errors::ApiError;
         info::healthz,
         info::openapi,
     ),
-    components(schemas(emberd_api::ErrorBody, ErrorCode))
+    components(schemas(emberd_api::ErrorBody, ErrorCode, emberd_api::RunEvent))
 )]
 struct Document;
 
@@ -64,11 +72,16 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>) -> Router {
 }
 
 /// Every path and what it answers.
-pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 8] {
+pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 13] {
     [
         (paths::SANDBOXES, post(sandboxes::create::<V>).get(sandboxes::list::<V>)),
         (paths::SANDBOX, get(sandboxes::get::<V>).delete(sandboxes::delete::<V>)),
         (paths::EXEC, post(exec::exec::<V>)),
+        (paths::CONTEXTS, post(contexts::open::<V>).get(contexts::list::<V>)),
+        (paths::CONTEXT, delete(contexts::delete::<V>)),
+        (paths::CONTEXT_RUN, post(contexts::run::<V>)),
+        (paths::CONTEXT_INTERRUPT, post(contexts::interrupt::<V>)),
+        (paths::CONTEXT_RESTART, post(contexts::restart::<V>)),
         (paths::TEMPLATES, get(templates::list::<V>)),
         (paths::TEMPLATE, post(templates::build::<V>).delete(templates::delete::<V>)),
         (paths::INFO, get(info::info::<V>)),

@@ -53,7 +53,7 @@ pub struct Program {
 
 impl Program {
     /// The program that `leader` leads in `berth`.
-    fn new(berth: Berth, leader: Leader, started_by: StartedBy) -> Self {
+    pub(crate) fn new(berth: Berth, leader: Leader, started_by: StartedBy) -> Self {
         let Berth { code, streams, stdio: [_stdin, stdout, stderr], .. } = berth;
         Self { leader, streams, started_by, _outputs: [stdout, stderr], _code: code }
     }
@@ -117,7 +117,7 @@ fn spawn(
 
 /// Finds out what is wrong with a directory before the failure of fork-and-exec as a whole
 /// could only be blamed on the program.
-fn check_directory(directory: &Path) -> Result<(), LaunchError> {
+pub(crate) fn check_directory(directory: &Path) -> Result<(), LaunchError> {
     let problem = match fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() => return Ok(()),
         Ok(_) => io::ErrorKind::NotADirectory.into(),

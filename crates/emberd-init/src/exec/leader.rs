@@ -2,6 +2,9 @@
 
 use std::process::ExitStatus;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
 use crate::process_tree::ProcessTree;
 use crate::reaper::Exit;
 use crate::zygote::Report;
@@ -40,6 +43,11 @@ impl Leader {
         self
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.tree.leader
+    }
+
     /// Waits for its end. Cancel safe; not to be called again once it returned.
     pub async fn ended(&mut self) -> End {
         let end = match &mut self.report {
@@ -52,6 +60,16 @@ impl Leader {
         };
         self.ended = true;
         end
+    }
+
+    /// Sends `signal` to its process group, as a terminal does; `false` if it has ended.
+    pub fn interrupt(&self, signal: Signal) -> bool {
+        let running = !self.ended && self.exit.is_empty();
+        if running {
+            // A group that is gone, or is not there yet, has nothing to hear.
+            killpg(Pid::from_raw(self.tree.leader.cast_signed()), signal).ok();
+        }
+        running
     }
 
     /// Kills the whole tree; `false` if the leader has already ended by itself, in which case

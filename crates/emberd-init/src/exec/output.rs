@@ -26,6 +26,7 @@ pub struct Output {
     kind: Kind,
     /// Closed once the program, and whoever inherited it, has closed the other end.
     pipe: Option<Receiver>,
+    bytes_max: usize,
     sent_bytes: usize,
     truncated: bool,
 }
@@ -33,7 +34,13 @@ pub struct Output {
 impl Output {
     /// Output of the program at the other end of `pipe`, sent as frames of `kind`.
     pub fn new(kind: Kind, pipe: Receiver) -> Self {
-        Self { kind, pipe: Some(pipe), sent_bytes: 0, truncated: false }
+        let bytes_max = OUTPUT_BYTES_MAX;
+        Self { kind, pipe: Some(pipe), bytes_max, sent_bytes: 0, truncated: false }
+    }
+
+    /// Drops nothing from now on: the host takes as much as comes.
+    pub fn uncap(&mut self) {
+        self.bytes_max = usize::MAX;
     }
 
     /// Whether anything was dropped.
@@ -91,10 +98,10 @@ impl Output {
     }
 
     fn append(&mut self, bytes: &[u8], frames: &mut BytesMut) {
-        let room = OUTPUT_BYTES_MAX - self.sent_bytes;
+        let room = self.bytes_max - self.sent_bytes;
         let kept = &bytes[..bytes.len().min(room)];
         self.truncated |= kept.len() < bytes.len();
-        self.sent_bytes += kept.len();
+        self.sent_bytes = self.sent_bytes.saturating_add(kept.len());
         encode_bulk(self.kind, kept, frames);
     }
 }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod contexts;
+#[cfg(test)]
 mod execs;
 #[cfg(test)]
 mod guest;

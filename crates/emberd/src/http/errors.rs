@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode};
 use emberd_proto::RefusalCode;
 use emberd_sandbox::{
-    BuildTemplateError, CreateError, DeleteError, OperationError, RemoveTemplateError,
+    BuildTemplateError, ContextError, CreateError, DeleteError, OperationError, RemoveTemplateError,
 };
 
 /// An answer that is not a success.
@@ -47,13 +47,16 @@ fn status(code: ErrorCode) -> StatusCode {
         }
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        ErrorCode::SandboxNotReady | ErrorCode::NoTemplates | ErrorCode::AlreadyExists => {
-            StatusCode::CONFLICT
-        }
+        ErrorCode::SandboxNotReady
+        | ErrorCode::NoTemplates
+        | ErrorCode::AlreadyExists
+        | ErrorCode::ContextDead => StatusCode::CONFLICT,
         ErrorCode::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         ErrorCode::SandboxGone => StatusCode::GONE,
         ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        ErrorCode::TooManySandboxes => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::TooManySandboxes | ErrorCode::TooManyContexts | ErrorCode::ContextBusy => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         ErrorCode::Internal | ErrorCode::Other => StatusCode::INTERNAL_SERVER_ERROR,
         ErrorCode::GuestFailed => StatusCode::BAD_GATEWAY,
         ErrorCode::BootFailed | ErrorCode::TemplateFailed | ErrorCode::ShuttingDown => {
@@ -119,6 +122,22 @@ fn refused(code: RefusalCode) -> ErrorCode {
         | RefusalCode::UnknownOperation
         | RefusalCode::Failed
         | RefusalCode::Other => ErrorCode::GuestFailed,
+    }
+}
+
+impl From<ContextError> for ApiError {
+    fn from(error: ContextError) -> Self {
+        let (code, hint) = match error {
+            ContextError::Operation(error) => return error.into(),
+            ContextError::Unknown { .. } => (ErrorCode::NotFound, "list the sandbox's contexts"),
+            ContextError::TooMany(_) => (ErrorCode::TooManyContexts, "delete a context"),
+            ContextError::Busy(_) => (ErrorCode::ContextBusy, "wait for a run, or interrupt it"),
+            ContextError::Dead { .. } => (ErrorCode::ContextDead, "restart the context"),
+            ContextError::Start(_) => {
+                (ErrorCode::GuestFailed, "try the interpreter by exec: the sandbox may lack it")
+            }
+        };
+        Self::of(code, &error).hint(hint)
     }
 }
 

@@ -32,7 +32,7 @@ fn documented() -> BTreeSet<(String, String)> {
 async fn document_and_router_agree() {
     let api = Api::start().await;
     let documented = documented();
-    assert_eq!(documented.len(), 11);
+    assert_eq!(documented.len(), 17);
     let paths: BTreeSet<_> = documented.iter().map(|(_, path)| path.as_str()).collect();
     assert_eq!(paths, emberd::http::routes::<Firecracker>().map(|(path, _)| path).into());
     for path in paths {
@@ -40,7 +40,7 @@ async fn document_and_router_agree() {
             // An id and a pack that are none: nothing is created but by `POST /sandboxes`,
             // nothing built, nothing deleted.
             let body = if path == "/sandboxes" { "[]" } else { "" };
-            let asked = path.replace("{id}", "x").replace("{pack}", "x");
+            let asked = path.replace("{id}", "x").replace("{pack}", "x").replace("{context}", "x");
             let answer: Answer = api.raw(method, &asked, body).await;
             let refused = answer.status >= 400;
             let code = refused.then(|| answer.error().code);
