@@ -6,7 +6,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    completions, create, doctor, exec, image, inspect, rm, run, setup, template, test, vmconfig,
+    completions, context, create, doctor, exec, image, inspect, rm, run, setup, template, test,
+    vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -48,6 +49,9 @@ pub enum Command {
     Create(create::Args),
     /// Run code in a sandbox.
     Exec(exec::Args),
+    /// Open contexts, interpreters that keep their variables, and run code in them.
+    #[command(subcommand)]
+    Context(context::Command),
     /// Delete sandboxes.
     Rm(rm::Args),
     /// List sandboxes.

@@ -11,6 +11,7 @@ use crate::output::Output;
 use crate::report::Hinted;
 
 pub mod completions;
+pub mod context;
 pub mod create;
 pub mod doctor;
 pub mod exec;
@@ -36,6 +37,7 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&client()?, args, output).await,
         Command::Create(args) => create::run(&client()?, args, output).await,
         Command::Exec(args) => exec::run(&client()?, args, output).await,
+        Command::Context(command) => context::run(&client()?, command, output).await,
         Command::Rm(args) => rm::run(&client()?, args, output).await,
         Command::Ls => ls::run(&client()?, output).await,
         Command::Inspect(args) => inspect::run(&client()?, args, output).await,

@@ -15,7 +15,10 @@ use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::link::{LinkError, Links};
+use crate::link::{Answering, LinkError, Links};
+
+/// Largest answer that says why there is no stream, in bytes (1 MiB).
+const ERROR_BYTES_MAX: usize = 1 << 20;
 
 /// `Host` of a request that goes to a Unix socket.
 const UNIX_HOST: &str = "emberd";
@@ -215,7 +218,7 @@ impl Client {
         self.call(Method::GET, paths::HEALTHZ, Bytes::new()).await
     }
 
-    async fn call<T: DeserializeOwned>(
+    pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -237,22 +240,16 @@ impl Client {
     }
 
     /// Sends a request and returns the answer if it is a success.
-    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, ClientError> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, &self.host)
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .expect("paths are encoded");
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Answer, ClientError> {
+        let request = self.request(method, path, body);
         let sent = Instant::now();
-        let (head, body) = self.links.ask(&self.address, request).await.map_err(|error| {
-            let addr = self.address.clone();
-            match error {
-                LinkError::Connect(source) => ClientError::Connect { addr, source },
-                LinkError::Broken(source) => ClientError::Broken { addr, source },
-            }
-        })?;
+        let answer = self.links.ask(&self.address, request).await;
+        let (head, body) = answer.map_err(|error| self.link_error(error))?;
         let (round_trip, status) = (sent.elapsed(), head.status);
         if status.is_success() {
             let timing = timing(&head.headers);
@@ -262,13 +259,56 @@ impl Client {
         Err(ClientError::Api { status: status.as_u16(), body })
     }
 
+    /// Sends a request and returns as soon as the answer begins, if that is a success.
+    pub(crate) async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Answering), ClientError> {
+        let request = self.request(method, path, body);
+        let answer = self.links.stream(&self.address, request).await;
+        let (head, mut answering) = answer.map_err(|error| self.link_error(error))?;
+        let status = head.status;
+        if status.is_success() {
+            return Ok((status, answering));
+        }
+        let body = answering.rest(ERROR_BYTES_MAX).await;
+        let body = body.map_err(|source| self.link_error(LinkError::Broken(source)))?;
+        let body = serde_json::from_slice(&body).map_err(|source| self.protocol(status, source))?;
+        Err(ClientError::Api { status: status.as_u16(), body })
+    }
+
+    /// The daemon's address.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, &self.host)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .expect("paths are encoded")
+    }
+
+    fn link_error(&self, error: LinkError) -> ClientError {
+        let addr = self.address.clone();
+        match error {
+            LinkError::Connect(source) => ClientError::Connect { addr, source },
+            LinkError::Broken(source) => ClientError::Broken { addr, source },
+        }
+    }
+
     fn protocol(&self, status: StatusCode, source: serde_json::Error) -> ClientError {
         ClientError::Protocol { addr: self.address.clone(), status: status.as_u16(), source }
     }
 }
 
 /// A success, as it came.
-struct Answer {
+pub(crate) struct Answer {
     status: StatusCode,
     body: Bytes,
     round_trip: Duration,
@@ -280,6 +320,6 @@ fn timing(headers: &HeaderMap) -> ServerTiming {
     header.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-fn json(body: &impl Serialize) -> Bytes {
+pub(crate) fn json(body: &impl Serialize) -> Bytes {
     serde_json::to_vec(body).expect("bodies have string keys only").into()
 }

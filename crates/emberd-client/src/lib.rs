@@ -5,6 +5,8 @@
 //! drops the request, which ends a creation or a program under way.
 
 mod client;
+mod contexts;
 mod link;
 
 pub use client::{Client, ClientError, Traced};
+pub use contexts::RunEvents;

@@ -7,17 +7,21 @@
 // function.
 "use strict";
 
+const fs = require("node:fs");
 const inspector = require("node:inspector");
 const net = require("node:net");
 const path = require("node:path");
 const util = require("node:util");
 const vm = require("node:vm");
+const { Writable } = require("node:stream");
 const { createRequire } = require("node:module");
 const { pathToFileURL } = require("node:url");
 
 const CHANNEL_FD = 3;
 // Longest text of a value, and of an error, in characters.
 const TEXT_MAX = 1 << 20;
+// Pause before a full pipe is written to again, in milliseconds.
+const FULL_PAUSE_MS = 2;
 // A frame of a stack, and one of code that was run here.
 const FRAME = /^\s+at /;
 const FRAME_OF_CODE = /^\s+at .*\brun\d+:\d+:\d+\)?$/;
@@ -34,8 +38,41 @@ let taken;
 const TAKE = Symbol.for("emberd.take");
 Object.defineProperty(globalThis, TAKE, { value: (value) => void (taken = value) });
 
+// Writes all of it before it returns. It keeps nothing in mind that an interrupt, which may end
+// any function anywhere, could leave half done, as the streams of Node do.
+function write(fd, data) {
+  let rest = data;
+  while (rest.length > 0) {
+    try {
+      rest = rest.subarray(fs.writeSync(fd, rest));
+    } catch (error) {
+      if (error.code !== "EAGAIN") throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, FULL_PAUSE_MS);
+    }
+  }
+}
+
 function send(event) {
-  channel.write(`${JSON.stringify(event)}\n`);
+  write(CHANNEL_FD, Buffer.from(`${JSON.stringify(event)}\n`));
+}
+
+class Output extends Writable {
+  constructor(fd) {
+    super({ decodeStrings: true });
+    this.fd = fd;
+  }
+
+  write(chunk, encoding, done) {
+    const coding = typeof encoding === "string" ? encoding : "utf8";
+    write(this.fd, typeof chunk === "string" ? Buffer.from(chunk, coding) : chunk);
+    const callback = typeof encoding === "function" ? encoding : done;
+    if (callback) process.nextTick(callback);
+    return true;
+  }
+}
+for (const [name, fd] of [["stdout", 1], ["stderr", 2]]) {
+  const value = new Output(fd);
+  Object.defineProperty(process, name, { value, configurable: true, enumerable: true });
 }
 
 function cut(text) {

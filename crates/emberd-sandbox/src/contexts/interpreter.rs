@@ -35,6 +35,9 @@ const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
 /// then does, and so does Node as it begins to wait.
 const INTERRUPT_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long such a run is let be at first: it is when it begins that it is likeliest to miss one.
+const INTERRUPT_FIRST: Duration = Duration::from_millis(250);
+
 /// Most bytes one run says, output and events together (64 MiB); the rest is dropped and
 /// flagged.
 const RUN_BYTES_MAX: usize = 64 << 20;
@@ -207,8 +210,12 @@ impl<M: MicroVm> Interpreter<M> {
                 }
             }
             // Before it has begun, nothing would heed it.
-            if run.interrupt && run.begun {
-                run.interrupt = false;
+            let Some(begun) = run.begun.filter(|_| run.interrupt) else { continue };
+            run.interrupt = false;
+            let first = begun + INTERRUPT_FIRST;
+            if run.insist && Instant::now() < first {
+                run.again = Some(first);
+            } else {
                 run.again = run.insist.then(|| Instant::now() + INTERRUPT_AGAIN);
                 self.writer.say(&HostMessage::Signal { signal: SignalName::SigInt }).await?;
             }
@@ -263,8 +270,8 @@ struct Running {
     /// When it is interrupted once more.
     again: Option<Instant>,
     bytes: usize,
-    /// Whether the interpreter has begun with it.
-    begun: bool,
+    /// When the interpreter began with it.
+    begun: Option<Instant>,
     /// Whether interrupts are repeated.
     insist: bool,
     /// Whether it is to be interrupted once it has begun.
@@ -286,7 +293,7 @@ impl Running {
             deadline: timeout.map(|timeout| since + timeout),
             again: None,
             bytes: 0,
-            begun: false,
+            begun: None,
             insist: false,
             interrupt: false,
             left: false,
@@ -317,7 +324,7 @@ impl Running {
                 ContextEvent::Ready => {}
                 ContextEvent::Started { execution_count, insist } => {
                     status.count(execution_count);
-                    self.begun = true;
+                    self.begun = Some(Instant::now());
                     self.insist = insist;
                     self.execution_count = execution_count;
                     self.tell(RunEvent::Started { execution_count }, bytes);
