@@ -137,6 +137,8 @@ async fn runs_of_one_context_take_turns_and_too_many_are_refused() {
     assert!(matches!(refused, ContextError::Busy(_)) && runs.len() >= 16, "{refused:?}");
     // Whoever hangs up while it waits is never run.
     drop(runs);
+    let idle = ContextRun { code: String::new(), timeout_ms: None };
+    until(|| fixture.sandboxes.run_context(id, context, &idle).is_ok()).await;
     assert_eq!(fixture.run(id, context, "echo $x").await.text, "7\n");
     fixture.close().await;
 }

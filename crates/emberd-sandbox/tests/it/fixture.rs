@@ -222,7 +222,7 @@ fn pack() -> serde_json::Value {
             context(&["shell"], &["/bin/sh", "-c", run_bash, "sh", &format!("{packs}/shell/context.sh")]),
             context(&["python"], &["/usr/bin/python3", &format!("{packs}/python/context.py")]),
             context(&["nonsense"], &["/bin/sh", "-c", &says("echo nonsense >&0")]),
-            context(&["endless"], &["/bin/sh", "-c", &says("tr '\\0' x < /dev/zero >&0")]),
+            context(&["endless"], &["/bin/sh", "-c", &says("tr '\\0' x >&0 < /dev/zero")]),
             context(&["stillborn"], &["/bin/sh", "-c", "echo no such library >&2; exit 3"]),
         ],
     })
