@@ -6,7 +6,7 @@
 //! connect ─ Hello ▶ Welcome ─▶ idle ─ Ping, Renew, … ▶ Pong, Renewed, … ──────▶ idle
 //!                                ├── Exec, Stdin*, StdinEnd ▶ (Stdout|Stderr)*, Exited ▶ idle
 //!                                ├── Start, (Stdin|Signal|Resize)* ▶ …, Exited ─────────▶ idle
-//!                                ├── Context, (Data|Signal)* ▶ (Data|Stdout|Stderr)*, Exited ▶ idle
+//!                                ├── Context, (Data|Signal)* ▶ (Data|Stdout|…)*, Exited ▶ idle
 //!                                ├── File, Data*, DataEnd ▶ File or Done ───────────────▶ idle
 //!                                └── Dial ▶ Dialed, Data* both ways ────────────────────▶ closed
 //! ```

@@ -239,7 +239,7 @@ impl PackDefinition {
         let contexts: Vec<_> = contexts.collect();
         let mut parts: Vec<&[u8]> = vec![&json];
         parts.push(zygote.as_ref().map_or(b"", Digest::as_bytes));
-        parts.extend(contexts.iter().map(|digest| &digest.as_bytes()[..]));
+        parts.extend(contexts.iter().map(|digest| digest.as_bytes() as &[u8]));
         Digest::of_parts(&parts)
     }
 

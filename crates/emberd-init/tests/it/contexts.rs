@@ -242,7 +242,7 @@ fn python_shows_what_a_console_would() {
     let mut context = Context::open(&guest, "python");
     let result = |context: &mut Context, code: &str| {
         let ran = context.run(code);
-        ran.result().map(str::to_owned).unwrap_or_else(|| panic!("no result: {ran:?}"))
+        ran.result().map_or_else(|| panic!("no result: {ran:?}"), str::to_owned)
     };
     assert_eq!(result(&mut context, "import asyncio\nawait asyncio.sleep(0, 7)"), "7");
     assert_eq!(result(&mut context, "_ + 1"), "8");

@@ -261,6 +261,7 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// A run under way.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Running {
     events: mpsc::Sender<RunEvent>,
     /// Not yet handed on.

@@ -105,9 +105,9 @@ impl Life {
         sandbox: &Arc<Sandbox<M>>,
         spec: &ContextSpec,
     ) -> Result<Self, ContextError> {
-        let mut line = Line::open(Arc::clone(sandbox)).await?;
-        let answer = line.ask(&HostMessage::Context(spec.clone())).await?;
-        let (mut reader, writer) = line.split();
+        let mut connection = Line::open(Arc::clone(sandbox)).await?;
+        let answer = connection.ask(&HostMessage::Context(spec.clone())).await?;
+        let (mut reader, writer) = connection.split();
         if !matches!(answer, GuestMessage::Started { .. }) {
             let rule = "it answered a context with something else";
             return Err(reader.broken(rule).await.into());

@@ -267,8 +267,9 @@ impl Telling {
         };
         self.waiting.push_back(event);
         // Less than a character is nothing to tell yet.
-        self.waiting.retain(|event| {
-            !matches!(event, RunEvent::Stdout { text } | RunEvent::Stderr { text } if text.is_empty())
+        self.waiting.retain(|event| match event {
+            RunEvent::Stdout { text } | RunEvent::Stderr { text } => !text.is_empty(),
+            _ => true,
         });
     }
 }
