@@ -216,9 +216,9 @@ fn python_is_a_fork_of_the_zygote_and_has_its_surroundings() {
     let Some(guest) = guest("python") else { return };
     let mut host = guest.greet();
     host.send(&HostMessage::Settle);
-    assert!(
-        matches!(host.answer(), GuestMessage::Settled(settled) if settled.zygote_ready == Some(true))
-    );
+    let answer = host.answer();
+    let GuestMessage::Settled(settled) = answer else { panic!("{answer:?}") };
+    assert_eq!(settled.zygote_ready, Some(true));
     let spec = ContextSpec {
         cwd: Some("/usr".into()),
         env: [("COLOUR".into(), "red".into())].into(),
