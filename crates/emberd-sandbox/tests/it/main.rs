@@ -1,6 +1,8 @@
 //! Sandboxes over a double of Firecracker: the real agent, as a host process.
 
 #[cfg(test)]
+mod contexts;
+#[cfg(test)]
 mod create;
 #[cfg(test)]
 mod delete;
@@ -14,6 +16,7 @@ mod fixture;
 mod pool;
 #[cfg(test)]
 mod ports;
+#[cfg(test)]
 mod processes;
 #[cfg(test)]
 mod shutdown;
