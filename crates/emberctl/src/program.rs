@@ -23,7 +23,6 @@ const STANDARD_INPUT: &str = "-";
 #[derive(Debug, clap::Args)]
 pub struct ProgramArgs {
     /// Program text in the sandbox's language.
-    #[arg(required_unless_present = "file")]
     code: Option<String>,
     /// Take the program from a file; `-` is standard input.
     #[arg(short, long, conflicts_with = "code")]
@@ -109,7 +108,7 @@ impl ProgramArgs {
         let code = match (self.code, self.file) {
             (Some(code), _) => code,
             (None, Some(file)) => code_from(&file, self.stdin)?,
-            (None, None) => unreachable!("clap wants one of them"),
+            (None, None) => anyhow::bail!("no program: give CODE, or a file with --file"),
         };
         let timeout_ms = self.timeout.map_or(TIMEOUT_MS_DEFAULT.into(), |limit| limit.as_millis());
         let spec = ExecSpec {

@@ -45,8 +45,9 @@ const SPARES: usize = 1;
 const FORK_WAIT: Duration = Duration::from_secs(10);
 
 /// How long settling waits for the zygote: an emulated interpreter on a busy host imports
-/// its modules in several seconds.
-const SETTLE_WAIT: Duration = Duration::from_secs(30);
+/// its modules in several seconds, and a template without a zygote is one for good. Less than
+/// the host waits for the guest to settle.
+const SETTLE_WAIT: Duration = Duration::from_secs(80);
 
 /// How long settling lets a forked spare make itself ready, which it does in milliseconds.
 const REST_WAIT: Duration = Duration::from_secs(2);

@@ -91,8 +91,12 @@ pub(crate) async fn failed<M: MicroVm>(
     let id = sandbox.id;
     let hostile = match source {
         ChannelError::Refused(refusal) => return OperationError::Refused(refusal),
+        // A VMM that ends in the middle of a frame cuts it.
+        ChannelError::Frame(FrameError::Truncated(_))
+        | ChannelError::Connect(_)
+        | ChannelError::Closed
+        | ChannelError::Io(_) => false,
         ChannelError::Frame(_) | ChannelError::Protocol(_) => true,
-        ChannelError::Connect(_) | ChannelError::Closed | ChannelError::Io(_) => false,
     };
     if hostile {
         let error = &source as &dyn std::error::Error;

@@ -15,7 +15,8 @@ use crate::trace::Trace;
 
 /// Arguments of `exec`.
 #[derive(Debug, clap::Args)]
-#[command(mut_arg("code", |code| code.required_unless_present_any(["file", "tty"])))]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true)
+    .args(["code", "file", "tty"]))]
 pub struct Args {
     /// The sandbox.
     id: String,

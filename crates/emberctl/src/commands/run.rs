@@ -14,6 +14,7 @@ use crate::trace::Trace;
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["code", "file"]))]
 pub struct Args {
     /// Language pack.
     pack: String,

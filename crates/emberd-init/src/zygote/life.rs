@@ -28,7 +28,7 @@ const CONTROL_FD_VARIABLE: &str = "EMBERD_ZYGOTE_FD";
 
 /// How long a zygote may take to become ready: an emulated interpreter on a busy host
 /// imports its modules in several seconds.
-const READY_WAIT: Duration = Duration::from_secs(60);
+const READY_WAIT: Duration = Duration::from_secs(90);
 
 /// Pause before the zygote is started anew; it doubles with each failure in a row up to
 /// [`RESTART_PAUSE_MAX`], so that one that cannot live costs execs next to nothing.

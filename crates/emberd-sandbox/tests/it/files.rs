@@ -2,17 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use emberd_proto::file::{BATCH_MAX, ChangeKind, ENTRIES_MAX};
-use emberd_proto::frame::{encode, encode_message};
-use emberd_proto::message::GENERATION;
-use emberd_proto::{FileEntry, FileType, GuestMessage, GuestPath, Kind, RefusalCode, Welcome};
+use emberd_proto::{FileEntry, FileType, GuestMessage, GuestPath, Kind, RefusalCode};
 use emberd_sandbox::{FileContent, OperationError, SandboxId, SandboxState};
 use emberd_vmm::firecracker::Firecracker;
-use fake_firecracker::Then;
 use rustix::process::Signal;
 
-use crate::fixture::{Fixture, until};
+use crate::fixture::{Fixture, lying, said, until};
 
 /// A sandbox, and a directory of the host that is its guest's too.
 async fn sandbox(fixture: &Fixture) -> (SandboxId, PathBuf) {
@@ -175,30 +172,6 @@ async fn nobody_to_ask() {
     let outcome = collect(read).await;
     assert!(matches!(outcome, Err(OperationError::Gone { .. })), "{:?}", outcome.err());
     fixture.close().await;
-}
-
-/// A guest that welcomes and then says `frames` to whatever it is asked.
-async fn lying(frames: &[(Kind, Vec<u8>)]) -> (Fixture, SandboxId) {
-    let mut script = BytesMut::new();
-    let welcome = Welcome {
-        generation: GENERATION,
-        agent_version: String::new(),
-        init_started_us: None,
-        serving_us: None,
-    };
-    encode_message(&GuestMessage::Welcome(welcome), &mut script);
-    for (kind, payload) in frames {
-        encode(*kind, payload, &mut script);
-    }
-    let script: &'static [u8] = script.to_vec().leak();
-    let fixture = Fixture::new();
-    fixture.double.answer(script, Then::Silence);
-    let id = fixture.create().await;
-    (fixture, id)
-}
-
-fn said(message: &GuestMessage) -> (Kind, Vec<u8>) {
-    (Kind::Control, serde_json::to_vec(message).unwrap())
 }
 
 fn some_entry(size: u64) -> FileEntry {

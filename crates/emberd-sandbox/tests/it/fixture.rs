@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use emberd_image::{Digest, Images, InitramfsImage, KernelImage, PackImage, PackName};
-use emberd_proto::message::READY_PORT;
-use emberd_proto::{ExecOutcome, ExecSpec};
+use emberd_proto::frame::{encode, encode_message};
+use emberd_proto::message::{GENERATION, READY_PORT};
+use emberd_proto::{ExecOutcome, ExecSpec, GuestMessage, Kind, Welcome};
 use emberd_sandbox::{
     BootPath, OperationError, Pace, PoolConfig, PoolView, SandboxId, SandboxState, Sandboxes,
     SandboxesConfig, TemplateView,
 };
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig, JailChoice, JailConfig};
-use fake_firecracker::Double;
+use fake_firecracker::{Double, Then};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tempfile::TempDir;
@@ -287,3 +289,28 @@ pub async fn until(mut condition: impl FnMut() -> bool) {
 /// A program that runs until its agent is gone, and leaves no orphan behind then.
 pub const UNTIL_AGENT_DIES: &str =
     "echo running > running; while kill -0 $PPID 2>/dev/null; do sleep 0.02; done";
+
+/// A guest that welcomes and then says `frames` to whatever it is asked.
+pub async fn lying(frames: &[(Kind, Vec<u8>)]) -> (Fixture, SandboxId) {
+    let mut script = BytesMut::new();
+    let welcome = Welcome {
+        generation: GENERATION,
+        agent_version: String::new(),
+        init_started_us: None,
+        serving_us: None,
+    };
+    encode_message(&GuestMessage::Welcome(welcome), &mut script);
+    for (kind, payload) in frames {
+        encode(*kind, payload, &mut script);
+    }
+    let script: &'static [u8] = script.to_vec().leak();
+    let fixture = Fixture::new();
+    fixture.double.answer(script, Then::Silence);
+    let id = fixture.create().await;
+    (fixture, id)
+}
+
+/// A message as a frame.
+pub fn said(message: &GuestMessage) -> (Kind, Vec<u8>) {
+    (Kind::Control, serde_json::to_vec(message).unwrap())
+}

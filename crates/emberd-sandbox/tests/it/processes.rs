@@ -1,17 +1,17 @@
 //! Processes: started, listened to, talked to, and every way they and their guest can end.
 
 use bytes::Bytes;
-use emberd_proto::process::{ProcessSpec, SignalName, TtySize};
-use emberd_proto::{ExecExit, RefusalCode};
+use emberd_proto::process::{ProcessSpec, STDIN_WINDOW_BYTES, SignalName, TtySize};
+use emberd_proto::{ExecExit, GuestMessage, Kind, RefusalCode};
 use emberd_sandbox::{
     ENDED_BYTES_MAX, EVENT_BYTES_MAX, OperationError, PROCESSES_MAX, Process, ProcessError,
-    ProcessEvent, ProcessEventKind, SandboxId,
+    ProcessEvent, ProcessEventKind, SandboxId, SandboxState,
 };
 use futures::FutureExt as _;
 use futures::future::join_all;
 use rustix::process::Signal;
 
-use crate::fixture::{Fixture, is_running, until};
+use crate::fixture::{Fixture, is_running, lying, said, until};
 
 fn sh(script: &str) -> ProcessSpec {
     ProcessSpec::of_argv(["sh", "-c", script])
@@ -280,4 +280,28 @@ async fn caller_that_goes_away_ends_nothing() {
     stdin.write(Bytes::from_static(b"here\n")).await.unwrap();
     assert_eq!(output(&process).await.0, b"still here\n");
     fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_guest_whose_words_have_no_place_is_ended() {
+    let started = || said(&GuestMessage::Started { pid: 7 });
+    let too_much = GuestMessage::StdinTaken { bytes: STDIN_WINDOW_BYTES + 1 };
+    let lies = [
+        vec![said(&GuestMessage::Pong)],
+        vec![(Kind::Stdout, b"x".to_vec())],
+        vec![started(), started()],
+        vec![started(), (Kind::Stdout, Vec::new())],
+        vec![started(), (Kind::Data, b"x".to_vec())],
+        vec![started(), (Kind::Control, b"}".to_vec())],
+        vec![started(), said(&too_much)],
+    ];
+    for lie in lies {
+        let (fixture, id) = lying(&lie).await;
+        if let Ok(process) = fixture.sandboxes.start_process(id, sh("true")).await {
+            let mut events = process.events(0);
+            while events.next().await.is_some() {}
+        }
+        until(|| matches!(fixture.sandboxes.get(id).unwrap().state, SandboxState::Gone(_))).await;
+        fixture.close().await;
+    }
 }
