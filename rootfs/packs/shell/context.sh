@@ -6,13 +6,16 @@
 # standard error on descriptor 4: an interactive shell goes back to its top level at SIGINT,
 # whatever it was doing, and an error in an expansion does not end it. There PROMPT_COMMAND
 # makes it go on here; of its own input, which is empty, it never runs anything.
+#
+# Quotes and dollars in single quotes are meant as they stand.
+# shellcheck shell=bash disable=SC1003,SC2016
 
 exec {__ctx_channel}<&3 3<&- 2>&4 4>&-
 set +H +o history -E
 unset HISTFILE
 shopt -u checkwinsize
-PS1= PS2= IGNOREEOF=1000000
-__ctx_count=0 __ctx_last=0 __ctx_busy= __ctx_exit= __ctx_stderr=
+PS1='' PS2='' IGNOREEOF=1000000
+__ctx_count=0 __ctx_last=0 __ctx_busy='' __ctx_exit='' __ctx_stderr=''
 
 # Ends the run where a script would end; a subshell, as ever.
 exit() {
