@@ -1,7 +1,13 @@
 //! Contexts: the packs' own interpreters, run by this machine's Python, Node and Bash.
 
+use std::io::Write as _;
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
+use bytes::BytesMut;
+use emberd_proto::frame::encode_message;
 use emberd_proto::{
     ContextCall, ContextEvent, ContextSpec, ExecExit, GuestMessage, HostMessage, Kind, RefusalCode,
     SignalName,
@@ -10,6 +16,9 @@ use serde_json::json;
 
 use crate::guest::{Guest, Host};
 use crate::process_trees::await_end;
+
+/// Pause between two interrupts of a run that may miss one.
+const INTERRUPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// A program of a pack in this repository.
 fn program(path: &str) -> String {
@@ -128,6 +137,26 @@ impl Context {
 
     fn finish(&mut self) -> Ran {
         self.until(|event| matches!(event, ContextEvent::Done { .. }))
+    }
+
+    /// Interrupts the run, and again every second until it is over, as the daemon does.
+    fn finish_insisting(&mut self) -> Ran {
+        let mut frames = BytesMut::new();
+        encode_message(&HostMessage::Signal { signal: SignalName::SigInt }, &mut frames);
+        let mut stream = self.host.stream.try_clone().unwrap();
+        let (over, ended) = mpsc::channel::<()>();
+        let insisting = thread::spawn(move || {
+            loop {
+                stream.write_all(&frames).unwrap();
+                if ended.recv_timeout(INTERRUPT_AGAIN) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+            }
+        });
+        let ran = self.finish();
+        drop(over);
+        insisting.join().unwrap();
+        ran
     }
 
     /// Reads until the event that is looked for, or until the interpreter has ended.
@@ -330,8 +359,7 @@ fn interrupts_end_the_run_and_not_the_context() {
             // These may miss an interrupt while they get going.
             assert_eq!(context.host.line(), "up");
         }
-        context.interrupt();
-        let ran = context.finish();
+        let ran = context.finish_insisting();
         assert_eq!(ran.error().map(|e| e[0]), Some("KeyboardInterrupt"), "{endless}: {ran:?}");
         assert_eq!(ran.stdout, "");
         let ran = context.run(after);
