@@ -6,8 +6,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    attach, completions, cp, create, doctor, exec, files, forward, image, inspect, kill, logs,
-    metrics, ps, rm, run, setup, shell, template, test, vmconfig,
+    attach, completions, context, cp, create, doctor, exec, files, forward, image, inspect, kill,
+    logs, metrics, ps, rm, run, setup, shell, template, test, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -62,6 +62,9 @@ pub enum Command {
     Kill(kill::Args),
     /// Come to a process in a sandbox: see what it wrote, and speak to it. Ctrl-] leaves it.
     Attach(attach::Args),
+    /// Open contexts, interpreters that keep their variables, and run code in them.
+    #[command(subcommand)]
+    Context(context::Command),
     /// Delete sandboxes.
     Rm(rm::Args),
     /// List sandboxes.

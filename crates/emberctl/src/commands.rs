@@ -12,6 +12,7 @@ use crate::report::Hinted;
 
 pub mod attach;
 pub mod completions;
+pub mod context;
 pub mod cp;
 pub mod create;
 pub mod doctor;
@@ -51,6 +52,7 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Ps(args) => ps::run(&client()?, args, output).await,
         Command::Kill(args) => kill::run(&client()?, args).await,
         Command::Attach(args) => attach::run(&client()?, args).await,
+        Command::Context(command) => context::run(&client()?, command, output).await,
         Command::Rm(args) => rm::run(&client()?, args, output).await,
         Command::Ls => ls::run(&client()?, output).await,
         Command::Inspect(args) => inspect::run(&client()?, args, output).await,

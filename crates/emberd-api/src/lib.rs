@@ -9,15 +9,17 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 mod address;
+mod contexts;
 pub mod paths;
 mod process;
 mod server_timing;
 
 pub use address::{Address, AddressError};
-pub use emberd_proto::Metrics;
+pub use contexts::{Context, ContextList, ContextState, RunEvent};
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
 pub use emberd_proto::file::{ChangeKind, DEPTH_MAX, FileChange, FileEntry, FileType, GuestPath};
 pub use emberd_proto::process::{Limits, ProcessSpec, SignalName, TtySize};
+pub use emberd_proto::{ContextRun, ContextSpec, Metrics};
 pub use process::{
     Process, ProcessEvent, ProcessEventKind, ProcessList, ProcessWord, SignalProcess, StartProcess,
     Text, WEBSOCKET_MESSAGE_BYTES_MAX,
@@ -321,9 +323,15 @@ pub enum ErrorCode {
     TooManySandboxes,
     /// 429: the sandbox has as many connections to its ports as allowed.
     TooManyConnections,
+    /// 429: the sandbox has as many contexts as allowed.
+    TooManyContexts,
+    /// 429: as many runs as may wait for their turn in the context do.
+    ContextBusy,
+    /// 409: the context's interpreter has ended; it can be restarted.
+    ContextDead,
     /// 403: the guest's kernel does not permit it.
     Denied,
-    /// 404: the sandbox has no such file, process or user.
+    /// 404: the sandbox has no such file, process, context or user.
     NotFound,
     /// 409: something is there already.
     AlreadyExists,

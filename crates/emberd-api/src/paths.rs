@@ -38,6 +38,16 @@ pub const PROCESS_STDIN: &str = "/sandboxes/{id}/processes/{pid}/stdin";
 pub const PROCESS_SIGNAL: &str = "/sandboxes/{id}/processes/{pid}/signal";
 /// `POST` changes the size of a process's terminal.
 pub const PROCESS_RESIZE: &str = "/sandboxes/{id}/processes/{pid}/resize";
+/// `POST` opens a context, `GET` lists all of a sandbox.
+pub const CONTEXTS: &str = "/sandboxes/{id}/contexts";
+/// `DELETE` closes a context.
+pub const CONTEXT: &str = "/sandboxes/{id}/contexts/{context}";
+/// `POST` runs code in a context.
+pub const CONTEXT_RUN: &str = "/sandboxes/{id}/contexts/{context}/run";
+/// `POST` interrupts what a context runs.
+pub const CONTEXT_INTERRUPT: &str = "/sandboxes/{id}/contexts/{context}/interrupt";
+/// `POST` gives a context a new interpreter.
+pub const CONTEXT_RESTART: &str = "/sandboxes/{id}/contexts/{context}/restart";
 /// `GET` lists the templates.
 pub const TEMPLATES: &str = "/templates";
 /// `POST` builds the template of a language pack, `DELETE` removes it.
@@ -89,6 +99,16 @@ pub fn process(path: &str, id: &str, pid: u32) -> String {
     path.replace("{id}", &segment(id)).replace("{pid}", &pid.to_string())
 }
 
+/// Path of the contexts of one sandbox.
+pub fn contexts(id: &str) -> String {
+    CONTEXTS.replace("{id}", &segment(id))
+}
+
+/// Path of one context; `route` is [`CONTEXT`] or one below it.
+pub fn context(route: &str, id: &str, context: &str) -> String {
+    route.replace("{id}", &segment(id)).replace("{context}", &segment(context))
+}
+
 /// Path of the template of one language pack.
 pub fn template(pack: &str) -> String {
     TEMPLATE.replace("{pack}", &segment(pack))
@@ -129,6 +149,7 @@ mod tests {
     fn ids_stand_as_they_are_and_hostile_text_stays_one_segment() {
         assert_eq!(exec("sb_00ff1234abcd"), "/sandboxes/sb_00ff1234abcd/exec");
         assert_eq!(process(PROCESS_STDIN, "x", 7), "/sandboxes/x/processes/7/stdin");
+        assert_eq!(context(CONTEXT_RUN, "sb_1", "a/b"), "/sandboxes/sb_1/contexts/a%2Fb/run");
         assert_eq!(sandbox("../info?a b"), "/sandboxes/%2E%2E%2Finfo%3Fa%20b");
         assert_eq!(port("a/b", 80), "/sandboxes/a%2Fb/ports/80");
         assert_eq!(logs("a", Some(3), true), "/sandboxes/a/logs?follow=true&tail=3");

@@ -16,7 +16,10 @@ use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::link::{LinkError, Links};
+use crate::link::{Answering, LinkError, Links};
+
+/// Largest answer that says why there is no stream, in bytes (1 MiB).
+const ERROR_BYTES_MAX: usize = 1 << 20;
 
 /// `Host` of a request that goes to a Unix socket.
 const UNIX_HOST: &str = "emberd";
@@ -257,9 +260,7 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Answer, ClientError> {
-        let mut request = self.request(method, path, body);
-        let json = HeaderValue::from_static("application/json");
-        request.headers_mut().insert(CONTENT_TYPE, json);
+        let request = self.json_request(method, path, body);
         let sent = Instant::now();
         let asked = self.links.ask(&self.address, request).await;
         let (head, body) = asked.map_err(|error| self.unanswered(error))?;
@@ -271,8 +272,34 @@ impl Client {
         Err(self.refused(status, &body))
     }
 
+    /// Sends a request and returns as soon as the answer begins, if that is a success.
+    pub(crate) async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Answering), ClientError> {
+        let request = self.json_request(method, path, body);
+        let answer = self.links.stream(&self.address, request).await;
+        let (head, mut answering) = answer.map_err(|error| self.unanswered(error))?;
+        let status = head.status;
+        if status.is_success() {
+            return Ok((status, answering));
+        }
+        let body = answering.rest(ERROR_BYTES_MAX).await.map_err(|source| self.broken(source))?;
+        Err(self.refused(status, &body))
+    }
+
+    /// The daemon's address.
     pub(crate) fn address(&self) -> &Address {
         &self.address
+    }
+
+    fn json_request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = self.request(method, path, body);
+        let json = HeaderValue::from_static("application/json");
+        request.headers_mut().insert(CONTENT_TYPE, json);
+        request
     }
 
     pub(crate) fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {

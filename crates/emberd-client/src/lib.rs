@@ -6,6 +6,7 @@
 
 mod attachment;
 mod client;
+mod contexts;
 mod files;
 mod link;
 mod processes;
@@ -14,6 +15,7 @@ mod tunnel;
 
 pub use attachment::Attachment;
 pub use client::{Client, ClientError, Traced};
+pub use contexts::RunEvents;
 pub use files::{FileOptions, FileSpan, Watch, WatchError};
 pub use stream::{Download, Upload};
 pub use tunnel::{Logs, Tunnel};

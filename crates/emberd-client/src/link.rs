@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use emberd_api::Address;
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper::http::response::Parts;
 use hyper::{Request, Response};
@@ -68,6 +69,23 @@ impl Links {
             }
         }
         Ok(answer)
+    }
+
+    /// Sends `request` on a connection of its own, and returns as soon as the answer begins.
+    ///
+    /// Dropping what is returned closes the connection, which ends what was asked for.
+    pub async fn stream(
+        &self,
+        address: &Address,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Parts, Answering), LinkError> {
+        let mut link = match self.idle().await {
+            Some(link) => link,
+            None => Link::open(address).await.map_err(LinkError::Connect)?,
+        };
+        let head = link.begin(request).await.map_err(LinkError::Broken)?;
+        let (head, body) = Response::into_parts(head);
+        Ok((head, Answering { link, body, ended: false }))
     }
 
     /// The connection that was used last, if it is still good.
@@ -127,6 +145,20 @@ impl Link {
         .await
     }
 
+    /// Sends a request and waits for the head of its answer.
+    async fn begin(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
+        let mut answer = pin!(self.sender.send_request(request));
+        let mut ended = false;
+        let head = poll_fn(|context| {
+            ended = ended || Pin::new(&mut self.connection).poll(context).is_ready();
+            answer.as_mut().poll(context)
+        });
+        Ok(head.await?)
+    }
+
     async fn ask(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -146,5 +178,51 @@ impl Link {
             answer.as_mut().poll(context)
         })
         .await
+    }
+}
+
+/// An answer that comes piece by piece.
+#[derive(Debug)]
+pub(crate) struct Answering {
+    link: Link,
+    body: Incoming,
+    ended: bool,
+}
+
+impl Answering {
+    /// The next piece; `None` at the end. Cancel safe.
+    pub async fn piece(
+        &mut self,
+    ) -> Result<Option<Bytes>, Box<dyn std::error::Error + Send + Sync>> {
+        let Self { link, body, ended } = self;
+        loop {
+            let frame = poll_fn(|context| {
+                *ended = *ended || Pin::new(&mut link.connection).poll(context).is_ready();
+                Pin::new(&mut *body).poll_frame(context)
+            });
+            match frame.await.transpose()? {
+                None => return Ok(None),
+                Some(frame) => {
+                    if let Ok(piece) = frame.into_data() {
+                        return Ok(Some(piece));
+                    }
+                }
+            }
+        }
+    }
+
+    /// All that is left, at most `bytes_max`.
+    pub async fn rest(
+        &mut self,
+        bytes_max: usize,
+    ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        let mut rest = Vec::new();
+        while let Some(piece) = self.piece().await? {
+            rest.extend_from_slice(&piece);
+            if rest.len() > bytes_max {
+                return Err(format!("the answer has more than {bytes_max} bytes").into());
+            }
+        }
+        Ok(rest)
     }
 }

@@ -34,7 +34,9 @@ pub use kernel::{KERNEL_BYTES_MAX, KernelError, KernelSource, build_kernel};
 pub use load::{Artifact, Images, InitramfsImage, KernelImage, LoadError, PackImage};
 pub use modules::ModulesError;
 pub use name::{PACK_NAME_BYTES_MAX, PackName, PackNameError};
-pub use pack::{Compression, PackDefinition, PackOptions, RootPack, ZygoteDefinition};
+pub use pack::{
+    Compression, ContextDefinition, PackDefinition, PackOptions, RootPack, ZygoteDefinition,
+};
 pub use pack::{build_pack, build_pack_from_rootfs};
 pub use progress::{Progress, Silent};
 pub use store::StoreError;

@@ -22,6 +22,7 @@ use crate::progress::Progress;
 use crate::store::Store;
 
 mod archive;
+mod context;
 mod debian;
 mod definition;
 mod rootfs;
@@ -29,6 +30,7 @@ mod squashfs;
 mod zygote;
 
 pub use archive::{ArchiveError, ROOT_BYTES_MAX, ROOT_ENTRIES_MAX};
+pub use context::ContextDefinition;
 pub use definition::{DefinitionError, PackDefinition};
 pub use rootfs::{RootPack, run_words};
 pub use zygote::ZygoteDefinition;
@@ -109,7 +111,7 @@ pub fn build_pack(
         ("etc/hosts".to_owned(), HOSTS),
         ("etc/resolv.conf".to_owned(), b""),
     ];
-    own_files.extend(pack.zygote.iter().map(|zygote| (zygote.installed(), &zygote.content[..])));
+    own_files.extend(pack.programs());
     let build = PackBuild {
         name: &pack.name,
         description: &pack.description,
@@ -240,7 +242,7 @@ impl PackBuild<'_> {
         }
         let spec = spec_json(&self.spec);
         prelude.file(PACK_FILE.trim_start_matches('/'), &spec, self.newest);
-        if self.spec.zygote.is_some() {
+        if self.own_files.iter().any(|(path, _)| path.starts_with(zygote::PROGRAM_DIR)) {
             for directory in ["usr", "usr/lib", zygote::PROGRAM_DIR] {
                 prelude.directory(directory, self.newest);
             }

@@ -17,7 +17,7 @@ use tokio::io::{
 use crate::agent::Agent;
 use crate::exec::{self, Mode};
 use crate::machine::{self, RenewError};
-use crate::{console, dial, files};
+use crate::{console, context, dial, files};
 
 /// What a connection runs over: a Unix socket, a vsock or a stream of the mux. All of them
 /// pass written bytes on by themselves, so nothing here flushes.
@@ -40,8 +40,8 @@ pub enum ConnectionError {
     /// The host sent more standard input than allowed.
     #[error("too much standard input")]
     TooMuchStdin,
-    /// The host sent more data for a port than was taken and its window holds.
-    #[error("too much data for a port")]
+    /// The host sent more data for a port, or to a context, than was taken and its window holds.
+    #[error("too much data for a port or a context")]
     TooMuchData,
     /// The host left in the middle of an operation.
     #[error("the host left")]
@@ -135,10 +135,10 @@ pub async fn serve(agent: Arc<Agent>, stream: Box<dyn Duplex>) -> Result<(), Con
     while let Some(frame) = connection.incoming.frame().await? {
         match frame.kind {
             Kind::Control => operate(&agent, &mut connection, &frame).await?,
-            // What is left of the input of an exec that ended, or was refused, before all of
+            // What is left of the input of a program that ended, or was refused, before all of
             // its input came.
-            Kind::Stdin | Kind::StdinEnd => {}
-            Kind::Stdout | Kind::Stderr | Kind::Data | Kind::DataEnd => {
+            Kind::Stdin | Kind::StdinEnd | Kind::Data => {}
+            Kind::Stdout | Kind::Stderr | Kind::DataEnd => {
                 return Err(ConnectionError::Unexpected(frame.kind));
             }
         }
@@ -184,13 +184,14 @@ async fn operate(
                 connection.outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await
             }
         },
+        HostMessage::Context(spec) => context::run(agent, connection, &spec).await,
         HostMessage::Start(spec) => match spec.check() {
             Ok(()) => exec::run(agent, connection, &spec, Mode::Process).await,
             Err(broken) => {
                 connection.outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await
             }
         },
-        // Too late for a process that has just ended.
+        // Too late for a process, or a context, that has just ended.
         HostMessage::Signal { .. } | HostMessage::Resize(_) => Ok(()),
         HostMessage::Renew(renewal) => match agent.renew(&renewal) {
             Ok(()) => {

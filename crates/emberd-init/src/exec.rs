@@ -36,14 +36,14 @@ mod terminal;
 pub use berth::Berth;
 use berth::Streams;
 use input::Input;
-pub use launch::LaunchError;
-use launch::Program;
+pub use launch::{LaunchError, Program};
+pub(crate) use launch::{check_directory, directory, environment_of};
 use leader::End;
 pub use leader::Leader;
 
 /// Encoded output that may wait for the host before the program's pipes are left unread,
 /// in bytes (256 KiB).
-const BACKLOG_BYTES_MAX: usize = 4 * BULK_BYTES_MAX;
+pub(crate) const BACKLOG_BYTES_MAX: usize = 4 * BULK_BYTES_MAX;
 
 /// How long the output of a fork of the zygote is let be. Most programs end before, and are
 /// read in one go then: to be woken for each write would take the only processor from a program
@@ -121,7 +121,7 @@ pub async fn run(
     Ok(())
 }
 
-fn elapsed_us(since: Instant) -> u64 {
+pub(crate) fn elapsed_us(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -233,7 +233,7 @@ fn word_of(frame: Option<Frame>, mode: Mode) -> Result<Word, ConnectionError> {
     }
 }
 
-fn number_of(name: SignalName) -> Signal {
+pub(crate) fn number_of(name: SignalName) -> Signal {
     match name {
         SignalName::SigAbrt => Signal::SIGABRT,
         SignalName::SigAlrm => Signal::SIGALRM,
@@ -251,7 +251,7 @@ fn number_of(name: SignalName) -> Signal {
     }
 }
 
-fn exit_of(end: End, timed_out: bool) -> ExecExit {
+pub(crate) fn exit_of(end: End, timed_out: bool) -> ExecExit {
     let (code, signal) = match end {
         End::Reaped(status) => (status.code(), status.signal()),
         End::Reported(code) => (Some(i32::from(code)), None),

@@ -13,6 +13,7 @@ mod agent;
 mod boot;
 mod connection;
 mod console;
+mod context;
 mod dial;
 mod exec;
 mod files;

@@ -36,7 +36,7 @@ pub enum Kind {
     Stdout = 4,
     /// Raw bytes of the program's standard error.
     Stderr = 5,
-    /// Raw bytes of a file or of a TCP connection, either way.
+    /// Raw bytes of a file, of a TCP connection or of a context's channel, either way.
     Data = 6,
     /// End of the `Data` in one direction; the payload is empty.
     DataEnd = 7,

@@ -6,10 +6,12 @@
 //! connect ─ Hello ▶ Welcome ─▶ idle ─ Ping, Renew, … ▶ Pong, Renewed, … ──────▶ idle
 //!                                ├── Exec, Stdin*, StdinEnd ▶ (Stdout|Stderr)*, Exited ▶ idle
 //!                                ├── Start, (Stdin|Signal|Resize)* ▶ …, Exited ─────────▶ idle
+//!                                ├── Context, (Data|Signal)* ▶ (Data|Stdout|…)*, Exited ▶ idle
 //!                                ├── File, Data*, DataEnd ▶ File or Done ───────────────▶ idle
 //!                                └── Dial ▶ Dialed, Data* and DataEnd both ways, Done ──▶ idle
 //! ```
 
+pub mod context;
 pub mod exec;
 pub mod file;
 pub mod frame;
@@ -19,11 +21,12 @@ pub mod pack;
 pub mod process;
 pub mod renewal;
 
+pub use context::{ContextCall, ContextEvent, ContextRun, ContextSpec};
 pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
 pub use file::{FileChange, FileEntry, FileOp, FileRequest, FileType, GuestPath};
 pub use frame::{Decoder, Frame, FrameError, Kind};
 pub use message::{GuestMessage, HostMessage, Refusal, RefusalCode, Renewed, Settled, Welcome};
 pub use metrics::Metrics;
-pub use pack::{PackSpec, ZygoteSpec};
+pub use pack::{ContextProgram, PackSpec, ZygoteSpec};
 pub use process::{Limits, ProcessSpec, SignalName, TtySize};
 pub use renewal::{Renewal, RenewalError};

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::context::ContextSpec;
 use crate::exec::{ExecExit, ExecSpec};
 use crate::file::{FileChange, FileEntry, FileRequest};
 use crate::metrics::Metrics;
@@ -68,6 +69,9 @@ pub enum HostMessage {
         /// The port.
         port: u16,
     },
+    /// Opens a context, see [`crate::context`]; answered by [`GuestMessage::Started`], ended by
+    /// [`GuestMessage::Exited`]. [`Self::Signal`] may follow.
+    Context(ContextSpec),
     /// Answered by [`GuestMessage::Metrics`].
     Metrics,
     /// Makes the guest itself after a restore; answered by [`GuestMessage::Renewed`]. An agent
@@ -194,7 +198,7 @@ pub enum RefusalCode {
     Invalid,
     /// The guest tried, and a step of the operation failed; steps before it have taken effect.
     Failed,
-    /// There is no such file or user, or nothing listens on the port.
+    /// There is no such file, user or language, or nothing listens on the port.
     NotFound,
     /// Something is there already.
     AlreadyExists,

@@ -31,6 +31,22 @@ pub struct PackSpec {
     /// The warm interpreter that forks one process per exec, for packs that have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zygote: Option<ZygoteSpec>,
+    /// The interpreters that keep their variables between runs; the first is the pack's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contexts: Vec<ContextProgram>,
+}
+
+/// How a pack's interpreter of one language is run. What the host says to it, and it to the
+/// host, goes through its standard input, a socket: see [`crate::context`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextProgram {
+    /// Names of the language, the usual one first.
+    pub languages: Vec<String>,
+    /// Program and arguments.
+    pub run: Vec<String>,
+    /// The file a fork of the zygote runs in place of `run`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zygote_file: Option<String>,
 }
 
 /// How a pack's zygote is run. What agent and zygote say to each other is told where the
@@ -54,6 +70,16 @@ impl PackSpec {
         });
         run.chain(args.iter().cloned()).collect()
     }
+
+    /// The interpreter of `language`, or the pack's own.
+    pub fn context(&self, language: Option<&str>) -> Option<&ContextProgram> {
+        match language {
+            None => self.contexts.first(),
+            Some(name) => self.contexts.iter().find(|context| {
+                context.languages.iter().any(|language| language.eq_ignore_ascii_case(name))
+            }),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -66,5 +92,18 @@ mod tests {
         let pack: PackSpec = serde_json::from_str(json).unwrap();
         let command = pack.command("/run/x/main.sh", &["-v".into()]);
         assert_eq!(command, ["/bin/sh", "/run/x/main.sh", "-v"]);
+    }
+
+    #[test]
+    fn contexts_are_found_by_each_of_their_names() {
+        let json = r#"{"name":"a","run":["x"],"file_name":"a","contexts":[
+            {"languages":["javascript","js"],"run":["node"]},
+            {"languages":["shell","bash"],"run":["bash"],"zygote_file":"/x"}]}"#;
+        let pack: PackSpec = serde_json::from_str(json).unwrap();
+        let run = |language| pack.context(language).map(|context| context.run[0].as_str());
+        assert_eq!(run(None), Some("node"));
+        assert_eq!(run(Some("JS")), Some("node"));
+        assert_eq!(run(Some("bash")), Some("bash"));
+        assert_eq!(run(Some("python")), None);
     }
 }

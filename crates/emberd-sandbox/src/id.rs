@@ -1,9 +1,11 @@
-//! The name of a sandbox: `sb_` and 12 hexadecimal digits.
+//! The names of sandboxes, `sb_` and 12 hexadecimal digits, and of their contexts, `ctx_` and as
+//! many.
 
 use std::fmt;
 use std::str::FromStr;
 
 const PREFIX: &str = "sb_";
+const CONTEXT_PREFIX: &str = "ctx_";
 const RANDOM_BYTES: usize = 6;
 
 /// Identity of one sandbox; random, so that ids of different runs do not collide.
@@ -16,16 +18,13 @@ impl SandboxId {
     /// # Panics
     /// When the kernel has no randomness to give.
     pub fn random() -> Self {
-        let mut bytes = [0; RANDOM_BYTES];
-        getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
-        Self(bytes)
+        Self(random())
     }
 }
 
 impl fmt::Display for SandboxId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(PREFIX)?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        show(PREFIX, self.0, f)
     }
 }
 
@@ -44,23 +43,77 @@ impl FromStr for SandboxId {
     type Err = SandboxIdError;
 
     fn from_str(text: &str) -> Result<Self, SandboxIdError> {
-        let digits = text.strip_prefix(PREFIX).ok_or(SandboxIdError)?.as_bytes();
-        let (pairs, []) = digits.as_chunks::<2>() else { return Err(SandboxIdError) };
-        let pairs: &[[u8; 2]; RANDOM_BYTES] = pairs.try_into().map_err(|_| SandboxIdError)?;
-        let mut bytes = [0; RANDOM_BYTES];
-        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-            *byte = digit(*high)? << 4 | digit(*low)?;
-        }
-        Ok(Self(bytes))
+        read(PREFIX, text).map(Self).ok_or(SandboxIdError)
     }
 }
 
+/// Identity of one context of a sandbox; random.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContextId([u8; RANDOM_BYTES]);
+
+impl ContextId {
+    /// A fresh random id.
+    ///
+    /// # Panics
+    /// When the kernel has no randomness to give.
+    pub fn random() -> Self {
+        Self(random())
+    }
+}
+
+impl fmt::Display for ContextId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show(CONTEXT_PREFIX, self.0, f)
+    }
+}
+
+impl fmt::Debug for ContextId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not `ctx_` and 12 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a context id is `ctx_` and 12 hexadecimal digits")]
+pub struct ContextIdError;
+
+impl FromStr for ContextId {
+    type Err = ContextIdError;
+
+    fn from_str(text: &str) -> Result<Self, ContextIdError> {
+        read(CONTEXT_PREFIX, text).map(Self).ok_or(ContextIdError)
+    }
+}
+
+fn random() -> [u8; RANDOM_BYTES] {
+    let mut bytes = [0; RANDOM_BYTES];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    bytes
+}
+
+fn show(prefix: &str, bytes: [u8; RANDOM_BYTES], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str(prefix)?;
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+fn read(prefix: &str, text: &str) -> Option<[u8; RANDOM_BYTES]> {
+    let digits = text.strip_prefix(prefix)?.as_bytes();
+    let (pairs, []) = digits.as_chunks::<2>() else { return None };
+    let pairs: &[[u8; 2]; RANDOM_BYTES] = pairs.try_into().ok()?;
+    let mut bytes = [0; RANDOM_BYTES];
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(bytes)
+}
+
 /// One spelling per id: upper-case digits are refused.
-fn digit(character: u8) -> Result<u8, SandboxIdError> {
+fn digit(character: u8) -> Option<u8> {
     match character {
-        b'0'..=b'9' => Ok(character - b'0'),
-        b'a'..=b'f' => Ok(character - b'a' + 10),
-        _ => Err(SandboxIdError),
+        b'0'..=b'9' => Some(character - b'0'),
+        b'a'..=b'f' => Some(character - b'a' + 10),
+        _ => None,
     }
 }
 
@@ -72,6 +125,9 @@ mod tests {
     fn ids_round_trip() {
         let id = SandboxId::random();
         assert_eq!(id.to_string().parse(), Ok(id));
+        let context = ContextId::random();
+        assert_eq!(context.to_string().parse(), Ok(context));
+        assert_eq!(id.to_string().parse::<ContextId>(), Err(ContextIdError));
         assert_eq!("sb_00ff1234abcd".parse::<SandboxId>().unwrap().to_string(), "sb_00ff1234abcd");
     }
 

@@ -199,12 +199,8 @@ impl<M: MicroVm> LineReader<M> {
     }
 
     /// Ends a guest that broke the protocol by what its frames mean.
-    pub fn broken(
-        &self,
-        rule: &'static str,
-    ) -> impl Future<Output = OperationError> + Send + use<M> {
-        let sandbox = Arc::clone(&self.sandbox);
-        async move { failed(&sandbox, ChannelError::Protocol(rule)).await }
+    pub async fn broken(&mut self, rule: &'static str) -> OperationError {
+        failed(&self.sandbox, ChannelError::Protocol(rule)).await
     }
 }
 

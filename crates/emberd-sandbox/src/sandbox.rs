@@ -18,6 +18,7 @@ use crate::SandboxId;
 use crate::answer::connect;
 use crate::boot_path::{BootPath, BootTimes};
 use crate::channel::{ChannelError, GuestConnection};
+use crate::contexts::Contexts;
 use crate::ports::PORT_CONNECTIONS_MAX;
 use crate::processes::Processes;
 
@@ -77,6 +78,7 @@ pub(crate) struct Sandbox<M: MicroVm> {
     pub vm: RwLock<Option<M>>,
     pub ready: OnceLock<Ready<M::Stream>>,
     pub processes: Processes,
+    pub contexts: Contexts,
 }
 
 /// What is known and open once the guest has answered.
@@ -128,7 +130,8 @@ impl<S> Ready<S> {
 impl<M: MicroVm> Sandbox<M> {
     pub fn new(id: SandboxId, pack: PackName, dir: PathBuf) -> Self {
         let (ending, vm, ready) = (CancellationToken::new(), RwLock::new(None), OnceLock::new());
-        Self { id, pack, dir, ending, vm, ready, processes: Processes::new() }
+        let (processes, contexts) = (Processes::new(), Contexts::default());
+        Self { id, pack, dir, ending, vm, ready, processes, contexts }
     }
 
     pub fn view(&self, created_at: SystemTime) -> SandboxView {

@@ -3,13 +3,14 @@
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use emberd_api::{BODY_BYTES_MAX, ErrorCode, paths};
 use emberd_sandbox::Sandboxes;
 use emberd_vmm::SnapshotVmm;
 use utoipa::OpenApi;
 
 mod body;
+mod contexts;
 mod errors;
 mod exec;
 mod files;
@@ -26,6 +27,7 @@ mod proxy;
 mod query;
 mod sandboxes;
 mod templates;
+mod text;
 mod tunnel;
 
 use errors::ApiError;
@@ -61,6 +63,12 @@ use errors::ApiError;
         processes::stdin,
         processes::signal,
         processes::resize,
+        contexts::open,
+        contexts::list,
+        contexts::delete,
+        contexts::run,
+        contexts::interrupt,
+        contexts::restart,
         templates::list,
         templates::build,
         templates::delete,
@@ -68,7 +76,12 @@ use errors::ApiError;
         info::healthz,
         info::openapi,
     ),
-    components(schemas(emberd_api::ErrorBody, ErrorCode, emberd_api::ProcessWord))
+    components(schemas(
+        emberd_api::ErrorBody,
+        ErrorCode,
+        emberd_api::ProcessWord,
+        emberd_api::RunEvent,
+    ))
 )]
 struct Document;
 
@@ -94,7 +107,7 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>) -> Router {
 }
 
 /// Every path and what it answers.
-pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 24] {
+pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 29] {
     [
         (paths::SANDBOXES, post(sandboxes::create::<V>).get(sandboxes::list::<V>)),
         (paths::SANDBOX, get(sandboxes::get::<V>).delete(sandboxes::delete::<V>)),
@@ -120,6 +133,11 @@ pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 
         (paths::PROCESS_STDIN, post(processes::stdin::<V>)),
         (paths::PROCESS_SIGNAL, post(processes::signal::<V>)),
         (paths::PROCESS_RESIZE, post(processes::resize::<V>)),
+        (paths::CONTEXTS, post(contexts::open::<V>).get(contexts::list::<V>)),
+        (paths::CONTEXT, delete(contexts::delete::<V>)),
+        (paths::CONTEXT_RUN, post(contexts::run::<V>)),
+        (paths::CONTEXT_INTERRUPT, post(contexts::interrupt::<V>)),
+        (paths::CONTEXT_RESTART, post(contexts::restart::<V>)),
         (paths::TEMPLATES, get(templates::list::<V>)),
         (paths::TEMPLATE, post(templates::build::<V>).delete(templates::delete::<V>)),
         (paths::INFO, get(info::info::<V>)),

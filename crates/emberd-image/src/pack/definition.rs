@@ -9,6 +9,7 @@ use emberd_proto::PackSpec;
 use emberd_proto::pack::{FILE_PLACEHOLDER, PACK_FILE_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
+use super::context::{CONTEXTS_MAX, ContextDefinition};
 use super::zygote::ZygoteDefinition;
 use crate::artifact::Digest;
 use crate::decompress::read_at_most;
@@ -21,14 +22,42 @@ const DEFINITION_BYTES_MAX: u64 = 64 << 10;
 /// Most packages a definition names.
 const PACKAGES_MAX: usize = 1000;
 
-/// Definitions and the programs of their zygotes.
-const BUILT_IN: [(&str, Option<&str>); 3] = [
+/// A file of a built-in pack: its name and what is in it.
+type BuiltInFile = (&'static str, &'static str);
+
+/// The file at a path under `rootfs/packs`.
+macro_rules! pack_file {
+    ($path:literal) => {
+        include_str!(concat!("../../../../rootfs/packs/", $path))
+    };
+}
+
+/// Definitions, and the programs of their zygotes and contexts.
+const BUILT_IN: [(&str, &[BuiltInFile]); 4] = [
     (
-        include_str!("../../../../rootfs/packs/python/pack.toml"),
-        Some(include_str!("../../../../rootfs/packs/python/zygote.py")),
+        pack_file!("python/pack.toml"),
+        &[
+            ("zygote.py", pack_file!("python/zygote.py")),
+            ("context.py", pack_file!("python/context.py")),
+            ("context.sh", pack_file!("python/context.sh")),
+        ],
     ),
-    (include_str!("../../../../rootfs/packs/shell/pack.toml"), None),
-    (include_str!("../../../../rootfs/packs/node/pack.toml"), None),
+    (pack_file!("shell/pack.toml"), &[("context.sh", pack_file!("shell/context.sh"))]),
+    (
+        pack_file!("node/pack.toml"),
+        &[
+            ("context.js", pack_file!("node/context.js")),
+            ("context.sh", pack_file!("node/context.sh")),
+        ],
+    ),
+    (
+        pack_file!("code/pack.toml"),
+        &[
+            ("zygote.py", pack_file!("code/zygote.py")),
+            ("context.py", pack_file!("code/context.py")),
+            ("context.sh", pack_file!("code/context.sh")),
+        ],
+    ),
 ];
 
 /// A language pack made from the distribution's packages.
@@ -58,6 +87,9 @@ pub struct PackDefinition {
     /// The warm interpreter, if the pack has one.
     #[serde(default, deserialize_with = "ZygoteDefinition::setting")]
     pub zygote: Option<ZygoteDefinition>,
+    /// The interpreters that keep their variables between runs; the first is the pack's own.
+    #[serde(default)]
+    pub contexts: Vec<ContextDefinition>,
     /// Code that touches what most programs touch, run once in a machine about to become a
     /// template. It must leave nothing behind and exit with 0.
     #[serde(default)]
@@ -118,17 +150,24 @@ impl PackDefinition {
     }
 
     fn all_built_in() -> impl Iterator<Item = Self> {
-        BUILT_IN.into_iter().map(|(text, program)| {
+        BUILT_IN.into_iter().map(|(text, files)| {
+            let content = |name: &str| {
+                let file = files.iter().find(|(file, _)| *file == name);
+                file.expect("a built-in pack has its programs").1.into()
+            };
             let mut pack: Self = toml::from_str(text).expect("tested to parse");
             if let Some(zygote) = &mut pack.zygote {
-                zygote.content = program.expect("a zygote has a program").into();
+                zygote.content = content(&zygote.program);
+            }
+            for context in &mut pack.contexts {
+                context.content = content(&context.program);
             }
             pack
         })
     }
 
-    /// Reads `pack.toml` in `folder`, or the file itself, and the program of its zygote
-    /// beside it.
+    /// Reads `pack.toml` in `folder`, or the file itself, and the programs of its zygote and
+    /// its contexts beside it.
     ///
     /// # Errors
     /// [`DefinitionError`] when it cannot be read or breaks a rule.
@@ -143,8 +182,12 @@ impl PackDefinition {
             source: Box::new(source),
         })?;
         pack.check()?;
+        let folder = path.parent().unwrap_or(Path::new(""));
         if let Some(zygote) = &mut pack.zygote {
-            zygote.read_program(path.parent().unwrap_or(Path::new("")))?;
+            zygote.read_program(folder)?;
+        }
+        for context in &mut pack.contexts {
+            context.read_program(folder)?;
         }
         Ok(pack)
     }
@@ -162,6 +205,14 @@ impl PackDefinition {
         if let Some(rule) = self.zygote.as_ref().and_then(ZygoteDefinition::broken_rule) {
             return fail(rule);
         }
+        if self.contexts.len() > CONTEXTS_MAX {
+            return fail("contexts must be at most 16");
+        }
+        let has_zygote = self.zygote.is_some();
+        let mut contexts = self.contexts.iter();
+        if let Some(rule) = contexts.find_map(|context| context.broken_rule(has_zygote)) {
+            return fail(rule);
+        }
         if self.warm_up.as_ref().is_some_and(|code| code.trim().is_empty()) {
             return fail("warm_up must be code");
         }
@@ -176,14 +227,27 @@ impl PackDefinition {
             file_name: self.file_name.clone(),
             env: self.env.clone(),
             zygote: self.zygote.as_ref().map(ZygoteDefinition::spec),
+            contexts: self.contexts.iter().map(ContextDefinition::spec).collect(),
         }
     }
 
-    /// Digest of everything in it, the program of its zygote too.
+    /// Digest of everything in it, the programs of its zygote and its contexts too.
     pub(crate) fn digest(&self) -> Digest {
         let json = serde_json::to_vec(self).expect("string keys only");
-        let program = self.zygote.as_ref().map(ZygoteDefinition::content_digest);
-        Digest::of_parts(&[&json, program.as_ref().map_or(b"", Digest::as_bytes)])
+        let zygote = self.zygote.as_ref().map(ZygoteDefinition::content_digest);
+        let contexts = self.contexts.iter().map(ContextDefinition::content_digest);
+        let contexts: Vec<_> = contexts.collect();
+        let mut parts: Vec<&[u8]> = vec![&json];
+        parts.push(zygote.as_ref().map_or(b"", Digest::as_bytes));
+        parts.extend(contexts.iter().map(|digest| digest.as_bytes() as &[u8]));
+        Digest::of_parts(&parts)
+    }
+
+    /// The programs of its own, by their paths in the image without the leading slash.
+    pub(super) fn programs(&self) -> BTreeMap<String, &[u8]> {
+        let zygote = self.zygote.iter().map(|zygote| (zygote.installed(), &zygote.content[..]));
+        let contexts = self.contexts.iter();
+        zygote.chain(contexts.map(|context| (context.installed(), &context.content[..]))).collect()
     }
 }
 
@@ -237,7 +301,7 @@ mod tests {
     #[test]
     fn built_in_packs_hold_their_own_rules() {
         let names: Vec<_> = PackDefinition::built_in_names().map(String::from).collect();
-        assert_eq!(names, ["python", "shell", "node"]);
+        assert_eq!(names, ["python", "shell", "node", "code"]);
         for pack in PackDefinition::all_built_in() {
             pack.check().unwrap();
             assert_eq!(PackDefinition::built_in(&pack.name).unwrap(), pack);
@@ -247,7 +311,7 @@ mod tests {
             assert_eq!(PackDefinition::read(&folder.join(pack.name.as_str())).unwrap(), pack);
         }
         let unknown = PackDefinition::built_in(&"ruby".parse().unwrap()).unwrap_err();
-        assert!(unknown.to_string().contains("python, shell, node"), "{unknown}");
+        assert!(unknown.to_string().contains("python, shell, node, code"), "{unknown}");
     }
 
     #[test]

@@ -66,6 +66,7 @@ impl RootPack {
             file_name: self.file_name.clone(),
             env: self.env.clone(),
             zygote: None,
+            contexts: Vec::new(),
         };
         check_spec(&self.name, &spec)?;
         Ok(spec)

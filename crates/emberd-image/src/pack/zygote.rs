@@ -14,7 +14,7 @@ use crate::artifact::Digest;
 use crate::decompress::read_at_most;
 
 /// Stands in [`ZygoteDefinition::run`] for the path of the installed program.
-const PROGRAM_PLACEHOLDER: &str = "{program}";
+pub(super) const PROGRAM_PLACEHOLDER: &str = "{program}";
 /// Where the program is installed, without its leading slash.
 pub(super) const PROGRAM_DIR: &str = "usr/lib/emberd";
 /// Longest name of a program, in bytes: with its directory it fits a tar header's 100.
@@ -52,11 +52,7 @@ impl ZygoteDefinition {
 
     /// The rule it breaks.
     pub(super) fn broken_rule(&self) -> Option<&'static str> {
-        let plain = !self.program.is_empty()
-            && !self.program.starts_with('.')
-            && self.program.len() <= NAME_BYTES_MAX
-            && !self.program.contains(['/', '\0', '{', '}']);
-        if !plain {
+        if !is_plain(&self.program) {
             return Some("zygote.program must be a plain file name such as zygote.py");
         }
         if !self.run.first().is_some_and(|program| program.starts_with('/')) {
@@ -80,16 +76,13 @@ impl ZygoteDefinition {
 
     /// Reads the program's file in `folder`.
     pub(super) fn read_program(&mut self, folder: &Path) -> Result<(), DefinitionError> {
-        let path = folder.join(&self.program);
-        let read = File::open(&path).and_then(|file| read_at_most(file, PROGRAM_BYTES_MAX));
-        let read = read.and_then(|read| read.ok_or_else(|| io::ErrorKind::FileTooLarge.into()));
-        self.content = read.map_err(|source| DefinitionError::Read { path, source })?;
+        self.content = read_program(folder, &self.program)?;
         Ok(())
     }
 
     /// Where the program is in the image, without its leading slash.
     pub(super) fn installed(&self) -> String {
-        format!("{PROGRAM_DIR}/{}", self.program)
+        installed(&self.program)
     }
 
     /// What the guest agent is told.
@@ -105,6 +98,27 @@ impl ZygoteDefinition {
     pub(super) fn content_digest(&self) -> Digest {
         Digest::of(&self.content)
     }
+}
+
+/// Whether `program` is the name of a file beside `pack.toml`.
+pub(super) fn is_plain(program: &str) -> bool {
+    !program.is_empty()
+        && !program.starts_with('.')
+        && program.len() <= NAME_BYTES_MAX
+        && !program.contains(['/', '\0', '{', '}'])
+}
+
+/// Where `program` is in the image, without its leading slash.
+pub(super) fn installed(program: &str) -> String {
+    format!("{PROGRAM_DIR}/{program}")
+}
+
+/// What is in the file `program` of `folder`.
+pub(super) fn read_program(folder: &Path, program: &str) -> Result<Vec<u8>, DefinitionError> {
+    let path = folder.join(program);
+    let read = File::open(&path).and_then(|file| read_at_most(file, PROGRAM_BYTES_MAX));
+    let read = read.and_then(|read| read.ok_or_else(|| io::ErrorKind::FileTooLarge.into()));
+    read.map_err(|source| DefinitionError::Read { path, source })
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ pub struct Program {
 
 impl Program {
     /// The program that `leader` leads in `berth`.
-    fn new(berth: Berth, leader: Leader, started_by: StartedBy) -> Self {
+    pub(crate) fn new(berth: Berth, leader: Leader, started_by: StartedBy) -> Self {
         let Berth { code, streams, stdio: [_stdin, stdout, stderr], .. } = berth;
         Self { leader, streams, started_by, _outputs: [stdout, stderr], _code: code }
     }
@@ -91,7 +91,7 @@ pub async fn launch(agent: &Agent, spec: &ProcessSpec) -> Result<Program, Launch
     check_limits(agent, spec)?;
     let user = spec.user.as_deref().map(users::find).transpose()?;
     let environment = environment(agent, spec, user.as_ref());
-    let directory = directory(spec, &environment, user.as_ref());
+    let directory = directory(spec.cwd.as_deref(), &environment, user.as_ref());
     check_directory(&directory)?;
     match fork(agent, spec, &environment, &directory).await? {
         Some(program) => Ok(program),
@@ -105,13 +105,7 @@ fn environment<'a>(
     spec: &ProcessSpec,
     user: Option<&User>,
 ) -> Cow<'a, Environment> {
-    let mut environment = Cow::Borrowed(&agent.environment);
-    if let Some(user) = user {
-        let home = user.home.to_string_lossy().into_owned();
-        let own = [("HOME", home), ("USER", user.name.clone()), ("LOGNAME", user.name.clone())];
-        let own: BTreeMap<_, _> = own.map(|(name, value)| (name.to_owned(), value)).into();
-        environment = Cow::Owned(environment.overlaid(&own));
-    }
+    let mut environment = environment_of(agent, user);
     if spec.tty.is_some() && environment.get("TERM").is_none() {
         let term = [("TERM".to_owned(), TERM_DEFAULT.to_owned())].into();
         environment = Cow::Owned(environment.overlaid(&term));
@@ -122,14 +116,23 @@ fn environment<'a>(
     environment
 }
 
+/// The agent's environment, under the user's.
+pub(crate) fn environment_of<'a>(agent: &'a Agent, user: Option<&User>) -> Cow<'a, Environment> {
+    let Some(user) = user else { return Cow::Borrowed(&agent.environment) };
+    let home = user.home.to_string_lossy().into_owned();
+    let own = [("HOME", home), ("USER", user.name.clone()), ("LOGNAME", user.name.clone())];
+    let own: BTreeMap<_, _> = own.map(|(name, value)| (name.to_owned(), value)).into();
+    Cow::Owned(agent.environment.overlaid(&own))
+}
+
 /// Where the program starts. A user whose home is not there starts at the root, as with su(1).
-fn directory<'a>(
-    spec: &ProcessSpec,
+pub(crate) fn directory<'a>(
+    cwd: Option<&str>,
     environment: &'a Environment,
     user: Option<&User>,
 ) -> Cow<'a, Path> {
     let home = environment.home();
-    match &spec.cwd {
+    match cwd {
         Some(cwd) => home.join(cwd).into(),
         None if user.is_some() && !home.is_dir() => Path::new("/").into(),
         None => home.into(),
@@ -209,7 +212,7 @@ fn spawn(
 
 /// Finds out what is wrong with a directory before the failure of fork-and-exec as a whole
 /// could only be blamed on the program.
-fn check_directory(directory: &Path) -> Result<(), LaunchError> {
+pub(crate) fn check_directory(directory: &Path) -> Result<(), LaunchError> {
     let problem = match fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() => return Ok(()),
         Ok(_) => io::ErrorKind::NotADirectory.into(),

@@ -2,7 +2,8 @@
 
 use std::process::ExitStatus;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::process_tree::ProcessTree;
 use crate::reaper::Exit;
@@ -42,6 +43,11 @@ impl Leader {
         self
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.tree.leader
+    }
+
     /// Waits for its end. Cancel safe; not to be called again once it returned.
     pub async fn ended(&mut self) -> End {
         let end = match &mut self.report {
@@ -56,27 +62,34 @@ impl Leader {
         end
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.tree.leader
-    }
-
     /// Sends `signal` to the whole tree, unless the leader has ended.
     pub fn signal(&self, signal: Signal) {
-        if !self.ended && self.exit.is_empty() {
+        if self.runs() {
             self.tree.signal(signal);
+        }
+    }
+
+    /// Sends `signal` to its process group, as a terminal does, unless it has ended.
+    pub fn interrupt(&self, signal: Signal) {
+        if self.runs() {
+            // A group that is gone, or is not there yet, has nothing to hear.
+            killpg(Pid::from_raw(self.tree.leader.cast_signed()), signal).ok();
         }
     }
 
     /// Kills the whole tree; `false` if the leader has already ended by itself, in which case
     /// the rest of the tree lives on.
     pub fn kill(&self) -> bool {
-        // A leader whose status is here has been reaped: its pid may be another's by now.
-        let running = !self.ended && self.exit.is_empty();
+        let running = self.runs();
         if running {
             self.tree.kill();
         }
         running
+    }
+
+    /// A leader whose status is here has been reaped: its pid may be another's by now.
+    fn runs(&self) -> bool {
+        !self.ended && self.exit.is_empty()
     }
 }
 

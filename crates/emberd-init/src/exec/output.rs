@@ -154,7 +154,7 @@ impl Output {
         let room = self.bytes_max - self.sent_bytes;
         let kept = &bytes[..bytes.len().min(room)];
         self.truncated |= kept.len() < bytes.len();
-        self.sent_bytes += kept.len();
+        self.sent_bytes = self.sent_bytes.saturating_add(kept.len());
         encode_bulk(self.kind, kept, frames);
     }
 }

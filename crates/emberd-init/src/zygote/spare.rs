@@ -61,30 +61,47 @@ impl Spare {
     /// # Errors
     /// When the code cannot be written or a limit cannot be set.
     pub fn set_to(
-        self,
+        mut self,
         work: &Work<'_>,
         code: &str,
         limits: &Limits,
     ) -> Result<Option<(Berth, Leader)>, LaunchError> {
-        let Self { mut berth, pid, socket, exit } = self;
-        if let Some(cgroup) = &berth.cgroup {
+        if let Some(cgroup) = &self.berth.cgroup {
             cgroup.limit(limits)?;
         }
-        let Some(message) = work.encode(berth.code.write(code)?) else { return Ok(None) };
+        let message = work.encode(self.berth.code.write(code)?);
+        Ok(message.and_then(|message| self.tell(&message)))
+    }
+
+    /// Sets it to work on a file that is there, with `input` as its standard input; `None` when
+    /// it cannot be told to.
+    pub fn set_to_file(
+        mut self,
+        work: &Work<'_>,
+        file: &Path,
+        input: OwnedFd,
+    ) -> Option<(Berth, Leader)> {
+        self.berth.stdio[0] = input;
+        let message = work.encode(file)?;
+        self.tell(&message)
+    }
+
+    fn tell(self, message: &[u8]) -> Option<(Berth, Leader)> {
+        let Self { mut berth, pid, socket, exit } = self;
         let fds = berth.stdio.each_ref().map(OwnedFd::as_raw_fd);
         let sent = sendmsg::<UnixAddr>(
             socket.as_raw_fd(),
-            &[IoSlice::new(&message)],
+            &[IoSlice::new(message)],
             &[ControlMessage::ScmRights(&fds)],
             MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
             None,
         );
         // A child that was told only half finds the stream at its end, and ends too.
         if sent != Ok(message.len()) {
-            return Ok(None);
+            return None;
         }
         let tree = ProcessTree { leader: pid, cgroup: berth.cgroup.take() };
-        Ok(Some((berth, Leader::new(exit, tree).reporting(Report::new(socket)))))
+        Some((berth, Leader::new(exit, tree).reporting(Report::new(socket))))
     }
 }
 

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod contexts;
+#[cfg(test)]
 mod dials;
 #[cfg(test)]
 mod execs;

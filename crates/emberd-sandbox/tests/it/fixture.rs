@@ -16,6 +16,7 @@ use emberd_sandbox::{
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig, JailChoice, JailConfig};
 use fake_firecracker::{Double, Then};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use tempfile::TempDir;
 
 /// Longest wait for what must come about; only ever reached by a failing test.
@@ -79,8 +80,7 @@ impl Fixture {
         let double = Double::new(temp.path());
         prepare(&double);
         let rootfs = temp.path().join("shell.json");
-        let pack = r#"{"name":"shell","run":["/bin/sh","{file}"],"file_name":"main.sh"}"#;
-        std::fs::write(&rootfs, pack).unwrap();
+        std::fs::write(&rootfs, pack().to_string()).unwrap();
         let image = PackImage {
             rootfs,
             sha256: Digest::of(b""),
@@ -208,6 +208,30 @@ pub const PACE: Pace = Pace {
 
 /// Longer than any test.
 pub const NEVER: Duration = Duration::from_secs(3600);
+
+/// Shell scripts, and contexts: Bash, Python where this machine has one, and some that misbehave.
+fn pack() -> serde_json::Value {
+    let packs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../rootfs/packs");
+    let context = |languages: &[&str], run: &[&str]| json!({"languages": languages, "run": run});
+    let run_bash = "exec /bin/bash --noprofile --rcfile \"$1\" -i +m \
+                    3<&0 4>&2 0</dev/null 2>/dev/null";
+    let says = |script: &str| format!("{READY}; read -r line; {script}; sleep 1000");
+    json!({
+        "name": "shell",
+        "run": ["/bin/sh", "{file}"],
+        "file_name": "main.sh",
+        "contexts": [
+            context(&["shell"], &["/bin/sh", "-c", run_bash, "sh", &format!("{packs}/shell/context.sh")]),
+            context(&["python"], &["/usr/bin/python3", &format!("{packs}/python/context.py")]),
+            context(&["nonsense"], &["/bin/sh", "-c", &says("echo nonsense >&0")]),
+            context(&["endless"], &["/bin/sh", "-c", &says("tr '\\0' x >&0 < /dev/zero")]),
+            context(&["stillborn"], &["/bin/sh", "-c", "echo no such library >&2; exit 3"]),
+        ],
+    })
+}
+
+/// What a shell says to be a context that is ready.
+const READY: &str = r#"echo '{"event":"ready"}' >&0"#;
 
 /// Ends at once; but where there is a file `hang` beside the run directory, it leaves a file
 /// `warming` in the VM's directory and goes on.

@@ -1,6 +1,8 @@
 //! Sandboxes over a double of Firecracker: the real agent, as a host process.
 
 #[cfg(test)]
+mod contexts;
+#[cfg(test)]
 mod create;
 #[cfg(test)]
 mod delete;

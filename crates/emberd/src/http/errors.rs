@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode};
 use emberd_proto::RefusalCode;
 use emberd_sandbox::{
-    BuildTemplateError, CreateError, DeleteError, DialError, OperationError, ProcessError,
-    RemoveTemplateError,
+    BuildTemplateError, ContextError, CreateError, DeleteError, DialError, OperationError,
+    ProcessError, RemoveTemplateError,
 };
 
 use super::proxy::ExchangeError;
@@ -58,15 +58,18 @@ fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::SandboxNotReady
         | ErrorCode::NoTemplates
         | ErrorCode::AlreadyExists
-        | ErrorCode::ProcessEnded => StatusCode::CONFLICT,
+        | ErrorCode::ProcessEnded
+        | ErrorCode::ContextDead => StatusCode::CONFLICT,
         ErrorCode::NotStarted => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         ErrorCode::SandboxGone => StatusCode::GONE,
         ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
-        ErrorCode::TooManySandboxes | ErrorCode::TooManyConnections | ErrorCode::TooMany => {
-            StatusCode::TOO_MANY_REQUESTS
-        }
+        ErrorCode::TooManySandboxes
+        | ErrorCode::TooManyConnections
+        | ErrorCode::TooManyContexts
+        | ErrorCode::ContextBusy
+        | ErrorCode::TooMany => StatusCode::TOO_MANY_REQUESTS,
         ErrorCode::Internal | ErrorCode::Other => StatusCode::INTERNAL_SERVER_ERROR,
         ErrorCode::GuestFailed | ErrorCode::PortClosed | ErrorCode::PortFailed => {
             StatusCode::BAD_GATEWAY
@@ -185,6 +188,22 @@ impl From<ExchangeError> for ApiError {
             ExchangeError::ShuttingDown => ErrorCode::ShuttingDown,
         };
         Self::of(code, &error)
+    }
+}
+
+impl From<ContextError> for ApiError {
+    fn from(error: ContextError) -> Self {
+        let (code, hint) = match error {
+            ContextError::Operation(error) => return error.into(),
+            ContextError::Unknown { .. } => (ErrorCode::NotFound, "list the sandbox's contexts"),
+            ContextError::TooMany(_) => (ErrorCode::TooManyContexts, "delete a context"),
+            ContextError::Busy(_) => (ErrorCode::ContextBusy, "wait for a run, or interrupt it"),
+            ContextError::Dead { .. } => (ErrorCode::ContextDead, "restart the context"),
+            ContextError::Start(_) => {
+                (ErrorCode::GuestFailed, "try the interpreter by exec: the sandbox may lack it")
+            }
+        };
+        Self::of(code, &error).hint(hint)
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::{packs, raw, wait};
 
 mod bad_input;
+mod contexts;
 mod files;
 mod openapi;
 mod ports;

@@ -26,7 +26,15 @@ pub fn write(dir: &Path) -> DataDir {
 
 /// The root image of such a pack is the one file of a real one that the agent reads.
 fn write_pack(dir: &Path, name: &str, interpreter: &str) {
-    let spec = json!({ "name": name, "run": [interpreter, "{file}"], "file_name": "main" });
+    let context = concat!(env!("CARGO_MANIFEST_DIR"), "/../../rootfs/packs/shell/context.sh");
+    let run_bash = "exec /bin/bash --noprofile --rcfile \"$1\" -i +m \
+                    3<&0 4>&2 0</dev/null 2>/dev/null";
+    let spec = json!({
+        "name": name,
+        "run": [interpreter, "{file}"],
+        "file_name": "main",
+        "contexts": [{"languages": ["shell"], "run": ["/bin/sh", "-c", run_bash, "sh", context]}],
+    });
     let rootfs = spec.to_string();
     let sha256 = Digest::of(rootfs.as_bytes()).to_string();
     let manifest = json!({

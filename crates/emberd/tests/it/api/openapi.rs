@@ -32,7 +32,7 @@ fn documented() -> BTreeSet<(String, String)> {
 async fn document_and_router_agree() {
     let api = Api::start().await;
     let documented = documented();
-    assert_eq!(documented.len(), 32);
+    assert_eq!(documented.len(), 38);
     let paths: BTreeSet<_> = documented.iter().map(|(_, path)| path.as_str()).collect();
     assert_eq!(paths, emberd::http::routes::<Firecracker>().map(|(path, _)| path).into());
     for path in paths {
@@ -40,7 +40,7 @@ async fn document_and_router_agree() {
             // An id and a pack that are none: nothing is created but by `POST /sandboxes`,
             // nothing built, nothing deleted.
             let body = if path == "/sandboxes" { "[]" } else { "" };
-            let asked = ["{id}", "{pid}", "{pack}"]
+            let asked = ["{id}", "{pid}", "{pack}", "{context}"]
                 .iter()
                 .fold(path.to_owned(), |asked, name| asked.replace(name, "x"));
             let asked = asked.replace("{port}", "80");

@@ -1,0 +1,203 @@
+//! `emberctl context`: interpreters in a sandbox that keep their variables between runs.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use emberd_api::{Context, ContextRun, ContextSpec, ContextState, RunEvent};
+use emberd_client::Client;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::interrupt::Interrupt;
+use crate::output::{self, Output, printable};
+use crate::{duration, exit};
+
+/// What to do with contexts.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Open a context and print its id.
+    New(NewArgs),
+    /// List the contexts of a sandbox.
+    Ls(LsArgs),
+    /// Run code in a context and show what it does as it does it. Ctrl-C interrupts the run.
+    Run(RunArgs),
+    /// Interrupt what a context runs.
+    Interrupt(Args),
+    /// Give a context a new interpreter, whatever the old one is doing.
+    Restart(Args),
+    /// Delete a context.
+    Rm(Args),
+}
+
+/// Arguments of `context new`.
+#[derive(Debug, clap::Args)]
+pub struct NewArgs {
+    /// The sandbox.
+    sandbox: String,
+    /// Its language, such as python, javascript or shell; the sandbox's own when absent.
+    #[arg(short, long, value_name = "LANGUAGE")]
+    language: Option<String>,
+    /// Working directory in the sandbox.
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// Who it runs as, by name; root when absent.
+    #[arg(short, long, value_name = "NAME")]
+    user: Option<String>,
+}
+
+/// Arguments of `context ls`.
+#[derive(Debug, clap::Args)]
+pub struct LsArgs {
+    /// The sandbox.
+    sandbox: String,
+}
+
+/// Arguments of `context run`.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    of: Args,
+    /// The code.
+    code: String,
+    /// Time limit, such as 500ms, 10s or 2m; none when absent.
+    #[arg(long, value_parser = duration::parse, value_name = "TIME")]
+    timeout: Option<Duration>,
+}
+
+/// Which context.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The sandbox.
+    sandbox: String,
+    /// The context.
+    context: String,
+}
+
+/// What `context rm --json` prints.
+#[derive(Serialize)]
+struct Deleted {
+    deleted: String,
+}
+
+/// What `context interrupt --json` prints.
+#[derive(Serialize)]
+struct Interrupted {
+    interrupted: String,
+}
+
+/// Carries out `command`.
+///
+/// # Errors
+/// The daemon's refusal, or no daemon.
+pub async fn run(client: &Client, command: Command, output: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::New(NewArgs { sandbox, language, cwd, user }) => {
+            let spec = ContextSpec { language, cwd, user, ..ContextSpec::default() };
+            let context = client.open_context(&sandbox, &spec).await?;
+            output.print(&context, || format!("{}\n", context.id))?;
+        }
+        Command::Ls(LsArgs { sandbox }) => {
+            let list = client.contexts(&sandbox).await?;
+            output.print(&list, || text(&list.contexts))?;
+        }
+        Command::Run(args) => return run_code(client, args, output).await,
+        Command::Interrupt(Args { sandbox, context }) => {
+            client.interrupt_context(&sandbox, &context).await?;
+            output.print(&Interrupted { interrupted: context }, String::new)?;
+        }
+        Command::Restart(Args { sandbox, context }) => {
+            let context = client.restart_context(&sandbox, &context).await?;
+            output.print(&context, || format!("{}\n", context.id))?;
+        }
+        Command::Rm(Args { sandbox, context }) => {
+            client.delete_context(&sandbox, &context).await?;
+            let document = Deleted { deleted: context };
+            output.print(&document, || format!("{}\n", document.deleted))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows events as they come; with `--json` each as one line.
+async fn run_code(client: &Client, args: RunArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let RunArgs { of: Args { sandbox, context }, code, timeout } = args;
+    let timeout_ms = timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+    let run = ContextRun { code, timeout_ms };
+    run.check()?;
+    let mut interrupt = Interrupt::listen()?;
+    let mut events = client.run_context(&sandbox, &context, &run).await?;
+    let (mut failed, mut interrupts) = (false, 0);
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event?,
+            interrupted = interrupt.next() => {
+                interrupts += 1;
+                if interrupts > 1 {
+                    // Twice is enough: hanging up interrupts the run, too.
+                    return Err(interrupted.into());
+                }
+                client.interrupt_context(&sandbox, &context).await?;
+                continue;
+            }
+        };
+        let Some(event) = event else { break };
+        if output.json {
+            writeln!(io::stdout(), "{}", serde_json::to_string(&event)?)?;
+        } else {
+            show(&event)?;
+        }
+        match event {
+            RunEvent::Error { .. } => failed = true,
+            RunEvent::End { timed_out: true, .. } => return Ok(exit::TIMED_OUT.into()),
+            _ => {}
+        }
+    }
+    Ok(if failed { exit::CHECK_FAILED.into() } else { ExitCode::SUCCESS })
+}
+
+fn show(event: &RunEvent) -> io::Result<()> {
+    match event {
+        RunEvent::Stdout { text } => {
+            io::stdout().write_all(text.as_bytes())?;
+            io::stdout().flush()
+        }
+        RunEvent::Stderr { text } => io::stderr().write_all(text.as_bytes()),
+        RunEvent::Result { data } | RunEvent::Display { data } => {
+            let plain = data.get("text/plain").and_then(Value::as_str).unwrap_or_default();
+            let others: Vec<_> = data.keys().filter(|kind| *kind != "text/plain").collect();
+            writeln!(io::stdout(), "{}", printable(plain))?;
+            for kind in others {
+                writeln!(io::stderr(), "emberctl: also as {}", printable(kind))?;
+            }
+            Ok(())
+        }
+        RunEvent::Error { traceback, .. } => {
+            writeln!(io::stderr(), "{}", printable(traceback.trim_end()))
+        }
+        RunEvent::End { truncated: true, .. } => {
+            writeln!(io::stderr(), "emberctl: what the run said was cut at its limit")
+        }
+        RunEvent::Started { .. } | RunEvent::End { .. } | RunEvent::Other => Ok(()),
+    }
+}
+
+fn text(contexts: &[Context]) -> String {
+    let rows: Vec<_> = contexts.iter().map(row).collect();
+    output::table(["CONTEXT", "LANGUAGE", "STATE", "RUNS", "WHY"], &rows)
+}
+
+fn row(context: &Context) -> [String; 5] {
+    let state = match context.state {
+        ContextState::Idle => "idle",
+        ContextState::Busy => "busy",
+        ContextState::Dead => "dead",
+    };
+    [
+        context.id.clone(),
+        context.language.clone().unwrap_or_else(|| "-".into()),
+        state.to_owned(),
+        context.execution_count.to_string(),
+        context.reason.clone().unwrap_or_else(|| "-".into()),
+    ]
+}

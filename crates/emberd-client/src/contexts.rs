@@ -1,0 +1,121 @@
+//! Contexts: opened, run with events as they come, interrupted, restarted, deleted.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use emberd_api::{Address, Context, ContextList, ContextRun, ContextSpec, RunEvent, paths};
+use hyper::{Method, StatusCode};
+
+use crate::client::{Client, ClientError, json};
+use crate::link::Answering;
+
+/// Longest event that is read, in bytes (256 MiB): a value of 32 MiB, escaped in JSON.
+const EVENT_BYTES_MAX: usize = 256 << 20;
+
+impl Client {
+    /// Opens a context in a sandbox and waits until its interpreter is ready.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn open_context(&self, id: &str, spec: &ContextSpec) -> Result<Context, ClientError> {
+        self.call(Method::POST, &paths::contexts(id), json(spec)).await
+    }
+
+    /// The contexts of a sandbox as they are now, oldest first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn contexts(&self, id: &str) -> Result<ContextList, ClientError> {
+        self.call(Method::GET, &paths::contexts(id), Bytes::new()).await
+    }
+
+    /// Runs code in a context. Dropping what is returned before its end interrupts the run.
+    ///
+    /// # Errors
+    /// [`ClientError`]; however the code ends is an event.
+    pub async fn run_context(
+        &self,
+        id: &str,
+        context: &str,
+        run: &ContextRun,
+    ) -> Result<RunEvents, ClientError> {
+        let path = paths::context(paths::CONTEXT_RUN, id, context);
+        let (status, answering) = self.stream(Method::POST, &path, json(run)).await?;
+        let (address, received) = (self.address().clone(), BytesMut::new());
+        Ok(RunEvents { address, status, answering, received, searched: 0, over: false })
+    }
+
+    /// Interrupts what a context runs; does nothing when that is nothing.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn interrupt_context(&self, id: &str, context: &str) -> Result<(), ClientError> {
+        let path = paths::context(paths::CONTEXT_INTERRUPT, id, context);
+        self.send(Method::POST, &path, Bytes::new()).await?;
+        Ok(())
+    }
+
+    /// Gives a context a new interpreter, whatever the old one is doing.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn restart_context(&self, id: &str, context: &str) -> Result<Context, ClientError> {
+        let path = paths::context(paths::CONTEXT_RESTART, id, context);
+        self.call(Method::POST, &path, Bytes::new()).await
+    }
+
+    /// Kills a context's interpreter and forgets the context.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete_context(&self, id: &str, context: &str) -> Result<(), ClientError> {
+        let path = paths::context(paths::CONTEXT, id, context);
+        self.send(Method::DELETE, &path, Bytes::new()).await?;
+        Ok(())
+    }
+}
+
+/// The events of one run.
+#[derive(Debug)]
+pub struct RunEvents {
+    address: Address,
+    status: StatusCode,
+    answering: Answering,
+    received: BytesMut,
+    /// How many of them are known to hold no end of a line.
+    searched: usize,
+    over: bool,
+}
+
+impl RunEvents {
+    /// The next event; `None` after [`RunEvent::End`]. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection broke before the end, or what came is no event.
+    pub async fn next(&mut self) -> Result<Option<RunEvent>, ClientError> {
+        if self.over {
+            return Ok(None);
+        }
+        loop {
+            let end = self.received[self.searched..].iter().position(|byte| *byte == b'\n');
+            if let Some(end) = end {
+                let line = self.received.split_to(self.searched + end);
+                self.received.advance(1);
+                self.searched = 0;
+                let event = serde_json::from_slice(&line).map_err(|source| {
+                    let (addr, status) = (self.address.clone(), self.status.as_u16());
+                    ClientError::Protocol { addr, status, source }
+                })?;
+                self.over = matches!(event, RunEvent::End { .. });
+                return Ok(Some(event));
+            }
+            self.searched = self.received.len();
+            let broken = |source| ClientError::Broken { addr: self.address.clone(), source };
+            match self.answering.piece().await.map_err(broken)? {
+                Some(piece) => self.received.extend_from_slice(&piece),
+                None => return Err(broken("the events ended without an end".into())),
+            }
+            if self.received.len() > EVENT_BYTES_MAX {
+                return Err(broken("an event is too long".into()));
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The contexts of a pack, as its definition names them: programs in the pack's folder that are
+//! installed in the image, one for each language.
+
+use std::path::Path;
+
+use emberd_proto::ContextProgram;
+use serde::{Deserialize, Serialize};
+
+use super::definition::DefinitionError;
+use super::zygote::{PROGRAM_PLACEHOLDER, installed, is_plain, read_program};
+use crate::artifact::Digest;
+
+/// Most contexts a pack defines.
+pub(super) const CONTEXTS_MAX: usize = 16;
+/// Most names of one language.
+const LANGUAGES_MAX: usize = 8;
+/// Longest name of a language, in bytes.
+const LANGUAGE_BYTES_MAX: usize = 32;
+
+/// An interpreter that keeps its variables between runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContextDefinition {
+    /// Names of its language, the usual one first.
+    pub languages: Vec<String>,
+    /// Name of its file beside `pack.toml`, installed in `/usr/lib/emberd`.
+    pub program: String,
+    /// Program and arguments that become the interpreter; `{program}` stands for the installed
+    /// file.
+    pub run: Vec<String>,
+    /// Whether a fork of the pack's zygote runs the file in place of `run`.
+    #[serde(default)]
+    pub zygote: bool,
+    /// What is in the file.
+    #[serde(skip)]
+    pub(super) content: Vec<u8>,
+}
+
+impl ContextDefinition {
+    /// The rule it breaks.
+    pub(super) fn broken_rule(&self, has_zygote: bool) -> Option<&'static str> {
+        let is_name = |name: &String| {
+            let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+            !name.is_empty() && name.len() <= LANGUAGE_BYTES_MAX && name.bytes().all(letter)
+        };
+        if self.languages.is_empty()
+            || self.languages.len() > LANGUAGES_MAX
+            || !self.languages.iter().all(is_name)
+        {
+            return Some("contexts.languages must be 1 to 8 names of a-z and 0-9");
+        }
+        if !is_plain(&self.program) {
+            return Some("contexts.program must be a plain file name such as context.py");
+        }
+        if !self.run.first().is_some_and(|program| program.starts_with('/')) {
+            return Some("contexts.run must start with the absolute path of a program");
+        }
+        if self.run.iter().filter(|word| *word == PROGRAM_PLACEHOLDER).count() != 1 {
+            return Some("contexts.run must have exactly one word `{program}`");
+        }
+        if self.run.iter().any(|word| word.contains('\0')) {
+            return Some("contexts.run must not contain NUL");
+        }
+        if self.zygote && !has_zygote {
+            return Some("contexts.zygote wants a pack with a zygote");
+        }
+        None
+    }
+
+    /// Reads the program's file in `folder`.
+    pub(super) fn read_program(&mut self, folder: &Path) -> Result<(), DefinitionError> {
+        self.content = read_program(folder, &self.program)?;
+        Ok(())
+    }
+
+    /// Where the program is in the image, without its leading slash.
+    pub(super) fn installed(&self) -> String {
+        installed(&self.program)
+    }
+
+    /// What the guest agent is told.
+    pub(super) fn spec(&self) -> ContextProgram {
+        let file = format!("/{}", self.installed());
+        let run = self.run.iter().map(|word| match word.as_str() {
+            PROGRAM_PLACEHOLDER => file.clone(),
+            _ => word.clone(),
+        });
+        let (languages, run) = (self.languages.clone(), run.collect());
+        ContextProgram { languages, run, zygote_file: self.zygote.then_some(file) }
+    }
+
+    /// Digest of the program's content.
+    pub(super) fn content_digest(&self) -> Digest {
+        Digest::of(&self.content)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::PackDefinition;
+    use super::*;
+
+    const GOOD: &str = r#"
+name = "x"
+description = ""
+run = ["/bin/x", "{file}"]
+file_name = "main.x"
+
+[[contexts]]
+languages = ["xlang", "x"]
+program = "context.x"
+run = ["/bin/x", "-i", "{program}"]
+"#;
+
+    fn read(text: &str, program: Option<&[u8]>) -> Result<PackDefinition, DefinitionError> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("pack.toml"), text).unwrap();
+        if let Some(content) = program {
+            fs::write(dir.path().join("context.x"), content).unwrap();
+        }
+        PackDefinition::read(dir.path())
+    }
+
+    #[test]
+    fn the_agent_is_told_of_the_installed_program() {
+        let pack = read(GOOD, Some(b"1")).unwrap();
+        let context = pack.spec().context(Some("x")).unwrap().clone();
+        assert_eq!(context.run, ["/bin/x", "-i", "/usr/lib/emberd/context.x"]);
+        assert_eq!(context.zygote_file, None);
+    }
+
+    #[test]
+    fn every_rule_is_held() {
+        for (from, to) in [
+            ("\"context.x\"", "\"../context.x\""),
+            ("\"xlang\", \"x\"", ""),
+            ("xlang", "X"),
+            ("\"{program}\"", "\"program\""),
+            ("\"/bin/x\", \"-i\"", "\"x\""),
+            ("\"-i\"", "\"\\u0000\""),
+            ("program = ", "zygote = true\nprogram = "),
+            ("program = ", "extra = true\nprogram = "),
+        ] {
+            assert!(GOOD.contains(from), "{from}");
+            let text = GOOD.replace(from, to);
+            assert!(read(&text, Some(b"1")).is_err(), "{text}");
+        }
+        assert!(matches!(read(GOOD, None), Err(DefinitionError::Read { .. })));
+        let many =
+            GOOD.replace("[[contexts]]", "# [[contexts]]").split_once("# ").map(|(head, _)| {
+                let (_, context) = GOOD.split_once("[[contexts]]").unwrap();
+                format!("{head}{}", format!("[[contexts]]{context}").repeat(CONTEXTS_MAX + 1))
+            });
+        assert!(read(&many.unwrap(), Some(b"1")).is_err());
+    }
+
+    #[test]
+    fn the_program_is_part_of_the_digest() {
+        let digest = |program: &[u8]| read(GOOD, Some(program)).unwrap().digest();
+        assert_ne!(digest(b"1"), digest(b"2"));
+    }
+}

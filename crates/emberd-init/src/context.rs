@@ -1,0 +1,245 @@
+//! One context: the pack's interpreter of a language, and what host and interpreter say.
+//!
+//! ```text
+//! Context ─▶ Started ─▶ (Data | Signal)* ▶ interpreter ▶ (Stdout | Stderr)* Data* ─▶ Exited
+//! ```
+//! The interpreter's standard input is a socket, which carries its lines both ways. What it
+//! printed before a line is sent before that line: the event that ends a run comes last.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use bytes::Bytes;
+use emberd_proto::frame::encode_bulk;
+use emberd_proto::{
+    ContextProgram, ContextSpec, ExecExit, ExecSpec, Frame, GuestMessage, HostMessage, Kind,
+    RefusalCode, StartedBy,
+};
+use nix::sys::signal::Signal;
+use tokio::time::Instant;
+
+use crate::agent::{Agent, Environment};
+use crate::connection::{Connection, ConnectionError};
+use crate::console;
+use crate::exec::{
+    BACKLOG_BYTES_MAX, Berth, LaunchError, Leader, Program, check_directory, directory, elapsed_us,
+    environment_of, exit_of, number_of,
+};
+use crate::process::NewProcess;
+use crate::process_tree::{Cgroup, ProcessTree};
+use crate::users::{self, User};
+use crate::zygote::Work;
+
+mod channel;
+
+use channel::Channel;
+
+/// Opens the context `spec` asks for and serves it until its interpreter has ended.
+///
+/// Dropping the future, or an error, kills the whole process tree.
+///
+/// # Errors
+/// When the host leaves or breaks the protocol meanwhile.
+pub async fn run(
+    agent: &Agent,
+    connection: &mut Connection,
+    spec: &ContextSpec,
+) -> Result<(), ConnectionError> {
+    let outgoing = &mut connection.outgoing;
+    if let Err(broken) = spec.check() {
+        return outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await;
+    }
+    let Some(program) = agent.pack.context(spec.language.as_deref()) else {
+        return outgoing.refuse(RefusalCode::NotFound, no_such(agent, spec)).await;
+    };
+    let arrived = Instant::now();
+    match launch(agent, program, spec).await {
+        Ok(mut interpreter) => {
+            let pid = interpreter.program.leader.pid();
+            let started_by = Some(interpreter.program.started_by);
+            connection.outgoing.push(&GuestMessage::Started { pid });
+            if let Some(zygote) = &agent.zygote {
+                zygote.replenish(agent);
+            }
+            let exit = attend(connection, &mut interpreter).await?;
+            let exit = ExecExit { started_by, duration_us: elapsed_us(arrived), ..exit };
+            connection.outgoing.push(&GuestMessage::Exited(exit));
+            deliver(connection).await
+        }
+        Err(error) => {
+            let code = match &error {
+                LaunchError::Directory(_, source) => match source.kind() {
+                    io::ErrorKind::NotADirectory => RefusalCode::WrongType,
+                    _ => RefusalCode::NotFound,
+                },
+                other => other.refusal().unwrap_or(RefusalCode::Failed),
+            };
+            connection.outgoing.refuse(code, console::chain(&error)).await
+        }
+    }
+}
+
+fn no_such(agent: &Agent, spec: &ContextSpec) -> String {
+    let pack = &agent.pack.name;
+    let known = agent.pack.contexts.iter().filter_map(|context| context.languages.first());
+    let known: Vec<_> = known.map(String::as_str).collect();
+    match (&spec.language, known.as_slice()) {
+        (_, []) => format!("the language pack {pack} has no contexts"),
+        (Some(language), known) => {
+            let known = known.join(", ");
+            format!("the language pack {pack} has no context for {language}; it has {known}")
+        }
+        (None, _) => unreachable!("the first context is the pack's own"),
+    }
+}
+
+/// An interpreter that runs.
+struct Interpreter {
+    program: Program,
+    channel: Channel,
+}
+
+async fn launch(
+    agent: &Agent,
+    context: &ContextProgram,
+    spec: &ContextSpec,
+) -> Result<Interpreter, LaunchError> {
+    let user = spec.user.as_deref().map(users::find).transpose()?;
+    let environment = environment_of(agent, user.as_ref()).overlaid(&spec.env);
+    let directory = directory(spec.cwd.as_deref(), &environment, user.as_ref());
+    check_directory(&directory)?;
+    let mut interpreter = match fork(agent, context, spec, &environment, &directory).await? {
+        Some(interpreter) => interpreter,
+        None => spawn(agent, context, user.as_ref(), &environment, &directory)?,
+    };
+    interpreter.program.streams.input.close();
+    interpreter.program.streams.unbounded();
+    Ok(interpreter)
+}
+
+/// Has a fork of the zygote become the interpreter; `None` where that is not to be, or cannot.
+async fn fork(
+    agent: &Agent,
+    context: &ContextProgram,
+    spec: &ContextSpec,
+    environment: &Environment,
+    directory: &Path,
+) -> Result<Option<Interpreter>, LaunchError> {
+    let Some(file) = &context.zygote_file else { return Ok(None) };
+    let (env, user) = (spec.env.clone(), spec.user.clone());
+    let process = ExecSpec { env, user, ..ExecSpec::new("") }.into();
+    let Some(zygote) = agent.zygote.as_ref().filter(|zygote| zygote.suits(&process)) else {
+        return Ok(None);
+    };
+    let Some(work) = Work::new(&[], environment, directory) else { return Ok(None) };
+    let Some(spare) = zygote.spare(agent).await else { return Ok(None) };
+    let (channel, theirs) = Channel::open().map_err(LaunchError::Pipes)?;
+    let started = spare.set_to_file(&work, Path::new(file), theirs);
+    Ok(started.map(|(berth, leader)| Interpreter {
+        program: Program::new(berth, leader, StartedBy::Zygote),
+        channel,
+    }))
+}
+
+fn spawn(
+    agent: &Agent,
+    context: &ContextProgram,
+    user: Option<&User>,
+    environment: &Environment,
+    directory: &Path,
+) -> Result<Interpreter, LaunchError> {
+    let mut berth = Berth::make(agent)?;
+    let (channel, theirs) = Channel::open().map_err(LaunchError::Pipes)?;
+    berth.stdio[0] = theirs;
+    let refused = |source| LaunchError::Run(context.run[0].clone(), source);
+    let procs = berth.cgroup.as_ref().map(Cgroup::procs).transpose();
+    let procs = procs.map_err(LaunchError::Cgroup)?;
+    let mut process =
+        NewProcess::new(&context.run, environment, directory, berth.stdio()).map_err(refused)?;
+    process.cgroup_procs = procs.as_ref().map(|file| file.as_fd());
+    process.user = user;
+    let (pid, exit) = agent.reaper.start(&process).map_err(refused)?;
+    let leader = Leader::new(exit, ProcessTree { leader: pid, cgroup: berth.cgroup.take() });
+    Ok(Interpreter { program: Program::new(berth, leader, StartedBy::Spawn), channel })
+}
+
+/// Keeps lines and output moving until the interpreter has ended.
+async fn attend(
+    connection: &mut Connection,
+    interpreter: &mut Interpreter,
+) -> Result<ExecExit, ConnectionError> {
+    let Connection { incoming, outgoing } = connection;
+    let Interpreter { program, channel } = interpreter;
+    let Program { leader, streams, .. } = program;
+    let (stdout, stderr) = (&mut streams.stdout, &mut streams.stderr);
+    let end = loop {
+        let room = outgoing.buffer.len() < BACKLOG_BYTES_MAX;
+        tokio::select! {
+            biased;
+            end = leader.ended() => break end,
+            frame = incoming.frame() => match said(frame?)? {
+                Said::Bytes(bytes) => channel.push(bytes)?,
+                Said::Signal(signal) => leader.interrupt(signal),
+                Said::Nothing => {}
+            },
+            ready = channel.writable() => { ready?; channel.write_some(); }
+            ready = channel.readable(), if room => {
+                ready?;
+                let line = channel.read_some();
+                // Written before the line was.
+                stdout.read_rest(&mut outgoing.buffer);
+                stderr.read_rest(&mut outgoing.buffer);
+                encode_bulk(Kind::Data, &line, &mut outgoing.buffer);
+            }
+            ready = stdout.readable(), if room => {
+                ready?;
+                stdout.read_some(&mut outgoing.buffer);
+            }
+            ready = stderr.readable(), if room => {
+                ready?;
+                stderr.read_some(&mut outgoing.buffer);
+            }
+            written = outgoing.write_some(), if !outgoing.buffer.is_empty() => written?,
+        }
+    };
+    let lines = channel.read_rest();
+    stdout.read_rest(&mut outgoing.buffer);
+    stderr.read_rest(&mut outgoing.buffer);
+    encode_bulk(Kind::Data, &lines, &mut outgoing.buffer);
+    Ok(exit_of(end, false))
+}
+
+/// Writes out all that waits for the host, who may first want to get rid of what the
+/// interpreter no longer reads.
+async fn deliver(connection: &mut Connection) -> Result<(), ConnectionError> {
+    let Connection { incoming, outgoing } = connection;
+    while !outgoing.buffer.is_empty() {
+        tokio::select! {
+            frame = incoming.frame() => drop(said(frame?)?),
+            written = outgoing.write_some() => written?,
+        }
+    }
+    Ok(())
+}
+
+/// What a frame from the host means to a context.
+enum Said {
+    Bytes(Bytes),
+    Signal(Signal),
+    Nothing,
+}
+
+fn said(frame: Option<Frame>) -> Result<Said, ConnectionError> {
+    match frame {
+        Some(Frame { kind: Kind::Data, payload }) => Ok(Said::Bytes(payload)),
+        Some(frame @ Frame { kind: Kind::Control, .. }) => match frame.message()? {
+            HostMessage::Signal { signal } => Ok(Said::Signal(number_of(signal))),
+            // It has no terminal.
+            HostMessage::Resize(_) => Ok(Said::Nothing),
+            _ => Err(ConnectionError::Unexpected(Kind::Control)),
+        },
+        Some(Frame { kind, .. }) => Err(ConnectionError::Unexpected(kind)),
+        None => Err(ConnectionError::HostLeft),
+    }
+}

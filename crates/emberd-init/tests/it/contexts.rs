@@ -1,0 +1,450 @@
+//! Contexts: the packs' own interpreters, run by this machine's Python, Node and Bash.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use emberd_proto::frame::encode_message;
+use emberd_proto::{
+    ContextCall, ContextEvent, ContextSpec, ExecExit, GuestMessage, HostMessage, Kind, RefusalCode,
+    SignalName,
+};
+use serde_json::json;
+
+use crate::guest::{Guest, Host};
+use crate::process_trees::await_end;
+
+/// Pause between two interrupts of a run that may miss one.
+const INTERRUPT_AGAIN: Duration = Duration::from_secs(1);
+
+/// A program of a pack in this repository.
+fn program(path: &str) -> String {
+    let packs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs/packs");
+    packs.join(path).canonicalize().unwrap().to_str().unwrap().to_owned()
+}
+
+/// An agent with contexts; `None` where this machine cannot run the one for `language`.
+fn guest(language: &str) -> Option<Guest> {
+    let interpreter = match language {
+        "python" => "/usr/bin/python3",
+        "javascript" => "/usr/bin/node",
+        _ => "/bin/bash",
+    };
+    if !Path::new(interpreter).exists() {
+        println!("SKIPPED: no {interpreter} on this machine");
+        return None;
+    }
+    let context = program("python/context.py");
+    let pack = json!({
+        "name": "all",
+        "run": ["/usr/bin/python3", "{file}"],
+        "file_name": "main.py",
+        "zygote": {
+            "run": ["/usr/bin/python3", program("python/zygote.py"), "json", "asyncio"],
+            "spawn_for_env": ["PYTHON*"],
+        },
+        "contexts": [
+            {"languages": ["python", "py"], "run": ["/usr/bin/python3", context],
+             "zygote_file": context},
+            {"languages": ["javascript"], "run": [
+                "/bin/sh", "-c", "exec \"$@\" 3<&0 0</dev/null", "sh", "/usr/bin/node",
+                program("node/context.js"),
+            ]},
+            {"languages": ["shell"], "run": [
+                "/bin/sh", "-c", "exec \"$@\" 3<&0 4>&2 0</dev/null 2>/dev/null", "sh",
+                "/bin/bash", "--noprofile", "--rcfile", program("shell/context.sh"), "-i", "+m",
+            ]},
+            {"languages": ["nonsense"], "run": ["/bin/sh", "-c", "echo what >&0; cat"]},
+            {"languages": ["whoami"], "run": ["/bin/sh", "-c", "echo $(id -un) $HOME $PWD; cat"]},
+        ],
+    });
+    let pack = if Path::new("/usr/bin/python3").exists() {
+        pack
+    } else {
+        let mut pack = pack;
+        pack.as_object_mut().unwrap().remove("zygote");
+        pack
+    };
+    Some(Guest::with_pack(&pack.to_string()))
+}
+
+/// An open context.
+struct Context {
+    host: Host,
+    lines: Vec<u8>,
+}
+
+/// What a run brought, in order: events, and output as it came.
+#[derive(Debug, Default, PartialEq)]
+struct Ran {
+    stdout: String,
+    stderr: String,
+    events: Vec<ContextEvent>,
+    exit: Option<ExecExit>,
+}
+
+impl Ran {
+    fn result(&self) -> Option<&str> {
+        self.events.iter().find_map(|event| match event {
+            ContextEvent::Result { data } => data["text/plain"].as_str(),
+            _ => None,
+        })
+    }
+
+    /// Name, text and traceback of the error.
+    fn error(&self) -> Option<[&str; 3]> {
+        self.events.iter().find_map(|event| match event {
+            ContextEvent::Error { name, value, traceback } => Some([&name[..], value, traceback]),
+            _ => None,
+        })
+    }
+}
+
+impl Context {
+    fn open(guest: &Guest, language: &str) -> Self {
+        let spec = ContextSpec { language: Some(language.into()), ..ContextSpec::default() };
+        Self::open_with(guest, spec)
+    }
+
+    fn open_with(guest: &Guest, spec: ContextSpec) -> Self {
+        let mut host = guest.greet();
+        host.send(&HostMessage::Context(spec));
+        let started = host.answer();
+        assert!(matches!(started, GuestMessage::Started { pid: 1.. }), "{started:?}");
+        let mut context = Self { host, lines: Vec::new() };
+        let ready = context.until(|event| *event == ContextEvent::Ready);
+        assert_eq!(ready.exit, None, "{ready:?}");
+        context
+    }
+
+    fn send(&mut self, code: &str) {
+        let mut line = serde_json::to_vec(&ContextCall::Run { code: code.into() }).unwrap();
+        line.push(b'\n');
+        self.host.send_frame(Kind::Data, &line);
+    }
+
+    fn run(&mut self, code: &str) -> Ran {
+        self.send(code);
+        self.finish()
+    }
+
+    fn interrupt(&mut self) {
+        self.host.send(&HostMessage::Signal { signal: SignalName::SigInt });
+    }
+
+    fn finish(&mut self) -> Ran {
+        self.until(|event| matches!(event, ContextEvent::Done { .. }))
+    }
+
+    /// Interrupts the run, and again every second until it is over, as the daemon does.
+    fn finish_insisting(&mut self) -> Ran {
+        let mut frames = BytesMut::new();
+        encode_message(&HostMessage::Signal { signal: SignalName::SigInt }, &mut frames);
+        let mut stream = self.host.stream.try_clone().unwrap();
+        let (over, ended) = mpsc::channel::<()>();
+        let insisting = thread::spawn(move || {
+            loop {
+                stream.write_all(&frames).unwrap();
+                if ended.recv_timeout(INTERRUPT_AGAIN) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
+            }
+        });
+        let ran = self.finish();
+        drop(over);
+        insisting.join().unwrap();
+        ran
+    }
+
+    /// Reads until the event that is looked for, or until the interpreter has ended.
+    fn until(&mut self, last: impl Fn(&ContextEvent) -> bool) -> Ran {
+        let mut ran = Ran::default();
+        loop {
+            let frame = self.host.frame().expect("connection is open");
+            let text = || String::from_utf8_lossy(&frame.payload).into_owned();
+            match frame.kind {
+                Kind::Stdout => ran.stdout.push_str(&text()),
+                Kind::Stderr => ran.stderr.push_str(&text()),
+                Kind::Data => {
+                    self.lines.extend_from_slice(&frame.payload);
+                    while let Some(end) = self.lines.iter().position(|byte| *byte == b'\n') {
+                        let line: Vec<u8> = self.lines.drain(..=end).collect();
+                        let event: ContextEvent = serde_json::from_slice(&line).unwrap();
+                        ran.events.push(event);
+                    }
+                    if ran.events.last().is_some_and(&last) {
+                        return ran;
+                    }
+                }
+                _ => match frame.message().unwrap() {
+                    GuestMessage::Exited(exit) => {
+                        ran.exit = Some(exit);
+                        return ran;
+                    }
+                    other => panic!("expected the exit, got {other:?}"),
+                },
+            }
+        }
+    }
+}
+
+#[test]
+fn every_language_remembers_and_tells_results_and_errors() {
+    let cases = [
+        ("python", "x = 20\nprint('set')", "x * 2 + 2", "42", "1 / 0", "ZeroDivisionError"),
+        ("javascript", "const x = 20; console.log('set')", "x * 2 + 2", "42", "nope", "Reference"),
+        ("shell", "x=20; echo set", "cd /usr; false", "", "exit 3", "ExitCode"),
+    ];
+    for (language, set, use_it, result, fail, error) in cases {
+        let Some(guest) = guest(language) else { continue };
+        let mut context = Context::open(&guest, language);
+        let ran = context.run(set);
+        assert_eq!(ran.stdout, "set\n", "{ran:?}");
+        assert_eq!(
+            ran.events[0],
+            ContextEvent::Started { execution_count: 1, insist: language != "python" }
+        );
+        assert_eq!(ran.events[1..], [ContextEvent::Done { execution_count: 1 }]);
+        let ran = context.run(use_it);
+        assert_eq!(ran.result().unwrap_or_default(), result, "{ran:?}");
+        let ran = context.run(fail);
+        assert!(ran.error().unwrap()[0].starts_with(error), "{ran:?}");
+        assert_eq!(ran.events.last(), Some(&ContextEvent::Done { execution_count: 3 }));
+    }
+}
+
+#[test]
+fn shell_keeps_variables_functions_and_directory() {
+    let Some(guest) = guest("shell") else { return };
+    let mut context = Context::open(&guest, "shell");
+    context.run("declare -A map; map[a]=1; f() { echo \"f $1\"; }; cd /usr; false");
+    let ran = context.run("echo $? ${map[a]} $PWD; f 2");
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("1 1 /usr\nf 2\n", ""));
+    for (code, status) in [
+        ("exit 3", "3"),
+        ("f() { exit 4; echo no; }; f; echo no", "4"),
+        ("set -e; false; echo no", "1"),
+        ("if then", "2"),
+        ("echo ${unset?}; echo no", "1"),
+        ("set -u; echo $unset; echo no", "1"),
+        ("kill -TERM $$; (exit 5)", "5"),
+    ] {
+        let ran = context.run(code);
+        assert_eq!(ran.error().map(|error| error[1]), Some(status), "{code}: {ran:?}");
+        assert_eq!(ran.stdout, "", "{code}");
+    }
+    assert_eq!(context.run("set +u; break; echo no").stdout, "");
+    let ran = context.run("echo \"[$(cat)]\" \"quoted\" '\\n\t' é");
+    assert_eq!(ran.stdout, "[] quoted \\n\t é\n");
+}
+
+#[test]
+fn python_is_a_fork_of_the_zygote_and_has_its_surroundings() {
+    let Some(guest) = guest("python") else { return };
+    let mut host = guest.greet();
+    host.send(&HostMessage::Settle);
+    let answer = host.answer();
+    let GuestMessage::Settled(settled) = answer else { panic!("{answer:?}") };
+    assert_eq!(settled.zygote_ready, Some(true));
+    let spec = ContextSpec {
+        cwd: Some("/usr".into()),
+        env: [("COLOUR".into(), "red".into())].into(),
+        ..ContextSpec::default()
+    };
+    let mut context = Context::open_with(&guest, spec);
+    let ran = context.run(
+        "import os, sys\nos.getcwd(), os.environ['COLOUR'], __name__, sys.argv, sys.path[0], \
+         '__file__' in globals(), sys.stdin.read()",
+    );
+    assert_eq!(ran.result(), Some("('/usr', 'red', '__main__', [''], '', False, '')"));
+    let ran = context.run("os._exit(7)");
+    let exit = ran.exit.expect("it ended");
+    assert_eq!((exit.exit_code, exit.started_by), (7, Some(emberd_proto::StartedBy::Zygote)));
+    context.host.ping();
+}
+
+#[test]
+fn python_shows_what_a_console_would() {
+    let Some(guest) = guest("python") else { return };
+    let mut context = Context::open(&guest, "python");
+    let result = |context: &mut Context, code: &str| {
+        let ran = context.run(code);
+        ran.result().map_or_else(|| panic!("no result: {ran:?}"), str::to_owned)
+    };
+    assert_eq!(result(&mut context, "import asyncio\nawait asyncio.sleep(0, 7)"), "7");
+    assert_eq!(result(&mut context, "_ + 1"), "8");
+    assert_eq!(context.run("3;").events.len(), 2);
+    assert_eq!(context.run("None").events.len(), 2);
+    context.run("def f(n):\n    return 1 // n");
+    let ran = context.run("f(\n    0)");
+    let [name, value, traceback] = ran.error().unwrap();
+    assert_eq!((name, value), ("ZeroDivisionError", "integer division or modulo by zero"));
+    assert!(traceback.contains("return 1 // n") && traceback.contains("<run 6>"), "{traceback}");
+    assert!(!traceback.contains("context.py"), "{traceback}");
+    for (code, name) in [
+        ("import sys; sys.exit(3)", "SystemExit"),
+        ("exit()", "SystemExit"),
+        ("input()", "EOFError"),
+        ("x = = 1", "SyntaxError"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("class A:\n  def __repr__(self): raise RuntimeError\nA()", "RuntimeError"),
+    ] {
+        let ran = context.run(code);
+        assert_eq!(ran.error().map(|error| error[0]), Some(name), "{code}: {ran:?}");
+        assert!(!ran.error().unwrap()[2].contains("context.py"), "{code}: {ran:?}");
+    }
+    let shown = "class H:\n  def _repr_html_(self): return '<b>'\n  \
+                 def _repr_png_(self): return b'abc'\n  \
+                 def _repr_json_(self): return {'a': [1]}\ndisplay(H())";
+    let ran = context.run(shown);
+    let ContextEvent::Display { data } = &ran.events[1] else { panic!("{ran:?}") };
+    assert_eq!((&data["text/html"], &data["image/png"]), (&json!("<b>"), &json!("YWJj")));
+    assert_eq!(data["application/json"], json!({"a": [1]}));
+    let ran = context.run("print('\\ud800'); '\\ud800'.join('ab')");
+    assert_eq!(ran.error(), None, "{ran:?}");
+}
+
+#[test]
+fn output_comes_before_the_event_that_follows_it() {
+    let Some(guest) = guest("python") else { return };
+    let mut context = Context::open(&guest, "python");
+    // Larger than a pipe, and without a line's end that would flush it.
+    let ran = context.run("import sys\nprint('x' * (1 << 20), end=''); sys.stderr.write('y' * 9)");
+    assert_eq!((ran.stdout.len(), ran.stderr.as_str()), (1 << 20, "yyyyyyyyy"));
+    assert_eq!(ran.result(), Some("9"));
+}
+
+#[test]
+fn large_values_are_cut_and_that_is_said() {
+    let Some(guest) = guest("python") else { return };
+    let mut context = Context::open(&guest, "python");
+    let ran = context.run("'x' * (30 << 20)");
+    assert!(ran.result().unwrap().ends_with("more characters left out]"));
+    let ran = context.run("display({'image/png': b'x' * (20 << 20), 'text/plain': 'a'}, raw=True)");
+    let ContextEvent::Display { data } = &ran.events[1] else { panic!("{ran:?}") };
+    let note = data["text/plain"].as_str().unwrap();
+    assert!(note.starts_with("a\n[image/png left out"), "{note}");
+    assert!(!data.contains_key("image/png"));
+}
+
+#[test]
+fn interrupts_end_the_run_and_not_the_context() {
+    let cases = [
+        ("python", "x = 1", "while True: pass", "print(x)"),
+        ("python", "x = 1; import time", "time.sleep(1000)", "print(x)"),
+        ("python", "x = 1; import asyncio", "await asyncio.sleep(1000)", "print(x)"),
+        ("python", "x = 1; import subprocess as s", "s.run(['sleep', '1000'])", "print(x)"),
+        ("shell", "x=1", "sh -c 'echo up; exec sleep 1000'; echo no", "echo $x"),
+        ("shell", "x=1", "echo up; while :; do :; done", "echo $x"),
+    ];
+    for (language, before, endless, after) in cases {
+        let Some(guest) = guest(language) else { continue };
+        let mut context = Context::open(&guest, language);
+        context.run(before);
+        // Nothing runs: it is nobody's.
+        context.interrupt();
+        context.send(endless);
+        context.until(|event| matches!(event, ContextEvent::Started { .. }));
+        if language != "python" {
+            // These may miss an interrupt while they get going.
+            assert_eq!(context.host.line(), "up");
+        }
+        let ran = context.finish_insisting();
+        assert_eq!(ran.error().map(|e| e[0]), Some("KeyboardInterrupt"), "{endless}: {ran:?}");
+        assert_eq!(ran.stdout, "");
+        let ran = context.run(after);
+        assert_eq!(ran.stdout, "1\n", "{endless}: {ran:?}");
+    }
+}
+
+#[test]
+fn host_that_leaves_ends_the_interpreter() {
+    for language in ["python", "shell"] {
+        let Some(guest) = guest(language) else { continue };
+        let mut context = Context::open(&guest, language);
+        let pid = match language {
+            "python" => context.run("import os; print(os.getpid())").stdout,
+            _ => context.run("echo $$").stdout,
+        };
+        context.host.leave();
+        await_end(&guest, pid.trim().parse().unwrap());
+    }
+}
+
+#[test]
+fn crash_is_told_with_its_signal() {
+    let Some(guest) = guest("python") else { return };
+    let mut context = Context::open(&guest, "python");
+    let ran = context.run(
+        "import os, signal\nprint('last words', flush=True)\n\
+                           os.kill(os.getpid(), signal.SIGSEGV)",
+    );
+    assert_eq!((ran.stdout.as_str(), ran.exit.unwrap().signal), ("last words\n", Some(11)));
+}
+
+#[test]
+fn nonsense_passes_as_it_is_for_the_host_to_judge() {
+    let Some(guest) = guest("shell") else { return };
+    let mut host = guest.greet();
+    let language = Some("nonsense".to_owned());
+    host.send(&HostMessage::Context(ContextSpec { language, ..ContextSpec::default() }));
+    assert!(matches!(host.answer(), GuestMessage::Started { .. }));
+    assert_eq!(&host.frame().unwrap().payload[..], b"what\n");
+    host.send_frame(Kind::Data, b"echo\n");
+    let frame = host.frame().unwrap();
+    assert_eq!((frame.kind, &frame.payload[..]), (Kind::Stdout, &b"echo\n"[..]));
+}
+
+#[test]
+fn contexts_run_as_whom_they_are_told_to() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: only root can run a program as somebody else");
+        return;
+    }
+    let Some(guest) = guest("shell") else { return };
+    let mut host = guest.greet();
+    host.send(&HostMessage::Context(ContextSpec {
+        language: Some("whoami".into()),
+        user: Some("nobody".into()),
+        ..ContextSpec::default()
+    }));
+    assert!(matches!(host.answer(), GuestMessage::Started { .. }));
+    assert_eq!(host.line(), "nobody /nonexistent /");
+    // Nor is it a fork of the zygote, which is root's.
+    let language = Some("python".to_owned());
+    let spec = ContextSpec { language, user: Some("root".into()), ..ContextSpec::default() };
+    let mut context = Context::open_with(&guest, spec);
+    let exit = context.run("import os; os._exit(7)").exit.expect("it ended");
+    assert_eq!((exit.exit_code, exit.started_by), (7, Some(emberd_proto::StartedBy::Spawn)));
+}
+
+#[test]
+fn what_cannot_be_opened_is_refused() {
+    let Some(guest) = guest("shell") else { return };
+    let mut host = guest.greet();
+    let spec = |edit: fn(&mut ContextSpec)| {
+        let mut spec = ContextSpec { language: Some("shell".into()), ..ContextSpec::default() };
+        edit(&mut spec);
+        spec
+    };
+    let cases: [(ContextSpec, RefusalCode, &str); 4] = [
+        (spec(|spec| spec.language = Some("cobol".into())), RefusalCode::NotFound, "it has python"),
+        (spec(|spec| spec.cwd = Some("/nope".into())), RefusalCode::NotFound, "/nope"),
+        (spec(|spec| spec.cwd = Some("/etc/passwd".into())), RefusalCode::WrongType, "passwd"),
+        (spec(|spec| spec.user = Some("no-such".into())), RefusalCode::NotFound, "no user"),
+    ];
+    for (spec, code, message) in cases {
+        host.send(&HostMessage::Context(spec));
+        let refusal = host.refusal();
+        assert_eq!(refusal.code, code);
+        assert!(refusal.message.contains(message), "{refusal:?}");
+    }
+    host.ping();
+    let shell = Guest::shell();
+    let mut host = shell.greet();
+    host.send(&HostMessage::Context(ContextSpec::default()));
+    assert!(host.refusal().message.contains("has no contexts"));
+}

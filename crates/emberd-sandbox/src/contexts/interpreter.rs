@@ -1,0 +1,388 @@
+//! The task that listens to one interpreter, and has it run what is ordered.
+//!
+//! ```text
+//! idle ── order ─▶ line sent ─▶ started ─▶ events … ─▶ done ─▶ idle
+//!                                 │ caller gone, interrupt, time limit ─▶ SIGINT
+//!                                 └ time limit and grace ─▶ the interpreter is ended
+//! ```
+//! A caller that does not read holds up the run, and nothing else: the guest stops writing.
+
+use std::collections::VecDeque;
+use std::future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use emberd_proto::{ContextEvent, ExecExit, Frame, GuestMessage, HostMessage, Kind, SignalName};
+use emberd_vmm::MicroVm;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::ContextError;
+use super::life::Status;
+use super::lines::{Lines, Nonsense};
+use super::run::{RunEnd, RunEvent};
+use crate::chain::chain;
+use crate::operation::{LineReader, LineWriter, OperationError};
+
+/// How long an interpreter may take to get ready: an emulated one on a busy host imports its
+/// modules in several seconds.
+const READY_WAIT: Duration = Duration::from_secs(60);
+
+/// How long an interpreter that is interrupted at its time limit may take to end the run.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
+
+/// Pause between two interrupts of a run whose interpreter may miss one: a shell that forks just
+/// then does, and so does Node as it begins to wait.
+const INTERRUPT_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long such a run is let be at first: it is when it begins that it is likeliest to miss one.
+const INTERRUPT_FIRST: Duration = Duration::from_millis(250);
+
+/// Most bytes one run says, output and events together (64 MiB); the rest is dropped and
+/// flagged.
+const RUN_BYTES_MAX: usize = 64 << 20;
+
+/// Most bytes of an interpreter's output that tell why it did not start (4 KiB).
+const WORDS_BYTES_MAX: usize = 4 << 10;
+
+/// Code to run, and whoever waits for it.
+pub(super) struct Order {
+    /// The call, as the interpreter reads it.
+    pub line: Vec<u8>,
+    /// Time limit from its turn on.
+    pub timeout: Option<Duration>,
+    /// Where events go.
+    pub events: mpsc::Sender<RunEvent>,
+}
+
+/// How an interpreter came to its end.
+enum Ended {
+    Exited(ExecExit),
+    Nonsense,
+    TimedOut,
+    Lost(OperationError),
+}
+
+impl From<OperationError> for Ended {
+    fn from(error: OperationError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+impl From<Nonsense> for Ended {
+    fn from(Nonsense: Nonsense) -> Self {
+        Self::Nonsense
+    }
+}
+
+impl Ended {
+    /// For people.
+    fn reason(&self) -> String {
+        match self {
+            Self::Exited(ExecExit { error: Some(error), .. }) => error.clone(),
+            Self::Exited(ExecExit { signal: Some(signal), .. }) => {
+                format!("its interpreter was killed by signal {signal}")
+            }
+            Self::Exited(exit) => {
+                format!("its interpreter ended with exit code {}", exit.exit_code)
+            }
+            Self::Nonsense => "its interpreter said what is no event, and was killed".to_owned(),
+            Self::TimedOut => {
+                let grace = INTERRUPT_GRACE.as_secs();
+                format!("it was killed {grace} s after its time limit, for no interrupt ended it")
+            }
+            Self::Lost(error) => chain(error),
+        }
+    }
+}
+
+/// An interpreter, at the other end of a connection of its own.
+pub(super) struct Interpreter<M: MicroVm> {
+    reader: LineReader<M>,
+    writer: LineWriter<M>,
+    lines: Lines,
+    status: Arc<Status>,
+    interrupted: watch::Receiver<u64>,
+}
+
+/// What the guest said.
+enum Heard {
+    Output(RunEvent),
+    Events(Vec<(ContextEvent, usize)>),
+}
+
+impl<M: MicroVm> Interpreter<M> {
+    pub fn new(
+        reader: LineReader<M>,
+        writer: LineWriter<M>,
+        status: Arc<Status>,
+        interrupted: watch::Receiver<u64>,
+    ) -> Self {
+        Self { reader, writer, lines: Lines::default(), status, interrupted }
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&mut self) -> Result<(), ContextError> {
+        let mut words = Vec::new();
+        let listen = async {
+            loop {
+                match self.hear().await? {
+                    Heard::Output(RunEvent::Stdout(text) | RunEvent::Stderr(text)) => {
+                        let room = WORDS_BYTES_MAX - words.len();
+                        words.extend_from_slice(&text[..text.len().min(room)]);
+                    }
+                    Heard::Events(events) if events.is_empty() => {}
+                    Heard::Events(events) if events[0].0 == ContextEvent::Ready => return Ok(()),
+                    Heard::Events(_) | Heard::Output(_) => return Err(Ended::Nonsense),
+                }
+            }
+        };
+        let reason = match timeout(READY_WAIT, listen).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Ended::Lost(error))) => return Err(error.into()),
+            Ok(Err(ended)) => ended.reason(),
+            Err(_) => format!("it was not ready within {READY_WAIT:?}"),
+        };
+        let words = String::from_utf8_lossy(&words);
+        let words = words.trim_end();
+        let colon = if words.is_empty() { "" } else { ": " };
+        Err(ContextError::Start(format!("{reason}{colon}{words}")))
+    }
+
+    /// Runs what is ordered until the interpreter has ended; says how it did.
+    pub async fn serve(mut self, mut orders: mpsc::Receiver<Order>) -> String {
+        loop {
+            let order = tokio::select! {
+                biased;
+                // What comes between runs, from threads and the like, is nobody's.
+                heard = self.hear() => match heard {
+                    Ok(_) => continue,
+                    Err(ended) => return ended.reason(),
+                },
+                order = orders.recv() => order,
+            };
+            let Some(order) = order else { return future::pending().await };
+            if order.events.is_closed() {
+                continue;
+            }
+            self.status.set_busy(true);
+            let mut run = Running::new(order.events, order.timeout);
+            let ran = self.run(&order.line, &mut run).await;
+            if let Err(ended) = ran {
+                // First known, then told: whoever waits asks why.
+                self.status.lose(run.end());
+                let reason = ended.reason();
+                self.status.die(&reason);
+                run.flush().await;
+                return reason;
+            }
+            self.status.set_busy(false);
+            run.finish().await;
+        }
+    }
+
+    async fn run(&mut self, line: &[u8], run: &mut Running) -> Result<(), Ended> {
+        self.interrupted.borrow_and_update();
+        self.writer.send(Kind::Data, line).await?;
+        let events = run.events.clone();
+        loop {
+            // In no order, so that a program that never stops talking can be interrupted.
+            tokio::select! {
+                heard = hear(&mut self.reader, &mut self.lines), if run.waiting.is_empty() => {
+                    if run.take(heard?, &self.status) {
+                        return Ok(());
+                    }
+                }
+                permit = events.reserve(), if !run.waiting.is_empty() => match permit {
+                    Ok(permit) => permit.send(run.waiting.pop_front().expect("it is not empty")),
+                    Err(_) => run.leave(),
+                },
+                () = events.closed(), if !run.left => run.leave(),
+                Ok(()) = self.interrupted.changed() => run.interrupt = true,
+                () = until(run.again) => run.interrupt = true,
+                () = until(run.deadline) => {
+                    if run.timed_out {
+                        return Err(Ended::TimedOut);
+                    }
+                    run.timed_out = true;
+                    run.interrupt = true;
+                    run.deadline = Some(Instant::now() + INTERRUPT_GRACE);
+                }
+            }
+            // Before it has begun, nothing would heed it.
+            let Some(begun) = run.begun.filter(|_| run.interrupt) else { continue };
+            run.interrupt = false;
+            let first = begun + INTERRUPT_FIRST;
+            if run.insist && Instant::now() < first {
+                run.again = Some(first);
+            } else {
+                run.again = run.insist.then(|| Instant::now() + INTERRUPT_AGAIN);
+                self.writer.say(&HostMessage::Signal { signal: SignalName::SigInt }).await?;
+            }
+        }
+    }
+
+    async fn hear(&mut self) -> Result<Heard, Ended> {
+        hear(&mut self.reader, &mut self.lines).await
+    }
+}
+
+/// Waits for what the guest says next. Cancel safe.
+async fn hear<M: MicroVm>(reader: &mut LineReader<M>, lines: &mut Lines) -> Result<Heard, Ended> {
+    let frame = reader.frame().await?;
+    match frame.kind {
+        Kind::Stdout => Ok(Heard::Output(RunEvent::Stdout(frame.payload))),
+        Kind::Stderr => Ok(Heard::Output(RunEvent::Stderr(frame.payload))),
+        Kind::Data => Ok(Heard::Events(lines.push(&frame.payload)?)),
+        Kind::Control => match exit(&frame) {
+            Some(exit) => Err(Ended::Exited(exit)),
+            None => {
+                Err(reader.broken("it told a context something else than its end").await.into())
+            }
+        },
+        Kind::Stdin | Kind::StdinEnd | Kind::DataEnd => {
+            Err(reader.broken("it sent a context a frame that has no place there").await.into())
+        }
+    }
+}
+
+fn exit(frame: &Frame) -> Option<ExecExit> {
+    match frame.message() {
+        Ok(GuestMessage::Exited(exit)) => Some(exit),
+        _ => None,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => future::pending().await,
+    }
+}
+
+/// A run under way.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+struct Running {
+    events: mpsc::Sender<RunEvent>,
+    /// Not yet handed on.
+    waiting: VecDeque<RunEvent>,
+    since: Instant,
+    deadline: Option<Instant>,
+    /// When it is interrupted once more.
+    again: Option<Instant>,
+    bytes: usize,
+    /// When the interpreter began with it.
+    begun: Option<Instant>,
+    /// Whether interrupts are repeated.
+    insist: bool,
+    /// Whether it is to be interrupted once it has begun.
+    interrupt: bool,
+    /// Whether nobody listens any more.
+    left: bool,
+    timed_out: bool,
+    truncated: bool,
+    execution_count: u64,
+}
+
+impl Running {
+    fn new(events: mpsc::Sender<RunEvent>, timeout: Option<Duration>) -> Self {
+        let since = Instant::now();
+        Self {
+            events,
+            waiting: VecDeque::new(),
+            since,
+            deadline: timeout.map(|timeout| since + timeout),
+            again: None,
+            bytes: 0,
+            begun: None,
+            insist: false,
+            interrupt: false,
+            left: false,
+            timed_out: false,
+            truncated: false,
+            execution_count: 0,
+        }
+    }
+
+    /// Takes what the guest said; whether the run is over.
+    fn take(&mut self, heard: Heard, status: &Status) -> bool {
+        let events = match heard {
+            Heard::Output(RunEvent::Stdout(text) | RunEvent::Stderr(text)) if text.is_empty() => {
+                return false;
+            }
+            Heard::Output(event) => {
+                let (RunEvent::Stdout(text) | RunEvent::Stderr(text)) = &event else {
+                    return false;
+                };
+                let bytes = text.len();
+                self.tell(event, bytes);
+                return false;
+            }
+            Heard::Events(events) => events,
+        };
+        for (event, bytes) in events {
+            match event {
+                ContextEvent::Ready => {}
+                ContextEvent::Started { execution_count, insist } => {
+                    status.count(execution_count);
+                    self.begun = Some(Instant::now());
+                    self.insist = insist;
+                    self.execution_count = execution_count;
+                    self.tell(RunEvent::Started { execution_count }, bytes);
+                }
+                ContextEvent::Result { data } => self.tell(RunEvent::Result(data), bytes),
+                ContextEvent::Display { data } => self.tell(RunEvent::Display(data), bytes),
+                ContextEvent::Error { name, value, traceback } => {
+                    self.tell(RunEvent::Error { name, value, traceback }, bytes);
+                }
+                ContextEvent::Done { execution_count } => {
+                    self.execution_count = execution_count;
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn tell(&mut self, event: RunEvent, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > RUN_BYTES_MAX {
+            self.truncated = true;
+        } else if !self.left {
+            self.waiting.push_back(event);
+        }
+    }
+
+    /// Nobody listens any more: what is run for nobody is interrupted.
+    fn leave(&mut self) {
+        self.left = true;
+        self.interrupt = true;
+        self.waiting.clear();
+    }
+
+    fn end(&self) -> RunEnd {
+        RunEnd {
+            execution_count: self.execution_count,
+            timed_out: self.timed_out,
+            truncated: self.truncated,
+            duration: self.since.elapsed(),
+        }
+    }
+
+    /// Hands on what waits.
+    async fn flush(&mut self) {
+        for event in self.waiting.drain(..) {
+            // A caller that has left wants none of it.
+            if self.events.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Hands on what waits, and that it is over.
+    async fn finish(mut self) {
+        let end = self.end();
+        self.flush().await;
+        self.events.send(RunEvent::End(end)).await.ok();
+    }
+}
