@@ -77,16 +77,33 @@ impl ContextRun {
     }
 }
 
-/// What an interpreter is told, one line of JSON each. It is interrupted by SIGINT.
+/// What an interpreter is told, one line of JSON each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "call", rename_all = "snake_case")]
 pub enum ContextCall {
     /// Runs code and answers with events, from [`ContextEvent::Started`] to
-    /// [`ContextEvent::Done`]. Only between the two does it heed SIGINT.
+    /// [`ContextEvent::Done`]. Only between the two does it heed an interrupt.
     Run {
         /// The code.
         code: String,
     },
+    /// Ends the run under way; said to an interpreter that is [`InterruptedBy::Call`].
+    Interrupt,
+}
+
+/// What ends a run early. SIGINT goes to the interpreter's process group in each case, as from
+/// a terminal: a program that the run has started is to hear of it, too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InterruptedBy {
+    /// SIGINT, which never goes amiss.
+    #[default]
+    Signal,
+    /// SIGINT, which may go amiss and is repeated until the run is over.
+    RepeatedSignals,
+    /// [`ContextCall::Interrupt`], beside signals that are repeated: a program that the run has
+    /// just begun to start may not hear of one.
+    Call,
 }
 
 /// What an interpreter says, one line of JSON each.
@@ -99,9 +116,9 @@ pub enum ContextEvent {
     Started {
         /// How many runs there were, this one included.
         execution_count: u64,
-        /// Whether an interrupt may go amiss, and is to be repeated until the run is over.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        insist: bool,
+        /// What ends it early.
+        #[serde(default)]
+        interrupted_by: InterruptedBy,
     },
     /// The value of the last expression.
     Result {
@@ -140,7 +157,8 @@ mod tests {
         assert_eq!(line, r#"{"call":"run","code":"a\n\""}"#);
         let line = r#"{"event":"started","execution_count":3}"#;
         let event: ContextEvent = serde_json::from_str(line).unwrap();
-        assert_eq!(event, ContextEvent::Started { execution_count: 3, insist: false });
+        let interrupted_by = InterruptedBy::Signal;
+        assert_eq!(event, ContextEvent::Started { execution_count: 3, interrupted_by });
         assert!(serde_json::from_str::<ContextEvent>(r#"{"event":"sing"}"#).is_err());
     }
 

@@ -21,7 +21,7 @@ pub mod pack;
 pub mod process;
 pub mod renewal;
 
-pub use context::{ContextCall, ContextEvent, ContextRun, ContextSpec};
+pub use context::{ContextCall, ContextEvent, ContextRun, ContextSpec, InterruptedBy};
 pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
 pub use file::{FileChange, FileEntry, FileOp, FileRequest, FileType, GuestPath};
 pub use frame::{Decoder, Frame, FrameError, Kind};

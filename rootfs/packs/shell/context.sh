@@ -73,7 +73,7 @@ __ctx_next() {
     # With `set -e` a failed command ends the run, not the context.
     trap 'case $- in *e*) exit "$?" ;; esac' ERR
     # A child that has just been forked does not hear of an interrupt, nor does this shell then.
-    __ctx_say '{"event":"started","execution_count":'"$__ctx_count"',"insist":true}'
+    __ctx_say '{"event":"started","execution_count":'"$__ctx_count"',"interrupted_by":"repeated_signals"}'
 }
 
 __ctx_status() {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use emberd_proto::frame::encode_message;
 use emberd_proto::{
-    ContextCall, ContextEvent, ContextSpec, ExecExit, GuestMessage, HostMessage, Kind, RefusalCode,
-    SignalName,
+    ContextCall, ContextEvent, ContextSpec, ExecExit, GuestMessage, HostMessage, InterruptedBy,
+    Kind, RefusalCode, SignalName,
 };
 use serde_json::json;
 
@@ -51,7 +51,7 @@ fn guest(language: &str) -> Option<Guest> {
              "zygote_file": context},
             {"languages": ["javascript"], "run": [
                 "/bin/sh", "-c", "exec \"$@\" 3<&0 0</dev/null", "sh", "/usr/bin/node",
-                program("node/context.js"),
+                "--no-force-async-hooks-checks", program("node/context.js"),
             ]},
             {"languages": ["shell"], "run": [
                 "/bin/sh", "-c", "exec \"$@\" 3<&0 4>&2 0</dev/null 2>/dev/null", "sh",
@@ -120,10 +120,14 @@ impl Context {
         context
     }
 
-    fn send(&mut self, code: &str) {
-        let mut line = serde_json::to_vec(&ContextCall::Run { code: code.into() }).unwrap();
+    fn call(&mut self, call: &ContextCall) {
+        let mut line = serde_json::to_vec(call).unwrap();
         line.push(b'\n');
         self.host.send_frame(Kind::Data, &line);
+    }
+
+    fn send(&mut self, code: &str) {
+        self.call(&ContextCall::Run { code: code.into() });
     }
 
     fn run(&mut self, code: &str) -> Ran {
@@ -139,18 +143,23 @@ impl Context {
         self.until(|event| matches!(event, ContextEvent::Done { .. }))
     }
 
-    /// Interrupts the run, and again every second until it is over, as the daemon does.
+    /// Interrupts the run until it is over, as the daemon does.
+    fn finish_interrupted(&mut self, by: InterruptedBy) -> Ran {
+        self.interrupt();
+        if by == InterruptedBy::Call {
+            self.call(&ContextCall::Interrupt);
+        }
+        if by == InterruptedBy::Signal { self.finish() } else { self.finish_insisting() }
+    }
+
     fn finish_insisting(&mut self) -> Ran {
         let mut frames = BytesMut::new();
         encode_message(&HostMessage::Signal { signal: SignalName::SigInt }, &mut frames);
         let mut stream = self.host.stream.try_clone().unwrap();
         let (over, ended) = mpsc::channel::<()>();
         let insisting = thread::spawn(move || {
-            loop {
+            while ended.recv_timeout(INTERRUPT_AGAIN) == Err(RecvTimeoutError::Timeout) {
                 stream.write_all(&frames).unwrap();
-                if ended.recv_timeout(INTERRUPT_AGAIN) != Err(RecvTimeoutError::Timeout) {
-                    break;
-                }
             }
         });
         let ran = self.finish();
@@ -163,22 +172,19 @@ impl Context {
     fn until(&mut self, last: impl Fn(&ContextEvent) -> bool) -> Ran {
         let mut ran = Ran::default();
         loop {
+            while let Some(end) = self.lines.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.lines.drain(..=end).collect();
+                ran.events.push(serde_json::from_slice(&line).unwrap());
+                if ran.events.last().is_some_and(&last) {
+                    return ran;
+                }
+            }
             let frame = self.host.frame().expect("connection is open");
             let text = || String::from_utf8_lossy(&frame.payload).into_owned();
             match frame.kind {
                 Kind::Stdout => ran.stdout.push_str(&text()),
                 Kind::Stderr => ran.stderr.push_str(&text()),
-                Kind::Data => {
-                    self.lines.extend_from_slice(&frame.payload);
-                    while let Some(end) = self.lines.iter().position(|byte| *byte == b'\n') {
-                        let line: Vec<u8> = self.lines.drain(..=end).collect();
-                        let event: ContextEvent = serde_json::from_slice(&line).unwrap();
-                        ran.events.push(event);
-                    }
-                    if ran.events.last().is_some_and(&last) {
-                        return ran;
-                    }
-                }
+                Kind::Data => self.lines.extend_from_slice(&frame.payload),
                 _ => match frame.message().unwrap() {
                     GuestMessage::Exited(exit) => {
                         ran.exit = Some(exit);
@@ -203,10 +209,8 @@ fn every_language_remembers_and_tells_results_and_errors() {
         let mut context = Context::open(&guest, language);
         let ran = context.run(set);
         assert_eq!(ran.stdout, "set\n", "{ran:?}");
-        assert_eq!(
-            ran.events[0],
-            ContextEvent::Started { execution_count: 1, insist: language != "python" }
-        );
+        let begun = &ran.events[0];
+        assert!(matches!(begun, ContextEvent::Started { execution_count: 1, .. }), "{begun:?}");
         assert_eq!(ran.events[1..], [ContextEvent::Done { execution_count: 1 }]);
         let ran = context.run(use_it);
         assert_eq!(ran.result().unwrap_or_default(), result, "{ran:?}");
@@ -330,34 +334,65 @@ fn large_values_are_cut_and_that_is_said() {
     assert!(!data.contains_key("image/png"));
 }
 
-#[test]
-fn interrupts_end_the_run_and_not_the_context() {
-    let cases = [
-        ("python", "x = 1", "while True: pass", "print(x)"),
-        ("python", "x = 1; import time", "time.sleep(1000)", "print(x)"),
-        ("python", "x = 1; import asyncio", "await asyncio.sleep(1000)", "print(x)"),
-        ("python", "x = 1; import subprocess as s", "s.run(['sleep', '1000'])", "print(x)"),
-        ("shell", "x=1", "sh -c 'echo up; exec sleep 1000'; echo no", "echo $x"),
-        ("shell", "x=1", "echo up; while :; do :; done", "echo $x"),
-    ];
-    for (language, before, endless, after) in cases {
-        let Some(guest) = guest(language) else { continue };
-        let mut context = Context::open(&guest, language);
-        context.run(before);
+/// Interrupts each piece of code, which says "up", and sees the variable `x` outlive it.
+fn interrupt_each(language: &str, by: InterruptedBy, set: &str, get: &str, endless: &[&str]) {
+    let Some(guest) = guest(language) else { return };
+    let mut context = Context::open(&guest, language);
+    context.run(set);
+    for code in endless {
         // Nothing runs: it is nobody's.
         context.interrupt();
-        context.send(endless);
-        context.until(|event| matches!(event, ContextEvent::Started { .. }));
-        if language != "python" {
-            // These may miss an interrupt while they get going.
-            assert_eq!(context.host.line(), "up");
-        }
-        let ran = context.finish_insisting();
-        assert_eq!(ran.error().map(|e| e[0]), Some("KeyboardInterrupt"), "{endless}: {ran:?}");
-        assert_eq!(ran.stdout, "");
-        let ran = context.run(after);
-        assert_eq!(ran.stdout, "1\n", "{endless}: {ran:?}");
+        context.send(code);
+        let begun = context.until(|event| matches!(event, ContextEvent::Started { .. }));
+        let ContextEvent::Started { interrupted_by, .. } = begun.events[0] else { unreachable!() };
+        assert_eq!(interrupted_by, by);
+        // What it prints may overtake the event.
+        let up = if begun.stdout.is_empty() { context.host.line() } else { begun.stdout };
+        assert_eq!(up.trim_end(), "up");
+        let ran = context.finish_interrupted(by);
+        assert_eq!(ran.error().map(|e| e[0]), Some("KeyboardInterrupt"), "{code}: {ran:?}");
+        assert_eq!(ran.stdout, "", "{code}");
+        assert_eq!(context.run(get).stdout, "1\n", "{code}");
     }
+}
+
+#[test]
+fn interrupt_ends_the_run_of_python_and_not_the_context() {
+    let endless = [
+        "print('up')\nwhile True: pass",
+        "print('up'); import time; time.sleep(1000)",
+        "print('up'); import asyncio; await asyncio.sleep(1000)",
+        "print('up'); import subprocess as s; s.run(['sleep', '1000'])",
+        "print('up')\nwhile True: display('x' * 100000)",
+    ];
+    interrupt_each("python", InterruptedBy::Signal, "x = 1", "print(x)", &endless);
+}
+
+#[test]
+fn interrupt_ends_the_run_of_node_and_not_the_context() {
+    let endless = [
+        "console.log('up'); while (true);",
+        "console.log('up'); await new Promise(() => {})",
+        "await null; console.log('up'); while (true);",
+        "await new Promise(() => setTimeout(() => { console.log('up'); while (true); }, 1))",
+        "await new Promise(() => process.nextTick(() => { console.log('up'); while (true); }))",
+        "console.log('up'); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)",
+        "console.log('up'); require('child_process').execSync('sleep 1000'); while (true);",
+        "console.log('up'); ({ [require('util').inspect.custom]() { while (true); } })",
+        "console.log('up'); while (true) display('x'.repeat(100000));",
+    ];
+    interrupt_each("javascript", InterruptedBy::Call, "var x = 1", "console.log(x)", &endless);
+}
+
+#[test]
+fn interrupt_ends_the_run_of_a_shell_and_not_the_context() {
+    let endless = [
+        "sh -c 'echo up; exec sleep 1000'; while :; do sleep 1000; done",
+        "echo up; while :; do :; done",
+        "echo up; while :; do ls / > /dev/null; done",
+        "f() { echo up; while :; do sleep 1000 | sleep 1000; done; }; f",
+    ];
+    interrupt_each("shell", InterruptedBy::RepeatedSignals, "x=1", "echo $x", &endless);
 }
 
 #[test]

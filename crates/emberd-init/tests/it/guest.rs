@@ -23,6 +23,9 @@ pub const SHELL_PACK: &str = r#"{"name":"shell","run":["/bin/sh","{file}"],
 /// Gap between two attempts to connect to an agent that is just starting.
 const CONNECT_RETRY: Duration = Duration::from_millis(1);
 
+/// Longest silence of an agent that a test takes for anything but a hang.
+const ANSWER_WAIT: Duration = Duration::from_secs(120);
+
 /// A running agent. Dropping it ends the process.
 pub struct Guest {
     agent: Child,
@@ -103,7 +106,9 @@ impl Guest {
 
     /// A connection on which nothing was said yet.
     pub fn connect(&self) -> Host {
-        Host { stream: UnixStream::connect(self.socket()).unwrap(), decoder: Decoder::default() }
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(ANSWER_WAIT)).unwrap();
+        Host { stream, decoder: Decoder::default() }
     }
 
     /// A connection that is ready for operations.

@@ -12,7 +12,10 @@ use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use emberd_proto::{ContextEvent, ExecExit, Frame, GuestMessage, HostMessage, Kind, SignalName};
+use emberd_proto::{
+    ContextCall, ContextEvent, ExecExit, Frame, GuestMessage, HostMessage, InterruptedBy, Kind,
+    SignalName,
+};
 use emberd_vmm::MicroVm;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -32,7 +35,7 @@ const READY_WAIT: Duration = Duration::from_secs(60);
 const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
 
 /// Pause between two interrupts of a run whose interpreter may miss one: a shell that forks just
-/// then does, and so does Node as it begins to wait.
+/// then does.
 const INTERRUPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long such a run is let be at first: it is when it begins that it is likeliest to miss one.
@@ -47,7 +50,7 @@ const WORDS_BYTES_MAX: usize = 4 << 10;
 
 /// Code to run, and whoever waits for it.
 pub(super) struct Order {
-    /// The call, as the interpreter reads it.
+    /// The call.
     pub line: Vec<u8>,
     /// Time limit from its turn on.
     pub timeout: Option<Duration>,
@@ -188,12 +191,12 @@ impl<M: MicroVm> Interpreter<M> {
         loop {
             // In no order, so that a program that never stops talking can be interrupted.
             tokio::select! {
-                heard = hear(&mut self.reader, &mut self.lines), if run.waiting.is_empty() => {
+                heard = hear(&mut self.reader, &mut self.lines), if run.takes() => {
                     if run.take(heard?, &self.status) {
                         return Ok(());
                     }
                 }
-                permit = events.reserve(), if !run.waiting.is_empty() => match permit {
+                permit = events.reserve(), if !run.takes() => match permit {
                     Ok(permit) => permit.send(run.waiting.pop_front().expect("it is not empty")),
                     Err(_) => run.leave(),
                 },
@@ -213,18 +216,34 @@ impl<M: MicroVm> Interpreter<M> {
             let Some(begun) = run.begun.filter(|_| run.interrupt) else { continue };
             run.interrupt = false;
             let first = begun + INTERRUPT_FIRST;
-            if run.insist && Instant::now() < first {
+            if run.interrupted_by == InterruptedBy::RepeatedSignals && Instant::now() < first {
                 run.again = Some(first);
-            } else {
-                run.again = run.insist.then(|| Instant::now() + INTERRUPT_AGAIN);
-                self.writer.say(&HostMessage::Signal { signal: SignalName::SigInt }).await?;
+                continue;
             }
+            let repeated = run.interrupted_by != InterruptedBy::Signal;
+            run.again = repeated.then(|| Instant::now() + INTERRUPT_AGAIN);
+            self.interrupt(run.interrupted_by).await?;
         }
+    }
+
+    async fn interrupt(&mut self, by: InterruptedBy) -> Result<(), Ended> {
+        self.writer.say(&HostMessage::Signal { signal: SignalName::SigInt }).await?;
+        if by == InterruptedBy::Call {
+            self.writer.send(Kind::Data, &line_of(&ContextCall::Interrupt)).await?;
+        }
+        Ok(())
     }
 
     async fn hear(&mut self) -> Result<Heard, Ended> {
         hear(&mut self.reader, &mut self.lines).await
     }
+}
+
+/// A call as the interpreter reads it.
+pub(super) fn line_of(call: &ContextCall) -> Vec<u8> {
+    let mut line = serde_json::to_vec(call).expect("strings become JSON");
+    line.push(b'\n');
+    line
 }
 
 /// Waits for what the guest says next. Cancel safe.
@@ -273,8 +292,7 @@ struct Running {
     bytes: usize,
     /// When the interpreter began with it.
     begun: Option<Instant>,
-    /// Whether interrupts are repeated.
-    insist: bool,
+    interrupted_by: InterruptedBy,
     /// Whether it is to be interrupted once it has begun.
     interrupt: bool,
     /// Whether nobody listens any more.
@@ -295,13 +313,19 @@ impl Running {
             again: None,
             bytes: 0,
             begun: None,
-            insist: false,
+            interrupted_by: InterruptedBy::default(),
             interrupt: false,
             left: false,
             timed_out: false,
             truncated: false,
             execution_count: 0,
         }
+    }
+
+    /// Whether more is taken from the guest before what waits is handed on. Output overtakes
+    /// the event that came after it, so what comes before the run has begun is kept back.
+    fn takes(&self) -> bool {
+        self.waiting.is_empty() || self.begun.is_none()
     }
 
     /// Takes what the guest said; whether the run is over.
@@ -323,12 +347,15 @@ impl Running {
         for (event, bytes) in events {
             match event {
                 ContextEvent::Ready => {}
-                ContextEvent::Started { execution_count, insist } => {
+                ContextEvent::Started { execution_count, interrupted_by } => {
                     status.count(execution_count);
                     self.begun = Some(Instant::now());
-                    self.insist = insist;
+                    self.interrupted_by = interrupted_by;
                     self.execution_count = execution_count;
-                    self.tell(RunEvent::Started { execution_count }, bytes);
+                    if !self.left {
+                        // In front of the output that overtook it.
+                        self.waiting.push_front(RunEvent::Started { execution_count });
+                    }
                 }
                 ContextEvent::Result { data } => self.tell(RunEvent::Result(data), bytes),
                 ContextEvent::Display { data } => self.tell(RunEvent::Display(data), bytes),

@@ -8,7 +8,7 @@ use emberd_vmm::MicroVm;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::interpreter::{Interpreter, Order};
+use super::interpreter::{Interpreter, Order, line_of};
 use super::run::{Run, RunEnd};
 use super::{ContextError, RUNS_WAITING_MAX};
 use crate::ContextId;
@@ -146,9 +146,7 @@ impl Life {
         if let (ContextState::Dead(reason), _) = self.status() {
             return Err(ContextError::Dead { context: id, reason });
         }
-        let call = ContextCall::Run { code: code.to_owned() };
-        let mut line = serde_json::to_vec(&call).expect("strings become JSON");
-        line.push(b'\n');
+        let line = line_of(&ContextCall::Run { code: code.to_owned() });
         let (events, received) = mpsc::channel(EVENTS_WAITING_MAX);
         match self.orders.try_send(Order { line, timeout, events }) {
             Ok(()) => Ok(Run::new(received, Arc::clone(&self.status))),
