@@ -37,9 +37,14 @@ __ctx_fail() {
 
 # Tells how a run ended: $1 is its exit code, if it came to its end.
 __ctx_end() {
+    # What this shell was forking as it was interrupted becomes the status of the next command,
+    # whatever that is.
+    :
     [ -n "$__ctx_busy" ] || return 0
-    # Nothing of the run can be interrupted any more.
+    # Nothing of the run can be interrupted any more, once the command after this has begun: that
+    # is where an interrupt just before it counts, and makes this begin anew.
     trap : INT
+    :
     __ctx_busy=
     # It holds to the end of its run: else the next failure would end the shell.
     set +e
@@ -69,11 +74,11 @@ __ctx_next() {
     __ctx_code=${__ctx_code//'\"'/'"'}
     printf -v __ctx_code %b "${__ctx_code//$'\1'/'\\'}"
     __ctx_count=$((__ctx_count + 1)) __ctx_busy=1 __ctx_exit=
-    trap - INT
     # With `set -e` a failed command ends the run, not the context.
     trap 'case $- in *e*) exit "$?" ;; esac' ERR
     # A child that has just been forked does not hear of an interrupt, nor does this shell then.
     __ctx_say '{"event":"started","execution_count":'"$__ctx_count"',"interrupted_by":"repeated_signals"}'
+    trap - INT
 }
 
 __ctx_status() {
