@@ -31,7 +31,7 @@ install_rust
 stage "emberd and emberctl (release build)"
 cargo build --release --locked -p emberd -p emberctl
 stage "kernel, initramfs, language packs"
-build_images "$emberctl"
+build_images "$emberctl" python shell node
 
 stage "daemon on $EMBERD_ADDR"
 log=${TMPDIR:-/tmp}/emberd-quickstart-$UID.log

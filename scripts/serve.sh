@@ -10,7 +10,7 @@ install_rust
 stage "emberd and emberctl"
 cargo build --release --locked -p emberd -p emberctl
 stage "kernel, initramfs, language packs"
-build_images "$target_dir/release/emberctl"
+build_images "$target_dir/release/emberctl" python shell node
 end_stage
 
 export EMBERD_ADDR=${ADDR:-${EMBERD_ADDR:-127.0.0.1:7777}}

@@ -66,9 +66,12 @@ install_rust() {
   export RUSTUP_TOOLCHAIN=stable
 }
 
-# Builds what guests boot from with the given emberctl; what is there already is only verified.
-build_images() { # EMBERCTL
-  "$1" image build kernel &&
-    EMBERCTL=$1 rootfs/build.sh &&
-    "$1" image build pack python shell node
+# Builds what guests boot from with the given emberctl, and the packs named. What is there already
+# is only verified.
+build_images() { # EMBERCTL PACK...
+  local emberctl=$1
+  shift
+  "$emberctl" image build kernel &&
+    EMBERCTL=$emberctl rootfs/build.sh &&
+    "$emberctl" image build pack "$@"
 }

@@ -97,7 +97,7 @@ check "clippy" cargo clippy --quiet --locked --workspace --all-targets -- -D war
 # Builds the binaries too: the same ones serve the images, the tests and the live daemon.
 check "build" cargo test --quiet --locked --workspace --no-run || true
 if [[ $EMBERD_E2E != off ]]; then
-  if ! check "kernel, initramfs, language packs" build_images "$emberctl"; then
+  if ! check "kernel, initramfs, language packs" build_images "$emberctl" python shell node code; then
     [[ $EMBERD_E2E == require ]] || { failed=$((failed - 1)) skipped=$((skipped + 1)); }
   fi
 fi

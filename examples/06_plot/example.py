@@ -28,7 +28,7 @@ def call(method, path, body=None):
 
 def main():
     if "code" not in json.load(call("GET", "/info"))["packs"]:
-        print("SKIPPED: the pack `code` is not installed; build it with: emberctl image build code")
+        print("SKIPPED: the pack `code` is not installed; build it with: emberctl image build pack code")
         return
     sandbox = json.load(call("POST", "/sandboxes", {"language_pack": "code"}))["id"]
     try:

@@ -26,8 +26,10 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 
 /// The emulated processor: what binaries built for x86-64-v2 need, and the instructions
 /// cryptography and the kernel's random numbers gain by. Wider models make the kernel save
-/// and patch more: `max` takes up to a tenth more processor time to boot.
-const CPU_TCG: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep";
+/// and patch more: `max` takes up to a tenth more processor time to boot. It looks like an
+/// Opteron, and OpenBLAS uses the 3DNow! of one without asking whether it is there.
+const CPU_TCG: &str =
+    "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,+3dnowext";
 
 /// Translated code QEMU keeps, in MiB. Memory is used as code is translated, so a guest that
 /// does little pays nothing for room. Starting Python, with the kernel's part in that, fills
@@ -300,7 +302,7 @@ mod tests {
             "-name sb_0123456789ab",
             "-machine microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial=on",
             "-accel tcg,tb-size=64",
-            "-cpu qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep",
+            "-cpu qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,+3dnowext",
             "-smp 1",
             "-m 256M",
             "-kernel /data/vmlinux",
@@ -422,7 +424,7 @@ mod tests {
         assert_eq!(
             tcg.to_string(),
             "tcg microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial=off \
-             qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep \
+             qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,+3dnowext \
              virtio-blk-device,drive=root virtio-rng-device virtio-serial-device \
              virtserialport,chardev=agent,name=emberd.agent"
         );
