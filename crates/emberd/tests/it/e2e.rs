@@ -7,6 +7,7 @@
 mod clones;
 mod daemon;
 mod faults;
+mod limits;
 mod packs;
 mod pool;
 mod processes;
