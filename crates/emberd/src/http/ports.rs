@@ -8,7 +8,6 @@ use emberd_api::{ErrorBody, ErrorCode, TUNNEL_PROTOCOL, paths};
 use emberd_sandbox::{SandboxId, Sandboxes};
 use emberd_vmm::SnapshotVmm;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
 use super::errors::ApiError;
 use super::{proxy, tunnel};
@@ -56,7 +55,7 @@ pub async fn connect<V: SnapshotVmm>(
     let caller = request.extensions_mut().remove::<Caller>();
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        tunnel::carry(TokioIo::new(upgraded), guest).await;
+        tunnel::carry(upgraded, guest).await;
         drop(caller);
     });
     let headers = [(CONNECTION, "upgrade"), (UPGRADE, TUNNEL_PROTOCOL)];

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use emberd_api::{
     ErrorBody, ErrorCode, Process, ProcessList, ProcessSpec, SignalProcess, TtySize, paths,
 };
-use emberd_sandbox::{ProcessView, Sandboxes};
+use emberd_sandbox::{ProcessError, ProcessView, Sandboxes};
 use emberd_vmm::SnapshotVmm;
 use futures::StreamExt as _;
 use serde::Deserialize;
@@ -151,7 +151,13 @@ pub async fn stdin<V: SnapshotVmm>(
     let mut stdin = process.stdin().await?;
     let mut pieces = body.into_data_stream();
     loop {
-        match tokio::time::timeout(STDIN_PAUSE_MAX, pieces.next()).await {
+        let piece = tokio::select! {
+            // What was sent before the end is judged by itself.
+            biased;
+            piece = tokio::time::timeout(STDIN_PAUSE_MAX, pieces.next()) => piece,
+            _ = process.wait() => return Err(ProcessError::Ended(pid).into()),
+        };
+        match piece {
             Ok(Some(Ok(piece))) => stdin.write(piece).await?,
             Ok(Some(Err(error))) => {
                 return Err(ApiError::new(ErrorCode::InvalidRequest, error.to_string()));

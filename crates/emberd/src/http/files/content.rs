@@ -239,11 +239,17 @@ pub async fn unpack<V: SnapshotVmm>(
 /// Something that takes what is uploaded.
 trait Take {
     fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send;
+    /// Waits until no more is taken.
+    fn failure(&mut self) -> impl Future<Output = OperationError> + Send;
 }
 
 impl<V: SnapshotVmm> Take for FileUpload<V> {
     fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send {
         self.send(piece)
+    }
+
+    fn failure(&mut self) -> impl Future<Output = OperationError> + Send {
+        FileUpload::failure(self)
     }
 }
 
@@ -251,13 +257,23 @@ impl<V: SnapshotVmm> Take for ArchiveUpload<V> {
     fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send {
         self.send(piece)
     }
+
+    fn failure(&mut self) -> impl Future<Output = OperationError> + Send {
+        ArchiveUpload::failure(self)
+    }
 }
 
 async fn pour(pieces: &mut Pieces, upload: &mut impl Take) -> Result<(), ApiError> {
-    while let Some(piece) = pieces.next().await? {
-        upload.take(&piece).await?;
+    loop {
+        let piece = tokio::select! {
+            piece = pieces.next() => piece?,
+            error = upload.failure() => return Err(error.into()),
+        };
+        match piece {
+            Some(piece) => upload.take(&piece).await?,
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// A file of `length` bytes as it is. A `HEAD` has its length and not its content.
