@@ -10,6 +10,7 @@ mod faults;
 mod limits;
 mod packs;
 mod pool;
+mod ports;
 mod processes;
 mod story;
 

@@ -16,6 +16,8 @@ pub struct Daemon {
     process: Child,
     flags: Vec<String>,
     pub client: Client,
+    /// Its address, without a scheme.
+    pub authority: String,
     pub run_dir: PathBuf,
     /// Removed last.
     temp: Option<TempDir>,
@@ -67,8 +69,9 @@ impl Daemon {
         let stdout = process.stdout.take().unwrap();
         BufReader::new(stdout).read_line(&mut ready).unwrap();
         let address = ready.trim().strip_prefix("listening on http://");
-        let client = Client::new(address.unwrap_or_else(|| panic!("no address in `{ready}`")));
-        Self { process, flags, client: client.unwrap(), run_dir, temp: Some(temp) }
+        let authority = address.unwrap_or_else(|| panic!("no address in `{ready}`")).to_owned();
+        let client = Client::new(&authority).unwrap();
+        Self { process, flags, client, authority, run_dir, temp: Some(temp) }
     }
 
     /// Kills the daemon with SIGKILL and starts another on the same run directory.
