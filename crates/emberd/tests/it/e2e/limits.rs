@@ -5,6 +5,7 @@ use emberd_proto::{ExecSpec, StartedBy};
 
 use super::processes::{output, python};
 use super::{Daemon, code, spec};
+use crate::wait;
 
 /// Memory a limited program gets, in MiB: several times what a Python takes for itself.
 const MEMORY_MIB: u64 = 48;
@@ -17,7 +18,8 @@ async fn limits_hold_and_neighbours_work() {
     let Some(daemon) = Daemon::start(&[]) else { return };
     let id = daemon.create("python").await;
     // The warm interpreter is on its way when the machine answers.
-    while daemon.exec(&id, &code("")).await.exit.started_by != Some(StartedBy::Zygote) {}
+    let forked = async || daemon.exec(&id, &code("")).await.exit.started_by;
+    wait::until(async || forked().await == Some(StartedBy::Zygote)).await;
     memory_is_held_and_its_want_is_told(&daemon, &id).await;
     memory_of_all_it_started_counts(&daemon, &id).await;
     processes_are_counted(&daemon, &id).await;
