@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit;
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::output::printable;
+use crate::program;
 use crate::terminal::{self, RawMode};
 
 /// The key that leaves a process at a terminal and lets it run: Ctrl-], as in telnet(1).
@@ -114,9 +114,7 @@ fn show(event: &ProcessEventKind) -> io::Result<()> {
 /// # Errors
 /// Standard error is closed.
 pub fn exit_code(exit: &ExecExit) -> io::Result<ExitCode> {
-    if let Some(error) = &exit.error {
-        writeln!(io::stderr(), "emberctl: {}", printable(error))?;
-    }
+    program::say_why(exit)?;
     Ok(match exit {
         exit if exit.timed_out => exit::TIMED_OUT.into(),
         exit if exit.error.is_some() => exit::NOT_STARTED.into(),

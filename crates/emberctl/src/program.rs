@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use emberd_api::exec::{CODE_BYTES_MAX, STDIN_BYTES_MAX, TIMEOUT_MS_DEFAULT};
-use emberd_api::{ExecBody, ExecOutcome, ExecSpec, ProcessSpec};
+use emberd_api::{ExecBody, ExecExit, ExecOutcome, ExecSpec, ProcessSpec};
 use serde::Serialize;
 
 use crate::output::{Output, printable};
@@ -186,9 +186,7 @@ pub fn finish(
                 writeln!(io::stderr(), "emberctl: standard {name} was cut at its limit")?;
             }
         }
-        if let Some(error) = &outcome.exit.error {
-            writeln!(io::stderr(), "emberctl: {}", printable(error))?;
-        }
+        say_why(&outcome.exit)?;
         if let Some(trace) = trace {
             write!(anstream::stderr(), "{}", trace.text())?;
         }
@@ -198,6 +196,20 @@ pub fn finish(
         exit if exit.error.is_some() => exit::NOT_STARTED.into(),
         exit => exit::of_program(exit.exit_code),
     })
+}
+
+/// Says why a program ended that could not itself.
+///
+/// # Errors
+/// Standard error is closed.
+pub fn say_why(exit: &ExecExit) -> io::Result<()> {
+    if let Some(error) = &exit.error {
+        writeln!(io::stderr(), "emberctl: {}", printable(error))?;
+    }
+    if exit.out_of_memory {
+        writeln!(io::stderr(), "emberctl: out of memory: the program reached limits.memory_mib")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

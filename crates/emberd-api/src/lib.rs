@@ -306,6 +306,8 @@ pub enum ErrorCode {
     UnknownPack,
     /// 403: a web page sent the request.
     ForeignOrigin,
+    /// 421: the request's `Host` is no name of this daemon.
+    ForeignHost,
     /// 404: no such path.
     UnknownRoute,
     /// 404: no such sandbox.

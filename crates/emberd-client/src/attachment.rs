@@ -3,15 +3,14 @@
 //! A connection that breaks is made anew from the event after the last one seen, so that none
 //! is lost and none comes twice.
 
-use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
 use emberd_api::{
-    Address, ErrorBody, ProcessEvent, ProcessEventKind, ProcessWord, SignalName, SignalProcess,
-    TtySize, paths,
+    ProcessEvent, ProcessEventKind, ProcessWord, SignalName, SignalProcess, TtySize, paths,
 };
 use futures::{SinkExt as _, StreamExt as _};
+use hyper::StatusCode;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
@@ -21,6 +20,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::either::Either;
 
 use crate::client::{Client, ClientError};
+use crate::link::{self, LinkError};
 
 /// Attempts to come back in a row, after which the connection is taken for lost.
 const RETURNS_MAX: u32 = 6;
@@ -30,6 +30,9 @@ const RETURN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Most bytes of standard input in one message (64 KiB).
 const INPUT_BYTES_MAX: usize = 64 << 10;
+
+/// Status of the answer that a socket's messages are part of.
+const SWITCHED: StatusCode = StatusCode::SWITCHING_PROTOCOLS;
 
 type Socket = WebSocketStream<Either<TcpStream, UnixStream>>;
 
@@ -80,7 +83,7 @@ impl Attachment {
             match socket.next().await {
                 Some(Ok(Message::Text(json))) => {
                     let event: ProcessEvent = serde_json::from_str(&json)
-                        .map_err(|source| self.client.nonsense(source))?;
+                        .map_err(|error| self.client.protocol(SWITCHED, error))?;
                     self.next = event.id.saturating_add(1);
                     self.ended = matches!(event.kind, ProcessEventKind::Exit(_));
                     return Ok(Some(event));
@@ -149,39 +152,18 @@ impl Attachment {
 }
 
 async fn connect(client: &Client, id: &str, pid: u32, from: u64) -> Result<Socket, ClientError> {
-    let stream = match client.address() {
-        Address::Tcp(authority) => match TcpStream::connect(authority).await {
-            Ok(stream) => stream.set_nodelay(true).map(|()| Either::Left(stream)),
-            Err(error) => Err(error),
-        },
-        Address::Unix(path) => UnixStream::connect(path).await.map(Either::Right),
-    };
-    let stream = stream.map_err(|source| client.unreachable(source))?;
+    let stream = link::connect(client.address()).await;
+    let stream = stream.map_err(|error| client.unanswered(LinkError::Connect(error)))?;
     let path = paths::process(paths::PROCESS_EVENTS, id, pid);
     let mut request = format!("ws://emberd{path}?from={from}")
         .into_client_request()
         .map_err(|error| client.broken(error))?;
     request.headers_mut().insert("host", HeaderValue::clone(client.host()));
-    match client_async(request, stream).await {
+    match client_async(request, stream.into_inner()).await {
         Ok((socket, _)) => Ok(socket),
         Err(tungstenite::Error::Http(answer)) => {
-            let status = answer.status().as_u16();
-            let body = answer.body().as_deref().unwrap_or_default();
-            match serde_json::from_slice::<ErrorBody>(body) {
-                Ok(body) => Err(ClientError::Api { status, body }),
-                Err(source) => Err(client.nonsense(source)),
-            }
+            Err(client.refused(answer.status(), answer.body().as_deref().unwrap_or_default()))
         }
         Err(error) => Err(client.broken(error)),
-    }
-}
-
-impl Client {
-    fn unreachable(&self, source: io::Error) -> ClientError {
-        ClientError::Connect { addr: self.address().clone(), source }
-    }
-
-    fn nonsense(&self, source: serde_json::Error) -> ClientError {
-        ClientError::Protocol { addr: self.address().clone(), status: 101, source }
     }
 }

@@ -63,6 +63,17 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// A request to the daemon at `address` got no answer, or not all of it.
+    pub(crate) fn unanswered(address: &Address, error: LinkError) -> Self {
+        let addr = address.clone();
+        match error {
+            LinkError::Connect(source) => Self::Connect { addr, source },
+            LinkError::Broken(source) => Self::Broken { addr, source },
+        }
+    }
+}
+
 /// An answer, and where its time went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Traced<T> {
@@ -316,11 +327,7 @@ impl Client {
     }
 
     pub(crate) fn unanswered(&self, error: LinkError) -> ClientError {
-        let addr = self.address.clone();
-        match error {
-            LinkError::Connect(source) => ClientError::Connect { addr, source },
-            LinkError::Broken(source) => ClientError::Broken { addr, source },
-        }
+        ClientError::unanswered(&self.address, error)
     }
 
     pub(crate) fn broken(

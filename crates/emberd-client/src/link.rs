@@ -107,8 +107,7 @@ impl Links {
     }
 }
 
-/// Connects to the daemon at `address`.
-/// Opens a connection on which nothing was said yet.
+/// Connects to the daemon at `address`; nothing was said on the connection yet.
 pub(crate) async fn connect(address: &Address) -> io::Result<Stream> {
     let stream = match address {
         Address::Tcp(authority) => {

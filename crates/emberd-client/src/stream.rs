@@ -134,7 +134,7 @@ impl Download {
     }
 
     fn broken(&self, source: Box<dyn std::error::Error + Send + Sync>) -> ClientError {
-        ClientError::Broken { addr: self.address.clone(), source }
+        ClientError::unanswered(&self.address, LinkError::Broken(source))
     }
 }
 

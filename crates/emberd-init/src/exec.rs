@@ -94,7 +94,16 @@ pub async fn run(
             let exit = attend(agent, connection, program, deadline, mode).await?;
             let started_by = Some(program.started_by);
             let duration_us = elapsed_us(arrived);
-            GuestMessage::Exited(ExecExit { launch_us, started_by, duration_us, ..exit })
+            // The kernel counts before it kills, so a program that has ended is counted.
+            let out_of_memory =
+                spec.limits.memory_mib.is_some() && program.leader.ran_out_of_memory();
+            GuestMessage::Exited(ExecExit {
+                launch_us,
+                started_by,
+                duration_us,
+                out_of_memory,
+                ..exit
+            })
         }
         Err(error) => match error.refusal() {
             Some(code) => {

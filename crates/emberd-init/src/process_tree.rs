@@ -172,6 +172,12 @@ impl Cgroup {
         fs::write(self.dir.join("cgroup.kill"), "1")
     }
 
+    /// Whether a process of it was killed for want of memory, which is counted where memory
+    /// is limited.
+    fn ran_out_of_memory(&self) -> bool {
+        fs::read_to_string(self.dir.join("memory.events")).is_ok_and(|events| kills(&events) > 0)
+    }
+
     /// The processes in it just now.
     fn members(&self) -> io::Result<Vec<i32>> {
         let procs = fs::read_to_string(self.dir.join("cgroup.procs"))?;
@@ -186,6 +192,12 @@ impl Drop for Cgroup {
             self.lingering.lock().unwrap_or_else(PoisonError::into_inner).push(dir);
         }
     }
+}
+
+/// How many processes were killed, by the text of `memory.events`.
+fn kills(events: &str) -> u64 {
+    let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse().ok();
+    events.lines().find_map(count).unwrap_or(0)
 }
 
 /// What one exec started.
@@ -206,6 +218,12 @@ impl ProcessTree {
             descent::kill(Path::new("/proc"), self.leader.cast_signed());
         }
     }
+
+    /// Whether a process of it was killed because all of them reached their limit of memory.
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory)
+    }
+
     /// Sends `signal` to every process of the tree, as it is just now. The leader must not
     /// have been reaped.
     pub fn signal(&self, signal: Signal) {
@@ -218,5 +236,18 @@ impl ProcessTree {
         for pid in members.into_iter().filter(|pid| *pid > 0) {
             descent::signal(pid, signal);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_are_told_from_other_events() {
+        let events = "low 0\nhigh 0\nmax 7\noom 2\noom_kill 1\noom_group_kill 0\n";
+        assert_eq!(kills(events), 1);
+        assert_eq!(kills("oom 2\noom_kill 0\n"), 0);
+        assert_eq!(kills("oom 2\n"), 0);
     }
 }

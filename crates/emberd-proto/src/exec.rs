@@ -173,6 +173,7 @@ pub enum StartedBy {
 }
 
 /// How a program ended, without its output.
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the JSON by itself")]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExecExit {
@@ -183,6 +184,10 @@ pub struct ExecExit {
     pub signal: Option<i32>,
     /// Whether the time limit was reached and the process tree killed.
     pub timed_out: bool,
+    /// Whether `limits.memory_mib` was reached and the guest's kernel killed the program, or
+    /// one it started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_memory: bool,
     /// Set only when the program could not be started or timed out.
     pub error: Option<String>,
     /// Wall time from the request's arrival in the guest to the program's end, in

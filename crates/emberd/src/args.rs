@@ -26,6 +26,10 @@ pub struct Options {
     /// Where to listen: HOST:PORT or unix:PATH [default: 127.0.0.1:7777].
     #[arg(long, env = "EMBERD_ADDR", value_name = "ADDR")]
     pub addr: Option<String>,
+    /// A name, beside `localhost` and IP addresses, by which the API may be called; may be
+    /// given several times, and with commas between.
+    #[arg(long, env = "EMBERD_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub allowed_host: Vec<String>,
     /// Directory of per-sandbox state [default: /var/lib/emberd/run for root, else
     /// `$XDG_RUNTIME_DIR/emberd` or /tmp/emberd-UID].
     #[arg(long, env = "EMBERD_RUN_DIR", value_name = "DIR")]
@@ -254,6 +258,11 @@ impl Options {
     pub fn over(self, weaker: Self) -> Self {
         Self {
             addr: self.addr.or(weaker.addr),
+            allowed_host: if self.allowed_host.is_empty() {
+                weaker.allowed_host
+            } else {
+                self.allowed_host
+            },
             run_dir: self.run_dir.or(weaker.run_dir),
             data_dir: self.data_dir.or(weaker.data_dir),
             vmm: self.vmm.or(weaker.vmm),
@@ -288,12 +297,14 @@ mod tests {
 
     #[test]
     fn flags_go_before_the_file() {
-        let flags = Args::try_parse_from(["emberd", "--addr", "a:1", "--kernel-args", "-x y"]);
-        let file = "addr = 'b:2'\nguest-ram-mib = 512\nvmm = 'qemu'\nlog-format = 'json'\n\
+        let flags = ["emberd", "--addr", "a:1", "--kernel-args", "-x y", "--allowed-host", "a,b"];
+        let flags = Args::try_parse_from(flags);
+        let file = "addr = 'b:2'\nallowed-host = ['c']\nguest-ram-mib = 512\nvmm = 'qemu'\nlog-format = 'json'\n\
             pool-size = 3";
         let options = flags.unwrap().options.over(toml::from_str(file).unwrap());
         let expect = Options {
             addr: Some("a:1".into()),
+            allowed_host: vec!["a".into(), "b".into()],
             guest_ram_mib: Some(512),
             vmm: Some(VmmChoice::Qemu),
             pool_size: Some(PoolSize::Of(3)),

@@ -45,6 +45,12 @@ const MAX_SANDBOXES: RangeInclusive<usize> = 1..=4096;
 /// Boot times that can be allowed, in milliseconds, up to an hour.
 const BOOT_TIMEOUT_MS: RangeInclusive<u64> = 1..=3_600_000;
 
+/// Names that can be allowed: each is compared with the host of every request.
+const ALLOWED_HOSTS_MAX: usize = 64;
+
+/// Longest name of a host, in bytes: that of DNS.
+const HOST_BYTES_MAX: usize = 253;
+
 /// Users jails may run as: root is none, and the last number means "no user" (chown(2)).
 const JAIL_UIDS: RangeInclusive<u32> = 1..=u32::MAX - 1;
 
@@ -53,6 +59,8 @@ const JAIL_UIDS: RangeInclusive<u32> = 1..=u32::MAX - 1;
 pub struct Config {
     /// Where to listen.
     pub addr: Address,
+    /// Names by which the API may be called, beside those it has anyway.
+    pub allowed_hosts: Vec<String>,
     /// Where kernel, initramfs and language packs are.
     pub data_dir: DataDir,
     /// Kernel in place of the data directory's.
@@ -209,6 +217,7 @@ impl Config {
         let accel = options.accel.unwrap_or_default();
         Ok(Self {
             addr,
+            allowed_hosts: allowed_hosts(options.allowed_host)?,
             data_dir,
             kernel: options.kernel.map(absolute).transpose()?,
             initramfs: options.initramfs.map(absolute).transpose()?,
@@ -320,6 +329,19 @@ fn boot_timeout(text: Option<String>) -> Result<Option<Duration>, ConfigError> {
         .map(Duration::from_millis))
 }
 
+fn allowed_hosts(names: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    within("number of --allowed-host", Some(names.len()), 0..=ALLOWED_HOSTS_MAX)?;
+    let option = "--allowed-host";
+    for name in &names {
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        if name.is_empty() || name.len() > HOST_BYTES_MAX || !plain {
+            let expected = "the name of a host, without a scheme or a port";
+            return Err(ConfigError::Form { option, value: name.clone(), expected });
+        }
+    }
+    Ok(names)
+}
+
 fn jail_uids(text: String) -> Result<RangeInclusive<u32>, ConfigError> {
     let range = text.split_once('-').and_then(|(first, last)| {
         let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
@@ -408,6 +430,20 @@ mod tests {
         for (case, (edit, valid)) in cases.into_iter().enumerate() {
             assert_eq!(config(edit).is_ok(), valid, "case {case}");
         }
+    }
+
+    #[test]
+    fn hosts_are_names() {
+        let allowed = |names: Vec<String>| {
+            config(|options| options.allowed_host = names).map(|config| config.allowed_hosts)
+        };
+        assert_eq!(allowed(vec!["a-1.example".into()]).unwrap(), ["a-1.example"]);
+        assert!(allowed(vec!["a".into(); ALLOWED_HOSTS_MAX]).is_ok());
+        assert!(allowed(vec!["a".into(); ALLOWED_HOSTS_MAX + 1]).is_err());
+        for name in ["", "*", "a:80", "http://a", "a/b", "[::1]", "a b"] {
+            assert!(allowed(vec![name.into()]).is_err(), "{name}");
+        }
+        assert!(allowed(vec!["a".repeat(HOST_BYTES_MAX + 1)]).is_err());
     }
 
     #[test]

@@ -100,7 +100,8 @@ pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Resu
     let listener = Listener::bind(&config.addr).await?;
     let sandboxes = Sandboxes::open(config.sandboxes, images, vmm)?;
     announce(&listener, &sandboxes);
-    let server = Server::new(listener, http::router(sandboxes.clone()));
+    let hosts = http::Hosts::new(&config.addr, &config.allowed_hosts);
+    let server = Server::new(listener, http::router(sandboxes.clone(), hosts));
     tokio::select! {
         name = signals.next() => tracing::info!("{name}: draining requests"),
         never = server.accept() => never,

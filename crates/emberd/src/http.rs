@@ -14,6 +14,7 @@ mod contexts;
 mod errors;
 mod exec;
 mod files;
+mod host;
 mod id;
 mod info;
 mod logs;
@@ -31,6 +32,7 @@ mod text;
 mod tunnel;
 
 use errors::ApiError;
+pub use host::Hosts;
 
 /// The OpenAPI document, from the routes and the bodies themselves.
 #[derive(OpenApi)]
@@ -90,8 +92,8 @@ pub fn document() -> utoipa::openapi::OpenApi {
     Document::openapi()
 }
 
-/// The whole API over `sandboxes`.
-pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>) -> Router {
+/// The whole API over `sandboxes`, for requests to `hosts`.
+pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>, hosts: Hosts) -> Router {
     let router =
         routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
     router
@@ -101,6 +103,7 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>) -> Router {
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn(origin::refuse_pages))
+        .layer(from_fn_with_state(hosts, host::refuse_strangers))
         .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
         .layer(from_fn(observe::observe))
         .with_state(sandboxes)

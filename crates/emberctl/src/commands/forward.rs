@@ -117,9 +117,17 @@ async fn pass_on(
     port: u16,
 ) -> Result<(), Broken> {
     stream.set_nodelay(true)?;
-    let mut tunnel = client.connect_port(id, port).await?;
-    copy_bidirectional(&mut stream, &mut tunnel).await?;
-    Ok(())
+    let passed = async {
+        let mut tunnel = client.connect_port(id, port).await?;
+        copy_bidirectional(&mut stream, &mut tunnel).await?;
+        Ok(())
+    };
+    let passed = passed.await;
+    if passed.is_err() {
+        // A reset: an orderly end would tell the client that it had received everything.
+        stream.set_zero_linger()?;
+    }
+    passed
 }
 
 /// Says that one connection failed; that the sandbox is no more is an error of the command.

@@ -21,6 +21,8 @@ pub const HANG: &str = "hang";
 pub const GUEST_FAILS: &str = "fail";
 /// The fake answers this as if the guest had no interpreter.
 pub const NOT_STARTED: &str = "no interpreter";
+/// Code that reaches its limit of memory.
+pub const OUT_OF_MEMORY: &str = "out of memory";
 
 /// The one port inside its sandboxes something listens on, which says back what it is told.
 pub const OPEN_PORT: u16 = 7;
@@ -293,6 +295,11 @@ impl State {
                     Vec::new(),
                     Vec::new(),
                 )
+            }
+            OUT_OF_MEMORY => {
+                let killed = ExecExit { exit_code: 137, signal: Some(9), ..ExecExit::default() };
+                let exit = ExecExit { out_of_memory: true, ..killed };
+                ExecOutcome::new(exit, b"so far".to_vec(), Vec::new())
             }
             code if code.contains("boot_id") && !self.flaws.host_kernel => {
                 let lines = b"00000000-0000-0000-0000-000000000000\n6.1.0-guest\ninit\n";

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::fake_daemon::{FakeDaemon, Flaws, GUEST_FAILS, HANG, NOT_STARTED};
+use crate::fake_daemon::{FakeDaemon, Flaws, GUEST_FAILS, HANG, NOT_STARTED, OUT_OF_MEMORY};
 use crate::{complaint, emberctl, printed, run, run_with_stdin};
 
 fn daemon() -> FakeDaemon {
@@ -99,6 +99,14 @@ fn a_trace_tells_where_the_time_went() {
     let run_stage = &outcome["trace"][0]["stages"][2];
     assert_eq!((&run_stage["name"], &run_stage["duration_us"]), (&"run".into(), &500.into()));
     assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn want_of_memory_is_said_and_the_exit_code_is_the_signal_s() {
+    let daemon = daemon();
+    let killed = run(&daemon.addr, &["run", "shell", OUT_OF_MEMORY]);
+    assert_eq!((killed.status.code(), killed.stdout.as_slice()), (Some(137), &b"so far"[..]));
+    assert!(complaint(&killed).starts_with("emberctl: out of memory"), "{}", complaint(&killed));
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl Connection {
             self.socket = BufReader::new(Socket::connect(&self.address)?);
         }
         let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: emberd\r\nContent-Type: application/json\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n",
             body.len()
         )

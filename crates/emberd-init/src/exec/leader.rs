@@ -62,6 +62,11 @@ impl Leader {
         end
     }
 
+    /// Whether it, or what it started, was killed for reaching its limit of memory.
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.tree.ran_out_of_memory()
+    }
+
     /// Sends `signal` to the whole tree, unless the leader has ended.
     pub fn signal(&self, signal: Signal) {
         if self.runs() {

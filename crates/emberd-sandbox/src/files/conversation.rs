@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use emberd_proto::{FileEntry, FileRequest, Frame, GuestMessage, HostMessage, Kind};
 use emberd_vmm::SnapshotVmm;
-use futures::FutureExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::SandboxId;
@@ -72,9 +71,9 @@ impl<V: SnapshotVmm> Conversation<V> {
         within(id, patience, self.line.frame()).await
     }
 
-    /// The frame that is there already, if one is.
-    pub fn early_frame(&mut self) -> Option<Result<Frame, OperationError>> {
-        self.line.frame().now_or_never()
+    /// The next frame, which need not come before something is sent. Cancel safe.
+    pub async fn endless_frame(&mut self) -> Result<Frame, OperationError> {
+        self.line.frame().await
     }
 
     /// Sends bytes, which a guest can take at once; none as one frame.

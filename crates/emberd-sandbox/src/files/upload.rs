@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use emberd_proto::{FileEntry, GuestMessage, Kind};
 use emberd_vmm::SnapshotVmm;
+use futures::FutureExt as _;
 
 use super::conversation::Conversation;
 use crate::operation::{ANSWER_MAX, OperationError};
@@ -21,6 +22,12 @@ impl<V: SnapshotVmm> FileUpload<V> {
     /// [`OperationError`]; the upload has failed then.
     pub async fn send(&mut self, piece: &Bytes) -> Result<(), OperationError> {
         self.0.send(piece).await
+    }
+
+    /// Waits until the upload fails while nothing is sent, for ever if it does not: a guest has
+    /// no room, or is no more. Cancel safe.
+    pub async fn failure(&mut self) -> OperationError {
+        self.0.failure().await
     }
 
     /// Says that all is sent, and returns what the file is then.
@@ -55,6 +62,12 @@ impl<V: SnapshotVmm> ArchiveUpload<V> {
         self.0.send(piece).await
     }
 
+    /// Waits until the upload fails while nothing is sent, for ever if it does not: a guest has
+    /// no room, or is no more. Cancel safe.
+    pub async fn failure(&mut self) -> OperationError {
+        self.0.failure().await
+    }
+
     /// Says that all is sent, and waits until all is unpacked.
     ///
     /// # Errors
@@ -76,11 +89,21 @@ struct Upload<V: SnapshotVmm>(Conversation<V>);
 impl<V: SnapshotVmm> Upload<V> {
     async fn send(&mut self, piece: &Bytes) -> Result<(), OperationError> {
         // A guest that has no room left says so at once, and drops the rest.
-        if let Some(frame) = self.0.early_frame() {
-            self.0.message(&frame?).await?;
-            return Err(self.0.broken("it answered before it was told all").await);
+        if let Some(error) = self.failure().now_or_never() {
+            return Err(error);
         }
         if piece.is_empty() { Ok(()) } else { self.0.send(Kind::Data, piece).await }
+    }
+
+    async fn failure(&mut self) -> OperationError {
+        let refusal = async {
+            let frame = self.0.endless_frame().await?;
+            self.0.message(&frame).await
+        };
+        match refusal.await {
+            Err(error) => error,
+            Ok(_) => self.0.broken("it answered before it was told all").await,
+        }
     }
 
     async fn finish(mut self) -> Result<(GuestMessage, Conversation<V>), OperationError> {

@@ -1,17 +1,21 @@
-//! Request bodies as JSON, with errors that say where.
+//! Request bodies: as JSON, with errors that say where, and piece by piece.
 
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{BodyDataStream, Bytes};
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, Request};
 use emberd_api::{BODY_BYTES_MAX, ErrorCode};
+use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
 
 use super::errors::ApiError;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a client may pause within a body that is read piece by piece.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// A whole request body, within its limits.
 #[derive(Debug)]
@@ -52,5 +56,25 @@ impl<S: Send + Sync> FromRequest<S> for Body {
                 Err(ApiError::new(ErrorCode::BodyTimeout, error))
             }
         }
+    }
+}
+
+/// A request body piece by piece, of any length, and as slow as it may be.
+pub struct Pieces(BodyDataStream);
+
+impl Pieces {
+    pub fn new(body: axum::body::Body) -> Self {
+        Self(body.into_data_stream())
+    }
+
+    /// The next piece; none at its end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let Ok(piece) = tokio::time::timeout(PAUSE_MAX, self.0.next()).await else {
+            let error = format!("nothing more of the body came within {PAUSE_MAX:?}");
+            return Err(ApiError::new(ErrorCode::BodyTimeout, error));
+        };
+        piece.transpose().map_err(|error| {
+            ApiError::new(ErrorCode::InvalidRequest, format!("the body broke off: {error}"))
+        })
     }
 }

@@ -49,6 +49,7 @@ fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::InvalidJson | ErrorCode::InvalidRequest | ErrorCode::UnknownPack => {
             StatusCode::BAD_REQUEST
         }
+        ErrorCode::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
         ErrorCode::ForeignOrigin | ErrorCode::Denied => StatusCode::FORBIDDEN,
         ErrorCode::UnknownRoute | ErrorCode::UnknownSandbox | ErrorCode::NotFound => {
             StatusCode::NOT_FOUND

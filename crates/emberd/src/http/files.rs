@@ -2,8 +2,8 @@
 
 pub mod content;
 mod encoding;
-mod pieces;
 mod query;
 mod range;
 pub mod tree;
+mod upload;
 pub mod watch;

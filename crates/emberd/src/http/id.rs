@@ -4,6 +4,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use emberd_api::ErrorCode;
 use emberd_sandbox::SandboxId;
+use serde::de::DeserializeOwned;
 
 use super::errors::ApiError;
 
@@ -15,10 +16,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let text = Path::<String>::from_request_parts(parts, state).await;
-        let unknown = |error: String| ApiError::new(ErrorCode::UnknownSandbox, error);
-        let Path(text) = text.map_err(|rejection| unknown(rejection.body_text()))?;
-        text.parse().map(Self).map_err(|error| unknown(format!("unknown sandbox: {error}")))
+        let Path(text) = texts::<String, S>(parts, state).await?;
+        sandbox(&text).map(Self)
     }
 }
 
@@ -30,11 +29,30 @@ impl<S: Send + Sync> FromRequestParts<S> for ProcessId {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let texts = Path::<(String, String)>::from_request_parts(parts, state).await;
-        let unknown = |error: String| ApiError::new(ErrorCode::UnknownSandbox, error);
-        let Path((id, pid)) = texts.map_err(|rejection| unknown(rejection.body_text()))?;
-        let id = id.parse().map_err(|error| unknown(format!("unknown sandbox: {error}")))?;
+        let Path((id, pid)) = texts::<(String, String), S>(parts, state).await?;
+        let id = sandbox(&id)?;
         let none = |_| ApiError::new(ErrorCode::NotFound, "what is no number is no process's");
         Ok(Self(id, pid.parse().map_err(none)?))
     }
+}
+
+/// The sandbox `text` names.
+///
+/// # Errors
+/// It is the id of none.
+pub fn sandbox(text: &str) -> Result<SandboxId, ApiError> {
+    text.parse().map_err(|error| unknown(format!("unknown sandbox: {error}")))
+}
+
+/// What a path names, as it is written.
+async fn texts<T: DeserializeOwned + Send, S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<Path<T>, ApiError> {
+    let texts = Path::from_request_parts(parts, state).await;
+    texts.map_err(|rejection| unknown(rejection.body_text()))
+}
+
+fn unknown(error: String) -> ApiError {
+    ApiError::new(ErrorCode::UnknownSandbox, error)
 }

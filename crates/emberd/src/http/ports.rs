@@ -5,13 +5,12 @@ use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode, TUNNEL_PROTOCOL, paths};
-use emberd_sandbox::{SandboxId, Sandboxes};
+use emberd_sandbox::Sandboxes;
 use emberd_vmm::SnapshotVmm;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
 use super::errors::ApiError;
-use super::{proxy, tunnel};
+use super::{id, proxy, tunnel};
 use crate::caller::Caller;
 
 /// Turn the connection into one to a TCP port inside a sandbox. Asks for `Connection: Upgrade`
@@ -42,9 +41,7 @@ pub async fn connect<V: SnapshotVmm>(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let Path((id, port)) = path;
-    let id: SandboxId = id.parse().map_err(|error| {
-        ApiError::new(ErrorCode::UnknownSandbox, format!("unknown sandbox: {error}"))
-    })?;
+    let id = id::sandbox(&id)?;
     let port = proxy::port(&port)?;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let Some(upgrade) = upgrade.filter(|_| asks_for_tunnel(request.headers())) else {
@@ -56,7 +53,7 @@ pub async fn connect<V: SnapshotVmm>(
     let caller = request.extensions_mut().remove::<Caller>();
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        tunnel::carry(TokioIo::new(upgraded), guest).await;
+        tunnel::carry(upgraded, guest).await;
         drop(caller);
     });
     let headers = [(CONNECTION, "upgrade"), (UPGRADE, TUNNEL_PROTOCOL)];

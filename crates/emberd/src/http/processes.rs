@@ -1,20 +1,15 @@
 //! `/sandboxes/{id}/processes` and what is below it.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::body::Body as RawBody;
 use axum::extract::State;
 use axum::http::StatusCode;
-use emberd_api::{
-    ErrorBody, ErrorCode, Process, ProcessList, ProcessSpec, SignalProcess, TtySize, paths,
-};
-use emberd_sandbox::{ProcessView, Sandboxes};
+use emberd_api::{ErrorBody, Process, ProcessList, ProcessSpec, SignalProcess, TtySize, paths};
+use emberd_sandbox::{ProcessError, ProcessView, Sandboxes};
 use emberd_vmm::SnapshotVmm;
-use futures::StreamExt as _;
 use serde::Deserialize;
 
-use super::body::Body;
+use super::body::{Body, Pieces};
 use super::errors::ApiError;
 use super::id::{Id, ProcessId};
 use super::query::Query;
@@ -22,9 +17,6 @@ use super::sandboxes::epoch_ms;
 
 pub mod events;
 mod websocket;
-
-/// How long standard input that is being sent may pause.
-const STDIN_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Start a process; answers once it runs. It goes on until it ends, is deleted, or its sandbox
 /// is, whoever listens.
@@ -149,18 +141,17 @@ pub async fn stdin<V: SnapshotVmm>(
 ) -> Result<StatusCode, ApiError> {
     let process = sandboxes.process(id, pid)?;
     let mut stdin = process.stdin().await?;
-    let mut pieces = body.into_data_stream();
+    let mut pieces = Pieces::new(body);
     loop {
-        match tokio::time::timeout(STDIN_PAUSE_MAX, pieces.next()).await {
-            Ok(Some(Ok(piece))) => stdin.write(piece).await?,
-            Ok(Some(Err(error))) => {
-                return Err(ApiError::new(ErrorCode::InvalidRequest, error.to_string()));
-            }
-            Ok(None) => break,
-            Err(_) => {
-                let error = format!("the body paused for {STDIN_PAUSE_MAX:?}");
-                return Err(ApiError::new(ErrorCode::BodyTimeout, error));
-            }
+        let piece = tokio::select! {
+            // What was sent before the end is judged by itself.
+            biased;
+            piece = pieces.next() => piece?,
+            _ = process.wait() => return Err(ProcessError::Ended(pid).into()),
+        };
+        match piece {
+            Some(piece) => stdin.write(piece).await?,
+            None => break,
         }
     }
     if query.end {

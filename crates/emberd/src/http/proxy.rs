@@ -79,7 +79,7 @@ async fn forward<V: SnapshotVmm>(
     tokio::spawn(async move {
         let (guest, caller_side) = join(connection.hand_over(upgraded_guest), on_upgrade).await;
         if let (Some(guest), Ok(caller_side)) = (guest, caller_side) {
-            tunnel::carry(TokioIo::new(caller_side), TokioIo::new(guest)).await;
+            tunnel::carry(caller_side, TokioIo::new(guest)).await;
         }
         drop(caller);
     });

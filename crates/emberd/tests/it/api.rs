@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use emberd::http::Hosts;
 use emberd_api::{ErrorBody, ExecBody, ExecOutcome, SandboxState};
 use emberd_client::{Client, ClientError};
 use emberd_image::Images;
@@ -81,7 +82,9 @@ impl Api {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         let client = Client::new(&authority).unwrap();
-        let router = emberd::http::router(sandboxes.clone());
+        // `x` is what the tests call it.
+        let hosts = Hosts::new(&authority.parse().unwrap(), &["x".to_owned()]);
+        let router = emberd::http::router(sandboxes.clone(), hosts);
         let server = tokio::spawn(async { axum::serve(listener, router).await });
         Self { client, authority, sandboxes, run_dir, double, server, temp }
     }

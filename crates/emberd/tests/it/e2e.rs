@@ -8,8 +8,10 @@ mod clones;
 mod contexts;
 mod daemon;
 mod faults;
+mod limits;
 mod packs;
 mod pool;
+mod ports;
 mod processes;
 mod story;
 

@@ -133,7 +133,8 @@ impl BareHttp {
     /// Sends a request and returns the body of its answer, which must be a 200.
     fn call(&mut self, method: &str, path: &str, body: &str) -> io::Result<String> {
         let length = body.len();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}");
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}");
         self.0.write_all(format!("{head}\r\n\r\n{body}").as_bytes())?;
         let mut answer = Vec::new();
         loop {

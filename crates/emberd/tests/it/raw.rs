@@ -21,7 +21,8 @@ impl Answer {
 /// Sends one request with a body of a known length and reads the answer.
 pub async fn request(authority: &str, method: &str, path: &str, body: &str) -> Answer {
     let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n");
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n");
     send(authority, format!("{head}Connection: close\r\n\r\n{body}").into_bytes()).await
 }
 

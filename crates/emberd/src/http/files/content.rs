@@ -19,9 +19,9 @@ use emberd_vmm::SnapshotVmm;
 use futures::stream;
 
 use super::encoding::{Compressor, accepts_gzip};
-use super::pieces::Pieces;
 use super::query::Query;
 use super::range::Range;
+use super::upload::UploadBody;
 use crate::http::errors::ApiError;
 use crate::http::id::Id;
 
@@ -144,7 +144,7 @@ pub async fn write<V: SnapshotVmm>(
     body: Body,
 ) -> Result<Json<FileEntry>, ApiError> {
     let (user, path, mode) = (query.user()?, query.path("path")?, query.mode()?);
-    let mut pieces = Pieces::new(&headers, body)?;
+    let mut pieces = UploadBody::new(&headers, body)?;
     let written = async {
         let mut upload = sandboxes.file_write(id, user, path, mode).await?;
         pour(&mut pieces, &mut upload).await?;
@@ -222,7 +222,7 @@ pub async fn unpack<V: SnapshotVmm>(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let (user, path) = (query.user()?, query.path("path")?);
-    let mut pieces = Pieces::new(&headers, body)?;
+    let mut pieces = UploadBody::new(&headers, body)?;
     let unpacked = async {
         let mut upload = sandboxes.file_unpack(id, user, path).await?;
         pour(&mut pieces, &mut upload).await?;
@@ -239,11 +239,17 @@ pub async fn unpack<V: SnapshotVmm>(
 /// Something that takes what is uploaded.
 trait Take {
     fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send;
+    /// Waits until no more is taken.
+    fn failure(&mut self) -> impl Future<Output = OperationError> + Send;
 }
 
 impl<V: SnapshotVmm> Take for FileUpload<V> {
     fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send {
         self.send(piece)
+    }
+
+    fn failure(&mut self) -> impl Future<Output = OperationError> + Send {
+        FileUpload::failure(self)
     }
 }
 
@@ -251,13 +257,23 @@ impl<V: SnapshotVmm> Take for ArchiveUpload<V> {
     fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send {
         self.send(piece)
     }
+
+    fn failure(&mut self) -> impl Future<Output = OperationError> + Send {
+        ArchiveUpload::failure(self)
+    }
 }
 
-async fn pour(pieces: &mut Pieces, upload: &mut impl Take) -> Result<(), ApiError> {
-    while let Some(piece) = pieces.next().await? {
-        upload.take(&piece).await?;
+async fn pour(pieces: &mut UploadBody, upload: &mut impl Take) -> Result<(), ApiError> {
+    loop {
+        let piece = tokio::select! {
+            piece = pieces.next() => piece?,
+            error = upload.failure() => return Err(error.into()),
+        };
+        match piece {
+            Some(piece) => upload.take(&piece).await?,
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// A file of `length` bytes as it is. A `HEAD` has its length and not its content.

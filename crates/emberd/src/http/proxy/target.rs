@@ -8,6 +8,7 @@ use emberd_api::{ErrorCode, PORT_HEADER, SANDBOX_HEADER};
 use emberd_sandbox::SandboxId;
 
 use crate::http::errors::ApiError;
+use crate::http::id::sandbox;
 
 /// A port inside a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,12 +59,6 @@ fn of_host(host: &str) -> Result<Option<Target>, ApiError> {
     let digits_of_id = id.strip_prefix("sb-").or_else(|| id.strip_prefix("sb_"));
     let Some(digits_of_id) = digits_of_id.filter(|_| digits) else { return Ok(None) };
     Ok(Some(Target { id: sandbox(&format!("sb_{digits_of_id}"))?, port: self::port(port)? }))
-}
-
-fn sandbox(text: &str) -> Result<SandboxId, ApiError> {
-    text.parse().map_err(|error| {
-        ApiError::new(ErrorCode::UnknownSandbox, format!("unknown sandbox: {error}"))
-    })
 }
 
 /// A TCP port in decimal, 1 to 65535.

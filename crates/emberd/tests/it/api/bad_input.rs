@@ -28,6 +28,36 @@ async fn web_pages_are_refused() {
     api.stop().await;
 }
 
+/// As a page does whose name was made to resolve to this machine.
+#[tokio::test]
+async fn names_of_others_are_refused() {
+    let api = Api::start().await;
+    let answer = async |line: &str, hosts: &str| {
+        let request = format!("{line} HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
+        raw::send(&api.authority, request.into_bytes()).await
+    };
+    for (line, hosts) in [
+        ("GET /sandboxes", "Host: evil.example\r\n"),
+        ("GET /healthz", "Host: evil.example:7777\r\n"),
+        ("GET /openapi.json", "Host: localhost.evil.example\r\n"),
+        ("GET /nothing", "Host: \u{e9}\r\n"),
+        ("GET http://evil.example/info", "Host: localhost\r\n"),
+        ("GET http://localhost/info", "Host: evil.example\r\n"),
+    ] {
+        let answer = answer(line, hosts).await;
+        let error = answer.error();
+        assert_eq!((answer.status, error.code), (421, ErrorCode::ForeignHost), "{line} {hosts}");
+        assert!(error.hint.unwrap().contains("--allowed-host"));
+    }
+    let named = format!("Host: {}\r\n", api.authority);
+    for hosts in [&named, "Host: LOCALHOST:1\r\n", "Host: [::1]\r\n", "Host: x\r\n", "Host:\r\n"] {
+        assert_eq!(answer("GET /info", hosts).await.status, 200, "{hosts}");
+    }
+    let no_host = b"GET /info HTTP/1.0\r\n\r\n".to_vec();
+    assert_eq!(raw::send(&api.authority, no_host).await.status, 200);
+    api.stop().await;
+}
+
 #[tokio::test]
 async fn refusals() {
     use ErrorCode::{

@@ -16,6 +16,8 @@ pub struct Daemon {
     process: Child,
     flags: Vec<String>,
     pub client: Client,
+    /// Its address, without a scheme.
+    pub authority: String,
     pub run_dir: PathBuf,
     /// Removed last.
     temp: Option<TempDir>,
@@ -67,8 +69,9 @@ impl Daemon {
         let stdout = process.stdout.take().unwrap();
         BufReader::new(stdout).read_line(&mut ready).unwrap();
         let address = ready.trim().strip_prefix("listening on http://");
-        let client = Client::new(address.unwrap_or_else(|| panic!("no address in `{ready}`")));
-        Self { process, flags, client: client.unwrap(), run_dir, temp: Some(temp) }
+        let authority = address.unwrap_or_else(|| panic!("no address in `{ready}`")).to_owned();
+        let client = Client::new(&authority).unwrap();
+        Self { process, flags, client, authority, run_dir, temp: Some(temp) }
     }
 
     /// Kills the daemon with SIGKILL and starts another on the same run directory.
@@ -143,8 +146,13 @@ pub fn left_in(run_dir: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
+/// Whether any thread of the process runs: of one that was killed, the first may have ended
+/// while another still holds its files open.
 pub fn is_running(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // A zombie runs no more; its state is the letter after the name.
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let runs = |stat: String| {
+        // A zombie runs no more; its state is the letter after the name.
+        stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['Z', 'X']))
+    };
+    threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).any(runs)
 }

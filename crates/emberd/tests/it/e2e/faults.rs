@@ -1,10 +1,12 @@
 //! What a hostile guest, a dying VMM and a dying daemon leave behind: nothing.
 
-use emberd_api::{ErrorCode, SandboxState};
+use emberd_api::{ErrorCode, ProcessEventKind, ProcessSpec, SandboxState};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncReadExt as _;
 
 use super::daemon::{is_running, left_in, refusal};
 use super::{Daemon, code};
+use crate::wait;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_vmm_is_told_and_can_be_deleted() {
@@ -29,17 +31,42 @@ async fn a_killed_vmm_is_told_and_can_be_deleted() {
 async fn guest_code_that_ends_its_machine_ends_only_that() {
     let Some(daemon) = Daemon::start(&[]) else { return };
     let (ends, lives) = tokio::join!(daemon.create("python"), daemon.create("shell"));
+    // The agent is PID 1, which takes no signal it has no use for.
+    daemon.output(&ends, "import os\nos.kill(1, 9)").await;
+    let serve = "import socket\n\
+        server = socket.create_server(('127.0.0.1', 7000))\n\
+        print('listens', flush=True)\n\
+        connection, _ = server.accept()\n\
+        connection.sendall(b'x')\n\
+        connection.recv(1)";
+    let process = ProcessSpec { code: Some(serve.into()), ..ProcessSpec::default() };
+    let process = daemon.client.start_process(&ends, &process).await.unwrap().pid;
+    let mut attachment = daemon.client.attach(&ends, process, 1).await.unwrap();
+    let listens = attachment.event().await.unwrap().unwrap();
+    assert!(matches!(listens.kind, ProcessEventKind::Stdout(_)), "{listens:?}");
+    let mut tunnel = daemon.client.connect_port(&ends, 7000).await.unwrap();
+    tunnel.read_exact(&mut [0; 1]).await.unwrap();
+
     // A kernel panic where the kernel has a key for it, else a reboot. Either is the end of
-    // the VMM.
+    // the agent, of the machine and of the VMM.
     let end = "import ctypes, os\n\
         key = '/proc/sysrq-trigger'\n\
         os.path.exists(key) and open(key, 'w').write('c')\n\
         ctypes.CDLL(None).reboot(0x1234567)";
     let outcome = daemon.client.exec(&ends, &code(end)).await;
     assert_eq!(refusal(outcome).1.code, ErrorCode::SandboxGone);
+
+    let last = attachment.event().await.unwrap().unwrap();
+    let ProcessEventKind::Exit(exit) = last.kind else { panic!("{last:?}") };
+    assert!(exit.error.unwrap().contains("is gone"));
+    let broken = tunnel.read(&mut [0; 1]).await.unwrap_err();
+    assert_eq!(broken.kind(), std::io::ErrorKind::ConnectionReset);
+    let sandbox = daemon.client.get(&ends).await.unwrap();
+    assert_eq!((sandbox.state, sandbox.vmm_pid), (SandboxState::Gone, None));
     assert_eq!(daemon.output(&lives, "echo alive").await, "alive\n");
     daemon.client.delete(&ends).await.unwrap();
     daemon.client.delete(&lives).await.unwrap();
+    wait::until(async || left_in(&daemon.run_dir).is_empty()).await;
     daemon.stop();
 }
 

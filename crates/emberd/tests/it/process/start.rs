@@ -41,10 +41,11 @@ fn options_that_cannot_be_meant() {
     let file = room.path("emberd.toml");
     fs::write(&file, "adress = 'x'\n").unwrap();
     let file = file.to_str().unwrap();
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["--addr", "nowhere"], "`nowhere` is not an address"),
         (&["--guest-ram-mib", "1"], "--guest-ram-mib is 1, not between 64 and"),
         (&["--guest-ram-mib=-5"], "invalid value '-5'"),
+        (&["--allowed-host", "http://a"], "--allowed-host is `http://a`, not the name of a host"),
         (&["--vmm", "xen"], "possible values: auto, firecracker, qemu"),
         (&["--vmm", "firecracker", "--accel", "tcg"], "Firecracker needs KVM"),
         (&["--boot-timeout", "soon"], "--boot-timeout is `soon`, not a duration"),

@@ -4,18 +4,15 @@
 use std::io;
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use bytes::{Buf as _, Bytes};
 use emberd_api::{ErrorCode, FILE_BYTES_MAX};
-use futures::StreamExt as _;
 
 use super::encoding::{Decompressor, SLICE_BYTES, is_gzip};
+use crate::http::body::Pieces;
 use crate::http::errors::ApiError;
-
-/// How long a client may pause.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// How much of a body that nobody wants is still read (64 MiB), and for how long: a client that
 /// is sending when its connection closes may never see why.
@@ -23,8 +20,8 @@ const UNWANTED_BYTES_MAX: usize = 64 << 20;
 const UNWANTED_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// See the module.
-pub struct Pieces {
-    stream: BodyDataStream,
+pub struct UploadBody {
+    pieces: Pieces,
     decompressor: Option<Decompressor>,
     /// What has come and is not decompressed yet.
     compressed: Bytes,
@@ -34,16 +31,16 @@ pub struct Pieces {
     is_held_back: bool,
 }
 
-impl Pieces {
+impl UploadBody {
     pub fn new(headers: &HeaderMap, body: Body) -> Result<Self, ApiError> {
         let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         if length.and_then(|length| length.parse().ok()) > Some(FILE_BYTES_MAX) {
             return Err(too_large());
         }
         let decompressor = is_gzip(headers)?.then(Decompressor::new);
-        let stream = body.into_data_stream();
+        let pieces = Pieces::new(body);
         let is_held_back = headers.contains_key(EXPECT);
-        Ok(Self { stream, decompressor, compressed: Bytes::new(), received: 0, is_held_back })
+        Ok(Self { pieces, decompressor, compressed: Bytes::new(), received: 0, is_held_back })
     }
 
     /// The next piece of what is uploaded; none at its end.
@@ -84,18 +81,7 @@ impl Pieces {
 
     async fn raw(&mut self) -> Result<Option<Bytes>, ApiError> {
         self.is_held_back = false;
-        match tokio::time::timeout(PAUSE_MAX, self.stream.next()).await {
-            Ok(None) => Ok(None),
-            Ok(Some(Ok(piece))) => Ok(Some(piece)),
-            Ok(Some(Err(error))) => {
-                let error = format!("the body broke off: {error}");
-                Err(ApiError::new(ErrorCode::InvalidRequest, error))
-            }
-            Err(_) => {
-                let error = format!("nothing more of the body came within {PAUSE_MAX:?}");
-                Err(ApiError::new(ErrorCode::BodyTimeout, error))
-            }
-        }
+        self.pieces.next().await
     }
 
     /// Reads on for a while, so that the client gets to hear why nobody wants the rest.
@@ -105,7 +91,7 @@ impl Pieces {
         }
         let drained = async {
             let mut left = UNWANTED_BYTES_MAX;
-            while let Some(Ok(piece)) = self.stream.next().await
+            while let Ok(Some(piece)) = self.pieces.next().await
                 && piece.len() <= left
             {
                 left -= piece.len();

@@ -1,0 +1,116 @@
+//! Limits that hold in real guests, all in one of them: what takes its kernel's cgroups.
+
+use emberd_api::{ExecBody, ExecExit, Limits, ProcessSpec};
+use emberd_proto::{ExecSpec, StartedBy};
+
+use super::processes::{output, python};
+use super::{Daemon, code, spec};
+use crate::wait;
+
+/// Memory a limited program gets, in MiB: several times what a Python takes for itself.
+const MEMORY_MIB: u64 = 48;
+
+/// Prints how many processes there are, and starts none to count them.
+const COUNT: &str = "import glob; print(len(glob.glob('/proc/[0-9]*')))";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_hold_and_neighbours_work() {
+    let Some(daemon) = Daemon::start(&[]) else { return };
+    let id = daemon.create("python").await;
+    // The warm interpreter is on its way when the machine answers.
+    let forked = async || daemon.exec(&id, &code("")).await.exit.started_by;
+    wait::until(async || forked().await == Some(StartedBy::Zygote)).await;
+    memory_is_held_and_its_want_is_told(&daemon, &id).await;
+    memory_of_all_it_started_counts(&daemon, &id).await;
+    processes_are_counted(&daemon, &id).await;
+    processor_time_is_held(&daemon, &id).await;
+    files_are_held(&daemon, &id).await;
+    a_fork_bomb_is_held(&daemon, &id).await;
+    daemon.stop();
+}
+
+async fn memory_is_held_and_its_want_is_told(daemon: &Daemon, id: &str) {
+    let memory = Limits { memory_mib: Some(MEMORY_MIB), ..Limits::default() };
+    let holds = |mib: u64| format!("x = b'x' * ({mib} << 20); print('had it')");
+    for fresh in [false, true] {
+        let exec = |mib| ExecSpec { limits: memory, fresh, ..spec(holds(mib)) };
+        let less = exec_of(daemon, id, exec(MEMORY_MIB / 4)).await;
+        assert_eq!((less.1.as_str(), less.0.out_of_memory), ("had it\n", false));
+        let started_by = if fresh { StartedBy::Spawn } else { StartedBy::Zygote };
+        assert_eq!(less.0.started_by, Some(started_by));
+
+        let more = exec_of(daemon, id, exec(MEMORY_MIB * 2)).await;
+        assert_eq!((more.1.as_str(), more.0.exit_code, more.0.signal), ("", 137, Some(9)));
+        assert!(more.0.out_of_memory && more.0.error.is_none(), "{more:?}");
+
+        // The same program without the limit: the machine has that much.
+        let unlimited = ExecSpec { fresh, ..spec(holds(MEMORY_MIB * 2)) };
+        assert_eq!(exec_of(daemon, id, unlimited).await.1, "had it\n");
+    }
+    let process = ProcessSpec { limits: memory, ..python(&holds(MEMORY_MIB * 2)) };
+    let (text, exit) = output(daemon, id, &process).await;
+    assert_eq!((text.as_str(), exit.exit_code, exit.out_of_memory), ("", 137, true));
+    // SIGKILL from elsewhere is no want of memory.
+    let killed = ExecSpec { limits: memory, ..spec("import os; os.kill(os.getpid(), 9)") };
+    let (exit, _) = exec_of(daemon, id, killed).await;
+    assert_eq!((exit.signal, exit.out_of_memory), (Some(9), false));
+}
+
+/// A child that is killed is told, though its parent ends well.
+async fn memory_of_all_it_started_counts(daemon: &Daemon, id: &str) {
+    let limits = Limits { memory_mib: Some(MEMORY_MIB), ..Limits::default() };
+    let child = format!(
+        "import subprocess, sys\n\
+         print(subprocess.call([sys.executable, '-c', 'b\"x\" * ({} << 20)']))",
+        MEMORY_MIB * 2
+    );
+    let (exit, text) = exec_of(daemon, id, ExecSpec { limits, ..spec(child) }).await;
+    assert_eq!((text.as_str(), exit.exit_code, exit.out_of_memory), ("-9\n", 0, true));
+}
+
+async fn processes_are_counted(daemon: &Daemon, id: &str) {
+    let limits = Limits { pids: Some(5), ..Limits::default() };
+    let program = "import os\nn = 0\ntry:\n while n < 50:\n  n += 1\n  \
+                os.fork() or os.execvp('sleep', ['sleep', '1000'])\n\
+                except BlockingIOError: print(n)";
+    let forks = ProcessSpec { limits, ..python(program) };
+    let (text, exit) = output(daemon, id, &forks).await;
+    assert_eq!((text.as_str(), exit.exit_code), ("5\n", 0));
+}
+
+async fn processor_time_is_held(daemon: &Daemon, id: &str) {
+    let limits = Limits { cpu_ms: Some(1), ..Limits::default() };
+    let (exit, _) = exec_of(daemon, id, ExecSpec { limits, ..spec("while True: pass") }).await;
+    assert_eq!((exit.signal, exit.timed_out), (Some(24), false), "SIGXCPU");
+}
+
+async fn files_are_held(daemon: &Daemon, id: &str) {
+    let limits = Limits { file_mib: Some(1), ..Limits::default() };
+    // Python ignores SIGXFSZ, and is told by the system call.
+    let program = "import os\nf = os.open('big', os.O_CREAT | os.O_WRONLY)\n\
+                print(os.write(f, bytes(2 << 20)))\n\
+                try: os.write(f, b'x')\nexcept OSError as e: print(e.strerror)";
+    let (exit, text) = exec_of(daemon, id, ExecSpec { limits, ..spec(program) }).await;
+    assert_eq!((text.as_str(), exit.exit_code), ("1048576\nFile too large\n", 0));
+}
+
+async fn a_fork_bomb_is_held(daemon: &Daemon, id: &str) {
+    let count = async || daemon.output(id, COUNT).await.trim().parse::<u32>().unwrap();
+    // Each that can fork stays, so that the limit is reached and nothing but it ends that.
+    let bomb = "bomb() { bomb | bomb & sleep 1000; }; bomb";
+    let bomb = ProcessSpec::of_argv(["sh", "-c", bomb]);
+    let bomb = daemon.client.start_process(id, &bomb).await.unwrap().pid;
+    let mut most = 0;
+    for _ in 0..20 {
+        most = most.max(count().await);
+    }
+    assert!(most < 1000, "{most} processes");
+    daemon.client.delete_process(id, bomb).await.unwrap();
+    while count().await >= 100 {}
+}
+
+/// How `spec` ended, and what it wrote to standard output.
+async fn exec_of(daemon: &Daemon, id: &str, spec: ExecSpec) -> (ExecExit, String) {
+    let outcome = daemon.exec(id, &ExecBody { spec, stdin: None, stdin_base64: None }).await;
+    (outcome.exit, outcome.stdout)
+}
