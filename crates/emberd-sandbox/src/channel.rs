@@ -173,6 +173,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuestConnection<S> {
         (Reader::new(reader, self.decoder), Writer::new(writer))
     }
 
+    /// Both directions of one connection together again; not idle.
+    pub fn join(reader: Reader<S>, writer: Writer<S>) -> Self {
+        let (stream, decoder) = reader.join(writer);
+        Self { stream, decoder, idle: false }
+    }
+
     /// Whether another exec may be sent: the last one ended in step, and the guest neither
     /// closed the connection nor spoke unasked since.
     pub fn is_idle(&mut self) -> bool {
