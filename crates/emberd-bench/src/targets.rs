@@ -2,8 +2,8 @@
 //!
 //! A target holds on the kind of host it was set for; on another it is not judged.
 
-use crate::statistics::{BYTES_SUFFIX, Results, find};
-use crate::units;
+use crate::statistics::{Results, find};
+use crate::units::{self, Quantity};
 
 /// What runs the guests, as far as promises differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +21,12 @@ pub enum HostKind {
 pub enum Bound {
     /// At most so many microseconds or bytes.
     AtMost(u64),
+    /// At least so many things, or bytes in a second.
+    AtLeast(u64),
     /// At most so many percent of another series' median in the same run.
     Percent(u64, &'static str, &'static str),
+    /// At least so many percent of another series' median in the same run.
+    PercentAtLeast(u64, &'static str, &'static str),
     /// At most so many microseconds above another series' median in the same run.
     Above(u64, &'static str, &'static str),
 }
@@ -44,9 +48,11 @@ pub struct Verdict {
     pub target: String,
     /// Whether the median keeps it.
     pub met: bool,
+    /// What the median is of the one the target refers to, if it is a part of it.
+    pub ratio: Option<String>,
 }
 
-use Bound::{Above, AtMost, Percent};
+use Bound::{Above, AtLeast, AtMost, Percent, PercentAtLeast};
 use HostKind::{Double, Emulated, Kvm};
 
 const MIB: u64 = 1 << 20;
@@ -60,8 +66,14 @@ const fn target(
     Target { scenario, series, bound, hosts }
 }
 
+const ALL: &[HostKind] = &[Kvm, Emulated, Double];
+
+/// Output of a process over what the same program puts into a pipe inside the guest.
+const OUTPUT_PYTHON: Bound = PercentAtLeast(20, "stream", "output_128m_python_floor_bytes_per_s");
+const OUTPUT_SHELL: Bound = PercentAtLeast(20, "stream", "output_128m_shell_floor_bytes_per_s");
+
 /// Every promise. Times in microseconds.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 25] = [
     target("cold-boot", "create_python", AtMost(100_000), &[Kvm]),
     target("cold-boot", "create_shell", AtMost(100_000), &[Kvm]),
     target("restore", "first_answer_python", AtMost(10_000), &[Kvm]),
@@ -75,6 +87,14 @@ pub const TARGETS: [Target; 17] = [
     target("ttfr", "total_python", Above(3000, "ttfr", "exec_steady_python"), &[Emulated]),
     target("exec", "python_zygote", AtMost(2000), &[Kvm]),
     target("bare-fork", "zygote_exec", Percent(70, "bare-fork", "fork_exit_wait"), &[Emulated]),
+    target("stream", "first_byte_python", Percent(110, "stream", "exec_python"), ALL),
+    target("stream", "first_byte_shell", Percent(110, "stream", "exec_shell"), ALL),
+    target("stream", "echo_python", Percent(120, "stream", "agent_python_floor"), ALL),
+    target("stream", "echo_shell", Percent(120, "stream", "agent_shell_floor"), ALL),
+    target("stream", "output_128m_python_bytes_per_s", OUTPUT_PYTHON, &[Emulated]),
+    target("stream", "output_128m_shell_bytes_per_s", OUTPUT_SHELL, &[Emulated]),
+    target("held", "held_python_count", AtLeast(200), ALL),
+    target("held", "held_shell_count", AtLeast(200), ALL),
     target("delete", "answer_python", AtMost(500), &[Kvm, Emulated]),
     target("delete", "answer_shell", AtMost(500), &[Kvm, Emulated]),
     target("memory", "idle_pss_python_bytes", AtMost(5 * MIB), &[Kvm]),
@@ -88,13 +108,24 @@ pub fn judge(host: HostKind, results: &Results, scenario: &str, series: &str) ->
         target.scenario == scenario && target.series == series && target.hosts.contains(&host)
     })?;
     let median = find(results, scenario, series)?.p50;
-    let amount = |value| units::amount(value, series.ends_with(BYTES_SUFFIX));
+    let amount = |value| units::amount(value, Quantity::of(series));
+    let mut ratio = None;
+    let mut part = |percent: u64, scenario, series| {
+        let other = find(results, scenario, series)?.p50;
+        ratio = (other > 0).then(|| units::fixed(median, other, 2));
+        let words = format!("{} × {series}", units::fixed(percent, 100, 1));
+        Some((median.saturating_mul(100).cmp(&other.saturating_mul(percent)), words))
+    };
     let (met, target) = match target.bound {
         AtMost(most) => (median <= most, format!("≤ {}", amount(most))),
-        Percent(percent, of_scenario, of) => {
-            let other = find(results, of_scenario, of)?.p50;
-            let met = median.saturating_mul(100) <= other.saturating_mul(percent);
-            (met, format!("≤ {} × {of}", units::fixed(percent, 100, 1)))
+        AtLeast(least) => (median >= least, format!("≥ {}", amount(least))),
+        Percent(percent, scenario, series) => {
+            let (order, words) = part(percent, scenario, series)?;
+            (order.is_le(), format!("≤ {words}"))
+        }
+        PercentAtLeast(percent, scenario, series) => {
+            let (order, words) = part(percent, scenario, series)?;
+            (order.is_ge(), format!("≥ {words}"))
         }
         Above(by, over_scenario, over) => {
             let other = find(results, over_scenario, over)?.p50;
@@ -102,7 +133,7 @@ pub fn judge(host: HostKind, results: &Results, scenario: &str, series: &str) ->
             (met, format!("≤ {over} + {}", amount(by)))
         }
     };
-    Some(Verdict { target, met })
+    Some(Verdict { target, met, ratio })
 }
 
 #[cfg(test)]
@@ -138,12 +169,27 @@ mod tests {
         ];
         let all = results(&entries);
         let verdict = judge(Emulated, &all, "bare-fork", "zygote_exec").unwrap();
-        assert_eq!(verdict, Verdict { target: "≤ 0.7 × fork_exit_wait".into(), met: true });
+        let (target, ratio) = ("≤ 0.7 × fork_exit_wait".into(), Some("0.70".into()));
+        assert_eq!(verdict, Verdict { target, met: true, ratio });
         let verdict = judge(Emulated, &all, "ttfr", "total_python").unwrap();
         let target = "≤ exec_steady_python + 3 ms".into();
-        assert_eq!(verdict, Verdict { target, met: false });
+        assert_eq!(verdict, Verdict { target, met: false, ratio: None });
         let alone = results(&entries[..1]);
         assert_eq!(judge(Emulated, &alone, "bare-fork", "zygote_exec"), None);
+    }
+
+    #[test]
+    fn of_what_is_better_if_more_there_is_to_be_enough() {
+        let floor = ("stream", "output_128m_shell_floor_bytes_per_s", 100);
+        let of = |rate| results(&[floor, ("stream", "output_128m_shell_bytes_per_s", rate)]);
+        let judged =
+            |rate| judge(Emulated, &of(rate), "stream", "output_128m_shell_bytes_per_s").unwrap();
+        let (enough, little) = (judged(25), judged(15));
+        assert_eq!((enough.met, enough.ratio.as_deref()), (true, Some("0.25")));
+        assert_eq!((little.met, little.ratio.as_deref()), (false, Some("0.15")));
+        let held = results(&[("held", "held_shell_count", 256)]);
+        let verdict = judge(Kvm, &held, "held", "held_shell_count").unwrap();
+        assert_eq!(verdict, Verdict { target: "≥ 200".into(), met: true, ratio: None });
     }
 
     #[test]

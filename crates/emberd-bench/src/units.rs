@@ -1,4 +1,36 @@
-//! Microseconds and bytes for people, in whole-number arithmetic.
+//! Numbers for people, in whole-number arithmetic: times, bytes, rates, counts.
+
+use crate::statistics::{BYTES_SUFFIX, COUNT_SUFFIX, RATE_SUFFIX};
+
+/// What the numbers of a series are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantity {
+    /// Microseconds; less is better, as of everything but rates and counts.
+    Time,
+    /// Bytes.
+    Bytes,
+    /// Bytes in a second.
+    Rate,
+    /// How many.
+    Count,
+}
+
+impl Quantity {
+    /// That of the series of this name.
+    pub fn of(series: &str) -> Self {
+        match series {
+            _ if series.ends_with(BYTES_SUFFIX) => Self::Bytes,
+            _ if series.ends_with(RATE_SUFFIX) => Self::Rate,
+            _ if series.ends_with(COUNT_SUFFIX) => Self::Count,
+            _ => Self::Time,
+        }
+    }
+
+    /// Whether more of it is better.
+    pub fn is_better_if_more(self) -> bool {
+        matches!(self, Self::Rate | Self::Count)
+    }
+}
 
 /// A unit numbers are told in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,16 +46,22 @@ const MILLISECONDS: Unit = Unit { name: "ms", divisor: 1000, decimals: 2 };
 const SECONDS: Unit = Unit { name: "s", divisor: 1_000_000, decimals: 2 };
 const KIBIBYTES: Unit = Unit { name: "KiB", divisor: 1 << 10, decimals: 0 };
 const MEBIBYTES: Unit = Unit { name: "MiB", divisor: 1 << 20, decimals: 2 };
+const KIBIBYTES_A_SECOND: Unit = Unit { name: "KiB/s", divisor: 1 << 10, decimals: 0 };
+const MEBIBYTES_A_SECOND: Unit = Unit { name: "MiB/s", divisor: 1 << 20, decimals: 1 };
+const PIECES: Unit = Unit { name: "", divisor: 1, decimals: 0 };
 
 impl Unit {
-    /// The unit a row around `value` is told in: microseconds, or bytes if `is_bytes`.
-    pub fn fitting(value: u64, is_bytes: bool) -> Self {
-        match (is_bytes, value) {
-            (true, ..MIB) => KIBIBYTES,
-            (true, _) => MEBIBYTES,
-            (false, ..1000) => MICROSECONDS,
-            (false, ..1_000_000) => MILLISECONDS,
-            (false, _) => SECONDS,
+    /// The unit a row around `value` is told in.
+    pub fn fitting(value: u64, quantity: Quantity) -> Self {
+        match (quantity, value) {
+            (Quantity::Time, ..1000) => MICROSECONDS,
+            (Quantity::Time, ..1_000_000) => MILLISECONDS,
+            (Quantity::Time, _) => SECONDS,
+            (Quantity::Bytes, ..MIB) => KIBIBYTES,
+            (Quantity::Bytes, _) => MEBIBYTES,
+            (Quantity::Rate, ..MIB) => KIBIBYTES_A_SECOND,
+            (Quantity::Rate, _) => MEBIBYTES_A_SECOND,
+            (Quantity::Count, _) => PIECES,
         }
     }
 
@@ -36,11 +74,12 @@ impl Unit {
 const MIB: u64 = 1 << 20;
 
 /// `value` with the unit that fits it, without decimals where they are zero.
-pub fn amount(value: u64, is_bytes: bool) -> String {
-    let unit = Unit::fitting(value, is_bytes);
+pub fn amount(value: u64, quantity: Quantity) -> String {
+    let unit = Unit::fitting(value, quantity);
     let number = unit.number(value);
-    let whole = number.strip_suffix(".00").unwrap_or(&number);
-    format!("{whole} {}", unit.name)
+    let zeros = format!(".{}", "0".repeat(unit.decimals));
+    let whole = number.strip_suffix(&zeros).unwrap_or(&number);
+    format!("{whole} {}", unit.name).trim_end().to_owned()
 }
 
 /// `value` over `divisor` with so many decimals, rounded half up.
@@ -59,6 +98,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_end_of_a_name_says_what_is_measured() {
+        for (series, quantity) in [
+            ("create_python", Quantity::Time),
+            ("idle_pss_bytes", Quantity::Bytes),
+            ("push_128m_python_bytes_per_s", Quantity::Rate),
+            ("held_python_count", Quantity::Count),
+        ] {
+            assert_eq!(Quantity::of(series), quantity, "{series}");
+        }
+    }
+
+    #[test]
     fn amounts_have_the_unit_that_fits() {
         for (value, text) in [
             (0, "0 µs"),
@@ -68,10 +119,13 @@ mod tests {
             (999_999, "1000 ms"),
             (5_600_000, "5.60 s"),
         ] {
-            assert_eq!(amount(value, false), text);
+            assert_eq!(amount(value, Quantity::Time), text);
         }
-        assert_eq!(amount(1536, true), "2 KiB");
-        assert_eq!(amount(5 << 20, true), "5 MiB");
+        assert_eq!(amount(1536, Quantity::Bytes), "2 KiB");
+        assert_eq!(amount(5 << 20, Quantity::Bytes), "5 MiB");
+        assert_eq!(amount(100 << 20, Quantity::Rate), "100 MiB/s");
+        assert_eq!(amount(3 << 19, Quantity::Rate), "1.5 MiB/s");
+        assert_eq!(amount(200, Quantity::Count), "200");
         assert_eq!(fixed(70, 100, 1), "0.7");
     }
 }

@@ -28,6 +28,7 @@ use crate::connection::{self, ConnectionError, Duplex};
 use crate::uevents::Uevents;
 use crate::{console, sys, zygote};
 
+mod gather;
 mod mux;
 mod port;
 

@@ -8,7 +8,7 @@ use std::pin::pin;
 
 use bytes::BytesMut;
 use emberd_proto::exec::{ExecExit, OUTPUT_BYTES_MAX};
-use emberd_proto::frame::{BULK_BYTES_MAX, encode, encode_message};
+use emberd_proto::frame::{BULK_BYTES_MAX, HEADER_BYTES, encode, encode_message};
 use emberd_proto::message::GENERATION;
 use emberd_proto::{
     Decoder, ExecOutcome, ExecSpec, Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal,
@@ -22,8 +22,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 /// a 64 KiB piece of output.
 const PENDING_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes asked for in one read (16 KiB).
-const READ_BYTES: usize = 16 << 10;
+/// Bytes there is room for in one read: the largest frame an agent sends.
+const READ_BYTES: usize = HEADER_BYTES + BULK_BYTES_MAX;
 
 mod halves;
 
@@ -171,6 +171,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuestConnection<S> {
     pub fn split(self) -> (Reader<S>, Writer<S>) {
         let (reader, writer) = tokio::io::split(self.stream);
         (Reader::new(reader, self.decoder), Writer::new(writer))
+    }
+
+    /// Both directions of one connection together again; not idle.
+    pub fn join(reader: Reader<S>, writer: Writer<S>) -> Self {
+        let (stream, decoder) = reader.join(writer);
+        Self { stream, decoder, idle: false }
     }
 
     /// Whether another exec may be sent: the last one ended in step, and the guest neither

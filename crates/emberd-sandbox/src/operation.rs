@@ -178,6 +178,12 @@ impl<M: MicroVm> Line<M> {
         }
     }
 
+    /// Both directions of one line together again.
+    pub fn join(reader: LineReader<M>, writer: LineWriter<M>) -> Self {
+        let connection = GuestConnection::join(reader.reader, writer.writer);
+        Self { sandbox: reader.sandbox, connection }
+    }
+
     /// Both directions apart.
     pub fn split(self) -> (LineReader<M>, LineWriter<M>) {
         let (reader, writer) = self.connection.split();

@@ -5,10 +5,10 @@
 use super::table::Row;
 use super::text::{Align, columns, heading};
 use crate::statistics::{STAGE_SEPARATOR, Summary};
-use crate::units::Unit;
+use crate::units::{Quantity, Unit};
 
 /// Scenarios whose stages are shown.
-const SHOWN: [&str; 5] = ["overhead", "cold-boot", "restore", "ttfr", "exec"];
+const SHOWN: [&str; 6] = ["overhead", "cold-boot", "restore", "ttfr", "exec", "stream"];
 
 /// A table of stages for every series that has some; empty where none has.
 pub fn breakdown(rows: &[Row]) -> String {
@@ -43,7 +43,7 @@ fn stages(rows: &[Row], whole: &Row) -> Option<String> {
 /// A stage in a unit of its own, and its part of `whole`.
 fn line(row: &Row, whole: u64) -> [String; 6] {
     let Summary { min, p50, p90, .. } = row.summary;
-    let unit = Unit::fitting(p50, false);
+    let unit = Unit::fitting(p50, Quantity::Time);
     let stage = row.series.split_once(STAGE_SEPARATOR).map_or("all", |(_, stage)| stage);
     let percent = p50.saturating_mul(100).checked_div(whole);
     let [min, p50, p90] = [min, p50, p90].map(|value| unit.number(value));

@@ -2,8 +2,8 @@
 
 use super::document::Document;
 use super::text::{Align, columns, good, warning};
-use crate::statistics::{BYTES_SUFFIX, Change, STAGE_SEPARATOR, changes};
-use crate::units::{Unit, fixed};
+use crate::statistics::{Change, STAGE_SEPARATOR, changes};
+use crate::units::{Quantity, Unit, fixed};
 
 /// Change of a median, in thousandths, below which it is neither better nor worse: two runs of
 /// the same program on a shared machine differ by that much.
@@ -30,7 +30,7 @@ pub fn comparison(old: &Document, new: &Document) -> (String, Vec<String>) {
 }
 
 fn cells(change: &Change) -> [String; 6] {
-    let unit = Unit::fitting(change.old, change.series.ends_with(BYTES_SUFFIX));
+    let unit = Unit::fitting(change.old, Quantity::of(&change.series));
     [
         change.scenario.clone(),
         change.series.clone(),
@@ -44,11 +44,11 @@ fn cells(change: &Change) -> [String; 6] {
 fn ratio(change: &Change) -> String {
     let Some(permille) = change.ratio_permille() else { return "-".into() };
     let text = fixed(permille, 1000, 2);
-    match permille {
-        ..=1000 if permille + NO_CHANGE_PERMILLE < 1000 => good(&text),
-        1001.. if permille > 1000 + NO_CHANGE_PERMILLE => warning(&text),
-        _ => text,
+    if permille.abs_diff(1000) <= NO_CHANGE_PERMILLE {
+        return text;
     }
+    let is_better = (permille > 1000) == Quantity::of(&change.series).is_better_if_more();
+    if is_better { good(&text) } else { warning(&text) }
 }
 
 fn doubts(old: &Document, new: &Document, nothing_shared: bool) -> Vec<String> {
@@ -107,6 +107,9 @@ exec      python_zygote  ms    10.00     7.00  0.70
             assert!(ratio(&change).starts_with(colour), "{new}");
             assert_eq!(ratio(&change).contains('\u{1b}'), !colour.is_empty(), "{new}");
         }
+        let series = "push_bytes_per_s".to_owned();
+        let faster = Change { scenario: String::new(), series, old: 1000, new: 1101 };
+        assert!(ratio(&faster).starts_with("\u{1b}[32m"), "more of a rate is better");
     }
 
     #[test]

@@ -14,8 +14,9 @@ use crate::statistics::Results;
 pub struct Document {
     /// Where and when.
     pub host: Host,
-    /// Summaries by scenario and series: integers, bytes where the series' name ends with
-    /// `_bytes`, else microseconds. A series named `A/B` is the stage B of the series A.
+    /// Summaries by scenario and series: integers; where the series' name ends with `_bytes`
+    /// bytes, with `_bytes_per_s` bytes in a second, with `_count` how many, else microseconds.
+    /// A series named `A/B` is the stage B of the series A.
     pub scenarios: Results,
     /// What must hold after a scenario, by scenario.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -2,9 +2,9 @@
 
 use super::text::{Align, columns, good, warning};
 use crate::measure::Host;
-use crate::statistics::{BYTES_SUFFIX, STAGE_SEPARATOR, Summary};
+use crate::statistics::{STAGE_SEPARATOR, Summary};
 use crate::targets::Verdict;
-use crate::units::{Unit, fixed};
+use crate::units::{Quantity, Unit, fixed};
 
 /// One series in the table.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ pub fn table(rows: &[Row]) -> String {
 
 fn cells(row: &Row) -> [String; 11] {
     let summary = &row.summary;
-    let unit = Unit::fitting(summary.p50, row.series.ends_with(BYTES_SUFFIX));
+    let unit = Unit::fitting(summary.p50, Quantity::of(&row.series));
     let number = |value| unit.number(value);
     let gated = |value: Option<u64>| value.map_or_else(|| "-".into(), number);
     [
@@ -68,7 +68,8 @@ fn cells(row: &Row) -> [String; 11] {
 
 fn verdict(verdict: &Verdict) -> String {
     let word = if verdict.met { good("met") } else { warning("missed") };
-    format!("{}  {word}", verdict.target)
+    let ratio = verdict.ratio.as_ref().map(|ratio| format!("  {ratio} ×"));
+    format!("{}  {word}{}", verdict.target, ratio.unwrap_or_default())
 }
 
 /// The host in one line.
@@ -107,19 +108,23 @@ mod tests {
             verdict,
         };
         let thirty: Vec<u64> = (1..=30).map(|n| 150 + n).collect();
-        let met = Verdict { target: "≤ 200 µs".into(), met: true };
-        let missed = Verdict { target: "≤ 100 ms".into(), met: false };
+        let met = Verdict { target: "≤ 200 µs".into(), met: true, ratio: None };
+        let missed = Verdict { target: "≤ 100 ms".into(), met: false, ratio: None };
+        let ratio = Some("0.61".to_owned());
+        let over = Verdict { target: "≥ y".into(), met: true, ratio };
         let rows = [
             row("warm-create", "create_python", &thirty, Some(met)),
-            row("restore", "create_python", &[120_000, 1_300_000], Some(missed)),
+            row("restore", "create_python", &[120_000, 300_000], Some(missed)),
             row("restore", "create_python/load", &[1], None),
             row("memory", "idle_pss_bytes", &[60 << 20], None),
+            row("files", "x_bytes_per_s", &[70 << 20], Some(over)),
         ];
         let expect = "\
-SCENARIO     SERIES           N          MIN     P50      P90  P95  P99      MAX  TARGET
-warm-create  create_python   30  µs      151     165      177  179    -      180  ≤ 200 µs  met
-restore      create_python    2  ms   120.00  120.00  1300.00    -    -  1300.00  ≤ 100 ms  missed
-memory       idle_pss_bytes   1  MiB   60.00   60.00    60.00    -    -    60.00
+SCENARIO     SERIES           N            MIN     P50     P90  P95  P99     MAX  TARGET
+warm-create  create_python   30  µs        151     165     177  179    -     180  ≤ 200 µs  met
+restore      create_python    2  ms     120.00  120.00  300.00    -    -  300.00  ≤ 100 ms  missed
+memory       idle_pss_bytes   1  MiB     60.00   60.00   60.00    -    -   60.00
+files        x_bytes_per_s    1  MiB/s    70.0    70.0    70.0    -    -    70.0  ≥ y  met  0.61 ×
 ";
         assert_eq!(plain(&table(&rows)), expect);
     }

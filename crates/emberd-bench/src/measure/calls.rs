@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use emberd_api::{CreateSandbox, CreatedSandbox, ErrorCode, ExecBody, ExecOutcome};
 use emberd_api::{Info, STAGE_TOTAL, Sandbox, ServerTiming, Template, paths};
+use emberd_api::{Process, ProcessList, ProcessSpec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -57,6 +58,43 @@ impl Connection {
         let path = paths::exec(id);
         let answer = self.call("POST", &path, &json(body))?;
         Ok((parsed("POST", &path, &answer)?, Timing::of(&answer)))
+    }
+
+    /// Starts a process; returns once it runs.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn start(&mut self, id: &str, spec: &ProcessSpec) -> Result<(u32, Duration), CallError> {
+        let path = paths::processes(id);
+        let answer = self.call("POST", &path, &json(spec))?;
+        let process: Process = parsed("POST", &path, &answer)?;
+        Ok((process.pid, answer.latency))
+    }
+
+    /// The processes of a sandbox that are not forgotten.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn processes(&mut self, id: &str) -> Result<Vec<Process>, CallError> {
+        Ok(self.get::<ProcessList>(&paths::processes(id))?.processes)
+    }
+
+    /// Writes to the standard input of a process.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn stdin(&mut self, id: &str, pid: u32, bytes: &[u8]) -> Result<Duration, CallError> {
+        let path = paths::process(paths::PROCESS_STDIN, id, pid);
+        Ok(self.call("POST", &path, bytes)?.latency)
+    }
+
+    /// Kills a process and has it forgotten.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn kill(&mut self, id: &str, pid: u32) -> Result<Duration, CallError> {
+        let path = paths::process(paths::PROCESS, id, pid);
+        Ok(self.call("DELETE", &path, b"")?.latency)
     }
 
     /// Deletes a sandbox.

@@ -89,16 +89,38 @@ pub struct Connection {
     used: Instant,
 }
 
+/// Bytes both ways.
 #[derive(Debug)]
-enum Socket {
+pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-struct Head {
-    status: u16,
-    length: usize,
+/// What stands before a body.
+pub(super) struct Head {
+    /// HTTP status.
+    pub status: u16,
+    /// How long the body is.
+    pub length: Length,
     told: ServerTiming,
+}
+
+/// How long a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Length {
+    /// So many bytes.
+    Known(usize),
+    /// It comes in chunks, the last of which is empty (RFC 9112 §7.1).
+    Chunked,
+}
+
+/// The error that answer `status` with `body` is.
+pub(super) fn refusal(method: &'static str, path: &str, status: u16, body: &[u8]) -> CallError {
+    let path = path.to_owned();
+    match serde_json::from_slice(body) {
+        Ok(body) => CallError::Refused { method, path, status, body },
+        Err(source) => CallError::Body { method, path, source },
+    }
 }
 
 impl Connection {
@@ -129,11 +151,7 @@ impl Connection {
         if (200..300).contains(&status) {
             return Ok(answer);
         }
-        let path = path.to_owned();
-        Err(match serde_json::from_slice(&answer.body) {
-            Ok(body) => CallError::Refused { method, path, status, body },
-            Err(source) => CallError::Body { method, path, source },
-        })
+        Err(refusal(method, path, status, &answer.body))
     }
 
     fn exchange(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<(u16, Answer)> {
@@ -150,7 +168,10 @@ impl Connection {
         let sent = Instant::now();
         self.socket.get_mut().write_all(&request)?;
         let head = read_head(&mut self.socket)?;
-        let mut body = vec![0; head.length];
+        let Length::Known(length) = head.length else {
+            return Err(malformed("transfer encoding", "chunked"));
+        };
+        let mut body = vec![0; length];
         self.socket.read_exact(&mut body)?;
         let latency = sent.elapsed();
         self.used = Instant::now();
@@ -159,7 +180,7 @@ impl Connection {
 }
 
 impl Socket {
-    fn connect(address: &Address) -> io::Result<Self> {
+    pub(super) fn connect(address: &Address) -> io::Result<Self> {
         match address {
             Address::Tcp(authority) => {
                 let stream = TcpStream::connect(authority)?;
@@ -199,11 +220,11 @@ impl Write for Socket {
 }
 
 /// Reads status line and headers, up to the empty line that ends them.
-fn read_head(reader: &mut impl io::BufRead) -> io::Result<Head> {
+pub(super) fn read_head(reader: &mut impl io::BufRead) -> io::Result<Head> {
     let status_line = read_line(reader)?;
     let status = status_line.split(' ').nth(1).and_then(|word| word.parse().ok());
     let status = status.ok_or_else(|| malformed("status line", &status_line))?;
-    let mut head = Head { status, length: 0, told: ServerTiming::default() };
+    let mut head = Head { status, length: Length::Known(0), told: ServerTiming::default() };
     for _ in 0..HEAD_LINES_MAX {
         let line = read_line(reader)?;
         if line.is_empty() {
@@ -213,8 +234,9 @@ fn read_head(reader: &mut impl io::BufRead) -> io::Result<Head> {
         match name.to_ascii_lowercase().as_str() {
             "content-length" => {
                 let length = value.trim().parse().ok().filter(|length| *length <= BODY_BYTES_MAX);
-                head.length = length.ok_or_else(|| malformed("length", value))?;
+                head.length = Length::Known(length.ok_or_else(|| malformed("length", value))?);
             }
+            "transfer-encoding" if value.trim() == "chunked" => head.length = Length::Chunked,
             "transfer-encoding" => return Err(malformed("transfer encoding", value)),
             SERVER_TIMING_HEADER => head.told = value.parse().unwrap_or_default(),
             _ => {}
@@ -223,7 +245,8 @@ fn read_head(reader: &mut impl io::BufRead) -> io::Result<Head> {
     Err(malformed("head", "too many headers"))
 }
 
-fn read_line(reader: &mut impl io::BufRead) -> io::Result<String> {
+/// A line of a head, or of what stands between chunks.
+pub(super) fn read_line(reader: &mut impl io::BufRead) -> io::Result<String> {
     let mut line = String::new();
     reader.take(HEAD_LINE_BYTES_MAX).read_line(&mut line)?;
     match line.strip_suffix("\r\n") {
@@ -233,7 +256,7 @@ fn read_line(reader: &mut impl io::BufRead) -> io::Result<String> {
     }
 }
 
-fn malformed(what: &str, text: &str) -> io::Error {
+pub(super) fn malformed(what: &str, text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("unexpected {what}: {text:?}"))
 }
 
@@ -246,15 +269,18 @@ mod tests {
         let head = |text: &str| read_head(&mut text.as_bytes());
         let text = "HTTP/1.1 204 No Content\r\nserver-timing: total;dur=1\r\n\r\nrest";
         let parsed = head(text).unwrap();
-        assert_eq!((parsed.status, parsed.length, parsed.told.stages.len()), (204, 0, 1));
-        assert_eq!(head("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").unwrap().length, 5);
+        let none = Length::Known(0);
+        assert_eq!((parsed.status, parsed.length, parsed.told.stages.len()), (204, none, 1));
+        let length = |field: &str| head(&format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n")).unwrap();
+        assert_eq!(length("Content-Length: 5").length, Length::Known(5));
+        assert_eq!(length("Transfer-Encoding: chunked").length, Length::Chunked);
         for text in [
             "",
             "HTTP/1.1 200",
             "HTTP/1.1 two OK\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
         ] {
             assert!(head(text).is_err(), "{text:?}");
         }

@@ -169,6 +169,18 @@ impl Language {
         Program::new(code, Stdout::Bytes(bytes))
     }
 
+    /// Prints the file at `path`, which holds `bytes` bytes and needs no quoting.
+    pub fn file(self, path: &str, bytes: usize) -> Program {
+        let code = match self {
+            Self::Python => format!(
+                "import shutil, sys\nshutil.copyfileobj(open('{path}', 'rb'), sys.stdout.buffer)"
+            ),
+            Self::Shell => format!("cat {path}"),
+            Self::Node => format!("process.stdout.write(require('fs').readFileSync('{path}'))"),
+        };
+        Program::new(code, Stdout::Bytes(bytes))
+    }
+
     /// Reads `bytes` bytes of standard input and prints how many there were.
     pub fn stdin(self, bytes: usize) -> Program {
         let code = match self {

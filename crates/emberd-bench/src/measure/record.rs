@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::calls::Timing;
-use crate::statistics::{STAGE_SEPARATOR, strays};
+use crate::statistics::{RATE_SUFFIX, STAGE_SEPARATOR, strays};
 
 /// Part of a series that may stray before it is doubtful, as a divisor.
 const STRAYS_DIVISOR: usize = 20;
@@ -16,7 +16,7 @@ const STRAYS_SAMPLES_MIN: usize = 20;
 /// Samples and remarks.
 #[derive(Debug, Default)]
 pub struct Record {
-    /// Samples by series, in the order in which the series began; microseconds or bytes.
+    /// Samples by series, in the order in which the series began; of what, the name says.
     pub series: Vec<(String, Vec<u64>)>,
     /// What makes the samples doubtful.
     pub doubts: Vec<String>,
@@ -47,6 +47,14 @@ impl Record {
     /// Adds a duration to `series`.
     pub fn time(&mut self, series: &str, duration: Duration) {
         self.sample(series, microseconds(duration));
+    }
+
+    /// Adds to `series` how long `bytes` took on their way, and how many that is in a second.
+    pub fn transfer(&mut self, series: &str, bytes: usize, duration: Duration) {
+        self.time(series, duration);
+        let us = u128::from(microseconds(duration).max(1));
+        let rate = u64::try_from(bytes as u128 * 1_000_000 / us).unwrap_or(u64::MAX);
+        self.sample(&format!("{series}{RATE_SUFFIX}"), rate);
     }
 
     /// Adds a call's latency to `series`, and where it went to its stages.
@@ -138,6 +146,14 @@ mod tests {
         }
         record.doubt_strays();
         assert_eq!(record.doubts, ["two: 2 of 20 samples are far off the median"]);
+    }
+
+    #[test]
+    fn transfers_are_times_and_rates() {
+        let mut record = Record::default();
+        record.transfer("push", 3 << 20, Duration::from_millis(1500));
+        let expect = [("push", vec![1_500_000]), ("push_bytes_per_s", vec![2 << 20])];
+        assert_eq!(record.series, expect.map(|(name, samples)| (name.to_owned(), samples)));
     }
 
     #[test]

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use emberd_api::{Address, ExecBody, ExecOutcome, ExecSpec, Info, Sandbox, StartedBy};
+use emberd_api::{Address, ExecBody, ExecExit, ExecOutcome, ExecSpec, Info, ProcessSpec};
+use emberd_api::{Sandbox, StartedBy};
 
 use super::calls::Timing;
 use super::connection::Connection;
+use super::events::Listener;
 use super::interrupt::Interrupt;
 use super::programs::Program;
 use super::record::Record;
@@ -116,6 +118,32 @@ impl Rig<'_> {
         let (outcome, timing) = self.connection.exec(id, &body(program))?;
         program.verify(&outcome)?;
         Ok((outcome, timing))
+    }
+
+    /// Runs the program `argv` names in a sandbox, outside of which nothing moves meanwhile:
+    /// how it ended, and what it took, by the guest's own account.
+    ///
+    /// # Errors
+    /// A call failed, or the program did.
+    pub fn in_guest<const N: usize>(
+        &mut self,
+        id: &str,
+        argv: [&str; N],
+    ) -> Result<Duration, MeasureError> {
+        let listener = Listener::connect(self.address)?;
+        let (pid, _) = self.connection.start(id, &ProcessSpec::of_argv(argv))?;
+        let exit = listener.follow(id, pid)?.exit()?;
+        self.connection.kill(id, pid)?;
+        match exit {
+            Some(ExecExit { exit_code: 0, duration_us, .. }) => {
+                Ok(Duration::from_micros(duration_us))
+            }
+            other => Err(MeasureError::Unexpected {
+                what: argv.join(" "),
+                expected: "exit 0".to_owned(),
+                seen: format!("{other:?}"),
+            }),
+        }
     }
 
     /// Deletes a sandbox.

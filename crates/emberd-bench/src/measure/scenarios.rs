@@ -10,9 +10,11 @@ mod concurrency;
 mod delete;
 mod exec;
 mod files;
+mod held;
 mod memory;
 mod overhead;
 mod restore;
+mod stream;
 mod ttfr;
 mod warm_create;
 mod workloads;
@@ -61,7 +63,7 @@ impl Start {
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 13] = [
+pub const SCENARIOS: [Scenario; 15] = [
     Scenario {
         name: "overhead",
         about: "what emberd itself adds to an exec, over the test double",
@@ -124,6 +126,20 @@ pub const SCENARIOS: [Scenario; 13] = [
         iterations: 5,
         start: Start::Roomy,
         run: files::run,
+    },
+    Scenario {
+        name: "stream",
+        about: "a process's first output, an echo through its input, 128 MiB of its output",
+        iterations: 50,
+        start: Start::Pooled,
+        run: stream::run,
+    },
+    Scenario {
+        name: "held",
+        about: "processes held in one sandbox, each with somebody who listens",
+        iterations: 1,
+        start: Start::Pooled,
+        run: held::run,
     },
     Scenario {
         name: "delete",

@@ -8,7 +8,7 @@ const P95_SAMPLES_MIN: usize = 20;
 /// Fewest samples of which a 99th percentile is told: below, it is the maximum.
 const P99_SAMPLES_MIN: usize = 100;
 
-/// A series in seven numbers, in microseconds or bytes.
+/// A series in seven numbers, in what its name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// Samples.

@@ -91,6 +91,38 @@ fn files_go_in_and_out() {
     for series in ["push_128m_shell", "pull_128m_shell", "push_4k_shell", "stat_shell"] {
         check(&document, "files", series, 2);
     }
+    for series in ["push_128m_shell", "write_128m_shell_floor", "loopback_128m_floor"] {
+        check(&document, "files", &format!("{series}_bytes_per_s"), 2);
+    }
+}
+
+#[test]
+fn output_is_streamed_and_told_beside_its_floors() {
+    let (document, printed) = run(&["stream"], &["--iterations", "2", "--breakdown"]);
+    for series in ["first_byte_shell", "first_byte_shell/output", "exec_shell"] {
+        check(&document, "stream", series, 2);
+    }
+    for series in ["echo_shell", "agent_shell_floor", "echo_floor"] {
+        check(&document, "stream", series, 2);
+    }
+    for series in ["output_128m_shell", "exec_8m_shell", "output_128m_shell_floor"] {
+        check(&document, "stream", &format!("{series}_bytes_per_s"), 1);
+    }
+    check(&document, "stream", "output_128m_shell_lost_bytes", 1);
+    assert!(printed.contains("MiB/s") && printed.contains("follow"), "{printed}");
+}
+
+#[test]
+fn many_processes_are_held_and_none_is_left() {
+    let (document, _) = run(&["held"], &["--iterations", "1"]);
+    let held = document["scenarios"]["held"]["held_shell_count"]["p50"].as_u64().unwrap();
+    assert_eq!(held, 256, "as many as a sandbox may have");
+    check(&document, "held", "start_shell", held);
+    check(&document, "held", "echo_held_shell", held);
+    check(&document, "held", "daemon_pss_each_shell_bytes", 1);
+    let checks = document["checks"]["held"].as_array().unwrap();
+    assert_eq!(checks.len(), 5, "{checks:?}");
+    assert!(checks.iter().all(|check| check["holds"] == true), "{checks:?}");
 }
 
 #[test]

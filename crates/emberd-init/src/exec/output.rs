@@ -4,10 +4,10 @@ use std::future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use emberd_proto::Kind;
 use emberd_proto::exec::OUTPUT_BYTES_MAX;
-use emberd_proto::frame::{BULK_BYTES_MAX, encode_bulk};
+use emberd_proto::frame::{BULK_BYTES_MAX, HEADER_BYTES, encode_bulk, header};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::net::unix::pipe::Receiver;
@@ -17,6 +17,10 @@ use super::terminal::Terminal;
 /// Capacity assumed for a pipe that does not tell, in bytes (1 MiB): the most an
 /// unprivileged program can give it.
 const PIPE_BYTES_FALLBACK: usize = 1 << 20;
+
+/// What the pipe of a program that filled it may hold, in bytes (256 KiB): as much as may wait
+/// for the host.
+const WIDE_PIPE_BYTES: i32 = 256 << 10;
 
 /// What is read at once of what a program leaves behind, in bytes (4 KiB): mostly nothing.
 const REST_CHUNK_BYTES: usize = 4 << 10;
@@ -34,6 +38,7 @@ pub struct Output {
     bytes_max: usize,
     sent_bytes: usize,
     truncated: bool,
+    is_widened: bool,
 }
 
 #[derive(Debug)]
@@ -66,7 +71,14 @@ impl Output {
     }
 
     fn of(kind: Kind, source: Option<Source>) -> Self {
-        Self { kind, source, bytes_max: OUTPUT_BYTES_MAX, sent_bytes: 0, truncated: false }
+        Self {
+            kind,
+            source,
+            bytes_max: OUTPUT_BYTES_MAX,
+            sent_bytes: 0,
+            truncated: false,
+            is_widened: false,
+        }
     }
 
     /// From now on nothing is cut.
@@ -98,23 +110,24 @@ impl Output {
     /// Reads once, without waiting, and appends the frames to `frames`.
     pub fn read_some(&mut self, frames: &mut BytesMut) {
         let Some(source) = &self.source else { return };
-        let mut chunk = BytesMut::with_capacity(BULK_BYTES_MAX);
-        let read = match source {
-            Source::Unwatched(_) => return,
-            Source::Pipe(pipe) => pipe.try_read_buf(&mut chunk),
-            Source::Terminal(terminal) => {
-                chunk.resize(TERMINAL_READ_BYTES, 0);
-                let read = terminal.try_read(&mut chunk);
-                chunk.truncate(*read.as_ref().unwrap_or(&0));
-                read
-            }
-        };
+        // Read to where it is sent from: its header is known only then.
+        let start = frames.len();
+        frames.reserve(HEADER_BYTES + BULK_BYTES_MAX);
+        frames.put_bytes(0, HEADER_BYTES);
+        let read = source.read(frames);
         match read {
             Ok(0) => self.source = None,
-            Ok(_) => self.append(&chunk, frames),
+            Ok(bytes) => {
+                if bytes == BULK_BYTES_MAX && !self.is_widened {
+                    self.is_widened = true;
+                    source.widen();
+                }
+                return self.complete(start, bytes, frames);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.source = None,
         }
+        frames.truncate(start);
     }
 
     /// Reads what is in the pipe, once the program has ended.
@@ -150,16 +163,54 @@ impl Output {
         self.source = Some(source);
     }
 
+    /// Makes a frame of what was read behind the room for its header at `start`.
+    fn complete(&mut self, start: usize, bytes: usize, frames: &mut BytesMut) {
+        let kept = self.keep(bytes);
+        let frame_bytes = if kept == 0 { 0 } else { HEADER_BYTES + kept };
+        frames.truncate(start + frame_bytes);
+        if kept > 0 {
+            frames[start..start + HEADER_BYTES].copy_from_slice(&header(self.kind, kept));
+        }
+    }
+
     fn append(&mut self, bytes: &[u8], frames: &mut BytesMut) {
-        let room = self.bytes_max - self.sent_bytes;
-        let kept = &bytes[..bytes.len().min(room)];
-        self.truncated |= kept.len() < bytes.len();
-        self.sent_bytes = self.sent_bytes.saturating_add(kept.len());
-        encode_bulk(self.kind, kept, frames);
+        let kept = self.keep(bytes.len());
+        encode_bulk(self.kind, &bytes[..kept], frames);
+    }
+
+    /// How many of `bytes` more bytes are sent.
+    fn keep(&mut self, bytes: usize) -> usize {
+        let kept = bytes.min(self.bytes_max - self.sent_bytes);
+        self.truncated |= kept < bytes;
+        self.sent_bytes += kept;
+        kept
     }
 }
 
 impl Source {
+    /// Appends what there is to `buffer`, [`BULK_BYTES_MAX`] bytes at most.
+    fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Self::Unwatched(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Self::Pipe(pipe) => pipe.try_read_buf(&mut buffer.limit(BULK_BYTES_MAX)),
+            Self::Terminal(terminal) => {
+                let start = buffer.len();
+                buffer.resize(start + TERMINAL_READ_BYTES, 0);
+                let read = terminal.try_read(&mut buffer[start..]);
+                buffer.truncate(start + *read.as_ref().unwrap_or(&0));
+                read
+            }
+        }
+    }
+
+    /// Lets a pipe hold more, so that a program that fills it and its reader take turns less
+    /// often. A system that does not allow it leaves it as it is.
+    fn widen(&self) {
+        if let Self::Pipe(pipe) = self {
+            fcntl(pipe, FcntlArg::F_SETPIPE_SZ(WIDE_PIPE_BYTES)).ok();
+        }
+    }
+
     /// How many bytes it holds.
     fn capacity(&self) -> usize {
         let bytes = match self {
@@ -182,7 +233,61 @@ impl AsFd for Source {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
+    use emberd_proto::Decoder;
+    use futures::FutureExt as _;
+
     use super::*;
+
+    /// The payloads of `frames`, each of which must be an output's.
+    fn payloads(frames: &BytesMut) -> Vec<usize> {
+        let mut decoder = Decoder::default();
+        decoder.buffer().extend_from_slice(frames);
+        let mut payloads = Vec::new();
+        while let Some(frame) = decoder.next_frame().unwrap() {
+            assert_eq!(frame.kind, Kind::Stdout);
+            payloads.push(frame.payload.len());
+        }
+        decoder.finish().unwrap();
+        payloads
+    }
+
+    #[tokio::test]
+    async fn a_program_that_fills_its_pipe_gets_a_wider_one() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut output = Output::new(Kind::Stdout, reader.into()).unwrap();
+        let mut frames = BytesMut::from(&b"\0\0\0\x02\x04x"[..]);
+        output.readable().now_or_never();
+        output.read_some(&mut frames);
+        assert_eq!(payloads(&frames), [1], "nothing was written yet");
+        writer.write_all(&vec![b'x'; BULK_BYTES_MAX]).unwrap();
+        output.readable().await.unwrap();
+        output.read_some(&mut frames);
+        // Would block, if it were as narrow as before.
+        writer.write_all(&vec![b'y'; 2 * BULK_BYTES_MAX]).unwrap();
+        output.readable().await.unwrap();
+        output.read_some(&mut frames);
+        assert_eq!(payloads(&frames), [1, BULK_BYTES_MAX, BULK_BYTES_MAX]);
+        drop(writer);
+        output.read_rest(&mut frames);
+        assert_eq!(payloads(&frames).iter().sum::<usize>(), 1 + 3 * BULK_BYTES_MAX);
+    }
+
+    #[tokio::test]
+    async fn what_is_read_past_the_cap_is_dropped() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut output = Output::new(Kind::Stdout, reader.into()).unwrap();
+        output.bytes_max = 3;
+        let mut frames = BytesMut::new();
+        for _ in 0..3 {
+            writer.write_all(b"xy").unwrap();
+            output.readable().await.unwrap();
+            output.read_some(&mut frames);
+        }
+        assert_eq!(payloads(&frames), [2, 1]);
+        assert!(output.truncated());
+    }
 
     #[tokio::test]
     async fn output_is_cut_at_the_cap_and_flagged_only_beyond_it() {

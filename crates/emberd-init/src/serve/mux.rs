@@ -17,6 +17,7 @@ use emberd_proto::message::AGENT_PORT_NAME;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use yamux::{Config, Connection, Mode};
 
+use super::gather::{GATHERED_BYTES_MAX, Gather};
 use super::port::{self, Port};
 use super::{CONNECTIONS_MAX, Hall};
 use crate::console;
@@ -25,6 +26,9 @@ use crate::uevents::AsyncUevents;
 /// Most streams of one session. The mux ends a whole session over one stream too many, so
 /// this leaves room above [`CONNECTIONS_MAX`] for streams that are just closing.
 const STREAMS_MAX: usize = 2 * CONNECTIONS_MAX;
+
+/// Bytes before the body of a frame of the mux (yamux specification).
+const HEADER_BYTES: usize = 12;
 
 /// Received bytes all streams together may hold unread (128 MiB): what yamux grants each
 /// stream from the start, 256 KiB.
@@ -38,7 +42,7 @@ pub async fn serve(hall: &Hall, uevents: &AsyncUevents) -> io::Result<Infallible
     let mut port = Port::open(&find_port(uevents).await?)?;
     loop {
         port.host_connected().await?;
-        let mut session = Connection::new(&mut port, config(), Mode::Server);
+        let mut session = Connection::new(Gather::new(&mut port), config(), Mode::Server);
         while let Some(stream) = poll_fn(|context| session.poll_next_inbound(context)).await {
             match stream {
                 Ok(stream) => hall.admit(Box::new(stream.compat()), future::pending()),
@@ -66,5 +70,7 @@ fn config() -> Config {
     let mut config = Config::default();
     config.set_max_num_streams(STREAMS_MAX);
     config.set_max_connection_receive_window(Some(RECEIVE_WINDOW_BYTES_MAX));
+    // The largest frame that is one write.
+    config.set_split_send_size(GATHERED_BYTES_MAX - HEADER_BYTES);
     config
 }

@@ -19,6 +19,14 @@ impl<S: AsyncRead> Reader<S> {
         Self { stream, decoder }
     }
 
+    /// The whole stream of which `writer` is the other half, and what was read of it ahead.
+    pub fn join(self, writer: Writer<S>) -> (S, Decoder)
+    where
+        S: Unpin,
+    {
+        (self.stream.unsplit(writer.0), self.decoder)
+    }
+
     /// Reads the next frame. Cancel safe.
     pub async fn frame(&mut self) -> Result<Frame, ChannelError> {
         next_frame(&mut self.stream, &mut self.decoder).await

@@ -16,7 +16,7 @@ use super::ENDED_KEPT;
 use super::log::Output;
 use super::process::{Process, Word};
 use crate::chain::chain;
-use crate::operation::{LineReader, LineWriter};
+use crate::operation::{Line, LineReader, LineWriter};
 use crate::sandbox::Sandbox;
 
 /// How long a killed process may take to be told as ended; then its connection is closed,
@@ -28,17 +28,24 @@ pub(super) async fn attend<M: MicroVm>(
     sandbox: Arc<Sandbox<M>>,
     process: Process,
     mut reader: LineReader<M>,
-    writer: LineWriter<M>,
+    mut writer: LineWriter<M>,
     words: mpsc::Receiver<Word>,
     seat: OwnedSemaphorePermit,
 ) {
-    let exit = tokio::select! {
-        exit = listen(&process, &mut reader) => exit,
-        never = speak(writer, words) => match never {},
-        () = killed(&process) => lost("it was killed, and its guest did not say how it ended"),
+    let mut in_step = true;
+    let end = tokio::select! {
+        end = listen(&process, &mut reader) => end,
+        never = speak(&mut writer, words, &mut in_step) => match never {},
+        () = killed(&process) => {
+            Err("it was killed, and its guest did not say how it ended".to_owned())
+        }
     };
-    drop(reader);
-    process.end(exit);
+    if end.is_ok() && in_step {
+        Line::join(reader, writer).done();
+    } else {
+        drop((reader, writer));
+    }
+    process.end(end.unwrap_or_else(|why| lost(&why)));
     drop(seat);
     sandbox.processes.trim();
     tokio::select! {
@@ -49,13 +56,13 @@ pub(super) async fn attend<M: MicroVm>(
     sandbox.processes.forget(&process);
 }
 
-/// Notes what the guest says, until that is the end.
-async fn listen<M: MicroVm>(process: &Process, reader: &mut LineReader<M>) -> ExecExit {
+/// Notes what the guest says, until that is the end; else why the end is not known.
+async fn listen<M: MicroVm>(
+    process: &Process,
+    reader: &mut LineReader<M>,
+) -> Result<ExecExit, String> {
     loop {
-        let frame = match reader.frame().await {
-            Ok(frame) => frame,
-            Err(error) => return lost(&chain(&error)),
-        };
+        let frame = reader.frame().await.map_err(|error| chain(&error))?;
         let rule = match frame.kind {
             Kind::Stdout if !frame.payload.is_empty() => {
                 process.wrote(Output::Stdout, &frame.payload);
@@ -66,23 +73,30 @@ async fn listen<M: MicroVm>(process: &Process, reader: &mut LineReader<M>) -> Ex
                 continue;
             }
             Kind::Control => match frame.message() {
-                Ok(GuestMessage::Exited(exit)) => return exit,
+                Ok(GuestMessage::Exited(exit)) => return Ok(exit),
                 Ok(GuestMessage::StdinTaken { bytes }) if process.took(bytes) => continue,
                 Ok(GuestMessage::StdinTaken { .. }) => "it took more input than it was sent",
                 _ => "it said something else than what its process does",
             },
             _ => "it sent a frame a process has no use for",
         };
-        return lost(&chain(&reader.broken(rule).await));
+        return Err(chain(&reader.broken(rule).await));
     }
 }
 
 /// Says what there is to be said. What the guest no longer hears is told by its silence.
+///
+/// `in_step` stays set while it does not matter whether the guest reads a word before or after
+/// the process's end: then it ignores input, and would take a message for another operation. A
+/// word that is half written when this is dropped is out of step, too.
 async fn speak<M: MicroVm>(
-    mut writer: LineWriter<M>,
+    writer: &mut LineWriter<M>,
     mut words: mpsc::Receiver<Word>,
+    in_step: &mut bool,
 ) -> Infallible {
     while let Some(word) = words.recv().await {
+        let stays = *in_step && !matches!(word, Word::Message(_));
+        *in_step = false;
         let said = match word {
             Word::Message(message) => writer.say(&message).await,
             Word::Stdin(bytes) => writer.send(Kind::Stdin, &bytes).await,
@@ -91,6 +105,7 @@ async fn speak<M: MicroVm>(
         if said.is_err() {
             break;
         }
+        *in_step = stays;
     }
     future::pending().await
 }

@@ -305,3 +305,27 @@ async fn a_guest_whose_words_have_no_place_is_ended() {
         fixture.close().await;
     }
 }
+
+#[tokio::test]
+async fn a_connection_is_used_again_unless_its_process_was_sent_a_signal() {
+    // Off PID 1 the parent of a program is the agent: these are all its connections.
+    const SOCKETS: &str = "cat >/dev/null; readlink /proc/$PPID/fd/* | grep ^socket: | sort";
+    let fixture = Fixture::new();
+    let id = fixture.create().await;
+    let mut seen = Vec::new();
+    for signal in [None, None, Some(SignalName::SigCont), None] {
+        let process = start(&fixture, id, SOCKETS).await;
+        if let Some(signal) = signal {
+            process.signal(signal).await.unwrap();
+        }
+        let mut stdin = process.stdin().await.unwrap();
+        stdin.write(Bytes::from_static(b"read")).await.unwrap();
+        stdin.end().await.unwrap();
+        seen.push(output(&process).await.0);
+    }
+    assert!(!seen[0].is_empty());
+    assert_eq!(seen[0], seen[1], "input alone leaves a connection in step");
+    assert_eq!(seen[1], seen[2]);
+    assert_ne!(seen[2], seen[3], "the guest might take a late signal for the next operation");
+    fixture.close().await;
+}

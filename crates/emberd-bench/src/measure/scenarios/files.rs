@@ -1,7 +1,11 @@
 //! `files`: a large file into a sandbox and out of it, and small ones, which cost what a request
-//! costs. 128 MiB in one second is 128 MiB/s.
+//! costs. Beside it what the large one costs where emberd moves nothing: a program in the guest
+//! that writes one, another that reads it, and as many bytes over the host's loopback interface.
+
+use std::time::Duration;
 
 use crate::measure::MeasureError;
+use crate::measure::floors;
 use crate::measure::rig::{Rig, WARM_UPS};
 
 /// Bytes of the large file (128 MiB): long enough that beginning and end do not count.
@@ -32,19 +36,46 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
                         seen: format!("{} other bytes", read.len()),
                     });
                 }
-                if iteration >= WARM_UPS {
-                    rig.record.time(&format!("push_{size}_{pack}"), pushed);
-                    rig.record.time(&format!("pull_{size}_{pack}"), pulled);
+                if iteration < WARM_UPS {
+                    continue;
+                }
+                for (way, took) in [("push", pushed), ("pull", pulled)] {
+                    let series = format!("{way}_{size}_{pack}");
+                    if content.len() == LARGE_BYTES {
+                        rig.record.transfer(&series, LARGE_BYTES, took);
+                    } else {
+                        rig.record.time(&series, took);
+                    }
                 }
             }
             let asked = rig.connection.stat(&id, &dir)?;
+            let written = write_floor(rig, &id, &format!("{dir}/128m"))?;
+            let read = read_floor(rig, &id, &format!("{dir}/128m"))?;
+            let loopback = floors::loopback(LARGE_BYTES)?;
             if iteration >= WARM_UPS {
                 rig.record.time(&format!("stat_{pack}"), asked);
+                for (floor, took) in [("write", written), ("read", read)] {
+                    rig.record.transfer(&format!("{floor}_128m_{pack}_floor"), LARGE_BYTES, took);
+                }
+                rig.record.transfer("loopback_128m_floor", LARGE_BYTES, loopback);
             }
         }
         rig.delete(&id)?;
     }
     Ok(())
+}
+
+/// How long a program in the guest takes to write as much to a new file in place of `path`.
+fn write_floor(rig: &mut Rig, id: &str, path: &str) -> Result<Duration, MeasureError> {
+    rig.connection.remove(id, path)?;
+    let (into, count) = (format!("of={path}"), format!("count={}", LARGE_BYTES >> 16));
+    rig.in_guest(id, ["dd", "if=/dev/zero", &into, "bs=64k", &count, "status=none"])
+}
+
+/// How long a program in the guest takes to read it.
+fn read_floor(rig: &mut Rig, id: &str, path: &str) -> Result<Duration, MeasureError> {
+    let from = format!("if={path}");
+    rig.in_guest(id, ["dd", &from, "of=/dev/null", "bs=64k", "status=none"])
 }
 
 /// Bytes that repeat late (a linear congruence), so that nothing on their way can shorten them.

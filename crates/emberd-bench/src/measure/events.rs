@@ -1,0 +1,209 @@
+//! What happens to a process, as server-sent events over a connection of their own.
+
+use std::io::{self, BufRead, BufReader, Read, Write as _};
+
+use emberd_api::{Address, ExecExit, ProcessEvent, ProcessEventKind, paths};
+
+use super::connection::{CallError, Length, Socket, malformed, read_head, read_line, refusal};
+
+/// Longest line of an event, in bytes (8 MiB): 64 KiB of output, every byte of it escaped as six
+/// and as base64 besides, and room.
+const LINE_BYTES_MAX: u64 = 8 << 20;
+
+/// Largest refusal that is read, in bytes (64 KiB).
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
+
+const METHOD: &str = "GET";
+
+/// A connection that follows nothing yet, made before the clock runs.
+#[derive(Debug)]
+pub struct Listener(BufReader<Socket>);
+
+/// The events of one process.
+#[derive(Debug)]
+pub struct Events {
+    path: String,
+    body: BufReader<Chunked<BufReader<Socket>>>,
+}
+
+impl Listener {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`CallError::Connect`].
+    pub fn connect(address: &Address) -> Result<Self, CallError> {
+        let socket = Socket::connect(address)
+            .map_err(|source| CallError::Connect { addr: address.clone(), source })?;
+        Ok(Self(BufReader::new(socket)))
+    }
+
+    /// Follows process `pid` from its first event on; returns once the daemon has agreed.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn follow(mut self, id: &str, pid: u32) -> Result<Events, CallError> {
+        let path = paths::process(paths::PROCESS_EVENTS, id, pid);
+        match self.ask(&path) {
+            Ok(None) => {
+                let body = BufReader::new(Chunked { inner: self.0, left: 0, state: State::First });
+                Ok(Events { path, body })
+            }
+            Ok(Some((status, body))) => Err(refusal(METHOD, &path, status, &body)),
+            Err(source) => Err(CallError::Broken { method: METHOD, path, source }),
+        }
+    }
+
+    /// Status and body of an answer that is no stream.
+    fn ask(&mut self, path: &str) -> io::Result<Option<(u16, Vec<u8>)>> {
+        let request = format!("{METHOD} {path} HTTP/1.1\r\nHost: emberd\r\n\r\n");
+        self.0.get_mut().write_all(request.as_bytes())?;
+        let head = read_head(&mut self.0)?;
+        match head.length {
+            Length::Chunked if head.status == 200 => Ok(None),
+            Length::Known(length) if length <= REFUSAL_BYTES_MAX => {
+                let mut body = vec![0; length];
+                self.0.read_exact(&mut body)?;
+                Ok(Some((head.status, body)))
+            }
+            length => Err(malformed("length", &format!("{length:?}"))),
+        }
+    }
+}
+
+impl Events {
+    /// Waits for the next event; none after the last.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn next(&mut self) -> Result<Option<ProcessEvent>, CallError> {
+        let data = next_data(&mut self.body).map_err(|source| CallError::Broken {
+            method: METHOD,
+            path: self.path.clone(),
+            source,
+        })?;
+        let Some(data) = data else { return Ok(None) };
+        let event = serde_json::from_str(&data).map_err(|source| CallError::Body {
+            method: METHOD,
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(Some(event))
+    }
+
+    /// Waits for output: its text. None if the process ends without any.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn output(&mut self) -> Result<Option<String>, CallError> {
+        while let Some(event) = self.next()? {
+            if let ProcessEventKind::Stdout(text) = event.kind {
+                return Ok(Some(text.text));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn exit(&mut self) -> Result<Option<ExecExit>, CallError> {
+        while let Some(event) = self.next()? {
+            if let ProcessEventKind::Exit(exit) = event.kind {
+                return Ok(Some(exit));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The next `data` field: what comes besides is told in it too, or says that the stream lives.
+fn next_data(reader: &mut impl BufRead) -> io::Result<Option<String>> {
+    loop {
+        let mut line = String::new();
+        reader.take(LINE_BYTES_MAX).read_line(&mut line)?;
+        let Some(text) = line.strip_suffix('\n') else {
+            return if line.is_empty() { Ok(None) } else { Err(malformed("line", "one too long")) };
+        };
+        if let Some(data) = text.strip_prefix("data:") {
+            return Ok(Some(data.trim_start().to_owned()));
+        }
+    }
+}
+
+/// A chunked body, without what stands between its chunks.
+#[derive(Debug)]
+struct Chunked<R> {
+    inner: R,
+    /// Bytes of the chunk not yet read.
+    left: usize,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    First,
+    Later,
+    Ended,
+}
+
+impl<R: BufRead> Chunked<R> {
+    fn begin(&mut self) -> io::Result<()> {
+        if self.state == State::Later {
+            read_line(&mut self.inner)?;
+        }
+        let line = read_line(&mut self.inner)?;
+        self.left =
+            usize::from_str_radix(&line, 16).map_err(|_| malformed("size of a chunk", &line))?;
+        self.state = if self.left == 0 { State::Ended } else { State::Later };
+        Ok(())
+    }
+}
+
+impl<R: BufRead> Read for Chunked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 && self.state != State::Ended {
+            self.begin()?;
+        }
+        let wanted = buffer.len().min(self.left);
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let read = self.inner.read(&mut buffer[..wanted])?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= read;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The data of every event in `body`.
+    fn check(body: &str, expect: &[&str]) -> io::Result<()> {
+        let chunked = Chunked { inner: body.as_bytes(), left: 0, state: State::First };
+        let mut reader = BufReader::new(chunked);
+        for data in expect {
+            assert_eq!(next_data(&mut reader)?.as_deref(), Some(*data));
+        }
+        assert_eq!(next_data(&mut reader)?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn events_are_found_whatever_the_chunks() {
+        let body = "15\r\nid: 0\nevent: started\n\r\n9\r\ndata: a\n\n\r\n3\r\n:\n\n\r\nB\r\ndata: b\
+                    \ndat\r\n6\r\na: c\n\n\r\n0\r\n\r\n";
+        check(body, &["a", "b", "c"]).unwrap();
+    }
+
+    #[test]
+    fn a_stream_that_breaks_off_is_an_error() {
+        for body in ["", "5\r\ndata", "x\r\n", "7\r\ndata: a\r\n0\r\n\r\n"] {
+            assert!(check(body, &[]).is_err(), "{body:?}");
+        }
+    }
+}

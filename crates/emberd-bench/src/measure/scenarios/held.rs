@@ -1,0 +1,210 @@
+//! `held`: how many processes one sandbox holds, each with somebody who listens, and what each
+//! takes. As many as the daemon lets be started; then every one of them is spoken to and
+//! answers; then all are killed, and nothing of them may be left, on the host or in the guest.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use emberd_api::{ErrorCode, ProcessSpec};
+
+use crate::measure::MeasureError;
+use crate::measure::connection::CallError;
+use crate::measure::events::{Events, Listener};
+use crate::measure::proc::{self, Weight};
+use crate::measure::rig::{Rig, WARM_UPS};
+use crate::statistics::{BYTES_SUFFIX, COUNT_SUFFIX};
+
+/// Processes after which no more are asked for, whether refused or not: each has a connection
+/// to the daemon, which takes 1,024.
+const HELD_MAX: usize = 512;
+
+/// What is written to each, and comes back.
+const LINE: &str = "hello\n";
+
+/// Lines to a process that has no others beside it.
+const LINES_ALONE: usize = 50;
+
+/// Longest wait until killed processes are gone, and what the daemon held for them.
+const GONE_MAX: Duration = Duration::from_secs(60);
+
+/// Connections to a guest the daemon keeps for what comes next, at most; over the double and under
+/// Firecracker each is a descriptor.
+const CONNECTIONS_KEPT: usize = 8;
+
+/// Pause between two looks at what goes.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// A `cat` and its listener.
+struct Held {
+    pid: u32,
+    events: Events,
+}
+
+pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
+    // A `cat` is the same in every pack.
+    let Some(pack) = rig.packs.first() else { return Ok(()) };
+    for _ in 0..rig.iterations {
+        let (id, _) = rig.create(pack)?;
+        alone(rig, &id, pack)?;
+        rig.settle()?;
+        let before = Holding::of(rig, &id)?;
+        let mut all = start_all(rig, &id, pack)?;
+        let unanswered = answer_all(rig, &id, pack, &mut all)?;
+        let seen = format!("{unanswered} of {} do not", all.len());
+        rig.record.check("every process answers", unanswered == 0, seen);
+        rig.settle()?;
+        let held = Holding::of(rig, &id)?;
+        before.record_growth(rig, pack, held, all.len());
+        kill_all(rig, &id, pack, all)?;
+        rig.settle()?;
+        before.check_released(rig, &id)?;
+        rig.delete(&id)?;
+    }
+    Ok(())
+}
+
+/// Lines to one process that has no others beside it.
+fn alone(rig: &mut Rig, id: &str, pack: &str) -> Result<(), MeasureError> {
+    let mut held = start(rig, id)?.0;
+    for line in 0..WARM_UPS + LINES_ALONE {
+        rig.interrupt.check()?;
+        let (_, took) = answer(rig, id, &mut held)?;
+        if line >= WARM_UPS {
+            rig.record.time(&format!("echo_alone_{pack}"), took);
+        }
+    }
+    rig.connection.kill(id, held.pid)?;
+    Ok(())
+}
+
+/// Starts as many as may be.
+fn start_all(rig: &mut Rig, id: &str, pack: &str) -> Result<Vec<Held>, MeasureError> {
+    let mut all = Vec::new();
+    let asked = Instant::now();
+    while all.len() < HELD_MAX {
+        rig.interrupt.check()?;
+        match start(rig, id) {
+            Ok((held, took)) => {
+                rig.record.time(&format!("start_{pack}"), took);
+                all.push(held);
+            }
+            Err(CallError::Refused { body, .. }) if body.code == ErrorCode::TooMany => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    rig.record.time(&format!("start_all_{pack}"), asked.elapsed());
+    rig.record.sample(&format!("held_{pack}{COUNT_SUFFIX}"), all.len() as u64);
+    Ok(all)
+}
+
+/// Starts one and listens to it: until the daemon has told the first event.
+fn start(rig: &mut Rig, id: &str) -> Result<(Held, Duration), CallError> {
+    let listener = Listener::connect(rig.address)?;
+    let asked = Instant::now();
+    let (pid, _) = rig.connection.start(id, &ProcessSpec::of_argv(["cat"]))?;
+    let mut events = listener.follow(id, pid)?;
+    events.next()?;
+    Ok((Held { pid, events }, asked.elapsed()))
+}
+
+/// Speaks to each in turn: how many do not answer as they should.
+fn answer_all(
+    rig: &mut Rig,
+    id: &str,
+    pack: &str,
+    all: &mut [Held],
+) -> Result<usize, MeasureError> {
+    let mut unanswered = 0;
+    for held in all {
+        rig.interrupt.check()?;
+        let (is_right, took) = answer(rig, id, held)?;
+        rig.record.time(&format!("echo_held_{pack}"), took);
+        unanswered += usize::from(!is_right);
+    }
+    Ok(unanswered)
+}
+
+/// Speaks to one: whether it answers as it should, and how long that took.
+fn answer(rig: &mut Rig, id: &str, held: &mut Held) -> Result<(bool, Duration), CallError> {
+    let sent = Instant::now();
+    rig.connection.stdin(id, held.pid, LINE.as_bytes())?;
+    let text = held.events.output()?;
+    Ok((text.as_deref() == Some(LINE), sent.elapsed()))
+}
+
+/// Kills them, and looks in the guest until none is left.
+fn kill_all(rig: &mut Rig, id: &str, pack: &str, all: Vec<Held>) -> Result<(), MeasureError> {
+    let pids: Vec<_> = all.iter().map(|held| held.pid.to_string()).collect();
+    let asked = Instant::now();
+    for held in all {
+        rig.connection.kill(id, held.pid)?;
+    }
+    rig.record.time(&format!("kill_all_{pack}"), asked.elapsed());
+    let listed = rig.connection.processes(id)?.len();
+    rig.record.check("no process is listed", listed == 0, format!("{listed} are"));
+    let look = format!("for pid in {}; do ! kill -0 $pid || exit 1; done", pids.join(" "));
+    let left = loop {
+        // While they end there may be no room for one more.
+        let Err(left) = rig.in_guest(id, ["/bin/sh", "-c", &look]) else { break None };
+        if asked.elapsed() > GONE_MAX {
+            break Some(left);
+        }
+        rig.interrupt.check()?;
+        thread::sleep(LOOK_AGAIN);
+    };
+    rig.record.time(&format!("gone_all_{pack}"), asked.elapsed());
+    let seen = left.as_ref().map_or_else(|| "none is".to_owned(), |error| crate::chain(error));
+    rig.record.check("no process is left in the guest", left.is_none(), seen);
+    Ok(())
+}
+
+/// What the daemon and a sandbox's VMM hold.
+#[derive(Debug, Clone, Copy)]
+struct Holding {
+    daemon_bytes: Option<u64>,
+    vmm_bytes: Option<u64>,
+    descriptors: Option<usize>,
+}
+
+impl Holding {
+    fn of(rig: &mut Rig, id: &str) -> Result<Self, MeasureError> {
+        let vmm_pid = rig.connection.sandbox(id)?.vmm_pid;
+        let daemon_pid = rig.home.as_ref().map(|home| home.pid);
+        let pss_bytes = |pid: Option<u32>| pid.and_then(Weight::of).map(|weight| weight.pss_bytes);
+        Ok(Self {
+            daemon_bytes: pss_bytes(daemon_pid),
+            vmm_bytes: pss_bytes(vmm_pid.filter(|_| rig.home.is_some())),
+            descriptors: daemon_pid.map(proc::descriptors),
+        })
+    }
+
+    /// What each of `count` processes took more than `self`.
+    fn record_growth(self, rig: &mut Rig, pack: &str, held: Self, count: usize) {
+        for (whose, before, after) in [
+            ("daemon", self.daemon_bytes, held.daemon_bytes),
+            ("vmm", self.vmm_bytes, held.vmm_bytes),
+        ] {
+            let (Some(before), Some(after)) = (before, after) else { continue };
+            if let Some(each) = after.saturating_sub(before).checked_div(count as u64) {
+                rig.record.sample(&format!("{whose}_pss_each_{pack}{BYTES_SUFFIX}"), each);
+            }
+        }
+    }
+
+    /// Holds against `self` how many descriptors the daemon has once nobody listens any more.
+    fn check_released(self, rig: &mut Rig, id: &str) -> Result<(), MeasureError> {
+        let Some(before) = self.descriptors else { return Ok(()) };
+        let since = Instant::now();
+        loop {
+            let now = Self::of(rig, id)?.descriptors.unwrap_or_default();
+            let are_released = now <= before + CONNECTIONS_KEPT;
+            if are_released || since.elapsed() > GONE_MAX {
+                let seen = format!("{before} before, {now} after");
+                rig.record.check("the daemon's descriptors are given back", are_released, seen);
+                return Ok(());
+            }
+            rig.interrupt.check()?;
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+}

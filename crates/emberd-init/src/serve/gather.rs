@@ -1,0 +1,152 @@
+//! A byte stream that is written to once for each flush.
+//!
+//! The mux writes a frame's header and its body apart, and flushes after each frame. Every write
+//! to a port is a buffer and a call to the VMM, which costs far more than to copy the bytes.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures::io::{AsyncRead, AsyncWrite};
+
+/// Bytes that wait for a flush at most (32 KiB): as many as the kernel passes on in one write to
+/// a virtio port (`port_fops_write` in `drivers/char/virtio_console.c`).
+pub const GATHERED_BYTES_MAX: usize = 32 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Gather<T> {
+    stream: T,
+    /// What was written and not passed on yet.
+    waiting: Vec<u8>,
+    /// How much of it has been passed on since.
+    passed: usize,
+}
+
+impl<T: AsyncWrite + Unpin> Gather<T> {
+    /// Gathers what is written to `stream`.
+    pub fn new(stream: T) -> Self {
+        Self { stream, waiting: Vec::with_capacity(GATHERED_BYTES_MAX), passed: 0 }
+    }
+
+    /// Passes on all that waits.
+    fn poll_pass(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.passed < self.waiting.len() {
+            let rest = &self.waiting[self.passed..];
+            match ready!(Pin::new(&mut self.stream).poll_write(context, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                bytes => self.passed += bytes,
+            }
+        }
+        self.waiting.clear();
+        self.passed = 0;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Gather<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Gather<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.waiting.len() == GATHERED_BYTES_MAX || self.passed > 0 {
+            ready!(self.poll_pass(context))?;
+        }
+        let room = GATHERED_BYTES_MAX - self.waiting.len();
+        let taken = &bytes[..bytes.len().min(room)];
+        self.waiting.extend_from_slice(taken);
+        Poll::Ready(Ok(taken.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pass(context))?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pass(context))?;
+        Pin::new(&mut self.stream).poll_close(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::AsyncWriteExt as _;
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    /// Takes at most so many bytes in one write, and none in every other attempt.
+    #[derive(Default)]
+    struct Narrow {
+        writes: Vec<Vec<u8>>,
+        bytes_max: usize,
+        is_full: bool,
+    }
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.is_full = !self.is_full;
+            if self.is_full {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let taken = &bytes[..bytes.len().min(self.bytes_max)];
+            self.writes.push(taken.to_vec());
+            Poll::Ready(Ok(taken.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn header_and_body_are_one_write() {
+        let mut gather = Gather::new(Narrow { bytes_max: usize::MAX, ..Narrow::default() });
+        gather.write_all(b"header").await.unwrap();
+        gather.write_all(b"body").await.unwrap();
+        assert!(gather.stream.writes.is_empty(), "nothing is written before the flush");
+        gather.flush().await.unwrap();
+        gather.flush().await.unwrap();
+        assert_eq!(gather.stream.writes, [b"headerbody"]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_or_held_beyond_the_limit() {
+        let mut gather = Gather::new(Narrow { bytes_max: 1000, ..Narrow::default() });
+        let bytes: Vec<u8> = (0..=250).cycle().take(3 * GATHERED_BYTES_MAX + 1).collect();
+        for piece in bytes.chunks(777) {
+            gather.write_all(piece).await.unwrap();
+            assert!(gather.waiting.len() <= GATHERED_BYTES_MAX);
+        }
+        gather.close().await.unwrap();
+        assert_eq!(gather.stream.writes.concat(), bytes);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_takes_nothing_keeps_its_writer_waiting() {
+        let mut gather = Gather::new(Narrow { bytes_max: 1, ..Narrow::default() });
+        gather.write_all(&vec![7; GATHERED_BYTES_MAX]).await.unwrap();
+        assert!(gather.write(b"more").now_or_never().is_none());
+    }
+}
