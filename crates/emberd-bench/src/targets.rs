@@ -73,7 +73,7 @@ const OUTPUT_PYTHON: Bound = PercentAtLeast(20, "stream", "output_128m_python_fl
 const OUTPUT_SHELL: Bound = PercentAtLeast(20, "stream", "output_128m_shell_floor_bytes_per_s");
 
 /// Every promise. Times in microseconds.
-pub const TARGETS: [Target; 25] = [
+pub const TARGETS: [Target; 29] = [
     target("cold-boot", "create_python", AtMost(100_000), &[Kvm]),
     target("cold-boot", "create_shell", AtMost(100_000), &[Kvm]),
     target("restore", "first_answer_python", AtMost(10_000), &[Kvm]),
@@ -93,6 +93,10 @@ pub const TARGETS: [Target; 25] = [
     target("stream", "echo_shell", Percent(120, "stream", "agent_shell_floor"), ALL),
     target("stream", "output_128m_python_bytes_per_s", OUTPUT_PYTHON, &[Emulated]),
     target("stream", "output_128m_shell_bytes_per_s", OUTPUT_SHELL, &[Emulated]),
+    target("context", "run_python", AtMost(500), &[Double]),
+    target("context", "run_shell", AtMost(500), &[Double]),
+    target("context", "run_python", AtMost(5000), &[Emulated]),
+    target("context", "run_shell", AtMost(5000), &[Emulated]),
     target("held", "held_python_count", AtLeast(200), ALL),
     target("held", "held_shell_count", AtLeast(200), ALL),
     target("delete", "answer_python", AtMost(500), &[Kvm, Emulated]),

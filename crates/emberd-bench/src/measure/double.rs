@@ -16,6 +16,18 @@ use super::daemon::{StartError, beside};
 /// Where Python is looked for; without it there is no such pack.
 const PYTHONS: [&str; 3] = ["/usr/bin/python3", "/usr/local/bin/python3", "/bin/python3"];
 
+/// The interpreter of a context: whatever it is to run, it counts its runs. Its descriptor 0 is
+/// the socket of the conversation.
+const COUNTING: &str = r#"
+printf '{"event":"ready"}\n' >&0
+count=0
+while read -r line; do
+    printf '{"event":"started","execution_count":%d}\n' $((count + 1)) >&0
+    printf '{"event":"result","data":{"text/plain":"%d"}}\n' $count >&0
+    count=$((count + 1))
+    printf '{"event":"done","execution_count":%d}\n' $count >&0
+done"#;
+
 /// The double and a data directory for it.
 #[derive(Debug)]
 pub struct DoubleRoom {
@@ -73,7 +85,12 @@ fn write_pack(
     interpreter: &str,
     file_name: &str,
 ) -> Result<(), StartError> {
-    let spec = json!({ "name": name, "run": [interpreter, "{file}"], "file_name": file_name });
+    let spec = json!({
+        "name": name,
+        "run": [interpreter, "{file}"],
+        "file_name": file_name,
+        "contexts": [{ "languages": [name], "run": ["/bin/sh", "-c", COUNTING] }],
+    });
     let rootfs = spec.to_string();
     let sha256 = Digest::of(rootfs.as_bytes()).to_string();
     let manifest = json!({

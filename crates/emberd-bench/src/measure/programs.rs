@@ -127,6 +127,15 @@ impl Language {
         Program::printing(code, format!("{word}\n"))
     }
 
+    /// What begins a count in a context, and what goes on with it and tells it.
+    pub fn counting(self) -> [&'static str; 2] {
+        match self {
+            Self::Python => ["count = 0", "count += 1\ncount"],
+            Self::Shell => ["count=0", "count=$((count + 1)); echo $count"],
+            Self::Node => ["var count = 0", "count += 1"],
+        }
+    }
+
     /// Loads a dozen modules of the standard library; the shell has none.
     pub fn imports(self) -> Option<Program> {
         let code = match self {

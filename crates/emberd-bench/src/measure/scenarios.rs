@@ -7,6 +7,7 @@ mod bare_fork;
 mod churn;
 mod cold_boot;
 mod concurrency;
+mod context;
 mod delete;
 mod exec;
 mod files;
@@ -63,7 +64,7 @@ impl Start {
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 15] = [
+pub const SCENARIOS: [Scenario; 16] = [
     Scenario {
         name: "overhead",
         about: "what emberd itself adds to an exec, over the test double",
@@ -133,6 +134,13 @@ pub const SCENARIOS: [Scenario; 15] = [
         iterations: 50,
         start: Start::Pooled,
         run: stream::run,
+    },
+    Scenario {
+        name: "context",
+        about: "a run in an interpreter that remembers",
+        iterations: 100,
+        start: Start::Pooled,
+        run: context::run,
     },
     Scenario {
         name: "held",
