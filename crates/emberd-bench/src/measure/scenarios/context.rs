@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use emberd_api::{ContextRun, ContextSpec, RunEvent};
-use emberd_client::{Client, ClientError, RunEvents};
+use emberd_client::{Client, ClientError};
 
 use crate::measure::MeasureError;
 use crate::measure::programs::Language;
@@ -16,20 +16,14 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let client = Client::new(&rig.address.to_string()).map_err(io::Error::other)?;
     let packs = rig.packs;
     for pack in packs {
-        let language = Language::of(pack)?;
-        let [begin, count] = language.counting();
-        let hello = language.hello();
+        let hello = Language::of(pack)?.hello();
         let (id, _) = rig.create(pack)?;
         let asked = Instant::now();
-        let opened = runtime.block_on(client.open_context(&id, &ContextSpec::default()));
-        let context = opened.map_err(failed)?.id;
+        let mut counter = runtime.block_on(Counter::open(&client, &id, pack))?;
         rig.record.time(&format!("open_{pack}"), asked.elapsed());
-        let room = Room { client: &client, id: &id, context: &context };
-        runtime.block_on(room.run(begin)).map_err(failed)?;
         for iteration in 0..WARM_UPS + rig.iterations {
             rig.settle()?;
-            let (said, stages) = runtime.block_on(room.run(count)).map_err(failed)?;
-            expect(&said, iteration + 1)?;
+            let stages = runtime.block_on(counter.count())?;
             rig.settle()?;
             let (_, ran) = rig.exec(&id, &hello)?;
             rig.settle()?;
@@ -45,21 +39,23 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// A context, and a client of its daemon.
-struct Room<'a> {
+/// A context that counts its runs.
+pub struct Counter<'a> {
     client: &'a Client,
     id: &'a str,
-    context: &'a str,
+    context: String,
+    code: &'static str,
+    counted: usize,
 }
 
 /// What a run took.
-struct Stages {
+pub struct Stages {
     /// Until the answer's head: the request is understood, the run has its turn.
     accepted: Duration,
     /// From there until the interpreter had begun.
     begun: Duration,
     /// All of it.
-    whole: Duration,
+    pub whole: Duration,
 }
 
 impl Stages {
@@ -72,12 +68,33 @@ impl Stages {
     }
 }
 
-impl Room<'_> {
+impl<'a> Counter<'a> {
+    /// Opens a context of `pack` in a sandbox, and has it begin.
+    pub async fn open(client: &'a Client, id: &'a str, pack: &str) -> Result<Self, MeasureError> {
+        let [begin, code] = Language::of(pack)?.counting();
+        let opened = client.open_context(id, &ContextSpec::default()).await.map_err(failed)?;
+        let counter = Self { client, id, context: opened.id, code, counted: 0 };
+        counter.run(begin).await.map_err(failed)?;
+        Ok(counter)
+    }
+
+    /// Counts one on, and holds what it says against that.
+    pub async fn count(&mut self) -> Result<Stages, MeasureError> {
+        let (said, stages) = self.run(self.code).await.map_err(failed)?;
+        self.counted += 1;
+        let expected = self.counted.to_string();
+        if said == expected {
+            return Ok(stages);
+        }
+        let what = "a run in a context".to_owned();
+        Err(MeasureError::Unexpected { what, expected, seen: said })
+    }
+
     /// Runs `code`; what it printed, or its result.
     async fn run(&self, code: &str) -> Result<(String, Stages), ClientError> {
         let run = ContextRun { code: code.to_owned(), timeout_ms: None };
         let asked = Instant::now();
-        let mut events: RunEvents = self.client.run_context(self.id, self.context, &run).await?;
+        let mut events = self.client.run_context(self.id, &self.context, &run).await?;
         let accepted = asked.elapsed();
         let (mut said, mut begun) = (String::new(), Duration::ZERO);
         while let Some(event) = events.next().await? {
@@ -93,14 +110,6 @@ impl Room<'_> {
         }
         Ok((said, Stages { accepted, begun, whole: asked.elapsed() }))
     }
-}
-
-fn expect(said: &str, count: usize) -> Result<(), MeasureError> {
-    if said == count.to_string() {
-        return Ok(());
-    }
-    let (what, seen) = ("a run in a context".to_owned(), said.to_owned());
-    Err(MeasureError::Unexpected { what, expected: count.to_string(), seen })
 }
 
 fn failed(error: ClientError) -> MeasureError {

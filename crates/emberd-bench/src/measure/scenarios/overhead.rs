@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use emberd_client::Client;
 
+use super::context::Counter;
 use crate::measure::MeasureError;
 use crate::measure::agent::BareAgent;
 use crate::measure::programs::Program;
@@ -47,23 +48,27 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
         rig.record.time("tcp_floor", tcp);
         rig.record.time("unix_floor", unix);
     }
+    by_client(rig, &id)?;
     rig.delete(&id)?;
-    client_floor(rig)
+    Ok(())
 }
 
-/// The same least request by the typed client, whose own cost is the difference.
-fn client_floor(rig: &mut Rig) -> Result<(), MeasureError> {
+/// By the typed client: the same least request, so that its own cost is the difference, and a
+/// run in a context, whose interpreter only counts.
+fn by_client(rig: &mut Rig, id: &str) -> Result<(), MeasureError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let address = rig.address.to_string();
-    let client = Client::new(&address).map_err(|error| io::Error::other(error.to_string()))?;
+    let client = Client::new(&rig.address.to_string()).map_err(io::Error::other)?;
+    let mut counter = runtime.block_on(Counter::open(&client, id, "shell"))?;
     for iteration in 0..WARM_UPS + rig.iterations {
         rig.interrupt.check()?;
         let asked = Instant::now();
         let answer = runtime.block_on(client.healthz());
         let took = asked.elapsed();
         answer.map_err(io::Error::other)?;
+        let run = runtime.block_on(counter.count())?;
         if iteration >= WARM_UPS {
             rig.record.time("http_floor_client", took);
+            rig.record.time("context_run", run.whole);
         }
     }
     Ok(())
