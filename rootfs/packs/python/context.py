@@ -56,6 +56,7 @@ class Channel:
         self.socket = socket.socket(fileno=CHANNEL_FD)
         self.reader = self.socket.makefile("rb")
         self.lock = threading.RLock()
+        self.held = b""
         self.sending = False
 
     def receive(self):
@@ -63,16 +64,21 @@ class Channel:
         line = self.reader.readline()
         return json.loads(line) if line else None
 
+    def hold(self, event):
+        """Sends it with the next: each writing wakes the agent and, past it, the host."""
+        line = line_of(event)
+        with self.lock:
+            self.held += line
+
     def send(self, event):
-        # Half a surrogate pair is no Unicode: it becomes a question mark.
-        line = json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n"
-        line = line.encode("utf-8", "replace")
+        line = line_of(event)
         for stream in sys.stdout, sys.stderr:
             flush(stream)
         with self.lock:
             self.sending = threading.current_thread() is threading.main_thread()
             try:
-                self.socket.sendall(line)
+                lines, self.held = self.held + line, b""
+                self.socket.sendall(lines)
             finally:
                 self.sending = False
         if interrupt.pending and threading.current_thread() is threading.main_thread():
@@ -85,6 +91,14 @@ class Channel:
             os.close(CHANNEL_FD)
         except OSError:
             pass
+
+
+ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def line_of(event):
+    # Half a surrogate pair is no Unicode: it becomes a question mark.
+    return (ENCODER.encode(event) + "\n").encode("utf-8", "replace")
 
 
 class Interrupt:
@@ -329,7 +343,7 @@ class Context:
 
     def show(self, value):
         forms = forms_of(value)
-        channel.send({"event": "result", "data": forms})
+        channel.hold({"event": "result", "data": forms})
         if figure_is_open(value):
             sys.modules["matplotlib.pyplot"].close(value)
 

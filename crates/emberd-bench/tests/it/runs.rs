@@ -67,7 +67,8 @@ fn creations_and_churn_leave_nothing_behind() {
 
 #[test]
 fn every_other_scenario_comes_to_its_end() {
-    let scenarios = ["restore", "ttfr", "exec", "workloads", "delete", "memory", "cold-boot"];
+    let scenarios =
+        ["restore", "ttfr", "exec", "workloads", "context", "delete", "memory", "cold-boot"];
     let (document, _) = run(&scenarios, &["--iterations", "1"]);
     for (scenario, series) in [
         ("restore", "create_shell"),
@@ -77,6 +78,8 @@ fn every_other_scenario_comes_to_its_end() {
         ("exec", "shell_spawn"),
         ("workloads", "shell_code_900k"),
         ("workloads", "shell_timeout_1s"),
+        ("context", "open_shell"),
+        ("context", "run_shell"),
         ("delete", "gone_shell"),
         ("memory", "idle_pss_shell_bytes"),
         ("cold-boot", "create_shell"),
