@@ -40,6 +40,8 @@ FORMS = {
     "text/latex": "_repr_latex_",
     "application/json": "_repr_json_",
 }
+# Values of these very types have nothing but their repr() to show.
+PLAIN = {bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple}
 # Formats of `savefig.format` in matplotlib's settings, beside png.
 FIGURE_FORMS = {"svg": "image/svg+xml", "jpg": "image/jpeg", "jpeg": "image/jpeg"}
 FUTURES = [getattr(__future__, name).compiler_flag for name in __future__.all_feature_names]
@@ -127,6 +129,8 @@ def flush(stream):
 
 def forms_of(value):
     """The value in each of its forms, by MIME type."""
+    if type(value) in PLAIN:
+        return bounded({"text/plain": repr(value)})
     own = figure_forms(value)
     if own is None:
         own = {}
@@ -408,7 +412,7 @@ def open_streams():
             setattr(sys, name, stream)
         elif getattr(sys, name) is None or getattr(sys, name).closed:
             setattr(sys, name, stream)
-        if hasattr(stream, "reconfigure"):
+        if getattr(stream, "errors", None) != "backslashreplace":
             # Any string can be printed, half a surrogate pair too.
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
 
