@@ -424,7 +424,8 @@ mod tests {
         assert_eq!(
             tcg.to_string(),
             "tcg microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial=off \
-             qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,+3dnowext \
+             qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,\
+             +3dnowext \
              virtio-blk-device,drive=root virtio-rng-device virtio-serial-device \
              virtserialport,chardev=agent,name=emberd.agent"
         );
