@@ -7,13 +7,12 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use emberd_api::Address;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper::http::response::Parts;
 use hyper::{Request, Response};
@@ -35,13 +34,16 @@ const IDLE_LINKS_MAX: usize = 64;
 /// A connection to the daemon.
 pub(crate) type Stream = TokioIo<Either<TcpStream, UnixStream>>;
 
+/// Why bytes did not come, or go.
+pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a request was not answered.
 #[derive(Debug)]
 pub(crate) enum LinkError {
     /// No connection came about.
     Connect(io::Error),
     /// The connection ended before the answer was complete.
-    Broken(Box<dyn std::error::Error + Send + Sync>),
+    Broken(Cause),
 }
 
 /// The unused connections to one daemon.
@@ -71,7 +73,8 @@ impl Links {
         Ok(answer)
     }
 
-    /// Sends `request` on a connection of its own, and returns as soon as the answer begins.
+    /// Sends `request` on a connection of its own, if need be one that is unused, and returns as
+    /// soon as the answer begins.
     ///
     /// Dropping what is returned closes the connection, which ends what was asked for.
     pub async fn stream(
@@ -79,13 +82,10 @@ impl Links {
         address: &Address,
         request: Request<Full<Bytes>>,
     ) -> Result<(Parts, Answering), LinkError> {
-        let mut link = match self.idle().await {
-            Some(link) => link,
-            None => Link::open(address).await.map_err(LinkError::Connect)?,
-        };
-        let head = link.begin(request).await.map_err(LinkError::Broken)?;
-        let (head, body) = Response::into_parts(head);
-        Ok((head, Answering { link, body, ended: false }))
+        match self.idle().await {
+            Some(link) => begin(link, request).await,
+            None => ask_streaming(address, request).await,
+        }
     }
 
     /// The connection that was used last, if it is still good.
@@ -120,86 +120,83 @@ pub(crate) async fn connect(address: &Address) -> io::Result<Stream> {
     Ok(TokioIo::new(stream))
 }
 
-/// One connection.
+/// One connection, for requests whose bodies are `B`.
 #[derive(Debug)]
-struct Link {
-    sender: SendRequest<Full<Bytes>>,
-    connection: Connection<Stream, Full<Bytes>>,
+struct Link<B: Body + 'static = Full<Bytes>> {
+    sender: SendRequest<B>,
+    connection: Connection<Stream, B>,
+    ended: bool,
 }
 
-impl Link {
+impl<B> Link<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Cause>,
+{
     async fn open(address: &Address) -> io::Result<Self> {
         let stream = connect(address).await?;
         let (sender, connection) = handshake(stream).await.map_err(io::Error::other)?;
-        Ok(Self { sender, connection })
+        Ok(Self { sender, connection, ended: false })
     }
 
     /// Whether another request may be sent; learns what has happened to the connection since
     /// it was used, and never waits.
     async fn is_open(&mut self) -> bool {
-        poll_fn(|context| {
-            let ended = Pin::new(&mut self.connection).poll(context).is_ready();
-            Poll::Ready(!ended && self.sender.is_ready())
-        })
-        .await
+        self.attend(async {}).await;
+        !self.ended && self.sender.is_ready()
     }
 
     /// Sends a request and waits for the head of its answer.
-    async fn begin(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
-        let mut answer = pin!(self.sender.send_request(request));
-        let mut ended = false;
-        let head = poll_fn(|context| {
-            ended = ended || Pin::new(&mut self.connection).poll(context).is_ready();
-            answer.as_mut().poll(context)
-        });
-        Ok(head.await?)
+    async fn begin(&mut self, request: Request<B>) -> Result<Response<Incoming>, Cause> {
+        let answer = self.sender.send_request(request);
+        Ok(self.attend(answer).await?)
     }
 
-    async fn ask(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<(Parts, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+    async fn ask(&mut self, request: Request<B>) -> Result<(Parts, Bytes), Cause> {
         let answer = self.sender.send_request(request);
         let answer = async move {
             let (head, body) = Response::into_parts(answer.await?);
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?;
             Ok((head, body.to_bytes()))
         };
-        let mut answer = pin!(answer);
-        let mut ended = false;
+        self.attend(answer).await
+    }
+
+    /// Waits for something, and moves the connection's bytes meanwhile.
+    ///
+    /// What a connection that ends has brought until then counts; what is waited for tells
+    /// itself if that was not all.
+    async fn attend<F: Future>(&mut self, awaited: F) -> F::Output {
+        let mut awaited = pin!(awaited);
         poll_fn(|context| {
-            // What a connection that ends has brought until then counts; it tells itself if
-            // that was not all.
-            ended = ended || Pin::new(&mut self.connection).poll(context).is_ready();
-            answer.as_mut().poll(context)
+            self.ended = self.ended || Pin::new(&mut self.connection).poll(context).is_ready();
+            awaited.as_mut().poll(context)
         })
         .await
     }
 }
 
-/// An answer that comes piece by piece.
+/// An answer that comes piece by piece. Dropping it closes the connection.
 #[derive(Debug)]
-pub(crate) struct Answering {
-    link: Link,
+pub(crate) struct Answering<B: Body + 'static = Full<Bytes>> {
+    link: Link<B>,
     body: Incoming,
-    ended: bool,
 }
 
-impl Answering {
+impl<B> Answering<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Cause>,
+{
+    /// How many bytes it has in all, if the daemon said.
+    pub fn length(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
     /// The next piece; `None` at the end. Cancel safe.
-    pub async fn piece(
-        &mut self,
-    ) -> Result<Option<Bytes>, Box<dyn std::error::Error + Send + Sync>> {
-        let Self { link, body, ended } = self;
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, Cause> {
         loop {
-            let frame = poll_fn(|context| {
-                *ended = *ended || Pin::new(&mut link.connection).poll(context).is_ready();
-                Pin::new(&mut *body).poll_frame(context)
-            });
-            match frame.await.transpose()? {
+            match self.link.attend(self.body.frame()).await.transpose()? {
                 None => return Ok(None),
                 Some(frame) => {
                     if let Ok(piece) = frame.into_data() {
@@ -211,10 +208,7 @@ impl Answering {
     }
 
     /// All that is left, at most `bytes_max`.
-    pub async fn rest(
-        &mut self,
-        bytes_max: usize,
-    ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+    pub async fn rest(&mut self, bytes_max: usize) -> Result<Vec<u8>, Cause> {
         let mut rest = Vec::new();
         while let Some(piece) = self.piece().await? {
             rest.extend_from_slice(&piece);
@@ -224,4 +218,31 @@ impl Answering {
         }
         Ok(rest)
     }
+}
+
+/// Sends `request` to the daemon at `address` on a connection of its own, and returns as soon as
+/// the answer begins.
+pub(crate) async fn ask_streaming<B>(
+    address: &Address,
+    request: Request<B>,
+) -> Result<(Parts, Answering<B>), LinkError>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Cause>,
+{
+    let link = Link::open(address).await.map_err(LinkError::Connect)?;
+    begin(link, request).await
+}
+
+async fn begin<B>(
+    mut link: Link<B>,
+    request: Request<B>,
+) -> Result<(Parts, Answering<B>), LinkError>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Cause>,
+{
+    let head = link.begin(request).await.map_err(LinkError::Broken)?;
+    let (head, body) = Response::into_parts(head);
+    Ok((head, Answering { link, body }))
 }

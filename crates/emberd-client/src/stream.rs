@@ -1,9 +1,6 @@
 //! Bodies that are not held as a whole: a request's on its way out, an answer's on its way in.
-//!
-//! Each such request has a connection of its own, which a task moves the bytes of until the
-//! answer has been read or dropped.
+//! Each such request has a connection of its own.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -12,16 +9,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use emberd_api::Address;
 use futures::{Stream, TryStreamExt as _, stream};
-use http_body_util::BodyExt as _;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1::handshake;
-use hyper::{Request, Response, StatusCode};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::{Request, StatusCode};
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::ClientError;
-use crate::link::{LinkError, connect};
+use crate::link::{Answering, Cause, LinkError, ask_streaming};
 
 /// Bytes that are read from a file at once (64 KiB).
 const READ_BYTES: usize = 64 << 10;
@@ -97,44 +91,30 @@ impl Body for Upload {
 #[derive(Debug)]
 pub struct Download {
     address: Address,
-    body: Incoming,
-    _connection: AbortOnDropHandle<Infallible>,
+    answering: Answering<Upload>,
 }
 
 impl Download {
     /// How many bytes there are, if the daemon said.
     pub fn length(&self) -> Option<u64> {
-        self.body.size_hint().exact()
+        self.answering.length()
     }
 
-    /// The next piece; none at the end.
+    /// The next piece; none at the end. Cancel safe.
     ///
     /// # Errors
     /// [`ClientError::Broken`] when the daemon could not send all.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
-        while let Some(frame) = self.body.frame().await {
-            let frame = frame.map_err(|error| self.broken(error.into()))?;
-            if let Ok(data) = frame.into_data() {
-                return Ok(Some(data));
-            }
-        }
-        Ok(None)
+        self.answering.piece().await.map_err(|cause| self.broken(cause))
     }
 
     /// The whole of an answer that is small.
     pub(crate) async fn small(mut self) -> Result<Vec<u8>, ClientError> {
-        let mut body = Vec::new();
-        while let Some(piece) = self.next().await? {
-            if body.len() + piece.len() > SMALL_BYTES_MAX {
-                return Err(self.broken("the answer is larger than 1 MiB".into()));
-            }
-            body.extend_from_slice(&piece);
-        }
-        Ok(body)
+        self.answering.rest(SMALL_BYTES_MAX).await.map_err(|cause| self.broken(cause))
     }
 
-    fn broken(&self, source: Box<dyn std::error::Error + Send + Sync>) -> ClientError {
-        ClientError::unanswered(&self.address, LinkError::Broken(source))
+    fn broken(&self, cause: Cause) -> ClientError {
+        ClientError::unanswered(&self.address, LinkError::Broken(cause))
     }
 }
 
@@ -143,16 +123,6 @@ pub(crate) async fn ask(
     address: &Address,
     request: Request<Upload>,
 ) -> Result<(StatusCode, Download), LinkError> {
-    let stream = connect(address).await.map_err(LinkError::Connect)?;
-    let broken = |error: hyper::Error| LinkError::Broken(error.into());
-    let (mut sender, connection) = handshake(stream).await.map_err(broken)?;
-    let connection = AbortOnDropHandle::new(tokio::spawn(async move {
-        // What went wrong is told to whoever waits for the answer, which is not over before
-        // it is dropped.
-        connection.await.ok();
-        std::future::pending().await
-    }));
-    let response = sender.send_request(request).await.map_err(broken)?;
-    let (head, body) = Response::into_parts(response);
-    Ok((head.status, Download { address: address.clone(), body, _connection: connection }))
+    let (head, answering) = ask_streaming(address, request).await?;
+    Ok((head.status, Download { address: address.clone(), answering }))
 }

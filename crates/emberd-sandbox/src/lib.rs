@@ -16,6 +16,7 @@ mod base;
 mod boot_path;
 mod chain;
 mod channel;
+mod characters;
 mod config;
 mod console;
 mod contexts;

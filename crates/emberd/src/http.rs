@@ -27,8 +27,8 @@ mod processes;
 mod proxy;
 mod query;
 mod sandboxes;
+mod sse;
 mod templates;
-mod text;
 mod tunnel;
 
 use errors::ApiError;

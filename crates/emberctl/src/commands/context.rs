@@ -1,6 +1,7 @@
 //! `emberctl context`: interpreters in a sandbox that keep their variables between runs.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use serde_json::Value;
 use crate::interrupt::Interrupt;
 use crate::output::{self, Output, printable};
 use crate::{duration, exit};
+use pictures::{Pictures, is_picture};
+
+mod pictures;
 
 /// What to do with contexts.
 #[derive(Debug, clap::Subcommand)]
@@ -63,6 +67,10 @@ pub struct RunArgs {
     /// Time limit, such as 500ms, 10s or 2m; none when absent.
     #[arg(long, value_parser = duration::parse, value_name = "TIME")]
     timeout: Option<Duration>,
+    /// Save pictures (PNG, SVG, JPEG) in this directory, which is made if need be, as
+    /// run-RUN-NUMBER.png and so on, and print their paths.
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
 }
 
 /// Which context.
@@ -84,6 +92,13 @@ struct Deleted {
 #[derive(Serialize)]
 struct Interrupted {
     interrupted: String,
+}
+
+/// What `context run --save --json` prints of a picture, as one line among the run's events.
+#[derive(Serialize)]
+struct Saved {
+    event: &'static str,
+    path: PathBuf,
 }
 
 /// Carries out `command`.
@@ -121,13 +136,14 @@ pub async fn run(client: &Client, command: Command, output: Output) -> anyhow::R
 
 /// Shows events as they come; with `--json` each as one line.
 async fn run_code(client: &Client, args: RunArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let RunArgs { of: Args { sandbox, context }, code, timeout } = args;
+    let RunArgs { of: Args { sandbox, context }, code, timeout, save } = args;
     let timeout_ms = timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
     let run = ContextRun { code, timeout_ms };
     run.check()?;
+    let mut shown = Shown { output, failed: false, pictures: Pictures::new(save)? };
     let mut interrupt = Interrupt::listen()?;
     let mut events = client.run_context(&sandbox, &context, &run).await?;
-    let (mut failed, mut interrupts) = (false, 0);
+    let mut interrupts = 0;
     loop {
         let event = tokio::select! {
             event = events.next() => event?,
@@ -142,20 +158,53 @@ async fn run_code(client: &Client, args: RunArgs, output: Output) -> anyhow::Res
             }
         };
         let Some(event) = event else { break };
-        if output.json {
-            writeln!(io::stdout(), "{}", serde_json::to_string(&event)?)?;
-        } else {
-            show(&event)?;
-        }
-        match event {
-            RunEvent::Error { .. } => failed = true,
-            RunEvent::End { timed_out: true, .. } => return Ok(exit::TIMED_OUT.into()),
-            _ => {}
+        shown.event(&event)?;
+        if matches!(event, RunEvent::End { timed_out: true, .. }) {
+            return Ok(exit::TIMED_OUT.into());
         }
     }
-    Ok(if failed { exit::CHECK_FAILED.into() } else { ExitCode::SUCCESS })
+    Ok(if shown.failed { exit::CHECK_FAILED.into() } else { ExitCode::SUCCESS })
 }
 
+/// What of a run has been shown.
+struct Shown {
+    output: Output,
+    failed: bool,
+    pictures: Pictures,
+}
+
+impl Shown {
+    fn event(&mut self, event: &RunEvent) -> anyhow::Result<()> {
+        if self.output.json {
+            writeln!(io::stdout(), "{}", serde_json::to_string(event)?)?;
+        } else {
+            show(event)?;
+        }
+        match event {
+            RunEvent::Started { execution_count } => self.pictures.of_run(*execution_count),
+            RunEvent::Display { data } | RunEvent::Result { data } => {
+                for path in self.pictures.take(data)? {
+                    if self.output.json {
+                        let saved = serde_json::to_string(&Saved { event: "saved", path })?;
+                        writeln!(io::stdout(), "{saved}")?;
+                    } else {
+                        writeln!(io::stdout(), "{}", path.display())?;
+                    }
+                }
+            }
+            RunEvent::Error { .. } => self.failed = true,
+            RunEvent::End { .. } if !self.output.json => {
+                if let Some(complaint) = self.pictures.complaint() {
+                    writeln!(io::stderr(), "emberctl: {complaint}")?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// An event for people, but for its pictures.
 fn show(event: &RunEvent) -> io::Result<()> {
     match event {
         RunEvent::Stdout { text } => {
@@ -164,10 +213,10 @@ fn show(event: &RunEvent) -> io::Result<()> {
         }
         RunEvent::Stderr { text } => io::stderr().write_all(text.as_bytes()),
         RunEvent::Result { data } | RunEvent::Display { data } => {
-            let plain = data.get("text/plain").and_then(Value::as_str).unwrap_or_default();
-            let others: Vec<_> = data.keys().filter(|kind| *kind != "text/plain").collect();
-            writeln!(io::stdout(), "{}", printable(plain))?;
-            for kind in others {
+            if let Some(plain) = data.get("text/plain").and_then(Value::as_str) {
+                writeln!(io::stdout(), "{}", printable(plain))?;
+            }
+            for kind in data.keys().filter(|kind| *kind != "text/plain" && !is_picture(kind)) {
                 writeln!(io::stderr(), "emberctl: also as {}", printable(kind))?;
             }
             Ok(())

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::fake_contexts::FakeContexts;
 use crate::fake_files;
 use emberd_api::{ExecBody, ExecExit, ExecOutcome, StartedBy};
 use serde_json::{Value, json};
@@ -57,6 +58,7 @@ struct State {
     sandboxes: Mutex<BTreeMap<String, Vm>>,
     /// Packs that have a template.
     templates: Mutex<BTreeSet<String>>,
+    contexts: FakeContexts,
 }
 
 struct Vm {
@@ -82,6 +84,7 @@ impl FakeDaemon {
             arrivals: Mutex::new(sender),
             sandboxes: Mutex::default(),
             templates: Mutex::default(),
+            contexts: FakeContexts::default(),
         });
         let served = Arc::downgrade(&state);
         thread::spawn(move || {
@@ -124,6 +127,9 @@ impl State {
         if path.contains("/files") {
             stream.write_all(&fake_files::answer(&method, &path, &body)).unwrap();
             return;
+        }
+        if path.contains("/contexts") {
+            return self.contexts.serve(&method, &path, &body, &mut stream);
         }
         let Some((status, answer)) = self.answer(&method, &path, &body) else {
             // Hold the connection until the client gives up.

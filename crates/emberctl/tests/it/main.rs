@@ -3,6 +3,10 @@
 #[cfg(test)]
 mod arguments;
 #[cfg(test)]
+mod contexts;
+#[cfg(test)]
+mod fake_contexts;
+#[cfg(test)]
 mod fake_daemon;
 #[cfg(test)]
 mod fake_files;

@@ -54,6 +54,42 @@ async fn connection_breaks() {
 }
 
 #[tokio::test]
+async fn events_of_a_run_that_are_cut_are_no_end() {
+    let started = "{\"event\":\"started\",\"execution_count\":1}\n";
+    let end = "{\"event\":\"end\",\"execution_count\":1,\"timed_out\":false,\
+        \"truncated\":false,\"duration_us\":1}\n";
+    let (half, cut) = (end.split_at(20).0, "{\"event\":\"end\"");
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let run = emberd_api::ContextRun { code: String::new(), timeout_ms: None };
+    let events = async |body: String| {
+        let (client, _) = peer(format!("{chunked}{body}")).await;
+        let mut events = client.run_context("x", "y", &run).await.unwrap();
+        let first = events.next().await.unwrap();
+        assert_eq!(first, Some(emberd_api::RunEvent::Started { execution_count: 1 }));
+        events
+    };
+    for rest in ["", "0\r\n\r\n", &chunk(half), &format!("{}0\r\n\r\n", chunk(cut)), "5\r\n{"] {
+        let mut events = events(format!("{}{rest}", chunk(started))).await;
+        let error = events.next().await.unwrap_err();
+        assert!(matches!(error, ClientError::Broken { .. }), "{rest:?}: {error:?}");
+    }
+    let mut events = events(format!("{}{}", chunk(started), chunk(end))).await;
+    assert!(matches!(events.next().await, Ok(Some(emberd_api::RunEvent::End { .. }))));
+    assert_eq!(events.next().await.unwrap(), None, "what comes after the end does not matter");
+}
+
+#[tokio::test]
+async fn events_of_a_run_that_are_none_are_told_apart_from_a_cut() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n";
+    let (client, _) = peer(format!("{head}hello\n")).await;
+    let run = emberd_api::ContextRun { code: String::new(), timeout_ms: None };
+    let mut events = client.run_context("x", "y", &run).await.unwrap();
+    let error = events.next().await.unwrap_err();
+    assert!(matches!(error, ClientError::Protocol { status: 200, .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn error_body_is_told() {
     let body = r#"{"error":"unknown sandbox","code":"from_the_future"}"#;
     let head = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n", body.len());

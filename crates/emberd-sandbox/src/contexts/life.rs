@@ -42,7 +42,7 @@ struct Known {
 }
 
 impl Status {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (state, execution_count, end) = (ContextState::Idle, 0, RunEnd::default());
         Self(Mutex::new(Known { state, execution_count, end }))
     }

@@ -5,15 +5,14 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use emberd_proto::ExecExit;
 
+use crate::characters::Characters;
+
 /// Most bytes of output kept of one process (1 MiB).
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
 
 /// Most events kept of one process: a program that writes byte by byte makes many small ones,
 /// each of which costs more than its byte.
 pub const EVENTS_MAX: usize = 8192;
-
-/// Bytes of the longest character in UTF-8, less one: what is held back at most.
-const HELD_BYTES_MAX: usize = 3;
 
 /// One thing that happened to a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +65,8 @@ pub(super) struct Log {
     /// Number of the first event kept.
     first: u64,
     bytes: usize,
-    /// The beginning of a character whose rest has not come yet, of each output.
-    held: [Vec<u8>; 2],
+    /// Where each output passes.
+    outputs: [Characters; 2],
     exit: Option<ExecExit>,
 }
 
@@ -77,7 +76,7 @@ impl Log {
             events: VecDeque::new(),
             first: 0,
             bytes: 0,
-            held: Default::default(),
+            outputs: Default::default(),
             exit: None,
         };
         log.push(ProcessEventKind::Started);
@@ -101,12 +100,7 @@ impl Log {
     /// Adds what the process wrote. A character is never cut in two: its beginning waits for
     /// its rest.
     pub fn write(&mut self, output: Output, piece: &[u8]) {
-        let held = &mut self.held[output as usize];
-        let mut bytes = std::mem::take(held);
-        bytes.extend_from_slice(piece);
-        let whole = bytes.len() - incomplete(&bytes);
-        held.extend_from_slice(&bytes[whole..]);
-        bytes.truncate(whole);
+        let bytes = self.outputs[output as usize].take(piece);
         // A copy of its own, so that no event keeps more memory than its bytes.
         self.push_output(output, bytes.into_boxed_slice().into());
     }
@@ -114,7 +108,7 @@ impl Log {
     /// Adds the end; what was held back comes before it.
     pub fn end(&mut self, exit: ExecExit) {
         for output in [Output::Stdout, Output::Stderr] {
-            let held = std::mem::take(&mut self.held[output as usize]);
+            let held = self.outputs[output as usize].end();
             self.push_output(output, held.into());
         }
         self.exit = Some(exit.clone());
@@ -158,17 +152,6 @@ impl Log {
 fn size(event: &ProcessEventKind) -> usize {
     match event {
         ProcessEventKind::Stdout(bytes) | ProcessEventKind::Stderr(bytes) => bytes.len(),
-        _ => 0,
-    }
-}
-
-/// How many bytes at the end of `bytes` may be the beginning of a character.
-fn incomplete(bytes: &[u8]) -> usize {
-    let tail = &bytes[bytes.len().saturating_sub(HELD_BYTES_MAX)..];
-    let Some(from_end) = tail.iter().rev().position(|byte| byte & 0xc0 != 0x80) else { return 0 };
-    let start = &tail[tail.len() - 1 - from_end..];
-    match std::str::from_utf8(start) {
-        Err(error) if error.error_len().is_none() => start.len(),
         _ => 0,
     }
 }
@@ -218,30 +201,14 @@ mod tests {
     }
 
     #[test]
-    fn characters_are_never_cut() {
-        let text = "aé€😀z".as_bytes();
-        for cut in 0..=text.len() {
-            let mut log = Log::new();
-            log.write(Output::Stdout, &text[..cut]);
-            log.write(Output::Stdout, &text[cut..]);
-            let mut all = Vec::new();
-            for seq in 1..log.next() {
-                let bytes = stdout(&log, seq);
-                assert!(std::str::from_utf8(&bytes).is_ok(), "cut at {cut}: {bytes:?}");
-                all.extend(bytes);
-            }
-            assert_eq!(all, text, "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn bytes_that_are_no_text_pass_unchanged_and_at_the_end_all_is_out() {
+    fn characters_are_never_cut_and_at_the_end_all_is_out() {
         let mut log = Log::new();
-        log.write(Output::Stdout, b"\xff\x80\x80\x80\x80");
-        assert_eq!(stdout(&log, 1), b"\xff\x80\x80\x80\x80");
         log.write(Output::Stdout, b"a\xe2\x82");
-        assert_eq!(stdout(&log, 2), b"a");
+        log.write(Output::Stderr, b"\xac");
+        log.write(Output::Stdout, b"\xac\xe2\x82");
+        let texts: Vec<_> = [1, 3].map(|seq| stdout(&log, seq)).into();
+        assert_eq!(texts, [b"a".to_vec(), "€".into()]);
         log.end(ExecExit::default());
-        assert_eq!(stdout(&log, 3), b"\xe2\x82");
+        assert_eq!(stdout(&log, 4), b"\xe2\x82");
     }
 }

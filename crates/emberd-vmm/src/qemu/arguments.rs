@@ -27,7 +27,7 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 /// The emulated processor: what binaries built for x86-64-v2 need, and the instructions
 /// cryptography and the kernel's random numbers gain by. Wider models make the kernel save
 /// and patch more: `max` takes up to a tenth more processor time to boot. It looks like an
-/// Opteron, and OpenBLAS uses the 3DNow! of one without asking whether it is there.
+/// Opteron, and `OpenBLAS` uses the 3DNow! of one without asking whether it is there.
 const CPU_TCG: &str =
     "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,+3dnowext";
 
@@ -424,7 +424,8 @@ mod tests {
         assert_eq!(
             tcg.to_string(),
             "tcg microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial=off \
-             qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,+3dnowext \
+             qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,\
+             +3dnowext \
              virtio-blk-device,drive=root virtio-rng-device virtio-serial-device \
              virtserialport,chardev=agent,name=emberd.agent"
         );

@@ -1,6 +1,5 @@
 //! `/sandboxes/{id}/contexts` and what is below it.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 
 use axum::Json;
@@ -14,16 +13,16 @@ use emberd_api::{
     paths,
 };
 use emberd_sandbox::{
-    ContextId, ContextState as State_, ContextView, Run, RunEvent as Event, SandboxId, Sandboxes,
+    ContextId, ContextState as State_, ContextView, RunEvent as Event, SandboxId, Sandboxes,
 };
 use emberd_vmm::SnapshotVmm;
-use futures::stream;
+use futures::stream::{self, StreamExt as _};
 
 use super::body::Body;
 use super::errors::ApiError;
 use super::id::Id;
 use super::sandboxes::epoch_ms;
-use super::text::Text;
+use super::sse;
 
 /// Lines of JSON.
 const NDJSON: &str = "application/x-ndjson";
@@ -132,17 +131,13 @@ pub async fn run<V: SnapshotVmm>(
         let accepted = headers.get_all(header::ACCEPT).iter();
         accepted.filter_map(|value| value.to_str().ok()).any(|value| value.contains(kind))
     };
-    let (kind, shape) = if accepts(EVENT_STREAM) {
-        (EVENT_STREAM, server_sent as fn(&RunEvent) -> String)
-    } else {
-        (NDJSON, line as fn(&RunEvent) -> String)
-    };
-    let events = stream::unfold(Telling::new(run), move |mut telling| async move {
-        let event = telling.next().await?;
-        Some((Ok::<_, Infallible>(Bytes::from(shape(&event))), telling))
-    });
-    let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")];
-    Ok((headers, ResponseBody::from_stream(events)).into_response())
+    let events = stream::unfold(run, async |mut run| Some((told(run.next().await?), run)));
+    if accepts(EVENT_STREAM) {
+        return Ok(sse::answer(events.map(|event| sse::event(name(&event), &event))));
+    }
+    let lines = events.map(|event| Ok::<_, Infallible>(line(&event)));
+    let headers = [(header::CONTENT_TYPE, NDJSON), (header::CACHE_CONTROL, "no-cache")];
+    Ok((headers, ResponseBody::from_stream(lines)).into_response())
 }
 
 /// Interrupt what a context runs; does nothing when that is nothing.
@@ -224,53 +219,22 @@ fn shown(view: ContextView) -> Context {
     }
 }
 
-/// A run, told in events whose output is text.
-struct Telling {
-    run: Run,
-    stdout: Text,
-    stderr: Text,
-    /// To be told before the next one.
-    waiting: VecDeque<RunEvent>,
-}
-
-impl Telling {
-    fn new(run: Run) -> Self {
-        Self { run, stdout: Text::default(), stderr: Text::default(), waiting: VecDeque::new() }
-    }
-
-    async fn next(&mut self) -> Option<RunEvent> {
-        while self.waiting.is_empty() {
-            let event = self.run.next().await?;
-            self.take(event);
-        }
-        self.waiting.pop_front()
-    }
-
-    fn take(&mut self, event: Event) {
-        let event = match event {
-            Event::Started { execution_count } => RunEvent::Started { execution_count },
-            Event::Stdout(bytes) => RunEvent::Stdout { text: self.stdout.take(&bytes) },
-            Event::Stderr(bytes) => RunEvent::Stderr { text: self.stderr.take(&bytes) },
-            Event::Display(data) => RunEvent::Display { data },
-            Event::Result(data) => RunEvent::Result { data },
-            Event::Error { name, value, traceback } => RunEvent::Error { name, value, traceback },
-            Event::End(end) => {
-                self.waiting.push_back(RunEvent::Stdout { text: self.stdout.end() });
-                self.waiting.push_back(RunEvent::Stderr { text: self.stderr.end() });
-                RunEvent::End {
-                    execution_count: end.execution_count,
-                    timed_out: end.timed_out,
-                    truncated: end.truncated,
-                    duration_us: u64::try_from(end.duration.as_micros()).unwrap_or(u64::MAX),
-                }
-            }
-        };
-        self.waiting.push_back(event);
-        // Less than a character is nothing to tell yet.
-        self.waiting.retain(|event| match event {
-            RunEvent::Stdout { text } | RunEvent::Stderr { text } => !text.is_empty(),
-            _ => true,
-        });
+/// An event as clients are told.
+fn told(event: Event) -> RunEvent {
+    let text = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
+    match event {
+        Event::Started { execution_count } => RunEvent::Started { execution_count },
+        Event::Stdout(bytes) => RunEvent::Stdout { text: text(bytes) },
+        Event::Stderr(bytes) => RunEvent::Stderr { text: text(bytes) },
+        Event::Display(data) => RunEvent::Display { data },
+        Event::Result(data) => RunEvent::Result { data },
+        Event::Error { name, value, traceback } => RunEvent::Error { name, value, traceback },
+        Event::End(end) => RunEvent::End {
+            execution_count: end.execution_count,
+            timed_out: end.timed_out,
+            truncated: end.truncated,
+            duration_us: u64::try_from(end.duration.as_micros()).unwrap_or(u64::MAX),
+        },
     }
 }
 
@@ -280,9 +244,9 @@ fn line(event: &RunEvent) -> String {
     json
 }
 
-/// JSON has no line breaks of its own, so that it is one line of data.
-fn server_sent(event: &RunEvent) -> String {
-    let name = match event {
+/// What a server-sent event is called: as in its JSON.
+fn name(event: &RunEvent) -> &'static str {
+    match event {
         RunEvent::Started { .. } => "started",
         RunEvent::Stdout { .. } => "stdout",
         RunEvent::Stderr { .. } => "stderr",
@@ -291,19 +255,5 @@ fn server_sent(event: &RunEvent) -> String {
         RunEvent::Error { .. } => "error",
         RunEvent::End { .. } => "end",
         RunEvent::Other => "other",
-    };
-    format!("event: {name}\ndata: {}\n", line(event))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_have_the_shapes_of_both_kinds_of_stream() {
-        let event = RunEvent::Stdout { text: "a\nb".into() };
-        assert_eq!(line(&event), "{\"event\":\"stdout\",\"text\":\"a\\nb\"}\n");
-        let expect = "event: stdout\ndata: {\"event\":\"stdout\",\"text\":\"a\\nb\"}\n\n";
-        assert_eq!(server_sent(&event), expect);
     }
 }

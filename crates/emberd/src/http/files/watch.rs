@@ -1,26 +1,18 @@
 //! Changes of files as server-sent events.
 
-use std::convert::Infallible;
-use std::time::Duration;
-
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
+use axum::response::Response;
+use axum::response::sse::Event;
 use emberd_api::{ErrorBody, FileChange, paths};
-use emberd_sandbox::{FileWatch, OperationError, Sandboxes};
+use emberd_sandbox::{FileWatch, Sandboxes};
 use emberd_vmm::SnapshotVmm;
-use futures::stream;
-use serde::Serialize;
+use futures::stream::{self, StreamExt as _};
+use serde_json::json;
 
 use super::query::Query;
 use crate::http::errors::ApiError;
 use crate::http::id::Id;
-
-/// How long nothing is sent before a sign of life is: whoever is in between may close a
-/// connection that is silent for a minute.
-const SILENCE_MAX: Duration = Duration::from_secs(15);
+use crate::http::sse;
 
 /// Tell of changes as they happen, as server-sent events: `watching` once, then a `change` for
 /// each, with a [`FileChange`] as its data. Ends with an `error` when the sandbox does.
@@ -50,12 +42,8 @@ pub async fn watch<V: SnapshotVmm>(
 ) -> Result<Response, ApiError> {
     let (user, path, recursive) = (query.user()?, query.path("path")?, query.flag("recursive")?);
     let watch = sandboxes.file_watch(id, user, path, recursive).await?;
-    let events = stream::unfold(Telling::Begin(watch), async |telling| {
-        let (events, telling) = telling.step().await?;
-        Some((Ok::<_, Infallible>(events), telling))
-    });
-    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
-    Ok((headers, Body::from_stream(events)).into_response())
+    let events = stream::unfold(Telling::Begin(watch), Telling::step);
+    Ok(sse::answer(events.map(stream::iter).flatten()))
 }
 
 enum Telling<V: SnapshotVmm> {
@@ -65,33 +53,24 @@ enum Telling<V: SnapshotVmm> {
 }
 
 impl<V: SnapshotVmm> Telling<V> {
-    async fn step(self) -> Option<(Bytes, Self)> {
+    async fn step(self) -> Option<(Vec<Event>, Self)> {
         let mut watch = match self {
             Self::Begin(watch) => {
-                return Some(("event: watching\ndata: {}\n\n".into(), Self::More(watch)));
+                return Some((vec![sse::event("watching", &json!({}))], Self::More(watch)));
             }
             Self::More(watch) => watch,
             Self::End => return None,
         };
-        Some(match tokio::time::timeout(SILENCE_MAX, watch.next()).await {
-            // A comment: whoever reads events passes over it.
-            Err(_) => (":\n\n".into(), Self::More(watch)),
-            Ok(Ok(None)) => return None,
-            Ok(Ok(Some(changes))) => {
-                let events = changes.iter().map(|change| event("change", change));
-                (events.collect::<String>().into(), Self::More(watch))
+        Some(match watch.next().await {
+            Ok(None) => return None,
+            Ok(Some(changes)) => {
+                let events = changes.iter().map(|change| sse::event("change", change));
+                (events.collect(), Self::More(watch))
             }
-            Ok(Err(error)) => (event("error", &told(error)).into(), Self::End),
+            Err(error) => {
+                let told = ApiError::from(error).into_body();
+                (vec![sse::event("error", &told)], Self::End)
+            }
         })
     }
-}
-
-fn told(error: OperationError) -> ErrorBody {
-    ApiError::from(error).into_body()
-}
-
-/// One event. JSON has no line breaks, which end an event's data.
-fn event(name: &str, data: &impl Serialize) -> String {
-    let json = serde_json::to_string(data).expect("bodies have string keys only");
-    format!("event: {name}\ndata: {json}\n\n")
 }

@@ -1,15 +1,12 @@
 //! `…/processes/{pid}/events`: as server-sent events, or as a WebSocket.
 
-use std::convert::Infallible;
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::http::HeaderMap;
 use axum::http::header::UPGRADE;
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
+use axum::response::sse::Event;
 use emberd_api::{ErrorBody, ErrorCode, ProcessEvent, ProcessEventKind, Text, paths};
 use emberd_sandbox::{
     Process, ProcessEvent as Happened, ProcessEventKind as What, ProcessEvents, Sandboxes,
@@ -21,11 +18,8 @@ use serde::Deserialize;
 use super::super::errors::ApiError;
 use super::super::id::ProcessId;
 use super::super::query::Query;
+use super::super::sse;
 use super::websocket;
-
-/// How often a stream without events says that it is alive: less than the minute after which
-/// proxies take one for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Where a client that was cut off says what it saw last.
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -76,8 +70,7 @@ pub async fn events<V: SnapshotVmm>(
         }
         Err(_) => {
             let events = following(&process, from).take_until(closing.cancelled_owned());
-            let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-            Ok(Sse::new(events).keep_alive(keep_alive).into_response())
+            Ok(sse::answer(events))
         }
     }
 }
@@ -90,16 +83,11 @@ fn after_last(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     number.map(|last| Some(last.saturating_add(1))).ok_or_else(none)
 }
 
-fn following(
-    process: &Process,
-    from: u64,
-) -> impl futures::Stream<Item = Result<Event, Infallible>> + use<> {
+fn following(process: &Process, from: u64) -> impl futures::Stream<Item = Event> + use<> {
     let pid = process.pid();
     stream::unfold(process.events(from), move |mut events: ProcessEvents| async move {
         let event = told(pid, events.next().await?);
-        let json = serde_json::to_string(&event).expect("events have string keys only");
-        let event = Event::default().id(event.id.to_string()).event(event.kind.name()).data(json);
-        Some((Ok(event), events))
+        Some((sse::numbered(event.id, event.kind.name(), &event), events))
     })
 }
 

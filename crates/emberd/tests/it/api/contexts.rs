@@ -1,8 +1,13 @@
 //! Contexts over HTTP: both kinds of stream, and what is refused.
 
-use emberd_api::{ContextRun, ContextSpec, ContextState, ErrorCode, RunEvent};
+use emberd_api::{BODY_BYTES_MAX, ContextRun, ContextSpec, ContextState, ErrorCode, RunEvent};
+use emberd_proto::exec::CODE_BYTES_MAX;
+use emberd_proto::process::USER_BYTES_MAX;
+use emberd_sandbox::CONTEXTS_MAX;
+use futures::future::join_all;
 
 use super::{Api, refusal};
+use crate::raw;
 
 fn code(code: &str) -> ContextRun {
     ContextRun { code: code.into(), timeout_ms: None }
@@ -73,6 +78,127 @@ async fn lines_of_json_are_the_rule() {
     assert_eq!(answer.status, 200);
     assert!(answer.head.contains("content-type: application/x-ndjson"), "{answer:?}");
     assert!(answer.body.contains(r#"{"event":"stdout","text":"hi\n"}"#), "{answer:?}");
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn who_accepts_server_sent_events_gets_those() {
+    let api = Api::start().await;
+    let id = api.create().await;
+    let context = api.client.open_context(&id, &ContextSpec::default()).await.unwrap().id;
+    let body = r#"{"code":"echo hi; exit 3"}"#;
+    let head = format!("POST /sandboxes/{id}/contexts/{context}/run HTTP/1.1\r\nHost: x\r\n");
+    for accept in ["text/event-stream", "application/json;q=0.1, text/event-stream"] {
+        let fields = format!("Accept: {accept}\r\nContent-Length: {}\r\n", body.len());
+        let request = format!("{head}{fields}Connection: close\r\n\r\n{body}");
+        let answer = raw::send(&api.authority, request.into_bytes()).await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.head.contains("content-type: text/event-stream"), "{answer:?}");
+        assert!(answer.head.contains("cache-control: no-cache"), "{answer:?}");
+        let lines = answer.body.lines().filter(|line| line.starts_with("event: "));
+        let names: Vec<_> = lines.map(|line| &line["event: ".len()..]).collect();
+        assert_eq!(names, ["started", "stdout", "error", "end"], "{answer:?}");
+        let lines = answer.body.lines().filter_map(|line| line.strip_prefix("data: "));
+        let told: Vec<RunEvent> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(told[1], RunEvent::Stdout { text: "hi\n".into() });
+        assert!(matches!(&told[2], RunEvent::Error { name, .. } if name == "ExitCode"));
+        assert!(matches!(told[3], RunEvent::End { timed_out: false, truncated: false, .. }));
+        assert_eq!(answer.body.matches("}\n\n").count(), 4, "an empty line ends each: {answer:?}");
+    }
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn garbage_is_refused() {
+    use ErrorCode::{
+        BodyTooLarge, InvalidJson, InvalidRequest, MethodNotAllowed, NotFound, UnknownRoute,
+        UnknownSandbox,
+    };
+    let api = Api::start().await;
+    let id = api.create().await;
+    let context = api.client.open_context(&id, &ContextSpec::default()).await.unwrap().id;
+    let all = format!("/sandboxes/{id}/contexts");
+    let one = format!("{all}/{context}");
+    let run = format!("{one}/run");
+    let unknown = format!("{all}/ctx_000000000000");
+    let too_long = format!(r#"{{"code":"{}"}}"#, "#".repeat(CODE_BYTES_MAX + 1));
+    let too_large = " ".repeat(BODY_BYTES_MAX + 1);
+    let long_name = format!(r#"{{"user":"{}"}}"#, "u".repeat(USER_BYTES_MAX + 1));
+    let cases: &[(&str, &str, &str, u16, ErrorCode)] = &[
+        ("POST", &all, "{", 400, InvalidJson),
+        ("POST", &all, r#"{"language":7}"#, 400, InvalidJson),
+        ("POST", &all, r#"{"env":["A"]}"#, 400, InvalidJson),
+        ("POST", &all, r#"{"env":{"A=B":""}}"#, 400, InvalidRequest),
+        ("POST", &all, r#"{"language":"\u0000"}"#, 400, InvalidRequest),
+        ("POST", &all, &long_name, 400, InvalidRequest),
+        ("POST", &all, r#"{"cwd":"/nonexistent"}"#, 404, NotFound),
+        ("POST", &all, r#"{"language":"../shell"}"#, 404, NotFound),
+        ("PUT", &all, "", 405, MethodNotAllowed),
+        ("POST", &run, "", 400, InvalidJson),
+        ("POST", &run, "{}", 400, InvalidJson),
+        ("POST", &run, r#"{"code":7}"#, 400, InvalidJson),
+        ("POST", &run, r#"{"code":"","timeout_ms":-1}"#, 400, InvalidJson),
+        ("POST", &run, r#"{"code":"","timeout_ms":3600001}"#, 400, InvalidRequest),
+        ("POST", &run, &too_long, 400, InvalidRequest),
+        ("POST", &run, &too_large, 413, BodyTooLarge),
+        ("GET", &run, "", 405, MethodNotAllowed),
+        ("POST", &format!("{unknown}/run"), r#"{"code":""}"#, 404, NotFound),
+        ("POST", &format!("{all}/x/run"), r#"{"code":""}"#, 404, NotFound),
+        ("POST", &format!("{all}/%ff/run"), r#"{"code":""}"#, 404, UnknownSandbox),
+        ("POST", &format!("{unknown}/interrupt"), "", 404, NotFound),
+        ("POST", &format!("{unknown}/restart"), "", 404, NotFound),
+        ("DELETE", &unknown, "", 404, NotFound),
+        ("DELETE", "/sandboxes/x/contexts/x", "", 404, UnknownSandbox),
+        ("POST", &format!("{one}/sing"), "", 404, UnknownRoute),
+    ];
+    for (method, path, body, status, code) in cases {
+        let answer = api.raw(method, path, body).await;
+        let what = format!("{method} {path} {body:.60}: {answer:?}");
+        assert_eq!((answer.status, answer.error().code), (*status, *code), "{what}");
+    }
+    let listed = api.client.contexts(&id).await.unwrap().contexts;
+    assert_eq!((listed.len(), listed[0].execution_count), (1, 0), "none of that ran");
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn more_contexts_than_one_sandbox_may_have_are_refused() {
+    let api = Api::start().await;
+    let id = api.create().await;
+    let spec = ContextSpec::default();
+    let opened = join_all((0..CONTEXTS_MAX).map(|_| api.client.open_context(&id, &spec))).await;
+    let opened: Vec<_> = opened.into_iter().map(|context| context.unwrap().id).collect();
+    let (status, body) = refusal(api.client.open_context(&id, &spec).await);
+    assert_eq!((status, body.code), (429, ErrorCode::TooManyContexts));
+    api.client.delete_context(&id, &opened[0]).await.unwrap();
+    api.client.open_context(&id, &spec).await.unwrap();
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn more_runs_than_may_wait_are_refused() {
+    let api = Api::start().await;
+    let id = api.create().await;
+    let context = api.client.open_context(&id, &ContextSpec::default()).await.unwrap().id;
+    let endless = code("echo up; sleep 1000");
+    let mut first = api.client.run_context(&id, &context, &endless).await.unwrap();
+    while !matches!(first.next().await.unwrap(), Some(RunEvent::Stdout { .. })) {}
+    let mut waiting = Vec::new();
+    let refused = loop {
+        match api.client.run_context(&id, &context, &code("echo turn")).await {
+            Ok(events) => waiting.push(events),
+            Err(error) => break refusal::<()>(Err(error)),
+        }
+    };
+    assert_eq!((refused.0, refused.1.code), (429, ErrorCode::ContextBusy));
+    assert_eq!(waiting.len(), 16);
+    api.client.interrupt_context(&id, &context).await.unwrap();
+    while first.next().await.unwrap().is_some() {}
+    for (number, mut events) in waiting.into_iter().enumerate() {
+        let started = events.next().await.unwrap();
+        assert_eq!(started, Some(RunEvent::Started { execution_count: 2 + number as u64 }));
+        while events.next().await.unwrap().is_some() {}
+    }
     api.stop().await;
 }
 
