@@ -72,7 +72,11 @@ __ctx_next() {
     # character stands as it is.
     __ctx_code=${__ctx_code//'\\'/$'\1'}
     __ctx_code=${__ctx_code//'\"'/'"'}
-    printf -v __ctx_code %b "${__ctx_code//$'\1'/'\\'}"
+    case $__ctx_code in
+    # It would end the text.
+    *'\u0000'*) __ctx_code='echo "error: code for a shell cannot hold a NUL" >&2; __ctx_status 2' ;;
+    *) printf -v __ctx_code %b "${__ctx_code//$'\1'/'\\'}" ;;
+    esac
     __ctx_count=$((__ctx_count + 1)) __ctx_busy=1 __ctx_exit=
     # With `set -e` a failed command ends the run, not the context.
     trap 'case $- in *e*) exit "$?" ;; esac' ERR

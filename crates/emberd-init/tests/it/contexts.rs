@@ -232,6 +232,7 @@ fn shell_keeps_variables_functions_and_directory() {
         ("f() { exit 4; echo no; }; f; echo no", "4"),
         ("set -e; false; echo no", "1"),
         ("if then", "2"),
+        ("echo a; echo b\0", "2"),
         ("echo ${unset?}; echo no", "1"),
         ("set -u; echo $unset; echo no", "1"),
         ("kill -TERM $$; (exit 5)", "5"),
