@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use emberd_api::exec::{CODE_BYTES_MAX, STDIN_BYTES_MAX, TIMEOUT_MS_DEFAULT};
-use emberd_api::{ExecBody, ExecExit, ExecOutcome, ExecSpec, ProcessSpec};
+use emberd_api::{ExecBody, ExecExit, ExecOutcome, ExecSpec, Limits, ProcessSpec};
 use serde::Serialize;
 
 use crate::output::{Output, printable};
@@ -42,6 +42,8 @@ pub struct ProgramArgs {
     /// Who it runs as, by name; root when absent.
     #[arg(short, long, value_name = "NAME")]
     user: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Start a new interpreter even where the pack keeps a warm one to fork.
     #[arg(long)]
     fresh: bool,
@@ -51,6 +53,35 @@ pub struct ProgramArgs {
     /// Arguments of the program.
     #[arg(last = true)]
     args: Vec<String>,
+}
+
+/// What the program and all it starts may use.
+#[derive(Debug, clap::Args)]
+struct LimitArgs {
+    /// Processor time of each process, such as 10s, rounded up to whole seconds.
+    #[arg(long, value_parser = duration::parse, value_name = "TIME")]
+    max_cpu: Option<Duration>,
+    /// Memory of all its processes together, in MiB.
+    #[arg(long, value_name = "MIB")]
+    max_memory: Option<u64>,
+    /// Processes and threads at once.
+    #[arg(long, value_name = "NUMBER")]
+    max_pids: Option<u64>,
+    /// Size of each file written, in MiB.
+    #[arg(long, value_name = "MIB")]
+    max_file: Option<u64>,
+}
+
+impl From<LimitArgs> for Limits {
+    fn from(args: LimitArgs) -> Self {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            cpu_ms: args.max_cpu.map(milliseconds),
+            memory_mib: args.max_memory,
+            pids: args.max_pids,
+            file_mib: args.max_file,
+        }
+    }
 }
 
 fn variable(text: &str) -> Result<(String, String), &'static str> {
@@ -92,6 +123,7 @@ impl ProgramArgs {
             env: self.env.into_iter().collect(),
             cwd: self.cwd,
             user: self.user,
+            limits: self.limits.into(),
             timeout_ms: limit,
             fresh: self.fresh,
             ..ProcessSpec::default()
@@ -116,6 +148,7 @@ impl ProgramArgs {
             env: self.env.into_iter().collect(),
             cwd: self.cwd,
             user: self.user,
+            limits: self.limits.into(),
             timeout_ms: u64::try_from(timeout_ms).unwrap_or(u64::MAX),
             fresh: self.fresh,
             ..ExecSpec::new(code)
@@ -215,6 +248,28 @@ pub fn say_why(exit: &ExecExit) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        program: ProgramArgs,
+    }
+
+    fn limits_of(flags: &[&str]) -> anyhow::Result<Limits> {
+        let line = [&["x", "code"], flags].concat();
+        Ok(<Line as clap::Parser>::parse_from(line).program.into_body()?.spec.limits)
+    }
+
+    #[test]
+    fn limits_are_those_of_the_flags() {
+        let flags = ["--max-cpu", "1500ms", "--max-memory", "48", "--max-pids", "5"];
+        let expect =
+            Limits { cpu_ms: Some(1500), memory_mib: Some(48), pids: Some(5), file_mib: None };
+        assert_eq!(limits_of(&flags).unwrap(), expect);
+        assert_eq!(limits_of(&["--max-file", "2"]).unwrap().file_mib, Some(2));
+        assert!(limits_of(&[]).unwrap().is_none());
+        assert!(limits_of(&["--max-pids", "0"]).is_err());
+    }
 
     #[test]
     fn stdin_travels_as_text_where_it_is_text() {
