@@ -55,7 +55,7 @@ impl Listener {
 
     /// Status and body of an answer that is no stream.
     fn ask(&mut self, path: &str) -> io::Result<Option<(u16, Vec<u8>)>> {
-        let request = format!("{METHOD} {path} HTTP/1.1\r\nHost: emberd\r\n\r\n");
+        let request = format!("{METHOD} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         self.0.get_mut().write_all(request.as_bytes())?;
         let head = read_head(&mut self.0)?;
         match head.length {

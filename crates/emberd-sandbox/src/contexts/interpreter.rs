@@ -27,9 +27,9 @@ use super::run::{RunEnd, RunEvent};
 use crate::chain::chain;
 use crate::operation::{LineReader, LineWriter, OperationError};
 
-/// How long an interpreter may take to get ready: an emulated one on a busy host imports its
-/// modules in several seconds.
-const READY_WAIT: Duration = Duration::from_secs(60);
+/// How long an interpreter may take to get ready. One that is forked waits for its zygote, and
+/// an emulated one on a busy host imports what the pack `code` has in more than a minute.
+const READY_WAIT: Duration = Duration::from_secs(180);
 
 /// How long an interpreter that is interrupted at its time limit may take to end the run.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(5);

@@ -34,8 +34,11 @@ async fn where_the_time_went_is_told() {
     let ran = api.client.exec_traced(&id, &body("sleep 0.01")).await.unwrap();
     let expect = ["turn", "connect", "launch", "run", "channel", "total"];
     assert_eq!(stages(&ran.timing), expect);
-    let [total, run] = ["total", "run"].map(|name| ran.timing.duration(name).unwrap());
-    assert!(ran.round_trip >= total && total >= run && run.as_millis() >= 10, "{ran:?}");
+    let [total, launch, run] =
+        ["total", "launch", "run"].map(|name| ran.timing.duration(name).unwrap());
+    // A program may be well under way before whoever launched it goes on.
+    let slept = launch + run;
+    assert!(ran.round_trip >= total && total >= slept && slept.as_millis() >= 10, "{ran:?}");
     let deleted = api.client.delete_traced(&id).await.unwrap();
     assert_eq!(stages(&deleted.timing), ["total"]);
     let answer = api.raw("GET", "/healthz", "").await;
