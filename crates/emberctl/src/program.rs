@@ -57,6 +57,7 @@ pub struct ProgramArgs {
 
 /// What the program and all it starts may use.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_field_names, reason = "each names its flag")]
 struct LimitArgs {
     /// Processor time of each process, such as 10s, rounded up to whole seconds.
     #[arg(long, value_parser = duration::parse, value_name = "TIME")]
