@@ -7,7 +7,7 @@ use emberd_proto::ContextProgram;
 use serde::{Deserialize, Serialize};
 
 use super::definition::DefinitionError;
-use super::zygote::{PROGRAM_PLACEHOLDER, installed, is_plain, read_program};
+use super::zygote::{PROGRAM_PLACEHOLDER, filled_in, installed, is_plain, read_program};
 use crate::artifact::Digest;
 
 /// Most contexts a pack defines.
@@ -81,11 +81,7 @@ impl ContextDefinition {
     /// What the guest agent is told.
     pub(super) fn spec(&self) -> ContextProgram {
         let file = format!("/{}", self.installed());
-        let run = self.run.iter().map(|word| match word.as_str() {
-            PROGRAM_PLACEHOLDER => file.clone(),
-            _ => word.clone(),
-        });
-        let (languages, run) = (self.languages.clone(), run.collect());
+        let (languages, run) = (self.languages.clone(), filled_in(&self.run, &file));
         ContextProgram { languages, run, zygote_file: self.zygote.then_some(file) }
     }
 

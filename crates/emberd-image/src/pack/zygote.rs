@@ -87,11 +87,8 @@ impl ZygoteDefinition {
 
     /// What the guest agent is told.
     pub(super) fn spec(&self) -> ZygoteSpec {
-        let run = self.run.iter().map(|word| match word.as_str() {
-            PROGRAM_PLACEHOLDER => format!("/{}", self.installed()),
-            _ => word.clone(),
-        });
-        ZygoteSpec { run: run.collect(), spawn_for_env: self.spawn_for_env.clone() }
+        let run = filled_in(&self.run, &format!("/{}", self.installed()));
+        ZygoteSpec { run, spawn_for_env: self.spawn_for_env.clone() }
     }
 
     /// Digest of the program's content.
@@ -111,6 +108,12 @@ pub(super) fn is_plain(program: &str) -> bool {
 /// Where `program` is in the image, without its leading slash.
 pub(super) fn installed(program: &str) -> String {
     format!("{PROGRAM_DIR}/{program}")
+}
+
+/// `run` with `file` where the placeholder stands.
+pub(super) fn filled_in(run: &[String], file: &str) -> Vec<String> {
+    let word = |word: &String| if word == PROGRAM_PLACEHOLDER { file } else { word }.to_owned();
+    run.iter().map(word).collect()
 }
 
 /// What is in the file `program` of `folder`.
