@@ -25,6 +25,10 @@ mod terminal;
 mod trace;
 
 fn main() -> ExitCode {
+    if let Err(error) = emberd_vmm::close_on_exec() {
+        let error = anyhow::Error::from(error).context("cannot keep descriptors from children");
+        return report::error(&error, Output { json: false });
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return report::usage(&error),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::host::{CPUINFO, Identity};
+use crate::jail::JailConfig;
 use crate::{
     BootError, BootSpec, ExitWatch, ImageHashes, MachineShape, RestoreError, RestoreSpec,
     SnapshotVmm, Standby, Template, TemplateKey, Vmm, VmmDescription,
@@ -32,7 +33,6 @@ mod version;
 
 pub use api::ApiError;
 pub use find::{FindError, find_binary, needs_interpreter};
-pub use jail::{IdRange, JailChoice, JailConfig};
 pub use machine::{KernelArgsTooLong, vmconfig};
 pub use microvm::FirecrackerVm;
 pub use version::{Features, SnapshotFormat, Version, VersionRefusal};

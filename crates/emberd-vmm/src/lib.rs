@@ -19,19 +19,23 @@ mod exit;
 pub mod firecracker;
 mod holdings;
 mod host;
+mod jail;
 mod log;
 mod orphans;
 mod process;
 mod qemu;
 mod record;
+mod root;
 mod select;
 mod snapshot;
+mod sparse;
 mod sys;
 mod template;
 
 pub use boot::{BootError, BootSpec, ConnectError, KillError, VmmDescription};
 pub use exit::{ExitReason, ExitWatch};
 pub use host::{KvmTrial, KvmVerdict};
+pub use jail::{IdRange, JailChoice, JailConfig};
 pub use log::{ConsoleReader, LOG_BYTES_MAX, tail as console_tail};
 pub use orphans::{OrphanError, OrphanVmm, Removed, remove_orphans};
 pub use qemu::{
@@ -41,6 +45,7 @@ pub use select::{Driver, HostFacts, SelectError, Selection, VmmChoice, select};
 pub use snapshot::{
     PauseError, RestoreError, RestoreSpec, SnapshotError, SnapshotMicroVm, SnapshotVmm, Standby,
 };
+pub use sys::close_on_exec;
 pub use template::{
     ImageHashes, MachineShape, Template, TemplateError, TemplateKey, UNFINISHED_SUFFIX,
 };

@@ -23,7 +23,8 @@ use tokio::sync::watch;
 
 use crate::log::{LOG_FILE, Log};
 use crate::record::{RECORD_FILE, Record};
-use crate::{BootError, ExitReason, ExitWatch, KillError, sys};
+use crate::sys::{self, Confinement};
+use crate::{BootError, ExitReason, ExitWatch, KillError};
 
 /// Bytes read from the console at once, and most bytes read after the process has ended:
 /// what a pipe holds (64 KiB, pipe(7)).
@@ -120,19 +121,24 @@ pub(crate) struct VmmProcess {
 }
 
 impl VmmProcess {
-    /// Starts `command` in `dir`, in a process group of its own, everything it prints going
-    /// to the log.
+    /// Starts `command` in `dir`, confined, in a process group of its own, everything it
+    /// prints going to the log.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub(crate) fn spawn(command: Command, dir: VmDir) -> Result<Self, BootError> {
-        Self::spawn_reading(command, dir, |code, _| ExitReason::Code(code))
+    pub(crate) fn spawn(
+        command: Command,
+        dir: VmDir,
+        confinement: Confinement,
+    ) -> Result<Self, BootError> {
+        Self::spawn_reading(command, dir, confinement, |code, _| ExitReason::Code(code))
     }
 
     /// As [`Self::spawn`]; `read_code` tells from exit code and log why the process exited.
     pub(crate) fn spawn_reading(
         mut command: Command,
         dir: VmDir,
+        confinement: Confinement,
         read_code: ReadCode,
     ) -> Result<Self, BootError> {
         let prepare = |file: &str| {
@@ -148,7 +154,7 @@ impl VmmProcess {
             .stdin(Stdio::null())
             .stdout(output_writer)
             .stderr(error_writer);
-        sys::confine(&mut command);
+        sys::confine(&mut command, confinement);
         let program = PathBuf::from(command.get_program());
         let child = command.spawn().map_err(|source| BootError::Spawn { program, source })?;
         // The command holds the pipe's writing ends; while it lives the pipe never ends.

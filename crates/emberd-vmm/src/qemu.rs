@@ -4,12 +4,13 @@
 //! boot:     spawn ─▶ channel ─────────────────────────────────────────▶ guest boots
 //! stand_by: spawn ─▶ channel ─▶ control ─▶ state given ── load ─▶ cont ─▶ guest runs
 //!
-//! qemu-system-x86_64 in the VM's directory
+//! qemu-system-x86_64 in the VM's directory, or in a jail there
 //!   │ agent.sock ◀── one connection, many streams (mux)
 //!   │ qmp.sock   ◀── control, out of the guest's reach
 //!   └ stdout, stderr ──▶ vm.log (guest console, VMM)
 //! ```
 
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use crate::{
 
 mod arguments;
 mod find;
+mod jail;
 mod launch;
 mod microvm;
 mod migration;
@@ -34,12 +36,20 @@ pub use mux::MuxStream as QemuStream;
 pub use standby::QemuStandby;
 
 use arguments::{Accel, Arguments, Hardware};
+use jail::Jail;
+use launch::Site;
+
+/// Names of the images in a jail.
+const KERNEL_INSIDE: &str = "/images/kernel";
+const INITRAMFS_INSIDE: &str = "/images/initramfs";
+const ROOTFS_INSIDE: &str = "/images/rootfs";
 
 /// Makes [`QemuMicroVm`]s.
 #[derive(Debug)]
 pub struct Qemu {
     binary: PathBuf,
     hardware: Hardware,
+    jail: Option<Jail>,
     description: VmmDescription,
     facts: Arc<Facts>,
 }
@@ -67,22 +77,31 @@ impl Facts {
 }
 
 impl Qemu {
-    /// Finds QEMU, asks it for its version and decides on the accelerator. Blocks for some
-    /// tens of milliseconds.
+    /// Finds QEMU, asks it for its version, decides on the accelerator and tries the jail if
+    /// there is to be one. Blocks for some tens of milliseconds, twice that with a jail.
     ///
     /// # Errors
     /// [`FindQemuError`].
     pub fn find(config: QemuConfig) -> Result<Self, FindQemuError> {
         let binary = find::binary(config.binary)?;
+        // A jail shows the place a link leads to, and not every link.
+        let binary = binary
+            .canonicalize()
+            .map_err(|source| FindQemuError::Run { binary: binary.clone(), source })?;
         let version = find::version(&binary)?;
         let (accelerator, why) = find::accelerator(config.accel, KvmVerdict::of_this_host())?;
         let accel = match accelerator {
             find::Accelerator::Kvm => Accel::Kvm,
             find::Accelerator::Tcg => Accel::Tcg { tsc_khz: host::tsc_khz() },
         };
-        let reasons = [config.reason, why];
-        let reasons: Vec<_> = reasons.into_iter().filter(|reason| !reason.is_empty()).collect();
         let hardware = Hardware { accel, console: config.console };
+        let jail = Jail::find(&config.jail, &binary, hardware)?;
+        let confinement = match &jail {
+            Ok(jail) => jail.describe(),
+            Err(reason) => format!("not jailed ({reason}): no user or root of its own"),
+        };
+        let reasons = [config.reason, why, confinement];
+        let reasons: Vec<_> = reasons.into_iter().filter(|reason| !reason.is_empty()).collect();
         let host = Identity::read()
             .map_err(|source| FindQemuError::Host { path: host::CPUINFO.into(), source })?;
         let facts = Facts { version: version.clone(), hardware: hardware.to_string(), host };
@@ -92,7 +111,7 @@ impl Qemu {
             accelerator: accelerator.name(),
             reason: reasons.join("; "),
         };
-        Ok(Self { binary, hardware, description, facts: Arc::new(facts) })
+        Ok(Self { binary, hardware, jail: jail.ok(), description, facts: Arc::new(facts) })
     }
 }
 
@@ -104,13 +123,23 @@ impl Vmm for Qemu {
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<QemuMicroVm, BootError> {
-        let arguments = Arguments::boot(self.hardware, &spec);
-        let launched = self.launch(&spec.dir, &arguments).await?;
-        let shape = spec.for_template.then_some(MachineShape {
+        let shape = MachineShape {
             vcpu_count: spec.vcpu_count,
             mem_size_mib: spec.mem_size_mib,
-            kernel_args: spec.kernel_args,
-        });
+            kernel_args: spec.kernel_args.clone(),
+        };
+        let images = [
+            (&*spec.kernel, KERNEL_INSIDE),
+            (&*spec.initramfs, INITRAMFS_INSIDE),
+            (&*spec.rootfs, ROOTFS_INSIDE),
+        ];
+        let site = Site::new(self.jail.as_ref(), &spec.dir, &images, &shape)?;
+        let [kernel, initramfs, rootfs] = images.map(|(file, inside)| site.name(file, inside));
+        let for_template = spec.for_template;
+        let spec = BootSpec { kernel, initramfs, rootfs, ..spec };
+        let arguments = Arguments::boot(self.hardware, &spec);
+        let launched = self.launch(site, &arguments, Vec::new()).await?;
+        let shape = for_template.then_some(shape);
         Ok(launched.into_microvm(None, shape))
     }
 }
@@ -132,9 +161,17 @@ impl SnapshotVmm for Qemu {
         spec: RestoreSpec,
     ) -> Result<QemuStandby, RestoreError> {
         template.check(&self.facts.template_key(spec.images.clone(), spec.machine.clone()))?;
-        let memory = template.memory();
-        let arguments = Arguments::load(self.hardware, &spec, &memory);
-        let launched = self.launch(&spec.dir, &arguments).await?;
+        let memory = template.sealed_memory().await;
+        let memory =
+            memory.map_err(|source| BootError::Prepare { path: template.memory(), source })?;
+        let images = [(&*spec.rootfs, ROOTFS_INSIDE)];
+        let site = Site::new(self.jail.as_ref(), &spec.dir, &images, &spec.machine)?;
+        let rootfs = site.name(&spec.rootfs, ROOTFS_INSIDE);
+        let spec = RestoreSpec { rootfs, ..spec };
+        // The VMM inherits the descriptor under the number it has here.
+        let name = PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()));
+        let arguments = Arguments::load(self.hardware, &spec, &name);
+        let launched = self.launch(site, &arguments, vec![memory]).await?;
         Ok(QemuStandby::prepare(launched, &template.state()).await?)
     }
 }

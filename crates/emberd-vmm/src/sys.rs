@@ -1,35 +1,123 @@
-//! What needs `unsafe`: limits set between fork and exec, waiting on a descriptor, questions
-//! to KVM, and the host's cycle counter.
+//! What needs `unsafe`: what a child does between fork and exec, waiting on a descriptor,
+//! questions to KVM, and the host's cycle counter.
 
-#![allow(unsafe_code, reason = "pre_exec, AsyncFd, ioctl and rdtsc have no safe form")]
+#![allow(unsafe_code, reason = "pre_exec, unshare, AsyncFd, ioctl and rdtsc have no safe form")]
 
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 use rustix::process::{Resource, Rlimit, setrlimit};
-use rustix::thread::set_no_new_privs;
+use rustix::thread::{UnshareFlags, set_no_new_privs, unshare_unsafe};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use crate::jail::Plan;
 
 /// Most file descriptors one VMM may hold: sockets, images and what virtio queues need.
 const OPEN_FILES_MAX: u64 = 2048;
 
-/// Makes the child give up, before it runs, what no VMM needs: core dumps (they would hold
-/// guest memory), many descriptors, and privileges gained by exec.
-pub(crate) fn confine(command: &mut Command) {
-    let confine = || -> io::Result<()> {
+/// First descriptor that is not a standard stream.
+const FIRST_FD: RawFd = 3;
+
+/// Bytes read of a directory of descriptors at once: some forty entries.
+const FD_DIR_BYTES: usize = 1024;
+
+/// What becomes of a VMM's process before it is one.
+#[derive(Debug, Default)]
+pub(crate) struct Confinement {
+    /// Descriptors the VMM finds under the numbers they have here; it gets no others but its
+    /// standard streams.
+    pub(crate) inherits: Vec<OwnedFd>,
+    /// Its jail, if it has one.
+    pub(crate) jail: Option<Plan>,
+}
+
+/// Makes the child give up, before it runs, what no VMM needs: descriptors the daemon holds,
+/// core dumps (they would hold guest memory), many descriptors, and privileges gained by
+/// exec; and makes it enter its jail.
+pub(crate) fn confine(command: &mut Command, confinement: Confinement) {
+    let Confinement { inherits, jail } = confinement;
+    let confine = move || -> io::Result<()> {
         let limit = |n| Rlimit { current: Some(n), maximum: Some(n) };
         setrlimit(Resource::Nofile, limit(OPEN_FILES_MAX))?;
         setrlimit(Resource::Core, limit(0))?;
+        close_on_exec()?;
+        for fd in &inherits {
+            fcntl_setfd(fd, FdFlags::empty())?;
+        }
+        if let Some(jail) = &jail {
+            leave_namespaces()?;
+            jail.enter()?;
+        }
         Ok(set_no_new_privs(true)?)
     };
     // SAFETY: between fork and exec only async-signal-safe functions may run; the closure
-    // makes three system calls, allocates nothing and takes no lock.
+    // makes system calls alone, allocates nothing and takes no lock. What it borrows was
+    // made before the fork.
     unsafe { command.pre_exec(confine) };
+}
+
+/// Marks every descriptor but the standard streams to be closed by exec, whoever opened it:
+/// what this process inherited it does not pass on. Allocates nothing.
+///
+/// # Errors
+/// On a kernel before 5.11 without `/proc`.
+pub fn close_on_exec() -> io::Result<()> {
+    // By number, because glibc has the function from 2.34 on.
+    // SAFETY: the call changes flags of descriptors and touches no memory.
+    let done = unsafe {
+        libc::syscall(libc::SYS_close_range, FIRST_FD, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    if done == 0 { Ok(()) } else { close_on_exec_one_by_one() }
+}
+
+/// As [`close_on_exec`], for kernels that cannot do it at once.
+fn close_on_exec_one_by_one() -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())?;
+    let mut buffer = [MaybeUninit::<u8>::uninit(); FD_DIR_BYTES];
+    let mut entries = RawDir::new(&dir, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let number = entry.file_name().to_bytes();
+        let digit = |value: RawFd, digit: &u8| value * 10 + RawFd::from(digit - b'0');
+        if number.iter().all(u8::is_ascii_digit) {
+            let number = number.iter().fold(0, digit);
+            if number >= FIRST_FD {
+                // SAFETY: the descriptor was just listed as open, and is only borrowed for
+                // the call; one that was closed meanwhile makes the call fail.
+                let fd = unsafe { BorrowedFd::borrow_raw(number) };
+                fcntl_setfd(fd, FdFlags::CLOEXEC)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives the calling thread mounts, System V IPC and host names of its own.
+fn leave_namespaces() -> io::Result<()> {
+    let flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    // SAFETY: the descriptor table stays shared.
+    Ok(unsafe { unshare_unsafe(flags) }?)
+}
+
+/// A network namespace with nothing in it. It is gone with its last descriptor and process.
+pub(crate) fn empty_network() -> io::Result<OwnedFd> {
+    let make = || -> io::Result<OwnedFd> {
+        // SAFETY: the descriptor table stays shared.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
+        Ok(std::fs::File::open("/proc/thread-self/ns/net")?.into())
+    };
+    // On a thread of its own, which ends there: this one stays where it is.
+    let made = std::thread::spawn(make).join();
+    made.unwrap_or_else(|_| Err(io::Error::other("the thread that makes it panicked")))
 }
 
 /// Lets tasks wait until `fd` is readable.

@@ -11,14 +11,22 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::fs::{PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{OFlags, SeekFrom, seek};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::OnceCell;
+
+use crate::sparse;
+
+mod sealed;
+
+use sealed::Sealed;
 
 /// Name of the state file in a template.
 pub(crate) const STATE_FILE: &str = "state";
@@ -103,13 +111,28 @@ struct Manifest {
 }
 
 /// A published template.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Template {
     dir: PathBuf,
     manifest: Manifest,
+    /// The memory as VMMs get it that would open the file for writing; made when one first
+    /// does, and shared by all clones of this value.
+    sealed: Arc<OnceCell<Sealed>>,
 }
 
+impl PartialEq for Template {
+    fn eq(&self, other: &Self) -> bool {
+        self.dir == other.dir && self.manifest == other.manifest
+    }
+}
+
+impl Eq for Template {}
+
 impl Template {
+    fn new(dir: PathBuf, manifest: Manifest) -> Self {
+        Self { dir, manifest, sealed: Arc::default() }
+    }
+
     /// Opens the template in `dir`.
     ///
     /// # Errors
@@ -122,7 +145,7 @@ impl Template {
         let manifest = io::Read::take(manifest, MANIFEST_BYTES_MAX);
         let manifest = serde_json::from_reader(manifest)
             .map_err(|source| TemplateError::Manifest { path: path.clone(), source })?;
-        let template = Self { dir: dir.into(), manifest };
+        let template = Self::new(dir.into(), manifest);
         template.check_memory()?;
         Ok(template)
     }
@@ -162,6 +185,18 @@ impl Template {
     /// The file of guest memory.
     pub fn memory(&self) -> PathBuf {
         self.dir.join(MEMORY_FILE)
+    }
+
+    /// A descriptor of the guest's memory that can be opened for writing and written to by
+    /// nobody. The first call copies the memory, which stays in the host's until the last
+    /// value of this template and the last VMM that maps it are gone.
+    pub(crate) async fn sealed_memory(&self) -> io::Result<OwnedFd> {
+        let seal = || async {
+            let path = self.memory();
+            let sealed = tokio::task::spawn_blocking(move || Sealed::of(&path)).await;
+            sealed.unwrap_or_else(|error| Err(error.into()))
+        };
+        self.sealed.get_or_try_init(seal).await?.descriptor()
     }
 
     /// Holds the template against what is `here`.
@@ -297,12 +332,11 @@ impl Draft {
         file.set_permissions(Permissions::from_mode(0o444))
     }
 
-    /// Takes a copy of the file `made` as the template's `name`. The daemon may write to it:
-    /// QEMU opens even a file it will only map privately for writing.
+    /// Takes a copy of the file `made` as the template's `name`, read-only.
     pub(crate) fn copy(&self, made: &Path, name: &str) -> io::Result<()> {
         let path = self.dir.join(name);
         copy(made, &path)?;
-        std::fs::set_permissions(path, Permissions::from_mode(0o600))
+        std::fs::set_permissions(path, Permissions::from_mode(0o444))
     }
 
     /// Publishes the template with `key`. Reads its files whole.
@@ -313,7 +347,7 @@ impl Draft {
         std::fs::write(self.dir.join(MANIFEST_FILE), json)?;
         std::fs::rename(&self.dir, &self.into)?;
         self.published = true;
-        Ok(Template { dir: self.into.clone(), manifest })
+        Ok(Template::new(self.into.clone(), manifest))
     }
 }
 
@@ -353,26 +387,9 @@ fn open_own(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Copies a file's data and leaves its holes: most of a guest's memory was never touched.
+/// Copies a file and leaves its holes.
 fn copy(made: &Path, path: &Path) -> io::Result<()> {
-    let mut from = open_own(made)?;
-    let mut to = File::create_new(path)?;
-    let length = from.metadata()?.len();
-    let mut end = 0;
-    loop {
-        let start = match seek(&from, SeekFrom::Data(end)) {
-            Ok(start) => start,
-            // There is no more data.
-            Err(Errno::NXIO) => break,
-            Err(error) => return Err(error.into()),
-        };
-        end = seek(&from, SeekFrom::Hole(start))?;
-        for file in [&from, &to] {
-            seek(file, SeekFrom::Start(start))?;
-        }
-        io::copy(&mut (&mut from).take(end - start), &mut to)?;
-    }
-    to.set_len(length)
+    sparse::copy(&mut open_own(made)?, &mut File::create_new(path)?)
 }
 
 #[cfg(test)]
@@ -478,7 +495,7 @@ mod tests {
         let copied = draft.dir.join(MEMORY_FILE);
         assert_eq!(digest(&copied).unwrap(), digest(&made).unwrap());
         assert!(copied.metadata().unwrap().blocks() <= file.metadata().unwrap().blocks() * 2);
-        assert_eq!(copied.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(copied.metadata().unwrap().mode() & 0o777, 0o444);
         draft.take(&copied, STATE_FILE).unwrap();
         File::create(&copied).unwrap();
         draft.copy(&copied, "empty").unwrap();

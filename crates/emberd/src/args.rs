@@ -47,13 +47,14 @@ pub struct Options {
     /// Firecracker's jailer [default: beside Firecracker, else the search path's].
     #[arg(long, env = "EMBERD_JAILER", value_name = "FILE")]
     pub jailer: Option<PathBuf>,
-    /// Whether each Firecracker runs in a jail [default: auto].
+    /// Whether each VMM runs in a jail [default: auto].
     #[arg(long, env = "EMBERD_JAIL", value_name = "WHEN")]
     pub jail: Option<JailChoice>,
     /// Users the jails run as, which must be nobody else's [default: 1900000000-1900009999].
     #[arg(long, env = "EMBERD_JAIL_UIDS", value_name = "FIRST-LAST")]
     pub jail_uids: Option<String>,
-    /// Network namespace the jails join [default: the daemon's].
+    /// Network namespace the jails join [default: the daemon's for Firecracker, an empty one
+    /// for QEMU].
     #[arg(long, env = "EMBERD_NETNS", value_name = "FILE")]
     pub netns: Option<PathBuf>,
     /// Run Firecracker without its system call filter. For laboratories only.
@@ -123,11 +124,11 @@ pub enum VmmChoice {
     Qemu,
 }
 
-/// Whether each Firecracker runs in a jail.
+/// Whether each VMM runs in a jail.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JailChoice {
-    /// If the daemon is root and a fitting jailer is found.
+    /// If the daemon is root and a jail can be had.
     #[default]
     Auto,
     /// Yes; without a jail the daemon does not start.

@@ -71,7 +71,7 @@ pub struct Config {
     pub vmm: VmmChoice,
     /// Firecracker's binary, where it is not to be looked for.
     pub firecracker: Option<PathBuf>,
-    /// How each Firecracker is jailed.
+    /// How each VMM is jailed.
     pub jail: JailOptions,
     /// Whether Firecracker's system call filter is on.
     pub seccomp: bool,
@@ -87,7 +87,7 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
-/// How each Firecracker is jailed.
+/// How each VMM is jailed.
 #[derive(Debug, Clone)]
 pub struct JailOptions {
     /// Whether it is.

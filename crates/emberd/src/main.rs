@@ -2,12 +2,16 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use emberd::args::{AccelChoice, JailChoice, VmmChoice};
 use emberd::config::Config;
 use emberd::daemon;
 use emberd_proto::message::READY_PORT;
-use emberd_vmm::firecracker::{self, Firecracker, FirecrackerConfig, IdRange, JailConfig};
-use emberd_vmm::{self as vmm, Driver, FindQemuError, HostFacts, Qemu, QemuConfig, SelectError};
+use emberd_vmm::firecracker::{self, Firecracker, FirecrackerConfig};
+use emberd_vmm::{
+    self as vmm, Driver, FindQemuError, HostFacts, IdRange, JailConfig, Qemu, QemuConfig,
+    SelectError,
+};
 
 /// Where `emberctl setup firecracker` installs, in the data directory.
 const FIRECRACKER_DIR: &str = "firecracker/current";
@@ -21,6 +25,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> anyhow::Result<()> {
+    vmm::close_on_exec().context("cannot keep inherited descriptors from children")?;
     let config = daemon::configure()?;
     let selection = vmm::select(vmm_choice(config.vmm), &host_facts(&config))?;
     match selection.driver {
@@ -65,29 +70,33 @@ fn host_facts(config: &Config) -> HostFacts {
     HostFacts::of_this_host(config.firecracker.as_deref(), &[installed], kvm_forced)
 }
 
-fn firecracker_config(config: &Config) -> FirecrackerConfig {
+fn jail_config(config: &Config) -> JailConfig {
     let choice = match config.jail.choice {
-        JailChoice::Auto => firecracker::JailChoice::Auto,
-        JailChoice::On => firecracker::JailChoice::On,
-        JailChoice::Off => firecracker::JailChoice::Off,
+        JailChoice::Auto => vmm::JailChoice::Auto,
+        JailChoice::On => vmm::JailChoice::On,
+        JailChoice::Off => vmm::JailChoice::Off,
     };
     let ids = config
         .jail
         .uids
         .as_ref()
         .map(|uids| IdRange { first: *uids.start(), count: uids.end() - uids.start() + 1 });
+    JailConfig {
+        choice,
+        jailer: config.jail.jailer.clone(),
+        ids: ids.unwrap_or_default(),
+        netns: config.jail.netns.clone(),
+        run_dir: Some(config.sandboxes.run_dir.clone()),
+        ..JailConfig::default()
+    }
+}
+
+fn firecracker_config(config: &Config) -> FirecrackerConfig {
     FirecrackerConfig {
         // Each byte of console output is an exit to the VMM.
         console: config.console.unwrap_or(false),
         ready_port: Some(READY_PORT),
-        jail: JailConfig {
-            choice,
-            jailer: config.jail.jailer.clone(),
-            ids: ids.unwrap_or_default(),
-            netns: config.jail.netns.clone(),
-            run_dir: Some(config.sandboxes.run_dir.clone()),
-            ..JailConfig::default()
-        },
+        jail: jail_config(config),
         no_seccomp: !config.seccomp,
         ..FirecrackerConfig::default()
     }
@@ -101,5 +110,6 @@ fn qemu_config(config: &Config) -> QemuConfig {
     };
     // The console is what tells why a guest did not boot.
     let console = config.console.unwrap_or(true);
-    QemuConfig { binary: config.qemu.clone(), accel, console, ..QemuConfig::default() }
+    let jail = jail_config(config);
+    QemuConfig { binary: config.qemu.clone(), accel, console, jail, ..QemuConfig::default() }
 }

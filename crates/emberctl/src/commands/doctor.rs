@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use clap::builder::BoolishValueParser;
 use emberd_client::Client;
 use emberd_image::DataDir;
-use emberd_vmm::firecracker::JailChoice;
-use emberd_vmm::{Driver, HostFacts, KvmVerdict, SelectError, Selection, VmmChoice, select};
+use emberd_vmm::{
+    Driver, HostFacts, JailChoice, KvmVerdict, SelectError, Selection, VmmChoice, select,
+};
 use serde::Serialize;
 
 use super::setup;

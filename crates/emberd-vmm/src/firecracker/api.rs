@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
-use super::stage::Root;
+use crate::root::Root;
 
 pub(crate) mod types;
 

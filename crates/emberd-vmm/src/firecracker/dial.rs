@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::machine::VSOCK_SOCKET;
-use super::stage::Root;
+use crate::root::Root;
 
 /// Longest answer, in bytes: `OK`, a space, ten digits and a line feed, with room to spare.
 const ANSWER_BYTES_MAX: usize = 32;

@@ -7,83 +7,22 @@
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::str::FromStr;
 
 use rustix::fs::StatVfsMountFlags;
 
 use super::version::{self, Version};
 use super::{FindError, stage};
+use crate::jail::{Cgroups, Ids, JailChoice, JailConfig, Lease, Overhead};
 use crate::process::{VmDir, command};
 use crate::{BootError, MachineShape};
-
-mod cgroup;
-mod ids;
-
-use cgroup::Cgroups;
-pub use ids::IdRange;
-use ids::{Ids, Lease};
 
 /// Where the jailer makes its jails, in a microVM's directory.
 const JAILS: &str = "jail";
 
-/// Whether to use the jailer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum JailChoice {
-    /// If the daemon is root and a fitting jailer is found.
-    #[default]
-    Auto,
-    /// Yes; it is an error if that cannot be.
-    On,
-    /// No.
-    Off,
-}
-
-impl FromStr for JailChoice {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        match word {
-            "auto" => Ok(Self::Auto),
-            "on" => Ok(Self::On),
-            "off" => Ok(Self::Off),
-            _ => Err(format!("`{word}` is not auto, on or off")),
-        }
-    }
-}
-
-/// How microVMs are jailed.
-#[derive(Debug, Clone)]
-pub struct JailConfig {
-    /// Whether they are.
-    pub choice: JailChoice,
-    /// The jailer; looked for beside Firecracker, then in `PATH`, when absent.
-    pub jailer: Option<PathBuf>,
-    /// Users of which each microVM gets one for itself, as user and as group.
-    pub ids: IdRange,
-    /// Network namespace every VMM joins.
-    pub netns: Option<PathBuf>,
-    /// Directory the microVMs' directories are made in, where known: a jail needs its
-    /// devices and programs, which not every mount allows.
-    pub run_dir: Option<PathBuf>,
-    /// Cgroup in which each microVM's is made, below the hierarchy's root.
-    pub parent_cgroup: String,
-    /// Where the cgroup hierarchy is mounted.
-    pub cgroup_root: PathBuf,
-}
-
-impl Default for JailConfig {
-    fn default() -> Self {
-        Self {
-            choice: JailChoice::Auto,
-            jailer: None,
-            ids: IdRange::default(),
-            netns: None,
-            run_dir: None,
-            parent_cgroup: "emberd".to_owned(),
-            cgroup_root: "/sys/fs/cgroup".into(),
-        }
-    }
-}
+/// What Firecracker takes beyond its guest: itself (about 5 MiB), page tables and the page
+/// cache of what it alone reads; and its threads, one per processor (at most 32), with the
+/// kernel's for it.
+const OVERHEAD: Overhead = Overhead { mem_mib: 128, tasks: 64 };
 
 /// A jailer, ready to be used.
 #[derive(Debug)]
@@ -198,7 +137,7 @@ impl Jail {
         if let Some(netns) = &self.netns {
             command.arg("--netns").arg(netns);
         }
-        command.args(self.cgroups.args(machine)).arg("--");
+        command.args(self.cgroups.args(machine, OVERHEAD)).arg("--");
         dir.keep(cell.lease);
         command
     }
@@ -226,6 +165,7 @@ fn forbidding(flags: StatVfsMountFlags) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jail::IdRange;
 
     #[test]
     fn mounts_without_devices_or_programs_hold_no_jail() {
@@ -238,13 +178,6 @@ mod tests {
     fn a_run_dir_that_does_not_exist_yet_is_judged_by_what_holds_it() {
         let root = rustix::fs::statvfs("/").unwrap().f_flag;
         assert_eq!(allows_jails(Path::new("/nowhere/yet")).is_ok(), forbidding(root).is_none());
-    }
-
-    #[test]
-    fn choices_are_words() {
-        assert_eq!("on".parse(), Ok(JailChoice::On));
-        assert_eq!("auto".parse(), Ok(JailChoice::Auto));
-        assert!("yes".parse::<JailChoice>().is_err());
     }
 
     #[test]

@@ -12,9 +12,11 @@ use super::api::types::{MemoryBackend, SnapshotLoad};
 use super::api::{API_SOCKET, Api, ApiError};
 use super::jail::Jail;
 use super::ready::Ready;
-use super::stage::{self, Root};
+use super::stage;
 use super::{Facts, Firecracker, FirecrackerVm, exit, machine, microvm};
 use crate::process::{TAIL_LINES, VmDir, VmmProcess, command};
+use crate::root::Root;
+use crate::sys::Confinement;
 use crate::{BootError, ExitWatch, MachineShape};
 
 /// Time between two looks for the API's socket: it takes Firecracker some milliseconds.
@@ -58,7 +60,8 @@ impl Firecracker {
             Some(jail) => self.jailed(jail, dir, files, &shape).await?,
         };
         self.add_args(&mut command);
-        let process = VmmProcess::spawn_reading(command, dir, exit::reason)?;
+        let process =
+            VmmProcess::spawn_reading(command, dir, Confinement::default(), exit::reason)?;
         let root = Arc::new(root);
         let api = Api::new(Arc::clone(&root));
         let facts = Arc::clone(&self.facts);

@@ -11,8 +11,8 @@ use super::api::Api;
 use super::api::types::{SnapshotCreate, VmState};
 use super::dial::{DialError, dial};
 use super::ready::Ready;
-use super::stage::Root;
 use crate::process::VmmProcess;
+use crate::root::Root;
 use crate::template::{Draft, MEMORY_FILE, STATE_FILE};
 use crate::{
     ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, MicroVm, PauseError,

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::machine::VSOCK_SOCKET;
-use super::stage::Root;
+use crate::root::Root;
 
 /// Waits for one guest's first dial.
 #[derive(Debug)]

@@ -61,8 +61,9 @@ pub(super) struct Arguments<'a> {
 enum Start<'a> {
     /// At the kernel's entry.
     Boot(&'a BootSpec),
-    /// Where a template was made, with the memory in this file. QEMU is told later to load
-    /// the rest, so it needs neither kernel nor initramfs.
+    /// Where a template was made, with the memory in this file, which QEMU opens for writing
+    /// although it maps it privately. QEMU is told later to load the rest, so it needs neither
+    /// kernel nor initramfs.
     Load(&'a Path),
 }
 
@@ -95,7 +96,7 @@ impl<'a> Arguments<'a> {
         let memory = self.memory()?;
         let backend = if memory.is_some() { ",memory-backend=mem" } else { "" };
         add("-machine", format!("{}{backend}", self.hardware.board()).into());
-        add("-accel", self.acceleration().into());
+        add("-accel", self.hardware.acceleration().into());
         add("-cpu", self.hardware.cpu().into());
         add("-smp", self.vcpu_count.to_string().into());
         add("-m", format!("{}M", self.mem_size_mib).into());
@@ -129,13 +130,6 @@ impl<'a> Arguments<'a> {
         // A guest that reboots, as it does when it panics, ends its VMM.
         words.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
         Ok(words)
-    }
-
-    fn acceleration(&self) -> String {
-        match self.hardware.accel {
-            Accel::Kvm => "kvm".to_owned(),
-            Accel::Tcg { .. } => format!("tcg,tb-size={TRANSLATION_MIB}"),
-        }
     }
 
     /// Where the guest's memory lies, if in a file. What a clone writes stays its own.
@@ -210,6 +204,34 @@ impl Hardware {
     fn board(self) -> String {
         let serial = if self.console { "on" } else { "off" };
         format!("microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial={serial}")
+    }
+
+    /// Whether guests need `/dev/kvm`.
+    pub(super) fn needs_kvm(self) -> bool {
+        self.accel == Accel::Kvm
+    }
+
+    fn acceleration(self) -> String {
+        match self.accel {
+            Accel::Kvm => "kvm".to_owned(),
+            Accel::Tcg { .. } => format!("tcg,tb-size={TRANSLATION_MIB}"),
+        }
+    }
+
+    /// The words for a VMM that shows that it can make this board: it starts no guest and
+    /// reads commands from its standard input.
+    pub(super) fn trial(self) -> Vec<String> {
+        let (board, acceleration) = (self.board(), self.acceleration());
+        let valued = [
+            ("-machine", &*board),
+            ("-accel", &acceleration),
+            ("-cpu", self.cpu()),
+            ("-display", "none"),
+            ("-sandbox", SANDBOX),
+            ("-monitor", "stdio"),
+        ];
+        let words = valued.into_iter().flat_map(|(option, value)| [option, value]);
+        words.chain(["-S", "-nodefaults", "-no-user-config"]).map(str::to_owned).collect()
     }
 
     fn cpu(self) -> &'static str {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::KvmVerdict;
+use crate::jail::JailConfig;
 use crate::process;
 
 const BINARY: &str = "qemu-system-x86_64";
@@ -25,7 +26,7 @@ pub enum AccelChoice {
 }
 
 /// How to run QEMU.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct QemuConfig {
     /// The binary; searched in `PATH` when not given.
     pub binary: Option<PathBuf>,
@@ -34,8 +35,10 @@ pub struct QemuConfig {
     /// Whether the guest has a console, which goes to the log.
     pub console: bool,
     /// Why this driver was chosen, as the beginning of a sentence; the driver adds why this
-    /// accelerator. May be empty.
+    /// accelerator and how it confines. May be empty.
     pub reason: String,
+    /// Whether microVMs are jailed, and how.
+    pub jail: JailConfig,
 }
 
 /// Why QEMU cannot be used.
@@ -69,6 +72,12 @@ pub enum FindQemuError {
     /// KVM was demanded and there is none.
     #[error("KVM was demanded, but {0}")]
     NoKvm(KvmVerdict),
+    /// A jail was demanded and cannot be had.
+    #[error("cannot jail microVMs: {reason}")]
+    Jail {
+        /// Why not.
+        reason: String,
+    },
     /// What templates depend on cannot be read from this host.
     #[error("cannot read {}", path.display())]
     Host {
@@ -86,6 +95,7 @@ impl FindQemuError {
             Self::Missing(_) => Some("install it: apt install qemu-system-x86"),
             Self::NoKvm(verdict) => verdict.hint(),
             Self::TooOld { .. } => Some("install a newer QEMU"),
+            Self::Jail { .. } => Some("run the daemon as root, or with --jail off"),
             Self::Run { .. } | Self::NotQemu { .. } | Self::Host { .. } => None,
         }
     }

@@ -1,6 +1,7 @@
 //! A QEMU process from its spawn until its guest runs.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +10,16 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::arguments::{Arguments, CHANNEL, CONTROL};
+use super::jail::{Cell, Jail};
 use super::microvm::{Control, QemuMicroVm};
 use super::mux::Mux;
 use super::qmp::Qmp;
 use super::{Facts, Qemu};
 use crate::dial::dial;
+use crate::jail::Plan;
 use crate::process::{TAIL_LINES, VmDir, VmmProcess, command};
+use crate::root::Root;
+use crate::sys::Confinement;
 use crate::{BootError, MachineShape};
 
 /// Longest wait for QEMU to open its sockets; 20 ms are usual, and 5 s were seen on a host
@@ -29,31 +34,92 @@ const END_WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Launched {
     pub(super) process: VmmProcess,
+    sockets: Sockets,
     /// The connection to the agent's port, before anything was said on it.
     channel: UnixStream,
     facts: Arc<Facts>,
 }
 
+/// Where a VMM will run: its directory, and its jail if it has one.
+#[derive(Debug)]
+pub(super) struct Site {
+    dir: VmDir,
+    sockets: Sockets,
+    plan: Option<Plan>,
+}
+
+/// The directory with a VMM's sockets.
+#[derive(Debug, Clone)]
+pub(super) enum Sockets {
+    /// The microVM's own.
+    Own(PathBuf),
+    /// One that belongs to the jail's user, who may put links there.
+    Jailed(Arc<Root>),
+}
+
+impl Sockets {
+    /// Connects to the socket `name`.
+    pub(super) async fn connect(&self, name: &str) -> io::Result<UnixStream> {
+        match self {
+            Self::Own(dir) => UnixStream::connect(dir.join(name)).await,
+            Self::Jailed(root) => root.connect(name).await,
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Own(dir) => dir,
+            Self::Jailed(root) => root.path(),
+        }
+    }
+}
+
+impl Site {
+    /// Makes `dir`, with a `jail` in it that shows `images` to a guest on `machine`.
+    pub(super) fn new(
+        jail: Option<&Jail>,
+        dir: &Path,
+        images: &[(&Path, &str)],
+        machine: &MachineShape,
+    ) -> Result<Self, BootError> {
+        let mut dir = VmDir::create(dir)?;
+        let Some(jail) = jail else {
+            let sockets = Sockets::Own(dir.path().into());
+            return Ok(Self { dir, sockets, plan: None });
+        };
+        let Cell { work_dir, plan } = jail.prepare(&mut dir, images, machine)?;
+        let sockets = Sockets::Jailed(Arc::new(Root::open(work_dir)?));
+        Ok(Self { dir, sockets, plan: Some(plan) })
+    }
+
+    /// What the VMM calls the host's `file`, which a jail shows as `inside`.
+    pub(super) fn name(&self, file: &Path, inside: &str) -> PathBuf {
+        if self.plan.is_some() { inside.into() } else { file.into() }
+    }
+}
+
 impl Qemu {
-    /// Starts a VMM in `dir` and connects to its channel, which it opens once it has
-    /// understood its arguments.
+    /// Starts a VMM that inherits the descriptors `inherits`, and connects to its channel,
+    /// which it opens once it has understood its arguments.
     pub(super) async fn launch(
         &self,
-        dir: &Path,
+        site: Site,
         arguments: &Arguments<'_>,
+        inherits: Vec<OwnedFd>,
     ) -> Result<Launched, BootError> {
         let mut command = command(&self.binary);
         command.args(arguments.words()?);
-        let process = VmmProcess::spawn(command, VmDir::create(dir)?)?;
-        let channel = connect(&process, CHANNEL).await?;
-        Ok(Launched { process, channel, facts: Arc::clone(&self.facts) })
+        let Site { dir, sockets, plan } = site;
+        let process = VmmProcess::spawn(command, dir, Confinement { inherits, jail: plan })?;
+        let channel = connect(&process, &sockets, CHANNEL).await?;
+        Ok(Launched { process, sockets, channel, facts: Arc::clone(&self.facts) })
     }
 }
 
 impl Launched {
     /// Connects to the VMM's control socket.
     pub(super) async fn control(&self) -> Result<Qmp, BootError> {
-        let stream = connect(&self.process, CONTROL).await?;
+        let stream = connect(&self.process, &self.sockets, CONTROL).await?;
         match Qmp::open(stream).await {
             Ok(qmp) => Ok(qmp),
             Err(error) => Err(self.failed("the negotiation", error).await),
@@ -75,20 +141,24 @@ impl Launched {
 
     /// Now a guest runs. `shape` is that of a guest a template can be made of.
     pub(super) fn into_microvm(self, qmp: Option<Qmp>, shape: Option<MachineShape>) -> QemuMicroVm {
-        let control = Control::new(self.process.dir().join(CONTROL), qmp);
+        let control = Control::new(self.sockets, qmp);
         QemuMicroVm::new(Mux::over(self.channel), control, self.process, shape, self.facts)
     }
 }
 
 /// Connects to the socket `name` of `process` as soon as it listens.
-async fn connect(process: &VmmProcess, name: &str) -> Result<UnixStream, BootError> {
-    let path: PathBuf = process.dir().join(name);
+async fn connect(
+    process: &VmmProcess,
+    sockets: &Sockets,
+    name: &str,
+) -> Result<UnixStream, BootError> {
     let mut exit = process.exited();
+    let dialled = dial(|| sockets.connect(name));
     let stream: Result<io::Result<UnixStream>, _> = tokio::select! {
-        stream = timeout(CHANNEL_WAIT_MAX, dial(&path)) => stream,
+        stream = timeout(CHANNEL_WAIT_MAX, dialled) => stream,
         reason = exit.wait() => return Err(process.exited_early(reason)),
     };
     stream
         .map_err(|_| BootError::NoChannel { waited: CHANNEL_WAIT_MAX })?
-        .map_err(|source| BootError::Prepare { path, source })
+        .map_err(|source| BootError::Prepare { path: sockets.path().join(name), source })
 }

@@ -1,14 +1,14 @@
 //! A microVM that QEMU runs.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
-use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
-use super::arguments::MEMORY;
+use super::arguments::{CONTROL, MEMORY};
+use super::launch::Sockets;
 use super::mux::{Mux, MuxStream};
 use super::qmp::{Qmp, QmpError};
 use super::{Facts, migration};
@@ -96,7 +96,7 @@ impl SnapshotMicroVm for QemuMicroVm {
         self.pause().await?;
         let draft = Draft::begin(into).map_err(publish)?;
         let state = self.process.dir().join(STATE_WRITTEN);
-        let memory = self.process.dir().join(MEMORY);
+        let memory = self.control.sockets.path().join(MEMORY);
         let file = File::create(&state).map_err(publish)?;
         let saved = self.control.with(async |qmp| Ok(migration::save(qmp, &file).await)).await;
         saved
@@ -133,13 +133,13 @@ enum SaveError {
 /// The control connection of a microVM, opened when it is first needed.
 #[derive(Debug)]
 pub(super) struct Control {
-    path: PathBuf,
+    sockets: Sockets,
     connection: Mutex<Option<Qmp>>,
 }
 
 impl Control {
-    pub(super) fn new(path: PathBuf, connection: Option<Qmp>) -> Self {
-        Self { path, connection: Mutex::new(connection) }
+    pub(super) fn new(sockets: Sockets, connection: Option<Qmp>) -> Self {
+        Self { sockets, connection: Mutex::new(connection) }
     }
 
     /// Does `act` with the connection. One that failed, or whose user went away, is not used
@@ -152,7 +152,7 @@ impl Control {
         let mut qmp = if let Some(qmp) = slot.take() {
             qmp
         } else {
-            let stream = UnixStream::connect(&self.path).await;
+            let stream = self.sockets.connect(CONTROL).await;
             Qmp::open(stream.map_err(QmpError::Closed)?).await?
         };
         let done = act(&mut qmp).await?;

@@ -3,7 +3,10 @@
 
 mod guests;
 
-use emberd_vmm::{AccelChoice, BootError, ExitReason, FindQemuError, Qemu, QemuConfig, Vmm as _};
+use emberd_vmm::{
+    AccelChoice, BootError, ExitReason, FindQemuError, JailChoice, JailConfig, Qemu, QemuConfig,
+    Vmm as _,
+};
 
 use crate::world::{World, process_exists};
 
@@ -16,6 +19,7 @@ fn qemu(world: &World, script: &str) -> Result<Qemu, FindQemuError> {
         accel: AccelChoice::Tcg,
         console: true,
         reason: "qemu was asked for".to_owned(),
+        jail: JailConfig { choice: JailChoice::Off, ..JailConfig::default() },
     })
 }
 
@@ -34,7 +38,9 @@ fn description_says_what_and_why() {
     let description = qemu.description();
     assert_eq!((description.driver, description.accelerator), ("qemu", "tcg"));
     assert_eq!(description.version, "7.2.0");
-    assert_eq!(description.reason, "qemu was asked for; software emulation was demanded");
+    let expect = "qemu was asked for; software emulation was demanded; not jailed (switched off): \
+                  no user or root of its own";
+    assert_eq!(description.reason, expect);
 }
 
 #[test]

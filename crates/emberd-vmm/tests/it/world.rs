@@ -3,8 +3,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use emberd_vmm::BootSpec;
-use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig, JailChoice};
+use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
+use emberd_vmm::{BootSpec, JailChoice};
 use fake_firecracker::Double;
 
 /// A temporary run directory with a pack and a double of Firecracker in it.

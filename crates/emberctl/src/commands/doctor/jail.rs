@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use emberd_vmm::firecracker::{JailChoice, Version, find_binary, needs_interpreter};
+use emberd_vmm::JailChoice;
+use emberd_vmm::firecracker::{Version, find_binary, needs_interpreter};
 
 use super::firecracker::ask_version;
 use super::{Args, Reading, Row};

@@ -4,8 +4,10 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use emberd_vmm::firecracker::{FindError, Firecracker, FirecrackerConfig, IdRange, JailChoice};
-use emberd_vmm::{MicroVm as _, SnapshotMicroVm as _, SnapshotVmm as _, Vmm as _};
+use emberd_vmm::firecracker::{FindError, Firecracker, FirecrackerConfig};
+use emberd_vmm::{
+    IdRange, JailChoice, MicroVm as _, SnapshotMicroVm as _, SnapshotVmm as _, Vmm as _,
+};
 use fake_firecracker::write_program;
 
 use super::lab::Lab;

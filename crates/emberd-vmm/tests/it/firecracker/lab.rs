@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig, JailChoice};
+use emberd_vmm::JailChoice;
+use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
 use emberd_vmm::{BootSpec, ImageHashes, MachineShape, RestoreSpec};
 use fake_firecracker::write_program;
 use tempfile::TempDir;

@@ -1,36 +1,43 @@
-//! Which resources the host can limit, and how the jailer is told.
+//! Which resources the host can limit, and how: told to a jailer, or done here.
 
 use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::MachineShape;
 use crate::holdings::Holdings;
 
-/// Memory a VMM may use beyond its guest's, in MiB: its own (about 5), page tables, and the
-/// page cache of what it alone reads.
-const OVERHEAD_MIB: u64 = 128;
-
-/// Most tasks of one VMM: its threads, one per processor (at most 32), and the kernel's for it.
-const PIDS_MAX: u32 = 64;
+/// What a VMM takes beyond its guest's memory and processors.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Overhead {
+    /// Memory, in MiB.
+    pub(crate) mem_mib: u64,
+    /// Most tasks: its threads and the kernel's for it.
+    pub(crate) tasks: u32,
+}
 
 /// Length of the period processor time is limited over, in microseconds.
 const CPU_PERIOD_US: u32 = 100_000;
 
 /// The host's way of limiting resources.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Cgroups {
+pub(crate) enum Cgroups {
     /// Version 2, with the limits this host's controllers allow.
     V2 { root: PathBuf, parent: String, limits: Vec<Limit> },
     /// Version 1, or both at once: limits are not set. Restores are slow there and each
     /// controller has a tree of its own; it is on its way out.
     V1,
+    /// Version 2, where this daemon may make no limits, and why.
+    Denied { reason: String },
     /// None mounted.
     None,
 }
 
 /// A resource that is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Limit {
+pub(crate) enum Limit {
     Memory,
     Cpu,
     Pids,
@@ -41,7 +48,7 @@ const LIMITS: [(Limit, &str); 3] =
 
 impl Cgroups {
     /// Looks at the hierarchy mounted at `root`.
-    pub(super) fn detect(root: &Path, parent: &str) -> Self {
+    pub(crate) fn detect(root: &Path, parent: &str) -> Self {
         if let Ok(controllers) = std::fs::read_to_string(root.join("cgroup.controllers")) {
             let has = |name: &str| controllers.split_whitespace().any(|word| word == name);
             let limits = LIMITS.iter().filter(|(_, name)| has(name)).map(|(limit, _)| *limit);
@@ -52,10 +59,11 @@ impl Cgroups {
     }
 
     /// What is limited and what is not, for people.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let (limits, why_not) = match self {
             Self::V2 { limits, .. } => (limits.as_slice(), "its cgroup controller is missing"),
             Self::V1 => (&[][..], "the host has cgroup v1"),
+            Self::Denied { reason } => (&[][..], reason.as_str()),
             Self::None => (&[][..], "the host has no cgroups"),
         };
         let names = |limited: bool| {
@@ -70,7 +78,7 @@ impl Cgroups {
     }
 
     /// What the jailer makes for the microVM `id`.
-    pub(super) fn holdings(&self, id: &str) -> Holdings {
+    pub(crate) fn holdings(&self, id: &str) -> Holdings {
         match self {
             Self::V2 { root, parent, limits } if !limits.is_empty() => {
                 Holdings { cgroups: vec![root.join(parent).join(id)] }
@@ -81,7 +89,7 @@ impl Cgroups {
 
     /// The jailer's flags for a guest on `machine`. Without a limit there are none: the
     /// jailer's default is version 1, and fails where that is missing.
-    pub(super) fn args(&self, machine: &MachineShape) -> Vec<OsString> {
+    pub(crate) fn args(&self, machine: &MachineShape, overhead: Overhead) -> Vec<OsString> {
         let Self::V2 { parent, limits, .. } = self else { return Vec::new() };
         if limits.is_empty() {
             return Vec::new();
@@ -89,27 +97,78 @@ impl Cgroups {
         let mut args = vec!["--cgroup-version".into(), "2".into()];
         args.extend(["--parent-cgroup".into(), parent.into()]);
         for limit in limits {
-            args.extend(["--cgroup".into(), limit.setting(machine).into()]);
+            let setting = format!("{}={}", limit.file(), limit.value(machine, overhead));
+            args.extend(["--cgroup".into(), setting.into()]);
         }
         args
     }
 }
 
+impl Cgroups {
+    /// The same for a daemon that makes its cgroups itself: tries to pass the controllers
+    /// down to the parent, which a container may not allow.
+    pub(crate) fn delegated(self) -> Self {
+        let Self::V2 { root, parent, limits } = &self else { return self };
+        if limits.is_empty() {
+            return self;
+        }
+        let names = LIMITS.iter().filter(|(limit, _)| limits.contains(limit));
+        let enable = names.map(|(_, name)| format!("+{name}")).collect::<Vec<_>>().join(" ");
+        let dir = root.join(parent);
+        let enable_in = |dir: &Path| fs::write(dir.join("cgroup.subtree_control"), &enable);
+        let delegated =
+            fs::create_dir_all(&dir).and_then(|()| enable_in(root)).and_then(|()| enable_in(&dir));
+        match delegated {
+            Ok(()) => self,
+            Err(error) => Self::Denied { reason: format!("{}: {error}", dir.display()) },
+        }
+    }
+
+    /// Makes the cgroup of the microVM `id` with its limits, and returns the file to which a
+    /// process writes to enter it; none where nothing is limited. It is one of [`Self::holdings`].
+    pub(crate) fn make(
+        &self,
+        id: &str,
+        machine: &MachineShape,
+        overhead: Overhead,
+    ) -> io::Result<Option<OwnedFd>> {
+        let Self::V2 { root, parent, limits } = self else { return Ok(None) };
+        if limits.is_empty() {
+            return Ok(None);
+        }
+        let dir = root.join(parent).join(id);
+        fs::create_dir(&dir)?;
+        for limit in limits {
+            fs::write(dir.join(limit.file()), limit.value(machine, overhead))?;
+        }
+        let procs = File::options().write(true).open(dir.join("cgroup.procs"))?;
+        Ok(Some(procs.into()))
+    }
+}
+
 impl Limit {
-    fn setting(self, machine: &MachineShape) -> String {
+    fn file(self) -> &'static str {
         match self {
-            Self::Memory => format!("memory.max={}", machine.mem_bytes() + (OVERHEAD_MIB << 20)),
+            Self::Memory => "memory.max",
+            Self::Cpu => "cpu.max",
+            Self::Pids => "pids.max",
+        }
+    }
+
+    fn value(self, machine: &MachineShape, overhead: Overhead) -> String {
+        match self {
+            Self::Memory => (machine.mem_bytes() + (overhead.mem_mib << 20)).to_string(),
             Self::Cpu => {
                 let quota_us = u32::from(machine.vcpu_count) * CPU_PERIOD_US;
-                format!("cpu.max={quota_us} {CPU_PERIOD_US}")
+                format!("{quota_us} {CPU_PERIOD_US}")
             }
-            Self::Pids => format!("pids.max={PIDS_MAX}"),
+            Self::Pids => overhead.tasks.to_string(),
         }
     }
 }
 
 impl Drop for Cgroups {
-    /// Removes the parent, which the jailer made, unless another daemon uses it.
+    /// Removes the parent, which the jailer or this daemon made, unless another daemon uses it.
     fn drop(&mut self) {
         if let Self::V2 { root, parent, .. } = self
             && let Err(error) = std::fs::remove_dir(root.join(&*parent))
@@ -122,6 +181,8 @@ impl Drop for Cgroups {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const OVERHEAD: Overhead = Overhead { mem_mib: 1, tasks: 2 };
 
     #[test]
     fn every_kind_of_host_says_what_it_limits() {
@@ -158,7 +219,7 @@ mod tests {
             assert_eq!(cgroups.describe(), expect);
             let machine = MachineShape { vcpu_count: 1, mem_size_mib: 1, kernel_args: Vec::new() };
             let limited = expect.starts_with("limited");
-            assert_eq!(cgroups.args(&machine).is_empty(), !limited, "{expect}");
+            assert_eq!(cgroups.args(&machine, OVERHEAD).is_empty(), !limited, "{expect}");
             assert_eq!(cgroups.holdings("x").cgroups.is_empty(), !limited, "{expect}");
         }
     }

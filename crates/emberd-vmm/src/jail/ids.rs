@@ -22,7 +22,7 @@ impl Default for IdRange {
 
 /// Lends out the ids of a range.
 #[derive(Debug, Clone)]
-pub(super) struct Ids {
+pub(crate) struct Ids {
     range: IdRange,
     lent: Arc<Mutex<Lent>>,
 }
@@ -35,7 +35,7 @@ struct Lent {
 }
 
 impl Ids {
-    pub(super) fn new(range: IdRange) -> Self {
+    pub(crate) fn new(range: IdRange) -> Self {
         Self { range, lent: Arc::default() }
     }
 
@@ -43,7 +43,7 @@ impl Ids {
     ///
     /// # Errors
     /// When all are lent.
-    pub(super) fn lease(&self) -> io::Result<Lease> {
+    pub(crate) fn lease(&self) -> io::Result<Lease> {
         let IdRange { first, count } = self.range;
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = lent.next;
@@ -58,13 +58,13 @@ impl Ids {
 
 /// An id, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(crate) struct Lease {
     id: u32,
     lent: Arc<Mutex<Lent>>,
 }
 
 impl Lease {
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.id
     }
 }

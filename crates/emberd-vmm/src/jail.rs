@@ -1,0 +1,86 @@
+//! What keeps VMMs apart from the host and from each other, whatever VMM it is: users of
+//! their own, limits on what they take, and for those that bring no jailer a root of their own.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+mod cgroup;
+mod ids;
+mod plan;
+
+pub(crate) use cgroup::{Cgroups, Overhead};
+pub use ids::IdRange;
+pub(crate) use ids::{Ids, Lease};
+pub(crate) use plan::{Access, Plan};
+
+/// Whether to jail VMMs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum JailChoice {
+    /// If the daemon is root and a jail can be had.
+    #[default]
+    Auto,
+    /// Yes; it is an error if that cannot be.
+    On,
+    /// No.
+    Off,
+}
+
+impl FromStr for JailChoice {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("`{word}` is not auto, on or off")),
+        }
+    }
+}
+
+/// How microVMs are jailed.
+#[derive(Debug, Clone)]
+pub struct JailConfig {
+    /// Whether they are.
+    pub choice: JailChoice,
+    /// Firecracker's jailer; looked for beside Firecracker, then in `PATH`, when absent.
+    pub jailer: Option<PathBuf>,
+    /// Users of which each microVM gets one for itself, as user and as group.
+    pub ids: IdRange,
+    /// Network namespace every VMM joins; without it Firecracker stays in the daemon's and
+    /// QEMU joins one with nothing in it.
+    pub netns: Option<PathBuf>,
+    /// Directory the microVMs' directories are made in, where known: Firecracker's jail needs
+    /// its devices and programs, which not every mount allows.
+    pub run_dir: Option<PathBuf>,
+    /// Cgroup in which each microVM's is made, below the hierarchy's root.
+    pub parent_cgroup: String,
+    /// Where the cgroup hierarchy is mounted.
+    pub cgroup_root: PathBuf,
+}
+
+impl Default for JailConfig {
+    fn default() -> Self {
+        Self {
+            choice: JailChoice::Auto,
+            jailer: None,
+            ids: IdRange::default(),
+            netns: None,
+            run_dir: None,
+            parent_cgroup: "emberd".to_owned(),
+            cgroup_root: "/sys/fs/cgroup".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_are_words() {
+        assert_eq!("on".parse(), Ok(JailChoice::On));
+        assert_eq!("auto".parse(), Ok(JailChoice::Auto));
+        assert!("yes".parse::<JailChoice>().is_err());
+    }
+}
