@@ -120,7 +120,7 @@ def is_child():
 
 def no_input(prompt="", /):
     """Stands in for `input()`: nobody is there to answer."""
-    if sys.stdin is not sys.__stdin__:
+    if getattr(sys, "stdin", None) is not sys.__stdin__:
         return python_input(prompt)
     print(prompt, end="", flush=True)
     raise EOFError("EOF when reading a line: standard input is empty, nobody answers input() here")
@@ -219,11 +219,13 @@ class Context:
             asynchronous.begin()
             try:
                 self.execute(code)
-            finally:
-                if not is_child():
-                    show_figures()
+            except BaseException as error:
+                failure = error
+            if not is_child():
+                # Also what a run has drawn that failed.
+                show_figures()
         except BaseException as error:
-            failure = error
+            failure = failure or error
         if is_child():
             # It has come to the end of the code, and ends as a program does.
             end_child(failure)

@@ -13,13 +13,24 @@ KEPT_FD = 60
 FIONREAD, NOTHING = 0x541B, bytes(4)
 
 
-class Pipe(io.FileIO):
+class Pipe(io.BufferedWriter):
     """Standard output or error. Each is a pipe of its own, and they are read apart: what one was
-    given has been read before the other is written to, so that the order stays."""
+    given has been read before the other is written to, so that the order stays. Not the writing
+    itself is in Python: an interrupt behind it would have it done twice."""
+
+    def __init__(self, number, name):
+        raw = io.FileIO(number, "w", closefd=False)
+        raw.name = name
+        self.other = 3 - number
+        super().__init__(raw)
 
     def write(self, data):
-        settle(3 - self.fileno())
+        settle(self.other)
         return super().write(data)
+
+    def flush(self):
+        settle(self.other)
+        super().flush()
 
 
 class Stream(io.TextIOWrapper):
@@ -65,30 +76,30 @@ def identity(number):
 
 def open_streams():
     """Output goes out line by line; input is at its end, and back there after `exit()`."""
-    if sys.stdin is None or sys.stdin.closed:
+    current = getattr(sys, "stdin", None)
+    if current is None or getattr(current, "closed", False):
         sys.stdin = sys.__stdin__ = open(0, closefd=False)
     for name, number in ("stdout", 1), ("stderr", 2):
         try:
             os.fstat(number)
         except OSError:
             os.dup2(KEPT[number], number)
-        stream = getattr(sys, f"__{name}__")
+        stream = getattr(sys, f"__{name}__", None)
         if type(stream) is not Stream or stream.closed:
             stream = new_stream(name, number, stream)
-        if getattr(sys, name) is None or getattr(sys, name).closed:
+        current = getattr(sys, name, None)
+        if current is None or getattr(current, "closed", False):
             setattr(sys, name, stream)
     sys.__stdout__.other, sys.__stderr__.other = sys.__stderr__, sys.__stdout__
 
 
 def new_stream(name, number, former):
     """Takes the place of the interpreter's own stream, or of one that was closed."""
-    pipe = Pipe(number, "w", closefd=False)
-    pipe.name = f"<{name}>"
     # Any string can be printed, half a surrogate pair too.
-    stream = Stream(io.BufferedWriter(pipe), getattr(former, "encoding", None) or "utf-8",
+    stream = Stream(Pipe(number, f"<{name}>"), getattr(former, "encoding", None) or "utf-8",
                     errors="backslashreplace", line_buffering=True)
     stream.mode = "w"
-    if getattr(sys, name) is former:
+    if getattr(sys, name, None) is former:
         setattr(sys, name, stream)
     setattr(sys, f"__{name}__", stream)
     return stream
@@ -102,8 +113,8 @@ def flush(stream):
 
 
 def flush_streams():
-    for stream in sys.stdout, sys.stderr:
-        flush(stream)
+    for name in "stdout", "stderr":
+        flush(getattr(sys, name, None))
 
 
 KEPT = {number: fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, KEPT_FD) for number in (1, 2)}

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod context_fidelity;
 mod contexts;
 #[cfg(test)]
 mod dials;
