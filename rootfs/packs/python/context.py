@@ -7,6 +7,8 @@ between `started` and `done`. Run by a new interpreter, or by a fork of the zygo
 """
 
 import __future__
+
+import _signal
 import ast
 import builtins
 import contextvars
@@ -15,7 +17,6 @@ import json
 import linecache
 import os
 import re
-import signal
 import socket
 import sys
 import threading
@@ -211,8 +212,9 @@ class Context:
         """One run, from `started` to what comes before `done`."""
         self.count += 1
         failure = None
-        if signal.getsignal(signal.SIGINT) is not interrupt:
-            signal.signal(signal.SIGINT, interrupt)
+        # Code may have put something else in its place. (`signal` itself is slow: it makes enums.)
+        if _signal.getsignal(_signal.SIGINT) is not interrupt:
+            _signal.signal(_signal.SIGINT, interrupt)
         try:
             interrupt.armed = True
             channel.send({"event": "started", "execution_count": self.count})
@@ -412,7 +414,7 @@ def main():
     WhenImported("asyncio", asynchronous.adopt)
     os.register_at_fork(before=streams.flush_streams, after_in_child=enter_child)
     streams.watch_children()
-    signal.signal(signal.SIGINT, interrupt)
+    _signal.signal(_signal.SIGINT, interrupt)
     context = Context()
     channel.send({"event": "ready"})
     while True:

@@ -21,15 +21,18 @@ class Pipe(io.BufferedWriter):
     def __init__(self, number, name):
         raw = io.FileIO(number, "w", closefd=False)
         raw.name = name
-        self.other = 3 - number
+        self.other, self.has_more = 3 - number, False
         super().__init__(raw)
 
     def write(self, data):
         settle(self.other)
+        self.has_more = True
         return super().write(data)
 
     def flush(self):
-        settle(self.other)
+        if self.has_more:
+            settle(self.other)
+            self.has_more = False
         super().flush()
 
 
@@ -81,7 +84,7 @@ def open_streams():
         sys.stdin = sys.__stdin__ = open(0, closefd=False)
     for name, number in ("stdout", 1), ("stderr", 2):
         try:
-            os.fstat(number)
+            fcntl.fcntl(number, fcntl.F_GETFD)
         except OSError:
             os.dup2(KEPT[number], number)
         stream = getattr(sys, f"__{name}__", None)

@@ -4,6 +4,7 @@
 mod connections;
 #[cfg(test)]
 mod context_fidelity;
+#[cfg(test)]
 mod contexts;
 #[cfg(test)]
 mod dials;
