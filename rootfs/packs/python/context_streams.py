@@ -21,18 +21,21 @@ class Pipe(io.BufferedWriter):
     def __init__(self, number, name):
         raw = io.FileIO(number, "w", closefd=False)
         raw.name = name
-        self.other, self.has_more = 3 - number, False
+        self.number, self.other, self.has_more = number, 3 - number, False
         super().__init__(raw)
 
     def write(self, data):
-        settle(self.other)
-        self.has_more = True
+        if UNREAD[self.other]:
+            settle(self.other)
+        self.has_more = UNREAD[self.number] = True
         return super().write(data)
 
     def flush(self):
         if self.has_more:
-            settle(self.other)
+            if UNREAD[self.other]:
+                settle(self.other)
             self.has_more = False
+            UNREAD[self.number] = True
         super().flush()
 
 
@@ -60,6 +63,7 @@ def settle(number):
             os.sched_yield()
         else:
             time.sleep(min(turns * 5e-6, 1e-3))
+    UNREAD[number] = number in written_by_others
 
 
 def has_unread(number):
@@ -121,6 +125,9 @@ def flush_streams():
 
 
 KEPT = {number: fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, KEPT_FD) for number in (1, 2)}
+# Whether a pipe may hold something, and those that children may write to as well.
+UNREAD = {1: False, 2: False}
+written_by_others = set()
 PIPES = {number: identity(number) for number in (1, 2)}
 
 
@@ -133,6 +140,8 @@ def watch_children():
             flush_streams()
             settle(1)
             settle(2)
+            written_by_others.update(UNREAD)
+            UNREAD.update({1: True, 2: True})
     sys.addaudithook(hear)
 
 
