@@ -3,6 +3,7 @@
 import fcntl
 import io
 import os
+import select
 import stat
 import sys
 import time
@@ -70,8 +71,10 @@ def has_unread(number):
     try:
         if fcntl.ioctl(number, FIONREAD, NOTHING) == NOTHING:
             return False
-        # It may be anything by now, which nobody may ever read.
-        return PIPES.get(number) == identity(number)
+        # It may be anything by now, which nobody may ever read, as when its reader has gone.
+        poll = select.poll()
+        poll.register(number, 0)
+        return PIPES.get(number) == identity(number) and not poll.poll(0)
     except OSError:
         return False
 
