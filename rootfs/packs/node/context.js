@@ -248,8 +248,10 @@ function evaluator() {
 
   // An object that inherits nothing: neither getters nor setters.
   const bare = (object) => setPrototypeOf(object, null);
-  const define = (object, name, value) =>
-    defineProperty(object, name, bare({ value, configurable: true, enumerable: true, writable: true }));
+  const define = (object, name, value) => {
+    const property = { value, configurable: true, enumerable: true, writable: true };
+    defineProperty(object, name, bare(property));
+  };
 
   function send(event, of = begun) {
     post(port, { of, event });

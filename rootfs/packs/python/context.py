@@ -30,8 +30,8 @@ TRACEBACK_MAX = 1 << 20
 # The name of code that is run.
 CODE_NAME = re.compile(r"<run \d+(:\d+)?>\Z")
 # Words that begin a line which may be a command, though it may be Python, too.
-BARE = re.compile(r"\s*(?:cat|cd|conda|cp|env|ll|ls|mkdir|mv|pip|pwd|rm|rmdir|run|time|timeit|uv|who|whos)"
-                  r"(?:[ \t]+[^\s=(.\[,:][^\n]*)?\s*\Z")
+BARE = re.compile(r"\s*(?:cat|cd|conda|cp|env|ll|ls|mkdir|mv|pip|pwd|rm|rmdir|run|time|timeit|uv"
+                  r"|who|whos)(?:[ \t]+[^\s=(.\[,:][^\n]*)?\s*\Z")
 FUTURES = [getattr(__future__, name).compiler_flag for name in __future__.all_feature_names]
 
 

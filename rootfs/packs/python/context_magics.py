@@ -385,8 +385,10 @@ class Magics:
         if not quiet:
             print(f"{span(mean)} ± {span(spread)} per loop (mean ± std. dev. of {len(times)} "
                   f"run{'s' * (len(times) != 1)}, {number:,} loop{'s' * (number != 1)} each)")
+        if not output:
+            return None
         return types.SimpleNamespace(average=mean, stdev=spread, best=min(times), worst=max(times),
-                                     all_runs=times, loops=number, repeat=repeat) if output else None
+                                     all_runs=times, loops=number, repeat=repeat)
 
     def cell_timeit(self, rest, body):
         return self.do_timeit(rest, body)

@@ -272,7 +272,11 @@ fn figures_are_shown_with_the_run_that_drew_them_whatever_its_end() {
     let draw = "import matplotlib.pyplot as plt; plt.plot(); plt.plot()";
     for end in ["", "raise ValueError", "raise KeyboardInterrupt", "import sys; sys.exit()"] {
         let ran = context.run(&format!("{draw}\n{end}"));
-        let is_figure = |event: &&ContextEvent| matches!(event, ContextEvent::Display { data } if data["image/png"] == "ZHJhd24=");
+        let drawn = json!("ZHJhd24=");
+        let is_figure = |event: &&ContextEvent| match event {
+            ContextEvent::Display { data } => data["image/png"] == drawn,
+            _ => false,
+        };
         assert_eq!(ran.events.iter().filter(is_figure).count(), 2, "{end}: {ran:?}");
         assert_eq!(ran.error().is_some(), !end.is_empty(), "{end}: {ran:?}");
         assert_eq!(context.run("print('next')").events.len(), 2, "{end}");
