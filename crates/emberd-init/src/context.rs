@@ -186,10 +186,11 @@ async fn attend(
             ready = channel.writable() => { ready?; channel.write_some(); }
             ready = channel.readable(), if room => {
                 ready?;
-                let line = channel.read_some();
+                let mut line = channel.read_some();
                 // Written before the line was.
                 stdout.read_rest(&mut outgoing.buffer);
                 stderr.read_rest(&mut outgoing.buffer);
+                channel.answer(&mut line);
                 encode_bulk(Kind::Data, &line, &mut outgoing.buffer);
             }
             ready = stdout.readable(), if room => {
@@ -203,9 +204,10 @@ async fn attend(
             written = outgoing.write_some(), if !outgoing.buffer.is_empty() => written?,
         }
     };
-    let lines = channel.read_rest();
+    let mut lines = channel.read_rest();
     stdout.read_rest(&mut outgoing.buffer);
     stderr.read_rest(&mut outgoing.buffer);
+    channel.answer(&mut lines);
     encode_bulk(Kind::Data, &lines, &mut outgoing.buffer);
     Ok(exit_of(end, false))
 }

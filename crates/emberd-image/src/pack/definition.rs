@@ -1,6 +1,7 @@
 //! What a language pack is made from: the built-in ones, and `pack.toml` files.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,10 @@ const BUILT_IN: [(&str, &[BuiltInFile]); 4] = [
         &[
             ("zygote.py", pack_file!("python/zygote.py")),
             ("context.py", pack_file!("python/context.py")),
+            ("context_loop.py", pack_file!("python/context_loop.py")),
+            ("context_magics.py", pack_file!("python/context_magics.py")),
+            ("context_streams.py", pack_file!("python/context_streams.py")),
+            ("context_values.py", pack_file!("python/context_values.py")),
             ("context.sh", pack_file!("python/context.sh")),
         ],
     ),
@@ -55,6 +60,10 @@ const BUILT_IN: [(&str, &[BuiltInFile]); 4] = [
         &[
             ("zygote.py", pack_file!("code/zygote.py")),
             ("context.py", pack_file!("code/context.py")),
+            ("context_loop.py", pack_file!("code/context_loop.py")),
+            ("context_magics.py", pack_file!("code/context_magics.py")),
+            ("context_streams.py", pack_file!("code/context_streams.py")),
+            ("context_values.py", pack_file!("code/context_values.py")),
             ("context.sh", pack_file!("code/context.sh")),
         ],
     ),
@@ -153,14 +162,15 @@ impl PackDefinition {
         BUILT_IN.into_iter().map(|(text, files)| {
             let content = |name: &str| {
                 let file = files.iter().find(|(file, _)| *file == name);
-                file.expect("a built-in pack has its programs").1.into()
+                Vec::from(file.expect("a built-in pack has its programs").1)
             };
             let mut pack: Self = toml::from_str(text).expect("tested to parse");
             if let Some(zygote) = &mut pack.zygote {
                 zygote.content = content(&zygote.program);
             }
             for context in &mut pack.contexts {
-                context.content = content(&context.program);
+                let filled = context.fill(|name| Ok::<_, Infallible>(content(name)));
+                let Ok(()) = filled;
             }
             pack
         })
@@ -187,7 +197,7 @@ impl PackDefinition {
             zygote.read_program(folder)?;
         }
         for context in &mut pack.contexts {
-            context.read_program(folder)?;
+            context.read_files(folder)?;
         }
         Ok(pack)
     }
@@ -246,8 +256,7 @@ impl PackDefinition {
     /// The programs of its own, by their paths in the image without the leading slash.
     pub(super) fn programs(&self) -> BTreeMap<String, &[u8]> {
         let zygote = self.zygote.iter().map(|zygote| (zygote.installed(), &zygote.content[..]));
-        let contexts = self.contexts.iter();
-        zygote.chain(contexts.map(|context| (context.installed(), &context.content[..]))).collect()
+        zygote.chain(self.contexts.iter().flat_map(ContextDefinition::programs)).collect()
     }
 }
 

@@ -27,7 +27,7 @@ fn program(path: &str) -> String {
 }
 
 /// An agent with contexts; `None` where this machine cannot run the one for `language`.
-fn guest(language: &str) -> Option<Guest> {
+pub fn guest(language: &str) -> Option<Guest> {
     let interpreter = match language {
         "python" => "/usr/bin/python3",
         "javascript" => "/usr/bin/node",
@@ -72,22 +72,24 @@ fn guest(language: &str) -> Option<Guest> {
 }
 
 /// An open context.
-struct Context {
+pub struct Context {
     host: Host,
     lines: Vec<u8>,
 }
 
 /// What a run brought, in order: events, and output as it came.
 #[derive(Debug, Default, PartialEq)]
-struct Ran {
-    stdout: String,
-    stderr: String,
-    events: Vec<ContextEvent>,
-    exit: Option<ExecExit>,
+pub struct Ran {
+    pub stdout: String,
+    pub stderr: String,
+    /// Both, as they came.
+    pub output: String,
+    pub events: Vec<ContextEvent>,
+    pub exit: Option<ExecExit>,
 }
 
 impl Ran {
-    fn result(&self) -> Option<&str> {
+    pub fn result(&self) -> Option<&str> {
         self.events.iter().find_map(|event| match event {
             ContextEvent::Result { data } => data["text/plain"].as_str(),
             _ => None,
@@ -95,7 +97,7 @@ impl Ran {
     }
 
     /// Name, text and traceback of the error.
-    fn error(&self) -> Option<[&str; 3]> {
+    pub fn error(&self) -> Option<[&str; 3]> {
         self.events.iter().find_map(|event| match event {
             ContextEvent::Error { name, value, traceback } => Some([&name[..], value, traceback]),
             _ => None,
@@ -104,12 +106,12 @@ impl Ran {
 }
 
 impl Context {
-    fn open(guest: &Guest, language: &str) -> Self {
+    pub fn open(guest: &Guest, language: &str) -> Self {
         let spec = ContextSpec { language: Some(language.into()), ..ContextSpec::default() };
         Self::open_with(guest, spec)
     }
 
-    fn open_with(guest: &Guest, spec: ContextSpec) -> Self {
+    pub fn open_with(guest: &Guest, spec: ContextSpec) -> Self {
         let mut host = guest.greet();
         host.send(&HostMessage::Context(spec));
         let started = host.answer();
@@ -130,7 +132,7 @@ impl Context {
         self.call(&ContextCall::Run { code: code.into() });
     }
 
-    fn run(&mut self, code: &str) -> Ran {
+    pub fn run(&mut self, code: &str) -> Ran {
         self.send(code);
         self.finish()
     }
@@ -181,6 +183,9 @@ impl Context {
             }
             let frame = self.host.frame().expect("connection is open");
             let text = || String::from_utf8_lossy(&frame.payload).into_owned();
+            if matches!(frame.kind, Kind::Stdout | Kind::Stderr) {
+                ran.output.push_str(&text());
+            }
             match frame.kind {
                 Kind::Stdout => ran.stdout.push_str(&text()),
                 Kind::Stderr => ran.stderr.push_str(&text()),

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod context_fidelity;
+#[cfg(test)]
 mod contexts;
 #[cfg(test)]
 mod dials;
