@@ -101,10 +101,12 @@ pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Resu
     let sandboxes = Sandboxes::open(config.sandboxes, images, vmm)?;
     announce(&listener, &sandboxes);
     let hosts = http::Hosts::new(&config.addr, &config.allowed_hosts);
-    let server = Server::new(listener, http::router(sandboxes.clone(), hosts));
+    let server =
+        Server::new(listener, http::router(sandboxes.clone(), hosts, http::Budget::default()));
     tokio::select! {
         name = signals.next() => tracing::info!("{name}: draining requests"),
         never = server.accept() => never,
+        never = log::go_on_telling_dropped() => never,
     }
     sandboxes.close();
     let mut answered = pin!(server.stop());
@@ -122,6 +124,7 @@ pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Resu
     if !drained && timeout(LAST_ANSWERS_MAX, answered).await.is_err() {
         tracing::warn!("clients left without their answers");
     }
+    log::tell_dropped();
     tracing::info!("stopped");
     Ok(())
 }

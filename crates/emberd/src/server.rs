@@ -1,7 +1,6 @@
 //! Accepts connections and speaks HTTP/1 on them, until told to stop.
 
 use std::io;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::caller::Caller;
+use crate::caller::{Caller, Principal};
 use crate::listener::{Listener, Stream};
 
 /// Most connections at once; more wait to be accepted.
@@ -87,7 +86,7 @@ impl Server {
         stream: Stream,
         turn: OwnedSemaphorePermit,
     ) -> impl Future<Output = hyper::Result<()>> + use<> {
-        let caller = Caller { ip: ip(&stream), _turn: Arc::new(turn) };
+        let caller = Caller { principal: principal(&stream), _turn: Arc::new(turn) };
         let router = TowerToHyperService::new(self.router.clone());
         let answer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(caller.clone());
@@ -110,11 +109,17 @@ impl Server {
     }
 }
 
-/// Where a connection comes from, if that has an address.
-fn ip(stream: &Stream) -> Option<IpAddr> {
+/// Who is at the other end.
+fn principal(stream: &Stream) -> Principal {
     match stream {
-        Either::Left(tcp) => tcp.peer_addr().ok().map(|address| address.ip().to_canonical()),
-        Either::Right(_) => None,
+        Either::Left(tcp) => match tcp.peer_addr() {
+            Ok(address) => Principal::Ip(address.ip().to_canonical()),
+            Err(_) => Principal::Unknown,
+        },
+        Either::Right(unix) => match unix.peer_cred() {
+            Ok(credentials) => Principal::User(credentials.uid()),
+            Err(_) => Principal::Unknown,
+        },
     }
 }
 

@@ -36,8 +36,9 @@ pub async fn exec<V: SnapshotVmm>(
     body: Body,
 ) -> Result<(Extension<Timed>, Json<ExecOutcome>), ApiError> {
     let ExecBody { spec, stdin, stdin_base64 } = body.json()?;
-    drop(body);
     let stdin = stdin_bytes(stdin, stdin_base64)?;
+    // Both are held until the program has ended.
+    let _share = body.keep(spec.code.len() + stdin.len());
     let executed = sandboxes.exec(id, spec, &stdin).await?;
     Ok((Extension(timed(&executed.times)), Json(executed.outcome)))
 }

@@ -56,7 +56,7 @@ async fn forward<V: SnapshotVmm>(
     }
     let caller = request.extensions_mut().remove::<Caller>();
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    let ip = caller.as_ref().and_then(|caller| caller.ip);
+    let ip = caller.as_ref().and_then(Caller::ip);
     let protocol = fields::for_guest(request.headers_mut(), ip);
     *request.uri_mut() = origin_form(request.uri());
     let tcp = sandboxes.dial(target.id, target.port).await?;

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::super::errors::ApiError;
+use super::super::json;
 use super::events::told;
 
 /// Most sockets at once. They outlive the requests they began as.
@@ -105,7 +106,7 @@ async fn listen(mut stream: SplitStream<WebSocket>, process: &Process) -> Option
             };
             let said = match message {
                 Message::Binary(bytes) => give(&input, &room, Some(bytes)),
-                Message::Text(json) => match serde_json::from_str(&json) {
+                Message::Text(json) => match json::parse(json.as_bytes()) {
                     Ok(word) => say(&input, &room, process, word).await,
                     Err(error) => Err(violation(format!("no word for a process: {error}"))),
                 },
