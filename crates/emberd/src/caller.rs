@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::socket::Connection;
+
 /// Whose requests are counted together. Whoever authenticates callers adds a kind here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Principal {
@@ -22,6 +24,8 @@ pub(crate) enum Principal {
 pub(crate) struct Caller {
     /// Who it is.
     pub principal: Principal,
+    /// What it speaks on.
+    pub connection: Connection,
     /// Dropped with the last of them.
     pub _turn: Arc<OwnedSemaphorePermit>,
 }

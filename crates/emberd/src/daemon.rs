@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::args::{Args, Options};
 use crate::config::{Config, Surroundings};
 use crate::listener::{ListenError, Listener};
-use crate::server::Server;
+use crate::server::{self, Server};
 use crate::{http, log};
 
 /// How long requests under way may take to end after the first signal. Creations are cut
@@ -96,13 +96,14 @@ pub fn report(error: &anyhow::Error, hint: Option<&str>) -> ExitCode {
 /// # Errors
 /// [`RunError`].
 pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Result<(), RunError> {
+    server::raise_descriptors();
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let listener = Listener::bind(&config.addr).await?;
     let sandboxes = Sandboxes::open(config.sandboxes, images, vmm)?;
     announce(&listener, &sandboxes);
     let hosts = http::Hosts::new(&config.addr, &config.allowed_hosts);
-    let server =
-        Server::new(listener, http::router(sandboxes.clone(), hosts, http::Budget::default()));
+    let router = http::router(sandboxes.clone(), hosts, http::Budget::default());
+    let server = Server::new([(listener, router)]);
     tokio::select! {
         name = signals.next() => tracing::info!("{name}: draining requests"),
         never = server.accept() => never,

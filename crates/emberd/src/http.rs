@@ -11,6 +11,7 @@ use utoipa::OpenApi;
 mod body;
 mod budget;
 mod contexts;
+mod ending;
 mod errors;
 mod exec;
 mod files;
@@ -104,6 +105,7 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>, hosts: Hosts, bodies: Bud
         .method_not_allowed_fallback(async || {
             ApiError::new(ErrorCode::MethodNotAllowed, "the path does not take this method")
         })
+        .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
         .layer(Extension(bodies))
         .layer(from_fn_with_state(hosts, host::refuse_strangers))
         .layer(from_fn(origin::refuse_pages))

@@ -6,11 +6,10 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use emberd_api::Address;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
-/// One accepted connection.
-pub(crate) type Stream = Either<TcpStream, UnixStream>;
+use crate::socket::Stream;
 
 /// Why the daemon cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +74,6 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
                 Ok(Either::Left(stream))
             }
             Socket::Unix { listener, .. } => {

@@ -68,7 +68,7 @@ impl Budget {
     ///
     /// # Errors
     /// [`ErrorCode::TooManyBytes`] when it was not to be had within [`WAIT_MAX`].
-    pub async fn take(&self, principal: Principal, bytes: usize) -> Result<Share, ApiError> {
+    pub(crate) async fn take(&self, principal: Principal, bytes: usize) -> Result<Share, ApiError> {
         let of_caller = self.of(principal);
         let mut share = Share { budget: self.clone(), of_caller, held: None, bytes: 0 };
         let count = permits(bytes);

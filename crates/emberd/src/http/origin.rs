@@ -57,7 +57,9 @@ mod tests {
         let judged = |fields: &[(HeaderName, &'static str)]| {
             let fields = fields.iter().map(|(name, value)| (name, HeaderValue::from_static(value)));
             let mut map = HeaderMap::new();
-            fields.for_each(|(name, value)| drop(map.append(name, value)));
+            fields.for_each(|(name, value)| {
+                map.append(name, value);
+            });
             page(&map)
         };
         let site = |value| (SEC_FETCH_SITE, value);
