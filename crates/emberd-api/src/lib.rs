@@ -14,7 +14,7 @@ pub mod paths;
 mod process;
 mod server_timing;
 
-pub use address::{Address, AddressError};
+pub use address::{Address, AddressError, socket_path};
 pub use contexts::{Context, ContextList, ContextState, RunEvent};
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
 pub use emberd_proto::file::{ChangeKind, DEPTH_MAX, FileChange, FileEntry, FileType, GuestPath};

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
+use emberd_api::Address;
 use emberd_image::Images;
 use emberd_sandbox::{OpenError, Sandboxes};
 use emberd_vmm::SnapshotVmm;
@@ -18,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::args::{Args, Options};
-use crate::config::{Config, Surroundings};
+use crate::config::{Config, SocketOption, Surroundings};
 use crate::listener::{ListenError, Listener};
 use crate::server::{self, Server};
 use crate::{http, log};
@@ -99,11 +100,18 @@ pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Resu
     server::raise_descriptors();
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let listener = Listener::bind(&config.addr).await?;
+    let socket = bind_socket(config.socket.as_ref()).await?;
     let sandboxes = Sandboxes::open(config.sandboxes, images, vmm)?;
-    announce(&listener, &sandboxes);
-    let hosts = http::Hosts::new(&config.addr, &config.allowed_hosts);
-    let router = http::router(sandboxes.clone(), hosts, http::Budget::default());
-    let server = Server::new([(listener, router)]);
+    announce(&listener, socket.as_ref(), &sandboxes);
+    let bodies = http::Budget::default();
+    let beside = socket.map(|socket| (socket.address().clone(), socket));
+    let doors = [Some((config.addr, listener)), beside].into_iter().flatten();
+    let doors = doors.map(|(addr, listener)| {
+        let hosts = http::Hosts::new(&addr, &config.allowed_hosts);
+        let router = http::router(sandboxes.clone(), hosts, bodies.clone());
+        (listener, router)
+    });
+    let server = Server::new(doors);
     tokio::select! {
         name = signals.next() => tracing::info!("{name}: draining requests"),
         never = server.accept() => never,
@@ -130,7 +138,27 @@ pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Resu
     Ok(())
 }
 
-fn announce<V: SnapshotVmm>(listener: &Listener, sandboxes: &Sandboxes<V>) {
+/// Listens on the socket beside the address. One that nobody asked for may be missing.
+async fn bind_socket(socket: Option<&SocketOption>) -> Result<Option<Listener>, ListenError> {
+    let Some(SocketOption { path, is_needed }) = socket else { return Ok(None) };
+    if *is_needed {
+        return Listener::bind(&Address::Unix(path.clone())).await.map(Some);
+    }
+    match Listener::bind_private(path).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) => {
+            let (path, error) = (path.display(), &error as &dyn std::error::Error);
+            tracing::warn!(error, %path, "no Unix socket: clients have to name the TCP address");
+            Ok(None)
+        }
+    }
+}
+
+fn announce<V: SnapshotVmm>(
+    listener: &Listener,
+    socket: Option<&Listener>,
+    sandboxes: &Sandboxes<V>,
+) {
     let vmm = sandboxes.vmm().description();
     tracing::info!(
         driver = vmm.driver,
@@ -141,6 +169,7 @@ fn announce<V: SnapshotVmm>(listener: &Listener, sandboxes: &Sandboxes<V>) {
         boot_path = %sandboxes.boot_path(),
         run_dir = %sandboxes.config().run_dir.display(),
         addr = %listener.address(),
+        socket = socket.map(|socket| socket.address().to_string()),
         "ready"
     );
     if let Err(error) = writeln!(io::stdout(), "listening on {}", listener.address()) {

@@ -38,6 +38,7 @@ impl Connection {
     }
 
     /// Whether it was.
+    #[cfg(test)]
     pub fn is_cut(&self) -> bool {
         self.cut.is_cancelled()
     }
