@@ -148,7 +148,7 @@ async fn bind_socket(socket: Option<&SocketOption>) -> Result<Option<Listener>, 
         Ok(listener) => Ok(Some(listener)),
         Err(error) => {
             let (path, error) = (path.display(), &error as &dyn std::error::Error);
-            tracing::warn!(error, %path, "no Unix socket: clients have to name the TCP address");
+            tracing::warn!(error, %path, "no Unix socket beside the TCP address");
             Ok(None)
         }
     }

@@ -112,16 +112,15 @@ mod tests {
         tracing::subscriber::with_default(log, || {
             let error = Failed(io::Error::other("the cause\nof it"));
             let text = "quoted \"text\"\n";
-            let long = "x".repeat(60_000);
-            tracing::info!(path = %long, text, number = 7, "answered\u{1b}[2J");
+            let filler = "x".repeat(60_000);
+            tracing::info!(path = %filler, text, number = 7, "answered\u{1b}[2J");
             tracing::warn!(error = &error as &dyn Error, "not done");
         });
         let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<_> = text.lines().collect();
         let path = format!("path={}… ", "x".repeat(FIELD_BYTES_MAX));
-        let expect = r#" INFO answered\u{1b}[2J "#.to_owned()
-            + &path
-            + r#"text="quoted \"text\"\n" number=7"#;
+        let expect =
+            r" INFO answered\u{1b}[2J ".to_owned() + &path + r#"text="quoted \"text\"\n" number=7"#;
         assert_eq!(lines[0], expect);
         assert_eq!(lines[1], r" WARN not done error=it failed: the cause\nof it");
     }
