@@ -136,7 +136,7 @@ fn words_that_overrule_each_other() {
         let name = String::from_utf8(name).unwrap();
         told.push((name, modified.seconds, modified.nanos));
     }
-    let expect = [("first", 1, 250_000_000), ("name/", -1, 500_000_000), ("long", 1, 250_000_000)];
+    let expect = [("first", 1, 250_000_000), ("name", -1, 500_000_000), ("long", 1, 250_000_000)];
     let expect = expect.map(|(name, seconds, nanos)| (name.to_owned(), seconds, nanos));
     assert_eq!(told, expect);
 }
