@@ -243,7 +243,7 @@ impl Unpacking {
                 self.later.remove(path);
                 make(at.as_fd(), name)
             }
-            made => made,
+            other => other,
         }
         .map_err(TarError::file("make", path))
     }

@@ -21,6 +21,9 @@ use crate::{NAME_BYTES_MAX, Time};
 /// A directory that is passed through, not read: that needs no right to read it.
 const THROUGH: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
+/// Makes a directory of this name.
+pub type Make<'a> = dyn Fn(BorrowedFd<'_>, &OsStr) -> Result<(), Errno> + 'a;
+
 /// See the module.
 pub struct Within {
     path: PathBuf,
@@ -47,7 +50,7 @@ impl Within {
     pub fn parent(
         &mut self,
         path: &Path,
-        make: Option<&dyn Fn(BorrowedFd<'_>, &OsStr) -> Result<(), Errno>>,
+        make: Option<&Make<'_>>,
     ) -> Result<Rc<OwnedFd>, TarError> {
         let parent = path.parent().unwrap_or(Path::new(""));
         if let Some((known, fd)) = &self.last

@@ -41,7 +41,8 @@ fn pax(lines: &str) -> Vec<u8> {
 
 /// Lines of `key=value`, with their lengths, which have two digits.
 fn lines(words: &[&str]) -> String {
-    words.iter().map(|word| format!("{} {word}\n", word.len() + 4)).collect()
+    let line = |word: &&str| [&(word.len() + 4).to_string(), " ", word, "\n"].concat();
+    words.iter().map(line).collect()
 }
 
 #[test]
