@@ -82,7 +82,11 @@ fn check_of_gnu(nodes: &[tree::Node], format: &str, sparse: bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 24,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     #[test]
     fn gnu_tars_archives_are_unpacked(nodes in tree::nodes(true), sparse: bool) {
