@@ -10,6 +10,10 @@ use super::definition::DefinitionError;
 use super::zygote::{PROGRAM_PLACEHOLDER, filled_in, installed, is_plain, read_program};
 use crate::artifact::Digest;
 
+/// The program of shell contexts: a shared object that Bash is started with in `LD_PRELOAD`.
+pub const SHELL_CONTEXT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/context.so"));
+/// Its name in a definition. It is compiled with this crate: a pack's folder need not have it.
+pub(super) const SHELL_PROGRAM: &str = "context.so";
 /// Most contexts a pack defines.
 pub(super) const CONTEXTS_MAX: usize = 16;
 /// Most names of one language.
@@ -23,7 +27,8 @@ const LANGUAGE_BYTES_MAX: usize = 32;
 pub struct ContextDefinition {
     /// Names of its language, the usual one first.
     pub languages: Vec<String>,
-    /// Name of its file beside `pack.toml`, installed in `/usr/lib/emberd`.
+    /// Name of its file beside `pack.toml`, installed in `/usr/lib/emberd`. `context.so`, where
+    /// there is no such file, is [`SHELL_CONTEXT`].
     pub program: String,
     /// Program and arguments that become the interpreter; `{program}` stands for the installed
     /// file.
@@ -69,7 +74,9 @@ impl ContextDefinition {
 
     /// Reads the program's file in `folder`.
     pub(super) fn read_program(&mut self, folder: &Path) -> Result<(), DefinitionError> {
-        self.content = read_program(folder, &self.program)?;
+        let brought_along = self.program == SHELL_PROGRAM && !folder.join(SHELL_PROGRAM).exists();
+        self.content =
+            if brought_along { SHELL_CONTEXT.into() } else { read_program(folder, &self.program)? };
         Ok(())
     }
 
@@ -150,6 +157,17 @@ run = ["/bin/x", "-i", "{program}"]
                 format!("{head}{}", format!("[[contexts]]{context}").repeat(CONTEXTS_MAX + 1))
             });
         assert!(read(&many.unwrap(), Some(b"1")).is_err());
+    }
+
+    #[test]
+    fn the_program_of_shells_is_brought_along_unless_the_folder_has_one() {
+        let text = GOOD.replace("context.x", SHELL_PROGRAM);
+        let brought_along = read(&text, None).unwrap();
+        assert_eq!(&brought_along.contexts[0].content[..4], b"\x7fELF");
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("pack.toml"), text).unwrap();
+        fs::write(dir.path().join(SHELL_PROGRAM), b"own").unwrap();
+        assert_eq!(PackDefinition::read(dir.path()).unwrap().contexts[0].content, b"own");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Contexts: the packs' own interpreters, run by this machine's Python, Node and Bash.
 
+use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -7,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use emberd_image::{PackDefinition, SHELL_CONTEXT};
 use emberd_proto::frame::encode_message;
 use emberd_proto::{
     ContextCall, ContextEvent, ContextSpec, ExecExit, GuestMessage, HostMessage, InterruptedBy,
@@ -26,6 +28,18 @@ fn program(path: &str) -> String {
     packs.join(path).canonicalize().unwrap().to_str().unwrap().to_owned()
 }
 
+/// The program and arguments of the shell's context, whose library is put into `dir`.
+fn shell_context(dir: &Path) -> Vec<String> {
+    let library = dir.join("context.so");
+    fs::write(&library, SHELL_CONTEXT).unwrap();
+    let pack = PackDefinition::built_in(&"shell".parse().unwrap()).unwrap();
+    let filled_in = |word: String| match word.as_str() {
+        "{program}" => library.to_str().unwrap().to_owned(),
+        _ => word,
+    };
+    pack.contexts[0].run.iter().cloned().map(filled_in).collect()
+}
+
 /// An agent with contexts; `None` where this machine cannot run the one for `language`.
 fn guest(language: &str) -> Option<Guest> {
     let interpreter = match language {
@@ -37,6 +51,7 @@ fn guest(language: &str) -> Option<Guest> {
         println!("SKIPPED: no {interpreter} on this machine");
         return None;
     }
+    let dir = tempfile::tempdir().unwrap();
     let context = program("python/context.py");
     let pack = json!({
         "name": "all",
@@ -53,10 +68,7 @@ fn guest(language: &str) -> Option<Guest> {
                 "/bin/sh", "-c", "exec \"$@\" 3<&0 0</dev/null", "sh", "/usr/bin/node",
                 "--no-force-async-hooks-checks", program("node/context.js"),
             ]},
-            {"languages": ["shell"], "run": [
-                "/bin/sh", "-c", "exec \"$@\" 3<&0 4>&2 0</dev/null 2>/dev/null", "sh",
-                "/bin/bash", "--noprofile", "--rcfile", program("shell/context.sh"), "-i", "+m",
-            ]},
+            {"languages": ["shell"], "run": shell_context(dir.path())},
             {"languages": ["nonsense"], "run": ["/bin/sh", "-c", "echo what >&0; cat"]},
             {"languages": ["whoami"], "run": ["/bin/sh", "-c", "echo $(id -un) $HOME $PWD; cat"]},
         ],
@@ -68,7 +80,7 @@ fn guest(language: &str) -> Option<Guest> {
         pack.as_object_mut().unwrap().remove("zygote");
         pack
     };
-    Some(Guest::with_pack(&pack.to_string()))
+    Some(Guest::with_pack_in(dir, &pack.to_string()))
 }
 
 /// An open context.
@@ -235,13 +247,15 @@ fn shell_keeps_variables_functions_and_directory() {
         ("echo a; echo b\0", "2"),
         ("echo ${unset?}; echo no", "1"),
         ("set -u; echo $unset; echo no", "1"),
-        ("kill -TERM $$; (exit 5)", "5"),
+        ("kill -TERM $$; echo no", "143"),
+        ("exec sh -c 'exit 6'; echo no", "6"),
     ] {
         let ran = context.run(code);
         assert_eq!(ran.error().map(|error| error[1]), Some(status), "{code}: {ran:?}");
         assert_eq!(ran.stdout, "", "{code}");
     }
-    assert_eq!(context.run("set +u; break; echo no").stdout, "");
+    let ran = context.run("echo before; break; echo after");
+    assert_eq!((ran.stdout.as_str(), ran.error()), ("before\nafter\n", None));
     let ran = context.run("echo \"[$(cat)]\" \"quoted\" '\\n\t' é");
     assert_eq!(ran.stdout, "[] quoted \\n\t é\n");
 }
