@@ -572,7 +572,15 @@ __attribute__((visibility("default"))) int execve(const char *path, char *const 
 static void unwind(void) {
     for (int level = parse_and_execute_level; level > 0 && parse_and_execute_level > 0; level--)
         parse_and_execute_cleanup(-1);
+    /* Functions that `set -e` has ended are gone already, which would be complained about. */
+    FILE *complaints = stderr;
+    static FILE *nowhere;
+    if (nowhere == NULL)
+        nowhere = fopencookie(NULL, "w", (cookie_io_functions_t){0});
+    if (nowhere != NULL)
+        stderr = nowhere;
     run_unwind_protects();
+    stderr = complaints;
     cleanup_the_pipeline();
     stop_making_children();
     parse_and_execute_level = running_trap = 0;

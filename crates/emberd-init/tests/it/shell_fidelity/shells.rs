@@ -1,6 +1,5 @@
 //! The two shells: a context's, and a plain one that reads the code from a pipe.
 
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
@@ -31,14 +30,32 @@ impl Heard {
             all.stderr.push_str(&run.stderr);
             all.status = run.status;
         }
-        all.stderr = without_numbers(&all.stderr);
-        all
+        Self { stdout: without_numbers(&all.stdout), stderr: without_numbers(&all.stderr), ..all }
     }
 }
 
-impl fmt::Display for Heard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{}]\n{}(stderr)\n{}", self.status, self.stdout, self.stderr)
+impl Heard {
+    /// Where `found` begins to be other than this.
+    pub fn difference(&self, found: &Self) -> Option<String> {
+        let first = |what, right: &str, found: &str| {
+            let (mut right, mut found) = (right.lines(), found.lines());
+            loop {
+                match (right.next(), found.next()) {
+                    (None, None) => return None,
+                    (right, found) if right == found => {}
+                    (right, found) => {
+                        return Some(format!("{what}: {found:?} instead of {right:?}"));
+                    }
+                }
+            }
+        };
+        let status = || {
+            let (right, found) = (self.status, found.status);
+            (right != found).then(|| format!("status: {found} instead of {right}"))
+        };
+        first("stdout", &self.stdout, &found.stdout)
+            .or_else(|| first("stderr", &self.stderr, &found.stderr))
+            .or_else(status)
     }
 }
 
@@ -91,8 +108,11 @@ pub fn plain(home: &Path, runs: &[&str]) -> Heard {
     drop(input);
     let status = bash.wait().unwrap();
     let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap());
-    let read = |name| String::from_utf8_lossy(&fs::read(home.join(name)).unwrap()).into_owned();
-    Heard { stdout: read("stdout"), stderr: without_numbers(&read("stderr")), status }
+    let said = |name| {
+        let bytes = fs::read(home.join(name)).unwrap();
+        without_numbers(&String::from_utf8_lossy(&bytes))
+    };
+    Heard { stdout: said("stdout"), stderr: said("stderr"), status }
 }
 
 /// A shell that keeps what it has between runs.
