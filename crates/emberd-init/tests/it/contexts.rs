@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -261,6 +262,76 @@ fn shell_keeps_variables_functions_and_directory() {
 }
 
 #[test]
+fn a_shell_that_exits_keeps_its_variables_and_drops_its_options_and_traps() {
+    let Some(guest) = guest("shell") else { return };
+    let mut context = Context::open(&guest, "shell");
+    for leave in [
+        "exit 3",
+        "set -e; false",
+        "set -u; echo $nobody",
+        "f() { local x=2; exit 4; }; f > file",
+        "while read -r x; do exit 5; done < /etc/passwd",
+        "if then",
+        "exec >file 2>&1; exit 6",
+        "exec sh -c 'exit 7' > file",
+        "kill -HUP $$",
+        "eval 'trap \"exit 8\" DEBUG'",
+        "shopt -s lastpipe; echo a | exit 9",
+    ] {
+        let code = format!(
+            "x=1; f() {{ echo f $x; }}; alias a=f; cd /tmp; set -x +x -C -o pipefail; set -- p; umask 27
+trap 'echo err' ERR; trap 'echo bye' EXIT; trap : USR1; exec 7>&1
+{leave}
+echo never"
+        );
+        let ran = context.run(&code);
+        assert!(ran.error().is_some_and(|error| error[0] == "ExitCode"), "{leave}: {ran:?}");
+        assert!(!ran.stdout.contains("never"), "{leave}: {ran:?}");
+        let ran =
+            context.run("a; echo $PWD $1 $(umask) $-; set -o | grep pipefail; trap; echo to 7 >&7");
+        let right = "f 1\n/tmp p 0027 hBs\npipefail       \toff\nto 7\n";
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), (right, ""), "{leave}");
+    }
+}
+
+#[test]
+fn the_trap_of_a_shell_on_exit_runs_once_when_it_exits() {
+    let Some(guest) = guest("shell") else { return };
+    let mut context = Context::open(&guest, "shell");
+    assert_eq!(context.run("work=$(mktemp -d); trap 'rm -r $work; echo gone' EXIT").stdout, "");
+    assert_eq!(context.run("ls -d $work | wc -l").stdout, "1\n");
+    let ran = context.run("echo working; exit 4; echo never");
+    assert_eq!((ran.stdout.as_str(), ran.error().unwrap()[1]), ("working\ngone\n", "4"));
+    assert_eq!(context.run("ls -d $work 2>&1 | grep -c 'No such'; exit").stdout, "1\n");
+}
+
+#[test]
+fn a_shell_reads_code_of_any_size_and_every_character() {
+    let Some(guest) = guest("shell") else { return };
+    let mut context = Context::open(&guest, "shell");
+    let odd = "\u{1}\u{7f}\u{80}é\u{2028}日🐚\u{10ffff}\\\"/\t";
+    assert_eq!(context.run(&format!("printf %s '{odd}'")).stdout, odd);
+    let lines = ": some words of a line\n".repeat(100_000);
+    assert_eq!(context.run(&format!("{lines}echo end")).stdout, "end\n");
+    let ran = context.run(&format!("x='{}'; echo ${{#x}}", "y".repeat(6 << 20)));
+    assert_eq!(ran.stdout, "6291456\n");
+    let ran = context.run("x=1\0; echo never");
+    assert_eq!((ran.stdout.as_str(), ran.error().unwrap()[1]), ("", "2"));
+    assert!(ran.stderr.contains("NUL"), "{ran:?}");
+}
+
+#[test]
+fn a_shell_that_cannot_be_a_context_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = shell_context(dir.path());
+    // Any other program stands for a Bash that lacks what is needed.
+    let said = Command::new("/bin/cat").env("LD_PRELOAD", run.last().unwrap()).output().unwrap();
+    let text = String::from_utf8(said.stderr).unwrap();
+    assert!(!said.status.success() && text.contains("this Bash has no reader_loop"), "{text}");
+    assert_eq!(text.lines().count(), 1);
+}
+
+#[test]
 fn python_is_a_fork_of_the_zygote_and_has_its_surroundings() {
     let Some(guest) = guest("python") else { return };
     let mut host = guest.greet();
@@ -406,6 +477,13 @@ fn interrupt_ends_the_run_of_a_shell_and_not_the_context() {
         "echo up; while :; do :; done",
         "echo up; while :; do ls / > /dev/null; done",
         "f() { echo up; while :; do sleep 1000 | sleep 1000; done; }; f",
+        "echo up; y=$(sleep 1000); echo no",
+        "echo up; sleep 1000 && echo no",
+        "sleep 1000 & echo up; wait",
+        "set -e; trap ': $?' ERR EXIT; echo up; sleep 1000",
+        "trap 'sleep 1000' EXIT; echo up; exit 3",
+        "echo up; (while :; do :; done) | cat",
+        "eval 'f() { echo up; exec sleep 1000; }'; f < /dev/null",
     ];
     interrupt_each("shell", InterruptedBy::RepeatedSignals, "x=1", "echo $x", &endless);
 }

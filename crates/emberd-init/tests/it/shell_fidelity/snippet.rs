@@ -13,7 +13,7 @@
 pub const PROBE: &str = r"set +o; shopt; trap; alias; pwd; umask; declare -f
 unset _; declare -p |
     /bin/grep -vE '^declare -[^ ]* (BASHPID|BASH_LINENO|EPOCH|LINENO|PPID|RANDOM|SECONDS|SRANDOM)'
-jobs";
+";
 
 /// A sequence of runs.
 #[derive(Debug, Default)]
