@@ -40,6 +40,7 @@
 /* Status of code that is none. */
 #define STATUS_NO_CODE 2
 /* Bash's numbers of traps: EXIT, the signals, and DEBUG, ERR and RETURN. */
+#define TRAP_EXIT 0
 #define TRAPS (_NSIG + 3)
 /* What `EOF_Reached` is when the shell is to exit, not when its input is at its end. */
 #define EXITING (-1)
@@ -598,7 +599,8 @@ static void unwind(void) {
 static void begin_anew(void) {
     for (int trap = 0; trap < TRAPS; trap++) {
         run_trap_cleanup(trap);
-        if (signal_is_trapped(trap))
+        /* One that stands for no signal may be off and listed all the same. */
+        if (trap == TRAP_EXIT || trap >= _NSIG || signal_is_trapped(trap))
             restore_default_signal(trap);
     }
     clear_pending_traps();
