@@ -269,7 +269,7 @@ fn a_shell_that_exits_keeps_its_variables_and_drops_its_options_and_traps() {
         "exit 3",
         "set -e; false",
         "set -u; echo $nobody",
-        "f() { local x=2; exit 4; }; f > /dev/null",
+        "g() { local x=2; exit 4; }; g > /dev/null",
         "while read -r x; do exit 5; done < /etc/passwd",
         "if then",
         "exec > /dev/null 2>&1; exit 6",
