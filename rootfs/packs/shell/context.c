@@ -70,6 +70,7 @@ OF_BASH void restore_sigmask(void);
 OF_BASH void run_trap_cleanup(int);
 OF_BASH void clear_pending_traps(void);
 OF_BASH void restore_default_signal(int);
+OF_BASH void restore_traps(void);
 OF_BASH int signal_is_trapped(int);
 OF_BASH void sigint_sighandler(int);
 OF_BASH void termsig_sighandler(int);
@@ -98,6 +99,7 @@ static const struct {
     NEEDED(parse_and_execute_cleanup), NEEDED(reset_local_contexts),
     NEEDED(dispose_used_env_vars), NEEDED(unlink_fifo_list), NEEDED(cleanup_the_pipeline), NEEDED(stop_making_children), NEEDED(restore_sigmask),
     NEEDED(run_trap_cleanup), NEEDED(clear_pending_traps), NEEDED(restore_default_signal),
+    NEEDED(restore_traps),
     NEEDED(signal_is_trapped), NEEDED(sigint_sighandler), NEEDED(termsig_sighandler),
     NEEDED(trap_handler), NEEDED(initialize_signals), NEEDED(get_current_options),
     NEEDED(set_current_options), NEEDED(set_shellopts), NEEDED(adjust_shell_level),
@@ -562,6 +564,8 @@ __attribute__((visibility("default"))) int execve(const char *path, char *const 
     }
     if (environment[0] != NULL)
         adjust_shell_level(1);
+    /* They are only off, which is what is to be said of those that are to go. */
+    restore_traps();
     exit(status);
 }
 

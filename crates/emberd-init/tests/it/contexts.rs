@@ -270,7 +270,7 @@ fn a_shell_that_exits_keeps_its_variables_and_drops_its_options_and_traps() {
         "set -e; false",
         "set -u; echo $nobody",
         "g() { local x=2; exit 4; }; g > /dev/null",
-        "while read -r x; do exit 5; done < /etc/passwd",
+        "while read -r line; do exit 5; done < /etc/passwd",
         "if then",
         "exec > /dev/null 2>&1; exit 6",
         "exec sh -c 'exit 7' > /dev/null",
