@@ -11,6 +11,10 @@ use super::definition::DefinitionError;
 use super::zygote::{PROGRAM_PLACEHOLDER, filled_in, installed, is_plain, read_program};
 use crate::artifact::Digest;
 
+/// The program of shell contexts: a shared object that Bash is started with in `LD_PRELOAD`.
+pub const SHELL_CONTEXT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/context.so"));
+/// Its name in a definition. It is compiled with this crate: a pack's folder need not have it.
+pub(super) const SHELL_PROGRAM: &str = "context.so";
 /// Most contexts a pack defines.
 pub(super) const CONTEXTS_MAX: usize = 16;
 /// Most names of one language.
@@ -26,7 +30,8 @@ const LANGUAGE_BYTES_MAX: usize = 32;
 pub struct ContextDefinition {
     /// Names of its language, the usual one first.
     pub languages: Vec<String>,
-    /// Name of its file beside `pack.toml`, installed in `/usr/lib/emberd`.
+    /// Name of its file beside `pack.toml`, installed in `/usr/lib/emberd`. `context.so`, where
+    /// there is no such file, is [`SHELL_CONTEXT`].
     pub program: String,
     /// Names of more files beside `pack.toml`, which the program reads: installed beside it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -92,7 +97,10 @@ impl ContextDefinition {
 
     /// Reads its files in `folder`.
     pub(super) fn read_files(&mut self, folder: &Path) -> Result<(), DefinitionError> {
-        self.fill(|name| read_program(folder, name))
+        self.fill(|name| match name {
+            SHELL_PROGRAM if !folder.join(name).exists() => Ok(SHELL_CONTEXT.into()),
+            name => read_program(folder, name),
+        })
     }
 
     /// Its files by their paths in the image without the leading slash.
@@ -192,6 +200,17 @@ run = ["/bin/x", "-i", "{program}"]
             pack.digest()
         };
         assert_ne!(digest("2"), digest("3"));
+    }
+
+    #[test]
+    fn the_program_of_shells_is_brought_along_unless_the_folder_has_one() {
+        let text = GOOD.replace("context.x", SHELL_PROGRAM);
+        let brought_along = read(&text, None).unwrap();
+        assert_eq!(&brought_along.contexts[0].contents[0][..4], b"\x7fELF");
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("pack.toml"), text).unwrap();
+        fs::write(dir.path().join(SHELL_PROGRAM), b"own").unwrap();
+        assert_eq!(PackDefinition::read(dir.path()).unwrap().contexts[0].contents[0], b"own");
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod processes;
 #[cfg(test)]
 mod renewals;
 #[cfg(test)]
+mod shell_fidelity;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod zygote_fidelity;
