@@ -64,7 +64,7 @@ fn be_init() -> Result<Infallible, Box<dyn Error>> {
     sys::bring_loopback_up()?;
     let pack = agent::read_pack(Path::new(emberd_proto::pack::PACK_FILE))?;
     let scratch = Scratch::open(boot::SCRATCH.into())?;
-    let environment = Environment::inherited().normalised();
+    let environment = Environment::inherited().normalised(users::shell_of_root());
     let mut agent = Agent::new(pack, &environment, scratch);
     agent.cgroups = Cgroups::probe();
     agent.boot_times = Some(BootTimes { init_started_us, serving_us: agent::boot_time_us() });
