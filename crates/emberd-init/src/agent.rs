@@ -12,6 +12,7 @@ use emberd_proto::pack::PACK_FILE_BYTES_MAX;
 use emberd_proto::{PackSpec, Renewal};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::exec::Leftovers;
 use crate::machine::{self, RenewError};
 use crate::metrics::Usage;
 use crate::process_tree::Cgroups;
@@ -39,6 +40,8 @@ pub struct Agent {
     pub owns_machine: bool,
     /// What the machine uses.
     pub usage: Usage,
+    /// What goes on reading from programs left behind.
+    pub leftovers: Leftovers,
     /// Waits for all children.
     pub reaper: Reaper,
     /// The pack's warm interpreter, if it has one.
@@ -60,6 +63,7 @@ impl Agent {
             boot_times: None,
             owns_machine: false,
             usage: Usage::default(),
+            leftovers: Leftovers::default(),
             reaper: Reaper::default(),
             scratch,
             execs: AtomicU64::new(0),
@@ -157,10 +161,14 @@ impl Environment {
         Self(std::env::vars_os().collect())
     }
 
-    /// The words of the kernel command line the kernel passed to PID 1, made what a root
-    /// login has: the kernel's `HOME=/` and `TERM=linux` describe no user and no terminal.
-    pub fn normalised(mut self) -> Self {
-        self.0.insert("HOME".into(), HOME.into());
+    /// The words of the kernel command line the kernel passed to PID 1, made what a login of
+    /// root, whose shell is `shell`, has: the kernel's `HOME=/` and `TERM=linux` describe no
+    /// user and no terminal.
+    pub fn normalised(mut self, shell: String) -> Self {
+        for (name, value) in [("HOME", HOME), ("LOGNAME", "root"), ("USER", "root")] {
+            self.0.insert(name.into(), value.into());
+        }
+        self.0.insert("SHELL".into(), shell.into());
         self.0.entry("PATH".into()).or_insert(PATH.into());
         if self.0.get(OsStr::new("TERM")).is_some_and(|term| term == "linux") {
             self.0.remove(OsStr::new("TERM"));
@@ -247,11 +255,12 @@ mod tests {
     #[test]
     fn kernel_environment_becomes_a_root_login() {
         let kernel = environment(&[("HOME", "/"), ("TERM", "linux"), ("SITE", "a=b")]);
-        let expect = environment(&[("HOME", HOME), ("PATH", PATH), ("SITE", "a=b")]);
-        assert_eq!(kernel.normalised(), expect);
+        let root = [("HOME", HOME), ("LOGNAME", "root"), ("SHELL", "/bin/ash"), ("USER", "root")];
+        let login = |more: &[(&str, &str)]| environment(&[&root, more].concat());
+        let normalised = |environment: Environment| environment.normalised("/bin/ash".to_owned());
+        assert_eq!(normalised(kernel), login(&[("PATH", PATH), ("SITE", "a=b")]));
         let chosen = environment(&[("TERM", "xterm"), ("PATH", "/bin")]);
-        let expect = environment(&[("HOME", HOME), ("PATH", "/bin"), ("TERM", "xterm")]);
-        assert_eq!(chosen.normalised(), expect);
+        assert_eq!(normalised(chosen), login(&[("PATH", "/bin"), ("TERM", "xterm")]));
     }
 
     #[test]

@@ -65,7 +65,9 @@ pub async fn run(
             let exit = attend(connection, &mut interpreter).await?;
             let exit = ExecExit { started_by, duration_us: elapsed_us(arrived), ..exit };
             connection.outgoing.push(&GuestMessage::Exited(exit));
-            deliver(connection).await
+            let delivered = deliver(connection).await;
+            interpreter.program.leave(&agent.leftovers);
+            delivered
         }
         Err(error) => {
             let code = match &error {
@@ -150,6 +152,9 @@ fn spawn(
     directory: &Path,
 ) -> Result<Interpreter, LaunchError> {
     let mut berth = Berth::make(agent)?;
+    if let Some(user) = user {
+        berth.give_to(user)?;
+    }
     let (channel, theirs) = Channel::open().map_err(LaunchError::Pipes)?;
     berth.stdio[0] = theirs;
     let refused = |source| LaunchError::Run(context.run[0].clone(), source);

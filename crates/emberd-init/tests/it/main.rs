@@ -15,6 +15,8 @@ mod files;
 #[cfg(test)]
 mod guest;
 #[cfg(test)]
+mod leftovers;
+#[cfg(test)]
 mod process_trees;
 #[cfg(test)]
 mod processes;

@@ -13,7 +13,7 @@ use nix::sys::socket::{
 use serde_json::{Value, json};
 
 use super::program::{End, Program, Streams};
-use super::python::{Python, zygote_program};
+use super::python::{OPTIONS, Python, zygote_program};
 
 /// Longest message on the control socket, in bytes.
 const CONTROL_BYTES_MAX: usize = 4 << 10;
@@ -43,7 +43,7 @@ impl Zygote {
         // other tests start meanwhile.
         let mut command = Command::new("sh");
         command.args(["-c", "exec \"$@\" 3>&1 1>&2", "sh"]);
-        command.arg(&python.interpreter).arg(zygote_program()).args(modules);
+        command.arg(&python.interpreter).args(OPTIONS).arg(zygote_program()).args(modules);
         command.current_dir("/").env_clear().envs(python.env.iter().cloned());
         command.env("EMBERD_ZYGOTE_FD", "3");
         command.stdin(Stdio::piped()).stdout(theirs).stderr(Stdio::piped());
