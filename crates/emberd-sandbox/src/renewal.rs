@@ -112,9 +112,9 @@ fn uuid(mut bytes: [u8; 16]) -> String {
 #[cfg(test)]
 mod tests {
     use emberd_proto::frame::encode_message;
-    use emberd_proto::{GuestMessage, HostMessage, Welcome};
+    use emberd_proto::{Decoder, GuestMessage, HostMessage, Welcome};
     use futures::FutureExt as _;
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
     use crate::channel::tests::{greeted, next_message};
@@ -171,8 +171,14 @@ mod tests {
         let mut renewing = Box::pin(greet(host, SandboxId::random()));
         assert!((&mut renewing).now_or_never().is_none());
         // Both are there before the guest has said a word.
-        let said = [next_message(&mut guest).await, next_message(&mut guest).await];
-        assert!(matches!(said, [HostMessage::Hello { .. }, HostMessage::Renew(_)]), "{said:?}");
+        let mut decoder = Decoder::default();
+        guest.read_buf(decoder.buffer()).await.unwrap();
+        let mut said = Vec::new();
+        while let Some(frame) = decoder.next_frame().unwrap() {
+            said.push(frame.message::<HostMessage>().unwrap());
+        }
+        let in_order = matches!(said[..], [HostMessage::Hello { .. }, HostMessage::Renew(_)]);
+        assert!(in_order, "{said:?}");
         let welcome = Welcome {
             generation: emberd_proto::message::GENERATION,
             agent_version: String::new(),
