@@ -7,6 +7,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use emberd_proto::pack::PACK_FILE_BYTES_MAX;
 use emberd_proto::{PackSpec, Renewal};
@@ -50,6 +51,7 @@ pub struct Agent {
     /// has spares there.
     pub scratch: Scratch,
     execs: AtomicU64,
+    renewed: Mutex<LastRenewal>,
 }
 
 impl Agent {
@@ -67,17 +69,28 @@ impl Agent {
             reaper: Reaper::default(),
             scratch,
             execs: AtomicU64::new(0),
+            renewed: Mutex::default(),
         }
     }
 
-    /// Makes the machine what `renewal` says; checks it and changes nothing when the machine
-    /// is not the agent's.
+    /// Makes the machine what `renewal` says, or only sets its clock where it is the last one
+    /// again; checks it and changes nothing when the machine is not the agent's.
     ///
     /// # Errors
     /// [`RenewError`].
     pub fn renew(&self, renewal: &Renewal) -> Result<(), RenewError> {
         renewal.check()?;
-        if self.owns_machine { machine::renew(renewal) } else { Ok(()) }
+        if !self.owns_machine {
+            return Ok(());
+        }
+        let mut last = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is(renewal) {
+            return machine::set_clock(renewal);
+        }
+        *last = LastRenewal::default();
+        machine::renew(renewal)?;
+        *last = LastRenewal(Some(renewal.boot_id.clone()));
+        Ok(())
     }
 
     /// Removes what ended execs could not, because a process of theirs lived on.
@@ -101,6 +114,16 @@ impl Agent {
     /// A number no other exec of this agent has.
     pub fn next_exec(&self) -> u64 {
         self.execs.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Which renewal was carried out last, by its boot id: no two have the same.
+#[derive(Debug, Default)]
+struct LastRenewal(Option<String>);
+
+impl LastRenewal {
+    fn is(&self, renewal: &Renewal) -> bool {
+        self.0.as_ref() == Some(&renewal.boot_id)
     }
 }
 
@@ -269,6 +292,21 @@ mod tests {
         let exec = BTreeMap::from([("B".into(), "1".into()), ("C".into(), "1".into())]);
         let expect = environment(&[("A", "0"), ("B", "1"), ("C", "1")]);
         assert_eq!(below.overlaid(&exec), expect);
+    }
+
+    #[test]
+    fn renewal_is_known_again_by_its_boot_id() {
+        let renewal = |wall_clock_us, boot_id: &str| Renewal {
+            wall_clock_us,
+            entropy_base64: String::new(),
+            hostname: String::new(),
+            machine_id: String::new(),
+            boot_id: boot_id.to_owned(),
+        };
+        assert!(!LastRenewal::default().is(&renewal(1, "")));
+        let last = LastRenewal(Some("a".to_owned()));
+        assert!(last.is(&renewal(2, "a")));
+        assert!(!last.is(&renewal(1, "b")));
     }
 
     #[test]

@@ -189,7 +189,12 @@ def become_spare(given):
     threading.main_thread()._set_native_id()  # which the fork has left as it was
     set_limit(get_limit() + BELOW)
     sys.getrecursionlimit, sys.setrecursionlimit = getrecursionlimit, setrecursionlimit
-    rehearse(new_main())
+    told = select.poll()
+    told.register(REPORT_FD, select.POLLIN)
+    for _ in rehearse(new_main()):
+        # Whoever waits gains nothing by what is done twice.
+        if told.poll(0):
+            break
     # What is collected at the program's end is the program's, and no more.
     gc.freeze()
     return new_main()
@@ -215,17 +220,23 @@ def rehearse(main):
     rights = _socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("3i", 0, 1, 2)
     theirs.sendmsg([len(work).to_bytes(4, "big"), work], [rights])
     receive_work(ours.fileno())
+    yield
     compiled(os.devnull)
     os.getcwd()
+    yield
     unchanged()
     shadows(HERE)
+    yield
     seed()
+    yield
     code = compile(REHEARSAL, os.devnull, "exec")
     adopt(main, os.devnull, HERE, [], code)
     types.FunctionType(code, {"__builtins__": __builtins__})()
     del sys.path[0], sys.path_importer_cache[os.devnull]
+    # Before it may be left: what waits in a buffer would be the program's.
     flush("stdout")
     flush("stderr")
+    yield
     new_modules()
     gc.collect()
 
