@@ -14,7 +14,7 @@ pub mod paths;
 mod process;
 mod server_timing;
 
-pub use address::{Address, AddressError};
+pub use address::{Address, AddressError, socket_path};
 pub use contexts::{Context, ContextList, ContextState, RunEvent};
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
 pub use emberd_proto::file::{ChangeKind, DEPTH_MAX, FileChange, FileEntry, FileType, GuestPath};
@@ -306,6 +306,8 @@ pub enum ErrorCode {
     UnknownPack,
     /// 403: a web page sent the request.
     ForeignOrigin,
+    /// 403: a browser sent the request on behalf of a page of another site.
+    CrossSite,
     /// 421: the request's `Host` is no name of this daemon.
     ForeignHost,
     /// 404: no such path.
@@ -321,6 +323,8 @@ pub enum ErrorCode {
     BodyTimeout,
     /// 413: the body is over its limit.
     BodyTooLarge,
+    /// 429: the bodies under way have as many bytes as allowed.
+    TooManyBytes,
     /// 429: as many sandboxes as allowed exist.
     TooManySandboxes,
     /// 429: the sandbox has as many connections to its ports as allowed.

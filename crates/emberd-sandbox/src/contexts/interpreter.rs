@@ -34,12 +34,9 @@ const READY_WAIT: Duration = Duration::from_secs(180);
 /// How long an interpreter that is interrupted at its time limit may take to end the run.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
 
-/// Pause between two interrupts of a run whose interpreter may miss one: a shell that forks just
-/// then does.
+/// Pause between two interrupts of a run whose interpreter may miss one, or has begun a program
+/// that does.
 const INTERRUPT_AGAIN: Duration = Duration::from_secs(1);
-
-/// How long such a run is let be at first: it is when it begins that it is likeliest to miss one.
-const INTERRUPT_FIRST: Duration = Duration::from_millis(250);
 
 /// Most bytes one run says, output and events together (64 MiB); the rest is dropped and
 /// flagged.
@@ -213,13 +210,10 @@ impl<M: MicroVm> Interpreter<M> {
                 }
             }
             // Before it has begun, nothing would heed it.
-            let Some(begun) = run.begun.filter(|_| run.interrupt) else { continue };
-            run.interrupt = false;
-            let first = begun + INTERRUPT_FIRST;
-            if run.interrupted_by == InterruptedBy::RepeatedSignals && Instant::now() < first {
-                run.again = Some(first);
+            if !run.begun || !run.interrupt {
                 continue;
             }
+            run.interrupt = false;
             let repeated = run.interrupted_by != InterruptedBy::Signal;
             run.again = repeated.then(|| Instant::now() + INTERRUPT_AGAIN);
             self.interrupt(run.interrupted_by).await?;
@@ -290,8 +284,8 @@ struct Running {
     /// When it is interrupted once more.
     again: Option<Instant>,
     bytes: usize,
-    /// When the interpreter began with it.
-    begun: Option<Instant>,
+    /// Whether the interpreter has begun with it.
+    begun: bool,
     interrupted_by: InterruptedBy,
     /// Whether it is to be interrupted once it has begun.
     interrupt: bool,
@@ -312,7 +306,7 @@ impl Running {
             deadline: timeout.map(|timeout| since + timeout),
             again: None,
             bytes: 0,
-            begun: None,
+            begun: false,
             interrupted_by: InterruptedBy::default(),
             interrupt: false,
             left: false,
@@ -325,7 +319,7 @@ impl Running {
     /// Whether more is taken from the guest before what waits is handed on. Output overtakes
     /// the event that came after it, so what comes before the run has begun is kept back.
     fn takes(&self) -> bool {
-        self.waiting.is_empty() || self.begun.is_none()
+        self.waiting.is_empty() || !self.begun
     }
 
     /// Takes what the guest said; whether the run is over.
@@ -349,7 +343,7 @@ impl Running {
                 ContextEvent::Ready => {}
                 ContextEvent::Started { execution_count, interrupted_by } => {
                     status.count(execution_count);
-                    self.begun = Some(Instant::now());
+                    self.begun = true;
                     self.interrupted_by = interrupted_by;
                     self.execution_count = execution_count;
                     if !self.left {
