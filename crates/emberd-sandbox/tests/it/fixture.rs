@@ -15,7 +15,8 @@ use emberd_sandbox::{
     BootPath, OperationError, Pace, PoolConfig, PoolView, SandboxId, SandboxState, Sandboxes,
     SandboxesConfig, TemplateView,
 };
-use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig, JailChoice, JailConfig};
+use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
+use emberd_vmm::{JailChoice, JailConfig};
 use fake_firecracker::{Double, Then};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
