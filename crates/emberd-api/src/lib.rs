@@ -16,10 +16,13 @@ mod server_timing;
 
 pub use address::{Address, AddressError};
 pub use contexts::{Context, ContextList, ContextState, RunEvent};
+use emberd_proto::json::JsonLimits;
+
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
 pub use emberd_proto::file::{ChangeKind, DEPTH_MAX, FileChange, FileEntry, FileType, GuestPath};
+pub use emberd_proto::json;
 pub use emberd_proto::process::{Limits, ProcessSpec, SignalName, TtySize};
-pub use emberd_proto::{ContextRun, ContextSpec, Metrics};
+pub use emberd_proto::{ContextRun, ContextSpec, Forms, Metrics};
 pub use process::{
     Process, ProcessEvent, ProcessEventKind, ProcessList, ProcessWord, SignalProcess, StartProcess,
     Text, WEBSOCKET_MESSAGE_BYTES_MAX,
@@ -39,6 +42,10 @@ pub const ADDR_UNIX_PREFIX: &str = "unix:";
 
 /// Largest request body, in bytes (64 MiB): the largest code and stdin, JSON-escaped.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// What the JSON of a request may be made of: the most that any request has is 2,048 words.
+pub const BODY_LIMITS: JsonLimits =
+    JsonLimits { depth_max: 32, values_max: 64 << 10, number_bytes_max: 64 };
 
 /// Largest file, and largest archive, that crosses in one request either way, in bytes (16 GiB),
 /// however it is compressed.
@@ -60,7 +67,7 @@ pub const TUNNEL_PROTOCOL: &str = "tcp";
 /// Body of `POST /sandboxes`; an empty body is `{}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CreateSandbox {
-    /// Name of the language pack; `python` when absent.
+    /// Name of the language pack; `python` when absent or empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language_pack: Option<String>,
 }
@@ -175,8 +182,11 @@ pub struct Info {
     /// Deleted sandboxes whose microVMs are not wholly gone yet.
     #[serde(default)]
     pub reaping: usize,
-    /// Installed language packs by name, each with its description.
-    pub packs: BTreeMap<String, String>,
+    /// Names of the installed language packs.
+    pub packs: Vec<String>,
+    /// What each of them is, in one line, by name.
+    #[serde(default)]
+    pub pack_descriptions: BTreeMap<String, String>,
     /// Directory of per-sandbox state.
     pub work_dir: String,
     /// The VMM and why it was chosen.

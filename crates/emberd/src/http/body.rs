@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::{BodyDataStream, Bytes};
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, Request};
-use emberd_api::{BODY_BYTES_MAX, ErrorCode};
+use emberd_api::{BODY_BYTES_MAX, BODY_LIMITS, ErrorCode, json};
 use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
 
@@ -24,6 +24,9 @@ pub struct Body(Bytes);
 impl Body {
     /// The body as a `T`. Unknown fields are ignored.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        json::check(&self.0, BODY_LIMITS).map_err(|excess| {
+            ApiError::new(ErrorCode::InvalidJson, format!("the body is too much: {excess}"))
+        })?;
         serde_json::from_slice(&self.0).map_err(|error| {
             ApiError::new(ErrorCode::InvalidJson, format!("invalid JSON: {error}"))
         })

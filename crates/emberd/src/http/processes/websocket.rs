@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use bytes::Bytes;
-use emberd_api::{ErrorCode, ProcessWord, WEBSOCKET_MESSAGE_BYTES_MAX};
+use emberd_api::{BODY_LIMITS, ErrorCode, ProcessWord, WEBSOCKET_MESSAGE_BYTES_MAX, json};
 use emberd_sandbox::{Process, ProcessError};
 use futures::SinkExt as _;
 use futures::future::pending;
@@ -105,7 +105,7 @@ async fn listen(mut stream: SplitStream<WebSocket>, process: &Process) -> Option
             };
             let said = match message {
                 Message::Binary(bytes) => give(&input, &room, Some(bytes)),
-                Message::Text(json) => match serde_json::from_str(&json) {
+                Message::Text(text) => match word(&text) {
                     Ok(word) => say(&input, &room, process, word).await,
                     Err(error) => Err(violation(format!("no word for a process: {error}"))),
                 },
@@ -170,6 +170,12 @@ async fn write(mut waiting: mpsc::UnboundedReceiver<Input>, process: &Process) -
         };
     }
     pending().await
+}
+
+/// What a message of JSON says.
+fn word(text: &str) -> Result<ProcessWord, String> {
+    json::check(text.as_bytes(), BODY_LIMITS).map_err(|excess| excess.to_string())?;
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn violation(mut reason: String) -> Closing {
