@@ -1,12 +1,10 @@
 //! Contexts: interpreters that keep their variables between runs.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use emberd_proto::Forms;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 /// What a context is doing.
