@@ -46,11 +46,10 @@ pub fn check(json: &[u8], limits: JsonLimits) -> Result<(), JsonExcess> {
     let (mut at, mut depth, mut values, mut number_bytes) = (At::Value, 0_usize, 1, 0);
     for byte in json {
         at = match (at, byte) {
-            (At::Text, b'"') => At::Value,
             (At::Text, b'\\') => At::Escape,
-            (At::Text | At::Escape, _) => At::Text,
-            (At::Value, b'"') => At::Text,
-            (At::Value, _) => At::Value,
+            (At::Value, b'"') | (At::Escape, _) => At::Text,
+            (At::Text, b'"') => At::Value,
+            (at, _) => at,
         };
         if at != At::Value {
             number_bytes = 0;

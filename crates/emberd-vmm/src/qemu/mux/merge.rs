@@ -261,6 +261,10 @@ fn head(streams: &mut Streams, header: [u8; HEADER_BYTES], out: &mut BytesMut) -
     let after = |held| if body > 0 { At::Body { held, left: body } } else { START };
     let held = streams.by_id.get_mut(&id).filter(|_| kind == DATA || kind == WINDOW_UPDATE);
     let Some(held) = held else {
+        if flags & SYN != 0 && (kind == DATA || kind == WINDOW_UPDATE) {
+            // The mux would say so in the log, once for each such frame.
+            return Err(nonsense("a stream that nobody opened"));
+        }
         out.extend_from_slice(&header);
         return Ok(after(None));
     };
@@ -515,9 +519,18 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_of_the_guests_own_ends_the_channel() {
+        for kind in [DATA, WINDOW_UPDATE] {
+            let mut guest = Guest::sends(frame(kind, SYN, 2, b"x"), &[1], Then::Nothing);
+            let read = guest.merging.read(&mut [0; 100]).now_or_never().unwrap();
+            assert_eq!(read.unwrap_err().to_string(), "a stream that nobody opened");
+        }
+    }
+
+    #[test]
     fn what_is_not_held_passes_as_it_is() {
         let mut bytes = frame(2, SYN, 0, b"");
-        bytes.extend(frame(DATA, SYN, 9, b"hello"));
+        bytes.extend(frame(DATA, 0, 9, b"hello"));
         bytes.extend(frame(3, 0, 0, b""));
         bytes.extend(b"GET / HTTP/1.1\r\n\r\n and so on");
         let mut guest = Guest::sends(bytes.clone(), &[1], Then::Nothing);
