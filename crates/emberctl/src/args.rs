@@ -24,10 +24,10 @@ its time limit, 126 when it could not be started, 125 when emberctl itself faile
 #[derive(Debug, Parser)]
 #[command(name = "emberctl", version, styles = STYLES, after_help = AFTER_HELP)]
 pub struct Cli {
-    /// Where the daemon listens: HOST:PORT or unix:PATH.
-    #[arg(long, global = true, env = "EMBERD_ADDR", value_name = "ADDR",
-          default_value = emberd_api::ADDR_DEFAULT)]
-    pub addr: String,
+    /// Where the daemon listens: HOST:PORT or unix:PATH [default: this user's Unix socket if there
+    /// is one, else 127.0.0.1:7777].
+    #[arg(long, global = true, env = "EMBERD_ADDR", value_name = "ADDR")]
+    pub addr: Option<String>,
     /// Where the images guests boot from are: /var/lib/emberd for root if absent,
     /// ~/.local/share/emberd for others.
     #[arg(long, global = true, env = "EMBERD_DATA_DIR", value_name = "DIR")]

@@ -41,7 +41,10 @@ pub mod vmconfig;
 /// # Errors
 /// Whatever kept `emberctl` from doing so; what a program or a check says is an exit code.
 pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
-    let client = || Client::new(&cli.addr);
+    let client = || match &cli.addr {
+        Some(addr) => Client::new(addr),
+        None => Ok(Client::of_user()),
+    };
     match cli.command {
         Command::Run(args) => run::run(&client()?, args, output).await,
         Command::Create(args) => create::run(&client()?, args, output).await,

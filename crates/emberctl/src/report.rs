@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::builder::styling::AnsiColor;
-use emberd_api::ErrorCode;
+use emberd_api::{Address, ErrorCode};
 use emberd_client::ClientError;
 use serde::Serialize;
 
@@ -73,10 +73,25 @@ fn document(error: &anyhow::Error) -> ErrorDocument {
         };
     }
     let hint = match error.downcast_ref::<ClientError>() {
-        Some(ClientError::Connect { .. }) => Some("start it with scripts/serve.sh".to_owned()),
+        Some(ClientError::Connect { addr, source }) => Some(unconnected(addr, source)),
+        Some(ClientError::Foreign { .. }) => {
+            Some("name your own daemon with --addr, or run this as that user".to_owned())
+        }
         _ => error.downcast_ref::<Hinted>().map(|hinted| hinted.hint.clone()),
     };
     ErrorDocument { error: chain(error.as_ref()), code: None, hint }
+}
+
+/// What to do where no daemon answers.
+fn unconnected(addr: &Address, source: &io::Error) -> String {
+    match addr {
+        // No port is tried instead: anybody may listen on one.
+        Address::Unix(path) if source.kind() == io::ErrorKind::ConnectionRefused => format!(
+            "the daemon was killed: start it again, or remove {} and name another by --addr",
+            path.display()
+        ),
+        _ => "start it with scripts/serve.sh".to_owned(),
+    }
 }
 
 /// `error` and its causes in one line.

@@ -1,7 +1,7 @@
 //! Where a daemon listens and clients find it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::ADDR_UNIX_PREFIX;
@@ -11,6 +11,18 @@ const SCHEME: &str = "http://";
 
 /// Longest path of a Unix socket, in bytes: 108 with its final NUL (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Name of the socket, and of its directory, in a runtime directory.
+const SOCKET_PATH: &str = "emberd/emberd.sock";
+
+/// Where the daemon of a user listens beside [`ADDR_DEFAULT`](crate::ADDR_DEFAULT), and that
+/// user's clients look first: `/run/emberd/emberd.sock` for root, else in `runtime_dir`, which is
+/// the user's own (`$XDG_RUNTIME_DIR`). None without one, or where its path is too long.
+pub fn socket_path(user_id: u32, runtime_dir: Option<&Path>) -> Option<PathBuf> {
+    let dir = if user_id == 0 { Path::new("/run") } else { runtime_dir? };
+    let path = dir.join(SOCKET_PATH);
+    (path.is_absolute() && path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX).then_some(path)
+}
 
 /// A TCP address, `HOST:PORT`, or a Unix socket, `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +108,15 @@ mod tests {
             assert_eq!(address.to_string(), printed);
             assert_eq!(printed.parse(), Ok(address));
         }
+    }
+
+    #[test]
+    fn the_socket_is_in_a_directory_of_the_user() {
+        let of = |user_id, dir: Option<&str>| socket_path(user_id, dir.map(Path::new));
+        assert_eq!(of(0, Some("/run/user/0")), Some("/run/emberd/emberd.sock".into()));
+        assert_eq!(of(7, Some("/run/user/7")), Some("/run/user/7/emberd/emberd.sock".into()));
+        assert_eq!((of(7, None), of(7, Some("run"))), (None, None));
+        assert_eq!(of(7, Some(&format!("/{}", "x".repeat(89)))), None);
     }
 
     #[test]

@@ -14,13 +14,10 @@ pub mod paths;
 mod process;
 mod server_timing;
 
-pub use address::{Address, AddressError};
+pub use address::{Address, AddressError, socket_path};
 pub use contexts::{Context, ContextList, ContextState, RunEvent};
-use emberd_proto::json::JsonLimits;
-
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
 pub use emberd_proto::file::{ChangeKind, DEPTH_MAX, FileChange, FileEntry, FileType, GuestPath};
-pub use emberd_proto::json;
 pub use emberd_proto::process::{Limits, ProcessSpec, SignalName, TtySize};
 pub use emberd_proto::{ContextRun, ContextSpec, Forms, Metrics};
 pub use process::{
@@ -42,10 +39,6 @@ pub const ADDR_UNIX_PREFIX: &str = "unix:";
 
 /// Largest request body, in bytes (64 MiB): the largest code and stdin, JSON-escaped.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
-
-/// What the JSON of a request may be made of: the most that any request has is 2,048 words.
-pub const BODY_LIMITS: JsonLimits =
-    JsonLimits { depth_max: 32, values_max: 64 << 10, number_bytes_max: 64 };
 
 /// Largest file, and largest archive, that crosses in one request either way, in bytes (16 GiB),
 /// however it is compressed.
@@ -316,6 +309,8 @@ pub enum ErrorCode {
     UnknownPack,
     /// 403: a web page sent the request.
     ForeignOrigin,
+    /// 403: a browser sent the request on behalf of a page of another site.
+    CrossSite,
     /// 421: the request's `Host` is no name of this daemon.
     ForeignHost,
     /// 404: no such path.
@@ -331,6 +326,8 @@ pub enum ErrorCode {
     BodyTimeout,
     /// 413: the body is over its limit.
     BodyTooLarge,
+    /// 429: the bodies under way have as many bytes as allowed.
+    TooManyBytes,
     /// 429: as many sandboxes as allowed exist.
     TooManySandboxes,
     /// 429: the sandbox has as many connections to its ports as allowed.

@@ -20,7 +20,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::either::Either;
 
 use crate::client::{Client, ClientError};
-use crate::link::{self, LinkError};
+use crate::link;
 
 /// Attempts to come back in a row, after which the connection is taken for lost.
 const RETURNS_MAX: u32 = 6;
@@ -71,7 +71,9 @@ impl Attachment {
             let Some(socket) = &mut self.socket else {
                 match connect(&self.client, &self.id, self.pid, self.next).await {
                     Ok(socket) => self.socket = Some(socket),
-                    Err(error @ ClientError::Api { .. }) => return Err(error),
+                    Err(error @ (ClientError::Api { .. } | ClientError::Foreign { .. })) => {
+                        return Err(error);
+                    }
                     Err(error) if returns >= RETURNS_MAX => return Err(error),
                     Err(_) => {
                         tokio::time::sleep(RETURN_PAUSE * (1 << returns)).await;
@@ -153,7 +155,7 @@ impl Attachment {
 
 async fn connect(client: &Client, id: &str, pid: u32, from: u64) -> Result<Socket, ClientError> {
     let stream = link::connect(client.address()).await;
-    let stream = stream.map_err(|error| client.unanswered(LinkError::Connect(error)))?;
+    let stream = stream.map_err(|error| client.unanswered(error))?;
     let path = paths::process(paths::PROCESS_EVENTS, id, pid);
     let mut request = format!("ws://emberd{path}?from={from}")
         .into_client_request()

@@ -1,14 +1,15 @@
 //! One method per route, and every way a call can end.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use emberd_api::{
-    Address, AddressError, CreateSandbox, CreatedSandbox, ErrorBody, ExecBody, ExecOutcome, Health,
-    Info, Metrics, SERVER_TIMING_HEADER, Sandbox, SandboxList, ServerTiming, Template,
-    TemplateList, paths,
+    ADDR_DEFAULT, Address, AddressError, CreateSandbox, CreatedSandbox, ErrorBody, ExecBody,
+    ExecOutcome, Health, Info, Metrics, SERVER_TIMING_HEADER, Sandbox, SandboxList, ServerTiming,
+    Template, TemplateList, paths, socket_path,
 };
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
@@ -34,6 +35,14 @@ pub enum ClientError {
         addr: Address,
         /// Why.
         source: io::Error,
+    },
+    /// Whoever listens on the Unix socket must not hear what would be sent. Nothing was.
+    #[error("{addr} belongs to user {uid}, who is neither you nor root")]
+    Foreign {
+        /// The address.
+        addr: Address,
+        /// The user who listens there.
+        uid: u32,
     },
     /// The daemon answered with an error.
     #[error("{}", body.error)]
@@ -69,6 +78,7 @@ impl ClientError {
         let addr = address.clone();
         match error {
             LinkError::Connect(source) => Self::Connect { addr, source },
+            LinkError::Foreign(uid) => Self::Foreign { addr, uid },
             LinkError::Broken(source) => Self::Broken { addr, source },
         }
     }
@@ -109,6 +119,26 @@ impl Client {
         let malformed = |_| AddressError::Malformed(addr.to_owned());
         let host = HeaderValue::from_str(host).map_err(malformed)?;
         Ok(Self { address, host, links: Arc::default() })
+    }
+
+    /// A client of this user's daemon: at its Unix socket if there is one, else at
+    /// [`ADDR_DEFAULT`]. Of a socket nobody listens on, calls tell; no port takes its place, which
+    /// anybody may have taken.
+    ///
+    /// # Panics
+    /// Never: the default is an address.
+    pub fn of_user() -> Self {
+        let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let socket = socket_path(rustix::process::geteuid().as_raw(), runtime_dir.as_deref());
+        Self::of_socket(socket.filter(|path| is_there(path)))
+    }
+
+    fn of_socket(socket: Option<PathBuf>) -> Self {
+        let (address, host) = match socket {
+            Some(path) => (Address::Unix(path), UNIX_HOST),
+            None => (Address::Tcp(ADDR_DEFAULT.to_owned()), ADDR_DEFAULT),
+        };
+        Self { address, host: HeaderValue::from_static(host), links: Arc::default() }
     }
 
     /// Creates a sandbox of `language_pack`, or of the daemon's default; waits until it is
@@ -302,7 +332,7 @@ impl Client {
     }
 
     /// The daemon's address.
-    pub(crate) fn address(&self) -> &Address {
+    pub fn address(&self) -> &Address {
         &self.address
     }
 
@@ -342,6 +372,11 @@ impl Client {
     }
 }
 
+/// Whether something is at `path`; what cannot be looked at counts.
+fn is_there(path: &Path) -> bool {
+    !matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
 /// A success, as it came.
 pub(crate) struct Answer {
     status: StatusCode,
@@ -357,4 +392,22 @@ fn timing(headers: &HeaderMap) -> ServerTiming {
 
 pub(crate) fn json(body: &impl Serialize) -> Bytes {
     serde_json::to_vec(body).expect("bodies have string keys only").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_goes_before_the_port() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        assert!(!is_there(&path));
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        // Nobody listens any more: that is to be told, not gone round.
+        assert!(is_there(&path));
+        assert_eq!(Client::of_socket(Some(path.clone())).address(), &Address::Unix(path));
+        let by_port = Client::of_socket(None);
+        assert_eq!(by_port.address().to_string(), format!("http://{ADDR_DEFAULT}"));
+    }
 }

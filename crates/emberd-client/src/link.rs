@@ -24,9 +24,9 @@ use tokio_util::either::Either;
 /// error, each byte escaped in JSON as six, and once more as base64.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
-/// How long an unused connection is kept: less than the 30 s after which the daemon closes it,
+/// How long an unused connection is kept: less than the 10 s after which the daemon closes it,
 /// so that a request does not meet a connection being closed.
-const IDLE_MAX: Duration = Duration::from_secs(15);
+const IDLE_MAX: Duration = Duration::from_secs(5);
 
 /// Most unused connections that are kept.
 const IDLE_LINKS_MAX: usize = 64;
@@ -42,6 +42,8 @@ pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) enum LinkError {
     /// No connection came about.
     Connect(io::Error),
+    /// A user who is neither this one nor root listens there.
+    Foreign(u32),
     /// The connection ended before the answer was complete.
     Broken(Cause),
 }
@@ -61,7 +63,7 @@ impl Links {
     ) -> Result<(Parts, Bytes), LinkError> {
         let mut link = match self.idle().await {
             Some(link) => link,
-            None => Link::open(address).await.map_err(LinkError::Connect)?,
+            None => Link::open(address).await?,
         };
         let answer = link.ask(request).await.map_err(LinkError::Broken)?;
         if link.is_open().await {
@@ -107,17 +109,30 @@ impl Links {
     }
 }
 
-/// Connects to the daemon at `address`; nothing was said on the connection yet.
-pub(crate) async fn connect(address: &Address) -> io::Result<Stream> {
+/// Connects to the daemon at `address`; nothing was said on the connection yet. Whoever listens
+/// on a Unix socket is this user, or root.
+pub(crate) async fn connect(address: &Address) -> Result<Stream, LinkError> {
     let stream = match address {
         Address::Tcp(authority) => {
-            let stream = TcpStream::connect(authority).await?;
-            stream.set_nodelay(true)?;
+            let stream = TcpStream::connect(authority).await.map_err(LinkError::Connect)?;
+            stream.set_nodelay(true).map_err(LinkError::Connect)?;
             Either::Left(stream)
         }
-        Address::Unix(path) => Either::Right(UnixStream::connect(path).await?),
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path).await.map_err(LinkError::Connect)?;
+            let listener = stream.peer_cred().map_err(LinkError::Connect)?.uid();
+            if !is_trusted(listener, rustix::process::geteuid().as_raw()) {
+                return Err(LinkError::Foreign(listener));
+            }
+            Either::Right(stream)
+        }
     };
     Ok(TokioIo::new(stream))
+}
+
+/// Whether `user` may hear what is sent to a daemon of `listener`.
+fn is_trusted(listener: u32, user: u32) -> bool {
+    listener == user || listener == 0
 }
 
 /// One connection, for requests whose bodies are `B`.
@@ -133,9 +148,11 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Cause>,
 {
-    async fn open(address: &Address) -> io::Result<Self> {
+    async fn open(address: &Address) -> Result<Self, LinkError> {
         let stream = connect(address).await?;
-        let (sender, connection) = handshake(stream).await.map_err(io::Error::other)?;
+        let shaken = handshake(stream).await;
+        let (sender, connection) =
+            shaken.map_err(|error| LinkError::Connect(io::Error::other(error)))?;
         Ok(Self { sender, connection, ended: false })
     }
 
@@ -230,7 +247,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Cause>,
 {
-    let link = Link::open(address).await.map_err(LinkError::Connect)?;
+    let link = Link::open(address).await?;
     begin(link, request).await
 }
 
@@ -245,4 +262,15 @@ where
     let head = link.begin(request).await.map_err(LinkError::Broken)?;
     let (head, body) = Response::into_parts(head);
     Ok((head, Answering { link, body }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_for_daemons_of_the_user_and_of_root() {
+        assert!(is_trusted(7, 7) && is_trusted(0, 7) && is_trusted(0, 0));
+        assert!(!is_trusted(8, 7) && !is_trusted(7, 0));
+    }
 }

@@ -65,8 +65,7 @@ impl Client {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<(Response<Incoming>, Mover), ClientError> {
-        let unconnected = |source| self.unanswered(LinkError::Connect(source));
-        let stream = connect(self.address()).await.map_err(unconnected)?;
+        let stream = connect(self.address()).await.map_err(|error| self.unanswered(error))?;
         let (mut sender, connection) =
             handshake(stream).await.map_err(|error| self.broken(error))?;
         let mut mover = Mover(Some(Box::pin(connection.with_upgrades())));

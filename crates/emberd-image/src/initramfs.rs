@@ -5,7 +5,7 @@
 //! /modules/load          file names, one a line, in load order
 //! /modules/NN-name.ko    the kernel's modules
 //! /dev/console /dev/null what PID 1 has as stdio before it mounts anything
-//! /proc /sys /dev /run /tmp /lower /upper /newroot
+//! /proc /sys /dev /run /tmp /lower /disk /shared /newroot
 //! ```
 
 use std::fs;
@@ -28,8 +28,8 @@ use crate::store::{Store, StoreError, write_synced};
 const DEVICES: [(&str, u32, u32, u32); 2] =
     [("dev/console", 0o600, 5, 1), ("dev/null", 0o666, 1, 3)];
 
-const DIRECTORIES: [&str; 9] =
-    ["dev", "lower", "modules", "newroot", "proc", "run", "sys", "tmp", "upper"];
+const DIRECTORIES: [&str; 10] =
+    ["dev", "disk", "lower", "modules", "newroot", "proc", "run", "shared", "sys", "tmp"];
 
 /// Packs the agent and the kernel's modules into the initramfs of `data_dir`.
 ///
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(find("modules/01-virtio.ko").2, b"content of virtio");
         assert_eq!(find("dev/console").1, 0o020_600);
         assert_eq!(find("dev/null").1, 0o020_666);
-        for directory in ["proc", "sys", "dev", "lower", "upper", "newroot"] {
+        for directory in ["proc", "sys", "dev", "lower", "disk", "shared", "newroot"] {
             assert_eq!(find(directory).1, 0o040_755, "{directory}");
         }
     }

@@ -30,7 +30,7 @@ mod squashfs;
 mod zygote;
 
 pub use archive::{ArchiveError, ROOT_BYTES_MAX, ROOT_ENTRIES_MAX};
-pub use context::ContextDefinition;
+pub use context::{ContextDefinition, SHELL_CONTEXT};
 pub use definition::{DefinitionError, PackDefinition};
 pub use rootfs::{RootPack, run_words};
 pub use zygote::ZygoteDefinition;

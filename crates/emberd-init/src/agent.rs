@@ -7,11 +7,13 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use emberd_proto::pack::PACK_FILE_BYTES_MAX;
 use emberd_proto::{PackSpec, Renewal};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::exec::Leftovers;
 use crate::machine::{self, RenewError};
 use crate::metrics::Usage;
 use crate::process_tree::Cgroups;
@@ -39,6 +41,8 @@ pub struct Agent {
     pub owns_machine: bool,
     /// What the machine uses.
     pub usage: Usage,
+    /// What goes on reading from programs left behind.
+    pub leftovers: Leftovers,
     /// Waits for all children.
     pub reaper: Reaper,
     /// The pack's warm interpreter, if it has one.
@@ -47,6 +51,7 @@ pub struct Agent {
     /// has spares there.
     pub scratch: Scratch,
     execs: AtomicU64,
+    renewed: Mutex<LastRenewal>,
 }
 
 impl Agent {
@@ -60,20 +65,32 @@ impl Agent {
             boot_times: None,
             owns_machine: false,
             usage: Usage::default(),
+            leftovers: Leftovers::default(),
             reaper: Reaper::default(),
             scratch,
             execs: AtomicU64::new(0),
+            renewed: Mutex::default(),
         }
     }
 
-    /// Makes the machine what `renewal` says; checks it and changes nothing when the machine
-    /// is not the agent's.
+    /// Makes the machine what `renewal` says, or only sets its clock where it is the last one
+    /// again; checks it and changes nothing when the machine is not the agent's.
     ///
     /// # Errors
     /// [`RenewError`].
     pub fn renew(&self, renewal: &Renewal) -> Result<(), RenewError> {
         renewal.check()?;
-        if self.owns_machine { machine::renew(renewal) } else { Ok(()) }
+        if !self.owns_machine {
+            return Ok(());
+        }
+        let mut last = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is(renewal) {
+            return machine::set_clock(renewal);
+        }
+        *last = LastRenewal::default();
+        machine::renew(renewal)?;
+        *last = LastRenewal(Some(renewal.boot_id.clone()));
+        Ok(())
     }
 
     /// Removes what ended execs could not, because a process of theirs lived on.
@@ -97,6 +114,16 @@ impl Agent {
     /// A number no other exec of this agent has.
     pub fn next_exec(&self) -> u64 {
         self.execs.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Which renewal was carried out last, by its boot id: no two have the same.
+#[derive(Debug, Default)]
+struct LastRenewal(Option<String>);
+
+impl LastRenewal {
+    fn is(&self, renewal: &Renewal) -> bool {
+        self.0.as_ref() == Some(&renewal.boot_id)
     }
 }
 
@@ -157,10 +184,14 @@ impl Environment {
         Self(std::env::vars_os().collect())
     }
 
-    /// The words of the kernel command line the kernel passed to PID 1, made what a root
-    /// login has: the kernel's `HOME=/` and `TERM=linux` describe no user and no terminal.
-    pub fn normalised(mut self) -> Self {
-        self.0.insert("HOME".into(), HOME.into());
+    /// The words of the kernel command line the kernel passed to PID 1, made what a login of
+    /// root, whose shell is `shell`, has: the kernel's `HOME=/` and `TERM=linux` describe no
+    /// user and no terminal.
+    pub fn normalised(mut self, shell: String) -> Self {
+        for (name, value) in [("HOME", HOME), ("LOGNAME", "root"), ("USER", "root")] {
+            self.0.insert(name.into(), value.into());
+        }
+        self.0.insert("SHELL".into(), shell.into());
         self.0.entry("PATH".into()).or_insert(PATH.into());
         if self.0.get(OsStr::new("TERM")).is_some_and(|term| term == "linux") {
             self.0.remove(OsStr::new("TERM"));
@@ -247,11 +278,12 @@ mod tests {
     #[test]
     fn kernel_environment_becomes_a_root_login() {
         let kernel = environment(&[("HOME", "/"), ("TERM", "linux"), ("SITE", "a=b")]);
-        let expect = environment(&[("HOME", HOME), ("PATH", PATH), ("SITE", "a=b")]);
-        assert_eq!(kernel.normalised(), expect);
+        let root = [("HOME", HOME), ("LOGNAME", "root"), ("SHELL", "/bin/ash"), ("USER", "root")];
+        let login = |more: &[(&str, &str)]| environment(&[&root, more].concat());
+        let normalised = |environment: Environment| environment.normalised("/bin/ash".to_owned());
+        assert_eq!(normalised(kernel), login(&[("PATH", PATH), ("SITE", "a=b")]));
         let chosen = environment(&[("TERM", "xterm"), ("PATH", "/bin")]);
-        let expect = environment(&[("HOME", HOME), ("PATH", "/bin"), ("TERM", "xterm")]);
-        assert_eq!(chosen.normalised(), expect);
+        assert_eq!(normalised(chosen), login(&[("PATH", "/bin"), ("TERM", "xterm")]));
     }
 
     #[test]
@@ -260,6 +292,21 @@ mod tests {
         let exec = BTreeMap::from([("B".into(), "1".into()), ("C".into(), "1".into())]);
         let expect = environment(&[("A", "0"), ("B", "1"), ("C", "1")]);
         assert_eq!(below.overlaid(&exec), expect);
+    }
+
+    #[test]
+    fn renewal_is_known_again_by_its_boot_id() {
+        let renewal = |wall_clock_us, boot_id: &str| Renewal {
+            wall_clock_us,
+            entropy_base64: String::new(),
+            hostname: String::new(),
+            machine_id: String::new(),
+            boot_id: boot_id.to_owned(),
+        };
+        assert!(!LastRenewal::default().is(&renewal(1, "")));
+        let last = LastRenewal(Some("a".to_owned()));
+        assert!(last.is(&renewal(2, "a")));
+        assert!(!last.is(&renewal(1, "b")));
     }
 
     #[test]

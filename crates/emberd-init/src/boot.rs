@@ -10,11 +10,15 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use crate::console;
 
+mod bounds;
 mod modules;
 mod root;
 
+pub use bounds::Bounds;
 pub use modules::load_modules;
-pub use root::{mount_kernel_filesystems, mount_root, mount_runtime_filesystems, switch_root};
+pub use root::{
+    SCRATCH, mount_kernel_filesystems, mount_root, mount_runtime_filesystems, switch_root,
+};
 
 /// Name of every guest.
 const HOSTNAME: &str = "emberd";

@@ -70,7 +70,7 @@ impl Incoming {
     /// Cancel safe.
     pub async fn frame(&mut self) -> Result<Option<Frame>, ConnectionError> {
         loop {
-            if let Some(frame) = self.decoder.next_frame()? {
+            if let Some(frame) = self.waiting_frame()? {
                 return Ok(Some(frame));
             }
             let buffer = self.decoder.buffer();
@@ -80,6 +80,11 @@ impl Incoming {
                 return whole.map(|()| None).map_err(|_truncated| ConnectionError::HostLeft);
             }
         }
+    }
+
+    /// The next frame, if the host has sent all of it already.
+    fn waiting_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        self.decoder.next_frame()
     }
 }
 
@@ -107,6 +112,10 @@ impl Outgoing {
     /// Writes the buffer and one message.
     pub async fn send(&mut self, message: &GuestMessage) -> Result<(), ConnectionError> {
         self.push(message);
+        self.write_all().await
+    }
+
+    async fn write_all(&mut self) -> Result<(), ConnectionError> {
         while !self.buffer.is_empty() {
             self.write_some().await?;
         }
@@ -132,7 +141,7 @@ pub async fn serve(agent: Arc<Agent>, stream: Box<dyn Duplex>) -> Result<(), Con
     };
     let Some(first) = connection.incoming.frame().await? else { return Ok(()) };
     greet(&agent, &mut connection.outgoing, &first).await?;
-    while let Some(frame) = connection.incoming.frame().await? {
+    while let Some(frame) = next(&mut connection).await? {
         match frame.kind {
             Kind::Control => operate(&agent, &mut connection, &frame).await?,
             // What is left of the input of a program that ended, or was refused, before all of
@@ -144,6 +153,16 @@ pub async fn serve(agent: Arc<Agent>, stream: Box<dyn Duplex>) -> Result<(), Con
         }
     }
     Ok(())
+}
+
+/// The next frame. What waits for the host goes out before that is waited for: a host that
+/// says two things at once has both answered at once.
+async fn next(connection: &mut Connection) -> Result<Option<Frame>, ConnectionError> {
+    if let Some(frame) = connection.incoming.waiting_frame()? {
+        return Ok(Some(frame));
+    }
+    connection.outgoing.write_all().await?;
+    connection.incoming.frame().await
 }
 
 async fn greet(
@@ -167,7 +186,8 @@ async fn greet(
         init_started_us: agent.boot_times.map(|times| times.init_started_us),
         serving_us: agent.boot_times.map(|times| times.serving_us),
     };
-    outgoing.send(&GuestMessage::Welcome(welcome)).await
+    outgoing.push(&GuestMessage::Welcome(welcome));
+    Ok(())
 }
 
 /// Carries out the operation of a control frame.

@@ -65,7 +65,9 @@ pub async fn run(
             let exit = attend(connection, &mut interpreter).await?;
             let exit = ExecExit { started_by, duration_us: elapsed_us(arrived), ..exit };
             connection.outgoing.push(&GuestMessage::Exited(exit));
-            deliver(connection).await
+            let delivered = deliver(connection).await;
+            interpreter.program.leave(&agent.leftovers);
+            delivered
         }
         Err(error) => {
             let code = match &error {
@@ -150,6 +152,9 @@ fn spawn(
     directory: &Path,
 ) -> Result<Interpreter, LaunchError> {
     let mut berth = Berth::make(agent)?;
+    if let Some(user) = user {
+        berth.give_to(user)?;
+    }
     let (channel, theirs) = Channel::open().map_err(LaunchError::Pipes)?;
     berth.stdio[0] = theirs;
     let refused = |source| LaunchError::Run(context.run[0].clone(), source);
@@ -186,10 +191,11 @@ async fn attend(
             ready = channel.writable() => { ready?; channel.write_some(); }
             ready = channel.readable(), if room => {
                 ready?;
-                let line = channel.read_some();
+                let mut line = channel.read_some();
                 // Written before the line was.
                 stdout.read_rest(&mut outgoing.buffer);
                 stderr.read_rest(&mut outgoing.buffer);
+                channel.answer(&mut line);
                 encode_bulk(Kind::Data, &line, &mut outgoing.buffer);
             }
             ready = stdout.readable(), if room => {
@@ -203,9 +209,10 @@ async fn attend(
             written = outgoing.write_some(), if !outgoing.buffer.is_empty() => written?,
         }
     };
-    let lines = channel.read_rest();
+    let mut lines = channel.read_rest();
     stdout.read_rest(&mut outgoing.buffer);
     stderr.read_rest(&mut outgoing.buffer);
+    channel.answer(&mut lines);
     encode_bulk(Kind::Data, &lines, &mut outgoing.buffer);
     Ok(exit_of(end, false))
 }

@@ -30,6 +30,7 @@ mod berth;
 mod input;
 mod launch;
 mod leader;
+mod leftover;
 mod output;
 mod terminal;
 
@@ -40,6 +41,7 @@ pub use launch::{LaunchError, Program};
 pub(crate) use launch::{check_directory, directory, environment_of};
 use leader::End;
 pub use leader::Leader;
+pub use leftover::Leftovers;
 
 /// Encoded output that may wait for the host before the program's pipes are left unread,
 /// in bytes (256 KiB).
@@ -119,11 +121,14 @@ pub async fn run(
         },
     };
     connection.outgoing.push(&answer);
-    deliver(connection).await?;
+    let delivered = deliver(connection).await;
     // The mux gets its turn to pass the answer on before the tidying up, for which nobody
     // waits.
     yield_now().await;
-    drop(launched);
+    if let Ok(program) = launched {
+        program.leave(&agent.leftovers);
+    }
+    delivered?;
     if let Some(zygote) = &agent.zygote {
         zygote.replenish(agent);
     }

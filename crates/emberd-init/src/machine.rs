@@ -1,13 +1,14 @@
 //! Makes a restored machine one of its own: clones of a template wake up with the same
 //! clock, random pool and names.
 
-use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use emberd_proto::{Renewal, RenewalError};
+use nix::libc::O_NOFOLLOW;
 use nix::mount::{MsFlags, mount};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
@@ -56,12 +57,20 @@ pub fn renew(renewal: &Renewal) -> Result<(), RenewError> {
     let entropy = renewal.entropy()?;
     let machine_id = format!("{}\n", renewal.machine_id);
     let hostname = || Ok(nix::unistd::sethostname(&renewal.hostname)?);
-    attempt("set the wall clock", || set_wall_clock(renewal.wall_clock_us))?;
+    set_clock(renewal)?;
     attempt("reseed the random generator", || sys::reseed_random(&entropy))?;
     attempt("set the host name", hostname)?;
     attempt("name the host in /etc/hosts", || name_host(Path::new(HOSTS), &renewal.hostname))?;
-    attempt("set the machine id", || fs::write(MACHINE_ID, machine_id))?;
+    attempt("set the machine id", || write_over(Path::new(MACHINE_ID), &machine_id))?;
     attempt("set the boot id", || show_boot_id(&renewal.boot_id))
+}
+
+/// Sets the clock alone as `renewal`, which has been checked, says.
+///
+/// # Errors
+/// [`RenewError`].
+pub fn set_clock(renewal: &Renewal) -> Result<(), RenewError> {
+    attempt("set the wall clock", || set_wall_clock(renewal.wall_clock_us))
 }
 
 fn attempt(step: &'static str, act: impl FnOnce() -> io::Result<()>) -> Result<(), RenewError> {
@@ -80,37 +89,64 @@ fn set_wall_clock(since_epoch_us: u64) -> io::Result<()> {
 }
 
 /// Makes `hostname` what [`HOST_ADDRESS`] stands for in the file `hosts`, if there is one. It
-/// is written in place: nobody reads it before a renewal is done, and an emulated guest runs
-/// half of a file system's code for the first time to replace it.
+/// is written in place: nobody reads it before a renewal is done, and to replace it costs a
+/// guest's kernel several times as much. Of a file that named a host before, that line alone is
+/// written.
 fn name_host(hosts: &Path, hostname: &str) -> io::Result<()> {
-    let known = match fs::symlink_metadata(hosts) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        metadata => metadata?,
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(O_NOFOLLOW).open(hosts);
+    let file = match opened {
+        Ok(file) => file,
+        // None, or a guest's own affair: a link, or a directory.
+        Err(_) if !fs::symlink_metadata(hosts).is_ok_and(|known| known.is_file()) => return Ok(()),
+        Err(error) => return Err(error),
     };
+    let known = file.metadata()?;
     if !known.is_file() || known.len() > HOSTS_BYTES_MAX {
         return Ok(());
     }
+    let mut before = Vec::with_capacity(usize::try_from(known.len()).unwrap_or_default() + 1);
+    (&file).take(HOSTS_BYTES_MAX).read_to_end(&mut before)?;
     let ours = |line: &&[u8]| line.starts_with(HOST_ADDRESS.as_bytes());
-    let before = fs::read(hosts)?;
     let mut lines: Vec<_> = before
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty() && !ours(line))
         .collect();
     let host = format!("{HOST_ADDRESS}\t{hostname}\n");
     lines.push(host.as_bytes());
-    fs::write(hosts, lines.join(&b'\n'))
+    let after = lines.join(&b'\n');
+    let same = before.iter().zip(&after).take_while(|(before, after)| before == after).count();
+    file.write_all_at(&after[same..], same as u64)?;
+    if after.len() < before.len() {
+        file.set_len(after.len() as u64)?;
+    }
+    Ok(())
+}
+
+/// Makes `text` all there is in the file at `path`, in the room that its content had: to empty
+/// it first would give that back to the kernel and ask for it again.
+fn write_over(path: &Path, text: &str) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    fill(&file, text)
+}
+
+fn fill(file: &File, text: &str) -> io::Result<()> {
+    file.write_all_at(text.as_bytes(), 0)?;
+    if file.metadata()?.len() > text.len() as u64 {
+        file.set_len(text.len() as u64)?;
+    }
+    Ok(())
 }
 
 /// Covers [`BOOT_ID`] by a file that says `boot_id`.
 fn show_boot_id(boot_id: &str) -> io::Result<()> {
-    // A cover that is in place stays: it is written anew, not replaced.
-    fs::write(BOOT_ID_COVER, format!("{boot_id}\n"))?;
-    let identity = |file: Metadata| (file.dev(), file.ino());
-    if identity(fs::metadata(BOOT_ID_COVER)?) != identity(fs::metadata(BOOT_ID)?) {
-        let none = None::<&str>;
-        mount(Some(BOOT_ID_COVER), BOOT_ID, none, MsFlags::MS_BIND, none)?;
+    let text = format!("{boot_id}\n");
+    // The kernel's own is nobody's to write; a cover that is in place is written anew.
+    if let Ok(cover) = OpenOptions::new().write(true).open(BOOT_ID) {
+        return fill(&cover, &text);
     }
-    Ok(())
+    write_over(Path::new(BOOT_ID_COVER), &text)?;
+    let none = None::<&str>;
+    Ok(mount(Some(BOOT_ID_COVER), BOOT_ID, none, MsFlags::MS_BIND, none)?)
 }
 
 #[cfg(test)]
@@ -129,6 +165,34 @@ mod tests {
             let expect = format!("127.0.0.1 localhost\n::1 \u{ff}\n127.0.1.1\t{name}\n");
             assert_eq!(fs::read_to_string(&hosts).unwrap(), expect);
         }
+        name_host(&hosts, "x").unwrap();
+        let expect = "127.0.0.1 localhost\n::1 \u{ff}\n127.0.1.1\tx\n";
+        assert_eq!(fs::read_to_string(&hosts).unwrap(), expect, "a shorter name leaves no rest");
+        fs::write(&hosts, "127.0.1.1 old\n127.0.0.1 localhost\n").unwrap();
+        name_host(&hosts, "new").unwrap();
+        let expect = "127.0.0.1 localhost\n127.0.1.1\tnew\n";
+        assert_eq!(fs::read_to_string(&hosts).unwrap(), expect, "wherever the line was");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn hosts_that_are_no_file_are_let_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("target"), dir.path().join("hosts"));
+        fs::write(&target, "mine\n").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        name_host(&link, "host").unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "mine\n");
+        name_host(dir.path(), "host").unwrap();
+    }
+
+    #[test]
+    fn file_says_what_was_written_over_it_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = dir.path().join("id");
+        for text in ["first\n", "the second\n", "3\n"] {
+            write_over(&id, text).unwrap();
+            assert_eq!(fs::read_to_string(&id).unwrap(), text);
+        }
     }
 }

@@ -14,6 +14,9 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// and more than anybody has.
 const GROUPS_MAX: usize = 32;
 
+/// Shell of a user whose line names none (passwd(5)).
+const SHELL_FALLBACK: &str = "/bin/sh";
+
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 
@@ -43,20 +46,43 @@ pub struct User {
     pub groups: Vec<u32>,
     /// Their home.
     pub home: PathBuf,
+    /// The program they log in to.
+    pub shell: String,
 }
 
-/// Looks up the user `name`.
+/// Looks up the user `name`, which may be a number, and then one that nobody has.
 ///
 /// # Errors
 /// [`UserError`].
 pub fn find(name: &str) -> Result<User, UserError> {
     let passwd = read(Path::new(PASSWD))?;
-    let unknown = || UserError::Unknown(name.to_owned());
-    let mut user = entry(&passwd, name).ok_or_else(unknown)?;
+    let user = entry(&passwd, |fields| fields[0] == name).or_else(|| numbered(&passwd, name));
+    let mut user = user.ok_or_else(|| UserError::Unknown(name.to_owned()))?;
     // A guest without groups has users all the same.
     let group = read(Path::new(GROUP)).unwrap_or_default();
-    user.groups.extend(memberships(&group, name, user.gid).take(GROUPS_MAX - 1));
+    user.groups.extend(memberships(&group, &user.name, user.gid).take(GROUPS_MAX - 1));
     Ok(user)
+}
+
+/// The shell of root; [`SHELL_FALLBACK`] where nobody knows.
+pub fn shell_of_root() -> String {
+    find("root").map_or_else(|_| SHELL_FALLBACK.to_owned(), |root| root.shell)
+}
+
+/// The user with the number `name`. One without a line is in root's group and at home in `/`, as
+/// container engines have it.
+fn numbered(passwd: &str, name: &str) -> Option<User> {
+    // The last number stands for no user (chown(2)).
+    let uid: u32 = name.parse().ok().filter(|uid| *uid != u32::MAX)?;
+    let nobodys = || User {
+        name: uid.to_string(),
+        uid,
+        gid: 0,
+        groups: vec![0],
+        home: "/".into(),
+        shell: SHELL_FALLBACK.to_owned(),
+    };
+    Some(entry(passwd, |fields| fields[2].parse() == Ok(uid)).unwrap_or_else(nobodys))
 }
 
 fn read(path: &Path) -> Result<String, UserError> {
@@ -67,20 +93,29 @@ fn read(path: &Path) -> Result<String, UserError> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// The line of `name`: `name:password:uid:gid:comment:home:shell` (passwd(5)).
-fn entry(passwd: &str, name: &str) -> Option<User> {
+/// The first line that is `wanted`: `name:password:uid:gid:comment:home:shell` (passwd(5)).
+fn entry(passwd: &str, wanted: impl Fn(&[&str; 7]) -> bool) -> Option<User> {
+    let or =
+        |text: &str, otherwise: &str| if text.is_empty() { otherwise } else { text }.to_owned();
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
-        if fields.next()? != name {
+        let fields = [(); 7].map(|()| fields.next());
+        let [Some(_), Some(_), Some(_), Some(_), Some(_), Some(_), shell] = fields else {
+            return None;
+        };
+        let fields = fields.map(Option::unwrap_or_default);
+        if !wanted(&fields) {
             return None;
         }
-        let uid = fields.nth(1)?.parse().ok()?;
-        let gid = fields.next()?.parse().ok()?;
-        let home = match fields.nth(1)? {
-            "" => "/",
-            home => home,
-        };
-        Some(User { name: name.to_owned(), uid, gid, groups: vec![gid], home: home.into() })
+        let gid = fields[3].parse().ok()?;
+        Some(User {
+            name: fields[0].to_owned(),
+            uid: fields[2].parse().ok()?,
+            gid,
+            groups: vec![gid],
+            home: or(fields[5], "/").into(),
+            shell: or(shell.unwrap_or_default(), SHELL_FALLBACK),
+        })
     })
 }
 
@@ -99,16 +134,30 @@ mod tests {
     use super::*;
 
     const LINES: &str = "root:x:0:0:root:/root:/bin/sh\nbad:x:-1:0::/:\nshort:x\n\
-                         user:x:1000:100:A User,,,:/home/user:/bin/sh\nbare:x:5:6::\n";
+                         user:x:1000:100:A User,,,:/home/user:/bin/ash\nbare:x:5:6::\n";
 
     #[test]
     fn users_are_found_by_their_whole_name() {
-        let user = entry(LINES, "user").unwrap();
+        let entry = |name: &str| super::entry(LINES, |fields| fields[0] == name);
+        let user = entry("user").unwrap();
         assert_eq!((user.uid, user.gid, user.groups.as_slice()), (1000, 100, &[100][..]));
-        assert_eq!(user.home, Path::new("/home/user"));
-        assert_eq!(entry(LINES, "bare").unwrap().home, Path::new("/"));
+        assert_eq!((user.home.as_path(), user.shell.as_str()), ("/home/user".as_ref(), "/bin/ash"));
+        let bare = entry("bare").unwrap();
+        assert_eq!((bare.home.as_path(), bare.shell.as_str()), ("/".as_ref(), SHELL_FALLBACK));
         for name in ["use", "users", "bad", "short", "", "x"] {
-            assert_eq!(entry(LINES, name), None, "{name}");
+            assert_eq!(entry(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_users_with_and_without_a_line() {
+        let user = numbered(LINES, "1000").unwrap();
+        assert_eq!((user.name.as_str(), user.gid), ("user", 100));
+        let nobodys = numbered(LINES, "4321").unwrap();
+        assert_eq!((nobodys.name.as_str(), nobodys.uid, nobodys.gid), ("4321", 4321, 0));
+        assert_eq!((nobodys.home.as_path(), nobodys.groups), ("/".as_ref(), vec![0]));
+        for name in ["-1", "4294967295", "4294967296", "12x", "", "0x1"] {
+            assert_eq!(numbered(LINES, name), None, "{name}");
         }
     }
 

@@ -6,8 +6,8 @@
 //!    └── pause ◀─┴─ ends, leaves, talks nonsense, or is silent for too long
 //! ```
 //! Forking is done ahead: a spare waits in its own session and cgroup with its pipes laid,
-//! and the next one is asked for when an exec has been answered. Without a zygote that is
-//! ready, execs spawn.
+//! and the next one is asked for when an exec has been answered; under load more than one, see
+//! [`load`]. Without a zygote that is ready, execs spawn.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::AsFd as _;
@@ -21,7 +21,7 @@ use emberd_proto::process::{Limits, ProcessSpec};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::agent::Agent;
 use crate::console;
@@ -30,14 +30,15 @@ use crate::process_tree::Cgroup;
 
 mod control;
 mod life;
+mod load;
 mod spare;
 
 use control::{Control, Message};
 pub use life::keep;
 pub use spare::{Report, Spare, Work};
 
-/// Spares kept waiting. One is what the next exec needs; each more costs the memory of an
-/// interpreter's changed pages, and under a burst the zygote forks as fast as they would.
+/// Spares kept waiting while nothing is hurried. One is what the next exec needs; each more
+/// costs the memory of an interpreter's changed pages.
 const SPARES: usize = 1;
 
 /// How long the zygote may take to fork. Emulated, on a processor it shares with 64 running
@@ -71,6 +72,8 @@ pub struct Zygote {
     changed: Notify,
     /// Rung when somebody has reason to believe that it is broken.
     doubted: Notify,
+    /// Rung when a program begins or ends.
+    used: Notify,
 }
 
 /// What is known of the zygote that lives now.
@@ -88,6 +91,8 @@ struct State {
     children: HashSet<u32>,
     /// Starts and forks that failed since the last that did not.
     failures: u32,
+    /// Until when more than [`SPARES`] are kept.
+    loaded_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -114,7 +119,8 @@ impl Zygote {
     /// A zygote that is yet to be started, by [`keep`].
     pub fn new(spec: ZygoteSpec) -> Self {
         let state = Mutex::default();
-        Self { spec, state, changed: Notify::new(), doubted: Notify::new() }
+        let [changed, doubted, used] = std::array::from_fn(|_| Notify::new());
+        Self { spec, state, changed, doubted, used }
     }
 
     /// Whether a fork can run `spec` as a new interpreter would. Not as another user: `/proc`
@@ -143,6 +149,7 @@ impl Zygote {
     /// A child for an exec: the spare that waits, else one forked now; `None` when there is
     /// no zygote to fork it.
     pub async fn spare(&self, agent: &Agent) -> Option<Spare> {
+        self.used.notify_one();
         let forked = {
             let mut state = self.state();
             while let Some(spare) = state.spares.pop_front() {
@@ -153,6 +160,7 @@ impl Zygote {
             if state.asked.len() <= state.waiting.len() {
                 state.ask(agent)?;
             }
+            state.miss();
             let (hand_over, forked) = oneshot::channel();
             state.waiting.push_back(hand_over);
             forked
@@ -166,17 +174,19 @@ impl Zygote {
         }
     }
 
-    /// Asks for the spares that are missing.
+    /// Asks for the spares that are missing, now that a program has ended or become something
+    /// that stays.
     pub fn replenish(&self, agent: &Agent) {
+        self.used.notify_one();
         let mut state = self.state();
-        while state.spares.len() + state.asked.len() < SPARES + state.waiting.len() {
+        while state.coming() < SPARES + state.waiting.len() {
             if state.ask(agent).is_none() {
                 return;
             }
         }
     }
 
-    /// Waits until a spare waits; `false` when there is none to be had.
+    /// Waits until a spare waits, and no more than that; `false` when there is none to be had.
     pub async fn settle(&self, agent: &Agent) -> bool {
         let settled = async {
             loop {
@@ -195,8 +205,9 @@ impl Zygote {
             }
         };
         let settled = timeout(SETTLE_WAIT, settled).await.unwrap_or(false);
+        self.calm_down();
         let at_rest = async {
-            while self.state().spares.iter().any(|spare| !spare.rests()) {
+            while !self.state().rests() {
                 sleep(REST_LOOK).await;
             }
         };
@@ -268,6 +279,13 @@ impl State {
                 None
             }
         }
+    }
+
+    /// Whether every child is a spare that waits for its work.
+    fn rests(&self) -> bool {
+        self.asked.is_empty()
+            && self.children.len() <= self.spares.len()
+            && self.spares.iter().all(Spare::rests)
     }
 
     /// Gives `spare` to the exec that waits longest.

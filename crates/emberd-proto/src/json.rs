@@ -174,7 +174,7 @@ mod tests {
             (r#""\\\ud800""#, r#""\\\ufffd""#),
             (r#""\u00e9\"\ud800""#, r#""\u00e9\"\ufffd""#),
             (r#""\ud8""#, r#""\ud8""#),
-            (r#"\ud800"#, r#"\ud800"#),
+            (r"\ud800", r"\ud800"),
             ("[\r\"\r\",\r]", "[ \"\r\", ]"),
             ("\"\\", "\"\\"),
         ] {
@@ -225,8 +225,9 @@ mod tests {
 
         #[test]
         fn what_is_tame_can_be_read(units in prop::collection::vec(any::<u16>(), 0..8)) {
-            let escapes: String = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
-            let text: String = serde_json::from_str(&tamed(&format!("\"{escapes}\""))).unwrap();
+            let escapes: Vec<_> = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
+            let json = format!("\"{}\"", escapes.concat());
+            let text: String = serde_json::from_str(&tamed(&json)).unwrap();
             prop_assert_eq!(text, String::from_utf16_lossy(&units));
         }
 

@@ -75,7 +75,8 @@ pub enum HostMessage {
     /// Answered by [`GuestMessage::Metrics`].
     Metrics,
     /// Makes the guest itself after a restore; answered by [`GuestMessage::Renewed`]. An agent
-    /// that is not its machine's PID 1 checks it, answers, and changes nothing.
+    /// that is not its machine's PID 1 checks it, answers, and changes nothing. The same renewal
+    /// again, known by its boot id, only sets the clock. May be sent along with [`Self::Hello`].
     Renew(Renewal),
     /// Brings the guest to rest before a snapshot: its zygote is up with a child forked ahead,
     /// its file systems are written out. Answered by [`GuestMessage::Settled`]. Execs on other

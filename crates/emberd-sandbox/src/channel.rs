@@ -63,9 +63,31 @@ pub(crate) struct GuestConnection<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> GuestConnection<S> {
     /// Opens the conversation on a fresh stream; waits until the guest answers.
-    pub async fn greet(mut stream: S) -> Result<(Self, Welcome), ChannelError> {
+    pub async fn greet(stream: S) -> Result<(Self, Welcome), ChannelError> {
+        Self::greet_saying(stream, None).await
+    }
+
+    /// As [`Self::greet`], with a renewal said in the same breath, so that a guest which has
+    /// just woken is woken once; answered by [`Self::renewed`].
+    pub async fn greet_renewing(
+        stream: S,
+        renewal: Renewal,
+    ) -> Result<(Self, Welcome), ChannelError> {
+        let (mut connection, welcome) =
+            Self::greet_saying(stream, Some(&HostMessage::Renew(renewal))).await?;
+        connection.idle = false;
+        Ok((connection, welcome))
+    }
+
+    async fn greet_saying(
+        mut stream: S,
+        more: Option<&HostMessage>,
+    ) -> Result<(Self, Welcome), ChannelError> {
         let mut hello = BytesMut::new();
         encode_message(&HostMessage::Hello { generation: GENERATION }, &mut hello);
+        if let Some(more) = more {
+            encode_message(more, &mut hello);
+        }
         delivered(stream.write_all(&hello).await)?;
         delivered(stream.flush().await)?;
         let mut connection = Self { stream, decoder: Decoder::of_guest(), idle: true };
@@ -87,7 +109,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuestConnection<S> {
 
     /// Makes a restored guest itself.
     pub async fn renew(&mut self, renewal: Renewal) -> Result<Renewed, ChannelError> {
-        match self.ask(&HostMessage::Renew(renewal)).await? {
+        self.say(&HostMessage::Renew(renewal)).await?;
+        self.renewed().await
+    }
+
+    /// The answer to a renewal.
+    pub async fn renewed(&mut self) -> Result<Renewed, ChannelError> {
+        match self.hear().await? {
             GuestMessage::Renewed(renewed) => Ok(renewed),
             _ => Err(ChannelError::Protocol("it answered a renewal with something else")),
         }
@@ -104,11 +132,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuestConnection<S> {
     /// Sends one message and reads the one that answers it. A refusal is an error, after
     /// which the connection is idle again.
     pub async fn ask(&mut self, message: &HostMessage) -> Result<GuestMessage, ChannelError> {
+        self.say(message).await?;
+        self.hear().await
+    }
+
+    async fn say(&mut self, message: &HostMessage) -> Result<(), ChannelError> {
         self.idle = false;
         let mut out = BytesMut::new();
         encode_message(message, &mut out);
         delivered(self.stream.write_all(&out).await)?;
         delivered(self.stream.flush().await)?;
+        Ok(())
+    }
+
+    /// The answer to what was said last.
+    async fn hear(&mut self) -> Result<GuestMessage, ChannelError> {
         let frame = next_frame(&mut self.stream, &mut self.decoder).await?;
         let answer = answer(&frame)?;
         self.idle = true;

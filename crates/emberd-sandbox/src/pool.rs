@@ -179,6 +179,11 @@ impl<V: SnapshotVmm> Pools<V> {
         deadlines.flatten().min()
     }
 
+    /// Whether a creation is under way that found nothing ready.
+    pub fn are_waited_for(&self) -> bool {
+        self.by_pack.values().any(|pool| pool.waiting.load(Ordering::Relaxed) > 0)
+    }
+
     /// Removes what died or is too much, and lowers ceilings that are due.
     pub fn tidy(&self, reaper: &Reaper) {
         let now = Instant::now();
@@ -251,11 +256,6 @@ impl<V: SnapshotVmm> Pool<V> {
     pub fn wait(&self) -> impl Drop + '_ {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(&self.waiting)
-    }
-
-    /// Whether somebody waits who found nothing ready.
-    pub fn is_in_need(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0 && self.lock().ready.is_empty()
     }
 
     /// Begins to make a microVM, with a head start if there is one.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use emberd_proto::Renewal;
+use emberd_proto::{Renewal, Renewed};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -22,25 +22,54 @@ const LATE_MAX: Duration = Duration::from_millis(40);
 /// does not, and a host on which the third is slow is too busy for a precise clock.
 const EXCHANGES_MAX: usize = 3;
 
+/// Greets a guest that has just been restored and gives it its clock, randomness and names in
+/// one exchange; says when it answered.
+pub(crate) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    id: SandboxId,
+) -> Result<(GuestConnection<S>, Instant), ChannelError> {
+    let (renewal, sent) = (fresh(id), Instant::now());
+    let (mut connection, _) = GuestConnection::greet_renewing(stream, renewal.clone()).await?;
+    let answered = Instant::now();
+    let renewed = connection.renewed().await?;
+    if late(&renewed, sent) > LATE_MAX {
+        set_clock(&mut connection, renewal, EXCHANGES_MAX - 1).await?;
+    }
+    Ok((connection, answered))
+}
+
 /// Gives the guest of `connection` its clock, randomness and names.
 pub(crate) async fn renew<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut GuestConnection<S>,
     id: SandboxId,
 ) -> Result<(), ChannelError> {
-    let mut renewal = fresh(id);
-    for _ in 0..EXCHANGES_MAX {
+    set_clock(connection, fresh(id), EXCHANGES_MAX).await
+}
+
+/// Says `renewal` until its clock was not late, `exchanges` times at most. All but the first
+/// time the clock is all the guest sets.
+async fn set_clock<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut GuestConnection<S>,
+    mut renewal: Renewal,
+    exchanges: usize,
+) -> Result<(), ChannelError> {
+    for _ in 0..exchanges {
         let sent = Instant::now();
         renewal.wall_clock_us = wall_clock_us();
         let renewed = connection.renew(renewal.clone()).await?;
-        let late = match renewed.wall_clock_us {
-            Some(theirs) => Duration::from_micros(wall_clock_us().saturating_sub(theirs)),
-            None => sent.elapsed(),
-        };
-        if late <= LATE_MAX {
+        if late(&renewed, sent) <= LATE_MAX {
             break;
         }
     }
     Ok(())
+}
+
+/// How late the clock of a guest may be that has just said so; what was `sent` set it.
+fn late(renewed: &Renewed, sent: Instant) -> Duration {
+    match renewed.wall_clock_us {
+        Some(theirs) => Duration::from_micros(wall_clock_us().saturating_sub(theirs)),
+        None => sent.elapsed(),
+    }
 }
 
 fn fresh(id: SandboxId) -> Renewal {
@@ -83,8 +112,9 @@ fn uuid(mut bytes: [u8; 16]) -> String {
 #[cfg(test)]
 mod tests {
     use emberd_proto::frame::encode_message;
-    use emberd_proto::{GuestMessage, HostMessage, Renewed};
-    use tokio::io::AsyncWriteExt as _;
+    use emberd_proto::{Decoder, GuestMessage, HostMessage, Welcome};
+    use futures::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
     use crate::channel::tests::{greeted, next_message};
@@ -133,5 +163,34 @@ mod tests {
         let [first, second] = &renewals[..] else { panic!("{renewals:?}") };
         assert!(second.wall_clock_us > first.wall_clock_us);
         assert_eq!(first.machine_id, second.machine_id);
+    }
+
+    #[tokio::test]
+    async fn restored_guest_is_woken_once() {
+        let (host, mut guest) = tokio::io::duplex(1 << 20);
+        let mut renewing = Box::pin(greet(host, SandboxId::random()));
+        assert!((&mut renewing).now_or_never().is_none());
+        // Both are there before the guest has said a word.
+        let mut decoder = Decoder::default();
+        guest.read_buf(decoder.buffer()).await.unwrap();
+        let mut said = Vec::new();
+        while let Some(frame) = decoder.next_frame().unwrap() {
+            said.push(frame.message::<HostMessage>().unwrap());
+        }
+        let in_order = matches!(said[..], [HostMessage::Hello { .. }, HostMessage::Renew(_)]);
+        assert!(in_order, "{said:?}");
+        let welcome = Welcome {
+            generation: emberd_proto::message::GENERATION,
+            agent_version: String::new(),
+            init_started_us: None,
+            serving_us: None,
+        };
+        let renewed = Renewed { wall_clock_us: Some(wall_clock_us()) };
+        let mut answers = bytes::BytesMut::new();
+        encode_message(&GuestMessage::Welcome(welcome), &mut answers);
+        encode_message(&GuestMessage::Renewed(renewed), &mut answers);
+        guest.write_all(&answers).await.unwrap();
+        let (mut connection, _) = renewing.await.unwrap();
+        assert!(connection.is_idle());
     }
 }

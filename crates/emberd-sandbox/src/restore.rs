@@ -12,16 +12,18 @@ use std::time::Duration;
 
 use emberd_image::PackImage;
 use emberd_proto::ExecSpec;
+use emberd_proto::message::AGENT_PORT;
 use emberd_vmm::{BootError, MicroVm, RestoreError, SnapshotVmm, Standby as _, Template};
 use tokio::time::Instant;
 
-use crate::answer::{AnswerError, answer, connect};
+use crate::SandboxId;
+use crate::answer::{AnswerError, answer};
 use crate::base::Base;
 use crate::boot_path::{BootPath, BootTimes};
-use crate::channel::GuestConnection;
+use crate::channel::{ChannelError, GuestConnection};
 use crate::create::{Answered, end};
 use crate::record;
-use crate::renewal::renew;
+use crate::renewal;
 use crate::sandbox::Sandbox;
 
 /// Longest wait for the first answer and the renewal of a restored guest, which need some
@@ -138,10 +140,8 @@ pub(crate) async fn load<V: SnapshotVmm>(
     let vm = vm.map_err(|source| RestoreFailure::Vmm { template: template(), source })?;
     let loaded = Instant::now();
     let woken = async {
-        let (mut connection, _) = answer(&vm, loaded, wait_max, connect(&vm)).await?;
-        let answered = Instant::now();
-        let renewal = renew(&mut connection, sandbox.id);
-        answer(&vm, answered, wait_max, renewal).await?;
+        let waking = wake(&vm, sandbox.id);
+        let (mut connection, answered) = answer(&vm, loaded, wait_max, waking).await?;
         let renewed = Instant::now();
         if let Some(code) = warm_up {
             run_warm_up(&vm, &mut connection, code).await?;
@@ -164,6 +164,15 @@ pub(crate) async fn load<V: SnapshotVmm>(
             Err(RestoreFailure::Guest { template: template(), source })
         }
     }
+}
+
+/// Connects to a guest that has just been restored, and makes it itself.
+async fn wake<M: MicroVm>(
+    vm: &M,
+    id: SandboxId,
+) -> Result<(GuestConnection<M::Stream>, Instant), ChannelError> {
+    let stream = vm.connect(AGENT_PORT).await.map_err(ChannelError::Connect)?;
+    renewal::greet(stream, id).await
 }
 
 /// Runs a pack's warm-up once. How it ends is the pack's affair; that the guest answers is not.

@@ -191,6 +191,27 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         self.0.table.view(id)
     }
 
+    /// Waits until the sandbox is deleted, or its microVM has ended by itself; for nothing where
+    /// there is no such sandbox, or no longer.
+    pub fn ended(&self, id: SandboxId) -> impl Future<Output = ()> + Send + use<V> {
+        let sandbox = self.0.table.find(id);
+        let exit = sandbox.as_ref().and_then(|it| Some(it.ready.get()?.exit.clone()));
+        let ending = sandbox.map(|sandbox| sandbox.ending.clone());
+        async move {
+            let Some(ending) = ending else { return };
+            let gone = async {
+                match exit {
+                    Some(mut exit) => drop(exit.wait().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = ending.cancelled() => {}
+                () = gone => {}
+            }
+        }
+    }
+
     /// All sandboxes as they are now, oldest first.
     pub fn list(&self) -> Vec<SandboxView> {
         self.0.table.views()

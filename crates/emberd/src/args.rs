@@ -26,6 +26,10 @@ pub struct Options {
     /// Where to listen: HOST:PORT or unix:PATH [default: 127.0.0.1:7777].
     #[arg(long, env = "EMBERD_ADDR", value_name = "ADDR")]
     pub addr: Option<String>,
+    /// A Unix socket beside a TCP address: `auto` is one in this user's runtime directory, which
+    /// clients take first, and goes with the default address only [default: auto].
+    #[arg(long, env = "EMBERD_SOCKET", value_name = "auto|off|PATH")]
+    pub socket: Option<SocketChoice>,
     /// A name, beside `localhost` and IP addresses, by which the API may be called; may be
     /// given several times, and with commas between.
     #[arg(long, env = "EMBERD_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
@@ -108,6 +112,29 @@ pub struct Options {
     /// Format of the log on standard error [default: text]. `RUST_LOG` filters it.
     #[arg(long, env = "EMBERD_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+}
+
+/// Whether the daemon listens on a Unix socket too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
+pub enum SocketChoice {
+    /// On the user's own, if the TCP address is the default.
+    #[default]
+    Auto,
+    /// No.
+    Off,
+    /// On this one.
+    At(PathBuf),
+}
+
+impl From<String> for SocketChoice {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "auto" => Self::Auto,
+            "off" => Self::Off,
+            path => Self::At(path.into()),
+        }
+    }
 }
 
 /// Which VMM runs the sandboxes.
@@ -258,6 +285,7 @@ impl Options {
     pub fn over(self, weaker: Self) -> Self {
         Self {
             addr: self.addr.or(weaker.addr),
+            socket: self.socket.or(weaker.socket),
             allowed_host: if self.allowed_host.is_empty() {
                 weaker.allowed_host
             } else {

@@ -5,14 +5,16 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use emberd_api::{ADDR_DEFAULT, Address, AddressError};
+use emberd_api::{ADDR_DEFAULT, ADDR_UNIX_PREFIX, Address, AddressError, socket_path};
 use emberd_image::{DataDir, Images, InitramfsImage, KernelImage, LoadError};
 use emberd_sandbox::{
     BOOT_TIMEOUT_DEFAULT, EXEC_GRACE_DEFAULT, Pace, PoolConfig, SANDBOXES_MAX_DEFAULT,
     SandboxesConfig,
 };
 
-use crate::args::{AccelChoice, JailChoice, LogFormat, Options, PoolSize, Switch, VmmChoice};
+use crate::args::{
+    AccelChoice, JailChoice, LogFormat, Options, PoolSize, SocketChoice, Switch, VmmChoice,
+};
 
 /// Memory of a guest, in MiB, unless configured otherwise.
 const GUEST_RAM_MIB_DEFAULT: u32 = 256;
@@ -59,6 +61,8 @@ const JAIL_UIDS: RangeInclusive<u32> = 1..=u32::MAX - 1;
 pub struct Config {
     /// Where to listen.
     pub addr: Address,
+    /// A Unix socket to listen on too.
+    pub socket: Option<SocketOption>,
     /// Names by which the API may be called, beside those it has anyway.
     pub allowed_hosts: Vec<String>,
     /// Where kernel, initramfs and language packs are.
@@ -87,6 +91,15 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// A Unix socket beside a TCP address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketOption {
+    /// Where.
+    pub path: PathBuf,
+    /// Whether it was asked for; else the daemon does without where it cannot be had.
+    pub is_needed: bool,
+}
+
 /// How each Firecracker is jailed.
 #[derive(Debug, Clone)]
 pub struct JailOptions {
@@ -103,8 +116,8 @@ pub struct JailOptions {
 /// Which option cannot be meant.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// `--addr` is no address.
-    #[error("--addr cannot be used")]
+    /// `--addr`, or `--socket`, is no address.
+    #[error("there is nothing to listen on")]
     Addr(#[from] AddressError),
     /// A number is out of its range.
     #[error("{option} is {value}, not between {least} and {most}")]
@@ -216,6 +229,7 @@ impl Config {
         };
         let accel = options.accel.unwrap_or_default();
         Ok(Self {
+            socket: socket(options.socket.unwrap_or_default(), &addr, surroundings)?,
             addr,
             allowed_hosts: allowed_hosts(options.allowed_host)?,
             data_dir,
@@ -251,6 +265,29 @@ impl Config {
             images.initramfs = InitramfsImage::given(path.clone())?;
         }
         Ok(images)
+    }
+}
+
+/// The socket beside `addr`.
+fn socket(
+    choice: SocketChoice,
+    addr: &Address,
+    surroundings: &Surroundings,
+) -> Result<Option<SocketOption>, ConfigError> {
+    match choice {
+        SocketChoice::Off => Ok(None),
+        // Only one daemon has that address. Others are called by theirs.
+        SocketChoice::Auto if *addr != ADDR_DEFAULT.parse()? => Ok(None),
+        SocketChoice::Auto => {
+            let path = socket_path(surroundings.user_id, surroundings.runtime_dir.as_deref());
+            Ok(path.map(|path| SocketOption { path, is_needed: false }))
+        }
+        SocketChoice::At(path) => {
+            let path = absolute(path)?;
+            // One that is an address is none too long.
+            format!("{ADDR_UNIX_PREFIX}{}", path.display()).parse::<Address>()?;
+            Ok(Some(SocketOption { path, is_needed: true }))
+        }
     }
 }
 
@@ -397,6 +434,34 @@ mod tests {
             let config = Config::new(Options::default(), &surroundings).unwrap();
             assert_eq!(config.sandboxes.run_dir, Path::new(expect));
         }
+    }
+
+    #[test]
+    fn the_socket_goes_with_the_default_address() {
+        let socket = |addr: Option<&str>, choice: Option<&str>, user_id, runtime_dir| {
+            let options = Options {
+                addr: addr.map(str::to_owned),
+                socket: choice.map(|choice| SocketChoice::from(choice.to_owned())),
+                ..Options::default()
+            };
+            let socket = Config::new(options, &surroundings(user_id, runtime_dir)).unwrap().socket;
+            socket.map(|socket| (socket.path.display().to_string(), socket.is_needed))
+        };
+        let root = Some(("/run/emberd/emberd.sock".to_owned(), false));
+        assert_eq!(socket(None, None, 0, None), root);
+        assert_eq!(socket(Some(ADDR_DEFAULT), Some("auto"), 0, None), root);
+        let mine = Some(("/run/user/7/emberd/emberd.sock".to_owned(), false));
+        assert_eq!(socket(None, None, 7, Some("/run/user/7")), mine);
+        assert_eq!(socket(None, None, 7, None), None);
+        for addr in ["127.0.0.1:7778", "0.0.0.0:7777", "unix:/s"] {
+            assert_eq!(socket(Some(addr), None, 0, None), None, "{addr}");
+        }
+        assert_eq!(socket(None, Some("off"), 0, None), None);
+        let named = Some(("/s".to_owned(), true));
+        assert_eq!(socket(Some("127.0.0.1:1"), Some("/s"), 0, None), named);
+        let long =
+            config(|options| options.socket = Some(SocketChoice::At("x".repeat(108).into())));
+        assert!(matches!(long, Err(ConfigError::Addr(AddressError::PathTooLong(_)))));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
+use emberd_api::Address;
 use emberd_image::Images;
 use emberd_sandbox::{OpenError, Sandboxes};
 use emberd_vmm::SnapshotVmm;
@@ -18,9 +19,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::args::{Args, Options};
-use crate::config::{Config, Surroundings};
+use crate::config::{Config, SocketOption, Surroundings};
 use crate::listener::{ListenError, Listener};
-use crate::server::Server;
+use crate::server::{self, Server};
 use crate::{http, log};
 
 /// How long requests under way may take to end after the first signal. Creations are cut
@@ -96,15 +97,25 @@ pub fn report(error: &anyhow::Error, hint: Option<&str>) -> ExitCode {
 /// # Errors
 /// [`RunError`].
 pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Result<(), RunError> {
+    server::raise_descriptors();
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let listener = Listener::bind(&config.addr).await?;
+    let socket = bind_socket(config.socket.as_ref()).await?;
     let sandboxes = Sandboxes::open(config.sandboxes, images, vmm)?;
-    announce(&listener, &sandboxes);
-    let hosts = http::Hosts::new(&config.addr, &config.allowed_hosts);
-    let server = Server::new(listener, http::router(sandboxes.clone(), hosts));
+    announce(&listener, socket.as_ref(), &sandboxes);
+    let bodies = http::Budget::default();
+    let beside = socket.map(|socket| (socket.address().clone(), socket));
+    let doors = [Some((config.addr, listener)), beside].into_iter().flatten();
+    let doors = doors.map(|(addr, listener)| {
+        let hosts = http::Hosts::new(&addr, &config.allowed_hosts);
+        let router = http::router(sandboxes.clone(), hosts, bodies.clone());
+        (listener, router)
+    });
+    let server = Server::new(doors);
     tokio::select! {
         name = signals.next() => tracing::info!("{name}: draining requests"),
         never = server.accept() => never,
+        never = log::go_on_telling_dropped() => never,
     }
     sandboxes.close();
     let mut answered = pin!(server.stop());
@@ -122,11 +133,32 @@ pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Resu
     if !drained && timeout(LAST_ANSWERS_MAX, answered).await.is_err() {
         tracing::warn!("clients left without their answers");
     }
+    log::tell_dropped();
     tracing::info!("stopped");
     Ok(())
 }
 
-fn announce<V: SnapshotVmm>(listener: &Listener, sandboxes: &Sandboxes<V>) {
+/// Listens on the socket beside the address. One that nobody asked for may be missing.
+async fn bind_socket(socket: Option<&SocketOption>) -> Result<Option<Listener>, ListenError> {
+    let Some(SocketOption { path, is_needed }) = socket else { return Ok(None) };
+    if *is_needed {
+        return Listener::bind(&Address::Unix(path.clone())).await.map(Some);
+    }
+    match Listener::bind_private(path).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) => {
+            let (path, error) = (path.display(), &error as &dyn std::error::Error);
+            tracing::warn!(error, %path, "no Unix socket beside the TCP address");
+            Ok(None)
+        }
+    }
+}
+
+fn announce<V: SnapshotVmm>(
+    listener: &Listener,
+    socket: Option<&Listener>,
+    sandboxes: &Sandboxes<V>,
+) {
     let vmm = sandboxes.vmm().description();
     tracing::info!(
         driver = vmm.driver,
@@ -137,6 +169,7 @@ fn announce<V: SnapshotVmm>(listener: &Listener, sandboxes: &Sandboxes<V>) {
         boot_path = %sandboxes.boot_path(),
         run_dir = %sandboxes.config().run_dir.display(),
         addr = %listener.address(),
+        socket = socket.map(|socket| socket.address().to_string()),
         "ready"
     );
     if let Err(error) = writeln!(io::stdout(), "listening on {}", listener.address()) {

@@ -1,22 +1,24 @@
 //! The HTTP API: one file per resource, one table of routes, one of errors.
 
-use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, delete, get, post};
-use emberd_api::{BODY_BYTES_MAX, ErrorCode, paths};
+use axum::{Extension, Router};
+use emberd_api::{ErrorCode, paths};
 use emberd_sandbox::Sandboxes;
 use emberd_vmm::SnapshotVmm;
 use utoipa::OpenApi;
 
 mod body;
+mod budget;
 mod contexts;
+mod ending;
 mod errors;
 mod exec;
 mod files;
 mod host;
 mod id;
 mod info;
+mod json;
 mod logs;
 mod metrics;
 mod observe;
@@ -31,6 +33,7 @@ mod sse;
 mod templates;
 mod tunnel;
 
+pub use budget::Budget;
 use errors::ApiError;
 pub use host::Hosts;
 
@@ -92,8 +95,9 @@ pub fn document() -> utoipa::openapi::OpenApi {
     Document::openapi()
 }
 
-/// The whole API over `sandboxes`, for requests to `hosts`.
-pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>, hosts: Hosts) -> Router {
+/// The whole API over `sandboxes`, for requests to `hosts` whose bodies together keep to the
+/// budget `bodies`.
+pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>, hosts: Hosts, bodies: Budget) -> Router {
     let router =
         routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
     router
@@ -101,9 +105,10 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>, hosts: Hosts) -> Router {
         .method_not_allowed_fallback(async || {
             ApiError::new(ErrorCode::MethodNotAllowed, "the path does not take this method")
         })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(from_fn(origin::refuse_pages))
+        .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
+        .layer(Extension(bodies))
         .layer(from_fn_with_state(hosts, host::refuse_strangers))
+        .layer(from_fn(origin::refuse_pages))
         .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
         .layer(from_fn(observe::observe))
         .with_state(sandboxes)

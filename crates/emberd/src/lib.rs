@@ -10,3 +10,4 @@ pub mod http;
 mod listener;
 pub mod log;
 mod server;
+mod socket;

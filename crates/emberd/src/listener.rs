@@ -1,16 +1,19 @@
 //! The one port: a TCP listener or a Unix socket.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use emberd_api::Address;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use rustix::fs::{Mode, fchmod};
+use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
 use tokio_util::either::Either;
 
-/// One accepted connection.
-pub(crate) type Stream = Either<TcpStream, UnixStream>;
+use crate::socket::Stream;
+
+/// Connections to a Unix socket that may wait to be accepted; as many as wait on a TCP port.
+const BACKLOG: u32 = 1024;
 
 /// Why the daemon cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,9 @@ pub enum ListenError {
     /// Something that is no socket is in the way.
     #[error("{} exists and is no socket", .0.display())]
     NotASocket(PathBuf),
+    /// Others may put something else in the place of a socket there.
+    #[error("{} is not a directory of this user alone", .0.display())]
+    SharedDir(PathBuf),
     /// The address cannot be listened on.
     #[error("cannot listen on {addr}")]
     Bind {
@@ -43,16 +49,36 @@ enum Socket {
     Unix { listener: UnixListener, _file: SocketFile },
 }
 
-/// A socket's file; removed when dropped.
+/// A socket's file; removed when dropped, unless another is in its place by then.
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::warn!(%error, path = %self.0.display(), "socket not removed");
+        let removed = match identity(&self.path) {
+            Ok(identity) if identity == self.identity => fs::remove_file(&self.path),
+            Ok(_) => return,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(%error, path = %self.path.display(), "socket not removed");
         }
     }
+}
+
+/// Which file is at `path`.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 impl Listener {
@@ -65,6 +91,21 @@ impl Listener {
         }
     }
 
+    /// Starts to listen on a Unix socket in a directory that is, or becomes, this user's alone:
+    /// clients trust what they find there.
+    pub async fn bind_private(path: &Path) -> Result<Self, ListenError> {
+        let addr = Address::Unix(path.to_owned());
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|source| bind_failed(&addr, source))?;
+        let metadata = fs::symlink_metadata(dir).map_err(|source| bind_failed(&addr, source))?;
+        let is_own = metadata.uid() == rustix::process::geteuid().as_raw();
+        if !(metadata.is_dir() && is_own && metadata.mode() & 0o022 == 0) {
+            return Err(ListenError::SharedDir(dir.to_owned()));
+        }
+        bind_unix(&addr, path).await
+    }
+
     /// Where clients find it.
     pub fn address(&self) -> &Address {
         &self.address
@@ -75,7 +116,6 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
                 Ok(Either::Left(stream))
             }
             Socket::Unix { listener, .. } => {
@@ -103,9 +143,13 @@ async fn bind_tcp(addr: &Address, authority: &str) -> Result<Listener, ListenErr
 async fn bind_unix(addr: &Address, path: &Path) -> Result<Listener, ListenError> {
     let failed = |source| bind_failed(addr, source);
     remove_stale(addr, path).await?;
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    let file = SocketFile(path.to_owned());
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let socket = UnixSocket::new_stream().map_err(failed)?;
+    // What the socket's own mode is, its file's will be: there is no moment at which that is
+    // others' to connect to.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
+    socket.bind(path).map_err(failed)?;
+    let file = SocketFile::new(path).map_err(failed)?;
+    let listener = socket.listen(BACKLOG).map_err(failed)?;
     Ok(Listener { address: addr.clone(), socket: Socket::Unix { listener, _file: file } })
 }
 
@@ -127,7 +171,51 @@ async fn remove_stale(addr: &Address, path: &Path) -> Result<(), ListenError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_socket_clients_trust_is_in_a_directory_of_its_user() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("emberd");
+        let path = dir.join("emberd.sock");
+        let listener = Listener::bind_private(&path).await.unwrap();
+        assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let second = Listener::bind_private(&path).await;
+        assert!(matches!(second, Err(ListenError::InUse(_))));
+        drop(listener);
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        let shared = Listener::bind_private(&path).await;
+        assert!(matches!(shared, Err(ListenError::SharedDir(_))));
+        let link = temp.path().join("link");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink(&dir, &link).unwrap();
+        let linked = Listener::bind_private(&link.join("emberd.sock")).await;
+        assert!(matches!(linked, Err(ListenError::SharedDir(_))));
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_its_users_before_anybody_can_connect() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let socket = UnixSocket::new_stream().unwrap();
+        fchmod(&socket, Mode::RUSR | Mode::WUSR).unwrap();
+        socket.bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_took_a_sockets_place_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = Listener::bind(&Address::Unix(path.clone())).await.unwrap();
+        fs::rename(&path, dir.path().join("t")).unwrap();
+        fs::write(&path, "another's").unwrap();
+        drop(listener);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "another's");
+    }
 
     #[tokio::test]
     async fn socket_is_private_and_goes_with_its_listener() {

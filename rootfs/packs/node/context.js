@@ -7,12 +7,53 @@
 // the console of a browser does it: `const` may be declared anew, `await` needs no function. A
 // second thread talks to the host and, as a debugger would, ends what the main thread is doing,
 // be it an endless loop. It hands over a run when the one before, and its interrupt, are over.
+// It also makes the JSON: what the code does to its prototypes and globals is not there.
 "use strict";
 
-const { Worker, isMainThread, parentPort, workerData } = require("node:worker_threads");
+const { MessageChannel, Worker, isMainThread, workerData } = require("node:worker_threads");
+
+// Taken before any code can put something else in its place. What a method is called on becomes
+// its first argument.
+const { bind, call } = Function.prototype;
+const uncurry = bind.bind(call);
+const slice = uncurry(String.prototype.slice);
+const indexOf = uncurry(String.prototype.indexOf);
+const exec = uncurry(RegExp.prototype.exec);
+// Longest text of a value, and of an error, in characters.
+const TEXT_MAX = 1 << 20;
+// A frame of a stack, and one of code that was run here.
+const FRAME = /^\s+at /;
+const FRAME_OF_CODE = /^\s+at .*\brun\d+:\d+:\d+\)?$/;
+// Asks the agent to take what was written to standard output and error so far, and its answer:
+// bytes that JSON has none of.
+const ORDER = "\x16";
+const ORDERED = "\x06";
 
 if (isMainThread) evaluator();
 else conversation();
+
+function cut(text) {
+  if (text.length <= TEXT_MAX) return text;
+  return `${slice(text, 0, TEXT_MAX)}… [${text.length - TEXT_MAX} more characters left out]`;
+}
+
+// A stack without the frames below the last one of the code, which are ours.
+function trimmed(stack) {
+  // All lines so far, and those that stay if no frame of the code comes any more.
+  let all = "";
+  let kept = "";
+  for (let begin = 0, end; begin <= stack.length; begin = end + 1) {
+    end = indexOf(stack, "\n", begin);
+    if (end < 0) end = stack.length;
+    const line = slice(stack, begin, end);
+    const ours = exec(FRAME, line) !== null && exec(FRAME_OF_CODE, line) === null;
+    const next = begin === 0 ? line : `\n${line}`;
+    all += next;
+    if (exec(FRAME_OF_CODE, line) !== null) kept = all;
+    else if (!ours) kept += next;
+  }
+  return kept;
+}
 
 // What is asked of the main thread, and what it says: the second thread.
 function conversation() {
@@ -21,7 +62,15 @@ function conversation() {
 
   // Pause between two interrupts of a run.
   const INTERRUPT_AGAIN_MS = 100;
+  // The largest form of a value, and all of them together, in bytes: the host takes lines of
+  // 32 MiB.
+  const FORM_BYTES_MAX = 8 << 20;
+  const FORMS_BYTES_MAX = 24 << 20;
+  // How deep a form may nest: readers of JSON have limits.
+  const DEPTH_MAX = 100;
+  const TOKENS = /"(?:[^"\\]|\\.)*"|[[\]{}]/g;
 
+  const { told, port } = workerData;
   const session = new inspector.Session();
   session.connectToMainThread();
   const channel = new net.Socket({ fd: 3, readable: true, writable: true });
@@ -32,14 +81,57 @@ function conversation() {
   let interrupting = false;
   let again;
 
-  const say = (event, written) => channel.write(`${JSON.stringify(event)}\n`, written);
+  const say = (event, written) => channel.write(`${json(event)}\n`, written);
+
+  // Half a surrogate pair is no Unicode: it becomes U+FFFD.
+  function json(value) {
+    return JSON.stringify(value, (_, part) =>
+      typeof part === "string" && /\p{Surrogate}/u.test(part) ? Buffer.from(part).toString() : part,
+    );
+  }
+
+  // The forms as lines can carry them; what is left out is said.
+  function bounded(forms) {
+    const kept = { "text/plain": "" };
+    const notes = [];
+    let total = 0;
+    for (const [mime, form] of Object.entries(forms)) {
+      const { text, fault } = form === undefined ? {} : encoded(form);
+      const bytes = text === undefined ? 0 : Buffer.byteLength(text);
+      if (fault) notes.push(`${mime} left out: ${fault}`);
+      else if (bytes > FORM_BYTES_MAX || total + bytes > FORMS_BYTES_MAX) {
+        notes.push(`${mime} left out: it has ${bytes} bytes, over the limit of ${FORM_BYTES_MAX}`);
+      } else if (text !== undefined) {
+        total += bytes;
+        kept[mime] = JSON.parse(text);
+      }
+    }
+    if (notes.length > 0) kept["text/plain"] += `\n[${notes.join("]\n[")}]`;
+    return kept;
+  }
+
+  function encoded(form) {
+    try {
+      const text = json(form);
+      if (typeof form === "string" || text === undefined) return { text };
+      let depth = 0;
+      for (const [token] of text.matchAll(TOKENS)) {
+        if (token === "[" || token === "{") depth += 1;
+        else if (token === "]" || token === "}") depth -= 1;
+        if (depth > DEPTH_MAX) return { fault: "it nests too deep" };
+      }
+      return { text };
+    } catch (error) {
+      return { fault: error.message };
+    }
+  }
 
   function next() {
     if (busy || interrupting || waiting.length === 0) return;
     busy = true;
     count += 1;
     say({ event: "started", execution_count: count, interrupted_by: "call" });
-    parentPort.postMessage({ count, code: waiting.shift() });
+    port.postMessage({ count, code: waiting.shift() });
   }
 
   function interrupt() {
@@ -50,7 +142,7 @@ function conversation() {
       interrupting = false;
       if (!busy) return next();
       // A run that only waits is told; one that did not hear of it is told again.
-      parentPort.postMessage({ count });
+      port.postMessage({ count });
       again = setTimeout(interrupt, INTERRUPT_AGAIN_MS);
     });
   }
@@ -65,7 +157,9 @@ function conversation() {
   let received = "";
   channel.setEncoding("utf8");
   channel.on("data", (piece) => {
-    received += piece;
+    const parts = piece.split(ORDERED);
+    for (let answers = parts.length - 1; answers > 0; answers -= 1) tell(1);
+    received += parts.join("");
     const lines = received.split("\n");
     received = lines.pop();
     for (const line of lines) {
@@ -78,14 +172,17 @@ function conversation() {
   channel.on("end", leave);
   channel.on("error", leave);
 
-  const told = new Int32Array(workerData);
-  const written = () => {
-    Atomics.add(told, 0, 1);
-    Atomics.notify(told, 0);
-  };
-  parentPort.on("message", ({ of, event }) => {
+  // Counts what the main thread waits for: events that were said, and answers to ORDER.
+  function tell(which) {
+    Atomics.add(told, which, 1);
+    Atomics.notify(told, which);
+  }
+  const written = () => tell(0);
+  port.on("message", ({ of, event, order }) => {
+    if (order) return channel.write(ORDER);
     // Of a run that is over, or of none.
     if (!busy || of !== count) return written();
+    if (event.data) event.data = bounded(event.data);
     say(event, written);
     if (event.event === "done") {
       busy = false;
@@ -99,7 +196,6 @@ function conversation() {
 // What runs code: the main thread. An interrupt may end any function here anywhere.
 function evaluator() {
   const fs = require("node:fs");
-  const inspector = require("node:inspector");
   const path = require("node:path");
   const util = require("node:util");
   const vm = require("node:vm");
@@ -109,50 +205,86 @@ function evaluator() {
 
   // Most events that are on their way to the host before a run waits.
   const EVENTS_WAITING_MAX = 64;
-  // Longest text of a value, and of an error, in characters.
-  const TEXT_MAX = 1 << 20;
+  // Most failures between runs that are kept until the next one tells them.
+  const LATE_MAX = 64;
+  // Most causes of an error that are told with it.
+  const CAUSES_MAX = 8;
   // Pause before a full pipe is written to again, in milliseconds.
   const FULL_PAUSE_MS = 2;
-  // A frame of a stack, and one of code that was run here.
-  const FRAME = /^\s+at /;
-  const FRAME_OF_CODE = /^\s+at .*\brun\d+:\d+:\d+\)?$/;
   // What evaluation fails with that was interrupted.
   const TERMINATED = /Execution was terminated/;
+  // Code that is an object in braces, or a block.
+  const BRACES = /^\s*\{.*\}\s*$/s;
 
-  const told = new Int32Array(new SharedArrayBuffer(4));
-  const host = new Worker(__filename, { workerData: told.buffer });
-  const session = new inspector.Session();
-  session.connect();
+  const { inspect } = util;
+  const { isNativeError } = util.types;
+  const { writeSync } = fs;
+  const { load, wait } = Atomics;
+  const { parse, stringify } = JSON;
+  const { defineProperty, hasOwn, setPrototypeOf } = Object;
+  const { from: bufferFrom } = Buffer;
+  const { Script } = vm;
+  const { nextTick } = process;
+  const [ErrorClass, BigIntClass, soon] = [Error, BigInt, setImmediate];
+  const post = uncurry(MessagePort.prototype.postMessage);
+  // The inspector's own connection: the module around it makes JSON of objects of this realm.
+  const { Connection } = process.binding("inspector");
+
+  const told = new Int32Array(new SharedArrayBuffer(8));
+  const pause = new Int32Array(new SharedArrayBuffer(4));
+  const { port1: port, port2 } = new MessageChannel();
+  new Worker(__filename, { workerData: { told, port: port2 }, transferList: [port2] });
 
   // The numbers of the last run that began, and of the last that is over.
   let begun = 0;
   let over = 0;
-  // How many events were handed over.
+  // How many events were handed over, and how often the agent was asked for order.
   let said = 0;
-  // What evaluation hands over: the inspector knows values by number only.
-  let taken;
-  const TAKE = Symbol.for("emberd.take");
-  Object.defineProperty(globalThis, TAKE, { value: (value) => void (taken = value) });
+  let asked = 0;
+  // The descriptor that was written to last.
+  let lastWritten = 0;
+  // Failures between runs.
+  let late = [];
+
+  // An object that inherits nothing: neither getters nor setters.
+  const bare = (object) => setPrototypeOf(object, null);
+  const define = (object, name, value) => {
+    const property = { value, configurable: true, enumerable: true, writable: true };
+    defineProperty(object, name, bare(property));
+  };
 
   function send(event, of = begun) {
-    host.postMessage({ of, event });
+    post(port, { of, event });
     said = (said + 1) | 0;
+    awaitTold(0, said, EVENTS_WAITING_MAX);
+  }
+
+  // Waits until the other thread has counted up to `count`, less what may be open.
+  function awaitTold(which, count, open) {
     for (;;) {
-      const known = Atomics.load(told, 0);
-      if (((said - known) | 0) <= EVENTS_WAITING_MAX) return;
-      Atomics.wait(told, 0, known);
+      const known = load(told, which);
+      if (((count - known) | 0) <= open) return;
+      wait(told, which, known);
     }
   }
 
   // Writes all of it before it returns, unlike the streams of Node, which keep the rest in mind.
+  // The pipes are read apart: what one was given has been read before the other is written to.
   function write(fd, data) {
-    let rest = data;
-    while (rest.length > 0) {
+    if (lastWritten !== fd) {
+      if (lastWritten !== 0) {
+        post(port, { order: true });
+        asked = (asked + 1) | 0;
+        awaitTold(1, asked, 0);
+      }
+      lastWritten = fd;
+    }
+    for (let at = 0, end = data.byteLength; at < end; ) {
       try {
-        rest = rest.subarray(fs.writeSync(fd, rest));
+        at += writeSync(fd, data, at, end - at);
       } catch (error) {
         if (error.code !== "EAGAIN") throw error;
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, FULL_PAUSE_MS);
+        wait(pause, 0, 0, FULL_PAUSE_MS);
       }
     }
   }
@@ -165,9 +297,9 @@ function evaluator() {
 
     write(chunk, encoding, done) {
       const coding = typeof encoding === "string" ? encoding : "utf8";
-      write(this.fd, typeof chunk === "string" ? Buffer.from(chunk, coding) : chunk);
+      write(this.fd, typeof chunk === "string" ? bufferFrom(chunk, coding) : chunk);
       const callback = typeof encoding === "function" ? encoding : done;
-      if (callback) process.nextTick(callback);
+      if (callback) nextTick(callback);
       return true;
     }
   }
@@ -176,19 +308,13 @@ function evaluator() {
     Object.defineProperty(process, name, { value, configurable: true, enumerable: true });
   }
 
-  function cut(text) {
-    if (text.length <= TEXT_MAX) return text;
-    return `${text.slice(0, TEXT_MAX)}… [${text.length - TEXT_MAX} more characters left out]`;
-  }
-
   function forms(value) {
-    return { "text/plain": cut(util.inspect(value)) };
+    return { "text/plain": cut(inspect(value)) };
   }
 
   // Shows a value; or, with `forms`, what it looks like by MIME type.
   globalThis.display = (value, shown) => {
-    const data = shown ? { "text/plain": cut(util.inspect(value)), ...shown } : forms(value);
-    send({ event: "display", data });
+    send({ event: "display", data: shown ? { ...forms(value), ...shown } : forms(value) });
   };
   globalThis.require = createRequire(`${process.cwd()}/`);
   // Stands in for import(), which evaluated code has none of.
@@ -198,6 +324,13 @@ function evaluator() {
   };
   globalThis.module = { exports: {} };
   globalThis.exports = globalThis.module.exports;
+  // The last value, until the code has a `_` of its own.
+  let latest;
+  Object.defineProperty(globalThis, "_", {
+    configurable: true,
+    get: () => latest,
+    set: (value) => define(globalThis, "_", value),
+  });
 
   // A process that is asked to exit ends the run only.
   class Exit extends Error {
@@ -211,64 +344,130 @@ function evaluator() {
     throw new Exit(code);
   };
 
-  function failed(error) {
-    const isError = util.types.isNativeError(error) || error instanceof Error;
-    const name = isError ? String(error.name) : typeof error;
-    const value = isError ? String(error.message) : util.inspect(error);
-    const stack = isError && typeof error.stack === "string" ? error.stack : `${name}: ${value}`;
-    // What is below the last frame of the code is ours.
-    const lines = stack.split("\n");
-    const last = lines.findLastIndex((line) => FRAME_OF_CODE.test(line));
-    let traceback = lines.filter((line, index) => index <= last || !FRAME.test(line)).join("\n");
-    if (error?.code === "ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING") {
+  // What was thrown, as an event. It is not to be trusted: it may be a proxy, or have getters.
+  function failed(thrown, depth = 0) {
+    let name = "Error";
+    let value = "an error that cannot be shown";
+    let stack;
+    let cause;
+    try {
+      if (isNativeError(thrown) || thrown instanceof ErrorClass) {
+        name = `${thrown.name}`;
+        value = `${thrown.message}`;
+        stack = thrown.stack;
+        cause = hasOwn(thrown, "cause") ? thrown.cause : undefined;
+      } else {
+        name = typeof thrown;
+        value = inspect(thrown);
+      }
+    } catch {
+      // What is known by now is told.
+    }
+    let traceback = typeof stack === "string" ? trimmed(stack) : `${name}: ${value}`;
+    if (cause !== undefined && depth < CAUSES_MAX) {
+      traceback += `\n[cause]: ${failed(cause, depth + 1).traceback}`;
+    }
+    if (hasCode(thrown, "ERR_VM_DYNAMIC_IMPORT_CALLBACK_MISSING")) {
       traceback += "\nhint: use require(), or await importModule(name)";
     }
-    return { event: "error", name, value: cut(value), traceback: cut(traceback) };
+    return { event: "error", name: cut(name), value: cut(value), traceback: cut(traceback) };
   }
+
+  function hasCode(thrown, code) {
+    try {
+      return thrown?.code === code;
+    } catch {
+      return false;
+    }
+  }
+
+  // Tells on standard error what nobody caught: with the next run, if there is none.
+  function tell(thrown) {
+    const { traceback } = failed(thrown);
+    if (over < begun) write(2, bufferFrom(`Uncaught ${traceback}\n`));
+    else if (late.length < LATE_MAX) define(late, late.length, traceback);
+  }
+
+  // --- The inspector, with messages that are made of strings only.
+
+  const answers = bare({});
+  let questions = 0;
+  const connection = new Connection((message) => {
+    const answer = bare(parse(message));
+    const hear = answers[answer.id];
+    delete answers[answer.id];
+    hear?.(answer.error && bare(answer.error), answer.result && bare(answer.result));
+  });
+  const dispatch = connection.dispatch.bind(connection);
+
+  function ask(method, parameters, hear) {
+    questions += 1;
+    if (hear) answers[questions] = hear;
+    dispatch(`{"id":${questions},"method":"Runtime.${method}","params":{${parameters}}}`);
+  }
+
+  // By this function evaluation hands over what the inspector knows by number only.
+  let taken;
+  let take;
+  globalThis.take = (value) => void (taken = value);
+  ask("evaluate", '"expression":"take"', (_, { result }) => {
+    take = result.objectId;
+  });
+  delete globalThis.take;
 
   // The value behind what the inspector says of it.
-  function take({ objectId, value, unserializableValue }) {
-    const plain = unserializableValue ? { unserializableValue } : { value };
-    taken = undefined;
-    session.post("Runtime.callFunctionOn", {
-      functionDeclaration: 'function (value) { this[Symbol.for("emberd.take")](value) }',
-      executionContextId,
-      arguments: [objectId ? { objectId } : plain],
-    });
-    return taken;
+  function valueOf(remote) {
+    bare(remote);
+    if (remote.objectId !== undefined) {
+      taken = undefined;
+      ask(
+        "callFunctionOn",
+        `"objectId":${stringify(take)},"functionDeclaration":"function (it) { this(it) }",` +
+          `"arguments":[{"objectId":${stringify(remote.objectId)}}]`,
+      );
+      return taken;
+    }
+    const special = remote.unserializableValue;
+    if (special === undefined) return remote.subtype === "null" ? null : remote.value;
+    return remote.type === "bigint" ? BigIntClass(slice(special, 0, -1)) : +special;
   }
-
-  let executionContextId;
-  session.on("Runtime.executionContextCreated", ({ params }) => {
-    executionContextId ??= params.context.id;
-  });
-  session.post("Runtime.enable");
 
   function run(count, code) {
     begun = count;
-    const evaluation = {
-      expression: `${asExpression(code)}\n//# sourceURL=run${count}`,
-      replMode: true,
-    };
-    session.post("Runtime.evaluate", evaluation, (error, answer) => {
+    lastWritten = 0;
+    const before = late;
+    late = [];
+    for (let at = 0; at < before.length; at += 1) write(2, bufferFrom(`Uncaught ${before[at]}\n`));
+    const expression = `${asExpression(code)}\n//# sourceURL=run${count}`;
+    const parameters = `"expression":${stringify(expression)},"replMode":true,"objectGroup":"run"`;
+    ask("evaluate", parameters, (error, answer) => {
       // One that was interrupted may be heard of long after.
       if (count <= over) return;
-      end(count, error && TERMINATED.test(error.message) ? INTERRUPTED : outcome(error, answer));
+      const event = error && exec(TERMINATED, error.message) ? INTERRUPTED : outcome(error, answer);
+      ask("releaseObjectGroup", '"objectGroup":"run"');
+      // What fails without being awaited is told first.
+      soon(() => {
+        if (count > over) end(count, event);
+      });
     });
   }
 
   // What comes of an evaluation, as an event; null for nothing.
   function outcome(error, answer) {
     try {
-      if (error) throw Object.assign(error, { name: "EvaluationError" });
-      if (answer.exceptionDetails) {
-        const { exception, text } = answer.exceptionDetails;
-        throw exception ? take(exception) : new Error(text);
+      if (error) {
+        const { message } = error;
+        return { event: "error", name: "EvaluationError", value: message, traceback: message };
       }
-      const value = take(answer.result);
+      if (answer.exceptionDetails) {
+        const { exception, text } = bare(answer.exceptionDetails);
+        throw exception ? valueOf(exception) : new ErrorClass(text);
+      }
+      const value = valueOf(answer.result);
       if (value === undefined) return null;
-      globalThis._ = value;
-      return { event: "result", data: forms(value) };
+      const event = { event: "result", data: forms(value) };
+      latest = value;
+      return event;
     } catch (thrown) {
       return failed(thrown);
     }
@@ -286,22 +485,22 @@ function evaluator() {
 
   // Braces around the whole are those of an object where they can be, not of a block.
   function asExpression(code) {
-    if (!/^\s*\{.*\}\s*$/s.test(code)) return code;
+    if (exec(BRACES, code) === null) return code;
     try {
-      new vm.Script(`(${code}\n)`);
+      new Script(`(${code}\n)`);
       return `(${code}\n)`;
     } catch {
       return code;
     }
   }
 
-  host.on("message", ({ count, code }) => {
+  port.on("message", ({ count, code }) => {
     if (code !== undefined) run(count, code);
     else if (count > over) end(count, INTERRUPTED);
   });
   // For what the code has started; the rest is told by the host.
   process.on("SIGINT", () => {});
   // What goes wrong after its run is said, and is no reason to end.
-  process.on("uncaughtException", (error) => console.error(failed(error).traceback));
-  process.on("unhandledRejection", (error) => console.error(failed(error).traceback));
+  process.on("uncaughtException", tell);
+  process.on("unhandledRejection", tell);
 }

@@ -6,45 +6,43 @@ One line of JSON each, on the socket that is standard input when this starts. SI
 between `started` and `done`. Run by a new interpreter, or by a fork of the zygote.
 """
 
+import __future__
+
+import _signal
 import ast
-import base64
 import builtins
+import contextvars
 import inspect
 import json
 import linecache
 import os
 import re
-import signal
 import socket
 import sys
 import threading
 import traceback
 import types
-import __future__
 
 # Where the channel is kept: out of the way of the numbers a program's own files get.
 CHANNEL_FD = 62
-# The largest form of one value, and all forms of it together, in bytes: the host takes lines of
-# 32 MiB.
-FORM_BYTES_MAX = 8 << 20
-EVENT_BYTES_MAX = 24 << 20
 # The largest traceback, and the longest text of an exception, in characters.
 TRACEBACK_MAX = 1 << 20
-# What a value has to show for itself, beside its repr().
-FORMS = {
-    "text/html": "_repr_html_",
-    "text/markdown": "_repr_markdown_",
-    "image/svg+xml": "_repr_svg_",
-    "image/png": "_repr_png_",
-    "image/jpeg": "_repr_jpeg_",
-    "text/latex": "_repr_latex_",
-    "application/json": "_repr_json_",
-}
-# Values of these very types have nothing but their repr() to show.
-PLAIN = {bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple}
-# Formats of `savefig.format` in matplotlib's settings, beside png.
-FIGURE_FORMS = {"svg": "image/svg+xml", "jpg": "image/jpeg", "jpeg": "image/jpeg"}
+# The name of code that is run.
+CODE_NAME = re.compile(r"<run \d+(:\d+)?>\Z")
+# Words that begin a line which may be a command, though it may be Python, too.
+BARE = re.compile(r"\s*(?:cat|cd|conda|cp|env|ll|ls|mkdir|mv|pip|pwd|rm|rmdir|run|time|timeit|uv"
+                  r"|who|whos)(?:[ \t]+[^\s=(.\[,:][^\n]*)?\s*\Z")
 FUTURES = [getattr(__future__, name).compiler_flag for name in __future__.all_feature_names]
+
+
+def part(name):
+    """Another file of this program: a module that nobody else finds."""
+    path = os.path.join(HERE, f"context_{name}.py")
+    with open(path, encoding="utf-8") as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    module = types.ModuleType(f"context_{name}")
+    exec(code, vars(module))
+    return module
 
 
 class Channel:
@@ -56,26 +54,32 @@ class Channel:
         os.dup2(null, 0)
         os.close(null)
         self.socket = socket.socket(fileno=CHANNEL_FD)
-        self.reader = self.socket.makefile("rb")
         self.lock = threading.RLock()
-        self.held = b""
+        self.received = self.held = b""
         self.sending = False
 
     def receive(self):
-        """The next call; None when the host has left."""
-        line = self.reader.readline()
-        return json.loads(line) if line else None
+        """The next call; None when the host has left. Tasks go on meanwhile."""
+        pieces = [self.received]
+        while b"\n" not in pieces[-1]:
+            asynchronous.idle(self.socket)
+            pieces.append(self.socket.recv(1 << 16))
+            if not pieces[-1]:
+                return None
+        line, _, self.received = b"".join(pieces).partition(b"\n")
+        return json.loads(line)
 
     def hold(self, event):
         """Sends it with the next: each writing wakes the agent and, past it, the host."""
-        line = line_of(event)
+        line = values.line_of(event)
         with self.lock:
             self.held += line
 
     def send(self, event):
-        line = line_of(event)
-        for stream in sys.stdout, sys.stderr:
-            flush(stream)
+        if is_child():
+            return
+        line = values.line_of(event)
+        streams.flush_streams()
         with self.lock:
             self.sending = threading.current_thread() is threading.main_thread()
             try:
@@ -95,129 +99,82 @@ class Channel:
             pass
 
 
-ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def line_of(event):
-    # Half a surrogate pair is no Unicode: it becomes a question mark.
-    return (ENCODER.encode(event) + "\n").encode("utf-8", "replace")
-
-
 class Interrupt:
     """What SIGINT does: ends the run, once whatever is being sent has been."""
 
     def __init__(self):
         self.armed = self.pending = False
 
-    def __call__(self, *_):
+    def __call__(self, _, frame):
         if not self.armed:
             return
         if channel.sending:
             self.pending = True
-        else:
+        elif not asynchronous.cancels(frame):
             raise KeyboardInterrupt
 
 
-def flush(stream):
-    try:
-        stream.flush()
-    except (AttributeError, OSError, ValueError):
-        pass  # closed, or replaced by something odd
+def is_child():
+    """Whether this is a child that the code forked, and no context."""
+    return os.getpid() != PID
+
+
+def no_input(prompt="", /):
+    """Stands in for `input()`: nobody is there to answer."""
+    if getattr(sys, "stdin", None) is not sys.__stdin__:
+        return python_input(prompt)
+    print(prompt, end="", flush=True)
+    raise EOFError("EOF when reading a line: standard input is empty, nobody answers input() here")
+
+
+python_input = builtins.input
 
 
 # --- Values ---------------------------------------------------------------------------------
 
-def forms_of(value):
-    """The value in each of its forms, by MIME type."""
-    if type(value) in PLAIN:
-        return bounded({"text/plain": repr(value)})
-    own = figure_forms(value)
-    if own is None:
-        own = {}
-        if not isinstance(value, type):
-            own = asked(value, "_repr_mimebundle_", include=None, exclude=None)
-            own = {**own} if isinstance(own, dict) else {}
-            for mime, method in FORMS.items():
-                if mime not in own:
-                    own[mime] = asked(value, method)
-    own.setdefault("text/plain", None)
-    if own["text/plain"] is None:
-        own["text/plain"] = repr(value)
-    return bounded({mime: form for mime, form in own.items() if form is not None})
-
-
-def asked(value, method, **arguments):
-    """What the value's own method shows; None if it has none, or fails."""
-    try:
-        method = getattr(value, method, None)
-        shown = method(**arguments) if callable(method) else None
-    except NotImplementedError:
-        return None
-    except Exception as error:
-        print(f"{type(value).__name__}.{method.__name__}: {error!r}", file=sys.stderr)
-        return None
-    return shown[0] if isinstance(shown, tuple) and shown else shown
-
-
-def bounded(forms):
-    """The forms as JSON can carry them, within the limits; what is left out is said."""
-    kept, notes, total = {}, [], 0
-    for mime, form in sorted(forms.items(), key=lambda item: item[0] != "text/plain"):
-        if isinstance(form, (bytes, bytearray, memoryview)):
-            form = base64.b64encode(form).decode()
-        elif mime.endswith("json"):
-            try:
-                form = json.loads(json.dumps(form, allow_nan=False))
-            except (TypeError, ValueError) as error:
-                notes.append(f"{mime} left out: {error}")
-                continue
-        elif not isinstance(form, str):
-            form = str(form)
-        size = len(form if isinstance(form, str) else json.dumps(form))
-        if mime == "text/plain" and size > FORM_BYTES_MAX // 8:
-            form = cut(form, FORM_BYTES_MAX // 8)
-            size = len(form)
-        if size > FORM_BYTES_MAX or total + size > EVENT_BYTES_MAX:
-            notes.append(f"{mime} left out: it has {size} characters, "
-                         f"over the limit of {FORM_BYTES_MAX}")
-            continue
-        total += size
-        kept[mime] = form
-    if notes:
-        kept["text/plain"] = "\n".join([kept.get("text/plain", ""), *map("[{}]".format, notes)])
-    return kept
-
-
-def cut(text, limit):
-    """Text of at most `limit` characters, with a word on what is missing."""
-    if len(text) <= limit:
-        return text
-    return f"{text[:limit]}… [{len(text) - limit} more characters left out]"
-
-
-def display(*values, raw=False):
+def display(*shown, raw=False):
     """Shows values in the best of their forms; with `raw`, dictionaries of forms by MIME type."""
-    for value in values:
-        forms = bounded(dict(value)) if raw else forms_of(value)
-        channel.send({"event": "display", "data": forms})
+    for value in shown:
+        if raw:
+            forms = values.bounded(dict(value))
+        elif values.shows_itself(value):
+            continue
+        else:
+            try:
+                forms = values.forms_of(value)
+            except Exception as error:
+                values.complain(value, "__repr__", error)
+                continue
+        if is_child():
+            print(forms.get("text/plain", ""))
+        else:
+            channel.send({"event": "display", "data": forms})
 
 
-# --- Figures of matplotlib ------------------------------------------------------------------
+class WhenImported:
+    """Calls a function with a module as soon as that is there."""
 
-def figure_forms(value):
-    """The forms of a figure; None for anything else."""
-    figures = sys.modules.get("matplotlib.figure")
-    if figures is None or not isinstance(value, getattr(figures, "Figure", ())):
-        return None
-    import io
-    import matplotlib
-    chosen = matplotlib.rcParams["savefig.format"]
-    mime = FIGURE_FORMS.get(chosen, "image/png")
-    file = io.BytesIO()
-    value.savefig(file, format=chosen if mime in FIGURE_FORMS.values() else "png",
-                  bbox_inches="tight")
-    drawn = file.getvalue()
-    return {mime: drawn.decode() if mime == "image/svg+xml" else drawn}
+    def __init__(self, name, adopt):
+        self.name, self.adopt = name, adopt
+        if name in sys.modules:
+            adopt(sys.modules[name])
+        else:
+            sys.meta_path.insert(0, self)
+
+    def find_spec(self, name, path=None, target=None):
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)
+        from importlib.util import find_spec
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute_module = spec.loader.exec_module
+
+            def exec_module(module):
+                execute_module(module)
+                self.adopt(module)
+            spec.loader.exec_module = exec_module
+        return spec
 
 
 def show_figures(*_, **__):
@@ -235,50 +192,7 @@ def show_figures(*_, **__):
         pyplot.close("all")
 
 
-class ShowFigures:
-    """Gives matplotlib.pyplot our `show` as soon as it is imported."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name != "matplotlib.pyplot":
-            return None
-        sys.meta_path.remove(self)
-        from importlib.util import find_spec
-        spec = find_spec(name)
-        if spec is not None and spec.loader is not None:
-            execute_module = spec.loader.exec_module
-
-            def exec_module(module):
-                execute_module(module)
-                module.show = show_figures
-            spec.loader.exec_module = exec_module
-        return spec
-
-
 # --- Runs -----------------------------------------------------------------------------------
-
-class Asynchronous:
-    """The event loop in which `await` at the top level of a run waits; one for all runs."""
-
-    def __init__(self):
-        self.loop = None
-
-    def finish(self, coroutine):
-        import asyncio
-        if self.loop is None or self.loop.is_closed():
-            self.loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(self.loop)
-        task = self.loop.create_task(coroutine)
-        try:
-            return self.loop.run_until_complete(task)
-        except (KeyboardInterrupt, SystemExit):
-            if not task.done():
-                task.cancel()
-                try:
-                    self.loop.run_until_complete(task)
-                except asyncio.CancelledError:
-                    pass
-            raise
-
 
 class Context:
     """The namespace, and what happens in it."""
@@ -287,22 +201,36 @@ class Context:
         self.main = types.ModuleType("__main__")
         vars(self.main).update(__builtins__=builtins, __annotations__={})
         sys.modules["__main__"] = self.main
-        self.count = 0
+        self.count = self.nesting = 0
         self.futures = 0
-        self.asynchronous = Asynchronous()
+        self.variables = contextvars.copy_context()
+        self.magics = None
         builtins.display = display
+        builtins.input = no_input
 
     def run(self, code):
         """One run, from `started` to what comes before `done`."""
         self.count += 1
         failure = None
+        # Code may have put something else in its place. (`signal` itself is slow: it makes enums.)
+        if _signal.getsignal(_signal.SIGINT) is not interrupt:
+            _signal.signal(_signal.SIGINT, interrupt)
         try:
             interrupt.armed = True
             channel.send({"event": "started", "execution_count": self.count})
-            self.execute(code)
-            show_figures()
+            asynchronous.begin()
+            try:
+                self.execute(code)
+            except BaseException as error:
+                failure = error
+            if not is_child():
+                # Also what a run has drawn that failed.
+                show_figures()
         except BaseException as error:
-            failure = error
+            failure = failure or error
+        if is_child():
+            # It has come to the end of the code, and ends as a program does.
+            end_child(failure)
         while True:
             # An interrupt may come until it no longer can.
             try:
@@ -310,65 +238,143 @@ class Context:
                 break
             except KeyboardInterrupt as error:
                 failure = failure or error
-        if os.getpid() != PID:
-            # A child the code forked has come to the end of the code: it is no context.
-            for stream in sys.stdout, sys.stderr:
-                flush(stream)
-            os._exit(failure is not None)
         if failure is not None:
             self.report(failure)
 
     def execute(self, source):
-        name = f"<run {self.count}>"
-        lines = source.splitlines(keepends=True)
-        linecache.cache[name] = (len(source), None, lines, name)
-        tree = ast.parse(source, name)
+        """Runs the code and shows the value of its last expression."""
+        # Warnings are shown anew in each run.
+        vars(self.main).pop("__warningregistry__", None)
+        value = self.value_of(source, f"<run {self.count}>")
+        if value is not None:
+            self.show(value)
+
+    def nested(self, source):
+        """Runs code that is within the code of a run; the value of its last expression."""
+        self.nesting += 1
+        return self.value_of(source, f"<run {self.count}:{self.nesting}>")
+
+    def value_of(self, source, name):
+        """Runs code. The value of its last expression, if that is wanted."""
+        lines = lines_of(source)
+        linecache.cache[name] = (len(source), None, [f"{line}\n" for line in lines], name)
+        tree = self.parse(source, name)
         last = None
         if tree.body and isinstance(tree.body[-1], ast.Expr):
-            last = ast.Expression(tree.body.pop().value)
+            last = tree.body.pop()
         if tree.body:
             self.evaluate(tree, name, "exec")
-        if last is not None:
-            value = self.evaluate(last, name, "eval")
-            if value is not None:
-                builtins._ = value
-                if not source.rstrip().endswith(";"):
-                    self.show(value)
+        if last is None:
+            return None
+        value = self.evaluate(ast.Expression(last.value), name, "eval")
+        return None if ";" in source and is_quiet(lines, last) else value
+
+    def sources(self):
+        """The code of each run so far."""
+        for count in range(1, self.count + 1):
+            yield "".join(linecache.getlines(f"<run {count}>")).removesuffix("\n")
+
+    def parse(self, source, name):
+        """The code as a tree. What is no Python may be so with its magics replaced."""
+        if not BARE.match(source):
+            try:
+                return ast.parse(source, name)
+            except SyntaxError:
+                pass  # told below, if that is what it is
+        plain = self.load_magics().replaced(source)
+        return ast.parse(source if plain is None else plain, name)
+
+    def load_magics(self):
+        """They are read when first needed."""
+        if self.magics is None:
+            self.magics = builtins.__magic__ = part("magics").Magics(self)
+        return self.magics
 
     def evaluate(self, tree, name, mode):
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | self.futures
         code = compile(tree, name, mode, flags, dont_inherit=True)
         for flag in FUTURES:
             self.futures |= code.co_flags & flag
-        value = eval(code, vars(self.main))
-        if code.co_flags & inspect.CO_COROUTINE:
-            value = self.asynchronous.finish(value)
-        return value
+        if not code.co_flags & inspect.CO_COROUTINE:
+            return self.within(eval, code, vars(self.main))
+        if mode == "exec" and len(tree.body) > 1:
+            # Only statements that await need the loop.
+            for statement in tree.body:
+                self.evaluate(ast.Module([statement], []), name, mode)
+            return None
+        variables = None if self.is_within() else self.variables
+        return asynchronous.finish(eval(code, vars(self.main)), variables)
+
+    def within(self, function, *arguments):
+        """Calls it with the context variables that code has set so far."""
+        if self.is_within():
+            return function(*arguments)
+        return self.variables.run(function, *arguments)
+
+    def is_within(self):
+        try:
+            self.variables.run(int)
+        except RuntimeError:
+            return True
+        return False
 
     def show(self, value):
-        forms = forms_of(value)
-        channel.hold({"event": "result", "data": forms})
-        if figure_is_open(value):
+        """Tells the value, and keeps it as `_`, the one before as `__`."""
+        if is_child():
+            return
+        if not self.within(values.shows_itself, value):
+            channel.hold({"event": "result", "data": self.within(values.forms_of, value)})
+        for name, former in ("___", "__"), ("__", "_"):
+            if former in vars(builtins):
+                setattr(builtins, name, getattr(builtins, former))
+        builtins._ = value
+        if values.figure_is_open(value):
             sys.modules["matplotlib.pyplot"].close(value)
 
     def report(self, failure):
         """Tells how a run failed. The traceback has the frames of the code, and none of ours."""
         try:
-            text = str(failure)
+            text = str.__str__(str(failure))
         except Exception:
-            text = f"<unprintable {type(failure).__name__}>"
+            text = f"<unprintable {values.name_of(type(failure))}>"
         try:
             frames = traceback.TracebackException(
                 type(failure), failure, of_code(failure.__traceback__), compact=True)
             shown = "".join(frames.format())
         except Exception:
-            shown = f"{type(failure).__name__}: {text}\n"
+            shown = f"{values.name_of(type(failure))}: {text}\n"
         channel.send({
             "event": "error",
-            "name": type(failure).__name__,
-            "value": cut(text, TRACEBACK_MAX),
-            "traceback": cut(shown, TRACEBACK_MAX),
+            "name": values.name_of(type(failure)),
+            "value": values.cut(text, TRACEBACK_MAX),
+            "traceback": values.cut(shown, TRACEBACK_MAX),
         })
+
+
+def end_child(failure):
+    """Has the interpreter go as at the end of a program: with what exit code, after what words."""
+    hook = sys.excepthook
+
+    def say(kind, error, frames):
+        frames = of_code(frames)
+        if hook is sys.__excepthook__:
+            traceback.print_exception(kind, error, frames)
+        else:
+            hook(kind, error, frames)
+    sys.excepthook = say
+    raise failure or SystemExit(0)
+
+
+def lines_of(source):
+    """Its lines as Python counts them."""
+    return source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def is_quiet(lines, last):
+    """Whether a semicolon follows the last expression; one in a comment is none."""
+    line = lines[last.end_lineno - 1].encode("utf-8", "surrogatepass")
+    rest = [line[last.end_col_offset:].decode("utf-8", "replace"), *lines[last.end_lineno:]]
+    return any(";" in line.partition("#")[0] for line in rest)
 
 
 def of_code(frames):
@@ -383,38 +389,19 @@ def of_code(frames):
     return frames
 
 
-CODE_NAME = re.compile(r"<run \d+>\Z")
-
-
 def is_ours(frame):
-    return frame.tb_frame.f_code.co_filename == of_code.__code__.co_filename
+    return os.path.dirname(frame.tb_frame.f_code.co_filename) == HERE
 
 
-def figure_is_open(value):
-    """Whether the value is a figure that would be displayed at the end of the run once more."""
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    figures = sys.modules.get("matplotlib.figure")
-    return (pyplot is not None and figures is not None
-            and isinstance(value, figures.Figure)
-            and getattr(value, "number", None) in pyplot.get_fignums())
+def enter_child():
+    """In a child that the code forks, which is no context."""
+    channel.close()
+    asynchronous.leave()
+    interrupt.armed, interrupt.pending, channel.sending = True, False, False
 
 
-def open_streams():
-    """Output goes out line by line; input is at its end, and back there after `exit()`."""
-    if sys.stdin is None or sys.stdin.closed:
-        sys.stdin = sys.__stdin__ = open(0, closefd=False)
-    for name in "stdout", "stderr":
-        stream = getattr(sys, f"__{name}__")
-        if stream is None or stream.closed:
-            number = 1 if name == "stdout" else 2
-            stream = open(number, "w", buffering=1, errors="backslashreplace", closefd=False)
-            setattr(sys, f"__{name}__", stream)
-            setattr(sys, name, stream)
-        elif getattr(sys, name) is None or getattr(sys, name).closed:
-            setattr(sys, name, stream)
-        if getattr(stream, "errors", None) != "backslashreplace":
-            # Any string can be printed, half a surrogate pair too.
-            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+def adopt_pyplot(pyplot):
+    pyplot.show = show_figures
 
 
 def main():
@@ -423,25 +410,29 @@ def main():
         sys.path[0] = ""
     sys.argv = [""]
     os.environ.setdefault("MPLBACKEND", "agg")
-    if "matplotlib.pyplot" in sys.modules:
-        sys.modules["matplotlib.pyplot"].show = show_figures
-    else:
-        sys.meta_path.insert(0, ShowFigures())
-    os.register_at_fork(after_in_child=channel.close)
-    signal.signal(signal.SIGINT, interrupt)
+    WhenImported("matplotlib.pyplot", adopt_pyplot)
+    WhenImported("asyncio", asynchronous.adopt)
+    os.register_at_fork(before=streams.flush_streams, after_in_child=enter_child)
+    streams.watch_children()
+    _signal.signal(_signal.SIGINT, interrupt)
     context = Context()
     channel.send({"event": "ready"})
     while True:
         call = channel.receive()
         if call is None:
             return
-        open_streams()
+        streams.open_streams()
         context.run(call["code"])
         channel.send({"event": "done", "execution_count": context.count})
 
 
 PID = os.getpid()
+MAIN_THREAD = threading.get_ident()
+HERE = os.path.dirname(os.path.abspath(__file__))
+streams = part("streams")
+values = part("values")
 interrupt = Interrupt()
+asynchronous = part("loop").Asynchronous(interrupt)
 channel = Channel()
-open_streams()
+streams.open_streams()
 main()

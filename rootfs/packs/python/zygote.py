@@ -3,7 +3,8 @@
     zygote ── fork ahead ──▶ spare ── work ──▶ the program ──▶ {"exit": code} ──▶ gone
 
 The agent asks for a fork; the child (a *spare*) waits on a socket of its own. The work that
-comes there makes the spare what `python3 file.py` would be, to the last frame of a traceback.
+comes there makes the spare what `python3 file.py` would be, to the last frame of a traceback,
+if the file lay in the working directory: that is the first place where modules are looked for.
 What cannot be had that way is left to a new interpreter, executed in place.
 
 Usage: python3 zygote.py MODULE..., with the control socket in EMBERD_ZYGOTE_FD.
@@ -15,8 +16,10 @@ IN_MAIN = dict(globals(), __doc__=None)
 import sys
 
 BARE = frozenset(sys.modules)
-# Modules are never to be looked for beside this file. (Not there with PYTHONSAFEPATH.)
+# Modules are looked for in the working directory of the program, not in that of the zygote.
 HERE = sys.path.pop(0)
+# What is in front of a program's file on the interpreter's command line.
+INTERPRETER = sys.orig_argv[:-len(sys.argv)]
 
 import _io
 import _socket
@@ -37,7 +40,7 @@ import threading
 import time
 import types
 import warnings
-from importlib.machinery import ExtensionFileLoader
+from importlib.machinery import ExtensionFileLoader, all_suffixes
 
 # Where the spare keeps its socket: out of the way of the numbers a program's own files get,
 # and within the 64 descriptors a process has room for from the start.
@@ -186,7 +189,12 @@ def become_spare(given):
     threading.main_thread()._set_native_id()  # which the fork has left as it was
     set_limit(get_limit() + BELOW)
     sys.getrecursionlimit, sys.setrecursionlimit = getrecursionlimit, setrecursionlimit
-    rehearse(new_main())
+    told = select.poll()
+    told.register(REPORT_FD, select.POLLIN)
+    for _ in rehearse(new_main()):
+        # Whoever waits gains nothing by what is done twice.
+        if told.poll(0):
+            break
     # What is collected at the program's end is the program's, and no more.
     gc.freeze()
     return new_main()
@@ -212,16 +220,23 @@ def rehearse(main):
     rights = _socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("3i", 0, 1, 2)
     theirs.sendmsg([len(work).to_bytes(4, "big"), work], [rights])
     receive_work(ours.fileno())
+    yield
     compiled(os.devnull)
+    os.getcwd()
+    yield
     unchanged()
     shadows(HERE)
+    yield
     seed()
+    yield
     code = compile(REHEARSAL, os.devnull, "exec")
     adopt(main, os.devnull, HERE, [], code)
     types.FunctionType(code, {"__builtins__": __builtins__})()
     del sys.path[0], sys.path_importer_cache[os.devnull]
+    # Before it may be left: what waits in a buffer would be the program's.
     flush("stdout")
     flush("stderr")
+    yield
     new_modules()
     gc.collect()
 
@@ -251,9 +266,9 @@ def prepare(main, environment):
         os.environ.clear()
         os.environ.update(work["env"])
         time.tzset()
-    directory, code = compiled(file)
+    directory, code = os.getcwd(), compiled(file)
     if code is None or not unchanged() or shadows(directory):
-        os.execv(sys.executable, [sys.orig_argv[0], file, *arguments])
+        os.execv(sys.executable, [*INTERPRETER, file, *arguments])
     seed()
     return adopt(main, file, directory, arguments, code)
 
@@ -270,7 +285,7 @@ def adopt(main, file, directory, arguments, code):
     sys.path.insert(0, directory)
     sys.path_importer_cache[file] = None
     sys.argv = [file, *arguments]
-    sys.orig_argv = [sys.orig_argv[0], file, *arguments]
+    sys.orig_argv = [*INTERPRETER, file, *arguments]
     main["__file__"] = file
     main["__loader__"] = type(IN_MAIN["__loader__"])("__main__", file)
     # Called, a function of a module's code does what executing the module does.
@@ -278,21 +293,19 @@ def adopt(main, file, directory, arguments, code):
 
 
 def compiled(file):
-    """The directory that `file` is really in, and its code; None where anything is to be said
-    about it, for the interpreter reads a file otherwise than compile() does, and its words
-    are to be its own."""
+    """The code in `file`; None where anything is to be said about it, for the interpreter reads
+    a file otherwise than compile() does, and its words are to be its own."""
     warnings.filters.insert(0, SAID)
     opened = None
     try:
         opened = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        directory = os.path.dirname(os.readlink(f"/proc/self/fd/{opened}"))
         source = read = os.read(opened, SOURCE_READ_BYTES)
         while len(read) == SOURCE_READ_BYTES:
             read = os.read(opened, SOURCE_READ_BYTES)
             source += read
-        return directory, compile(source, file, "exec", dont_inherit=True)
+        return compile(source, file, "exec", dont_inherit=True)
     except Exception:
-        return None, None
+        return None
     finally:
         warnings.filters.remove(SAID)
         if opened is not None:
@@ -338,9 +351,17 @@ def unchanged():
 
 
 def shadows(directory):
-    """Whether modules beside the program hide some that were imported in their stead."""
-    names = os.listdir(directory)
-    return len(names) > 1 and any(name.partition(".")[0] in PRELOADED for name in names)
+    """Whether modules in the working directory hide some that were imported in their stead."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return False  # nor can the interpreter look into it
+    for name in names:
+        module, dot, rest = name.partition(".")
+        if module in PRELOADED and (
+                dot + rest in SUFFIXES if dot else os.path.isdir(os.path.join(directory, name))):
+            return True
+    return False
 
 
 # --- The program's end ----------------------------------------------------------------------
@@ -559,6 +580,7 @@ CONTROL_FD = int(os.environ.pop("EMBERD_ZYGOTE_FD"))
 os.set_inheritable(CONTROL_FD, False)
 os.register_at_fork(after_in_child=disown_report)
 preload(sys.argv[1:])
+SUFFIXES = frozenset(all_suffixes())
 PRELOADED = {name.partition(".")[0] for name in sys.modules.keys() - BARE}
 # Kept beyond the end of a program, for letting go of them takes time.
 KEPT = {**sys.modules}

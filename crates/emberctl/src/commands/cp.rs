@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal as _, Read, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use emberd_api::{FileEntry, FileType};
@@ -172,7 +173,7 @@ impl Way<'_> {
         let entry = self.client.file_stat(&from.id, &from.path, &self.options).await?;
         let to = if to.is_dir() { to.join(own_name(from)?) } else { to };
         let bytes = if leads_to(&entry) == FileType::Directory {
-            self.directory_out(from, &to).await?
+            self.directory_out(from, &entry, &to).await?
         } else {
             self.file_out(from, &entry, &to).await?
         };
@@ -204,8 +205,14 @@ impl Way<'_> {
         Ok(bytes)
     }
 
-    async fn directory_out(&self, from: &SandboxPath, to: &Path) -> anyhow::Result<u64> {
+    async fn directory_out(
+        &self,
+        from: &SandboxPath,
+        entry: &FileEntry,
+        to: &Path,
+    ) -> anyhow::Result<u64> {
         let mut download = self.client.file_pack(&from.id, &from.path, &self.options).await?;
+        let made = !to.exists();
         fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
         let bar = self.bar(None);
         let (pieces, unpacking) = pipe::download({
@@ -221,6 +228,10 @@ impl Way<'_> {
         drop(pieces);
         unpacking.await?.with_context(|| format!("cannot unpack into {}", to.display()))?;
         bar.finish_and_clear();
+        // A link's own mode and time say nothing of the directory.
+        if made && entry.file_type == FileType::Directory {
+            be_like(to, entry).with_context(|| format!("cannot settle {}", to.display()))?;
+        }
         Ok(bar.position())
     }
 
@@ -273,6 +284,21 @@ fn own_name(from: &SandboxPath) -> anyhow::Result<&OsStr> {
         let hint = "name the copy, such as DIR/NAME".to_owned();
         Hinted { message: printable(&message), hint }.into()
     })
+}
+
+/// Gives the directory `to` the mode and time of the sandbox's own.
+fn be_like(to: &Path, entry: &FileEntry) -> io::Result<()> {
+    let directory = File::open(to)?;
+    let since = Duration::from_millis(entry.modified_ms.unsigned_abs());
+    let modified = if entry.modified_ms < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(since)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(since)
+    };
+    if let Some(modified) = modified {
+        directory.set_modified(modified)?;
+    }
+    directory.set_permissions(fs::Permissions::from_mode(entry.mode & 0o777))
 }
 
 /// What a path leads to in the end.

@@ -209,9 +209,9 @@ async fn daemon(client: &Client) -> Row {
     match client.info().await {
         Ok(info) => {
             let (vmm, reason) = (&info.vmm, &info.vmm.reason);
-            let seen =
-                format!("emberd {}, {} on {}: {reason}", info.version, vmm.driver, vmm.accelerator);
-            Row::ok(WHAT, seen)
+            let (version, driver, accelerator) = (&info.version, &vmm.driver, &vmm.accelerator);
+            let at = client.address();
+            Row::ok(WHAT, format!("emberd {version} at {at}, {driver} on {accelerator}: {reason}"))
         }
         Err(error) => {
             Row::warn(WHAT, report::chain(&error)).advise("start it with scripts/serve.sh")

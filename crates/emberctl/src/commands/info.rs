@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use emberd_api::{Info, Pool};
 use emberd_client::Client;
+use serde::Serialize;
 
 use crate::output::{self, Output};
 
@@ -13,14 +14,26 @@ use crate::output::{self, Output};
 /// No daemon, or its refusal.
 pub async fn run(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     let info = client.info().await?;
-    output.print(&info, || text(&info))?;
+    let endpoint = client.address().to_string();
+    let document = Document { info: &info, endpoint: &endpoint };
+    output.print(&document, || text(&info, &endpoint))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn text(info: &Info) -> String {
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    info: &'a Info,
+    /// Where the daemon was asked.
+    endpoint: &'a str,
+}
+
+fn text(info: &Info, endpoint: &str) -> String {
     let vmm = &info.vmm;
     let mut facts = vec![
         ("version", info.version.clone()),
+        ("asked at", endpoint.to_owned()),
         ("VMM", format!("{} {}, {}", vmm.driver, vmm.version, vmm.accelerator)),
         ("chosen because", vmm.reason.clone()),
         ("guest", format!("{} MiB, {} vCPU", info.guest_ram_mib, info.guest_vcpus)),

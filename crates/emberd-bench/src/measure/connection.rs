@@ -15,8 +15,8 @@ use emberd_api::{Address, ErrorBody, SERVER_TIMING_HEADER, ServerTiming};
 const ANSWER_MAX: Duration = Duration::from_secs(180);
 
 /// Idle time after which the connection is made anew before the next request: less than the
-/// 30 s after which the daemon closes it.
-const IDLE_MAX: Duration = Duration::from_secs(15);
+/// 10 s after which the daemon closes it.
+const IDLE_MAX: Duration = Duration::from_secs(5);
 
 /// Longest line of an answer's head, in bytes, and most lines.
 const HEAD_LINE_BYTES_MAX: u64 = 8 << 10;

@@ -4,6 +4,7 @@ use super::MeasureError;
 use super::rig::Rig;
 
 mod bare_fork;
+mod burst;
 mod churn;
 mod cold_boot;
 mod concurrency;
@@ -64,7 +65,7 @@ impl Start {
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 16] = [
+pub const SCENARIOS: [Scenario; 17] = [
     Scenario {
         name: "overhead",
         about: "what emberd itself adds to an exec, over the test double",
@@ -92,6 +93,13 @@ pub const SCENARIOS: [Scenario; 16] = [
         iterations: 100,
         start: Start::Pooled,
         run: warm_create::run,
+    },
+    Scenario {
+        name: "burst",
+        about: "six creates at once, more than the pool holds",
+        iterations: 10,
+        start: Start::Pooled,
+        run: burst::run,
     },
     Scenario {
         name: "ttfr",

@@ -1,6 +1,7 @@
 //! The contexts of a pack, as its definition names them: programs in the pack's folder that are
 //! installed in the image, one for each language.
 
+use std::iter;
 use std::path::Path;
 
 use emberd_proto::ContextProgram;
@@ -10,10 +11,16 @@ use super::definition::DefinitionError;
 use super::zygote::{PROGRAM_PLACEHOLDER, filled_in, installed, is_plain, read_program};
 use crate::artifact::Digest;
 
+/// The program of shell contexts: a shared object that Bash is started with in `LD_PRELOAD`.
+pub const SHELL_CONTEXT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/context.so"));
+/// Its name in a definition. It is compiled with this crate: a pack's folder need not have it.
+pub(super) const SHELL_PROGRAM: &str = "context.so";
 /// Most contexts a pack defines.
 pub(super) const CONTEXTS_MAX: usize = 16;
 /// Most names of one language.
 const LANGUAGES_MAX: usize = 8;
+/// Most files beside a program.
+const FILES_MAX: usize = 16;
 /// Longest name of a language, in bytes.
 const LANGUAGE_BYTES_MAX: usize = 32;
 
@@ -23,17 +30,21 @@ const LANGUAGE_BYTES_MAX: usize = 32;
 pub struct ContextDefinition {
     /// Names of its language, the usual one first.
     pub languages: Vec<String>,
-    /// Name of its file beside `pack.toml`, installed in `/usr/lib/emberd`.
+    /// Name of its file beside `pack.toml`, installed in `/usr/lib/emberd`. `context.so`, where
+    /// there is no such file, is [`SHELL_CONTEXT`].
     pub program: String,
+    /// Names of more files beside `pack.toml`, which the program reads: installed beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
     /// Program and arguments that become the interpreter; `{program}` stands for the installed
     /// file.
     pub run: Vec<String>,
     /// Whether a fork of the pack's zygote runs the file in place of `run`.
     #[serde(default)]
     pub zygote: bool,
-    /// What is in the file.
+    /// What is in the program's file, and in each of the others.
     #[serde(skip)]
-    pub(super) content: Vec<u8>,
+    pub(super) contents: Vec<Vec<u8>>,
 }
 
 impl ContextDefinition {
@@ -52,6 +63,9 @@ impl ContextDefinition {
         if !is_plain(&self.program) {
             return Some("contexts.program must be a plain file name such as context.py");
         }
+        if self.files.len() > FILES_MAX || !self.files.iter().all(|name| is_plain(name)) {
+            return Some("contexts.files must be at most 16 plain file names");
+        }
         if !self.run.first().is_some_and(|program| program.starts_with('/')) {
             return Some("contexts.run must start with the absolute path of a program");
         }
@@ -67,27 +81,44 @@ impl ContextDefinition {
         None
     }
 
-    /// Reads the program's file in `folder`.
-    pub(super) fn read_program(&mut self, folder: &Path) -> Result<(), DefinitionError> {
-        self.content = read_program(folder, &self.program)?;
+    /// Names of its files, the program first.
+    fn names(&self) -> impl Iterator<Item = &String> {
+        iter::once(&self.program).chain(&self.files)
+    }
+
+    /// Takes what is in its files from whoever knows them by name.
+    pub(super) fn fill<E>(
+        &mut self,
+        content: impl Fn(&str) -> Result<Vec<u8>, E>,
+    ) -> Result<(), E> {
+        self.contents = self.names().map(|name| content(name)).collect::<Result<_, E>>()?;
         Ok(())
     }
 
-    /// Where the program is in the image, without its leading slash.
-    pub(super) fn installed(&self) -> String {
-        installed(&self.program)
+    /// Reads its files in `folder`.
+    pub(super) fn read_files(&mut self, folder: &Path) -> Result<(), DefinitionError> {
+        self.fill(|name| match name {
+            SHELL_PROGRAM if !folder.join(name).exists() => Ok(SHELL_CONTEXT.into()),
+            name => read_program(folder, name),
+        })
+    }
+
+    /// Its files by their paths in the image without the leading slash.
+    pub(super) fn programs(&self) -> impl Iterator<Item = (String, &[u8])> {
+        let contents = self.contents.iter().map(Vec::as_slice);
+        self.names().map(|name| installed(name)).zip(contents)
     }
 
     /// What the guest agent is told.
     pub(super) fn spec(&self) -> ContextProgram {
-        let file = format!("/{}", self.installed());
+        let file = format!("/{}", installed(&self.program));
         let (languages, run) = (self.languages.clone(), filled_in(&self.run, &file));
         ContextProgram { languages, run, zygote_file: self.zygote.then_some(file) }
     }
 
-    /// Digest of the program's content.
+    /// Digest of what is in its files.
     pub(super) fn content_digest(&self) -> Digest {
-        Digest::of(&self.content)
+        Digest::of_parts(&self.contents.iter().map(Vec::as_slice).collect::<Vec<_>>())
     }
 }
 
@@ -133,6 +164,7 @@ run = ["/bin/x", "-i", "{program}"]
             ("\"context.x\"", "\"../context.x\""),
             ("\"xlang\", \"x\"", ""),
             ("xlang", "X"),
+            ("program = ", "files = [\"../x\"]\nprogram = "),
             ("\"{program}\"", "\"program\""),
             ("\"/bin/x\", \"-i\"", "\"x\""),
             ("\"-i\"", "\"\\u0000\""),
@@ -150,6 +182,35 @@ run = ["/bin/x", "-i", "{program}"]
                 format!("{head}{}", format!("[[contexts]]{context}").repeat(CONTEXTS_MAX + 1))
             });
         assert!(read(&many.unwrap(), Some(b"1")).is_err());
+    }
+
+    #[test]
+    fn files_beside_the_program_are_read_and_installed() {
+        let text = GOOD.replace("program = ", "files = [\"part.x\"]\nprogram = ");
+        assert!(matches!(read(&text, Some(b"1")), Err(DefinitionError::Read { .. })));
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("pack.toml"), text).unwrap();
+        fs::write(dir.path().join("context.x"), "1").unwrap();
+        let digest = |part: &str| {
+            fs::write(dir.path().join("part.x"), part).unwrap();
+            let pack = PackDefinition::read(dir.path()).unwrap();
+            let installed = pack.programs();
+            assert_eq!(installed["usr/lib/emberd/context.x"], b"1");
+            assert_eq!(installed["usr/lib/emberd/part.x"], part.as_bytes());
+            pack.digest()
+        };
+        assert_ne!(digest("2"), digest("3"));
+    }
+
+    #[test]
+    fn the_program_of_shells_is_brought_along_unless_the_folder_has_one() {
+        let text = GOOD.replace("context.x", SHELL_PROGRAM);
+        let brought_along = read(&text, None).unwrap();
+        assert_eq!(&brought_along.contexts[0].contents[0][..4], b"\x7fELF");
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("pack.toml"), text).unwrap();
+        fs::write(dir.path().join(SHELL_PROGRAM), b"own").unwrap();
+        assert_eq!(PackDefinition::read(dir.path()).unwrap().contexts[0].contents[0], b"own");
     }
 
     #[test]

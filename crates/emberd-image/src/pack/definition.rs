@@ -1,6 +1,7 @@
 //! What a language pack is made from: the built-in ones, and `pack.toml` files.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use emberd_proto::PackSpec;
 use emberd_proto::pack::{FILE_PLACEHOLDER, PACK_FILE_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
-use super::context::{CONTEXTS_MAX, ContextDefinition};
+use super::context::{CONTEXTS_MAX, ContextDefinition, SHELL_CONTEXT, SHELL_PROGRAM};
 use super::zygote::ZygoteDefinition;
 use crate::artifact::Digest;
 use crate::decompress::read_at_most;
@@ -23,7 +24,7 @@ const DEFINITION_BYTES_MAX: u64 = 64 << 10;
 const PACKAGES_MAX: usize = 1000;
 
 /// A file of a built-in pack: its name and what is in it.
-type BuiltInFile = (&'static str, &'static str);
+type BuiltInFile = (&'static str, &'static [u8]);
 
 /// The file at a path under `rootfs/packs`.
 macro_rules! pack_file {
@@ -32,30 +33,38 @@ macro_rules! pack_file {
     };
 }
 
+/// The program of every pack's shell contexts.
+const SHELL_FILE: BuiltInFile = (SHELL_PROGRAM, SHELL_CONTEXT);
+
 /// Definitions, and the programs of their zygotes and contexts.
 const BUILT_IN: [(&str, &[BuiltInFile]); 4] = [
     (
         pack_file!("python/pack.toml"),
         &[
-            ("zygote.py", pack_file!("python/zygote.py")),
-            ("context.py", pack_file!("python/context.py")),
-            ("context.sh", pack_file!("python/context.sh")),
+            ("zygote.py", pack_file!("python/zygote.py").as_bytes()),
+            ("context.py", pack_file!("python/context.py").as_bytes()),
+            ("context_loop.py", pack_file!("python/context_loop.py").as_bytes()),
+            ("context_magics.py", pack_file!("python/context_magics.py").as_bytes()),
+            ("context_streams.py", pack_file!("python/context_streams.py").as_bytes()),
+            ("context_values.py", pack_file!("python/context_values.py").as_bytes()),
+            SHELL_FILE,
         ],
     ),
-    (pack_file!("shell/pack.toml"), &[("context.sh", pack_file!("shell/context.sh"))]),
+    (pack_file!("shell/pack.toml"), &[SHELL_FILE]),
     (
         pack_file!("node/pack.toml"),
-        &[
-            ("context.js", pack_file!("node/context.js")),
-            ("context.sh", pack_file!("node/context.sh")),
-        ],
+        &[("context.js", pack_file!("node/context.js").as_bytes()), SHELL_FILE],
     ),
     (
         pack_file!("code/pack.toml"),
         &[
-            ("zygote.py", pack_file!("code/zygote.py")),
-            ("context.py", pack_file!("code/context.py")),
-            ("context.sh", pack_file!("code/context.sh")),
+            ("zygote.py", pack_file!("code/zygote.py").as_bytes()),
+            ("context.py", pack_file!("code/context.py").as_bytes()),
+            ("context_loop.py", pack_file!("code/context_loop.py").as_bytes()),
+            ("context_magics.py", pack_file!("code/context_magics.py").as_bytes()),
+            ("context_streams.py", pack_file!("code/context_streams.py").as_bytes()),
+            ("context_values.py", pack_file!("code/context_values.py").as_bytes()),
+            SHELL_FILE,
         ],
     ),
 ];
@@ -153,14 +162,15 @@ impl PackDefinition {
         BUILT_IN.into_iter().map(|(text, files)| {
             let content = |name: &str| {
                 let file = files.iter().find(|(file, _)| *file == name);
-                file.expect("a built-in pack has its programs").1.into()
+                Vec::from(file.expect("a built-in pack has its programs").1)
             };
             let mut pack: Self = toml::from_str(text).expect("tested to parse");
             if let Some(zygote) = &mut pack.zygote {
                 zygote.content = content(&zygote.program);
             }
             for context in &mut pack.contexts {
-                context.content = content(&context.program);
+                let filled = context.fill(|name| Ok::<_, Infallible>(content(name)));
+                let Ok(()) = filled;
             }
             pack
         })
@@ -187,7 +197,7 @@ impl PackDefinition {
             zygote.read_program(folder)?;
         }
         for context in &mut pack.contexts {
-            context.read_program(folder)?;
+            context.read_files(folder)?;
         }
         Ok(pack)
     }
@@ -246,8 +256,7 @@ impl PackDefinition {
     /// The programs of its own, by their paths in the image without the leading slash.
     pub(super) fn programs(&self) -> BTreeMap<String, &[u8]> {
         let zygote = self.zygote.iter().map(|zygote| (zygote.installed(), &zygote.content[..]));
-        let contexts = self.contexts.iter();
-        zygote.chain(contexts.map(|context| (context.installed(), &context.content[..]))).collect()
+        zygote.chain(self.contexts.iter().flat_map(ContextDefinition::programs)).collect()
     }
 }
 

@@ -79,6 +79,8 @@ fn sqfstar(out: &Path, compression: Compression, newest: u32) -> Tool {
     Tool::new("sqfstar", "squashfs-tools").with(|command| {
         command.stdin(Stdio::piped()).env("SOURCE_DATE_EPOCH", newest.to_string());
         command.args(["-quiet", "-no-progress", "-no-xattrs", "-exit-on-error"]);
+        // With file handles the overlay keeps names of one file together.
+        command.arg("-exports");
         command.args(["-root-mode", "0755", "-root-uid", "0", "-root-gid", "0"]);
         command.args(["-b", &BLOCK_BYTES.to_string()]);
         match compression {

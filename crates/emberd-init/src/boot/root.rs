@@ -1,9 +1,12 @@
 //! Puts the root file system together and moves into it.
 //!
 //! ```text
-//! /dev/vda squashfs, read-only ─▶ /lower ─┐
-//! tmpfs, size-limited ──────────▶ /upper ─┴─▶ overlay /newroot ─▶ becomes /
+//! /dev/vda squashfs, read-only ─▶ /lower ──────┐
+//! tmpfs, the disk ──▶ /disk ─── data, work ────┴─▶ overlay /newroot ─▶ becomes /
+//! tmpfs, shared ────▶ /shared ┬─ shm ────────────▶ /dev/shm
+//!                             └─ run ────────────▶ /run
 //! ```
+//! All of them are bounded, so that no order of filling takes more memory than there is.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -13,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 
+use super::bounds::{self, Bounds};
 use super::modules::MODULES_DIR;
 use crate::agent::HOME;
 use crate::process_tree::CGROUP_ROOT;
@@ -25,13 +29,24 @@ const ROOT_DEVICE: &str = "/dev/vda";
 /// milliseconds; a device that is not there after this was not attached.
 const ROOT_DEVICE_WAIT: Duration = Duration::from_secs(10);
 
-/// What the guest may write to its root file system: half of its memory, so that a full
-/// disk leaves the other half to its processes.
-const UPPER_SIZE: &str = "50%";
-
 const LOWER: &str = "/lower";
-const UPPER: &str = "/upper";
+const DISK: &str = "/disk";
+const SHARED: &str = "/shared";
 const NEW_ROOT: &str = "/newroot";
+
+/// Directory of the agent's own files.
+pub const SCRATCH: &str = "/run/emberd";
+
+/// What makes the overlay look like one disk, the most first; a kernel that does not know a
+/// word of a line takes the next. Directories of the image can be renamed, all files are on
+/// one device, names of one file stay that when it is changed, and a change of owner, mode or
+/// time copies no content.
+const OVERLAY_OPTIONS: [&str; 4] = [
+    ",redirect_dir=on,xino=on,index=on,metacopy=on",
+    ",redirect_dir=on,xino=on,index=on",
+    ",redirect_dir=on",
+    "",
+];
 
 /// Why a file system is not where it should be.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +68,7 @@ pub enum RootError {
     Mount(#[from] MountError),
     /// A directory or link in it cannot be made.
     #[error("cannot make {0}")]
-    Make(&'static str, #[source] io::Error),
+    Make(String, #[source] io::Error),
     /// It cannot become `/`.
     #[error("cannot switch to the new root")]
     Switch(#[source] io::Error),
@@ -66,7 +81,9 @@ pub enum RootError {
 pub fn mount_kernel_filesystems() -> Result<(), MountError> {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount_new("proc", "/proc", quiet | MsFlags::MS_NODEV, "")?;
-    mount_new("devtmpfs", "/dev", quiet, "mode=0755")?;
+    // A kernel without tmpfs has a `/dev` that knows no bounds.
+    mount_new("devtmpfs", "/dev", quiet, &bounds::devices_options())
+        .or_else(|_unknown_option| mount_new("devtmpfs", "/dev", quiet, "mode=0755"))?;
     mount_new("sysfs", "/sys", quiet | MsFlags::MS_NODEV, "")
 }
 
@@ -74,16 +91,30 @@ pub fn mount_kernel_filesystems() -> Result<(), MountError> {
 ///
 /// # Errors
 /// [`RootError`].
-pub fn mount_root(uevents: &Uevents) -> Result<(), RootError> {
+pub fn mount_root(uevents: &Uevents, bounds: &Bounds) -> Result<(), RootError> {
     wait_for_root_device(uevents)?;
     mount_from(ROOT_DEVICE, "squashfs", LOWER, MsFlags::MS_RDONLY, "")?;
-    let upper_options = format!("mode=0755,size={UPPER_SIZE}");
-    mount_new("tmpfs", UPPER, MsFlags::empty(), &upper_options)?;
-    fs::create_dir(Path::new(UPPER).join("data"))
-        .and_then(|()| fs::create_dir(Path::new(UPPER).join("work")))
-        .map_err(|source| RootError::Make(UPPER, source))?;
-    let layers = format!("lowerdir={LOWER},upperdir={UPPER}/data,workdir={UPPER}/work");
-    Ok(mount_new("overlay", NEW_ROOT, MsFlags::empty(), &layers)?)
+    mount_new("tmpfs", DISK, MsFlags::empty(), &bounds.disk_options())?;
+    mount_new("tmpfs", SHARED, MsFlags::empty(), &bounds.shared_options())?;
+    for (file_system, name, mode) in [
+        (DISK, "data", 0o755),
+        (DISK, "work", 0o755),
+        (SHARED, "shm", 0o1777),
+        (SHARED, "run", 0o755),
+    ] {
+        make_dir(&format!("{file_system}/{name}"), mode)?;
+    }
+    let layers = format!("lowerdir={LOWER},upperdir={DISK}/data,workdir={DISK}/work");
+    let mount_as =
+        |more| mount_new("overlay", NEW_ROOT, MsFlags::empty(), &format!("{layers}{more}"));
+    let mut mounted = Ok(());
+    for options in OVERLAY_OPTIONS {
+        mounted = mount_as(options);
+        if mounted.is_ok() {
+            break;
+        }
+    }
+    Ok(mounted?)
 }
 
 fn wait_for_root_device(uevents: &Uevents) -> Result<(), RootError> {
@@ -96,14 +127,17 @@ fn wait_for_root_device(uevents: &Uevents) -> Result<(), RootError> {
     Ok(())
 }
 
-/// Makes `/newroot` the root, with `/proc`, `/dev` and `/sys` in it, and frees the memory of
-/// what the initramfs brought. (`pivot_root` is refused on an initramfs.)
+/// Makes `/newroot` the root, with `/proc`, `/dev`, `/sys`, `/dev/shm` and `/run` in it, and
+/// frees the memory of what the initramfs brought. (`pivot_root` is refused on an initramfs.)
 ///
 /// # Errors
 /// [`RootError`].
 pub fn switch_root() -> Result<(), RootError> {
     for (kind, from) in [("proc", "/proc"), ("devtmpfs", "/dev"), ("sysfs", "/sys")] {
         move_mount(kind, from, &format!("{NEW_ROOT}{from}"))?;
+    }
+    for (name, target) in [("shm", "/dev/shm"), ("run", "/run")] {
+        bind_mount(&format!("{SHARED}/{name}"), &format!("{NEW_ROOT}{target}"))?;
     }
     fs::remove_file("/init").ok();
     fs::remove_dir_all(MODULES_DIR).ok();
@@ -118,18 +152,17 @@ pub fn switch_root() -> Result<(), RootError> {
 
 /// Mounts what running programs expect, and makes the places they expect to find.
 ///
-/// `/tmp` stays on the overlay: a tmpfs of its own would be a second claim on the memory the
-/// upper layer already may take half of.
+/// `/tmp` stays on the overlay, as on a machine with one disk. The code of execs has a place of
+/// its own, so that it can be written when the disk is full.
 ///
 /// # Errors
 /// [`RootError`].
-pub fn mount_runtime_filesystems() -> Result<(), RootError> {
+pub fn mount_runtime_filesystems(bounds: &Bounds) -> Result<(), RootError> {
     let private = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     let quiet = private | MsFlags::MS_NOEXEC;
     let no_device = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount_new("devpts", "/dev/pts", no_device, "gid=5,mode=0620,ptmxmode=0666")?;
-    mount_new("tmpfs", "/dev/shm", private, "mode=1777")?;
-    mount_new("tmpfs", "/run", private, "mode=0755,size=20%")?;
+    mount_new("tmpfs", SCRATCH, private, &bounds.scratch_options())?;
     // An exec joins its cgroup in 1.5 ms with `favordynmods` and in 14 ms without, where it
     // waits for an RCU grace period (emulated guest). Kernels before 6.0 do not know it.
     mount_new("cgroup2", CGROUP_ROOT, quiet, "favordynmods")
@@ -141,17 +174,17 @@ pub fn mount_runtime_filesystems() -> Result<(), RootError> {
         ("/dev/stdout", "/proc/self/fd/1"),
         ("/dev/stderr", "/proc/self/fd/2"),
     ] {
-        symlink(target, link).map_err(|source| RootError::Make(link, source))?;
+        symlink(target, link).map_err(|source| RootError::Make(link.to_owned(), source))?;
     }
     make_dir("/tmp", 0o1777)?;
     make_dir(HOME, 0o700)
 }
 
-/// A directory the image may have left out.
-fn make_dir(path: &'static str, mode: u32) -> Result<(), RootError> {
+/// A directory that may not be there yet.
+fn make_dir(path: &str, mode: u32) -> Result<(), RootError> {
     fs::create_dir_all(path)
         .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
-        .map_err(|source| RootError::Make(path, source))
+        .map_err(|source| RootError::Make(path.to_owned(), source))
 }
 
 fn mount_new(
@@ -180,4 +213,18 @@ fn move_mount(kind: &'static str, from: &str, target: &str) -> Result<(), MountE
     fs::create_dir_all(target)
         .and_then(|()| Ok(mount(Some(from), target, none, MsFlags::MS_MOVE, none)?))
         .map_err(|source| MountError { kind, target: target.to_owned(), source })
+}
+
+/// Shows the directory `from` at `target` too, without devices and set-user-id programs.
+fn bind_mount(from: &str, target: &str) -> Result<(), MountError> {
+    let none = None::<&str>;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    fs::create_dir_all(target)
+        .and_then(|()| Ok(mount(Some(from), target, none, MsFlags::MS_BIND, none)?))
+        .and_then(|()| {
+            // A bind mount takes its flags when it is there.
+            let again = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
+            Ok(mount(none, target, none, again, none)?)
+        })
+        .map_err(|source| MountError { kind: "tmpfs", target: target.to_owned(), source })
 }

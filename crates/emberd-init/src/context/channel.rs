@@ -18,6 +18,16 @@ use crate::connection::ConnectionError;
 /// socket's buffer holds.
 const REST_BYTES_MAX: usize = 1 << 20;
 
+/// An interpreter says this, which is no byte of JSON, when its output so far is to be read
+/// before it goes on: its two streams are read apart, and their order would be lost.
+const ORDER: u8 = 0x16;
+
+/// What it is told then, between any two bytes of a line.
+const ORDERED: u8 = 0x06;
+
+/// Most answers that are written at once.
+const ANSWERS_AT_ONCE: usize = 64;
+
 /// Takes what the host sends as fast as it comes, and hands it on as fast as it is read.
 #[derive(Debug)]
 pub struct Channel {
@@ -25,6 +35,8 @@ pub struct Channel {
     socket: Option<UnixStream>,
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
+    /// How many times the interpreter is to be told that its output was read.
+    answers: usize,
 }
 
 impl Channel {
@@ -36,7 +48,7 @@ impl Channel {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let socket = Some(UnixStream::from_std(ours)?);
-        Ok((Self { socket, waiting: VecDeque::new(), waiting_bytes: 0 }, theirs.into()))
+        Ok((Self { socket, waiting: VecDeque::new(), waiting_bytes: 0, answers: 0 }, theirs.into()))
     }
 
     /// Accepts what the host sent.
@@ -59,14 +71,24 @@ impl Channel {
     /// Cancel safe.
     pub async fn writable(&self) -> io::Result<()> {
         match &self.socket {
-            Some(socket) if !self.waiting.is_empty() => socket.writable().await,
+            Some(socket) if self.answers > 0 || !self.waiting.is_empty() => socket.writable().await,
             _ => future::pending().await,
         }
     }
 
     /// Hands on as much as the interpreter takes without waiting.
     pub fn write_some(&mut self) {
-        let (Some(socket), Some(next)) = (&self.socket, self.waiting.front_mut()) else { return };
+        let Some(socket) = &self.socket else { return };
+        if self.answers > 0 {
+            match socket.try_write(&[ORDERED; ANSWERS_AT_ONCE][..self.answers.min(ANSWERS_AT_ONCE)])
+            {
+                Ok(written) => self.answers -= written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => self.close(),
+            }
+            return;
+        }
+        let Some(next) = self.waiting.front_mut() else { return };
         match socket.try_write(next) {
             Ok(written) => {
                 next.advance(written);
@@ -78,6 +100,16 @@ impl Channel {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.close(),
         }
+    }
+
+    /// Leaves of what the interpreter said the lines; its output has been read by now, and where
+    /// it asked for that, it is told.
+    pub fn answer(&mut self, said: &mut BytesMut) {
+        let before = said.len();
+        if said.contains(&ORDER) {
+            *said = said.iter().copied().filter(|byte| *byte != ORDER).collect();
+        }
+        self.answers += before - said.len();
     }
 
     /// Waits until the interpreter has said something; for ever once it cannot. Cancel safe.
@@ -121,5 +153,6 @@ impl Channel {
         self.socket = None;
         self.waiting.clear();
         self.waiting_bytes = 0;
+        self.answers = 0;
     }
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use emberd_proto::Kind;
 use emberd_proto::process::TtySize;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Uid, fchown, pipe2};
 use tokio::net::unix::pipe::Sender;
 
@@ -19,6 +21,10 @@ use super::terminal::Terminal;
 use crate::agent::Agent;
 use crate::process_tree::Cgroup;
 use crate::users::User;
+
+/// Who may open a program's pipes by name (`/dev/stdout`): everybody, for programs give up their
+/// rights, and start others as somebody else. Whoever has such a name can see the program.
+const PIPE_MODE: Mode = Mode::from_bits_truncate(0o666);
 
 /// A place for one program to run in.
 #[derive(Debug)]
@@ -44,16 +50,12 @@ impl Berth {
         Self::with(agent, pipes)
     }
 
-    /// As [`Self::make`], with a terminal of that size in place of pipes, which is `user`'s.
+    /// As [`Self::make`], with a terminal of that size in place of pipes.
     ///
     /// # Errors
     /// [`LaunchError`].
-    pub fn with_terminal(
-        agent: &Agent,
-        size: TtySize,
-        user: Option<&User>,
-    ) -> Result<Self, LaunchError> {
-        Self::with(agent, || terminal(size, user))
+    pub fn with_terminal(agent: &Agent, size: TtySize) -> Result<Self, LaunchError> {
+        Self::with(agent, || terminal(size))
     }
 
     fn with(
@@ -67,6 +69,18 @@ impl Berth {
         let cgroup = cgroup.map_err(LaunchError::Cgroup)?;
         let (streams, stdio) = streams().map_err(LaunchError::Pipes)?;
         Ok(Self { number, code, cgroup, streams, stdio })
+    }
+
+    /// Makes its pipes or its terminal, and the file of its code, `user`'s.
+    ///
+    /// # Errors
+    /// [`LaunchError`].
+    pub fn give_to(&self, user: &User) -> Result<(), LaunchError> {
+        let owner = Some(Uid::from_raw(user.uid));
+        for stream in &self.stdio {
+            fchown(stream, owner, None).map_err(|errno| LaunchError::Pipes(errno.into()))?;
+        }
+        self.code.give_to(user)
     }
 
     /// The program's ends of its pipes.
@@ -99,7 +113,11 @@ impl Streams {
 }
 
 fn pipes() -> io::Result<(Streams, [OwnedFd; 3])> {
-    let pipe = || pipe2(OFlag::O_CLOEXEC);
+    let pipe = || {
+        let ends = pipe2(OFlag::O_CLOEXEC)?;
+        fchmod(&ends.1, PIPE_MODE)?;
+        Ok::<_, Errno>(ends)
+    };
     let ((stdin, input), (output, stdout), (complaints, stderr)) = (pipe()?, pipe()?, pipe()?);
     let streams = Streams {
         input: Input::new(Sender::from_owned_fd(input)?),
@@ -110,11 +128,8 @@ fn pipes() -> io::Result<(Streams, [OwnedFd; 3])> {
     Ok((streams, [stdin, stdout, stderr]))
 }
 
-fn terminal(size: TtySize, user: Option<&User>) -> io::Result<(Streams, [OwnedFd; 3])> {
+fn terminal(size: TtySize) -> io::Result<(Streams, [OwnedFd; 3])> {
     let (terminal, stdin) = Terminal::open(size)?;
-    if let Some(user) = user {
-        fchown(&stdin, Some(Uid::from_raw(user.uid)), None)?;
-    }
     let (stdout, stderr) = (stdin.try_clone()?, stdin.try_clone()?);
     let streams = Streams {
         input: Input::of_terminal(terminal.clone()),
@@ -148,10 +163,7 @@ impl CodeFile {
     }
 
     /// Makes it `user`'s, who is to read it.
-    ///
-    /// # Errors
-    /// [`LaunchError::Code`].
-    pub fn give_to(&self, user: &User) -> Result<(), LaunchError> {
+    fn give_to(&self, user: &User) -> Result<(), LaunchError> {
         for path in [&self.path, &self.dir] {
             lchown(path, Some(user.uid), Some(user.gid))
                 .map_err(|source| LaunchError::Code(path.clone(), source))?;

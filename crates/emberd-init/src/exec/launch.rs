@@ -12,6 +12,7 @@ use emberd_proto::{RefusalCode, StartedBy};
 
 use super::berth::{Berth, CodeFile, Streams};
 use super::leader::Leader;
+use super::leftover::Leftovers;
 use crate::agent::{Agent, Environment};
 use crate::process::{NewProcess, ResourceLimits};
 use crate::process_tree::{Cgroup, Controller, LimitError, ProcessTree};
@@ -71,15 +72,23 @@ pub struct Program {
     pub started_by: StartedBy,
     /// The other ends of its output pipes. While they are open, the runtime is not woken to
     /// hear that the program, which is just ending, has closed them.
-    _outputs: [OwnedFd; 2],
-    _code: CodeFile,
+    outputs: [OwnedFd; 2],
+    code: CodeFile,
 }
 
 impl Program {
     /// The program that `leader` leads in `berth`.
     pub(crate) fn new(berth: Berth, leader: Leader, started_by: StartedBy) -> Self {
         let Berth { code, streams, stdio: [_stdin, stdout, stderr], .. } = berth;
-        Self { leader, streams, started_by, _outputs: [stdout, stderr], _code: code }
+        Self { leader, streams, started_by, outputs: [stdout, stderr], code }
+    }
+
+    /// Lets go of it once its leader has ended. What it left behind lives on, and whatever
+    /// that writes is read on.
+    pub fn leave(self, leftovers: &Leftovers) {
+        let Self { leader, streams, outputs, code, .. } = self;
+        drop((outputs, code));
+        leftovers.take(leader, [streams.stdout, streams.stderr]);
     }
 }
 
@@ -116,11 +125,16 @@ fn environment<'a>(
     environment
 }
 
-/// The agent's environment, under the user's.
+/// The agent's environment, under what a login of the user's sets.
 pub(crate) fn environment_of<'a>(agent: &'a Agent, user: Option<&User>) -> Cow<'a, Environment> {
     let Some(user) = user else { return Cow::Borrowed(&agent.environment) };
     let home = user.home.to_string_lossy().into_owned();
-    let own = [("HOME", home), ("USER", user.name.clone()), ("LOGNAME", user.name.clone())];
+    let own = [
+        ("HOME", home),
+        ("LOGNAME", user.name.clone()),
+        ("SHELL", user.shell.clone()),
+        ("USER", user.name.clone()),
+    ];
     let own: BTreeMap<_, _> = own.map(|(name, value)| (name.to_owned(), value)).into();
     Cow::Owned(agent.environment.overlaid(&own))
 }
@@ -179,14 +193,14 @@ fn spawn(
     directory: &Path,
 ) -> Result<Program, LaunchError> {
     let mut berth = match spec.tty {
-        Some(size) => Berth::with_terminal(agent, size, user)?,
+        Some(size) => Berth::with_terminal(agent, size)?,
         None => Berth::make(agent)?,
     };
+    if let Some(user) = user {
+        berth.give_to(user)?;
+    }
     let words = match &spec.code {
         Some(code) => {
-            if let Some(user) = user {
-                berth.code.give_to(user)?;
-            }
             let file = berth.code.write(code)?;
             agent.pack.command(&file.to_string_lossy(), &spec.args)
         }

@@ -62,6 +62,18 @@ impl Leader {
         end
     }
 
+    /// Whether its process is known to be gone. One that reported its end may be there still.
+    pub fn is_gone(&self) -> bool {
+        self.exit.is_terminated()
+    }
+
+    /// Waits until its process is gone, once it has ended.
+    pub async fn gone(&mut self) {
+        if !self.is_gone() {
+            status(&mut self.exit).await;
+        }
+    }
+
     /// Whether it, or what it started, was killed for reaching its limit of memory.
     pub fn ran_out_of_memory(&self) -> bool {
         self.tree.ran_out_of_memory()

@@ -81,6 +81,15 @@ impl Output {
         }
     }
 
+    /// The pipe, if it was one and is still open.
+    pub fn into_pipe(self) -> Option<OwnedFd> {
+        match self.source? {
+            Source::Unwatched(pipe) => Some(pipe),
+            Source::Pipe(pipe) => pipe.into_nonblocking_fd().ok(),
+            Source::Terminal(_) => None,
+        }
+    }
+
     /// From now on nothing is cut.
     pub fn unbounded(&mut self) {
         self.bytes_max = usize::MAX;

@@ -8,6 +8,7 @@ use emberd_proto::process::TtySize;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::sys::termios::{InputFlags, SetArg, tcgetattr, tcsetattr};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -27,6 +28,11 @@ impl Terminal {
     /// When the system has none left.
     pub fn open(size: TtySize) -> io::Result<(Self, OwnedFd)> {
         let OpenptyResult { master, slave } = openpty(Some(&winsize(size)), None)?;
+        // The kernel's own settings are those of a login, but for this: what is typed is UTF-8,
+        // so that Backspace takes back a character and not one byte of it.
+        let mut settings = tcgetattr(&slave)?;
+        settings.input_flags |= InputFlags::IUTF8;
+        tcsetattr(&slave, SetArg::TCSANOW, &settings)?;
         // No other child is started in between: this is the agent's only thread.
         for end in [&master, &slave] {
             fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;

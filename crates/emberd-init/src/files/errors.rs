@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use emberd_proto::{Refusal, RefusalCode};
+use emberd_tar::TarError;
 use nix::errno::Errno;
 
 use crate::console;
@@ -39,9 +40,14 @@ pub enum FileError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// What the host sent is not a tar archive that can be unpacked.
-    #[error("the archive cannot be unpacked")]
-    Archive(#[source] io::Error),
+    /// An archive could not be unpacked, or a directory not packed.
+    #[error("{verb}")]
+    Archive {
+        /// What could not be done.
+        verb: &'static str,
+        /// Why.
+        source: TarError,
+    },
     /// The host left; nobody is told.
     #[error("the host left")]
     HostLeft,
@@ -57,9 +63,14 @@ impl FileError {
         Self::WrongType { path: path.into(), what }
     }
 
-    /// Whether the kernel said that there is nothing.
-    pub fn is_absence(&self) -> bool {
-        matches!(self, Self::System { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    /// Why a directory was not packed, for `map_err`.
+    pub fn packing(source: TarError) -> Self {
+        Self::Archive { verb: "the directory cannot be packed", source }
+    }
+
+    /// Why an archive was not unpacked, for `map_err`.
+    pub fn unpacking(source: TarError) -> Self {
+        Self::Archive { verb: "the archive cannot be unpacked", source }
     }
 
     /// What the host is told.
@@ -71,9 +82,9 @@ impl FileError {
             Self::WrongType { .. } => RefusalCode::WrongType,
             Self::InTheWay(_) => RefusalCode::AlreadyExists,
             Self::System { source, .. } => code_of(source),
-            Self::Archive(source) => match code_of(source) {
-                RefusalCode::Failed => RefusalCode::Invalid,
-                code => code,
+            Self::Archive { source, .. } => match source {
+                TarError::Invalid(_) | TarError::Truncated => RefusalCode::Invalid,
+                TarError::Stream(source) | TarError::File { source, .. } => code_of(source),
             },
         };
         Refusal { code, message: console::chain(self) }

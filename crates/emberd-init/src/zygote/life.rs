@@ -17,7 +17,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::control::{Control, ControlError, Message};
-use super::{Nonsense, State, Zygote};
+use super::{Nonsense, State, Zygote, load};
 use crate::agent::Agent;
 use crate::console;
 use crate::process::NewProcess;
@@ -136,6 +136,7 @@ async fn attend(
         Ok(status) = &mut *exit => Err(LifeError::Ended(status)),
         () = doubted => Err(LifeError::Silent),
         never = pass_on(words) => match never {},
+        never = load::keep(agent, zygote) => match never {},
     }
 }
 

@@ -1,12 +1,15 @@
 //! Contexts: the packs' own interpreters, run by this machine's Python, Node and Bash.
 
+use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use emberd_image::{PackDefinition, SHELL_CONTEXT};
 use emberd_proto::frame::encode_message;
 use emberd_proto::{
     ContextCall, ContextEvent, ContextSpec, ExecExit, GuestMessage, HostMessage, InterruptedBy,
@@ -26,8 +29,20 @@ fn program(path: &str) -> String {
     packs.join(path).canonicalize().unwrap().to_str().unwrap().to_owned()
 }
 
+/// The program and arguments of the shell's context, whose library is put into `dir`.
+fn shell_context(dir: &Path) -> Vec<String> {
+    let library = dir.join("context.so");
+    fs::write(&library, SHELL_CONTEXT).unwrap();
+    let pack = PackDefinition::built_in(&"shell".parse().unwrap()).unwrap();
+    let filled_in = |word: String| match word.as_str() {
+        "{program}" => library.to_str().unwrap().to_owned(),
+        _ => word,
+    };
+    pack.contexts[0].run.iter().cloned().map(filled_in).collect()
+}
+
 /// An agent with contexts; `None` where this machine cannot run the one for `language`.
-fn guest(language: &str) -> Option<Guest> {
+pub fn guest(language: &str) -> Option<Guest> {
     let interpreter = match language {
         "python" => "/usr/bin/python3",
         "javascript" => "/usr/bin/node",
@@ -37,6 +52,7 @@ fn guest(language: &str) -> Option<Guest> {
         println!("SKIPPED: no {interpreter} on this machine");
         return None;
     }
+    let dir = tempfile::tempdir().unwrap();
     let context = program("python/context.py");
     let pack = json!({
         "name": "all",
@@ -53,10 +69,7 @@ fn guest(language: &str) -> Option<Guest> {
                 "/bin/sh", "-c", "exec \"$@\" 3<&0 0</dev/null", "sh", "/usr/bin/node",
                 "--no-force-async-hooks-checks", program("node/context.js"),
             ]},
-            {"languages": ["shell"], "run": [
-                "/bin/sh", "-c", "exec \"$@\" 3<&0 4>&2 0</dev/null 2>/dev/null", "sh",
-                "/bin/bash", "--noprofile", "--rcfile", program("shell/context.sh"), "-i", "+m",
-            ]},
+            {"languages": ["shell"], "run": shell_context(dir.path())},
             {"languages": ["nonsense"], "run": ["/bin/sh", "-c", "echo what >&0; cat"]},
             {"languages": ["whoami"], "run": ["/bin/sh", "-c", "echo $(id -un) $HOME $PWD; cat"]},
         ],
@@ -68,26 +81,28 @@ fn guest(language: &str) -> Option<Guest> {
         pack.as_object_mut().unwrap().remove("zygote");
         pack
     };
-    Some(Guest::with_pack(&pack.to_string()))
+    Some(Guest::with_pack_in(dir, &pack.to_string()))
 }
 
 /// An open context.
-struct Context {
+pub struct Context {
     host: Host,
     lines: Vec<u8>,
 }
 
 /// What a run brought, in order: events, and output as it came.
 #[derive(Debug, Default, PartialEq)]
-struct Ran {
-    stdout: String,
-    stderr: String,
-    events: Vec<ContextEvent>,
-    exit: Option<ExecExit>,
+pub struct Ran {
+    pub stdout: String,
+    pub stderr: String,
+    /// Both, as they came.
+    pub output: String,
+    pub events: Vec<ContextEvent>,
+    pub exit: Option<ExecExit>,
 }
 
 impl Ran {
-    fn result(&self) -> Option<&str> {
+    pub fn result(&self) -> Option<&str> {
         self.events.iter().find_map(|event| match event {
             ContextEvent::Result { data } => data["text/plain"].as_str(),
             _ => None,
@@ -95,7 +110,7 @@ impl Ran {
     }
 
     /// Name, text and traceback of the error.
-    fn error(&self) -> Option<[&str; 3]> {
+    pub fn error(&self) -> Option<[&str; 3]> {
         self.events.iter().find_map(|event| match event {
             ContextEvent::Error { name, value, traceback } => Some([&name[..], value, traceback]),
             _ => None,
@@ -104,12 +119,12 @@ impl Ran {
 }
 
 impl Context {
-    fn open(guest: &Guest, language: &str) -> Self {
+    pub fn open(guest: &Guest, language: &str) -> Self {
         let spec = ContextSpec { language: Some(language.into()), ..ContextSpec::default() };
         Self::open_with(guest, spec)
     }
 
-    fn open_with(guest: &Guest, spec: ContextSpec) -> Self {
+    pub fn open_with(guest: &Guest, spec: ContextSpec) -> Self {
         let mut host = guest.greet();
         host.send(&HostMessage::Context(spec));
         let started = host.answer();
@@ -130,7 +145,7 @@ impl Context {
         self.call(&ContextCall::Run { code: code.into() });
     }
 
-    fn run(&mut self, code: &str) -> Ran {
+    pub fn run(&mut self, code: &str) -> Ran {
         self.send(code);
         self.finish()
     }
@@ -181,6 +196,9 @@ impl Context {
             }
             let frame = self.host.frame().expect("connection is open");
             let text = || String::from_utf8_lossy(&frame.payload).into_owned();
+            if matches!(frame.kind, Kind::Stdout | Kind::Stderr) {
+                ran.output.push_str(&text());
+            }
             match frame.kind {
                 Kind::Stdout => ran.stdout.push_str(&text()),
                 Kind::Stderr => ran.stderr.push_str(&text()),
@@ -235,15 +253,87 @@ fn shell_keeps_variables_functions_and_directory() {
         ("echo a; echo b\0", "2"),
         ("echo ${unset?}; echo no", "1"),
         ("set -u; echo $unset; echo no", "1"),
-        ("kill -TERM $$; (exit 5)", "5"),
+        ("kill -TERM $$; echo no", "143"),
+        ("exec sh -c 'exit 6'; echo no", "6"),
     ] {
         let ran = context.run(code);
         assert_eq!(ran.error().map(|error| error[1]), Some(status), "{code}: {ran:?}");
         assert_eq!(ran.stdout, "", "{code}");
     }
-    assert_eq!(context.run("set +u; break; echo no").stdout, "");
+    let ran = context.run("echo before; break; echo after");
+    assert_eq!((ran.stdout.as_str(), ran.error()), ("before\nafter\n", None));
     let ran = context.run("echo \"[$(cat)]\" \"quoted\" '\\n\t' é");
     assert_eq!(ran.stdout, "[] quoted \\n\t é\n");
+}
+
+#[test]
+fn a_shell_that_exits_keeps_its_variables_and_drops_its_options_and_traps() {
+    let Some(guest) = guest("shell") else { return };
+    let mut context = Context::open(&guest, "shell");
+    for leave in [
+        "exit 3",
+        "set -e; false",
+        "set -u; echo $nobody",
+        "g() { local x=2; exit 4; }; g > /dev/null",
+        "while read -r line; do exit 5; done < /etc/passwd",
+        "if then",
+        "exec > /dev/null 2>&1; exit 6",
+        "exec sh -c 'exit 7' > /dev/null",
+        "kill -HUP $$",
+        "eval 'trap \"exit 8\" DEBUG'",
+        "shopt -s lastpipe; echo a | exit 9",
+    ] {
+        let code = format!(
+            "x=1; f() {{ echo f $x; }}; alias a=f; cd /tmp; set -x +x -C -o pipefail; set -- p; umask 27
+trap 'echo err' ERR; trap 'echo bye' EXIT; trap : USR1; exec 7>&1
+{leave}
+echo never"
+        );
+        let ran = context.run(&code);
+        assert!(ran.error().is_some_and(|error| error[0] == "ExitCode"), "{leave}: {ran:?}");
+        assert!(!ran.stdout.contains("never"), "{leave}: {ran:?}");
+        let ran =
+            context.run("a; echo $PWD $1 $(umask) $-; set -o | grep pipefail; trap; echo to 7 >&7");
+        let right = "f 1\n/tmp p 0027 hBs\npipefail       \toff\nto 7\n";
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), (right, ""), "{leave}");
+    }
+}
+
+#[test]
+fn the_trap_of_a_shell_on_exit_runs_once_when_it_exits() {
+    let Some(guest) = guest("shell") else { return };
+    let mut context = Context::open(&guest, "shell");
+    assert_eq!(context.run("work=$(mktemp -d); trap 'rm -r $work; echo gone' EXIT").stdout, "");
+    assert_eq!(context.run("ls -d $work | wc -l").stdout, "1\n");
+    let ran = context.run("echo working; exit 4; echo never");
+    assert_eq!((ran.stdout.as_str(), ran.error().unwrap()[1]), ("working\ngone\n", "4"));
+    assert_eq!(context.run("ls -d $work 2>&1 | grep -c 'No such'; exit").stdout, "1\n");
+}
+
+#[test]
+fn a_shell_reads_code_of_any_size_and_every_character() {
+    let Some(guest) = guest("shell") else { return };
+    let mut context = Context::open(&guest, "shell");
+    let odd = "\u{1}\u{7f}\u{80}é\u{2028}日🐚\u{10ffff}\\\"/\t";
+    assert_eq!(context.run(&format!("printf %s '{odd}'")).stdout, odd);
+    let lines = ": some words of a line\n".repeat(100_000);
+    assert_eq!(context.run(&format!("{lines}echo end")).stdout, "end\n");
+    let ran = context.run(&format!("x='{}'; echo ${{#x}}", "y".repeat(6 << 20)));
+    assert_eq!(ran.stdout, "6291456\n");
+    let ran = context.run("x=1\0; echo never");
+    assert_eq!((ran.stdout.as_str(), ran.error().unwrap()[1]), ("", "2"));
+    assert!(ran.stderr.contains("NUL"), "{ran:?}");
+}
+
+#[test]
+fn a_shell_that_cannot_be_a_context_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = shell_context(dir.path());
+    // Any other program stands for a Bash that lacks what is needed.
+    let said = Command::new("/bin/cat").env("LD_PRELOAD", run.last().unwrap()).output().unwrap();
+    let text = String::from_utf8(said.stderr).unwrap();
+    assert!(!said.status.success() && text.contains("this Bash has no reader_loop"), "{text}");
+    assert_eq!(text.lines().count(), 1);
 }
 
 #[test]
@@ -392,6 +482,13 @@ fn interrupt_ends_the_run_of_a_shell_and_not_the_context() {
         "echo up; while :; do :; done",
         "echo up; while :; do ls / > /dev/null; done",
         "f() { echo up; while :; do sleep 1000 | sleep 1000; done; }; f",
+        "echo up; y=$(sleep 1000); echo no",
+        "echo up; sleep 1000 && echo no",
+        "sleep 1000 & echo up; wait",
+        "set -e; trap ': $?' ERR EXIT; echo up; sleep 1000",
+        "trap 'sleep 1000' EXIT; echo up; exit 3",
+        "echo up; (while :; do :; done) | cat",
+        "eval 'f() { echo up; exec sleep 1000; }'; f < /dev/null",
     ];
     interrupt_each("shell", InterruptedBy::RepeatedSignals, "x=1", "echo $x", &endless);
 }

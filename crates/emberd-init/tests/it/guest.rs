@@ -40,7 +40,11 @@ impl Guest {
 
     /// An agent with the given pack file.
     pub fn with_pack(pack: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::with_pack_in(tempfile::tempdir().unwrap(), pack)
+    }
+
+    /// An agent with the given pack file, whose programs may lie in `dir`.
+    pub fn with_pack_in(dir: TempDir, pack: &str) -> Self {
         fs::write(dir.path().join("pack.json"), pack).unwrap();
         Self::spawn(agent_command(dir.path()), dir)
     }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod context_fidelity;
+#[cfg(test)]
 mod contexts;
 #[cfg(test)]
 mod dials;
@@ -13,11 +15,15 @@ mod files;
 #[cfg(test)]
 mod guest;
 #[cfg(test)]
+mod leftovers;
+#[cfg(test)]
 mod process_trees;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
 mod renewals;
+#[cfg(test)]
+mod shell_fidelity;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]

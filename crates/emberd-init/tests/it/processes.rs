@@ -216,6 +216,19 @@ fn terminal_echoes_interrupts_and_ends_input() {
 }
 
 #[test]
+fn terminal_takes_back_whole_characters() {
+    let guest = Guest::shell();
+    let mut host = guest.greet();
+    let mut spec =
+        sh("stty -echo; echo ready; IFS= read -r line; printf %s \"$line\" | od -An -tx1");
+    spec.tty = Some(SIZE);
+    start(&mut host, &spec);
+    assert_eq!(host.line(), "ready");
+    host.send_frame(Kind::Stdin, "é\x7f€\x7fx\n".as_bytes());
+    assert_eq!(String::from_utf8(rest(&mut host).0).unwrap().trim(), "78");
+}
+
+#[test]
 fn all_a_program_wrote_to_its_terminal_arrives() {
     let guest = Guest::shell();
     let mut spec = sh("seq 20000");
@@ -241,12 +254,23 @@ fn programs_run_as_whom_they_are_told_to() {
     }
     let guest = Guest::shell();
     fs::set_permissions(guest.dir(), Permissions::from_mode(0o711)).unwrap();
-    let script = "id -un; id -u; echo $HOME $USER $LOGNAME; pwd";
+    let script = "id -un; id -u; echo $HOME $USER $LOGNAME $SHELL; pwd";
     let mut spec = sh(script);
     spec.user = Some("nobody".into());
     let (text, _) = run(&guest, &spec);
     let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines, ["nobody", "65534", "/nonexistent nobody nobody", "/"]);
+    assert_eq!(lines, ["nobody", "65534", "/nonexistent nobody nobody /usr/sbin/nologin", "/"]);
+    // What the caller names goes before what a login sets.
+    spec.env = [("USER".into(), "caller".into())].into();
+    assert!(run(&guest, &spec).0.contains("/nonexistent caller nobody "));
+    spec.env.clear();
+    // A number that is nobody's, in root's group and without a home.
+    let nobodys = ProcessSpec { user: Some("54321".into()), ..sh(&format!("{script}; id -G")) };
+    let (text, _) = run(&guest, &nobodys);
+    assert_eq!(
+        text.lines().collect::<Vec<_>>(),
+        ["54321", "54321", "/ 54321 54321 /bin/sh", "/", "0"]
+    );
     // The file of its code is its own.
     let exec = ExecSpec { user: spec.user.clone(), ..ExecSpec::new("id -un; cat \"$0\" | wc -l") };
     let outcome = guest.greet().exec(&exec, b"");
@@ -255,6 +279,25 @@ fn programs_run_as_whom_they_are_told_to() {
     spec.argv = vec!["sh".into(), "-c".into(), "echo yes >/dev/tty; stat -c %U \"$(tty)\"".into()];
     spec.tty = Some(SIZE);
     assert_eq!(run(&guest, &spec).0.lines().collect::<Vec<_>>(), ["yes", "nobody"]);
+}
+
+#[test]
+fn streams_of_other_users_are_opened_by_name() {
+    if !is_root() {
+        return;
+    }
+    let guest = Guest::shell();
+    fs::set_permissions(guest.dir(), Permissions::from_mode(0o711)).unwrap();
+    let write = "echo out >/dev/stdout; echo err >/dev/stderr; cat /dev/stdin";
+    let check = |code: &str, user: Option<&str>| {
+        let spec = ExecSpec { user: user.map(str::to_owned), ..ExecSpec::new(code) };
+        let outcome = guest.greet().exec(&spec, b"in\n");
+        assert_eq!((outcome.text(), outcome.stderr.as_slice()), ("out\nin", &b"err\n"[..]));
+    };
+    check(write, None);
+    check(write, Some("nobody"));
+    // One that gives up its rights keeps its streams.
+    check(&format!("setpriv --reuid 65534 --clear-groups sh -c '{write}'"), None);
 }
 
 #[test]

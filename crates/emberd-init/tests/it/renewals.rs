@@ -1,8 +1,13 @@
 //! Renewals off PID 1: checked, answered, and without any effect on the machine.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 
-use emberd_proto::{GuestMessage, HostMessage, RefusalCode, Renewal};
+use bytes::BytesMut;
+use emberd_proto::frame::encode_message;
+use emberd_proto::message::GENERATION;
+use emberd_proto::{Decoder, GuestMessage, HostMessage, RefusalCode, Renewal};
 
 use crate::guest::Guest;
 
@@ -45,4 +50,24 @@ fn invalid_renewal_is_refused_and_the_connection_stays() {
     host.send(&HostMessage::Renew(Renewal { entropy_base64: "AAAA".into(), ..renewal() }));
     assert_eq!(host.refusal().message, "entropy is 3 bytes, not 32 to 256");
     host.ping();
+}
+
+#[test]
+fn greeting_and_renewal_in_one_breath_are_answered_in_one() {
+    let guest = Guest::shell();
+    let mut host = UnixStream::connect(guest.socket()).unwrap();
+    let mut said = BytesMut::new();
+    encode_message(&HostMessage::Hello { generation: GENERATION }, &mut said);
+    encode_message(&HostMessage::Renew(renewal()), &mut said);
+    host.write_all(&said).unwrap();
+    let mut piece = [0; 4096];
+    let bytes = host.read(&mut piece).unwrap();
+    let mut decoder = Decoder::default();
+    decoder.buffer().extend_from_slice(&piece[..bytes]);
+    let mut answers = Vec::new();
+    while let Some(frame) = decoder.next_frame().unwrap() {
+        answers.push(frame.message::<GuestMessage>().unwrap());
+    }
+    let in_order = matches!(answers[..], [GuestMessage::Welcome(_), GuestMessage::Renewed(_)]);
+    assert!(in_order, "{answers:?}");
 }

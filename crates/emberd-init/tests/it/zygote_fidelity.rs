@@ -64,8 +64,10 @@ fn compare(python: &Python, wanted: fn(&Program) -> bool) -> BTreeMap<String, St
             for program in programs.skip(runner).step_by(RUNNERS) {
                 sender.send(program.name.clone()).unwrap();
                 let fresh = program.run(|streams| python.run(&program, streams));
-                let forked = program.run(|streams| zygote.run(&program, streams));
-                let difference = fresh.difference(&forked);
+                // Work that waits cuts a child's preparation short.
+                let hurried = program.run(|streams| zygote.run(&program, streams));
+                let rested = program.run(|streams| zygote.run_rested(&program, streams));
+                let difference = fresh.difference(&hurried).or_else(|| fresh.difference(&rested));
                 found.extend(difference.map(|difference| (program.name, difference)));
             }
             found
@@ -93,6 +95,39 @@ fn programs_do_the_same_in_both_modes() {
     let report: Vec<_> =
         found.iter().map(|(name, difference)| format!("===== {name}\n{difference}\n")).collect();
     assert!(found.is_empty(), "{} differ:\n{}", found.len(), report.concat());
+}
+
+#[test]
+fn preparation_may_be_cut_short_wherever_it_looks_for_work() {
+    const LOOK: &str = "told.poll(0)";
+    const PROGRAM: &[u8] = b"import sys, traceback, warnings
+print(sys.argv, sys.path, sorted(globals()), sys.path_importer_cache.get('/dev/null', 'none'))
+print([rule for rule in warnings.filters if rule[0] == 'error'], sys._getframe().f_back)
+try:
+    1 / 0
+except ZeroDivisionError:
+    traceback.print_exc()
+sys.exit(3)";
+    let (place, altered) = (program::place(), program::place());
+    let Some(python) = Python::find(place.path()) else { return };
+    let source = fs::read_to_string(python::zygote_program()).unwrap();
+    assert_eq!(source.matches(LOOK).count(), 1);
+    let looks = source.matches("    yield\n").count();
+    assert!(looks > 3, "{looks}");
+    let program = Program::new("cut", place.path(), PROGRAM);
+    let fresh = program.run(|streams| python.run(&program, streams));
+    for cut in 0..=looks {
+        let counted = source.replace(LOOK, "LOOKS.pop()").replacen(
+            "report = None",
+            &format!("LOOKS = [True] + [False] * {cut}\nreport = None"),
+            1,
+        );
+        let file = altered.path().join("zygote.py");
+        fs::write(&file, counted).unwrap();
+        let mut zygote = Zygote::start_program(&file, &python, &preloads());
+        let forked = program.run(|streams| zygote.run_rested(&program, streams));
+        assert_eq!(fresh.difference(&forked), None, "cut at {cut}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use emberd_proto::exec::WORDS_MAX;
 use emberd_proto::{ExecSpec, GuestMessage, HostMessage, Kind, Settled, StartedBy};
@@ -301,6 +302,63 @@ input()";
     assert_forked(&guest.run("pass"));
     host.send_frame(Kind::Stdin, b"\n");
     assert_eq!(end(&host.outcome()), (0, None, false));
+}
+
+/// Processes the zygote has forked that are there.
+fn children(zygote: &str) -> usize {
+    let listed = fs::read_to_string(format!("/proc/{zygote}/task/{zygote}/children")).unwrap();
+    pids(listed.trim_end()).into_iter().filter(|pid| alive(*pid)).count()
+}
+
+#[test]
+fn programs_at_once_have_more_spares_wait_until_it_is_calm() {
+    let Some(guest) = settled() else { return };
+    let outcome = guest.run("import os; print(os.getppid())");
+    let zygote = outcome.text();
+    // Again until one of four has found no spare; then three wait.
+    'loaded: loop {
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert_forked(&guest.run("pass")));
+            }
+        });
+        for _ in 0..100 {
+            if children(zygote) == 3 {
+                break 'loaded;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    while children(zygote) > 1 {
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_forked(&guest.run("pass"));
+}
+
+#[test]
+fn program_that_waits_has_its_successor_forked_meanwhile() {
+    let Some(guest) = settled() else { return };
+    let mut host = guest.greet();
+    host.start(&ExecSpec::new("import os; print(os.getppid(), flush=True); input()"));
+    let zygote = host.line();
+    while children(&zygote) < 2 {
+        thread::sleep(Duration::from_millis(10));
+    }
+    host.send_frame(Kind::Stdin, b"\n");
+    assert_eq!(end(&host.outcome()), (0, None, false));
+}
+
+#[test]
+fn settling_leaves_one_spare_and_nothing_else() {
+    let Some(guest) = settled() else { return };
+    let outcome = guest.run("import os; print(os.getppid())");
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| guest.run("pass"));
+        }
+    });
+    assert_eq!(settle(&guest), Some(true));
+    assert_eq!(children(outcome.text()), 1);
 }
 
 #[test]

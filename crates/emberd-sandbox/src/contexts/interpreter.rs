@@ -36,12 +36,9 @@ const READY_WAIT: Duration = Duration::from_secs(180);
 /// How long an interpreter that is interrupted at its time limit may take to end the run.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
 
-/// Pause between two interrupts of a run whose interpreter may miss one: a shell that forks just
-/// then does.
+/// Pause between two interrupts of a run whose interpreter may miss one, or has begun a program
+/// that does.
 const INTERRUPT_AGAIN: Duration = Duration::from_secs(1);
-
-/// How long such a run is let be at first: it is when it begins that it is likeliest to miss one.
-const INTERRUPT_FIRST: Duration = Duration::from_millis(250);
 
 /// Most bytes one run says, output and events together (64 MiB); the rest is dropped and
 /// flagged.
@@ -219,13 +216,10 @@ impl<M: MicroVm> Interpreter<M> {
                 }
             }
             // Before it has begun, nothing would heed it.
-            let Some(begun) = run.begun.filter(|_| run.interrupt) else { continue };
-            run.interrupt = false;
-            let first = begun + INTERRUPT_FIRST;
-            if run.interrupted_by == InterruptedBy::RepeatedSignals && Instant::now() < first {
-                run.again = Some(first);
+            if !run.begun || !run.interrupt {
                 continue;
             }
+            run.interrupt = false;
             let repeated = run.interrupted_by != InterruptedBy::Signal;
             run.again = repeated.then(|| Instant::now() + INTERRUPT_AGAIN);
             self.interrupt(run.interrupted_by).await?;
@@ -299,8 +293,8 @@ struct Running {
     /// When it is interrupted once more.
     again: Option<Instant>,
     bytes: usize,
-    /// When the interpreter began with it.
-    begun: Option<Instant>,
+    /// Whether the interpreter has begun with it.
+    begun: bool,
     interrupted_by: InterruptedBy,
     /// Whether it is to be interrupted once it has begun.
     interrupt: bool,
@@ -322,7 +316,7 @@ impl Running {
             deadline: timeout.map(|timeout| since + timeout),
             again: None,
             bytes: 0,
-            begun: None,
+            begun: false,
             interrupted_by: InterruptedBy::default(),
             interrupt: false,
             left: false,
@@ -335,7 +329,7 @@ impl Running {
     /// Whether more is taken from the guest before what waits is handed on. Output overtakes
     /// the event that came after it, so what comes before the run has begun is kept back.
     fn takes(&self) -> bool {
-        self.waiting.is_empty() || self.begun.is_none()
+        self.waiting.is_empty() || !self.begun
     }
 
     /// Takes what the guest said; whether the run is over.
@@ -350,7 +344,7 @@ impl Running {
         for Said { event, bytes } in lines {
             match event {
                 // What is said before a run has begun is nobody's, as between two runs.
-                None => self.truncated |= self.begun.is_some(),
+                None => self.truncated |= self.begun,
                 Some(ContextEvent::Ready) => {}
                 Some(ContextEvent::Started { execution_count, interrupted_by }) => {
                     status.count(execution_count);
@@ -361,7 +355,7 @@ impl Running {
                     self.waiting.extend(self.early.drain());
                     return true;
                 }
-                Some(_) if self.begun.is_none() => {}
+                Some(_) if !self.begun => {}
                 Some(ContextEvent::Result { data }) => self.tell(RunEvent::Result(data), bytes),
                 Some(ContextEvent::Display { data }) => self.tell(RunEvent::Display(data), bytes),
                 Some(ContextEvent::Error { name, value, traceback }) => {
@@ -373,7 +367,7 @@ impl Running {
     }
 
     fn begin(&mut self, execution_count: u64, interrupted_by: InterruptedBy) {
-        self.begun = Some(Instant::now());
+        self.begun = true;
         self.interrupted_by = interrupted_by;
         self.execution_count = execution_count;
         if !self.left {
@@ -387,7 +381,7 @@ impl Running {
         if text.is_empty() || self.left {
             return;
         }
-        if self.begun.is_none() {
+        if !self.begun {
             self.bytes = self.bytes.saturating_add(text.len());
             self.truncated |= !self.early.push(output, &text);
             return;

@@ -224,7 +224,8 @@ mod tests {
             let mut stream = String::new();
             for text in &texts {
                 let data = serde_json::json!({ "text/plain": text });
-                stream.push_str(&format!("{{\"event\":\"display\",\"data\":{data}}}\n"));
+                let line = format!("{{\"event\":\"display\",\"data\":{data}}}\n");
+                stream += &line;
             }
             let events = read(stream.as_bytes(), piece_bytes).unwrap();
             let read: Vec<_> = events

@@ -21,7 +21,7 @@ pub(crate) async fn keep<V: SnapshotVmm>(shared: Arc<Shared<V>>) {
         if let Some((pack, work)) = pools.next_work(is_ready)
             && let Some(pool) = pools.get(pack)
         {
-            wait_for_quiet(&shared, pool).await;
+            wait_for_quiet(&shared).await;
             carry_out(&shared, pack, pool, work).await;
             continue;
         }
@@ -34,13 +34,12 @@ pub(crate) async fn keep<V: SnapshotVmm>(shared: Arc<Shared<V>>) {
     }
 }
 
-/// Returns when nobody would be disturbed, when patience has run out, or when somebody waits
-/// for what is to be made.
-async fn wait_for_quiet<V: SnapshotVmm>(shared: &Shared<V>, pool: &Pool<V>) {
+/// Returns when nobody would be disturbed, or when patience has run out. Creations that found
+/// nothing ready restore for themselves: what is made ahead meanwhile is made at their cost.
+async fn wait_for_quiet<V: SnapshotVmm>(shared: &Shared<V>) {
     let pace = shared.pools.pace;
     let deadline = Instant::now() + pace.patience;
-    while !shared.activity.is_quiet(pace.breath)
-        && !pool.is_in_need()
+    while (!shared.activity.is_quiet(pace.breath) || shared.pools.are_waited_for())
         && Instant::now() + pace.breath <= deadline
     {
         sleep(pace.breath).await;

@@ -171,8 +171,9 @@ impl Process {
         self.0.deleted.cancel();
     }
 
-    pub(super) async fn deleted(&self) {
-        self.0.deleted.cancelled().await;
+    /// Waits until it is deleted.
+    pub fn deleted(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.0.deleted.clone().cancelled_owned()
     }
 
     pub(super) fn is(&self, other: &Self) -> bool {

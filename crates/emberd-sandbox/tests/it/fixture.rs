@@ -1,11 +1,13 @@
 //! Sandboxes in a directory of their own, and what must be true when they are gone.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use emberd_image::{Digest, Images, InitramfsImage, KernelImage, PackImage, PackName};
+use emberd_image::{
+    Digest, Images, InitramfsImage, KernelImage, PackDefinition, PackImage, PackName, SHELL_CONTEXT,
+};
 use emberd_proto::frame::{encode, encode_message};
 use emberd_proto::message::{GENERATION, READY_PORT};
 use emberd_proto::{ExecOutcome, ExecSpec, GuestMessage, Kind, Welcome};
@@ -80,7 +82,7 @@ impl Fixture {
         let double = Double::new(temp.path());
         prepare(&double);
         let rootfs = temp.path().join("shell.json");
-        std::fs::write(&rootfs, pack().to_string()).unwrap();
+        std::fs::write(&rootfs, pack(temp.path()).to_string()).unwrap();
         let image = PackImage {
             rootfs,
             sha256: Digest::of(b""),
@@ -210,18 +212,22 @@ pub const PACE: Pace = Pace {
 pub const NEVER: Duration = Duration::from_secs(3600);
 
 /// Shell scripts, and contexts: Bash, Python where this machine has one, and some that misbehave.
-fn pack() -> serde_json::Value {
+fn pack(dir: &Path) -> serde_json::Value {
     let packs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../rootfs/packs");
     let context = |languages: &[&str], run: &[&str]| json!({"languages": languages, "run": run});
-    let run_bash = "exec /bin/bash --noprofile --rcfile \"$1\" -i +m \
-                    3<&0 4>&2 0</dev/null 2>/dev/null";
+    let library = dir.join("context.so");
+    std::fs::write(&library, SHELL_CONTEXT).unwrap();
+    let library = library.to_str().unwrap();
+    let shell = PackDefinition::built_in(&shell()).unwrap().contexts.remove(0).run;
+    let shell: Vec<&str> =
+        shell.iter().map(|word| if word == "{program}" { library } else { word }).collect();
     let says = |script: &str| format!("{READY}; read -r line; {script}; sleep 1000");
     json!({
         "name": "shell",
         "run": ["/bin/sh", "{file}"],
         "file_name": "main.sh",
         "contexts": [
-            context(&["shell"], &["/bin/sh", "-c", run_bash, "sh", &format!("{packs}/shell/context.sh")]),
+            context(&["shell"], &shell),
             context(&["python"], &["/usr/bin/python3", &format!("{packs}/python/context.py")]),
             context(&["nonsense"], &["/bin/sh", "-c", &says("echo nonsense >&0")]),
             context(&["endless"], &["/bin/sh", "-c", &says("tr '\\0' x >&0 < /dev/zero")]),

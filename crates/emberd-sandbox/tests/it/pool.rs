@@ -217,6 +217,24 @@ async fn refill_waits_for_programs_that_run() {
 }
 
 #[tokio::test]
+async fn refill_waits_for_creations_that_found_nothing_ready() {
+    let fixture = Fixture::pooled_with(1, |config| pool(config).pace.patience = NEVER);
+    fixture.filled().await;
+    let pack = shell();
+    fixture.sandboxes.create(&pack).now_or_never().unwrap().unwrap();
+    // Begun, and not gone on with.
+    let mut beyond = Box::pin(fixture.sandboxes.create(&pack));
+    assert!((&mut beyond).now_or_never().is_none());
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!((fixture.pool().ready, fixture.pool().filling), (0, 0));
+    }
+    beyond.await.unwrap();
+    fixture.filled().await;
+    fixture.close().await;
+}
+
+#[tokio::test]
 async fn patience_with_programs_that_run_has_an_end() {
     let fixture = Fixture::pooled(2);
     fixture.filled().await;

@@ -12,7 +12,8 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -139,14 +140,22 @@ async fn ask(stream: &UnixStream, port: u32) -> io::Result<()> {
     }
 }
 
-/// Reads to the line feed and not a byte further: what follows is the guest's.
+/// Reads to the line feed and not a byte further: what follows is the guest's. What there is is
+/// looked at before it is taken, which is two calls for an answer that came in one piece.
 async fn read_line(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
     let mut line = Vec::with_capacity(ANSWER_BYTES_MAX);
-    while line.len() < ANSWER_BYTES_MAX {
-        line.push(stream.read_u8().await?);
-        if line.ends_with(b"\n") {
-            break;
+    while line.len() < ANSWER_BYTES_MAX && !line.ends_with(b"\n") {
+        let mut seen = [0; ANSWER_BYTES_MAX];
+        let room = ANSWER_BYTES_MAX - line.len();
+        let peek = || Ok(recv(&*stream, &mut seen[..room], RecvFlags::PEEK)?.1);
+        let there = stream.async_io(Interest::READABLE, peek).await?;
+        if there == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        let end = seen[..there].iter().position(|byte| *byte == b'\n');
+        let taken = end.map_or(there, |end| end + 1);
+        stream.read_exact(&mut seen[..taken]).await?;
+        line.extend_from_slice(&seen[..taken]);
     }
     Ok(line)
 }

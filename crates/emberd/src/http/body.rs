@@ -3,81 +3,252 @@
 use std::time::Duration;
 
 use axum::body::{BodyDataStream, Bytes};
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, Request};
-use emberd_api::{BODY_BYTES_MAX, BODY_LIMITS, ErrorCode, json};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, EXPECT};
+use emberd_api::{BODY_BYTES_MAX, ErrorCode};
 use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
+use super::budget::{Budget, Share};
 use super::errors::ApiError;
+use super::json;
+use crate::caller::{Caller, Principal};
 
-/// How long a body may take to arrive.
+/// How long a body may take to arrive, once its share of the budget is there.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a client may pause within a body that is read piece by piece.
+/// How long a client may pause within a body that is held as a whole.
+const HELD_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// How long a client may pause within a body that is passed on piece by piece.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How much of a body that nobody wants is still read (64 MiB), and for how long: a client that
+/// is sending when its connection closes may never see why.
+const UNWANTED_BYTES_MAX: usize = 64 << 20;
+const UNWANTED_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// A whole request body, within its limits.
 #[derive(Debug)]
-pub struct Body(Bytes);
+pub struct Body {
+    bytes: Vec<u8>,
+    share: Share,
+}
 
 impl Body {
     /// The body as a `T`. Unknown fields are ignored.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        json::check(&self.0, BODY_LIMITS).map_err(|excess| {
-            ApiError::new(ErrorCode::InvalidJson, format!("the body is too much: {excess}"))
-        })?;
-        serde_json::from_slice(&self.0).map_err(|error| {
+        json::parse(&self.bytes).map_err(|error| {
             ApiError::new(ErrorCode::InvalidJson, format!("invalid JSON: {error}"))
         })
     }
 
     /// As [`Self::json`]; an empty body stands for every default.
     pub fn json_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, ApiError> {
-        if self.0.trim_ascii().is_empty() { Ok(T::default()) } else { self.json() }
+        if self.bytes.trim_ascii().is_empty() { Ok(T::default()) } else { self.json() }
+    }
+
+    /// Lets go of the bytes, and of all of their share but that of the `kept` that what was read
+    /// from them takes.
+    pub fn keep(mut self, kept: usize) -> Share {
+        self.bytes = Vec::new();
+        self.share.shrink_to(kept);
+        self.share
     }
 }
 
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let read = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state));
-        match read.await {
-            Ok(Ok(bytes)) => Ok(Self(bytes)),
-            Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(
-                _,
-            )))) => {
-                let error = format!("the body is over the limit of {BODY_BYTES_MAX} bytes");
-                Err(ApiError::new(ErrorCode::BodyTooLarge, error))
-            }
-            Ok(Err(rejection)) => {
-                Err(ApiError::new(ErrorCode::InvalidRequest, rejection.body_text()))
-            }
-            Err(_) => {
-                let error = format!("the body did not arrive within {BODY_TIMEOUT:?}");
-                Err(ApiError::new(ErrorCode::BodyTimeout, error))
-            }
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let budget = parts.extensions.get::<Budget>().cloned();
+        let budget = budget.expect("the router has one for every request");
+        let principal = parts.extensions.get().map_or(Principal::Unknown, Caller::principal);
+        let mut pieces = Pieces::new(&parts.headers, body).pausing(HELD_PAUSE_MAX);
+        let read = read(&mut pieces, content_length(&parts.headers), &budget, principal).await;
+        if read.is_err() {
+            pieces.drain().await;
         }
+        read
     }
 }
 
+async fn read(
+    pieces: &mut Pieces,
+    length: Option<u64>,
+    budget: &Budget,
+    principal: Principal,
+) -> Result<Body, ApiError> {
+    let length = usize::try_from(length.unwrap_or_default()).unwrap_or(usize::MAX);
+    if length > BODY_BYTES_MAX {
+        return Err(too_large());
+    }
+    let mut share = budget.take(principal, length).await?;
+    // Room for all of it is memory only where it is filled.
+    let mut bytes = Vec::with_capacity(length);
+    let whole = async {
+        while let Some(piece) = pieces.next().await? {
+            let length = bytes.len() + piece.len();
+            if length > BODY_BYTES_MAX {
+                return Err(too_large());
+            }
+            share.grow_to(length)?;
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(())
+    };
+    let late = |_| {
+        let error = format!("the body did not arrive within {BODY_TIMEOUT:?}");
+        ApiError::new(ErrorCode::BodyTimeout, error)
+    };
+    timeout(BODY_TIMEOUT, whole).await.map_err(late)??;
+    Ok(Body { bytes, share })
+}
+
+fn too_large() -> ApiError {
+    let error = format!("the body is over the limit of {BODY_BYTES_MAX} bytes");
+    ApiError::new(ErrorCode::BodyTooLarge, error)
+}
+
+/// How long the body is, if its head says so.
+pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// A request body piece by piece, of any length, and as slow as it may be.
-pub struct Pieces(BodyDataStream);
+pub struct Pieces {
+    stream: BodyDataStream,
+    pause_max: Duration,
+    /// Whether the client sends nothing before it is asked to, which it is by the first look at
+    /// the stream.
+    is_held_back: bool,
+}
 
 impl Pieces {
-    pub fn new(body: axum::body::Body) -> Self {
-        Self(body.into_data_stream())
+    pub fn new(headers: &HeaderMap, body: axum::body::Body) -> Self {
+        let is_held_back = headers.contains_key(EXPECT);
+        Self { stream: body.into_data_stream(), pause_max: PAUSE_MAX, is_held_back }
+    }
+
+    /// The same with another limit of pauses.
+    fn pausing(self, pause_max: Duration) -> Self {
+        Self { pause_max, ..self }
     }
 
     /// The next piece; none at its end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
-        let Ok(piece) = tokio::time::timeout(PAUSE_MAX, self.0.next()).await else {
-            let error = format!("nothing more of the body came within {PAUSE_MAX:?}");
+        self.is_held_back = false;
+        let Ok(piece) = timeout(self.pause_max, self.stream.next()).await else {
+            let error = format!("nothing more of the body came within {:?}", self.pause_max);
             return Err(ApiError::new(ErrorCode::BodyTimeout, error));
         };
         piece.transpose().map_err(|error| {
             ApiError::new(ErrorCode::InvalidRequest, format!("the body broke off: {error}"))
         })
+    }
+
+    /// Reads on for a while, and keeps nothing, so that the client gets to hear why nobody wants
+    /// the rest.
+    pub async fn drain(&mut self) {
+        if self.is_held_back {
+            return;
+        }
+        let drained = async {
+            let mut left = UNWANTED_BYTES_MAX;
+            while let Ok(Some(piece)) = self.next().await
+                && piece.len() <= left
+            {
+                left -= piece.len();
+            }
+        };
+        // Whether it was all of it makes no difference to the answer.
+        timeout(UNWANTED_TIME_MAX, drained).await.ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::body::Body as RawBody;
+    use axum::http::header::RETRY_AFTER;
+    use axum::response::IntoResponse as _;
+    use futures::stream;
+
+    use super::super::budget::{CALLER_BYTES_MAX, SMALL_BYTES_MAX};
+    use super::*;
+
+    /// What becomes of a body of `pieces`, after which `then` comes.
+    async fn of(
+        budget: &Budget,
+        length: Option<usize>,
+        pieces: usize,
+        then: impl Future<Output = Option<Bytes>> + Send + 'static,
+    ) -> Result<Body, (u16, bool)> {
+        let piece = Bytes::from(vec![b' '; 1 << 20]);
+        let pieces = stream::iter(vec![piece; pieces]);
+        let rest = stream::once(then).filter_map(async |piece| piece);
+        let body = RawBody::from_stream(pieces.chain(rest).map(Ok::<_, Infallible>));
+        let mut request = Request::builder().extension(budget.clone());
+        if let Some(length) = length {
+            request = request.header(CONTENT_LENGTH, length);
+        }
+        let body = Body::from_request(request.body(body).unwrap(), &()).await;
+        body.map_err(|error| {
+            let response = error.into_response();
+            (response.status().as_u16(), response.headers().contains_key(RETRY_AFTER))
+        })
+    }
+
+    async fn all_is_free(budget: &Budget) -> bool {
+        budget.take(Principal::Unknown, CALLER_BYTES_MAX).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_wait_for_their_share_and_small_ones_do_not() {
+        let budget = Budget::default();
+        let length = Some(BODY_BYTES_MAX);
+        let end = async || None;
+        let held = [of(&budget, length, 64, end()).await, of(&budget, length, 64, end()).await];
+        assert!(held.iter().all(Result::is_ok));
+        assert_eq!(of(&budget, length, 0, end()).await.unwrap_err(), (429, true));
+        of(&budget, Some(SMALL_BYTES_MAX), 0, end()).await.unwrap();
+        drop(held);
+        of(&budget, length, 64, end()).await.unwrap();
+        assert!(all_is_free(&budget).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_without_a_length_takes_its_share_by_pieces() {
+        let budget = Budget::default();
+        let end = async || None;
+        let held = of(&budget, None, 60, end()).await.unwrap();
+        assert!(!all_is_free(&budget).await);
+        let other = of(&budget, None, 60, end()).await.unwrap();
+        assert_eq!(of(&budget, None, 60, end()).await.unwrap_err(), (429, true));
+        drop((held, other));
+        assert_eq!(of(&budget, None, 65, end()).await.unwrap_err().0, 413);
+        assert_eq!(of(&budget, Some(BODY_BYTES_MAX + 1), 0, end()).await.unwrap_err().0, 413);
+        assert!(all_is_free(&budget).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_coming_gives_its_share_back() {
+        let budget = Budget::default();
+        let silent = of(&budget, Some(BODY_BYTES_MAX), 63, std::future::pending());
+        assert_eq!(silent.await.unwrap_err(), (408, false));
+        assert!(all_is_free(&budget).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_keeps_no_more_than_it_takes() {
+        let budget = Budget::default();
+        let body = of(&budget, Some(BODY_BYTES_MAX), 64, async { None }).await.unwrap();
+        let kept = body.keep(SMALL_BYTES_MAX);
+        assert!(all_is_free(&budget).await);
+        drop(kept);
     }
 }

@@ -125,7 +125,7 @@ pub async fn run<V: SnapshotVmm>(
     body: Body,
 ) -> Result<Response, ApiError> {
     let run: ContextRun = body.json()?;
-    drop(body);
+    let _share = body.keep(run.code.len());
     let run = sandboxes.run_context(id, context, &run)?;
     let accepts = |kind: &str| {
         let accepted = headers.get_all(header::ACCEPT).iter();

@@ -1,9 +1,11 @@
 //! From every error of the API to its status: the only place that knows status codes.
 
+use std::borrow::Cow;
 use std::error::Error;
 
 use axum::Json;
 use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode};
 use emberd_proto::RefusalCode;
@@ -13,6 +15,13 @@ use emberd_sandbox::{
 };
 
 use super::proxy::ExchangeError;
+use crate::log::excerpt;
+
+/// Longest text of an error, in bytes (16 KiB): a guest has its say in some, and may say a lot.
+const ERROR_BYTES_MAX: usize = 16 << 10;
+
+/// When it is worth trying again where a limit of all callers together is reached, in seconds.
+const RETRY_SECONDS: u64 = 1;
 
 /// An answer that is not a success.
 #[derive(Debug)]
@@ -24,7 +33,11 @@ pub struct Reported(pub String);
 
 impl ApiError {
     pub fn new(code: ErrorCode, error: impl Into<String>) -> Self {
-        Self(ErrorBody { error: error.into(), code, hint: None })
+        let mut error = error.into();
+        if let Cow::Owned(shorter) = excerpt(&error, ERROR_BYTES_MAX) {
+            error = shorter;
+        }
+        Self(ErrorBody { error, code, hint: None })
     }
 
     /// The same error with what to do about it.
@@ -50,7 +63,9 @@ fn status(code: ErrorCode) -> StatusCode {
             StatusCode::BAD_REQUEST
         }
         ErrorCode::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
-        ErrorCode::ForeignOrigin | ErrorCode::Denied => StatusCode::FORBIDDEN,
+        ErrorCode::ForeignOrigin | ErrorCode::CrossSite | ErrorCode::Denied => {
+            StatusCode::FORBIDDEN
+        }
         ErrorCode::UnknownRoute | ErrorCode::UnknownSandbox | ErrorCode::NotFound => {
             StatusCode::NOT_FOUND
         }
@@ -66,7 +81,8 @@ fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::SandboxGone => StatusCode::GONE,
         ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
-        ErrorCode::TooManySandboxes
+        ErrorCode::TooManyBytes
+        | ErrorCode::TooManySandboxes
         | ErrorCode::TooManyConnections
         | ErrorCode::TooManyContexts
         | ErrorCode::ContextBusy
@@ -245,7 +261,11 @@ impl From<RemoveTemplateError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let reported = Reported(self.0.error.clone());
-        let mut response = (status(self.0.code), Json(self.0)).into_response();
+        let code = self.0.code;
+        let mut response = (status(code), Json(self.0)).into_response();
+        if code == ErrorCode::TooManyBytes {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
+        }
         response.extensions_mut().insert(reported);
         response
     }

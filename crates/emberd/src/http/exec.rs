@@ -26,7 +26,10 @@ use super::observe::Timed;
         (status = 404, description = "There is no such sandbox", body = ErrorBody),
         (status = 409, description = "The sandbox is still being created", body = ErrorBody),
         (status = 410, description = "The sandbox's microVM is gone", body = ErrorBody),
+        (status = 408, description = "The body stopped coming", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
+        (status = 429, description = "The bodies under way have as many bytes as they may: try \
+            again after `Retry-After` seconds", body = ErrorBody),
         (status = 502, description = "The guest did not do as it should", body = ErrorBody),
     )
 )]
@@ -36,8 +39,9 @@ pub async fn exec<V: SnapshotVmm>(
     body: Body,
 ) -> Result<(Extension<Timed>, Json<ExecOutcome>), ApiError> {
     let ExecBody { spec, stdin, stdin_base64 } = body.json()?;
-    drop(body);
     let stdin = stdin_bytes(stdin, stdin_base64)?;
+    // Both are held until the program has ended.
+    let _share = body.keep(spec.code.len() + stdin.len());
     let executed = sandboxes.exec(id, spec, &stdin).await?;
     Ok((Extension(timed(&executed.times)), Json(executed.outcome)))
 }

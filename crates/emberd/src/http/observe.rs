@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use emberd_api::{ErrorCode, REQUEST_ID_HEADER, SERVER_TIMING_HEADER, STAGE_TOTAL, ServerTiming};
@@ -16,7 +16,18 @@ use futures::FutureExt as _;
 use tracing::Instrument as _;
 
 use super::errors::{ApiError, Reported};
+use super::origin::FromPage;
 use super::proxy::Proxied;
+use crate::log::excerpt;
+
+/// What of a request's method reaches the log, in bytes.
+const METHOD_BYTES_MAX: usize = 16;
+
+/// What of a request's path reaches the log, in bytes.
+const PATH_BYTES_MAX: usize = 256;
+
+/// What of an error reaches the log, in bytes.
+const ERROR_BYTES_MAX: usize = 512;
 
 /// Where the time of an answer went, but for the total; travels with the response.
 #[derive(Debug, Clone, Default)]
@@ -27,7 +38,8 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = RequestId::next();
     let span = tracing::info_span!("request", %id);
-    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let method = excerpt(request.method().as_str(), METHOD_BYTES_MAX).into_owned();
+    let path = excerpt(request.uri().path(), PATH_BYTES_MAX).into_owned();
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
     let response = answer.await.unwrap_or_else(|_| {
         // The panic hook has told the log what it was.
@@ -36,7 +48,8 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let took = started.elapsed();
     let proxied = response.extensions().get::<Proxied>().is_some();
     let (status, error) = (response.status(), reported(&response));
-    let line = Line { method, uri, status, took, error, proxied };
+    let from_page = response.extensions().get::<FromPage>().is_some();
+    let line = Line { method, path, status, took, error, proxied, from_page };
     // Written behind the answer: who waits for that need not wait for a line in the log.
     tokio::spawn(async move { line.write() }.instrument(span));
     if proxied {
@@ -79,28 +92,36 @@ fn tell_time(mut response: Response, took: Duration) -> Response {
 }
 
 fn reported(response: &Response) -> Option<String> {
-    response.extensions().get().map(|Reported(error)| error.clone())
+    let reported = response.extensions().get();
+    reported.map(|Reported(error)| excerpt(error, ERROR_BYTES_MAX).into_owned())
 }
 
 /// What the log says of a request.
 struct Line {
-    method: Method,
-    uri: Uri,
+    method: String,
+    path: String,
     status: StatusCode,
     took: Duration,
     error: Option<String>,
     /// What answered was inside a sandbox, and its errors are its own.
     proxied: bool,
+    /// A web page sent it, and was refused.
+    from_page: bool,
 }
 
 impl Line {
+    /// Each kind of answer is a kind of line, so that many of one leave room for the others.
     fn write(&self) {
-        let (method, path, status) = (&self.method, self.uri.path(), self.status.as_u16());
+        let Self { method, path, proxied, .. } = self;
+        let status = self.status.as_u16();
         let (latency_us, error) = (self.took.as_micros(), self.error.as_deref());
-        if self.status.is_server_error() && !self.proxied {
+        if self.from_page {
+            tracing::info!(%method, path, status, error, "refused a web page");
+        } else if self.status.is_server_error() && !proxied {
             tracing::error!(%method, path, status, latency_us, error, "answered");
+        } else if self.status.is_client_error() && !proxied {
+            tracing::info!(%method, path, status, latency_us, error, "answered");
         } else {
-            let proxied = self.proxied;
             tracing::info!(%method, path, status, latency_us, error, proxied, "answered");
         }
     }

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Body as RawBody;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use emberd_api::{ErrorBody, Process, ProcessList, ProcessSpec, SignalProcess, TtySize, paths};
 use emberd_sandbox::{ProcessError, ProcessView, Sandboxes};
 use emberd_vmm::SnapshotVmm;
@@ -137,11 +137,12 @@ pub async fn stdin<V: SnapshotVmm>(
     State(sandboxes): State<Sandboxes<V>>,
     ProcessId(id, pid): ProcessId,
     Query(query): Query<StdinQuery>,
+    headers: HeaderMap,
     body: RawBody,
 ) -> Result<StatusCode, ApiError> {
     let process = sandboxes.process(id, pid)?;
     let mut stdin = process.stdin().await?;
-    let mut pieces = Pieces::new(body);
+    let mut pieces = Pieces::new(&headers, body);
     loop {
         let piece = tokio::select! {
             // What was sent before the end is judged by itself.

@@ -7,14 +7,14 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use emberd_api::ErrorCode;
-use emberd_sandbox::Sandboxes;
+use emberd_sandbox::{SandboxId, Sandboxes};
 use emberd_vmm::SnapshotVmm;
 use futures::future::join;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::errors::ApiError;
-use super::tunnel;
+use super::{ending, tunnel};
 use crate::caller::Caller;
 
 mod exchange;
@@ -56,7 +56,7 @@ async fn forward<V: SnapshotVmm>(
     }
     let caller = request.extensions_mut().remove::<Caller>();
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    let ip = caller.as_ref().and_then(|caller| caller.ip);
+    let ip = caller.as_ref().and_then(Caller::ip);
     let protocol = fields::for_guest(request.headers_mut(), ip);
     *request.uri_mut() = origin_form(request.uri());
     let tcp = sandboxes.dial(target.id, target.port).await?;
@@ -66,7 +66,7 @@ async fn forward<V: SnapshotVmm>(
         fields::for_caller(answer.headers_mut());
         let mut answer = answer.map(|body| connection.body(body, sandboxes.closed()));
         answer.extensions_mut().insert(Proxied);
-        return Ok(answer);
+        return Ok(ends_with(sandboxes, target.id, caller.as_ref(), answer));
     }
     // Switching to what was not asked for would leave the caller out of step.
     let Some((on_upgrade, _)) = on_upgrade.zip(protocol) else {
@@ -76,16 +76,29 @@ async fn forward<V: SnapshotVmm>(
     let protocol = answer.headers().get(axum::http::header::UPGRADE).cloned();
     fields::for_caller(answer.headers_mut());
     fields::upgrade(answer.headers_mut(), protocol);
+    let held = caller.clone();
     tokio::spawn(async move {
         let (guest, caller_side) = join(connection.hand_over(upgraded_guest), on_upgrade).await;
         if let (Some(guest), Ok(caller_side)) = (guest, caller_side) {
             tunnel::carry(caller_side, TokioIo::new(guest)).await;
         }
-        drop(caller);
+        drop(held);
     });
     let mut answer = answer.map(|_| axum::body::Body::empty());
     answer.extensions_mut().insert(Proxied);
-    Ok(answer)
+    Ok(ends_with(sandboxes, target.id, caller.as_ref(), answer))
+}
+
+fn ends_with<V: SnapshotVmm>(
+    sandboxes: &Sandboxes<V>,
+    id: SandboxId,
+    caller: Option<&Caller>,
+    answer: Response,
+) -> Response {
+    match caller {
+        Some(caller) => ending::until(sandboxes.ended(id), caller, answer),
+        None => answer,
+    }
 }
 
 /// The target of a request as a server, not a proxy, gets it (RFC 9112 §3.2.1).

@@ -6,9 +6,8 @@ use std::time::Duration;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio_util::either::Either;
 
-use crate::listener::Stream;
+use crate::socket::Socket;
 
 /// How long one direction may go on when the other has ended. A caller that closed its
 /// connection looks like one that only has no more to say.
@@ -24,13 +23,10 @@ pub async fn carry(caller: Upgraded, guest: impl AsyncRead + AsyncWrite) {
 }
 
 /// Closes a connection so that nobody takes it for an orderly end: a caller whose sandbox has
-/// died would believe that it had received everything. Unix sockets have no such word.
+/// died would believe that it had received everything.
 fn reset(caller: Upgraded) {
-    if let Ok(parts) = caller.downcast::<TokioIo<Stream>>()
-        && let Either::Left(tcp) = parts.io.into_inner()
-    {
-        // One that is closed already needs no other end.
-        tcp.set_zero_linger().ok();
+    if let Ok(parts) = caller.downcast::<TokioIo<Socket>>() {
+        parts.io.into_inner().reset();
     }
 }
 

@@ -8,6 +8,7 @@ mod clones;
 mod contexts;
 mod daemon;
 mod faults;
+mod inside;
 mod limits;
 mod packs;
 mod pool;

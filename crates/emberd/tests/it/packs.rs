@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use emberd_image::{DataDir, Digest, KernelSource, Silent, build_initramfs, build_kernel};
+use emberd_image::{
+    DataDir, Digest, KernelSource, PackDefinition, SHELL_CONTEXT, Silent, build_initramfs,
+    build_kernel,
+};
 use serde_json::json;
 
 /// Fills the data directory `dir`. Without Python on the host the pack of that name is a
@@ -26,14 +29,18 @@ pub fn write(dir: &Path) -> DataDir {
 
 /// The root image of such a pack is the one file of a real one that the agent reads.
 fn write_pack(dir: &Path, name: &str, interpreter: &str) {
-    let context = concat!(env!("CARGO_MANIFEST_DIR"), "/../../rootfs/packs/shell/context.sh");
-    let run_bash = "exec /bin/bash --noprofile --rcfile \"$1\" -i +m \
-                    3<&0 4>&2 0</dev/null 2>/dev/null";
+    let library = dir.join("context.so");
+    fs::write(&library, SHELL_CONTEXT).unwrap();
+    let library = library.to_str().unwrap();
+    let shell = PackDefinition::built_in(&"shell".parse().unwrap()).unwrap();
+    let shell = shell.contexts[0].run.iter();
+    let shell: Vec<&str> =
+        shell.map(|word| if word == "{program}" { library } else { word }).collect();
     let spec = json!({
         "name": name,
         "run": [interpreter, "{file}"],
         "file_name": "main",
-        "contexts": [{"languages": ["shell"], "run": ["/bin/sh", "-c", run_bash, "sh", context]}],
+        "contexts": [{"languages": ["shell"], "run": shell}],
     });
     let rootfs = spec.to_string();
     let sha256 = Digest::of(rootfs.as_bytes()).to_string();

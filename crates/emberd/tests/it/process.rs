@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::{packs, wait};
 
+mod hostile;
 mod lost_agents;
 mod pools;
 mod shutdown;

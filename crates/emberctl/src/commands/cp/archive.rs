@@ -1,59 +1,39 @@
 //! A directory of this host as a tar stream, and back. What comes out of a sandbox is hostile:
-//! it cannot reach outside of the directory it is unpacked into, and brings no devices, no
-//! owners and no set-user-id bits.
+//! it cannot reach outside of the directory it is unpacked into, and brings no devices, no FIFOs,
+//! no owners and no set-user-id bits.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use tar::{Archive, Builder, EntryType, Header};
+use emberd_tar::{PackOptions, TarError, UnpackOptions};
 
-/// Writes what is in `directory`. Sockets, FIFOs and devices are left out.
+/// Writes what is in `directory`, and its own mode and time. Sockets and devices are left out.
 pub fn pack(directory: &Path, to: &mut impl Write) -> io::Result<()> {
-    let mut archive = Builder::new(to);
-    archive.follow_symlinks(false);
-    let mut left = vec![directory.to_owned()];
-    while let Some(dir) = left.pop() {
-        for entry in fs::read_dir(&dir)? {
-            let path = entry?.path();
-            let name = path.strip_prefix(directory).map_err(io::Error::other)?;
-            let metadata = fs::symlink_metadata(&path)?;
-            if metadata.is_dir() {
-                archive.append_dir(name, &path)?;
-                left.push(path);
-            } else if metadata.is_symlink() {
-                let mut header = Header::new_gnu();
-                header.set_metadata(&metadata);
-                header.set_size(0);
-                archive.append_link(&mut header, name, fs::read_link(&path)?)?;
-            } else if metadata.is_file() {
-                archive.append_path_with_name(&path, name)?;
-            }
-        }
-    }
-    archive.into_inner()?.flush()
+    let options = PackOptions { depth_max: None, fifos: true, itself: true, left_out: |_| false };
+    emberd_tar::pack_directory(directory, options, to).map_err(as_io)?;
+    Ok(())
 }
 
 /// Unpacks into `directory`.
 pub fn unpack(from: &mut impl Read, directory: &Path) -> io::Result<()> {
-    let mut archive = Archive::new(&mut *from);
-    for entry in archive.entries()? {
-        use EntryType::{Continuous, Directory, GNUSparse, Link, Regular, Symlink};
-        let mut entry = entry?;
-        let kind = entry.header().entry_type();
-        if matches!(kind, Regular | Continuous | GNUSparse | Directory | Symlink | Link)
-            && !entry.unpack_in(directory)?
-        {
-            return Err(io::Error::other("the archive has a path with `..`"));
-        }
+    emberd_tar::unpack(from, directory, UnpackOptions::default()).map_err(as_io)
+}
+
+fn as_io(error: TarError) -> io::Error {
+    match error {
+        // Whoever reads the stream knows why it ended.
+        TarError::Stream(error) => error,
+        error => io::Error::other(error),
     }
-    io::copy(from, &mut io::sink())?;
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+    use std::time::{Duration, SystemTime};
+
+    use emberd_tar::{Entry, Kind, Time, Writer};
 
     use super::*;
 
@@ -78,19 +58,53 @@ mod tests {
     }
 
     #[test]
+    fn read_only_directories_and_times_come_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("from/a/b")).unwrap();
+        fs::write(at("from/a/b/file"), "content").unwrap();
+        fs::hard_link(at("from/a/b/file"), at("from/a/b/second")).unwrap();
+        let then = SystemTime::UNIX_EPOCH + Duration::new(981_173_106, 5_000_000);
+        for name in ["from/a/b", "from/a"] {
+            fs::set_permissions(at(name), fs::Permissions::from_mode(0o555)).unwrap();
+            fs::File::open(at(name)).unwrap().set_modified(then).unwrap();
+        }
+        let mut packed = Vec::new();
+        pack(&at("from"), &mut packed).unwrap();
+        fs::create_dir(at("to")).unwrap();
+        for _ in 0..2 {
+            unpack(&mut packed.as_slice(), &at("to")).unwrap();
+            for name in ["to/a/b", "to/a"] {
+                let made = fs::metadata(at(name)).unwrap();
+                assert_eq!(made.permissions().mode() & 0o7777, 0o555, "{name}");
+                assert_eq!(made.modified().unwrap(), then, "{name}");
+            }
+            assert_eq!(fs::metadata(at("to/a/b/second")).unwrap().nlink(), 2);
+        }
+        for name in ["from/a", "from/a/b", "to/a", "to/a/b"] {
+            fs::set_permissions(at(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+
+    #[test]
     fn sandbox_cannot_write_outside() {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("to");
         fs::create_dir(&to).unwrap();
-        let mut archive = Builder::new(Vec::new());
-        let mut link = Header::new_gnu();
-        link.set_entry_type(EntryType::Symlink);
-        link.set_size(0);
-        archive.append_link(&mut link, "out", "..").unwrap();
-        let mut file = Header::new_gnu();
-        file.set_size(3);
-        archive.append_data(&mut file, "out/file", &b"bad"[..]).unwrap();
-        let archive = archive.into_inner().unwrap();
+        let mut archive = Writer::new(Vec::new());
+        let entry = |name: &str, kind, size| Entry {
+            name: name.into(),
+            kind,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            modified: Time::default(),
+            size,
+            segments: None,
+        };
+        archive.append(&entry("out", Kind::Symlink(b"..".to_vec()), 0), io::empty()).unwrap();
+        archive.append(&entry("out/file", Kind::File, 3), &b"bad"[..]).unwrap();
+        let archive = archive.finish().unwrap();
         unpack(&mut archive.as_slice(), &to).unwrap_err();
         assert!(!dir.path().join("file").exists());
     }

@@ -1,10 +1,14 @@
 //! `exec`: one program again and again in a sandbox that lives, by zygote where the pack has
-//! one, in a new interpreter, and the same without a pause between two. Each way has a sandbox
-//! of its own: what one leaves in the caches of guest and emulator is not the other's.
+//! one, in a new interpreter, and the same without a pause between two, on and on and three in
+//! a row. Each way has a sandbox of its own: what one leaves in the caches of guest and emulator
+//! is not the other's.
 
 use crate::measure::MeasureError;
 use crate::measure::programs::{Language, Program};
 use crate::measure::rig::{Rig, WARM_UPS, started_word};
+
+/// Programs in a row, with a rest after them.
+const IN_A_ROW: usize = 3;
 
 /// One way to run the program.
 struct Way {
@@ -47,6 +51,15 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
             rig.interrupt.check()?;
             let (_, ran) = rig.exec(&way.id, &way.program)?;
             rig.record.time(&series, ran.latency);
+        }
+    }
+    for _ in 0..rig.iterations.div_ceil(IN_A_ROW) {
+        for way in &ways {
+            rig.settle()?;
+            for _ in 0..IN_A_ROW {
+                let (_, ran) = rig.exec(&way.id, &way.program)?;
+                rig.record.time(&format!("{}_in_a_row", way.series), ran.latency);
+            }
         }
     }
     ways.iter().try_for_each(|way| rig.delete(&way.id).map(drop))

@@ -6,7 +6,7 @@
 //!                                        empty directory
 //! stdin TEXT · stdin-lines N             one more line of input; N numbered ones
 //! append N TEXT · stdout-closed          it ends with N more such lines; nobody reads
-//! beside NAME                            a file from `beside/` lies next to it
+//! beside NAME                            a file from `beside/` lies in its working directory
 //! until 3.N                              newer interpreters do something at their very end
 //!                                        here that the zygote does not
 //! ```
@@ -126,7 +126,8 @@ impl Program {
             fs::create_dir_all(dir).unwrap();
         }
         for (name, content) in &self.files {
-            fs::write(code.join(name), content).unwrap();
+            let dir = if name == "main.py" { code } else { &work };
+            fs::write(dir.join(name), content).unwrap();
         }
         let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) =
             (io::pipe().unwrap(), io::pipe().unwrap(), io::pipe().unwrap());

@@ -7,6 +7,9 @@ use std::{env, fs};
 
 use super::program::{End, Program, Streams};
 
+/// What the pack gives the interpreter before the file.
+pub const OPTIONS: [&str; 3] = ["-P", "-X", "emberd"];
+
 /// An interpreter the zygote is made for.
 #[derive(Debug, Clone)]
 pub struct Python {
@@ -33,6 +36,13 @@ impl Python {
             println!("SKIPPED: {name} is no Python 3.11 or newer");
             return None;
         }
+        let site = home.join(format!(".local/lib/python3.{minor}/site-packages"));
+        fs::create_dir_all(&site).unwrap();
+        let beside = site.join("beside.py");
+        fs::write(&beside, in_pack("/usr/lib/emberd/beside.py")).unwrap();
+        let hook = in_pack("/usr/lib/python3/dist-packages/emberd.pth");
+        let hook = hook.replace("/usr/lib/emberd/beside.py", beside.to_str().unwrap());
+        fs::write(site.join("emberd.pth"), hook).unwrap();
         let env = [
             ("HOME", home.to_str().unwrap()),
             ("LANG", "C.UTF-8"),
@@ -47,10 +57,10 @@ impl Python {
         self.env.iter().chain(&program.env).cloned().collect()
     }
 
-    /// Runs `program` as `python3 file.py`, in a session of its own.
+    /// Runs `program` as the pack runs `file.py`, in a session of its own.
     pub fn run(&self, program: &Program, streams: Streams) -> End {
         let mut command = Command::new("setsid");
-        command.arg(&self.interpreter).arg(&program.file).args(&program.args);
+        command.arg(&self.interpreter).args(OPTIONS).arg(&program.file).args(&program.args);
         command.env_clear().envs(self.environment(program)).current_dir(&streams.cwd);
         command.stdin(streams.stdin).stdout(streams.stdout).stderr(streams.stderr);
         let mut child = command.spawn().unwrap();
@@ -73,6 +83,13 @@ pub fn preloads() -> Vec<String> {
         .filter_map(|word| word.trim().strip_prefix('"')?.strip_suffix('"'))
         .map(str::to_owned)
         .collect()
+}
+
+/// A file that the pack's definition writes.
+fn in_pack(path: &str) -> String {
+    let pack = fs::read_to_string(pack_folder().join("pack.toml")).unwrap();
+    let (_, rest) = pack.split_once(&format!("{path} <<'end'\n")).unwrap();
+    rest.split_once("\nend\n").unwrap().0.to_owned() + "\n"
 }
 
 fn pack_folder() -> PathBuf {

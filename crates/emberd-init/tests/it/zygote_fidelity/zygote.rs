@@ -1,11 +1,15 @@
 //! The agent's half of what agent and zygote say to each other, as the zygote's own comments
 //! tell it.
 
+use std::fs;
 use std::io::{IoSlice, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
@@ -13,7 +17,7 @@ use nix::sys::socket::{
 use serde_json::{Value, json};
 
 use super::program::{End, Program, Streams};
-use super::python::{Python, zygote_program};
+use super::python::{OPTIONS, Python, zygote_program};
 
 /// Longest message on the control socket, in bytes.
 const CONTROL_BYTES_MAX: usize = 4 << 10;
@@ -33,9 +37,22 @@ pub struct Spare {
     pub channel: UnixStream,
 }
 
+impl Spare {
+    /// Whether it sleeps, and so waits for its work.
+    fn rests(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        stat.rsplit_once(')').unwrap().1.starts_with(" S ")
+    }
+}
+
 impl Zygote {
     /// Starts one that imports `modules`, and waits until it has.
     pub fn start(python: &Python, modules: &[String]) -> Self {
+        Self::start_program(&zygote_program(), python, modules)
+    }
+
+    /// As [`Self::start`], with the zygote's program at `file`.
+    pub fn start_program(file: &Path, python: &Python, modules: &[String]) -> Self {
         let (control, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .unwrap();
@@ -43,7 +60,7 @@ impl Zygote {
         // other tests start meanwhile.
         let mut command = Command::new("sh");
         command.args(["-c", "exec \"$@\" 3>&1 1>&2", "sh"]);
-        command.arg(&python.interpreter).arg(zygote_program()).args(modules);
+        command.arg(&python.interpreter).args(OPTIONS).arg(file).args(modules);
         command.current_dir("/").env_clear().envs(python.env.iter().cloned());
         command.env("EMBERD_ZYGOTE_FD", "3");
         command.stdin(Stdio::piped()).stdout(theirs).stderr(Stdio::piped());
@@ -86,9 +103,18 @@ impl Zygote {
         Spare { pid: answer["pid"].as_u64().unwrap(), channel }
     }
 
-    /// Runs `program` in a child forked for it.
+    /// Runs `program` in a child forked for it, which finds its work waiting.
     pub fn run(&mut self, program: &Program, streams: Streams) -> End {
         let spare = self.fork(None);
+        self.run_in(spare, program, streams)
+    }
+
+    /// Runs `program` in a child that has done all it can ahead.
+    pub fn run_rested(&mut self, program: &Program, streams: Streams) -> End {
+        let spare = self.fork(None);
+        while !spare.rests() {
+            thread::sleep(Duration::from_millis(1));
+        }
         self.run_in(spare, program, streams)
     }
 

@@ -110,7 +110,9 @@ impl Streams {
         if !held.is_listed && held.can_pass(self.draining) {
             held.is_listed = true;
             self.ready.push_back(id);
-            self.waker.take().map(Waker::wake);
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
         }
     }
 
@@ -505,7 +507,7 @@ mod tests {
 
     #[test]
     fn more_than_a_window_is_refused() {
-        let bytes = frame(DATA, 0, 1, &[0; 1 << 15]).repeat(9);
+        let bytes = frame(DATA, 0, 1, &vec![0; 1 << 15]).repeat(9);
         let mut guest = Guest::sends(bytes, &[1], Then::Nothing);
         let mut buffer = vec![0; 1 << 20];
         let error = loop {
@@ -551,7 +553,7 @@ mod tests {
                 let mut expect: [Vec<u8>; 3] = Default::default();
                 let mut bytes = Vec::new();
                 for (index, (stream, length)) in sent.into_iter().enumerate() {
-                    let body: Vec<u8> = (0..length).map(|byte| (index + byte) as u8).collect();
+                    let body: Vec<u8> = (0..length).map(|byte| (index + byte).to_le_bytes()[0]).collect();
                     bytes.extend(frame(DATA, 0, stream * 2 + 1, &body));
                     expect[stream as usize].extend(body);
                 }

@@ -1,5 +1,6 @@
 //! `…/processes/{pid}/events`: as server-sent events, or as a WebSocket.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
@@ -15,11 +16,13 @@ use emberd_vmm::SnapshotVmm;
 use futures::stream::{self, StreamExt as _};
 use serde::Deserialize;
 
+use super::super::ending;
 use super::super::errors::ApiError;
 use super::super::id::ProcessId;
 use super::super::query::Query;
 use super::super::sse;
 use super::websocket;
+use crate::caller::Caller;
 
 /// Where a client that was cut off says what it saw last.
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -58,21 +61,26 @@ pub async fn events<V: SnapshotVmm>(
     ProcessId(id, pid): ProcessId,
     Query(EventsQuery { from }): Query<EventsQuery>,
     headers: HeaderMap,
+    caller: Option<Extension<Caller>>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let from = after_last(&headers)?.unwrap_or(from);
     let process = sandboxes.process(id, pid)?;
-    let closing = sandboxes.closing();
-    match upgrade {
-        Ok(upgrade) => websocket::serve(upgrade, process, from, closing),
+    let (closing, deleted) = (sandboxes.closing(), process.deleted());
+    let answer = match upgrade {
+        Ok(upgrade) => websocket::serve(upgrade, process, from, closing)?,
         Err(rejection) if headers.contains_key(UPGRADE) => {
-            Err(ApiError::new(ErrorCode::InvalidRequest, rejection.body_text()))
+            return Err(ApiError::new(ErrorCode::InvalidRequest, rejection.body_text()));
         }
         Err(_) => {
             let events = following(&process, from).take_until(closing.cancelled_owned());
-            Ok(sse::answer(events))
+            sse::answer(events)
         }
-    }
+    };
+    Ok(match caller {
+        Some(Extension(caller)) => ending::until(deleted, &caller, answer),
+        None => answer,
+    })
 }
 
 /// The number after the one the client saw last.

@@ -6,19 +6,22 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use bytes::Bytes;
-use emberd_api::{BODY_LIMITS, ErrorCode, ProcessWord, WEBSOCKET_MESSAGE_BYTES_MAX, json};
+use emberd_api::{ErrorCode, ProcessWord, WEBSOCKET_MESSAGE_BYTES_MAX};
 use emberd_sandbox::{Process, ProcessError};
 use futures::SinkExt as _;
 use futures::future::pending;
 use futures::stream::{SplitSink, SplitStream, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::super::errors::ApiError;
+use super::super::json;
 use super::events::told;
 
 /// Most sockets at once. They outlive the requests they began as.
@@ -26,6 +29,9 @@ const WEBSOCKETS_MAX: usize = 1024;
 
 /// Standard input that may wait for the program, in bytes (1 MiB), beside what the guest holds.
 const STDIN_BYTES_MAX: usize = WEBSOCKET_MESSAGE_BYTES_MAX;
+
+/// How long the word that a socket is closed may take to go out.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 static SEATS: Semaphore = Semaphore::const_new(WEBSOCKETS_MAX);
 
@@ -73,8 +79,8 @@ async fn converse(socket: WebSocket, process: Process, from: u64, closing: Cance
     };
     if let Some(Closing { code, reason }) = end {
         let frame = CloseFrame { code, reason: reason.into() };
-        // The client may have left.
-        sink.send(Message::Close(Some(frame))).await.ok();
+        // The client may have left, or take nothing.
+        timeout(CLOSE_MAX, sink.send(Message::Close(Some(frame)))).await.ok();
     }
 }
 
@@ -105,7 +111,7 @@ async fn listen(mut stream: SplitStream<WebSocket>, process: &Process) -> Option
             };
             let said = match message {
                 Message::Binary(bytes) => give(&input, &room, Some(bytes)),
-                Message::Text(text) => match word(&text) {
+                Message::Text(json) => match json::parse(json.as_bytes()) {
                     Ok(word) => say(&input, &room, process, word).await,
                     Err(error) => Err(violation(format!("no word for a process: {error}"))),
                 },
@@ -170,12 +176,6 @@ async fn write(mut waiting: mpsc::UnboundedReceiver<Input>, process: &Process) -
         };
     }
     pending().await
-}
-
-/// What a message of JSON says.
-fn word(text: &str) -> Result<ProcessWord, String> {
-    json::check(text.as_bytes(), BODY_LIMITS).map_err(|excess| excess.to_string())?;
-    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn violation(mut reason: String) -> Closing {

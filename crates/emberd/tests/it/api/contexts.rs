@@ -217,7 +217,7 @@ async fn what_is_refused_and_how() {
     let late = ContextRun { timeout_ms: Some(0), ..code("") };
     let (status, body) = refusal(api.client.run_context(&id, &context, &late).await);
     assert_eq!((status, body.code), (400, ErrorCode::InvalidRequest));
-    let (_, events) = run(&api, &id, &context, &code("exec false")).await;
+    let (_, events) = run(&api, &id, &context, &code("kill -9 $$")).await;
     assert!(matches!(&events[1], RunEvent::Error { name, .. } if name == "ContextEnded"));
     let (status, body) = refusal(api.client.run_context(&id, &context, &code("1")).await);
     assert_eq!((status, body.code), (409, ErrorCode::ContextDead));

@@ -1,5 +1,8 @@
 //! What each built-in language pack promises to hold.
 
+use emberd_api::ProcessSpec;
+
+use super::processes::output;
 use super::{Daemon, code};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,6 +39,22 @@ async fn shell_has_its_tools() {
     // A child in the background neither holds the call nor ends with it.
     daemon.output(&id, "sleep 1000 & echo $! > pid").await;
     daemon.output(&id, "kill -0 $(cat pid)").await;
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_pack_has_what_every_machine_has() {
+    let Some(daemon) = Daemon::start(&[]) else { return };
+    let script = "for tool in ps pkill pgrep free top mount umount adduser; do\n\
+        command -v $tool >/dev/null || echo \"$tool is missing\"\ndone\n\
+        getent services https && getent protocols tcp";
+    for pack in ["python", "shell", "node"] {
+        let id = daemon.create(pack).await;
+        let spec = ProcessSpec::of_argv(["bash", "-c", script]);
+        let (told, _) = output(&daemon, &id, &spec).await;
+        let words: Vec<_> = told.split_whitespace().collect();
+        assert_eq!(words, ["https", "443/tcp", "tcp", "6", "TCP"], "{pack}");
+    }
     daemon.stop();
 }
 

@@ -1,4 +1,7 @@
 #: beside neighbour.py
 import neighbour
-print(neighbour.__name__, neighbour.__file__ == __file__.replace("main", "neighbour"))
+import os
+import sys
+print(neighbour.__name__, neighbour.__file__ == os.path.join(os.getcwd(), "neighbour.py"))
+print(sys.path[0] == os.getcwd(), sys.path[0] == os.path.dirname(__file__))
 neighbour.fail()

@@ -1,0 +1,56 @@
+//! `burst`: more sandboxes created at once than the pool holds. Those beyond it wait for
+//! restores, which share the host's processors with each other and with nothing else.
+
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use emberd_api::Address;
+
+use crate::measure::MeasureError;
+use crate::measure::connection::Connection;
+use crate::measure::rig::Rig;
+
+/// Sandboxes created at once: three times what a pool holds unless it is told otherwise.
+const WIDTH: usize = 6;
+
+pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
+    let packs = rig.packs;
+    for pack in packs {
+        for _ in 0..rig.iterations {
+            rig.settle()?;
+            let (created, all) = create_at_once(rig.address, pack);
+            rig.record.time(&format!("all_{pack}"), all);
+            let mut ids = Vec::new();
+            for each in created {
+                let (id, took) = each?;
+                rig.record.time(&format!("each_{pack}"), took);
+                ids.push(id);
+            }
+            for id in ids {
+                rig.delete(&id)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An id and how long its creation took, for each; and how long until all were there.
+type Burst = (Vec<Result<(String, Duration), MeasureError>>, Duration);
+
+fn create_at_once(address: &Address, pack: &str) -> Burst {
+    let start = Barrier::new(WIDTH + 1);
+    thread::scope(|scope| {
+        let create = || {
+            let connection = Connection::open(address);
+            start.wait();
+            let (id, created) = connection?.create(pack)?;
+            Ok((id, created.latency))
+        };
+        let callers: Vec<_> = (0..WIDTH).map(|_| scope.spawn(create)).collect();
+        start.wait();
+        let started = Instant::now();
+        let created = callers.into_iter().map(|caller| caller.join().expect("no caller panics"));
+        (created.collect(), started.elapsed())
+    })
+}

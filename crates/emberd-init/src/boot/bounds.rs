@@ -1,0 +1,150 @@
+//! What of the machine's memory may be filled with things that outlive programs.
+//!
+//! No file system here has a disk: files, inodes and System V objects all take memory that the
+//! kernel cannot take back by killing a program. So what they may take together is bounded,
+//! with room left for the kernel, the agent and a program that removes them again.
+
+use std::fs;
+use std::io;
+
+/// Memory of the machine for each inode of the disk, in bytes (16 KiB): 6 KiB of files for each.
+/// With its name an inode takes 1 KiB of the kernel's memory.
+const BYTES_PER_INODE: u64 = 16 << 10;
+
+/// Least memory the code of running execs may take, in bytes (9 MiB): the longest code there
+/// can be, and what is beside it.
+const SCRATCH_BYTES_MIN: u64 = 9 << 20;
+
+/// Files and directories of running execs: one each for as many as there can be.
+const SCRATCH_INODES: u64 = 4096;
+
+/// What may be written to `/dev`, in bytes (1 MiB). Devices take none of it.
+const DEVICES_BYTES: u64 = 1 << 20;
+
+/// Entries of `/dev`: several times what kernels make there.
+const DEVICES_INODES: u64 = 1024;
+
+/// Bytes of a page.
+const PAGE_BYTES: u64 = 4 << 10;
+
+/// What each place may take: less than two thirds of the memory in all, with the inodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    disk: Bound,
+    shared: Bound,
+    scratch: Bound,
+    /// Shared memory of System V, in bytes.
+    system_v_bytes: u64,
+}
+
+/// What one file system may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bound {
+    bytes: u64,
+    inodes: u64,
+}
+
+impl Bounds {
+    /// Those of this machine.
+    ///
+    /// # Errors
+    /// When `/proc` does not say how much memory it has.
+    pub fn of_machine() -> io::Result<Self> {
+        let meminfo = fs::read_to_string("/proc/meminfo")?;
+        let memory = memory_bytes(&meminfo).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self::of(memory))
+    }
+
+    /// Those of a machine with `memory` bytes.
+    fn of(memory: u64) -> Self {
+        Self {
+            disk: Bound { bytes: memory / 8 * 3, inodes: memory / BYTES_PER_INODE },
+            shared: Bound { bytes: memory / 8, inodes: memory / BYTES_PER_INODE / 8 },
+            scratch: Bound { bytes: (memory / 32).max(SCRATCH_BYTES_MIN), inodes: SCRATCH_INODES },
+            system_v_bytes: memory / 32,
+        }
+    }
+
+    /// Options of the tmpfs that holds what is written below `/`.
+    pub fn disk_options(&self) -> String {
+        self.disk.options("0755")
+    }
+
+    /// Options of the tmpfs that holds `/dev/shm` and `/run`. A full one leaves the disk as it
+    /// is, and the other way round.
+    pub fn shared_options(&self) -> String {
+        self.shared.options("0755")
+    }
+
+    /// Options of the tmpfs that holds the code of running execs, which can be written when the
+    /// others are full.
+    pub fn scratch_options(&self) -> String {
+        self.scratch.options("0711")
+    }
+
+    /// Bounds what System V's objects take, which stay when their program ends. A kernel
+    /// without them has nothing to bound.
+    pub fn hold_shared_objects(&self) {
+        let pages = self.system_v_bytes / PAGE_BYTES;
+        for (name, value) in [
+            ("shmall", pages.to_string()),
+            // 16 KiB in each queue.
+            ("msgmni", "128".to_owned()),
+            // Semaphores of a set, of all sets, operations at once, sets.
+            ("sem", "250 32000 100 128".to_owned()),
+        ] {
+            fs::write(format!("/proc/sys/kernel/{name}"), value).ok();
+        }
+    }
+}
+
+impl Bound {
+    fn options(self, mode: &str) -> String {
+        let Self { bytes, inodes } = self;
+        format!("mode={mode},size={bytes},nr_inodes={inodes}")
+    }
+}
+
+/// Options of `/dev`, which is a tmpfs of the kernel's.
+pub fn devices_options() -> String {
+    Bound { bytes: DEVICES_BYTES, inodes: DEVICES_INODES }.options("0755")
+}
+
+/// From `/proc/meminfo`.
+fn memory_bytes(meminfo: &str) -> Option<u64> {
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = total.split_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one inode with a name of usual length takes of the kernel's memory.
+    const INODE_BYTES: u64 = 1 << 10;
+
+    #[test]
+    fn all_that_can_be_filled_leaves_a_third_of_the_memory() {
+        for mib in [192, 256, 512, 4096, 65_536] {
+            let memory = mib << 20;
+            let Bounds { disk, shared, scratch, system_v_bytes } = Bounds::of(memory);
+            let whole = |bound: Bound| bound.bytes + bound.inodes * INODE_BYTES;
+            let devices = DEVICES_BYTES + DEVICES_INODES * INODE_BYTES;
+            let all = whole(disk) + whole(shared) + scratch.bytes + system_v_bytes + devices;
+            assert!(all <= memory / 3 * 2, "{mib} MiB: {} MiB", all >> 20);
+        }
+    }
+
+    #[test]
+    fn a_machine_is_divided_by_what_its_kernel_counts() {
+        let meminfo = "MemFree: 1 kB\nMemTotal:         262144 kB\n";
+        let bounds = Bounds::of(memory_bytes(meminfo).unwrap());
+        assert_eq!(bounds.disk_options(), "mode=0755,size=100663296,nr_inodes=16384");
+        assert_eq!(bounds.shared_options(), "mode=0755,size=33554432,nr_inodes=2048");
+        assert_eq!(bounds.scratch_options(), "mode=0711,size=9437184,nr_inodes=4096");
+        for unreadable in ["", "MemTotal:", "MemTotal: x kB", "MemTotal: 18446744073709551615 kB"] {
+            assert_eq!(memory_bytes(unreadable), None, "{unreadable}");
+        }
+    }
+}

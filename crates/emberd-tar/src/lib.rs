@@ -1,0 +1,34 @@
+//! Tar archives: read from hostile bytes, unpacked below one directory, and made of one.
+//!
+//! ```text
+//! bytes ─▶ Reader ─▶ Entry, its data ─▶ unpack ─▶ files
+//! files ─▶ pack ─▶ Entry, its data ─▶ Writer ─▶ bytes
+//! ```
+//! The guest's agent and `emberctl` share it. It reads v7, ustar, old GNU and pax archives, and
+//! writes ustar with pax headers where those are needed.
+
+mod entry;
+mod error;
+mod header;
+mod pack;
+mod pax;
+mod reader;
+mod sparse;
+mod unpack;
+mod within;
+mod writer;
+
+pub use entry::{Entry, Kind, Segment, Time};
+pub use error::TarError;
+pub use pack::{PackOptions, pack_directory, pack_file};
+pub use pax::PAX_BYTES_MAX;
+pub use reader::Reader;
+pub use sparse::SEGMENTS_MAX;
+pub use unpack::{DIRECTORIES_MAX, NAMES_BYTES_MAX, Owner, UnpackOptions, unpack};
+pub use writer::Writer;
+
+/// Bytes of a block: all of an archive is made of them.
+pub const BLOCK_BYTES: usize = 512;
+
+/// Longest name, in bytes: the kernel's `PATH_MAX`, less its NUL.
+pub const NAME_BYTES_MAX: usize = 4095;

@@ -1,0 +1,151 @@
+//! One directory, and paths below it that do not lead out of it.
+//!
+//! A path is walked part by part from an open directory, so that nothing that is changed
+//! meanwhile leads elsewhere. A link in it is followed if it stays inside.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
+use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, utimensat};
+use nix::sys::time::TimeSpec;
+
+use crate::error::TarError;
+use crate::{NAME_BYTES_MAX, Time};
+
+/// A directory that is passed through, not read: that needs no right to read it.
+const THROUGH: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// Makes a directory of this name.
+pub type Make<'a> = dyn Fn(BorrowedFd<'_>, &OsStr) -> Result<(), Errno> + 'a;
+
+/// See the module.
+pub struct Within {
+    path: PathBuf,
+    root: Rc<OwnedFd>,
+    /// The directory that was walked to last: most entries follow a neighbour.
+    last: Option<(PathBuf, Rc<OwnedFd>)>,
+}
+
+impl Within {
+    /// What is below `directory`, which is there.
+    pub fn new(directory: &Path) -> Result<Self, TarError> {
+        let root = openat(AT_FDCWD, directory, THROUGH, Mode::empty())
+            .map_err(TarError::file("open", directory))?;
+        let path = fs::read_link(magic(root.as_fd())).map_err(TarError::file("open", directory))?;
+        Ok(Self { path, root: Rc::new(root), last: None })
+    }
+
+    /// Forgets where the last walk ended: a directory is being replaced.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
+
+    /// The directory that holds `path`. `make` makes what is missing on the way.
+    pub fn parent(
+        &mut self,
+        path: &Path,
+        make: Option<&Make<'_>>,
+    ) -> Result<Rc<OwnedFd>, TarError> {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        if let Some((known, fd)) = &self.last
+            && known == parent
+        {
+            return Ok(Rc::clone(fd));
+        }
+        let mut at = Rc::clone(&self.root);
+        for part in parent {
+            let failed = |errno| TarError::file("open", path)(errno);
+            let next = match enter(at.as_fd(), part) {
+                Err(Errno::ENOENT) => {
+                    let make = make.ok_or_else(|| failed(Errno::ENOENT))?;
+                    make(at.as_fd(), part).map_err(TarError::file("make", path))?;
+                    enter(at.as_fd(), part)
+                }
+                Err(Errno::ENOTDIR | Errno::ELOOP) => self.follow(at.as_fd(), part)?,
+                entered => entered,
+            };
+            at = Rc::new(next.map_err(failed)?);
+        }
+        self.last = Some((parent.to_owned(), Rc::clone(&at)));
+        Ok(at)
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> Rc<OwnedFd> {
+        Rc::clone(&self.root)
+    }
+
+    /// The directory that the link `name` leads to, if it is inside.
+    fn follow(&self, at: BorrowedFd<'_>, name: &OsStr) -> Result<Result<OwnedFd, Errno>, TarError> {
+        if readlinkat(at, name).is_err() {
+            return Ok(Err(Errno::ENOTDIR));
+        }
+        let opened = match openat(at, name, THROUGH, Mode::empty()) {
+            Ok(opened) => opened,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        // Asked of what is open, and so not of what a link leads to by now.
+        let real = fs::read_link(magic(opened.as_fd()));
+        if real.is_ok_and(|real| real.starts_with(&self.path)) {
+            return Ok(Ok(opened));
+        }
+        Err(TarError::Invalid("a link leads outside of the directory"))
+    }
+}
+
+/// Opens the directory `name`, which is no link.
+pub fn enter(at: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
+    openat(at, name, THROUGH | OFlag::O_NOFOLLOW, Mode::empty())
+}
+
+/// Changes the mode of what is open, by whatever flags.
+pub fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
+    let mode = Mode::from_bits_truncate(mode);
+    fchmodat(AT_FDCWD, &magic(fd), mode, FchmodatFlags::FollowSymlink)
+}
+
+/// Changes the time of what is open, by whatever flags.
+pub fn set_time(fd: BorrowedFd<'_>, time: Time) -> Result<(), Errno> {
+    let (read, written) = times(time);
+    utimensat(AT_FDCWD, &magic(fd), &read, &written, UtimensatFlags::FollowSymlink)
+}
+
+/// Changes the time of `name`, which may be a link.
+pub fn set_time_at(at: BorrowedFd<'_>, name: &OsStr, time: Time) -> Result<(), Errno> {
+    let (read, written) = times(time);
+    utimensat(at, name, &read, &written, UtimensatFlags::NoFollowSymlink)
+}
+
+/// When it was read stays as it is.
+fn times(time: Time) -> (TimeSpec, TimeSpec) {
+    (TimeSpec::UTIME_OMIT, TimeSpec::new(time.seconds, time.nanos.into()))
+}
+
+/// The name by which the kernel knows what is open.
+fn magic(fd: BorrowedFd<'_>) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
+}
+
+/// The path below the directory that an archive's name stands for; empty for itself.
+pub fn plain(name: &[u8]) -> Result<PathBuf, TarError> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(TarError::Invalid("a name is longer than 4095 bytes"));
+    }
+    let mut plain = PathBuf::new();
+    for part in Path::new(OsStr::from_bytes(name)).components() {
+        match part {
+            Component::Normal(part) => plain.push(part),
+            Component::ParentDir => {
+                return Err(TarError::Invalid("the archive has a path with `..`"));
+            }
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    Ok(plain)
+}

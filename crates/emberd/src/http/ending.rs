@@ -1,0 +1,84 @@
+//! Answers that go on end with what they are of, though their clients take nothing any more: an
+//! orderly end has a moment to get through, then the connection is cut.
+
+use std::time::Duration;
+
+use axum::extract::{FromRequestParts as _, RawPathParams, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::Response;
+use emberd_sandbox::{SandboxId, Sandboxes};
+use emberd_vmm::SnapshotVmm;
+use hyper::body::Body as _;
+
+use crate::caller::Caller;
+use crate::server::holding;
+use crate::socket::Connection;
+
+/// How long an answer may take to end when what it is of has.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Largest answer that is left alone, in bytes (64 KiB): the kernel takes it whole.
+const SMALL_BYTES_MAX: u64 = 64 << 10;
+
+/// Has every answer of a route below a sandbox end with that.
+pub async fn with_sandbox<V: SnapshotVmm>(
+    State(sandboxes): State<Sandboxes<V>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let caller = parts.extensions.get::<Caller>().cloned();
+    let params = RawPathParams::from_request_parts(&mut parts, &()).await.ok();
+    let id = params.as_ref().and_then(|params| {
+        let (_, id) = params.iter().find(|(name, _)| *name == "id")?;
+        id.parse::<SandboxId>().ok()
+    });
+    let answer = next.run(Request::from_parts(parts, body)).await;
+    match (caller, id) {
+        (Some(caller), Some(id)) => until(sandboxes.ended(id), &caller, answer),
+        _ => answer,
+    }
+}
+
+/// `answer`, which ends soon after `ended`.
+pub fn until(
+    ended: impl Future<Output = ()> + Send + 'static,
+    caller: &Caller,
+    answer: Response,
+) -> Response {
+    let is_upgrade = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let is_small = answer.body().size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BYTES_MAX);
+    if is_small && !is_upgrade {
+        return answer;
+    }
+    let connection = caller.connection.clone();
+    if is_upgrade {
+        tokio::spawn(async move {
+            let is_closed = connection.clone();
+            cut_after(ended, &connection, is_closed.closed()).await;
+        });
+        return answer;
+    }
+    let (sent, sending) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move { cut_after(ended, &connection, async { drop(sending.await) }).await });
+    answer.map(|body| holding(body, sent))
+}
+
+/// Cuts the connection some time after `ended`, unless `done` by then.
+async fn cut_after(
+    ended: impl Future<Output = ()>,
+    connection: &Connection,
+    done: impl Future<Output = ()>,
+) {
+    let cut = async {
+        ended.await;
+        tokio::time::sleep(GRACE).await;
+        connection.cut();
+    };
+    tokio::select! {
+        biased;
+        () = done => {}
+        () = cut => {}
+    }
+}

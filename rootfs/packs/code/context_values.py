@@ -1,0 +1,1 @@
+../python/context_values.py
