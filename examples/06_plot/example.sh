@@ -25,7 +25,7 @@ field() { # NAME: of the JSON on standard input
   sed -n "s|.*\"$1\": *\"\([^\"]*\)\".*|\1|p"
 }
 
-if [[ ! $(get /info) =~ \"packs\":\{[^}]*\"code\": ]]; then
+if [[ ! $(get /info) =~ \"packs\":\[[^]]*\"code\" ]]; then
   echo 'SKIPPED: no pack named code is installed; build it with: emberctl image build pack code'
   exit
 fi

@@ -1,9 +1,10 @@
 //! Contexts: interpreters that keep their variables between runs.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use emberd_proto::Forms;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 /// What a context is doing.
@@ -49,7 +50,7 @@ pub struct ContextList {
 
 /// What happens during a run: one line of JSON each, or the data of one server-sent event, whose
 /// name is then that of `event`. The last is `end`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum RunEvent {
     /// Its turn came.
@@ -71,13 +72,15 @@ pub enum RunEvent {
     Display {
         /// That in each of its forms, by MIME type: text as it is, images as base64, JSON as
         /// JSON.
-        data: BTreeMap<String, Value>,
+        #[schema(value_type = BTreeMap<String, Value>)]
+        data: Forms,
     },
     /// The value of its last expression.
     Result {
         /// That in each of its forms, by MIME type: text as it is, images as base64, JSON as
         /// JSON.
-        data: BTreeMap<String, Value>,
+        #[schema(value_type = BTreeMap<String, Value>)]
+        data: Forms,
     },
     /// It failed.
     Error {
@@ -95,12 +98,110 @@ pub enum RunEvent {
         execution_count: u64,
         /// Whether it was ended at its time limit.
         timed_out: bool,
-        /// Whether it said more than 64 MiB, and the rest was dropped.
+        /// Whether it said more than 64 MiB, or something that is over another limit, and that was
+        /// dropped.
         truncated: bool,
         /// From its turn to its end, in microseconds.
         duration_us: u64,
     },
     /// A kind of event newer than this code.
-    #[serde(other)]
     Other,
+}
+
+/// An event of any kind. Not the derived way, which reads an event twice, by way of a tree.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    execution_count: Option<u64>,
+    text: Option<String>,
+    data: Option<Forms>,
+    name: Option<String>,
+    value: Option<String>,
+    traceback: Option<String>,
+    timed_out: Option<bool>,
+    truncated: Option<bool>,
+    duration_us: Option<u64>,
+}
+
+impl<'de> Deserialize<'de> for RunEvent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = Fields::deserialize(deserializer)?;
+        let missing = D::Error::missing_field;
+        let execution_count = fields.execution_count.ok_or_else(|| missing("execution_count"));
+        let text = fields.text.ok_or_else(|| missing("text"));
+        let data = fields.data.ok_or_else(|| missing("data"));
+        Ok(match &*fields.event {
+            "started" => Self::Started { execution_count: execution_count? },
+            "stdout" => Self::Stdout { text: text? },
+            "stderr" => Self::Stderr { text: text? },
+            "display" => Self::Display { data: data? },
+            "result" => Self::Result { data: data? },
+            "error" => Self::Error {
+                name: fields.name.ok_or_else(|| missing("name"))?,
+                value: fields.value.ok_or_else(|| missing("value"))?,
+                traceback: fields.traceback.ok_or_else(|| missing("traceback"))?,
+            },
+            "end" => Self::End {
+                execution_count: execution_count?,
+                timed_out: fields.timed_out.ok_or_else(|| missing("timed_out"))?,
+                truncated: fields.truncated.ok_or_else(|| missing("truncated"))?,
+                duration_us: fields.duration_us.ok_or_else(|| missing("duration_us"))?,
+            },
+            _ => Self::Other,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_as_they_were_written() {
+        let data: Forms = serde_json::from_str(r#"{"text/plain": "a", "b": [1, {}]}"#).unwrap();
+        let text = || "é\n".to_owned();
+        for (event, json) in [
+            (
+                RunEvent::Started { execution_count: 1 },
+                r#"{"event":"started","execution_count":1}"#.to_owned(),
+            ),
+            (RunEvent::Stdout { text: text() }, r#"{"event":"stdout","text":"é\n"}"#.to_owned()),
+            (RunEvent::Stderr { text: text() }, r#"{"event":"stderr","text":"é\n"}"#.to_owned()),
+            (
+                RunEvent::Display { data: data.clone() },
+                r#"{"event":"display","data":{"text/plain": "a", "b": [1, {}]}}"#.to_owned(),
+            ),
+            (
+                RunEvent::Result { data },
+                r#"{"event":"result","data":{"text/plain": "a", "b": [1, {}]}}"#.to_owned(),
+            ),
+            (
+                RunEvent::Error { name: "E".into(), value: "v".into(), traceback: "t".into() },
+                r#"{"event":"error","name":"E","value":"v","traceback":"t"}"#.to_owned(),
+            ),
+            (
+                RunEvent::End {
+                    execution_count: 1,
+                    timed_out: true,
+                    truncated: false,
+                    duration_us: 2,
+                },
+                [
+                    r#"{"event":"end","execution_count":1,"timed_out":true,"#,
+                    r#""truncated":false,"#,
+                ]
+                .concat()
+                    + r#""duration_us":2}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&event).unwrap(), json);
+            assert_eq!(serde_json::from_str::<RunEvent>(&json).unwrap(), event);
+        }
+        let later = r#"{"event":"sing","data":{"a":1}}"#;
+        assert_eq!(serde_json::from_str::<RunEvent>(later).unwrap(), RunEvent::Other);
+        for json in [r#"{"event":"end"}"#, r#"{"event":"result","data":1}"#, r#"{"data":{}}"#] {
+            assert!(serde_json::from_str::<RunEvent>(json).is_err(), "{json}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ pub use contexts::{Context, ContextList, ContextState, RunEvent};
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
 pub use emberd_proto::file::{ChangeKind, DEPTH_MAX, FileChange, FileEntry, FileType, GuestPath};
 pub use emberd_proto::process::{Limits, ProcessSpec, SignalName, TtySize};
-pub use emberd_proto::{ContextRun, ContextSpec, Metrics};
+pub use emberd_proto::{ContextRun, ContextSpec, Forms, Metrics};
 pub use process::{
     Process, ProcessEvent, ProcessEventKind, ProcessList, ProcessWord, SignalProcess, StartProcess,
     Text, WEBSOCKET_MESSAGE_BYTES_MAX,
@@ -60,7 +60,7 @@ pub const TUNNEL_PROTOCOL: &str = "tcp";
 /// Body of `POST /sandboxes`; an empty body is `{}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CreateSandbox {
-    /// Name of the language pack; `python` when absent.
+    /// Name of the language pack; `python` when absent or empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language_pack: Option<String>,
 }
@@ -175,8 +175,11 @@ pub struct Info {
     /// Deleted sandboxes whose microVMs are not wholly gone yet.
     #[serde(default)]
     pub reaping: usize,
-    /// Installed language packs by name, each with its description.
-    pub packs: BTreeMap<String, String>,
+    /// Names of the installed language packs.
+    pub packs: Vec<String>,
+    /// What each of them is, in one line, by name.
+    #[serde(default)]
+    pub pack_descriptions: BTreeMap<String, String>,
     /// Directory of per-sandbox state.
     pub work_dir: String,
     /// The VMM and why it was chosen.

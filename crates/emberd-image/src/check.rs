@@ -1,8 +1,10 @@
 //! What a guest would miss under a kernel, read from the kernel's build options.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::artifact::{BlobError, Digest, KernelManifest, read_manifest};
+use crate::data_dir::DataDir;
 use crate::kernel::{self, KernelConfig, KernelError};
 use crate::pack::Compression;
 
@@ -74,6 +76,8 @@ pub enum ConfigSource {
     File,
     /// The kernel itself (`CONFIG_IKCONFIG`).
     Kernel,
+    /// The data directory, which keeps the config of the kernel that is installed there.
+    Installed,
     /// Nowhere: the kernel carries no config and none was given.
     Nowhere,
 }
@@ -135,8 +139,18 @@ fn compressor(compression: Compression) -> &'static str {
     }
 }
 
-/// Reports on the kernel in a file, a vmlinux or a bzImage, with its config from the file at
-/// `config` or from the kernel itself, for packs of this compression.
+/// The kernel that is installed in a data directory.
+///
+/// # Errors
+/// [`BlobError`] when what says so cannot be read.
+pub fn installed(data_dir: &DataDir) -> Result<Option<PathBuf>, BlobError> {
+    let manifest: Option<KernelManifest> = read_manifest(&data_dir.kernel_manifest())?;
+    Ok(manifest.map(|manifest| manifest.vmlinux.path(data_dir)))
+}
+
+/// Reports on the kernel in a file, a vmlinux or a bzImage, for packs of this compression. Its
+/// config is the file at `config`, or what the kernel carries, or what the data directory keeps
+/// where this is the kernel installed there.
 ///
 /// # Errors
 /// [`KernelError`] when `path` is no kernel or a file cannot be read.
@@ -144,10 +158,33 @@ pub fn kernel(
     path: &Path,
     config: Option<&Path>,
     compression: Compression,
+    data_dir: &DataDir,
 ) -> Result<Report, KernelError> {
     let image = kernel::read_image(path)?;
     let config = config.map(kernel::read_config).transpose()?;
-    kernel_bytes(&image, config.as_deref(), compression)
+    let report = kernel_bytes(&image, config.as_deref(), compression)?;
+    if report.config != ConfigSource::Nowhere {
+        return Ok(report);
+    }
+    match kept_config(&image, data_dir)? {
+        Some(config) => {
+            let report = kernel_bytes(&image, Some(&config), compression)?;
+            Ok(Report { config: ConfigSource::Installed, ..report })
+        }
+        None => Ok(report),
+    }
+}
+
+/// The config kept in `data_dir`, if the kernel installed there is this one.
+fn kept_config(image: &[u8], data_dir: &DataDir) -> Result<Option<String>, KernelError> {
+    let manifest = read_manifest::<KernelManifest>(&data_dir.kernel_manifest());
+    // What is damaged there is told by whoever boots from it; this kernel may be another.
+    let Ok(Some(manifest)) = manifest else { return Ok(None) };
+    let Some(config) = &manifest.config else { return Ok(None) };
+    if Digest::of(&kernel::vmlinux(image)?) != manifest.vmlinux.sha256 {
+        return Ok(None);
+    }
+    kernel::read_config(&config.path(data_dir)).map(Some)
 }
 
 /// As [`kernel`], for a kernel and config text in memory.

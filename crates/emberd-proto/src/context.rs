@@ -7,13 +7,23 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::exec::{SpecError, TIMEOUT_MS_MAX, check_words};
+use crate::forms::{Forms, FormsError};
+use crate::json::{self, JsonLimits};
 use crate::process::check_user;
 
 /// Longest line of JSON from an interpreter, in bytes (32 MiB): a figure in several formats.
 pub const CONTEXT_LINE_BYTES_MAX: usize = 32 << 20;
+
+/// What a line of JSON from an interpreter may be made of: as deep as most readers of JSON go, and
+/// with numbers as long as Python reads. How many values it has does not matter, for no tree is
+/// made of them.
+pub const CONTEXT_LINE_LIMITS: JsonLimits =
+    JsonLimits { depth_max: 128, values_max: usize::MAX, number_bytes_max: 4300 };
 
 /// Most bytes of [`ContextCall`]s an interpreter may leave unread (64 MiB): one of the largest
 /// code, JSON-escaped.
@@ -106,9 +116,9 @@ pub enum InterruptedBy {
     Call,
 }
 
-/// What an interpreter says, one line of JSON each.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+/// What an interpreter says, one line of JSON each: an object whose `event` is the name of one of
+/// these in lower case, and whose other members are their fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContextEvent {
     /// It is there: the first line, once.
     Ready,
@@ -117,18 +127,17 @@ pub enum ContextEvent {
         /// How many runs there were, this one included.
         execution_count: u64,
         /// What ends it early.
-        #[serde(default)]
         interrupted_by: InterruptedBy,
     },
     /// The value of the last expression.
     Result {
         /// The value in each of its forms, by MIME type.
-        data: BTreeMap<String, serde_json::Value>,
+        data: Forms,
     },
     /// What a run displayed.
     Display {
         /// It in each of its forms, by MIME type.
-        data: BTreeMap<String, serde_json::Value>,
+        data: Forms,
     },
     /// What ended the run early.
     Error {
@@ -146,6 +155,78 @@ pub enum ContextEvent {
     },
 }
 
+/// Why a line is not passed on as an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LineError {
+    /// It is over [`CONTEXT_LINE_LIMITS`], or the limits of [`Forms`].
+    #[error("a line is over a limit")]
+    Excess,
+    /// It is no event.
+    #[error("a line is no event")]
+    NoEvent,
+}
+
+/// Names of events.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum EventName {
+    Ready,
+    Started,
+    Result,
+    Display,
+    Error,
+    Done,
+}
+
+/// A line, whatever event it is.
+#[derive(Deserialize)]
+struct Line<'a> {
+    event: EventName,
+    execution_count: Option<u64>,
+    #[serde(default)]
+    interrupted_by: InterruptedBy,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    name: Option<String>,
+    value: Option<String>,
+    traceback: Option<String>,
+}
+
+impl ContextEvent {
+    /// Reads a line, which is without its end and has gone through [`json::tame`]. The forms of a
+    /// value are a part of the line's own memory.
+    ///
+    /// # Errors
+    /// [`LineError`].
+    pub fn parse(line: &Bytes) -> Result<Self, LineError> {
+        json::check(line, CONTEXT_LINE_LIMITS).map_err(|_| LineError::Excess)?;
+        let read: Line<'_> = serde_json::from_slice(line).map_err(|_| LineError::NoEvent)?;
+        let execution_count = read.execution_count.ok_or(LineError::NoEvent);
+        let data = || {
+            let data = read.data.ok_or(LineError::NoEvent)?;
+            Forms::parse(line.slice_ref(data.get().as_bytes())).map_err(|error| match error {
+                FormsError::Excess => LineError::Excess,
+                FormsError::Json(_) => LineError::NoEvent,
+            })
+        };
+        Ok(match read.event {
+            EventName::Ready => Self::Ready,
+            EventName::Started => {
+                let execution_count = execution_count?;
+                Self::Started { execution_count, interrupted_by: read.interrupted_by }
+            }
+            EventName::Result => Self::Result { data: data()? },
+            EventName::Display => Self::Display { data: data()? },
+            EventName::Error => Self::Error {
+                name: read.name.ok_or(LineError::NoEvent)?,
+                value: read.value.ok_or(LineError::NoEvent)?,
+                traceback: read.traceback.ok_or(LineError::NoEvent)?,
+            },
+            EventName::Done => Self::Done { execution_count: execution_count? },
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,10 +237,56 @@ mod tests {
         let line = serde_json::to_string(&call).unwrap();
         assert_eq!(line, r#"{"call":"run","code":"a\n\""}"#);
         let line = r#"{"event":"started","execution_count":3}"#;
-        let event: ContextEvent = serde_json::from_str(line).unwrap();
         let interrupted_by = InterruptedBy::Signal;
-        assert_eq!(event, ContextEvent::Started { execution_count: 3, interrupted_by });
-        assert!(serde_json::from_str::<ContextEvent>(r#"{"event":"sing"}"#).is_err());
+        assert_eq!(parse(line), Ok(ContextEvent::Started { execution_count: 3, interrupted_by }));
+        let line = r#"{"data":{"text/plain": "a"},"event":"result","more":[{}]}"#;
+        let Ok(ContextEvent::Result { data }) = parse(line) else { panic!("no result") };
+        assert_eq!(&data.json()[..], br#"{"text/plain": "a"}"#);
+        let line = r#"{"event":"error","name":"E","value":"\u00e9","traceback":"t"}"#;
+        let Ok(ContextEvent::Error { value, .. }) = parse(line) else { panic!("no error") };
+        assert_eq!(value, "é");
+    }
+
+    fn parse(line: &str) -> Result<ContextEvent, LineError> {
+        ContextEvent::parse(&Bytes::copy_from_slice(line.as_bytes()))
+    }
+
+    #[test]
+    fn what_is_no_event_is_told_from_what_is_too_much() {
+        for line in [
+            "",
+            "{}",
+            "[]",
+            r#"{"event":"sing"}"#,
+            r#"{"event":"done"}"#,
+            r#"{"event":"done","execution_count":-1}"#,
+            r#"{"event":"display"}"#,
+            r#"{"event":"display","data":[]}"#,
+            r#"{"event":"display","data":{"a":NaN}}"#,
+            r#"{"event":"display","data":{"a":1}}}"#,
+            r#"{"event":"display","data":{"a":1},"data":{}}"#,
+            r#"{"event":"ready","event":"ready"}"#,
+            r#"{"event":"error","name":"a","value":1,"traceback":""}"#,
+            "{\"event\":\"display\",\"data\":{\"a\":\"\t\"}}",
+        ] {
+            assert_eq!(parse(line), Err(LineError::NoEvent), "{line}");
+        }
+        let of = |form: &str| format!(r#"{{"event":"display","data":{{"a":{form}}}}}"#);
+        let nested = |depth: usize| of(&("[".repeat(depth) + &"]".repeat(depth)));
+        assert!(parse(&nested(126)).is_ok());
+        assert_eq!(parse(&nested(127)), Err(LineError::Excess));
+        assert!(parse(&of(&"1".repeat(4300))).is_ok());
+        assert_eq!(parse(&of(&"1".repeat(1_000_000))), Err(LineError::Excess));
+        let name = "x".repeat(1 << 20);
+        let line = format!(r#"{{"event":"display","data":{{"{name}":0}}}}"#);
+        assert_eq!(parse(&line), Err(LineError::Excess));
+    }
+
+    #[test]
+    fn forms_are_memory_of_their_line() {
+        let line = Bytes::from_static(br#"{"event":"display","data":{"a":[1,2]}}"#);
+        let Ok(ContextEvent::Display { data }) = ContextEvent::parse(&line) else { panic!() };
+        assert!(line.as_ptr_range().contains(&data.json().as_ptr()));
     }
 
     #[test]

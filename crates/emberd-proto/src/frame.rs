@@ -8,6 +8,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::json::{self, JsonExcess, JsonLimits};
+
 /// Largest frame either side accepts, in bytes after the length prefix (64 MiB).
 /// Bounds what a hostile length prefix can make the peer hold.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -15,6 +17,14 @@ pub const FRAME_BYTES_MAX: usize = 64 << 20;
 /// Largest bulk payload a sender puts into one frame, in bytes (64 KiB).
 /// Keeps stdout and stderr interleaved and a receiver's buffer small.
 pub const BULK_BYTES_MAX: usize = 64 << 10;
+
+/// Longest message a host takes from a guest, in bytes (512 KiB): twice a batch of a listing.
+pub const GUEST_MESSAGE_BYTES_MAX: usize = 512 << 10;
+
+/// What a message may be made of, whoever sends it: four deep and some 10,000 values are the most
+/// there is to say.
+pub const MESSAGE_LIMITS: JsonLimits =
+    JsonLimits { depth_max: 16, values_max: 16 << 10, number_bytes_max: 64 };
 
 /// Bytes before the payload: the length prefix and the kind byte.
 pub const HEADER_BYTES: usize = 5;
@@ -71,12 +81,13 @@ impl Frame {
     /// Parses the payload of a [`Kind::Control`] frame.
     ///
     /// # Errors
-    /// [`FrameError::NotControl`] for any other kind, [`FrameError::Json`] for a payload
-    /// that is not a `T`.
+    /// [`FrameError::NotControl`] for any other kind, [`FrameError::Excess`] for a payload that
+    /// is over [`MESSAGE_LIMITS`], [`FrameError::Json`] for one that is not a `T`.
     pub fn message<T: DeserializeOwned>(&self) -> Result<T, FrameError> {
         if self.kind != Kind::Control {
             return Err(FrameError::NotControl(self.kind));
         }
+        json::check(&self.payload, MESSAGE_LIMITS).map_err(FrameError::Excess)?;
         serde_json::from_slice(&self.payload).map_err(FrameError::Json)
     }
 }
@@ -100,6 +111,12 @@ pub enum FrameError {
     /// A control message was expected.
     #[error("expected a control frame, got {0:?}")]
     NotControl(Kind),
+    /// A control frame is longer than its sender may send.
+    #[error("control frame of {0} bytes is longer than any it may send")]
+    MessageTooLong(usize),
+    /// A control payload is over [`MESSAGE_LIMITS`].
+    #[error("control frame is no message")]
+    Excess(#[source] JsonExcess),
     /// A control payload is not the expected JSON.
     #[error("control frame is not a valid message")]
     Json(#[source] serde_json::Error),
@@ -108,12 +125,24 @@ pub enum FrameError {
 /// Cuts bytes, in pieces of any size, into frames.
 ///
 /// Memory grows with the bytes received, never with what a length prefix claims.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
     buffer: BytesMut,
+    message_bytes_max: usize,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self { buffer: BytesMut::new(), message_bytes_max: FRAME_BYTES_MAX }
+    }
 }
 
 impl Decoder {
+    /// One for what comes from a guest, whose messages are short.
+    pub fn of_guest() -> Self {
+        Self { message_bytes_max: GUEST_MESSAGE_BYTES_MAX, ..Self::default() }
+    }
+
     /// The buffer received bytes are appended to, so that a reader can fill it in place.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
@@ -122,8 +151,8 @@ impl Decoder {
     /// Takes the next whole frame, or `None` until more bytes are in.
     ///
     /// # Errors
-    /// [`FrameError::TooLong`], [`FrameError::Empty`], [`FrameError::UnknownKind`], each as
-    /// soon as the offending bytes are in.
+    /// [`FrameError::TooLong`], [`FrameError::Empty`], [`FrameError::UnknownKind`],
+    /// [`FrameError::MessageTooLong`], each as soon as the offending bytes are in.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let Some(prefix) = self.buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = u32::from_be_bytes(*prefix) as usize;
@@ -135,6 +164,9 @@ impl Decoder {
         }
         let Some(&kind_byte) = self.buffer.get(LENGTH_BYTES) else { return Ok(None) };
         let kind = Kind::from_byte(kind_byte)?;
+        if kind == Kind::Control && length > self.message_bytes_max {
+            return Err(FrameError::MessageTooLong(length));
+        }
         if self.buffer.len() < LENGTH_BYTES + length {
             return Ok(None);
         }
@@ -269,6 +301,24 @@ mod tests {
     fn zero_length_and_unknown_kinds_are_errors() {
         assert!(matches!(decode(b"\0\0\0\0", 4), Err(FrameError::Empty)));
         assert!(matches!(decode(b"\0\0\0\x01\x7f", 5), Err(FrameError::UnknownKind(0x7f))));
+    }
+
+    #[test]
+    fn messages_of_a_guest_are_short_and_shallow() {
+        let mut decoder = Decoder::of_guest();
+        decoder.buffer().extend_from_slice(&prefix(GUEST_MESSAGE_BYTES_MAX + 1));
+        decoder.buffer().extend_from_slice(&[Kind::Control as u8]);
+        assert!(matches!(decoder.next_frame(), Err(FrameError::MessageTooLong(524_289))));
+        let mut decoder = Decoder::of_guest();
+        decoder.buffer().extend_from_slice(&prefix(GUEST_MESSAGE_BYTES_MAX + 1));
+        decoder.buffer().extend_from_slice(&[Kind::Data as u8]);
+        assert!(decoder.next_frame().unwrap().is_none());
+        for json in ["[".repeat(1 << 18), "0".repeat(1 << 18), "{},".repeat(1 << 17)] {
+            let json = format!(r#"{{"answer":"pong","more":{json}"#).into_bytes();
+            let frame = Frame { kind: Kind::Control, payload: json.into() };
+            let message = frame.message::<crate::GuestMessage>();
+            assert!(matches!(message, Err(FrameError::Excess(_))));
+        }
     }
 
     #[test]

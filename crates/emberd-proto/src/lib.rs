@@ -14,16 +14,19 @@
 pub mod context;
 pub mod exec;
 pub mod file;
+pub mod forms;
 pub mod frame;
+pub mod json;
 pub mod message;
 pub mod metrics;
 pub mod pack;
 pub mod process;
 pub mod renewal;
 
-pub use context::{ContextCall, ContextEvent, ContextRun, ContextSpec, InterruptedBy};
+pub use context::{ContextCall, ContextEvent, ContextRun, ContextSpec, InterruptedBy, LineError};
 pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
 pub use file::{FileChange, FileEntry, FileOp, FileRequest, FileType, GuestPath};
+pub use forms::{Forms, FormsError};
 pub use frame::{Decoder, Frame, FrameError, Kind};
 pub use message::{GuestMessage, HostMessage, Refusal, RefusalCode, Renewed, Settled, Welcome};
 pub use metrics::Metrics;

@@ -90,7 +90,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuestConnection<S> {
         }
         delivered(stream.write_all(&hello).await)?;
         delivered(stream.flush().await)?;
-        let mut connection = Self { stream, decoder: Decoder::default(), idle: true };
+        let mut connection = Self { stream, decoder: Decoder::of_guest(), idle: true };
         let frame = next_frame(&mut connection.stream, &mut connection.decoder).await?;
         match answer(&frame)? {
             GuestMessage::Welcome(welcome) => Ok((connection, welcome)),

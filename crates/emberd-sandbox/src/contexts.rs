@@ -12,13 +12,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use emberd_proto::context::CONTEXT_LINE_BYTES_MAX;
 use emberd_proto::{ContextRun, ContextSpec};
 use emberd_vmm::{MicroVm, SnapshotVmm};
+use tokio::sync::Semaphore;
 
 use crate::operation::OperationError;
 use crate::sandbox::Sandbox;
 use crate::{ContextId, SandboxId, Sandboxes};
 
+mod backlog;
 mod interpreter;
 mod life;
 mod lines;
@@ -33,6 +36,10 @@ pub const CONTEXTS_MAX: usize = 16;
 
 /// Most runs of one context that wait for their turn.
 const RUNS_WAITING_MAX: usize = 16;
+
+/// Most bytes of events over 64 KiB that all contexts of one sandbox hold at once (64 MiB): two of
+/// the largest. Further ones wait in the guest until callers have read.
+pub const CONTEXT_LINES_BYTES_MAX: usize = 2 * CONTEXT_LINE_BYTES_MAX;
 
 /// Why a context was not opened, or did not run.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +90,18 @@ pub struct ContextView {
 }
 
 /// The contexts of one sandbox.
-#[derive(Default)]
-pub(crate) struct Contexts(Mutex<Entries>);
+pub(crate) struct Contexts {
+    entries: Mutex<Entries>,
+    /// Bytes of long events that may still be held.
+    line_bytes: Arc<Semaphore>,
+}
+
+impl Default for Contexts {
+    fn default() -> Self {
+        let line_bytes = Arc::new(Semaphore::new(CONTEXT_LINES_BYTES_MAX));
+        Self { entries: Mutex::default(), line_bytes }
+    }
+}
 
 #[derive(Default)]
 struct Entries {
@@ -131,7 +148,12 @@ impl Context {
 impl Contexts {
     /// No code that could panic half-way through a change runs under this lock.
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the events of all contexts share.
+    fn line_bytes(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.line_bytes)
     }
 }
 

@@ -44,7 +44,10 @@ pub use boot_path::{BootPath, BootTimes};
 pub use channel::ChannelError;
 pub use config::{BOOT_TIMEOUT_DEFAULT, Pace, PoolConfig, SANDBOXES_MAX_DEFAULT, SandboxesConfig};
 pub use console::ConsoleLog;
-pub use contexts::{CONTEXTS_MAX, ContextError, ContextState, ContextView, Run, RunEnd, RunEvent};
+pub use contexts::{
+    CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ContextError, ContextState, ContextView, Run, RunEnd,
+    RunEvent,
+};
 pub use create::{CreateError, Created};
 pub use exec::{EXEC_GRACE_DEFAULT, ExecTimes, Executed};
 pub use files::{ArchiveUpload, FileContent, FileListing, FileUpload, FileWatch, STREAM_BYTES_MAX};

@@ -204,6 +204,15 @@ impl<M: MicroVm> LineReader<M> {
         patiently(&self.sandbox, self.reader.frame()).await
     }
 
+    /// Waits for something else than the guest, for as long as the sandbox lives.
+    pub fn unless_ended<T>(
+        &self,
+        what: impl Future<Output = T>,
+    ) -> impl Future<Output = Result<T, OperationError>> {
+        let sandbox = Arc::clone(&self.sandbox);
+        async move { guarded(&sandbox, async { Ok(what.await) }).await }
+    }
+
     /// Ends a guest that broke the protocol by what its frames mean.
     pub async fn broken(&mut self, rule: &'static str) -> OperationError {
         failed(&self.sandbox, ChannelError::Protocol(rule)).await

@@ -8,7 +8,6 @@ use std::time::Duration;
 use emberd_api::{Context, ContextRun, ContextSpec, ContextState, RunEvent};
 use emberd_client::Client;
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::interrupt::Interrupt;
 use crate::output::{self, Output, printable};
@@ -213,10 +212,12 @@ fn show(event: &RunEvent) -> io::Result<()> {
         }
         RunEvent::Stderr { text } => io::stderr().write_all(text.as_bytes()),
         RunEvent::Result { data } | RunEvent::Display { data } => {
-            if let Some(plain) = data.get("text/plain").and_then(Value::as_str) {
-                writeln!(io::stdout(), "{}", printable(plain))?;
+            if let Some(plain) = data.get::<String>("text/plain") {
+                writeln!(io::stdout(), "{}", printable(&plain))?;
             }
-            for kind in data.keys().filter(|kind| *kind != "text/plain" && !is_picture(kind)) {
+            for kind in
+                data.kinds().iter().filter(|kind| *kind != "text/plain" && !is_picture(kind))
+            {
                 writeln!(io::stderr(), "emberctl: also as {}", printable(kind))?;
             }
             Ok(())

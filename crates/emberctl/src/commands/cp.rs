@@ -1,6 +1,6 @@
 //! `emberctl cp SRC DST`: files and directories into a sandbox, and out of it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, IsTerminal as _, Read, Write};
 use std::os::unix::fs::PermissionsExt as _;
@@ -171,10 +171,7 @@ impl Way<'_> {
 
     async fn out(&self, from: &SandboxPath, to: PathBuf) -> anyhow::Result<Copied> {
         let entry = self.client.file_stat(&from.id, &from.path, &self.options).await?;
-        let to = match entry.path.as_path().file_name() {
-            Some(name) if to.is_dir() => to.join(name),
-            _ => to,
-        };
+        let to = if to.is_dir() { to.join(own_name(from)?) } else { to };
         let bytes = if leads_to(&entry) == FileType::Directory {
             self.directory_out(from, &entry, &to).await?
         } else {
@@ -277,6 +274,16 @@ impl Way<'_> {
         };
         bar.with_style(ProgressStyle::with_template(template).expect("a constant"))
     }
+}
+
+/// What a copy is called: as you called it. What the sandbox says it is called may be anything,
+/// such as the name of a file your shell reads.
+fn own_name(from: &SandboxPath) -> anyhow::Result<&OsStr> {
+    from.path.file_name().ok_or_else(|| {
+        let message = format!("what {from} is called is up to the sandbox");
+        let hint = "name the copy, such as DIR/NAME".to_owned();
+        Hinted { message: printable(&message), hint }.into()
+    })
 }
 
 /// Gives the directory `to` the mode and time of the sandbox's own.

@@ -19,7 +19,7 @@ pub enum Command {
     Build(Box<build::Args>),
     /// List what there is.
     Ls,
-    /// Name what a guest would miss under a kernel.
+    /// Name what a guest would miss under a kernel, the installed one unless you name another.
     Check(check::Args),
     /// Remove files no image uses any more.
     Prune,
@@ -33,7 +33,7 @@ pub fn run(command: Command, data_dir: &DataDir, output: Output) -> anyhow::Resu
     match command {
         Command::Build(args) => build::run(*args, data_dir, output),
         Command::Ls => ls::run(data_dir, output),
-        Command::Check(args) => check::run(&args, output),
+        Command::Check(args) => check::run(&args, data_dir, output),
         Command::Prune => prune::run(data_dir, output),
     }
 }

@@ -46,7 +46,10 @@ fn text(info: &Info, endpoint: &str) -> String {
     }
     let labels = ["pools"].into_iter().chain(std::iter::repeat(""));
     facts.extend(labels.zip(info.pools.iter().map(pool)));
-    let packs = info.packs.iter().map(|(name, description)| format!("{name}: {description}"));
+    let packs = info.packs.iter().map(|name| match info.pack_descriptions.get(name) {
+        Some(description) => format!("{name}: {description}"),
+        None => name.clone(),
+    });
     let labels = ["packs"].into_iter().chain(std::iter::repeat(""));
     facts.extend(labels.zip(packs));
     output::facts(&facts)

@@ -192,7 +192,8 @@ impl State {
     fn info(&self) -> Value {
         json!({
             "version": "0.0.0", "guest_ram_mib": 256, "guest_vcpus": 1, "boot_path": "cold-boot",
-            "packs": {"python": "Python 3", "shell": "POSIX shell"},
+            "packs": ["python", "shell"],
+            "pack_descriptions": {"python": "Python 3", "shell": "POSIX shell"},
             "work_dir": self.work_dir(),
             "vmm": {"driver": "fake", "version": "1", "accelerator": "none", "reason": "a test"},
             "sandboxes": self.sandboxes.lock().unwrap().len(), "sandboxes_max": 64,

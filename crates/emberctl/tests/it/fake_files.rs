@@ -112,8 +112,11 @@ fn whole(status: u16, body: &[u8]) -> Vec<u8> {
 fn stat(path: &Path) -> Value {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Value::Null };
     let file_type = if metadata.is_dir() { FileType::Directory } else { FileType::File };
+    // A sandbox may say that a file is called anything.
+    let lies = path.file_name().is_some_and(|name| name == "liar");
+    let called = if lies { path.with_file_name(".bashrc") } else { path.to_owned() };
     let entry = FileEntry {
-        path: GuestPath(path.into()),
+        path: GuestPath(called),
         file_type,
         size: metadata.size(),
         mode: metadata.mode() & 0o7777,

@@ -69,6 +69,23 @@ fn directory_goes_in_and_comes_out() {
 }
 
 #[test]
+fn a_copy_is_called_as_its_caller_calls_it() {
+    let desk = Desk::new();
+    fs::create_dir_all(desk.here("from")).unwrap();
+    fs::create_dir(desk.here("dir")).unwrap();
+    fs::write(desk.here("from/liar"), "echo had").unwrap();
+    printed(&desk.emberctl(&["cp", &desk.there("from/liar"), &desk.here("dir")]));
+    fs::remove_file(desk.here("dir/liar")).unwrap();
+    fs::create_dir(desk.here("liar")).unwrap();
+    printed(&desk.emberctl(&["cp", &desk.there("liar"), &desk.here("dir")]));
+    assert!(fs::metadata(desk.here("dir/liar")).unwrap().is_dir());
+    assert_eq!(fs::read_dir(desk.here("dir")).unwrap().count(), 1);
+    let output = desk.emberctl(&["cp", &desk.there("from/.."), &desk.here("dir")]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(complaint(&output).contains("name the copy"), "{}", complaint(&output));
+}
+
+#[test]
 fn standard_input_and_output() {
     let desk = Desk::new();
     let args = ["cp", "-", &desk.there("a")];

@@ -114,3 +114,31 @@ fn what_is_missing_comes_with_the_command_that_makes_it() {
     let output = images.run(&["vmconfig", "mine", "--kernel-args", &long]);
     assert!(complaint(&output).contains("over the limit"), "{}", complaint(&output));
 }
+
+#[test]
+fn the_installed_kernel_is_checked_with_the_configuration_it_came_with() {
+    let images = Images { dir: tempfile::tempdir().unwrap() };
+    let none = images.run(&["image", "check"]);
+    assert_eq!(none.status.code(), Some(2));
+    assert!(complaint(&none).contains("emberctl image build kernel"), "{}", complaint(&none));
+    let kernel = images.write("vmlinux", &elf(b"Linux version 6.1.155 (somebody)"));
+    let options = ["VIRTIO", "VIRTIO_MMIO", "VIRTIO_BLK", "SQUASHFS", "OVERLAY_FS"];
+    let mut config: String = options.map(|option| format!("CONFIG_{option}=y\n")).concat();
+    config += "CONFIG_VIRTIO_CONSOLE=y\nCONFIG_HZ=250\n";
+    let config = images.write("config", config.as_bytes());
+    let [kernel, config] = [&kernel, &config].map(|path| path.to_str().unwrap());
+    let build = ["image", "build", "kernel", "--kernel", kernel, "--config", config];
+    printed(&images.run(&build));
+    for args in [&["image", "check", "--json"][..], &["image", "check", "--json", kernel]] {
+        let output = images.run(args);
+        assert_eq!(output.status.code(), Some(1), "{}", complaint(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["hz"], 250);
+        let squashfs = report["options"].as_array().unwrap().iter();
+        let provisions: Vec<_> = squashfs
+            .filter(|option| option["option"] == "SQUASHFS")
+            .map(|option| option["provision"].as_str().unwrap())
+            .collect();
+        assert_eq!(provisions, ["built in"]);
+    }
+}

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod artifacts;
 #[cfg(test)]
+mod kernels;
+#[cfg(test)]
 mod rootfs;
 #[cfg(test)]
 mod sample;

@@ -12,17 +12,19 @@ use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use emberd_proto::{
     ContextCall, ContextEvent, ExecExit, Frame, GuestMessage, HostMessage, InterruptedBy, Kind,
     SignalName,
 };
 use emberd_vmm::MicroVm;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::ContextError;
+use super::backlog::{Backlog, Output};
 use super::life::Status;
-use super::lines::{Lines, Nonsense};
+use super::lines::{Lines, Nonsense, Said};
 use super::run::{RunEnd, RunEvent};
 use crate::chain::chain;
 use crate::operation::{LineReader, LineWriter, OperationError};
@@ -107,8 +109,8 @@ pub(super) struct Interpreter<M: MicroVm> {
 
 /// What the guest said.
 enum Heard {
-    Output(RunEvent),
-    Events(Vec<(ContextEvent, usize)>),
+    Output(Output, Bytes),
+    Lines(Vec<Said>),
 }
 
 impl<M: MicroVm> Interpreter<M> {
@@ -117,8 +119,9 @@ impl<M: MicroVm> Interpreter<M> {
         writer: LineWriter<M>,
         status: Arc<Status>,
         interrupted: watch::Receiver<u64>,
+        line_bytes: Arc<Semaphore>,
     ) -> Self {
-        Self { reader, writer, lines: Lines::default(), status, interrupted }
+        Self { reader, writer, lines: Lines::new(line_bytes), status, interrupted }
     }
 
     /// Waits until it is ready.
@@ -127,13 +130,15 @@ impl<M: MicroVm> Interpreter<M> {
         let listen = async {
             loop {
                 match self.hear().await? {
-                    Heard::Output(RunEvent::Stdout(text) | RunEvent::Stderr(text)) => {
+                    Heard::Output(_, text) => {
                         let room = WORDS_BYTES_MAX - words.len();
                         words.extend_from_slice(&text[..text.len().min(room)]);
                     }
-                    Heard::Events(events) if events.is_empty() => {}
-                    Heard::Events(events) if events[0].0 == ContextEvent::Ready => return Ok(()),
-                    Heard::Events(_) | Heard::Output(_) => return Err(Ended::Nonsense),
+                    Heard::Lines(lines) => match lines.first() {
+                        None => {}
+                        Some(Said { event: Some(ContextEvent::Ready), .. }) => return Ok(()),
+                        Some(_) => return Err(Ended::Nonsense),
+                    },
                 }
             }
         };
@@ -173,6 +178,7 @@ impl<M: MicroVm> Interpreter<M> {
                 self.status.lose(run.end());
                 let reason = ended.reason();
                 self.status.die(&reason);
+                run.waiting.extend(run.early.drain());
                 run.flush().await;
                 return reason;
             }
@@ -242,11 +248,12 @@ pub(super) fn line_of(call: &ContextCall) -> Vec<u8> {
 
 /// Waits for what the guest says next. Cancel safe.
 async fn hear<M: MicroVm>(reader: &mut LineReader<M>, lines: &mut Lines) -> Result<Heard, Ended> {
+    reader.unless_ended(lines.room()).await?;
     let frame = reader.frame().await?;
     match frame.kind {
-        Kind::Stdout => Ok(Heard::Output(RunEvent::Stdout(frame.payload))),
-        Kind::Stderr => Ok(Heard::Output(RunEvent::Stderr(frame.payload))),
-        Kind::Data => Ok(Heard::Events(lines.push(&frame.payload)?)),
+        Kind::Stdout => Ok(Heard::Output(Output::Stdout, frame.payload)),
+        Kind::Stderr => Ok(Heard::Output(Output::Stderr, frame.payload)),
+        Kind::Data => Ok(Heard::Lines(lines.push(&frame.payload)?)),
         Kind::Control => match exit(&frame) {
             Some(exit) => Err(Ended::Exited(exit)),
             None => {
@@ -279,6 +286,8 @@ struct Running {
     events: mpsc::Sender<RunEvent>,
     /// Not yet handed on.
     waiting: VecDeque<RunEvent>,
+    /// What came before the run has begun.
+    early: Backlog,
     since: Instant,
     deadline: Option<Instant>,
     /// When it is interrupted once more.
@@ -302,6 +311,7 @@ impl Running {
         Self {
             events,
             waiting: VecDeque::new(),
+            early: Backlog::default(),
             since,
             deadline: timeout.map(|timeout| since + timeout),
             again: None,
@@ -324,45 +334,60 @@ impl Running {
 
     /// Takes what the guest said; whether the run is over.
     fn take(&mut self, heard: Heard, status: &Status) -> bool {
-        let events = match heard {
-            Heard::Output(RunEvent::Stdout(text) | RunEvent::Stderr(text)) if text.is_empty() => {
+        let lines = match heard {
+            Heard::Output(output, text) => {
+                self.output(output, text);
                 return false;
             }
-            Heard::Output(event) => {
-                let (RunEvent::Stdout(text) | RunEvent::Stderr(text)) = &event else {
-                    return false;
-                };
-                let bytes = text.len();
-                self.tell(event, bytes);
-                return false;
-            }
-            Heard::Events(events) => events,
+            Heard::Lines(lines) => lines,
         };
-        for (event, bytes) in events {
+        for Said { event, bytes } in lines {
             match event {
-                ContextEvent::Ready => {}
-                ContextEvent::Started { execution_count, interrupted_by } => {
+                // What is said before a run has begun is nobody's, as between two runs.
+                None => self.truncated |= self.begun,
+                Some(ContextEvent::Ready) => {}
+                Some(ContextEvent::Started { execution_count, interrupted_by }) => {
                     status.count(execution_count);
-                    self.begun = true;
-                    self.interrupted_by = interrupted_by;
-                    self.execution_count = execution_count;
-                    if !self.left {
-                        // In front of the output that overtook it.
-                        self.waiting.push_front(RunEvent::Started { execution_count });
-                    }
+                    self.begin(execution_count, interrupted_by);
                 }
-                ContextEvent::Result { data } => self.tell(RunEvent::Result(data), bytes),
-                ContextEvent::Display { data } => self.tell(RunEvent::Display(data), bytes),
-                ContextEvent::Error { name, value, traceback } => {
-                    self.tell(RunEvent::Error { name, value, traceback }, bytes);
-                }
-                ContextEvent::Done { execution_count } => {
+                Some(ContextEvent::Done { execution_count }) => {
                     self.execution_count = execution_count;
+                    self.waiting.extend(self.early.drain());
                     return true;
+                }
+                Some(_) if !self.begun => {}
+                Some(ContextEvent::Result { data }) => self.tell(RunEvent::Result(data), bytes),
+                Some(ContextEvent::Display { data }) => self.tell(RunEvent::Display(data), bytes),
+                Some(ContextEvent::Error { name, value, traceback }) => {
+                    self.tell(RunEvent::Error { name, value, traceback }, bytes);
                 }
             }
         }
         false
+    }
+
+    fn begin(&mut self, execution_count: u64, interrupted_by: InterruptedBy) {
+        self.begun = true;
+        self.interrupted_by = interrupted_by;
+        self.execution_count = execution_count;
+        if !self.left {
+            // In front of the output that overtook it.
+            self.waiting.push_back(RunEvent::Started { execution_count });
+            self.waiting.extend(self.early.drain());
+        }
+    }
+
+    fn output(&mut self, output: Output, text: Bytes) {
+        if text.is_empty() || self.left {
+            return;
+        }
+        if !self.begun {
+            self.bytes = self.bytes.saturating_add(text.len());
+            self.truncated |= !self.early.push(output, &text);
+            return;
+        }
+        let bytes = text.len();
+        self.tell(output.event(text), bytes);
     }
 
     fn tell(&mut self, event: RunEvent, bytes: usize) {
@@ -379,6 +404,7 @@ impl Running {
         self.left = true;
         self.interrupt = true;
         self.waiting.clear();
+        self.early = Backlog::default();
     }
 
     fn end(&self) -> RunEnd {

@@ -15,7 +15,7 @@ use crate::ContextId;
 use crate::operation::Line;
 use crate::sandbox::Sandbox;
 
-/// Events of one run that wait for their caller. What a run may say at all bounds their size.
+/// Events of one run that wait for their caller; [`super::lines`] bounds their size.
 const EVENTS_WAITING_MAX: usize = 16;
 
 /// What a context is doing.
@@ -115,7 +115,13 @@ impl Life {
         let status = Arc::new(Status::new());
         let (interrupts, interrupted) = watch::channel(0);
         let (orders, ordered) = mpsc::channel(RUNS_WAITING_MAX);
-        let mut interpreter = Interpreter::new(reader, writer, Arc::clone(&status), interrupted);
+        let mut interpreter = Interpreter::new(
+            reader,
+            writer,
+            Arc::clone(&status),
+            interrupted,
+            sandbox.contexts.line_bytes(),
+        );
         interpreter.ready().await?;
         let (ending, ended) = (CancellationToken::new(), CancellationToken::new());
         let life = Self { status, orders, interrupts, ending, ended };

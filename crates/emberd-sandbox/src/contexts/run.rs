@@ -1,11 +1,11 @@
 //! One run in a context, as its caller sees it: events, the last of them [`RunEvent::End`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::Value;
+use emberd_proto::Forms;
 use tokio::sync::mpsc;
 
 use super::life::Status;
@@ -27,9 +27,9 @@ pub enum RunEvent {
     /// It wrote to standard error, likewise.
     Stderr(Bytes),
     /// It displayed something, in these forms by MIME type.
-    Display(BTreeMap<String, Value>),
+    Display(Forms),
     /// The value of its last expression, in these forms by MIME type.
-    Result(BTreeMap<String, Value>),
+    Result(Forms),
     /// It failed.
     Error {
         /// Name of the exception's class; `ContextEnded` when the interpreter itself did.
@@ -50,7 +50,7 @@ pub struct RunEnd {
     pub execution_count: u64,
     /// Whether it was ended at its time limit.
     pub timed_out: bool,
-    /// Whether what it said was more than a run may say, and the rest was dropped.
+    /// Whether something of what it said was over a limit, and was dropped.
     pub truncated: bool,
     /// From its turn to its end, by the host's clock.
     pub duration: Duration,

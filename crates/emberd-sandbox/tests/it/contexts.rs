@@ -29,9 +29,9 @@ impl Ran {
         })
     }
 
-    fn result(&self) -> Option<&str> {
+    fn result(&self) -> Option<String> {
         self.events.iter().find_map(|event| match event {
-            RunEvent::Result(data) => data["text/plain"].as_str(),
+            RunEvent::Result(data) => data.get("text/plain"),
             _ => None,
         })
     }
@@ -193,7 +193,7 @@ async fn code_that_hears_no_interrupt_is_ended_by_a_restart_or_its_time_limit() 
     assert!(matches!(run.next().await, Some(RunEvent::End(_))));
     assert!(run.next().await.is_none());
     until(|| !is_running(pid)).await;
-    assert_eq!(fixture.run(id, context, "6 * 7").await.result(), Some("42"));
+    assert_eq!(fixture.run(id, context, "6 * 7").await.result().as_deref(), Some("42"));
     let ran = fixture.run_for(id, context, "sum(range(10 ** 18))", Some(50)).await;
     assert_eq!(ran.error().map(|error| error.0), Some("ContextEnded"), "{ran:?}");
     assert!(ran.end.timed_out);
@@ -222,7 +222,7 @@ async fn crash_is_told_and_a_restart_mends_it() {
         let refused = fixture.sandboxes.run_context(id, context, &run).map(drop);
         assert!(matches!(refused, Err(ContextError::Dead { .. })), "{refused:?}");
         fixture.sandboxes.restart_context(id, context).await.unwrap();
-        assert_eq!(fixture.run(id, context, "1 + 1").await.result(), Some("2"));
+        assert_eq!(fixture.run(id, context, "1 + 1").await.result().as_deref(), Some("2"));
     }
     fixture.close().await;
 }

@@ -11,7 +11,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::io::{AsyncRead as FuturesAsyncRead, AsyncWrite as FuturesAsyncWrite};
@@ -20,10 +20,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, TokioAsyncReadCompatExt as _};
+use tokio_util::compat::TokioAsyncReadCompatExt as _;
 use yamux::{Config, Connection, ConnectionError, Mode};
 
 use crate::ConnectError;
+
+mod merge;
+
+use merge::{Inbox, Merging};
 
 /// Most streams of one microVM at once; further ones wait.
 const STREAMS_MAX: usize = 384;
@@ -32,8 +36,9 @@ const STREAMS_MAX: usize = 384;
 /// stream is counted until its end has been sent.
 const MUX_STREAMS_MAX: usize = 2 * STREAMS_MAX;
 
-/// Most bytes the guest can make the host hold unread, over all streams (192 MiB). Exactly
-/// the windows all streams start with, so that none ever grows.
+/// Most bytes the guest can make the host hold unread, over all streams (192 MiB), in whatever
+/// pieces it sends them ([`merge`]). Exactly the windows all streams start with, so that none
+/// ever grows.
 const UNREAD_BYTES_MAX: usize = MUX_STREAMS_MAX * yamux::DEFAULT_CREDIT as usize;
 
 /// Longest wait for the guest to begin a new session: one task switch there, some
@@ -50,8 +55,20 @@ const PONG: [u8; HEADER_BYTES] = *b"\0\x02\0\x02\0\0\0\0embr";
 
 /// What the owner of a [`Mux`] asks of its task.
 enum Request {
-    Open(oneshot::Sender<yamux::Stream>),
+    Open(oneshot::Sender<Opened>),
     Renew(oneshot::Sender<()>),
+}
+
+/// A stream, until it is dropped.
+struct Opened {
+    stream: yamux::Stream,
+    inbox: Inbox,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.inbox.forget(self.stream.id().val());
+    }
 }
 
 /// The host's end of the mux. Dropping it closes the channel and every stream.
@@ -91,8 +108,8 @@ impl Mux {
         let permit = permits.acquire_owned().await.map_err(|_| self.why_closed())?;
         let (reply, stream) = oneshot::channel();
         self.requests.send(Request::Open(reply)).await.map_err(|_| self.why_closed())?;
-        let stream = stream.await.map_err(|_| self.why_closed())?;
-        Ok(MuxStream { stream: stream.compat(), _permit: permit })
+        let opened = stream.await.map_err(|_| self.why_closed())?;
+        Ok(MuxStream { opened, _permit: permit })
     }
 
     /// Ends the session and every stream, and waits until the guest has begun a new one: it
@@ -146,11 +163,12 @@ async fn drive(
     channel: impl FuturesAsyncRead + FuturesAsyncWrite + Unpin,
     mut requests: mpsc::Receiver<Request>,
 ) -> Result<(), MuxError> {
-    let mut channel = Unclosed(channel);
+    let mut channel = Merging::over(channel);
     // A session begins with the first stream: the guest is left alone until then.
     while let Some(first) = requests.recv().await {
+        let inbox = channel.begin();
         let mut connection = Connection::new(&mut channel, config(), Mode::Client);
-        let session = serve(&mut connection, first, &mut requests).await;
+        let session = serve(&mut connection, &inbox, first, &mut requests).await;
         let Some(renewed) = session? else { return Ok(()) };
         poll_fn(|context| connection.poll_close(context)).await.map_err(MuxError::Connection)?;
         drop(connection);
@@ -166,6 +184,7 @@ async fn drive(
 /// session is asked for.
 async fn serve(
     connection: &mut Connection<impl FuturesAsyncRead + FuturesAsyncWrite + Unpin>,
+    inbox: &Inbox,
     first: Request,
     requests: &mut mpsc::Receiver<Request>,
 ) -> Result<Option<oneshot::Sender<()>>, MuxError> {
@@ -178,7 +197,10 @@ async fn serve(
             };
             match connection.poll_new_outbound(context) {
                 // Whoever asked may have gone: the stream is dropped, and so closed.
-                Poll::Ready(Ok(stream)) => drop(reply.send(stream)),
+                Poll::Ready(Ok(stream)) => {
+                    inbox.register(stream.id().val());
+                    drop(reply.send(Opened { stream, inbox: inbox.clone() }));
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(MuxError::Connection(error))),
                 Poll::Pending => {
                     asked = Some(Request::Open(reply));
@@ -216,13 +238,14 @@ fn poll_asked(
 
 /// Waits until the guest, which has been told that its session is over, answers in a new one.
 async fn see_renewal(
-    channel: &mut (impl FuturesAsyncRead + FuturesAsyncWrite + Unpin),
+    channel: &mut Merging<impl FuturesAsyncRead + FuturesAsyncWrite + Unpin>,
 ) -> io::Result<()> {
     channel.write_all(&PING).await?;
     channel.flush().await?;
+    let (channel, mut header, mut have) = channel.unmerged().await?;
     loop {
-        let mut header = [0; HEADER_BYTES];
-        channel.read_exact(&mut header).await?;
+        channel.read_exact(&mut header[have..]).await?;
+        have = 0;
         let [version, kind, .., a, b, c, d] = header;
         match (version, kind) {
             _ if header == PONG => return Ok(()),
@@ -240,42 +263,16 @@ async fn see_renewal(
     }
 }
 
-/// A channel that outlives the sessions over it: closing only flushes.
-struct Unclosed<C>(C);
-
-impl<C: FuturesAsyncRead + Unpin> FuturesAsyncRead for Unclosed<C> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl<C: FuturesAsyncWrite + Unpin> FuturesAsyncWrite for Unclosed<C> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_flush(context)
-    }
-}
-
 /// A byte stream to the guest agent.
-#[derive(Debug)]
 pub struct MuxStream {
-    stream: Compat<yamux::Stream>,
+    opened: Opened,
     _permit: OwnedSemaphorePermit,
+}
+
+impl fmt::Debug for MuxStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MuxStream").field(&self.opened.stream.id()).finish()
+    }
 }
 
 impl AsyncRead for MuxStream {
@@ -284,7 +281,12 @@ impl AsyncRead for MuxStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let Opened { stream, inbox } = &mut self.opened;
+        let bytes = buffer.initialize_unfilled();
+        let bytes = ready!(Pin::new(&mut *stream).poll_read(context, bytes))?;
+        buffer.advance(bytes);
+        inbox.took(stream.id().val(), bytes);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -294,21 +296,22 @@ impl AsyncWrite for MuxStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        Pin::new(&mut self.opened.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        Pin::new(&mut self.opened.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(&mut self.opened.stream).poll_close(context)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
     use super::*;
 
@@ -505,6 +508,28 @@ mod tests {
         let hostile = renewal(b"\x05ABCDEFGHIJKLMNOP").await.unwrap_err();
         let ConnectError::Channel(reason) = hostile else { panic!("{hostile}") };
         assert!(reason.to_string().ends_with("no frame of the mux"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn bytes_one_by_one_arrive_whether_asked_for_early_or_late() {
+        let (mux, guest) = mux_and_guest();
+        let said: Vec<u8> = (0..200_000_u32).map(|byte| byte.to_le_bytes()[0]).collect();
+        let mut stream = mux.open().await.unwrap();
+        let mut sent = Vec::new();
+        for byte in &said {
+            sent.extend_from_slice(b"\0\0\0\0\0\0\0\x01\0\0\0\x01");
+            sent.push(*byte);
+        }
+        let (mut from_host, mut to_host) = tokio::io::split(guest);
+        let speak = tokio::spawn(async move { to_host.write_all(&sent).await.unwrap() });
+        tokio::spawn(async move { tokio::io::copy(&mut from_host, &mut tokio::io::sink()).await });
+        let mut early = vec![0; 1000];
+        stream.read_exact(&mut early).await.unwrap();
+        // Nobody reads the rest until all of it is there.
+        speak.await.unwrap();
+        let mut late = vec![0; said.len() - early.len()];
+        stream.read_exact(&mut late).await.unwrap();
+        assert!([early, late].concat() == said);
     }
 
     #[tokio::test]

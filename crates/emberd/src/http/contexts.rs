@@ -9,8 +9,8 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use emberd_api::{
-    Context, ContextList, ContextRun, ContextSpec, ContextState, ErrorBody, ErrorCode, RunEvent,
-    paths,
+    Context, ContextList, ContextRun, ContextSpec, ContextState, ErrorBody, ErrorCode, Forms,
+    RunEvent, paths,
 };
 use emberd_sandbox::{
     ContextId, ContextState as State_, ContextView, RunEvent as Event, SandboxId, Sandboxes,
@@ -135,7 +135,7 @@ pub async fn run<V: SnapshotVmm>(
     if accepts(EVENT_STREAM) {
         return Ok(sse::answer(events.map(|event| sse::event(name(&event), &event))));
     }
-    let lines = events.map(|event| Ok::<_, Infallible>(line(&event)));
+    let lines = events.flat_map(|event| stream::iter(line(event).map(Ok::<_, Infallible>)));
     let headers = [(header::CONTENT_TYPE, NDJSON), (header::CACHE_CONTROL, "no-cache")];
     Ok((headers, ResponseBody::from_stream(lines)).into_response())
 }
@@ -238,10 +238,20 @@ fn told(event: Event) -> RunEvent {
     }
 }
 
-fn line(event: &RunEvent) -> String {
-    let mut json = serde_json::to_string(event).expect("string keys only");
-    json.push('\n');
-    json
+/// An event as a line, in pieces: what an interpreter said is passed on as it is.
+fn line(event: RunEvent) -> [Bytes; 3] {
+    let around = |data: Forms, begin| {
+        [Bytes::from_static(begin), data.into_json(), Bytes::from_static(b"}\n")]
+    };
+    match event {
+        RunEvent::Display { data } => around(data, br#"{"event":"display","data":"#),
+        RunEvent::Result { data } => around(data, br#"{"event":"result","data":"#),
+        event => {
+            let mut json = serde_json::to_vec(&event).expect("string keys only");
+            json.push(b'\n');
+            [json.into(), Bytes::new(), Bytes::new()]
+        }
+    }
 }
 
 /// What a server-sent event is called: as in its JSON.

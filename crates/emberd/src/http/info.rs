@@ -22,7 +22,10 @@ pub async fn info<V: SnapshotVmm>(State(sandboxes): State<Sandboxes<V>>) -> Json
         boot_path: sandboxes.boot_path().to_string(),
         pools: sandboxes.pools().iter().map(shown).collect(),
         reaping: sandboxes.reaping(),
-        packs: packs.map(|(name, pack)| (name.to_string(), pack.description.clone())).collect(),
+        packs: packs.clone().map(|(name, _)| name.to_string()).collect(),
+        pack_descriptions: packs
+            .map(|(name, pack)| (name.to_string(), pack.description.clone()))
+            .collect(),
         work_dir: config.run_dir.display().to_string(),
         vmm: VmmInfo {
             driver: vmm.driver.to_owned(),

@@ -2,22 +2,20 @@
 
 use std::fmt;
 
+use emberd_proto::json::{self, JsonExcess, JsonLimits};
 use serde::de::DeserializeOwned;
 
-/// How deep arrays and objects may be nested: the limit of `serde_json`, which it keeps to only
-/// where it does not skip.
-pub const DEPTH_MAX: usize = 128;
-
-/// Most values, names among them: several times what any body needs. Each becomes tens of bytes.
-pub const VALUES_MAX: usize = 16_384;
+/// What a text may be made of: as deep as `serde_json` goes, which it keeps to only where it does
+/// not skip, and several times the values, names among them, that any body needs. Each becomes
+/// tens of bytes.
+pub const LIMITS: JsonLimits =
+    JsonLimits { depth_max: 128, values_max: 16_384, number_bytes_max: 64 };
 
 /// Why a text was not read.
 #[derive(Debug)]
 pub enum Unread {
-    /// It is nested too deep.
-    Deep,
-    /// It has too many values.
-    Many,
+    /// It is over a limit.
+    Excess(JsonExcess),
     /// It is not JSON, or not what is to be read.
     Wrong(serde_json::Error),
 }
@@ -25,8 +23,11 @@ pub enum Unread {
 impl fmt::Display for Unread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Deep => write!(f, "it is nested over {DEPTH_MAX} deep"),
-            Self::Many => write!(f, "it has over {VALUES_MAX} values"),
+            Self::Excess(JsonExcess::Depth(most)) => write!(f, "it is nested over {most} deep"),
+            Self::Excess(JsonExcess::Values(most)) => write!(f, "it has over {most} values"),
+            Self::Excess(JsonExcess::Number(most)) => {
+                write!(f, "it has a number of over {most} bytes")
+            }
             Self::Wrong(error) => error.fmt(f),
         }
     }
@@ -34,43 +35,8 @@ impl fmt::Display for Unread {
 
 /// What `text` says.
 pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Unread> {
-    measure(text)?;
+    json::check(text, LIMITS).map_err(Unread::Excess)?;
     serde_json::from_slice(text).map_err(Unread::Wrong)
-}
-
-/// Looks at what is outside of strings. Whether all of it is JSON is not looked at.
-fn measure(text: &[u8]) -> Result<(), Unread> {
-    let (mut depth, mut values) = (0_usize, 1_usize);
-    let mut bytes = text.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => skip_string(&mut bytes),
-            b'[' | b'{' => {
-                (depth, values) = (depth + 1, values + 1);
-                if depth > DEPTH_MAX {
-                    return Err(Unread::Deep);
-                }
-            }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            b',' | b':' => values += 1,
-            _ => {}
-        }
-        if values > VALUES_MAX {
-            return Err(Unread::Many);
-        }
-    }
-    Ok(())
-}
-
-/// Leaves `bytes` behind the end of the string they are in.
-fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => return,
-            b'\\' => drop(bytes.next()),
-            _ => {}
-        }
-    }
 }
 
 #[cfg(test)]
@@ -89,18 +55,18 @@ mod tests {
     #[test]
     fn depth_is_limited_where_nothing_is_read_too() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        check(&nested(DEPTH_MAX - 1), "read");
-        check(&nested(DEPTH_MAX + 1), "it is nested over 128 deep");
+        check(&nested(LIMITS.depth_max - 1), "read");
+        check(&nested(LIMITS.depth_max + 1), "it is nested over 128 deep");
         check(&nested(1 << 20), "it is nested over 128 deep");
-        check(&format!("{{\"x\":{}}}", nested(DEPTH_MAX)), "it is nested over 128 deep");
+        check(&format!("{{\"x\":{}}}", nested(LIMITS.depth_max)), "it is nested over 128 deep");
     }
 
     #[test]
     fn values_are_limited() {
         let list = |item: &str, count: usize| format!("[{}]", vec![item; count].join(","));
-        check(&list("0", VALUES_MAX - 2), "read");
+        check(&list("0", LIMITS.values_max - 2), "read");
         for item in ["0", "[]", "{}", "\"\"", "{\"\":0}"] {
-            check(&list(item, VALUES_MAX), "it has over 16384 values");
+            check(&list(item, LIMITS.values_max), "it has over 16384 values");
         }
     }
 

@@ -38,7 +38,8 @@ pub async fn create<V: SnapshotVmm>(
     body: Body,
 ) -> Result<(StatusCode, Extension<Timed>, Json<CreatedSandbox>), ApiError> {
     let wanted: CreateSandbox = body.json_or_default()?;
-    let name = wanted.language_pack.as_deref().unwrap_or(LANGUAGE_PACK_DEFAULT);
+    let named = wanted.language_pack.as_deref().filter(|name| !name.is_empty());
+    let name = named.unwrap_or(LANGUAGE_PACK_DEFAULT);
     let pack = pack::installed(&sandboxes, name)?;
     let created = sandboxes.create(&pack).await?;
     let body = CreatedSandbox { id: created.id.to_string() };

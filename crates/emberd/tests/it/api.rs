@@ -23,6 +23,7 @@ mod bad_input;
 mod contexts;
 mod files;
 mod openapi;
+mod original;
 mod ports;
 mod processes;
 mod routes;

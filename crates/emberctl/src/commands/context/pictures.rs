@@ -1,13 +1,12 @@
 //! Pictures among the forms of what a run shows: saved as files, or counted.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::Value;
+use emberd_api::Forms;
 
 /// MIME types of pictures, and what the names of their files end in.
 const KINDS: [(&str, &str); 3] =
@@ -62,16 +61,18 @@ impl Pictures {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn take(&mut self, data: &BTreeMap<String, Value>) -> anyhow::Result<Vec<PathBuf>> {
-        let forms =
-            KINDS.iter().filter_map(|(kind, suffix)| Some((*kind, *suffix, data.get(*kind)?)));
+    pub fn take(&mut self, data: &Forms) -> anyhow::Result<Vec<PathBuf>> {
+        let kinds = data.kinds();
         let mut paths = Vec::new();
         let mut found = false;
-        for (kind, suffix, value) in forms {
+        for (kind, suffix) in KINDS {
+            if !kinds.iter().any(|name| name == kind) {
+                continue;
+            }
             if !found {
                 (found, self.number) = (true, self.number + 1);
             }
-            match (&self.dir, content(kind, value)) {
+            match (&self.dir, content(kind, data.get(kind))) {
                 (Some(dir), Some(content)) => {
                     let path = dir.join(format!("run-{}-{}.{suffix}", self.run, self.number));
                     write(&path, &content)?;
@@ -89,12 +90,11 @@ fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
 }
 
 /// The bytes of a picture; none where they are not what its kind is sent as.
-fn content(kind: &str, value: &Value) -> Option<Vec<u8>> {
-    let text = value.as_str()?;
+fn content(kind: &str, text: Option<String>) -> Option<Vec<u8>> {
+    let mut text = text?;
     if kind == TEXT_KIND {
-        return Some(text.as_bytes().to_vec());
+        return Some(text.into_bytes());
     }
-    let mut text = text.to_owned();
     // Encoders of mail break lines.
     text.retain(|c| !c.is_ascii_whitespace());
     BASE64_STANDARD.decode(text).ok()
@@ -102,18 +102,27 @@ fn content(kind: &str, value: &Value) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn pictures_are_what_their_kind_is_sent_as() {
-        assert_eq!(content("image/png", &json!("aGVs\nbG8=\n")).unwrap(), b"hello");
-        assert_eq!(content("image/svg+xml", &json!("<svg/>")).unwrap(), b"<svg/>");
-        for (kind, value) in
-            [("image/png", json!("%")), ("image/png", json!([1])), ("image/svg+xml", json!({}))]
+        let content = |kind, text: Option<&str>| content(kind, text.map(str::to_owned));
+        assert_eq!(content("image/png", Some("aGVs\nbG8=\n")).unwrap(), b"hello");
+        assert_eq!(content("image/svg+xml", Some("<svg/>")).unwrap(), b"<svg/>");
+        for (kind, text) in [("image/png", Some("%")), ("image/png", None), ("image/svg+xml", None)]
         {
-            assert_eq!(content(kind, &value), None, "{kind} {value}");
+            assert_eq!(content(kind, text), None, "{kind} {text:?}");
         }
+    }
+
+    #[test]
+    fn what_is_no_picture_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pictures = Pictures::new(Some(dir.path().to_owned())).unwrap();
+        pictures.of_run(3);
+        let data = r#"{"image/png":[1],"image/svg+xml":"<svg/>","text/plain":"x"}"#;
+        let paths = pictures.take(&serde_json::from_str(data).unwrap()).unwrap();
+        assert_eq!(paths, [dir.path().join("run-3-1.svg")]);
+        assert!(pictures.complaint().unwrap().starts_with("pictures not saved: 1"));
     }
 }

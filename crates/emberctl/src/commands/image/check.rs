@@ -1,9 +1,10 @@
-//! `emberctl image check KERNEL`: what a guest would miss under a kernel.
+//! `emberctl image check [KERNEL]`: what a guest would miss under a kernel.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use emberd_image::DataDir;
 use emberd_image::check::{self, ConfigSource, Need, OptionReport, Provision};
 use emberd_image::pack::Compression;
 use serde::Serialize;
@@ -15,9 +16,9 @@ use crate::report::Hinted;
 /// Arguments of `image check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A vmlinux or a bzImage.
-    kernel: PathBuf,
-    /// Its configuration, where it does not carry it itself.
+    /// A vmlinux or a bzImage; the installed kernel when absent.
+    kernel: Option<PathBuf>,
+    /// Its configuration, where it neither carries it itself nor is installed with it.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The compression of the packs it has to read.
@@ -46,9 +47,13 @@ struct OptionDocument {
 ///
 /// # Errors
 /// The file is no kernel, or nothing is known of its configuration.
-pub fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
-    let report = check::kernel(&args.kernel, args.config.as_deref(), args.compression)
-        .with_context(|| format!("cannot check {}", args.kernel.display()))?;
+pub fn run(args: &Args, data_dir: &DataDir, output: Output) -> anyhow::Result<ExitCode> {
+    let kernel = match &args.kernel {
+        Some(kernel) => kernel.clone(),
+        None => installed(data_dir)?,
+    };
+    let report = check::kernel(&kernel, args.config.as_deref(), args.compression, data_dir)
+        .with_context(|| format!("cannot check {}", kernel.display()))?;
     if report.config == ConfigSource::Nowhere {
         let message = format!("the kernel {} carries no configuration", report.release);
         let hint = "name its configuration with --config FILE, such as /boot/config-*";
@@ -64,6 +69,16 @@ pub fn run(args: &Args, output: Output) -> anyhow::Result<ExitCode> {
     output.print(&document, || text(&document))?;
     let usable = !report.options.iter().any(is_fatal);
     Ok(if usable { ExitCode::SUCCESS } else { exit::CHECK_FAILED.into() })
+}
+
+/// The kernel guests boot from.
+fn installed(data_dir: &DataDir) -> anyhow::Result<PathBuf> {
+    let unreadable = || format!("cannot read which kernel is in {}", data_dir.path().display());
+    check::installed(data_dir).with_context(unreadable)?.ok_or_else(|| {
+        let message = format!("no kernel is installed in {}", data_dir.path().display());
+        let hint = "name one, or install one with: emberctl image build kernel".to_owned();
+        Hinted { message, hint }.into()
+    })
 }
 
 /// Whether guests of this version, all of them under QEMU, cannot run for want of the option.

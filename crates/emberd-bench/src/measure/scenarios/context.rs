@@ -102,7 +102,7 @@ impl<'a> Counter<'a> {
                 RunEvent::Started { .. } => begun = asked.elapsed().saturating_sub(accepted),
                 RunEvent::Stdout { text } => said += text.trim_end(),
                 RunEvent::Result { data } => {
-                    said += data.get("text/plain").and_then(|text| text.as_str()).unwrap_or("");
+                    said += &data.get::<String>("text/plain").unwrap_or_default();
                 }
                 RunEvent::Error { traceback, .. } => said += &traceback,
                 _ => {}

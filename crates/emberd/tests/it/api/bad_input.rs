@@ -69,14 +69,17 @@ async fn refusals() {
     let unknown = format!("/sandboxes/{UNKNOWN_ID}");
     let unknown_exec = format!("{unknown}/exec");
     let nested = format!("{}{}", r#"{"x":"#.repeat(1000), "}".repeat(1000));
+    let wide = format!(r#"{{"x":[{}0]}}"#, "{},".repeat(1 << 20));
+    let long = format!(r#"{{"code":"","x":{}}}"#, "9".repeat(1_000_000));
     let cases: &[(&str, &str, &str, u16, ErrorCode)] = &[
         ("POST", "/sandboxes", "{", 400, InvalidJson),
         ("POST", "/sandboxes", "[]x", 400, InvalidJson),
         ("POST", "/sandboxes", &nested, 400, InvalidJson),
+        ("POST", "/sandboxes", &wide, 400, InvalidJson),
+        ("POST", &exec, &long, 400, InvalidJson),
         ("POST", "/sandboxes", r#"{"language_pack":7}"#, 400, InvalidJson),
         ("POST", "/sandboxes", r#"{"language_pack":"cobol"}"#, 400, UnknownPack),
         ("POST", "/sandboxes", r#"{"language_pack":"../shell"}"#, 400, UnknownPack),
-        ("POST", "/sandboxes", r#"{"language_pack":""}"#, 400, UnknownPack),
         ("POST", &exec, "", 400, InvalidJson),
         ("POST", &exec, "{}", 400, InvalidJson),
         ("POST", &exec, r#"{"code":7}"#, 400, InvalidJson),

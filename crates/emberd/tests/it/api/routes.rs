@@ -111,7 +111,7 @@ async fn daemon_tells_what_it_is() {
     let api = Api::start().await;
     api.create().await;
     let info = api.client.info().await.unwrap();
-    assert_eq!(info.packs.keys().collect::<Vec<_>>(), ["python", "shell"]);
+    assert_eq!(info.packs, ["python", "shell"]);
     assert_eq!((info.guest_ram_mib, info.guest_vcpus), (64, 1));
     assert_eq!((info.sandboxes, info.sandboxes_max), (1, 4));
     assert_eq!((info.vmm.driver.as_str(), info.boot_path.as_str()), ("firecracker", "cold-boot"));

@@ -62,7 +62,7 @@ fn said(events: &[RunEvent]) -> (String, String) {
     for event in events {
         match event {
             RunEvent::Stdout { text } => stdout += text,
-            RunEvent::Result { data } => result = data["text/plain"].as_str().unwrap().to_owned(),
+            RunEvent::Result { data } => result = data.get("text/plain").unwrap(),
             RunEvent::Error { traceback, .. } => panic!("{traceback}"),
             _ => {}
         }
@@ -114,10 +114,10 @@ async fn code_draws_charts() {
     assert!(said(&events).1.contains('x'));
     let html = events
         .iter()
-        .any(|event| matches!(event, RunEvent::Result { data } if data.contains_key("text/html")));
+        .any(|event| matches!(event, RunEvent::Result { data } if data.kinds().contains(&"text/html".to_owned())));
     assert!(html, "a table has no HTML");
     let png = events.iter().find_map(|event| match event {
-        RunEvent::Display { data } => data.get("image/png")?.as_str(),
+        RunEvent::Display { data } => data.get::<String>("image/png"),
         _ => None,
     });
     let png = STANDARD.decode(png.expect("the figure is displayed")).unwrap();
