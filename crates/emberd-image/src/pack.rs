@@ -280,6 +280,7 @@ mod tests {
         };
         assert!(at("usr/lib/emberd\0") < at("usr/lib/emberd/zygote.py\0"));
         assert!(at("usr/lib/emberd/zygote.py\0") < at("the program"));
-        assert!(at(r#""zygote":{"run":["/usr/bin/python3","/usr/lib/emberd/zygote.py","#) > 0);
+        let run = r#"["/usr/bin/python3","-P","-X","emberd","/usr/lib/emberd/zygote.py","#;
+        assert!(at(&format!(r#""zygote":{{"run":{run}"#)) > 0);
     }
 }

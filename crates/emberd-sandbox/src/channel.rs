@@ -26,6 +26,8 @@ const PENDING_BYTES_MAX: usize = 1 << 20;
 const READ_BYTES: usize = HEADER_BYTES + BULK_BYTES_MAX;
 
 mod halves;
+#[cfg(test)]
+pub(crate) mod scripted;
 
 use halves::write_frames;
 pub(crate) use halves::{Reader, Writer};
@@ -328,17 +330,11 @@ async fn next_frame(
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use tokio::io::DuplexStream;
 
+    use super::scripted::{WELCOME, messages};
     use super::*;
-
-    const WELCOME: &GuestMessage = &GuestMessage::Welcome(Welcome {
-        generation: GENERATION,
-        agent_version: String::new(),
-        init_started_us: None,
-        serving_us: None,
-    });
 
     fn frames(frames: &[(Kind, &[u8])]) -> BytesMut {
         let mut out = BytesMut::new();
@@ -346,30 +342,6 @@ pub(crate) mod tests {
             encode(*kind, payload, &mut out);
         }
         out
-    }
-
-    fn messages(messages: &[&GuestMessage]) -> BytesMut {
-        let mut out = BytesMut::new();
-        for message in messages {
-            encode_message(message, &mut out);
-        }
-        out
-    }
-
-    /// A connection and its guest's end, with the greeting behind them.
-    pub(crate) async fn greeted() -> (GuestConnection<DuplexStream>, DuplexStream) {
-        let (host, mut guest) = tokio::io::duplex(1 << 20);
-        guest.write_all(&messages(&[WELCOME])).await.unwrap();
-        let (connection, _) = GuestConnection::greet(host).await.unwrap();
-        let HostMessage::Hello { .. } = next_message(&mut guest).await else {
-            panic!("the host did not greet");
-        };
-        (connection, guest)
-    }
-
-    /// What the host says next, alone in its frame.
-    pub(crate) async fn next_message(guest: &mut DuplexStream) -> HostMessage {
-        next_frame(guest, &mut Decoder::default()).await.unwrap().message().unwrap()
     }
 
     fn exited() -> GuestMessage {

@@ -116,8 +116,8 @@ pub(crate) fn empty_network() -> io::Result<OwnedFd> {
         Ok(std::fs::File::open("/proc/thread-self/ns/net")?.into())
     };
     // On a thread of its own, which ends there: this one stays where it is.
-    let made = std::thread::spawn(make).join();
-    made.unwrap_or_else(|_| Err(io::Error::other("the thread that makes it panicked")))
+    let joined = std::thread::spawn(make).join();
+    joined.unwrap_or_else(|_| Err(io::Error::other("the thread that makes it panicked")))
 }
 
 /// Lets tasks wait until `fd` is readable.

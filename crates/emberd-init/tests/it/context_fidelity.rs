@@ -274,7 +274,7 @@ fn figures_are_shown_with_the_run_that_drew_them_whatever_its_end() {
         let ran = context.run(&format!("{draw}\n{end}"));
         let drawn = json!("ZHJhd24=");
         let is_figure = |event: &&ContextEvent| match event {
-            ContextEvent::Display { data } => data["image/png"] == drawn,
+            ContextEvent::Display { data } => data.get("image/png").as_ref() == Some(&drawn),
             _ => false,
         };
         assert_eq!(ran.events.iter().filter(is_figure).count(), 2, "{end}: {ran:?}");

@@ -13,9 +13,9 @@ use emberd_image::{PackDefinition, SHELL_CONTEXT};
 use emberd_proto::frame::encode_message;
 use emberd_proto::{
     ContextCall, ContextEvent, ContextSpec, ExecExit, GuestMessage, HostMessage, InterruptedBy,
-    Kind, RefusalCode, SignalName,
+    Kind, RefusalCode, SignalName, json as wire_json,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::guest::{Guest, Host};
 use crate::process_trees::await_end;
@@ -98,15 +98,20 @@ pub struct Ran {
     /// Both, as they came.
     pub output: String,
     pub events: Vec<ContextEvent>,
+    result: Option<String>,
     pub exit: Option<ExecExit>,
+}
+
+/// The event that an interpreter said in `line`.
+pub fn event(line: &[u8]) -> ContextEvent {
+    let mut line = line.trim_ascii_end().to_vec();
+    wire_json::tame(&mut line);
+    ContextEvent::parse(&line.into()).unwrap()
 }
 
 impl Ran {
     pub fn result(&self) -> Option<&str> {
-        self.events.iter().find_map(|event| match event {
-            ContextEvent::Result { data } => data["text/plain"].as_str(),
-            _ => None,
-        })
+        self.result.as_deref()
     }
 
     /// Name, text and traceback of the error.
@@ -189,7 +194,11 @@ impl Context {
         loop {
             while let Some(end) = self.lines.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.lines.drain(..=end).collect();
-                ran.events.push(serde_json::from_slice(&line).unwrap());
+                let event = event(&line);
+                if let ContextEvent::Result { data } = &event {
+                    ran.result = data.get("text/plain");
+                }
+                ran.events.push(event);
                 if ran.events.last().is_some_and(&last) {
                     return ran;
                 }
@@ -396,8 +405,13 @@ fn python_shows_what_a_console_would() {
                  def _repr_json_(self): return {'a': [1]}\ndisplay(H())";
     let ran = context.run(shown);
     let ContextEvent::Display { data } = &ran.events[1] else { panic!("{ran:?}") };
-    assert_eq!((&data["text/html"], &data["image/png"]), (&json!("<b>"), &json!("YWJj")));
-    assert_eq!(data["application/json"], json!({"a": [1]}));
+    for (kind, expect) in [
+        ("text/html", json!("<b>")),
+        ("image/png", json!("YWJj")),
+        ("application/json", json!({"a": [1]})),
+    ] {
+        assert_eq!(data.get::<Value>(kind), Some(expect));
+    }
     let ran = context.run("print('\\ud800'); '\\ud800'.join('ab')");
     assert_eq!(ran.error(), None, "{ran:?}");
 }
@@ -420,9 +434,9 @@ fn large_values_are_cut_and_that_is_said() {
     assert!(ran.result().unwrap().ends_with("more characters left out]"));
     let ran = context.run("display({'image/png': b'x' * (20 << 20), 'text/plain': 'a'}, raw=True)");
     let ContextEvent::Display { data } = &ran.events[1] else { panic!("{ran:?}") };
-    let note = data["text/plain"].as_str().unwrap();
+    let note: String = data.get("text/plain").unwrap();
     assert!(note.starts_with("a\n[image/png left out"), "{note}");
-    assert!(!data.contains_key("image/png"));
+    assert_eq!(data.kinds(), ["text/plain"]);
 }
 
 /// Interrupts each piece of code, which says "up", and sees the variable `x` outlive it.

@@ -2,7 +2,7 @@
 //!
 //! A VMM that opens the template's file for writing, as QEMU does even to map it privately,
 //! could change every microVM started from it. Of a sealed file it gets private mappings,
-//! with what it writes to them its own, and no others, whoever owns it (memfd_create(2)).
+//! with what it writes to them its own, and no others, whoever owns it (`memfd_create(2)`).
 
 use std::fs::File;
 use std::io;

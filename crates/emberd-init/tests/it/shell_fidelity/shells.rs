@@ -13,6 +13,8 @@ use emberd_proto::{ContextCall, ContextEvent};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use crate::contexts::event;
+
 /// What a shell has said, and its status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Heard {
@@ -141,7 +143,7 @@ impl Context {
     fn event(&mut self) -> Option<ContextEvent> {
         let mut line = String::new();
         self.channel.read_line(&mut line).unwrap();
-        (!line.is_empty()).then(|| serde_json::from_str(&line).unwrap())
+        (!line.is_empty()).then(|| event(line.as_bytes()))
     }
 
     /// What a run says; `None` if the shell is gone.
