@@ -161,9 +161,9 @@ impl SnapshotVmm for Qemu {
         spec: RestoreSpec,
     ) -> Result<QemuStandby, RestoreError> {
         template.check(&self.facts.template_key(spec.images.clone(), spec.machine.clone()))?;
-        let memory = template.sealed_memory().await;
-        let memory =
-            memory.map_err(|source| BootError::Prepare { path: template.memory(), source })?;
+        let sealed = template.sealed().await;
+        let [state, memory] =
+            sealed.map_err(|source| BootError::Prepare { path: template.dir().into(), source })?;
         let images = [(&*spec.rootfs, ROOTFS_INSIDE)];
         let site = Site::new(self.jail.as_ref(), &spec.dir, &images, &spec.machine)?;
         let rootfs = site.name(&spec.rootfs, ROOTFS_INSIDE);
@@ -172,6 +172,6 @@ impl SnapshotVmm for Qemu {
         let name = PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()));
         let arguments = Arguments::load(self.hardware, &spec, &name);
         let launched = self.launch(site, &arguments, vec![memory]).await?;
-        Ok(QemuStandby::prepare(launched, &template.state()).await?)
+        Ok(QemuStandby::prepare(launched, &state).await?)
     }
 }

@@ -115,9 +115,22 @@ struct Manifest {
 pub struct Template {
     dir: PathBuf,
     manifest: Manifest,
-    /// The memory as VMMs get it that would open the file for writing; made when one first
-    /// does, and shared by all clones of this value.
-    sealed: Arc<OnceCell<Sealed>>,
+    /// Both files as VMMs get them that could write to the files themselves; made when one
+    /// first is started, and shared by all clones of this value.
+    sealed: Arc<OnceCell<SealedFiles>>,
+}
+
+/// Copies of a template's files.
+#[derive(Debug)]
+struct SealedFiles {
+    state: Sealed,
+    memory: Sealed,
+}
+
+impl SealedFiles {
+    fn of(state: &Path, memory: &Path) -> io::Result<Self> {
+        Ok(Self { state: Sealed::of(state)?, memory: Sealed::of(memory)? })
+    }
 }
 
 impl PartialEq for Template {
@@ -187,16 +200,18 @@ impl Template {
         self.dir.join(MEMORY_FILE)
     }
 
-    /// A descriptor of the guest's memory that can be opened for writing and written to by
-    /// nobody. The first call copies the memory, which stays in the host's until the last
-    /// value of this template and the last VMM that maps it are gone.
-    pub(crate) async fn sealed_memory(&self) -> io::Result<OwnedFd> {
+    /// Descriptors of the state and the guest's memory that nobody can write through, however
+    /// they are opened again. The first call copies both into the host's memory, where they
+    /// stay until the last value of this template and the last VMM that has them are gone.
+    pub(crate) async fn sealed(&self) -> io::Result<[OwnedFd; 2]> {
         let seal = || async {
-            let path = self.memory();
-            let sealed = tokio::task::spawn_blocking(move || Sealed::of(&path)).await;
+            let (state, memory) = (self.state(), self.memory());
+            let seal = move || SealedFiles::of(&state, &memory);
+            let sealed = tokio::task::spawn_blocking(seal).await;
             sealed.unwrap_or_else(|error| Err(error.into()))
         };
-        self.sealed.get_or_try_init(seal).await?.descriptor()
+        let sealed = self.sealed.get_or_try_init(seal).await?;
+        Ok([sealed.state.open()?, sealed.memory.descriptor()?])
     }
 
     /// Holds the template against what is `here`.

@@ -5,7 +5,7 @@
 //! descriptors, because the sandbox lets QEMU start no program that would open them.
 
 use std::fs::File;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use serde_json::json;
@@ -52,7 +52,7 @@ pub(super) async fn save(qmp: &mut Qmp, state: &File) -> Result<(), MigrationErr
 }
 
 /// Gets a QEMU that was started with `-incoming defer` ready to load `state`.
-pub(super) async fn prepare(qmp: &mut Qmp, state: &File) -> Result<(), MigrationError> {
+pub(super) async fn prepare(qmp: &mut Qmp, state: impl AsFd) -> Result<(), MigrationError> {
     let capabilities = ["events", "x-ignore-shared"];
     let capabilities = capabilities.map(|name| json!({ "capability": name, "state": true }));
     let set = qmp.execute("migrate-set-capabilities", json!({ "capabilities": capabilities }));

@@ -1,7 +1,6 @@
 //! A QEMU that has its template before it and has not loaded it.
 
-use std::fs::File;
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
 use super::QemuMicroVm;
 use super::launch::Launched;
@@ -18,11 +17,9 @@ pub struct QemuStandby {
 
 impl QemuStandby {
     /// Gives `launched` the `state` it is to load.
-    pub(super) async fn prepare(launched: Launched, state: &Path) -> Result<Self, BootError> {
-        let file = File::open(state)
-            .map_err(|source| BootError::Prepare { path: state.into(), source })?;
+    pub(super) async fn prepare(launched: Launched, state: &OwnedFd) -> Result<Self, BootError> {
         let mut qmp = launched.control().await?;
-        match migration::prepare(&mut qmp, &file).await {
+        match migration::prepare(&mut qmp, state).await {
             Ok(()) => Ok(Self { qmp, launched }),
             Err(error) => Err(launched.failed("the preparation", error).await),
         }

@@ -1,4 +1,4 @@
-//! Guest memory that nobody can change: a copy in a sealed memory file.
+//! A template's file that nobody can change: a copy in a sealed memory file.
 //!
 //! A VMM that opens the template's file for writing, as QEMU does even to map it privately,
 //! could change every microVM started from it. Of a sealed file it gets private mappings,
@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -17,7 +17,7 @@ use crate::sparse;
 /// Name of the memory file, which `/proc/PID/maps` shows.
 const NAME: &std::ffi::CStr = c"emberd-template";
 
-/// A sealed copy of a template's memory. Its pages are gone with its last descriptor and
+/// A sealed copy of one of a template's files. Its pages are gone with its last descriptor and
 /// mapping.
 #[derive(Debug)]
 pub(super) struct Sealed {
@@ -32,6 +32,11 @@ impl Sealed {
         let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&memory, seals)?;
         Ok(Self { fd: memory.into() })
+    }
+
+    /// One more opening of it, with a position of its own at its start, for reading.
+    pub(super) fn open(&self) -> io::Result<OwnedFd> {
+        Ok(File::open(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))?.into())
     }
 
     /// One more descriptor of it.
@@ -52,10 +57,16 @@ fn create() -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd as _;
+    use std::io::Read as _;
     use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
     use super::*;
+
+    fn read(fd: OwnedFd) -> Vec<u8> {
+        let mut content = Vec::new();
+        File::from(fd).read_to_end(&mut content).unwrap();
+        content
+    }
 
     #[test]
     fn a_sealed_copy_is_the_same_and_nobody_can_change_it() {
@@ -69,6 +80,8 @@ mod tests {
         let ours = File::from(sealed.descriptor().unwrap());
         assert_eq!(ours.metadata().unwrap().len(), 4 << 20);
         assert!(ours.metadata().unwrap().blocks() < 1024, "holes stay holes");
+        assert_eq!(std::fs::read(&path).unwrap(), read(sealed.open().unwrap()));
+        assert_eq!(read(sealed.open().unwrap()).len(), 4 << 20, "from its start again");
         let mut found = [0; 5];
         ours.read_exact_at(&mut found, 3 << 20).unwrap();
         assert_eq!(&found, b"guest");

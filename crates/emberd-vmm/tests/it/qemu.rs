@@ -1,7 +1,10 @@
 //! The QEMU driver against programs that are no QEMU: every way it can fail to start.
-//! What it does with guests is in `guests`.
+//! What it does with guests is in `guests`, and what its VMMs may do in `walls`.
 
 mod guests;
+mod walls;
+
+use std::os::unix::fs::PermissionsExt as _;
 
 use emberd_vmm::{
     AccelChoice, BootError, ExitReason, FindQemuError, JailChoice, JailConfig, Qemu, QemuConfig,
@@ -102,4 +105,52 @@ async fn directory_too_deep_for_a_socket_is_refused() {
     let error = qemu.boot(spec).await.unwrap_err();
     assert!(matches!(error, BootError::Prepare { .. }), "{error}");
     assert_eq!(std::fs::read_dir(deep).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_vmm_gets_no_descriptor_and_no_variable_of_the_daemons() {
+    let world = World::new();
+    let secret = tempfile::tempfile().unwrap();
+    // As one this process had inherited: exec does not close it.
+    rustix::io::fcntl_setfd(&secret, rustix::io::FdFlags::empty()).unwrap();
+    let script = "ls -l /proc/self/fd >&2; env >&2; exit 1";
+    let qemu = qemu(&world, &format!("PATH=/usr/bin:/bin\n{script}")).unwrap();
+    let error = qemu.boot(world.spec("sb_1")).await.unwrap_err();
+    drop(secret);
+    let BootError::Exited { log_tail, .. } = error else { panic!("{error}") };
+    let opened = log_tail.lines().filter(|line| line.contains(" -> ")).count();
+    // Its standard streams, and the directory that `ls` reads.
+    assert_eq!(opened, 4, "{log_tail}");
+    assert!(!log_tail.contains("deleted"), "{log_tail}");
+    assert!(!log_tail.contains("CARGO"), "{log_tail}");
+}
+
+#[test]
+fn a_jail_that_cannot_be_is_an_error_if_demanded_and_a_reason_otherwise() {
+    let world = World::new();
+    let script = "[ \"$1\" = --version ] && echo QEMU emulator version 7.2.0 && exit\n\
+                  echo no such board >&2; exit 1";
+    let for_root_alone = world.program(script);
+    let dir = world.path().join("installed");
+    std::fs::create_dir(&dir).unwrap();
+    let for_all = dir.join("qemu");
+    std::fs::copy(&for_root_alone, &for_all).unwrap();
+    for path in [&dir, &for_all] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let is_root = rustix::process::geteuid().is_root();
+    for (binary, why) in [(for_root_alone, "Permission denied"), (for_all, "no such board")] {
+        let why = if is_root { why } else { "the daemon is not root" };
+        let binary = Some(binary);
+        let mut config = QemuConfig { binary, accel: AccelChoice::Tcg, ..QemuConfig::default() };
+        let qemu = Qemu::find(config.clone()).unwrap();
+        let reason = &qemu.description().reason;
+        assert!(reason.contains("not jailed (") && reason.contains(why), "{reason}");
+        config.jail.choice = JailChoice::On;
+        let error = Qemu::find(config).unwrap_err();
+        let FindQemuError::Jail { reason } = &error else { panic!("{error}") };
+        assert!(reason.contains(why), "{reason}");
+        assert!(error.hint().is_some());
+    }
+    assert_eq!(world.vm_dirs(), ["installed"]);
 }

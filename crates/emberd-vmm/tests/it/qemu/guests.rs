@@ -29,15 +29,15 @@ const MEM_SIZE_MIB: u32 = 192;
 const ENOUGH: Duration = Duration::from_secs(1);
 
 /// A driver, images, and a place for microVMs and templates.
-struct Lab {
-    qemu: Qemu,
+pub(super) struct Lab {
+    pub(super) qemu: Qemu,
     images: Images,
     dir: TempDir,
 }
 
 impl Lab {
     /// All that is needed, or SKIPPED and why it is not there.
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         let required = match std::env::var("EMBERD_E2E").as_deref() {
             Ok("require") => true,
             Ok("off") => return skip("EMBERD_E2E=off"),
@@ -62,7 +62,7 @@ impl Lab {
         Ok(Self { qemu, images, dir })
     }
 
-    fn vm(&self, name: &str) -> PathBuf {
+    pub(super) fn vm(&self, name: &str) -> PathBuf {
         self.dir.path().join("vms").join(name)
     }
 
@@ -73,13 +73,13 @@ impl Lab {
     }
 
     /// A guest that can become a template, and has answered.
-    async fn boot(&self) -> QemuMicroVm {
+    pub(super) async fn boot(&self) -> QemuMicroVm {
         let vm = self.qemu.boot(BootSpec { for_template: true, ..self.spec() }).await.unwrap();
         assert!(answers(&vm).await);
         vm
     }
 
-    fn spec(&self) -> BootSpec {
+    pub(super) fn spec(&self) -> BootSpec {
         BootSpec {
             dir: self.vm("sb_0"),
             kernel: self.images.kernel.path.clone(),
@@ -93,7 +93,7 @@ impl Lab {
         }
     }
 
-    async fn template(&self, vm: &QemuMicroVm) -> Result<Template, SnapshotError> {
+    pub(super) async fn template(&self, vm: &QemuMicroVm) -> Result<Template, SnapshotError> {
         vm.snapshot(&self.dir.path().join("template"), hashes()).await
     }
 
@@ -103,29 +103,36 @@ impl Lab {
         self.qemu.stand_by(template, RestoreSpec { dir, rootfs, images: hashes(), machine }).await
     }
 
-    async fn clone_of(&self, template: &Template, name: &str) -> QemuMicroVm {
+    /// The same with another driver.
+    pub(super) fn with(self, edit: impl FnOnce(&mut QemuConfig)) -> Self {
+        let mut config = QemuConfig { accel: AccelChoice::Tcg, ..QemuConfig::default() };
+        edit(&mut config);
+        Self { qemu: Qemu::find(config).unwrap(), ..self }
+    }
+
+    pub(super) async fn clone_of(&self, template: &Template, name: &str) -> QemuMicroVm {
         self.stand_by(template, name).await.unwrap().load().await.unwrap()
     }
 
     /// Nothing of any microVM is left, and of templates only `templates`.
-    fn assert_left(&self, templates: usize) {
+    pub(super) fn assert_left(&self, templates: usize) {
         assert_eq!(fs::read_dir(self.dir.path().join("vms")).unwrap().count(), 0);
         assert_eq!(fs::read_dir(self.dir.path()).unwrap().count(), 1 + templates);
     }
 }
 
 /// Prints past the test runner's capture, so that a skipped test is seen.
-fn skip<T>(why: &str) -> Option<T> {
+pub(super) fn skip<T>(why: &str) -> Option<T> {
     writeln!(std::io::stderr(), "SKIPPED: {why}").unwrap();
     None
 }
 
-fn hashes() -> ImageHashes {
+pub(super) fn hashes() -> ImageHashes {
     let [kernel, initramfs, rootfs, warm_up] = ["k", "i", "r", "w"].map(str::to_owned);
     ImageHashes { kernel, initramfs, rootfs, warm_up }
 }
 
-async fn answers(vm: &QemuMicroVm) -> bool {
+pub(super) async fn answers(vm: &QemuMicroVm) -> bool {
     Agent::connect(vm).await.run("echo $((6*7))").await == "42\n"
 }
 
@@ -227,10 +234,13 @@ async fn a_template_that_cannot_be_used_is_an_error_and_leaves_nothing() {
     let removed = remove_orphans(&lab.vm(""), |name| name.starts_with("sb_")).unwrap();
     assert_eq!((removed.len(), removed[0].vmm), (1, OrphanVmm::Killed { process_id }));
 
-    // Cut short: QEMU says so.
+    // Cut short: what was started from it before has the whole still, and QEMU says it of the
+    // file.
     let state = fs::read(template.state()).unwrap();
     fs::remove_file(template.state()).unwrap();
     fs::write(template.state(), &state[..20_000]).unwrap();
+    assert!(answers(&lab.clone_of(&template, "sb_5").await).await);
+    let template = Template::open(template.dir()).unwrap();
     let standby = lab.stand_by(&template, "sb_5").await.unwrap();
     let error = standby.load().await.unwrap_err();
     let RestoreError::Start(BootError::Exited { log_tail, .. }) = &error else {
