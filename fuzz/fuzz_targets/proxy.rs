@@ -48,7 +48,8 @@ fuzz_target!(|input: Input| {
     DAEMON.with(|daemon| {
         let daemon = daemon.get_or_init(Daemon::start);
         let answers = daemon.run(script, |id| {
-            let method = ["GET", "HEAD", "POST", "OPTIONS", "CONNECT"][usize::from(input.method) % 5];
+            let method =
+                ["GET", "HEAD", "POST", "OPTIONS", "CONNECT"][usize::from(input.method) % 5];
             let mut request = Request::builder().method(method).uri("/a?b");
             if input.upgrades {
                 request = request.header("connection", "upgrade").header("upgrade", "websocket");

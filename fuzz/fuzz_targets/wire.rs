@@ -165,7 +165,7 @@ fn requests(id: SandboxId, asked: Vec<Asked>) -> Vec<Request<Body>> {
     };
     let mut requests = Vec::new();
     for asked in asked.into_iter().take(4) {
-        requests.push(match asked {
+        let last = match asked {
             Asked::Exec => request("POST", "exec", br#"{"code":"","timeout_ms":10}"#.into()),
             Asked::Process => {
                 requests.push(request("POST", "processes", br#"{"code":"cat"}"#.into()));
@@ -216,7 +216,8 @@ fn requests(id: SandboxId, asked: Vec<Asked>) -> Vec<Request<Body>> {
                 let get = Request::get("/").header("x-emberd-sandbox", id.to_string());
                 get.header("x-emberd-port", "80").body(Body::empty()).unwrap()
             }
-        });
+        };
+        requests.push(last);
     }
     requests
 }

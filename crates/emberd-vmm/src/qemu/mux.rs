@@ -440,7 +440,7 @@ mod tests {
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0);
         let error = mux.open().await.unwrap_err();
         let ConnectError::Channel(reason) = error else { panic!("{error}") };
-        assert_eq!(reason.to_string(), "the guest opened a stream");
+        assert!(reason.to_string().ends_with("the guest opened a stream"), "{reason}");
     }
 
     #[tokio::test]

@@ -265,7 +265,7 @@ fn head(streams: &mut Streams, header: [u8; HEADER_BYTES], out: &mut BytesMut) -
     let Some(held) = held else {
         if flags & SYN != 0 && (kind == DATA || kind == WINDOW_UPDATE) {
             // The mux would say so in the log, once for each such frame.
-            return Err(nonsense("a stream that nobody opened"));
+            return Err(nonsense("the guest opened a stream"));
         }
         out.extend_from_slice(&header);
         return Ok(after(None));
@@ -525,7 +525,7 @@ mod tests {
         for kind in [DATA, WINDOW_UPDATE] {
             let mut guest = Guest::sends(frame(kind, SYN, 2, b"x"), &[1], Then::Nothing);
             let read = guest.merging.read(&mut [0; 100]).now_or_never().unwrap();
-            assert_eq!(read.unwrap_err().to_string(), "a stream that nobody opened");
+            assert_eq!(read.unwrap_err().to_string(), "the guest opened a stream");
         }
     }
 
@@ -553,7 +553,8 @@ mod tests {
                 let mut expect: [Vec<u8>; 3] = Default::default();
                 let mut bytes = Vec::new();
                 for (index, (stream, length)) in sent.into_iter().enumerate() {
-                    let body: Vec<u8> = (0..length).map(|byte| (index + byte).to_le_bytes()[0]).collect();
+                    let byte = |offset: usize| (index + offset).to_le_bytes()[0];
+                    let body: Vec<u8> = (0..length).map(byte).collect();
                     bytes.extend(frame(DATA, 0, stream * 2 + 1, &body));
                     expect[stream as usize].extend(body);
                 }
