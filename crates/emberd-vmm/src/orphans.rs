@@ -2,7 +2,8 @@
 //!
 //! Every microVM's directory holds the record of its VMM process. The process is killed
 //! only if it is still that very one: same process id, same start time, same boot of the
-//! host. A missing, torn or forged record costs a process at most, never somebody else's.
+//! host. A missing, torn or forged record costs a process at most, never somebody else's; where
+//! there is none, a process that shows itself to be that VMM is killed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::record::Record;
+
+mod unrecorded;
 
 /// Longest wait for one killed process to end; a kernel that needs longer is in trouble.
 const END_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -35,7 +38,8 @@ pub enum OrphanVmm {
     },
     /// It had ended before.
     Ended,
-    /// There was no readable record: whatever it was, it was left alone.
+    /// There was no readable record, and no process that is it: whatever it was, it was left
+    /// alone.
     Unrecorded,
 }
 
@@ -106,8 +110,14 @@ fn vm_dirs(run_dir: &Path, is_vm: impl Fn(&str) -> bool) -> io::Result<Vec<PathB
 }
 
 fn remove(dir: PathBuf) -> Result<Removed, OrphanError> {
-    let vmm = match Record::read(&dir) {
-        Ok(record) => {
+    let recorded = Record::read(&dir).ok();
+    let record = match recorded {
+        Some(record) => Some(record),
+        None => unrecorded::find(&dir)
+            .map_err(|source| OrphanError::Read { path: "/proc".into(), source })?,
+    };
+    let vmm = match record {
+        Some(record) => {
             let killed = kill_if_running(&record).map_err(|source| OrphanError::Kill {
                 process_id: record.pid,
                 dir: dir.clone(),
@@ -115,7 +125,7 @@ fn remove(dir: PathBuf) -> Result<Removed, OrphanError> {
             })?;
             if killed { OrphanVmm::Killed { process_id: record.pid } } else { OrphanVmm::Ended }
         }
-        Err(_) => OrphanVmm::Unrecorded,
+        None => OrphanVmm::Unrecorded,
     };
     match crate::holdings::release(&dir).and_then(|()| std::fs::remove_dir_all(&dir)) {
         Ok(()) => Ok(Removed { dir, vmm }),

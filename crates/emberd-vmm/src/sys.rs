@@ -11,9 +11,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::fs::{Mode, OFlags, RawDir};
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getpid, getppid, setrlimit};
 use rustix::thread::{UnshareFlags, set_no_new_privs, unshare_unsafe};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -44,6 +44,7 @@ pub(crate) struct Confinement {
 /// exec; and makes it enter its jail.
 pub(crate) fn confine(command: &mut Command, confinement: Confinement) {
     let Confinement { inherits, jail } = confinement;
+    let daemon = getpid();
     let confine = move || -> io::Result<()> {
         let limit = |n| Rlimit { current: Some(n), maximum: Some(n) };
         setrlimit(Resource::Nofile, limit(OPEN_FILES_MAX))?;
@@ -56,7 +57,10 @@ pub(crate) fn confine(command: &mut Command, confinement: Confinement) {
             leave_namespaces()?;
             jail.enter()?;
         }
-        Ok(set_no_new_privs(true)?)
+        set_no_new_privs(true)?;
+        // A daemon that was killed meanwhile has no record of this process: it must not become
+        // a VMM.
+        if getppid() == Some(daemon) { Ok(()) } else { Err(Errno::CANCELED.into()) }
     };
     // SAFETY: between fork and exec only async-signal-safe functions may run; the closure
     // makes system calls alone, allocates nothing and takes no lock. What it borrows was

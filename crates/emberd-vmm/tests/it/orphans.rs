@@ -114,6 +114,25 @@ fn torn_and_hostile_records_kill_nobody() {
 }
 
 #[test]
+fn a_vmm_without_a_record_is_known_by_where_it_works_and_whose_it_says_it_is() {
+    let world = World::new();
+    let work_dir = leave(world.path(), "sb_1", "").join("vm");
+    std::fs::create_dir(&work_dir).unwrap();
+    let start = |dir: &Path, name: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "read line", name]).current_dir(dir).stdin(Stdio::piped());
+        Orphan(command.spawn().unwrap())
+    };
+    let vmm = start(&work_dir, "sb_1");
+    let mut strangers = [start(&work_dir, "sb_2"), start(world.path(), "sb_1")];
+    let removed = remove_orphans(world.path(), is_vm).unwrap();
+    assert_eq!(removed[0].vmm, OrphanVmm::Killed { process_id: vmm.0.id() });
+    for stranger in &mut strangers {
+        assert!(stranger.0.try_wait().unwrap().is_none(), "killed");
+    }
+}
+
+#[test]
 fn what_is_no_microvm_is_left_alone() {
     let world = World::new();
     let elsewhere = tempfile::tempdir().unwrap();
