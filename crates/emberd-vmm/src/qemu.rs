@@ -49,7 +49,7 @@ const ROOTFS_INSIDE: &str = "/images/rootfs";
 pub struct Qemu {
     binary: PathBuf,
     hardware: Hardware,
-    jail: Option<Jail>,
+    jail: Result<Jail, String>,
     description: VmmDescription,
     facts: Arc<Facts>,
 }
@@ -111,7 +111,15 @@ impl Qemu {
             accelerator: accelerator.name(),
             reason: reasons.join("; "),
         };
-        Ok(Self { binary, hardware, jail: jail.ok(), description, facts: Arc::new(facts) })
+        Ok(Self { binary, hardware, jail, description, facts: Arc::new(facts) })
+    }
+
+    /// What holds in the jail of each VMM, in words.
+    ///
+    /// # Errors
+    /// Why there is no jail.
+    pub fn confinement(&self) -> Result<String, &str> {
+        self.jail.as_ref().map(Jail::describe).map_err(String::as_str)
     }
 }
 
@@ -133,7 +141,7 @@ impl Vmm for Qemu {
             (&*spec.initramfs, INITRAMFS_INSIDE),
             (&*spec.rootfs, ROOTFS_INSIDE),
         ];
-        let site = Site::new(self.jail.as_ref(), &spec.dir, &images, &shape)?;
+        let site = Site::new(self.jail.as_ref().ok(), &spec.dir, &images, &shape)?;
         let [kernel, initramfs, rootfs] = images.map(|(file, inside)| site.name(file, inside));
         let for_template = spec.for_template;
         let spec = BootSpec { kernel, initramfs, rootfs, ..spec };
@@ -165,7 +173,7 @@ impl SnapshotVmm for Qemu {
         let [state, memory] =
             sealed.map_err(|source| BootError::Prepare { path: template.dir().into(), source })?;
         let images = [(&*spec.rootfs, ROOTFS_INSIDE)];
-        let site = Site::new(self.jail.as_ref(), &spec.dir, &images, &spec.machine)?;
+        let site = Site::new(self.jail.as_ref().ok(), &spec.dir, &images, &spec.machine)?;
         let rootfs = site.name(&spec.rootfs, ROOTFS_INSIDE);
         let spec = RestoreSpec { rootfs, ..spec };
         // The VMM inherits the descriptor under the number it has here.

@@ -57,7 +57,7 @@ pub struct Args {
           value_parser = BoolishValueParser::new())]
     no_seccomp: bool,
     /// QEMU's binary.
-    #[arg(long, env = "EMBERD_QEMU", value_name = "FILE", default_value = "qemu-system-x86_64")]
+    #[arg(long, env = "EMBERD_QEMU", value_name = "FILE", default_value = qemu::DEFAULT_BINARY)]
     qemu: PathBuf,
     /// The daemon's directory of per-sandbox state.
     #[arg(long, env = "EMBERD_RUN_DIR", value_name = "DIR")]
@@ -122,6 +122,7 @@ pub async fn run(
     } else {
         checks.push(qemu::binary(&args.qemu));
         checks.push(qemu::kvm(facts.kvm, &args.accel));
+        checks.push(qemu::jail(args));
     }
     checks.extend(host::rows(args.run_dir.as_deref(), is_jailed));
     checks.extend([images::images(data_dir), images::disk(data_dir.path())]);
