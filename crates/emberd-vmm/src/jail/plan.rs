@@ -108,10 +108,9 @@ impl Plan {
     /// the same file system. A link is followed.
     pub(crate) fn show(&mut self, from: &Path, at: &Path, access: Access) -> io::Result<()> {
         let is_dir = from.metadata()?.is_dir();
-        let place = self.place(at)?;
-        self.steps.push(if is_dir { Step::Directory(place) } else { Step::File(place) });
-        let (from, at) = (c_path(from)?, self.place(at)?);
-        self.steps.push(Step::Bind { from, at, access });
+        let at = self.place(at)?;
+        self.steps.push(if is_dir { Step::Directory(at.clone()) } else { Step::File(at.clone()) });
+        self.steps.push(Step::Bind { from: c_path(from)?, at, access });
         Ok(())
     }
 
