@@ -111,13 +111,12 @@ fn uuid(mut bytes: [u8; 16]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use emberd_proto::frame::encode_message;
-    use emberd_proto::{Decoder, GuestMessage, HostMessage, Welcome};
+    use emberd_proto::{Decoder, GuestMessage, HostMessage};
     use futures::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
-    use crate::channel::scripted::{greeted, next_message};
+    use crate::channel::scripted::{WELCOME, greeted, messages, next_message};
 
     #[test]
     fn every_guest_gets_what_no_other_has_and_every_rule_is_kept() {
@@ -151,8 +150,7 @@ mod tests {
                 let late_us = if renewals.len() == 1 { 2 * LATE_MAX.as_micros() } else { 0 };
                 let late_us = u64::try_from(late_us).unwrap();
                 let renewed = Renewed { wall_clock_us: Some(wall_clock_us() - late_us) };
-                let mut answer = bytes::BytesMut::new();
-                encode_message(&GuestMessage::Renewed(renewed), &mut answer);
+                let answer = messages(&[&GuestMessage::Renewed(renewed)]);
                 guest.write_all(&answer).await.unwrap();
             }
         };
@@ -181,16 +179,8 @@ mod tests {
         }
         let in_order = matches!(said[..], [HostMessage::Hello { .. }, HostMessage::Renew(_)]);
         assert!(in_order, "{said:?}");
-        let welcome = Welcome {
-            generation: emberd_proto::message::GENERATION,
-            agent_version: String::new(),
-            init_started_us: None,
-            serving_us: None,
-        };
         let renewed = Renewed { wall_clock_us: Some(wall_clock_us()) };
-        let mut answers = bytes::BytesMut::new();
-        encode_message(&GuestMessage::Welcome(welcome), &mut answers);
-        encode_message(&GuestMessage::Renewed(renewed), &mut answers);
+        let answers = messages(&[WELCOME, &GuestMessage::Renewed(renewed)]);
         guest.write_all(&answers).await.unwrap();
         let (mut connection, _) = renewing.await.unwrap();
         assert!(connection.is_idle());

@@ -9,7 +9,7 @@ use tokio::io::{AsyncWriteExt as _, DuplexStream};
 use super::{GuestConnection, next_frame};
 
 /// What an agent says first.
-pub(super) const WELCOME: &GuestMessage = &GuestMessage::Welcome(Welcome {
+pub(crate) const WELCOME: &GuestMessage = &GuestMessage::Welcome(Welcome {
     generation: GENERATION,
     agent_version: String::new(),
     init_started_us: None,
@@ -17,7 +17,7 @@ pub(super) const WELCOME: &GuestMessage = &GuestMessage::Welcome(Welcome {
 });
 
 /// The frames of `messages`.
-pub(super) fn messages(messages: &[&GuestMessage]) -> BytesMut {
+pub(crate) fn messages(messages: &[&GuestMessage]) -> BytesMut {
     let mut out = BytesMut::new();
     for message in messages {
         encode_message(message, &mut out);
