@@ -31,11 +31,6 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Who it is.
-    pub fn principal(&self) -> Principal {
-        self.principal
-    }
-
     /// Where it connected from; none over a Unix socket.
     pub fn ip(&self) -> Option<IpAddr> {
         match self.principal {

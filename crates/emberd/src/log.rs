@@ -13,7 +13,10 @@ use crate::args::LogFormat;
 mod fields;
 mod line;
 mod throttle;
+#[cfg(test)]
+mod written;
 
+pub(crate) use fields::Chain;
 pub(crate) use line::excerpt;
 use throttle::Throttle;
 

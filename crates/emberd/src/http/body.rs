@@ -66,7 +66,8 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         let (parts, body) = request.into_parts();
         let budget = parts.extensions.get::<Budget>().cloned();
         let budget = budget.expect("the router has one for every request");
-        let principal = parts.extensions.get().map_or(Principal::Unknown, Caller::principal);
+        let principal = parts.extensions.get::<Caller>();
+        let principal = principal.map_or(Principal::Unknown, |caller| caller.principal);
         let mut pieces = Pieces::new(&parts.headers, body).pausing(HELD_PAUSE_MAX);
         let read = read(&mut pieces, content_length(&parts.headers), &budget, principal).await;
         if read.is_err() {

@@ -35,18 +35,19 @@ pub async fn with_sandbox<V: SnapshotVmm>(
         id.parse::<SandboxId>().ok()
     });
     let answer = next.run(Request::from_parts(parts, body)).await;
-    match (caller, id) {
-        (Some(caller), Some(id)) => until(sandboxes.ended(id), &caller, answer),
-        _ => answer,
+    match id {
+        Some(id) => until(sandboxes.ended(id), caller.as_ref(), answer),
+        None => answer,
     }
 }
 
-/// `answer`, which ends soon after `ended`.
+/// `answer`, which ends soon after `ended` if it goes to a `caller` that can be cut.
 pub fn until(
     ended: impl Future<Output = ()> + Send + 'static,
-    caller: &Caller,
+    caller: Option<&Caller>,
     answer: Response,
 ) -> Response {
+    let Some(caller) = caller else { return answer };
     let is_upgrade = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
     let is_small = answer.body().size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BYTES_MAX);
     if is_small && !is_upgrade {
@@ -54,10 +55,7 @@ pub fn until(
     }
     let connection = caller.connection.clone();
     if is_upgrade {
-        tokio::spawn(async move {
-            let is_closed = connection.clone();
-            cut_after(ended, &connection, is_closed.closed()).await;
-        });
+        tokio::spawn(async move { cut_after(ended, &connection, connection.closed()).await });
         return answer;
     }
     let (sent, sending) = tokio::sync::oneshot::channel::<()>();

@@ -15,7 +15,7 @@ use emberd_sandbox::{
 };
 
 use super::proxy::ExchangeError;
-use crate::log::excerpt;
+use crate::log::{Chain, excerpt};
 
 /// Longest text of an error, in bytes (16 KiB): a guest has its say in some, and may say a lot.
 const ERROR_BYTES_MAX: usize = 16 << 10;
@@ -52,7 +52,7 @@ impl ApiError {
     }
 
     fn of(code: ErrorCode, error: &dyn Error) -> Self {
-        Self::new(code, chain(error))
+        Self::new(code, Chain(error).to_string())
     }
 }
 
@@ -269,15 +269,4 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(reported);
         response
     }
-}
-
-/// `error` and its causes in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -7,7 +7,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use emberd_api::ErrorCode;
-use emberd_sandbox::{SandboxId, Sandboxes};
+use emberd_sandbox::Sandboxes;
 use emberd_vmm::SnapshotVmm;
 use futures::future::join;
 use hyper::upgrade::OnUpgrade;
@@ -66,7 +66,7 @@ async fn forward<V: SnapshotVmm>(
         fields::for_caller(answer.headers_mut());
         let mut answer = answer.map(|body| connection.body(body, sandboxes.closed()));
         answer.extensions_mut().insert(Proxied);
-        return Ok(ends_with(sandboxes, target.id, caller.as_ref(), answer));
+        return Ok(ending::until(sandboxes.ended(target.id), caller.as_ref(), answer));
     }
     // Switching to what was not asked for would leave the caller out of step.
     let Some((on_upgrade, _)) = on_upgrade.zip(protocol) else {
@@ -86,19 +86,7 @@ async fn forward<V: SnapshotVmm>(
     });
     let mut answer = answer.map(|_| axum::body::Body::empty());
     answer.extensions_mut().insert(Proxied);
-    Ok(ends_with(sandboxes, target.id, caller.as_ref(), answer))
-}
-
-fn ends_with<V: SnapshotVmm>(
-    sandboxes: &Sandboxes<V>,
-    id: SandboxId,
-    caller: Option<&Caller>,
-    answer: Response,
-) -> Response {
-    match caller {
-        Some(caller) => ending::until(sandboxes.ended(id), caller, answer),
-        None => answer,
-    }
+    Ok(ending::until(sandboxes.ended(target.id), caller.as_ref(), answer))
 }
 
 /// The target of a request as a server, not a proxy, gets it (RFC 9112 §3.2.1).

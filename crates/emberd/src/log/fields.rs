@@ -65,7 +65,7 @@ impl Visit for Printing<'_> {
 }
 
 /// An error and its causes in one line.
-struct Chain<'a>(&'a (dyn Error + 'static));
+pub struct Chain<'a>(pub &'a (dyn Error + 'a));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,31 +83,14 @@ impl fmt::Display for Chain<'_> {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Arc, Mutex};
 
+    use super::super::written::Written;
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn fields_are_tame_and_errors_come_with_their_causes() {
-        let out = Shared::default();
-        let writer = {
-            let out = out.clone();
-            move || out.clone()
-        };
-        let log = tracing_subscriber::fmt().with_writer(writer).with_ansi(false);
+        let written = Written::default();
+        let log = tracing_subscriber::fmt().with_writer(written.maker()).with_ansi(false);
         let log = log.without_time().with_target(false).fmt_fields(Fields).finish();
         tracing::subscriber::with_default(log, || {
             let error = Failed(io::Error::other("the cause\nof it"));
@@ -116,7 +99,7 @@ mod tests {
             tracing::info!(path = %filler, text, number = 7, "answered\u{1b}[2J");
             tracing::warn!(error = &error as &dyn Error, "not done");
         });
-        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        let text = written.text();
         let lines: Vec<_> = text.lines().collect();
         let path = format!("path={}… ", "x".repeat(FIELD_BYTES_MAX));
         let expect =

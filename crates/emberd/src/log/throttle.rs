@@ -113,11 +113,9 @@ fn like(event: &Event<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::Arc;
-
     use tracing_subscriber::layer::SubscriberExt as _;
 
+    use super::super::written::Written;
     use super::*;
 
     #[test]
@@ -131,27 +129,10 @@ mod tests {
         assert_eq!(passing(start + LINE_EVERY * 100_000, 100_000), burst);
     }
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn of_a_flood_a_burst_is_written_and_the_rest_is_counted() {
-        let lines = Lines::default();
-        let writer = {
-            let lines = lines.clone();
-            move || lines.clone()
-        };
-        let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+        let lines = Written::default();
+        let layer = tracing_subscriber::fmt::layer().with_writer(lines.maker());
         let log = tracing_subscriber::registry().with(layer).with(Throttle);
         let flood = 20_000;
         tracing::subscriber::with_default(log, || {
@@ -160,7 +141,7 @@ mod tests {
             }
             tracing::warn!("another kind");
         });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = lines.text();
         let written = text.matches("a flood").count();
         assert!(text.contains("another kind"));
         let flooded = dropped().into_iter().find(|kind| kind.like == "a flood\\n").unwrap();

@@ -77,10 +77,8 @@ pub async fn events<V: SnapshotVmm>(
             sse::answer(events)
         }
     };
-    Ok(match caller {
-        Some(Extension(caller)) => ending::until(deleted, &caller, answer),
-        None => answer,
-    })
+    let caller = caller.as_ref().map(|Extension(caller)| caller);
+    Ok(ending::until(deleted, caller, answer))
 }
 
 /// The number after the one the client saw last.

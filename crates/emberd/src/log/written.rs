@@ -1,0 +1,31 @@
+//! What a log wrote, for tests.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+/// Takes what is written. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Written {
+    /// All of it so far.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// Makes the writers that a log asks for.
+    pub fn maker(&self) -> impl Fn() -> Self + use<> {
+        let written = self.clone();
+        move || written.clone()
+    }
+}
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
