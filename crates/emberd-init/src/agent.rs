@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use emberd_proto::pack::PACK_FILE_BYTES_MAX;
@@ -14,7 +14,7 @@ use emberd_proto::{PackSpec, Renewal};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::exec::Leftovers;
-use crate::machine::{self, RenewError};
+use crate::machine::{self, Held, RenewError};
 use crate::metrics::Usage;
 use crate::process_tree::Cgroups;
 use crate::reaper::Reaper;
@@ -51,7 +51,9 @@ pub struct Agent {
     /// has spares there.
     pub scratch: Scratch,
     execs: AtomicU64,
-    renewed: Mutex<LastRenewal>,
+    identity: Mutex<Identity>,
+    /// Whether anything of the host's asking ran here since the machine came to rest.
+    used: AtomicBool,
 }
 
 impl Agent {
@@ -69,7 +71,8 @@ impl Agent {
             reaper: Reaper::default(),
             scratch,
             execs: AtomicU64::new(0),
-            renewed: Mutex::default(),
+            identity: Mutex::default(),
+            used: AtomicBool::new(false),
         }
     }
 
@@ -83,14 +86,27 @@ impl Agent {
         if !self.owns_machine {
             return Ok(());
         }
-        let mut last = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is(renewal) {
+        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        if identity.is_of(renewal) {
             return machine::set_clock(renewal);
         }
-        *last = LastRenewal::default();
-        machine::renew(renewal)?;
-        *last = LastRenewal(Some(renewal.boot_id.clone()));
+        let held = identity.held.take().filter(|held| !self.is_used() && held.fits(renewal));
+        identity.renewal = None;
+        match &held {
+            Some(held) => held.renew(renewal)?,
+            None => machine::renew(renewal)?,
+        }
+        *identity = Identity { renewal: Some(renewal.clone()), held };
         Ok(())
+    }
+
+    /// Notes that a program or a file of the caller's is about to change the machine.
+    pub fn use_machine(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
+
+    fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// Removes what ended execs could not, because a process of theirs lived on.
@@ -100,13 +116,17 @@ impl Agent {
         }
     }
 
-    /// Brings the machine to rest: a spare of the zygote waits, what was written is on disk.
-    /// Says whether the zygote is ready, if there is one.
+    /// Brings the machine to rest: a spare of the zygote waits, what was written is on disk, the
+    /// files that the next renewal writes are open. Says whether the zygote is ready, if there is
+    /// one.
     pub async fn settle(&self) -> Option<bool> {
         let zygote_ready = match &self.zygote {
             Some(zygote) => Some(zygote.settle(self).await),
             None => None,
         };
+        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        identity.held = identity.renewal.as_ref().and_then(Held::open);
+        self.used.store(false, Ordering::Relaxed);
         nix::unistd::sync();
         zygote_ready
     }
@@ -117,13 +137,18 @@ impl Agent {
     }
 }
 
-/// Which renewal was carried out last, by its boot id: no two have the same.
+/// Who the machine is.
 #[derive(Debug, Default)]
-struct LastRenewal(Option<String>);
+struct Identity {
+    /// What was carried out last; no two have the same boot id.
+    renewal: Option<Renewal>,
+    /// The files that said so when the machine came to rest.
+    held: Option<Held>,
+}
 
-impl LastRenewal {
-    fn is(&self, renewal: &Renewal) -> bool {
-        self.0.as_ref() == Some(&renewal.boot_id)
+impl Identity {
+    fn is_of(&self, renewal: &Renewal) -> bool {
+        self.renewal.as_ref().is_some_and(|last| last.boot_id == renewal.boot_id)
     }
 }
 
@@ -303,10 +328,10 @@ mod tests {
             machine_id: String::new(),
             boot_id: boot_id.to_owned(),
         };
-        assert!(!LastRenewal::default().is(&renewal(1, "")));
-        let last = LastRenewal(Some("a".to_owned()));
-        assert!(last.is(&renewal(2, "a")));
-        assert!(!last.is(&renewal(1, "b")));
+        assert!(!Identity::default().is_of(&renewal(1, "")));
+        let last = Identity { renewal: Some(renewal(1, "a")), held: None };
+        assert!(last.is_of(&renewal(2, "a")));
+        assert!(!last.is_of(&renewal(1, "b")));
     }
 
     #[test]

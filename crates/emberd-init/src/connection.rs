@@ -196,7 +196,11 @@ async fn operate(
     connection: &mut Connection,
     frame: &Frame,
 ) -> Result<(), ConnectionError> {
-    match parse(&mut connection.outgoing, frame).await? {
+    let message = parse(&mut connection.outgoing, frame).await?;
+    if changes_machine(&message) {
+        agent.use_machine();
+    }
+    match message {
         HostMessage::Ping => connection.outgoing.send(&GuestMessage::Pong).await,
         HostMessage::Exec(spec) => match spec.check() {
             Ok(()) => exec::run(agent, connection, &spec.into(), Mode::Exec).await,
@@ -244,6 +248,26 @@ async fn operate(
             let message = "this guest does not know the operation".to_owned();
             connection.outgoing.refuse(RefusalCode::UnknownOperation, message).await
         }
+    }
+}
+
+/// Whether an operation runs a program or touches files, which may be those of the machine's
+/// identity.
+fn changes_machine(message: &HostMessage) -> bool {
+    match message {
+        HostMessage::Exec(_)
+        | HostMessage::Context(_)
+        | HostMessage::Start(_)
+        | HostMessage::File(_)
+        | HostMessage::Dial { .. } => true,
+        HostMessage::Ping
+        | HostMessage::Signal { .. }
+        | HostMessage::Resize(_)
+        | HostMessage::Renew(_)
+        | HostMessage::Settle
+        | HostMessage::Hello { .. }
+        | HostMessage::Metrics
+        | HostMessage::Unknown => false,
     }
 }
 

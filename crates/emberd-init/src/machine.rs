@@ -15,6 +15,10 @@ use nix::time::{ClockId, clock_settime};
 
 use crate::sys;
 
+mod held;
+
+pub use held::Held;
+
 const MACHINE_ID: &str = "/etc/machine-id";
 
 /// Where the kernel shows an id it draws once and lets nobody change.
@@ -56,10 +60,10 @@ pub enum RenewError {
 pub fn renew(renewal: &Renewal) -> Result<(), RenewError> {
     let entropy = renewal.entropy()?;
     let machine_id = format!("{}\n", renewal.machine_id);
-    let hostname = || Ok(nix::unistd::sethostname(&renewal.hostname)?);
+    let reseed = || sys::reseed_random(&File::open(sys::RANDOM_DEVICE)?, &entropy);
     set_clock(renewal)?;
-    attempt("reseed the random generator", || sys::reseed_random(&entropy))?;
-    attempt("set the host name", hostname)?;
+    attempt("reseed the random generator", reseed)?;
+    set_host_name(renewal)?;
     attempt("name the host in /etc/hosts", || name_host(Path::new(HOSTS), &renewal.hostname))?;
     attempt("set the machine id", || write_over(Path::new(MACHINE_ID), &machine_id))?;
     attempt("set the boot id", || show_boot_id(&renewal.boot_id))
@@ -71,6 +75,10 @@ pub fn renew(renewal: &Renewal) -> Result<(), RenewError> {
 /// [`RenewError`].
 pub fn set_clock(renewal: &Renewal) -> Result<(), RenewError> {
     attempt("set the wall clock", || set_wall_clock(renewal.wall_clock_us))
+}
+
+fn set_host_name(renewal: &Renewal) -> Result<(), RenewError> {
+    attempt("set the host name", || Ok(nix::unistd::sethostname(&renewal.hostname)?))
 }
 
 fn attempt(step: &'static str, act: impl FnOnce() -> io::Result<()>) -> Result<(), RenewError> {

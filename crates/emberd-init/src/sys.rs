@@ -268,15 +268,18 @@ mod random_device {
     );
 }
 
-/// Makes the kernel's random generator draw on `entropy` from the next byte on.
+/// The device that takes entropy, and gives random bytes without waiting for any.
+pub const RANDOM_DEVICE: &str = "/dev/urandom";
+
+/// Makes the kernel's random generator draw on `entropy` from the next byte on. `device` is
+/// [`RANDOM_DEVICE`].
 ///
 /// # Errors
 /// Without `CAP_SYS_ADMIN`, and on kernels before 4.14, which cannot be told to reseed.
 ///
 /// # Panics
 /// When there is more than [`ENTROPY_BYTES_MAX`] bytes of it.
-pub fn reseed_random(entropy: &[u8]) -> io::Result<()> {
-    let device = File::open("/dev/urandom")?;
+pub fn reseed_random(device: &File, entropy: &[u8]) -> io::Result<()> {
     let mut buffer = [0; ENTROPY_BYTES_MAX];
     buffer[..entropy.len()].copy_from_slice(entropy);
     let length = libc::c_int::try_from(entropy.len()).expect("bounded by the buffer");

@@ -13,7 +13,9 @@ use std::time::Duration;
 use emberd_image::PackImage;
 use emberd_proto::ExecSpec;
 use emberd_proto::message::AGENT_PORT;
-use emberd_vmm::{BootError, MicroVm, RestoreError, SnapshotVmm, Standby as _, Template};
+use emberd_vmm::{
+    BootError, MicroVm, RestoreError, SnapshotVmm, Standby as _, Template, VmmDescription,
+};
 use tokio::time::Instant;
 
 use crate::SandboxId;
@@ -131,7 +133,8 @@ pub(crate) async fn load<V: SnapshotVmm>(
     image: &PackImage,
     boot_path: BootPath,
 ) -> Result<Answered<V::MicroVm>, RestoreFailure> {
-    let warm_up = image.warm_up.as_deref().filter(|_| boot_path == BootPath::WarmPool);
+    let warm_up =
+        rehearsal(image, base.vmm.description()).filter(|_| boot_path == BootPath::WarmPool);
     let Stand { sandbox, template, standby, vmm_time } = stand;
     let template = || template.dir().to_owned();
     let wait_max = ANSWER_WAIT_MAX.min(base.config.boot_timeout);
@@ -166,6 +169,15 @@ pub(crate) async fn load<V: SnapshotVmm>(
     }
 }
 
+/// What a clone for the pool runs before it is handed out, if its pack has a warm-up. An emulated
+/// processor has yet to translate all the code that the template has run; a real one has not, and
+/// the shortest program takes the way that every program takes. The pages it writes are the
+/// clone's own from then on, so it writes as few as it can.
+fn rehearsal<'a>(image: &'a PackImage, vmm: &VmmDescription) -> Option<&'a str> {
+    let warm_up = image.warm_up.as_deref()?;
+    Some(if vmm.is_emulated() { warm_up } else { "" })
+}
+
 /// Connects to a guest that has just been restored, and makes it itself.
 async fn wake<M: MicroVm>(
     vm: &M,
@@ -175,7 +187,7 @@ async fn wake<M: MicroVm>(
     renewal::greet(stream, id).await
 }
 
-/// Runs a pack's warm-up once. How it ends is the pack's affair; that the guest answers is not.
+/// Runs a warm-up once. How it ends is the pack's affair; that the guest answers is not.
 pub(crate) async fn run_warm_up<M: MicroVm>(
     vm: &M,
     connection: &mut GuestConnection<M::Stream>,
@@ -189,4 +201,30 @@ pub(crate) async fn run_warm_up<M: MicroVm>(
         tracing::warn!(code, stderr, error = outcome.exit.error, "warm-up failed");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use emberd_image::Digest;
+
+    use super::*;
+
+    #[test]
+    fn only_emulated_clones_run_all_of_the_warm_up() {
+        let image = |warm_up: Option<&str>| PackImage {
+            rootfs: PathBuf::new(),
+            sha256: Digest::of(b""),
+            description: String::new(),
+            warm_up: warm_up.map(str::to_owned),
+        };
+        let vmm = |accelerator| VmmDescription {
+            driver: "qemu",
+            version: String::new(),
+            accelerator,
+            reason: String::new(),
+        };
+        assert_eq!(rehearsal(&image(Some("sort")), &vmm("tcg")), Some("sort"));
+        assert_eq!(rehearsal(&image(Some("sort")), &vmm("kvm")), Some(""));
+        assert_eq!(rehearsal(&image(None), &vmm("tcg")), None);
+    }
 }

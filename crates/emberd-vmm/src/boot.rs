@@ -17,6 +17,13 @@ pub struct VmmDescription {
     pub reason: String,
 }
 
+impl VmmDescription {
+    /// Whether the guest's processor is emulated in software.
+    pub fn is_emulated(&self) -> bool {
+        self.accelerator == "tcg"
+    }
+}
+
 /// Everything one microVM is booted from.
 #[derive(Debug, Clone)]
 pub struct BootSpec {

@@ -132,8 +132,8 @@ impl Fixture {
         self.sandboxes.exec(id, ExecSpec::new(code), b"").await.map(|executed| executed.outcome)
     }
 
-    /// Later warm-ups hang, or not.
-    pub fn hang_warm_ups(&self, hang: bool) {
+    /// Programs started from now on hang, or not.
+    pub fn hang_programs(&self, hang: bool) {
         let path = self.run_dir.with_file_name("hang");
         if hang { std::fs::write(path, "") } else { std::fs::remove_file(path) }.unwrap();
     }
@@ -225,7 +225,7 @@ fn pack(dir: &Path) -> serde_json::Value {
     let says = |script: &str| format!("{READY}; read -r line; {script}; sleep 1000");
     json!({
         "name": "shell",
-        "run": ["/bin/sh", "{file}"],
+        "run": ["/bin/sh", "-c", RUN, "{file}"],
         "file_name": "main.sh",
         "contexts": [
             context(&["shell"], &shell),
@@ -240,10 +240,13 @@ fn pack(dir: &Path) -> serde_json::Value {
 /// What a shell says to be a context that is ready.
 const READY: &str = r#"echo '{"event":"ready"}' >&0"#;
 
-/// Ends at once; but where there is a file `hang` beside the run directory, it leaves a file
+/// Runs a file; but where there is a file `hang` beside the run directory, it leaves a file
 /// `warming` in the VM's directory and goes on.
-const WARM_UP: &str =
-    "cd /proc/$PPID/cwd; test -e ../../hang && echo > warming && exec sleep 1000; exit 0";
+const RUN: &str = r#"cd=/proc/$PPID/cwd
+test -e $cd/../../hang && echo > $cd/warming && exec sleep 1000
+exec /bin/sh "$0" "$@""#;
+
+const WARM_UP: &str = ":";
 
 /// Gives the fixture templates that go with it.
 pub fn with_templates(config: &mut SandboxesConfig) {

@@ -46,7 +46,7 @@ async fn while_a_template_warms_up() {
 async fn while_a_microvm_for_the_pool_warms_up() {
     let fixture = Fixture::pooled(1);
     fixture.filled().await;
-    fixture.hang_warm_ups(true);
+    fixture.hang_programs(true);
     fixture.create().await;
     until(|| some_dir(&fixture, "warming")).await;
     fixture.close().await;
