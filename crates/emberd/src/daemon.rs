@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::args::{Args, Options};
 use crate::config::{Config, SocketOption, Surroundings};
-use crate::listener::{ListenError, Listener};
+use crate::server::listener::{ListenError, Listener};
 use crate::server::{self, Server};
 use crate::{http, log};
 

@@ -20,12 +20,15 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::caller::{Caller, Principal};
-use crate::listener::Listener;
-use crate::socket::{Connection, Socket, Stream};
+use self::caller::{Caller, Principal};
+use self::listener::Listener;
+use self::socket::{Connection, Socket, Stream};
 
+pub(crate) mod caller;
 mod held;
+pub(crate) mod listener;
 mod places;
+pub(crate) mod socket;
 
 pub(crate) use held::holding;
 use places::Places;

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::budget::{Budget, Share};
 use super::errors::ApiError;
 use super::json;
-use crate::caller::{Caller, Principal};
+use crate::server::caller::{Caller, Principal};
 
 /// How long a body may take to arrive, once its share of the budget is there.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);

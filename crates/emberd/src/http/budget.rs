@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::timeout;
 
 use super::errors::ApiError;
-use crate::caller::Principal;
+use crate::server::caller::Principal;
 
 /// Bytes of bodies under way, of all callers (256 MiB).
 pub const BYTES_MAX: usize = 4 * BODY_BYTES_MAX;

@@ -11,9 +11,9 @@ use emberd_sandbox::{SandboxId, Sandboxes};
 use emberd_vmm::SnapshotVmm;
 use hyper::body::Body as _;
 
-use crate::caller::Caller;
+use crate::server::caller::Caller;
 use crate::server::holding;
-use crate::socket::Connection;
+use crate::server::socket::Connection;
 
 /// How long an answer may take to end when what it is of has.
 const GRACE: Duration = Duration::from_secs(1);

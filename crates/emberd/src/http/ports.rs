@@ -11,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::errors::ApiError;
 use super::{id, proxy, tunnel};
-use crate::caller::Caller;
+use crate::server::caller::Caller;
 
 /// Turn the connection into one to a TCP port inside a sandbox. Asks for `Connection: Upgrade`
 /// and `Upgrade: tcp`; what follows the answer's head are the port's bytes.

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 
 use super::errors::ApiError;
 use super::{ending, tunnel};
-use crate::caller::Caller;
+use crate::server::caller::Caller;
 
 mod exchange;
 mod fields;

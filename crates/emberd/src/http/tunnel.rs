@@ -7,7 +7,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
-use crate::socket::Socket;
+use crate::server::socket::Socket;
 
 /// How long one direction may go on when the other has ended. A caller that closed its
 /// connection looks like one that only has no more to say.

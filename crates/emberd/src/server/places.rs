@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::pin;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::socket::Connection;
+use crate::server::socket::Connection;
 
 /// The places of one listener.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use super::super::id::ProcessId;
 use super::super::query::Query;
 use super::super::sse;
 use super::websocket;
-use crate::caller::Caller;
+use crate::server::caller::Caller;
 
 /// Where a client that was cut off says what it saw last.
 const LAST_EVENT_ID: &str = "last-event-id";

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, fchmod};
 use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
 use tokio_util::either::Either;
 
-use crate::socket::Stream;
+use crate::server::socket::Stream;
 
 /// Connections to a Unix socket that may wait to be accepted; as many as wait on a TCP port.
 const BACKLOG: u32 = 1024;

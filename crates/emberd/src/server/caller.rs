@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::socket::Connection;
+use crate::server::socket::Connection;
 
 /// Whose requests are counted together. Whoever authenticates callers adds a kind here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
