@@ -21,7 +21,6 @@ mod info;
 mod json;
 mod logs;
 mod metrics;
-mod observe;
 mod origin;
 mod pack;
 mod ports;
@@ -36,6 +35,8 @@ mod tunnel;
 pub use budget::Budget;
 use errors::ApiError;
 pub use host::Hosts;
+
+use crate::server::observe::{self, OnPanic};
 
 /// The OpenAPI document, from the routes and the bodies themselves.
 #[derive(OpenApi)]
@@ -110,7 +111,7 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>, hosts: Hosts, bodies: Bud
         .layer(from_fn_with_state(hosts, host::refuse_strangers))
         .layer(from_fn(origin::refuse_pages))
         .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
-        .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(errors::defect as OnPanic, observe::observe))
         .with_state(sandboxes)
 }
 

@@ -27,6 +27,7 @@ use self::socket::{Connection, Socket, Stream};
 pub(crate) mod caller;
 mod held;
 pub(crate) mod listener;
+pub(crate) mod observe;
 mod places;
 pub(crate) mod socket;
 

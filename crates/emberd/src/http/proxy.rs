@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use super::errors::ApiError;
 use super::{ending, tunnel};
 use crate::server::caller::Caller;
+use crate::server::observe::Proxied;
 
 mod exchange;
 mod fields;
@@ -24,10 +25,6 @@ mod target;
 pub use exchange::ExchangeError;
 use target::Target;
 pub use target::port;
-
-/// Marks an answer as a sandbox's: it is passed on as it is, and says nothing of the daemon.
-#[derive(Debug, Clone, Copy)]
-pub struct Proxied;
 
 /// Answers a request to a port inside a sandbox, and lets all others pass.
 pub async fn divert<V: SnapshotVmm>(
