@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::{BodyDataStream, Bytes};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts as _, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use emberd_api::{BODY_BYTES_MAX, ErrorCode};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::budget::{Budget, Share};
 use super::errors::ApiError;
 use super::json;
-use crate::server::caller::{Caller, Principal};
+use crate::server::principal::Principal;
 
 /// How long a body may take to arrive, once its share of the budget is there.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -63,11 +63,10 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let Ok(principal) = Principal::from_request_parts(&mut parts, &()).await;
         let budget = parts.extensions.get::<Budget>().cloned();
         let budget = budget.expect("the router has one for every request");
-        let principal = parts.extensions.get::<Caller>();
-        let principal = principal.map_or(Principal::Unknown, |caller| caller.principal);
         let mut pieces = Pieces::new(&parts.headers, body).pausing(HELD_PAUSE_MAX);
         let read = read(&mut pieces, content_length(&parts.headers), &budget, principal).await;
         if read.is_err() {
@@ -181,6 +180,7 @@ mod tests {
 
     use super::super::budget::{CALLER_BYTES_MAX, SMALL_BYTES_MAX};
     use super::*;
+    use crate::server::principal::Source;
 
     /// What becomes of a body of `pieces`, after which `then` comes.
     async fn of(
@@ -205,7 +205,7 @@ mod tests {
     }
 
     async fn all_is_free(budget: &Budget) -> bool {
-        budget.take(Principal::Unknown, CALLER_BYTES_MAX).await.is_ok()
+        budget.take(Principal::Local(Source::Unknown), CALLER_BYTES_MAX).await.is_ok()
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::timeout;
 
 use super::errors::ApiError;
-use crate::server::caller::Principal;
+use crate::server::principal::Principal;
 
 /// Bytes of bodies under way, of all callers (256 MiB).
 pub const BYTES_MAX: usize = 4 * BODY_BYTES_MAX;
@@ -150,9 +150,14 @@ fn exhausted() -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::principal::Source;
 
-    const ONE: Principal = Principal::User(1);
+    const ONE: Principal = user(1);
     const LARGE: usize = BODY_BYTES_MAX;
+
+    const fn user(uid: u32) -> Principal {
+        Principal::Local(Source::User(uid))
+    }
 
     fn free(budget: &Budget) -> (usize, usize) {
         (budget.of(ONE).available_permits(), budget.0.all.available_permits())
@@ -167,11 +172,11 @@ mod tests {
         assert!(budget.take(ONE, SMALL_BYTES_MAX + 1).await.is_err(), "it waits for {WAIT_MAX:?}");
         assert_eq!(free(&budget), (0, BYTES_MAX - 2 * LARGE));
         // Others have theirs, as far as that of all goes.
-        let _third = budget.take(Principal::User(2), LARGE).await.unwrap();
-        let _fourth = budget.take(Principal::Unknown, LARGE).await.unwrap();
-        assert!(budget.take(Principal::User(3), LARGE).await.is_err());
+        let _third = budget.take(user(2), LARGE).await.unwrap();
+        let _fourth = budget.take(Principal::Local(Source::Unknown), LARGE).await.unwrap();
+        assert!(budget.take(user(3), LARGE).await.is_err());
         drop(first);
-        let third = budget.take(Principal::User(3), LARGE).await.unwrap();
+        let third = budget.take(user(3), LARGE).await.unwrap();
         assert_eq!(free(&budget), (LARGE, 0));
         drop(third);
         assert_eq!(free(&budget), (LARGE, LARGE));
@@ -213,8 +218,8 @@ mod tests {
     #[tokio::test]
     async fn callers_that_left_are_forgotten() {
         let budget = Budget::default();
-        for user in 0..10_000 {
-            budget.take(Principal::User(user), LARGE).await.unwrap();
+        for uid in 0..10_000 {
+            budget.take(user(uid), LARGE).await.unwrap();
         }
         assert!(budget.0.callers.lock().unwrap().len() <= CALLERS_SWEPT_AT);
     }

@@ -53,8 +53,7 @@ pub async fn connect<V: SnapshotVmm>(
     let caller = request.extensions_mut().remove::<Caller>();
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        tunnel::carry(upgraded, guest).await;
-        drop(caller);
+        tunnel::carry(upgraded, guest, caller).await;
     });
     let headers = [(CONNECTION, "upgrade"), (UPGRADE, TUNNEL_PROTOCOL)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())

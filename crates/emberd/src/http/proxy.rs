@@ -53,7 +53,7 @@ async fn forward<V: SnapshotVmm>(
     }
     let caller = request.extensions_mut().remove::<Caller>();
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    let ip = caller.as_ref().and_then(Caller::ip);
+    let ip = caller.as_ref().and_then(|caller| caller.peer.ip());
     let protocol = fields::for_guest(request.headers_mut(), ip);
     *request.uri_mut() = origin_form(request.uri());
     let tcp = sandboxes.dial(target.id, target.port).await?;
@@ -73,13 +73,12 @@ async fn forward<V: SnapshotVmm>(
     let protocol = answer.headers().get(axum::http::header::UPGRADE).cloned();
     fields::for_caller(answer.headers_mut());
     fields::upgrade(answer.headers_mut(), protocol);
-    let held = caller.clone();
+    let on_tunnel = caller.clone();
     tokio::spawn(async move {
         let (guest, caller_side) = join(connection.hand_over(upgraded_guest), on_upgrade).await;
         if let (Some(guest), Ok(caller_side)) = (guest, caller_side) {
-            tunnel::carry(caller_side, TokioIo::new(guest)).await;
+            tunnel::carry(caller_side, TokioIo::new(guest), on_tunnel).await;
         }
-        drop(held);
     });
     let mut answer = answer.map(|_| axum::body::Body::empty());
     answer.extensions_mut().insert(Proxied);

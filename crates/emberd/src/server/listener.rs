@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use emberd_api::Address;
 use rustix::fs::{Mode, fchmod};
 use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
-use tokio_util::either::Either;
 
-use crate::server::socket::Stream;
+use super::socket::Socket;
 
 /// Connections to a Unix socket that may wait to be accepted; as many as wait on a TCP port.
 const BACKLOG: u32 = 1024;
@@ -40,11 +39,11 @@ pub enum ListenError {
 #[derive(Debug)]
 pub(crate) struct Listener {
     address: Address,
-    socket: Socket,
+    bound: Bound,
 }
 
 #[derive(Debug)]
-enum Socket {
+enum Bound {
     Tcp(TcpListener),
     Unix { listener: UnixListener, _file: SocketFile },
 }
@@ -112,15 +111,15 @@ impl Listener {
     }
 
     /// The next connection. Cancel safe.
-    pub async fn accept(&self) -> io::Result<Stream> {
-        match &self.socket {
-            Socket::Tcp(listener) => {
+    pub async fn accept(&self) -> io::Result<Socket> {
+        match &self.bound {
+            Bound::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Either::Left(stream))
+                Ok(stream.into())
             }
-            Socket::Unix { listener, .. } => {
+            Bound::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Either::Right(stream))
+                Ok(stream.into())
             }
         }
     }
@@ -137,7 +136,7 @@ async fn bind_tcp(addr: &Address, authority: &str) -> Result<Listener, ListenErr
     let failed = |source| bind_failed(addr, source);
     let listener = TcpListener::bind(authority).await.map_err(failed)?;
     let local = listener.local_addr().map_err(failed)?;
-    Ok(Listener { address: Address::Tcp(local.to_string()), socket: Socket::Tcp(listener) })
+    Ok(Listener { address: Address::Tcp(local.to_string()), bound: Bound::Tcp(listener) })
 }
 
 async fn bind_unix(addr: &Address, path: &Path) -> Result<Listener, ListenError> {
@@ -150,7 +149,7 @@ async fn bind_unix(addr: &Address, path: &Path) -> Result<Listener, ListenError>
     socket.bind(path).map_err(failed)?;
     let file = SocketFile::new(path).map_err(failed)?;
     let listener = socket.listen(BACKLOG).map_err(failed)?;
-    Ok(Listener { address: addr.clone(), socket: Socket::Unix { listener, _file: file } })
+    Ok(Listener { address: addr.clone(), bound: Bound::Unix { listener, _file: file } })
 }
 
 /// Removes a socket left behind by a daemon that was killed: nobody answers there.

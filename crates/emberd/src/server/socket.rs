@@ -1,5 +1,5 @@
-//! An accepted connection's bytes: it breaks when its client takes nothing for too long, and when
-//! somebody cuts it, whatever is spoken on it.
+//! The sockets that the kernel accepts, TCP and Unix. A write fails when the client takes nothing
+//! for too long.
 
 use std::io;
 use std::pin::Pin;
@@ -12,87 +12,63 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep};
 use tokio_util::either::Either;
-use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
-/// The two kinds of them.
-pub(crate) type Stream = Either<TcpStream, UnixStream>;
+use super::connection::{Connection, Peer};
 
 /// How long a client may take nothing of what is sent to it.
-pub(crate) const STALL_MAX: Duration = Duration::from_secs(30);
+const STALL_MAX: Duration = Duration::from_secs(30);
 
-/// What the kernel may hold of what a client has not taken, in bytes (256 KiB, which it doubles):
-/// left to itself it takes megabytes of TCP.
+/// Send buffer of a TCP connection, in bytes (256 KiB, which the kernel doubles). By default the
+/// kernel keeps megabytes for a client that reads nothing.
 const TCP_BUFFER_BYTES: usize = 256 << 10;
-
-/// A connection as the rest of the daemon knows it. Clones are the same.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Connection {
-    cut: CancellationToken,
-    closed: CancellationToken,
-}
-
-impl Connection {
-    /// Breaks it off, whoever waits for it.
-    pub fn cut(&self) {
-        self.cut.cancel();
-    }
-
-    /// Whether it was.
-    #[cfg(test)]
-    pub fn is_cut(&self) -> bool {
-        self.cut.is_cancelled()
-    }
-
-    /// Waits until nobody speaks on it any more.
-    pub async fn closed(&self) {
-        self.closed.cancelled().await;
-    }
-}
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: Stream,
-    cut: CancellationToken,
-    cut_reading: Pin<Box<WaitForCancellationFutureOwned>>,
-    cut_writing: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Runs out when a write has waited for too long.
+    stream: Either<TcpStream, UnixStream>,
+    /// Fires when a write has waited for too long; none while no write waits.
     stall: Option<Pin<Box<Sleep>>>,
-    _closed: DropGuard,
 }
 
-impl Socket {
-    /// `stream`, known to others as `connection`.
-    pub fn new(stream: Stream, connection: &Connection) -> Self {
-        if let Either::Left(tcp) = &stream {
-            // The other end may have left by now. That is seen soon enough.
-            tcp.set_nodelay(true).ok();
-            set_socket_send_buffer_size(tcp, TCP_BUFFER_BYTES).ok();
+impl From<TcpStream> for Socket {
+    fn from(tcp: TcpStream) -> Self {
+        // These fail if the peer has left already, which the next read reports.
+        tcp.set_nodelay(true).ok();
+        set_socket_send_buffer_size(&tcp, TCP_BUFFER_BYTES).ok();
+        Self { stream: Either::Left(tcp), stall: None }
+    }
+}
+
+impl From<UnixStream> for Socket {
+    fn from(unix: UnixStream) -> Self {
+        Self { stream: Either::Right(unix), stall: None }
+    }
+}
+
+impl Connection for Socket {
+    fn peer(&self) -> Peer {
+        match &self.stream {
+            Either::Left(tcp) => tcp.peer_addr().map_or(Peer::Unknown, Peer::Address),
+            Either::Right(unix) => unix.peer_cred().map_or(Peer::Unknown, Peer::Credentials),
         }
-        let Connection { cut, closed } = connection.clone();
-        let waiting = || Box::pin(cut.clone().cancelled_owned());
-        let (cut_reading, cut_writing) = (waiting(), waiting());
-        Self { stream, cut, cut_reading, cut_writing, stall: None, _closed: closed.drop_guard() }
     }
 
-    /// Has the other end see no orderly end: it would believe that it had received everything.
-    /// Unix sockets have no such word.
-    pub fn reset(&self) {
+    /// TCP sends a reset. A Unix socket has nothing of the kind.
+    fn abort(&self) {
         if let Either::Left(tcp) = &self.stream {
-            // One that is closed already needs no other end.
+            // This fails if the socket is closed already.
             tcp.set_zero_linger().ok();
         }
     }
+}
 
-    /// What a write of `bytes` comes to that has to wait.
+impl Socket {
+    /// Waits with a write of `bytes` for which the kernel has reported no room, and tries it once
+    /// more when the wait is over. The kernel reports room only when much of its buffer is free,
+    /// so a client that reads slowly can have taken something all the same.
     fn wait(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.cut_writing.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(self.broken()));
-        }
         let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(STALL_MAX)));
         ready!(stall.as_mut().poll(context));
-        // The kernel says that there is room only when that is a good part of its buffer; of a
-        // client that has taken a little it is told by asking.
         let sent = match &self.stream {
             Either::Left(tcp) => send(tcp, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
             Either::Right(unix) => send(unix, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
@@ -101,14 +77,9 @@ impl Socket {
             self.stall = None;
             return Poll::Ready(Ok(sent));
         }
-        self.reset();
+        self.abort();
         let error = format!("the client took nothing for {STALL_MAX:?}");
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, error)))
-    }
-
-    fn broken(&self) -> io::Error {
-        self.reset();
-        io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was cut")
     }
 }
 
@@ -118,14 +89,7 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.cut.is_cancelled() {
-            return Poll::Ready(Err(self.broken()));
-        }
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if read.is_pending() && self.cut_reading.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(self.broken()));
-        }
-        read
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
@@ -143,9 +107,6 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.cut.is_cancelled() {
-            return Poll::Ready(Err(self.broken()));
-        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
         if written.is_pending() {
             let first = pieces.iter().find(|piece| !piece.is_empty());
@@ -171,17 +132,17 @@ impl AsyncWrite for Socket {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
     use tokio::time::Instant;
 
     use super::*;
 
-    fn pair() -> (Socket, Connection, UnixStream) {
+    fn pair() -> (Socket, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let connection = Connection::default();
-        (Socket::new(Either::Right(ours), &connection), connection, theirs)
+        (Socket::from(ours), theirs)
     }
 
-    /// Writes until it fails, and says with what.
+    /// Writes until that fails, and returns how.
     async fn write_on(socket: &mut (impl AsyncWrite + Unpin)) -> io::ErrorKind {
         loop {
             if let Err(error) = socket.write_all(&[0; 4096]).await {
@@ -191,18 +152,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_is_cut() {
-        let (mut socket, connection, _theirs) = pair();
+    async fn a_write_to_a_client_that_takes_nothing_fails() {
+        let (mut socket, _theirs) = pair();
         let start = Instant::now();
         assert_eq!(write_on(&mut socket).await, io::ErrorKind::TimedOut);
         assert!(start.elapsed() >= STALL_MAX);
-        drop(socket);
-        connection.closed().await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_a_little_now_and_then_is_not() {
-        let (mut socket, _, mut theirs) = pair();
+    async fn a_client_that_takes_a_little_now_and_then_is_waited_for() {
+        let (mut socket, mut theirs) = pair();
         let reader = tokio::spawn(async move {
             for _ in 0..10 {
                 sleep(STALL_MAX / 2).await;
@@ -217,27 +176,21 @@ mod tests {
         drop(reader.await.unwrap());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_cut_wakes_readers_and_writers() {
-        let (socket, connection, _theirs) = pair();
-        let (mut reading, mut writing) = tokio::io::split(socket);
-        let read = tokio::spawn(async move { reading.read(&mut [0; 8]).await.unwrap_err().kind() });
-        let written = tokio::spawn(async move { write_on(&mut writing).await });
-        tokio::task::yield_now().await;
-        connection.cut();
-        assert_eq!(read.await.unwrap(), io::ErrorKind::ConnectionAborted);
-        assert_eq!(written.await.unwrap(), io::ErrorKind::ConnectionAborted);
-        connection.closed().await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reader_may_wait_for_ever() {
-        let (mut socket, connection, _theirs) = pair();
-        let cut = async {
-            sleep(STALL_MAX * 1000).await;
-            connection.cut();
-        };
-        let (read, ()) = tokio::join!(socket.read_u8(), cut);
-        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    #[tokio::test]
+    async fn an_aborted_tcp_connection_is_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for aborts in [false, true] {
+            let mut theirs = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let socket = Socket::from(listener.accept().await.unwrap().0);
+            let Peer::Address(address) = socket.peer() else { panic!("{:?}", socket.peer()) };
+            assert_eq!(address, theirs.local_addr().unwrap());
+            if aborts {
+                socket.abort();
+            }
+            drop(socket);
+            let read = theirs.read(&mut [0; 1]).await.map_err(|error| error.kind());
+            let expect = if aborts { Err(io::ErrorKind::ConnectionReset) } else { Ok(0) };
+            assert_eq!(read, expect);
+        }
     }
 }
