@@ -103,12 +103,12 @@ pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Resu
     let socket = bind_socket(config.socket.as_ref()).await?;
     let sandboxes = Sandboxes::open(config.sandboxes, images, vmm)?;
     announce(&listener, socket.as_ref(), &sandboxes);
-    let bodies = http::Budget::default();
+    let limits = http::Limits::default();
     let beside = socket.map(|socket| (socket.address().clone(), socket));
     let doors = [Some((config.addr, listener)), beside].into_iter().flatten();
     let doors = doors.map(|(addr, listener)| {
         let hosts = http::Hosts::new(&addr, &config.allowed_hosts);
-        let router = http::router(sandboxes.clone(), hosts, bodies.clone());
+        let router = http::router(sandboxes.clone(), hosts, limits.clone());
         (listener, router)
     });
     let server = Server::new(doors);

@@ -29,6 +29,7 @@ use self::principal::{Principal, Source};
 pub(crate) mod caller;
 pub(crate) mod connection;
 pub(crate) mod guarded;
+pub(crate) mod limits;
 pub(crate) mod listener;
 #[cfg(test)]
 pub(crate) mod memory;

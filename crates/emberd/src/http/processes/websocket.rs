@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use bytes::Bytes;
-use emberd_api::{ErrorCode, ProcessWord, WEBSOCKET_MESSAGE_BYTES_MAX};
+use emberd_api::{ProcessWord, WEBSOCKET_MESSAGE_BYTES_MAX};
 use emberd_sandbox::{Process, ProcessError};
 use futures::SinkExt as _;
 use futures::future::pending;
@@ -20,20 +20,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::super::errors::ApiError;
 use super::super::json;
 use super::events::told;
-
-/// Most sockets at once. They outlive the requests they began as.
-const WEBSOCKETS_MAX: usize = 1024;
 
 /// Standard input that may wait for the program, in bytes (1 MiB), beside what the guest holds.
 const STDIN_BYTES_MAX: usize = WEBSOCKET_MESSAGE_BYTES_MAX;
 
 /// How long the word that a socket is closed may take to go out.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
-
-static SEATS: Semaphore = Semaphore::const_new(WEBSOCKETS_MAX);
 
 /// Why a socket is closed by this side.
 struct Closing {
@@ -47,24 +41,21 @@ struct Input {
     _room: OwnedSemaphorePermit,
 }
 
-/// Takes the upgrade, if there may be one more.
+/// Accepts the upgrade. The socket keeps `permit` to its end.
 pub fn serve(
     upgrade: WebSocketUpgrade,
     process: Process,
     from: u64,
     closing: CancellationToken,
-) -> Result<Response, ApiError> {
-    let seat = SEATS.try_acquire().map_err(|_| {
-        let error = format!("{WEBSOCKETS_MAX} WebSockets are open, and no more are allowed");
-        ApiError::new(ErrorCode::TooMany, error).hint("close one, or use server-sent events")
-    })?;
+    permit: OwnedSemaphorePermit,
+) -> Response {
     let upgrade = upgrade
         .max_message_size(WEBSOCKET_MESSAGE_BYTES_MAX)
         .max_frame_size(WEBSOCKET_MESSAGE_BYTES_MAX);
-    Ok(upgrade.on_upgrade(async move |socket| {
+    upgrade.on_upgrade(async move |socket| {
         converse(socket, process, from, closing).await;
-        drop(seat);
-    }))
+        drop(permit);
+    })
 }
 
 async fn converse(socket: WebSocket, process: Process, from: u64, closing: CancellationToken) {
