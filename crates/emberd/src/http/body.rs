@@ -183,7 +183,7 @@ mod tests {
     use super::*;
     use crate::server::principal::Source;
 
-    /// Whose bodies the tests send.
+    /// The sender of every body here.
     const PRINCIPAL: Principal = Principal::Local(Source::User(7));
 
     /// What becomes of a body of `pieces`, after which `then` comes.

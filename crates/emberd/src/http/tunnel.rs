@@ -1,4 +1,4 @@
-//! Bytes between a caller and a port of a sandbox, once the connection is no longer HTTP's.
+//! Carries bytes between a caller and a port of a sandbox, once a connection has left HTTP.
 
 use std::io;
 use std::time::Duration;

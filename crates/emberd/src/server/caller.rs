@@ -10,7 +10,7 @@ use super::connection::{ConnectionHandle, Peer};
 /// tunnel, keeps a clone, so that the connection goes on to count against its limit.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
-    /// Who is at the other end.
+    /// The other end.
     pub peer: Peer,
     /// Aborts the connection.
     pub connection: ConnectionHandle,

@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 /// A stream over another one, such as TLS, passes [`peer`](Self::peer) and
 /// [`abort`](Self::abort) on to it.
 pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Who the transport says is at the other end.
+    /// The other end, as far as the transport knows it.
     fn peer(&self) -> Peer;
 
     /// Makes closing it look like a failure to the peer, where the transport can say so. A peer
@@ -28,7 +28,7 @@ pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     fn abort(&self);
 }
 
-/// Who is at the other end of a connection, as the kernel says.
+/// The other end of a connection, as the kernel knows it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Peer {
     /// The address a TCP connection comes from.

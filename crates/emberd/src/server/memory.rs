@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, Peer};
 
-/// What each byte on the wire is combined with (exclusive or).
+/// Combined with each byte on the wire by exclusive or.
 const MASK: u8 = 0x55;
 
 /// See the module. Both ends of a connection are one of these.
