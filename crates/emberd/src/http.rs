@@ -29,6 +29,7 @@ mod processes;
 mod proxy;
 mod query;
 mod sandboxes;
+mod scope;
 mod sse;
 mod templates;
 mod tunnel;
@@ -36,6 +37,7 @@ mod tunnel;
 use errors::ApiError;
 pub use host::Hosts;
 pub use limits::Limits;
+pub use scope::{PROXIED, Role, SCOPES, Scope};
 
 use crate::server::observe::{self, OnPanic};
 

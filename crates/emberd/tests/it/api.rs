@@ -27,6 +27,7 @@ mod original;
 mod ports;
 mod processes;
 mod routes;
+mod scopes;
 mod templates;
 
 /// The API on a port of its own.
