@@ -15,7 +15,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use bytes::BytesMut;
-use emberd::http::{Budget, Hosts, router};
+use emberd::http::{Hosts, Limits, router};
 use emberd_image::{Digest, Images, InitramfsImage, KernelImage, PackImage};
 use emberd_proto::message::GENERATION;
 use emberd_proto::{Decoder, Frame, GuestMessage, HostMessage, Kind, Welcome, frame};
@@ -261,7 +261,7 @@ impl Daemon {
             Sandboxes::open(config, images, vmm).unwrap()
         };
         let hosts = Hosts::new(&"127.0.0.1:1".parse().unwrap(), &[]);
-        let router = router(sandboxes.clone(), hosts, Budget::default());
+        let router = router(sandboxes.clone(), hosts, Limits::default());
         Self { runtime, router, sandboxes, script, _dir: dir }
     }
 

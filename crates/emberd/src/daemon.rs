@@ -1,4 +1,4 @@
-//! One daemon's life.
+//! Runs the daemon from its configuration to an ordered shutdown.
 //!
 //! ```text
 //! bind ─▶ open run dir ─▶ serve ──signal──▶ drain ──answered, limit, 2nd signal──▶
@@ -20,21 +20,21 @@ use tokio::time::timeout;
 
 use crate::args::{Args, Options};
 use crate::config::{Config, SocketOption, Surroundings};
-use crate::listener::{ListenError, Listener};
+use crate::server::listener::{ListenError, Listener};
 use crate::server::{self, Server};
 use crate::{http, log};
 
-/// How long requests under way may take to end after the first signal. Creations are cut
-/// off at once; this is for programs.
+/// How long requests under way may go on after the first signal. This is for programs that run;
+/// creations end at once.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
-/// How long answers may take to reach their clients once nothing is left to answer about.
+/// How long responses may take to reach their clients once every microVM is removed.
 const LAST_ANSWERS_MAX: Duration = Duration::from_secs(1);
 
 /// Why the daemon did not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// It cannot listen.
+    /// An address cannot be listened on.
     #[error("cannot start")]
     Listen(#[from] ListenError),
     /// The run directory cannot be used.
@@ -46,14 +46,14 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// What to do about it.
+    /// A remedy that the user can try.
     fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Listen(ListenError::InUse(_)) => {
-                Some("stop the other one, or choose another address with --addr")
+                Some("stop the other program, or choose another address with --addr")
             }
             Self::Open(OpenError::RunDirInUse { .. }) => {
-                Some("stop the other one, or choose another directory with --run-dir")
+                Some("stop the other emberd, or choose another directory with --run-dir")
             }
             Self::Open(OpenError::RunDirTooLong { .. }) => {
                 Some("choose a shorter path with --run-dir")
@@ -80,19 +80,19 @@ pub fn configure() -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Prints why the daemon did not run, with every cause, and what to do about it.
+/// Prints why the daemon did not run, with every cause, and a hint if there is one.
 pub fn report(error: &anyhow::Error, hint: Option<&str>) -> ExitCode {
     let mut text = format!("error: {error:#}\n");
     if let Some(hint) = hint.or_else(|| error.downcast_ref().and_then(RunError::hint)) {
         text = format!("{text}hint: {hint}\n");
     }
-    // With standard error closed there is nobody to tell.
+    // This fails if standard error is closed.
     drop(io::stderr().write_all(text.as_bytes()));
     ExitCode::FAILURE
 }
 
-/// Runs the daemon until SIGINT or SIGTERM. Prints where it listens once it is ready.
-/// Nothing is left behind: no process, no directory, no socket.
+/// Runs the daemon until SIGINT or SIGTERM. Prints the address it listens on once it is ready,
+/// and leaves no process, directory or socket behind.
 ///
 /// # Errors
 /// [`RunError`].
@@ -103,42 +103,43 @@ pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Resu
     let socket = bind_socket(config.socket.as_ref()).await?;
     let sandboxes = Sandboxes::open(config.sandboxes, images, vmm)?;
     announce(&listener, socket.as_ref(), &sandboxes);
-    let bodies = http::Budget::default();
+    let limits = http::Limits::default();
     let beside = socket.map(|socket| (socket.address().clone(), socket));
-    let doors = [Some((config.addr, listener)), beside].into_iter().flatten();
-    let doors = doors.map(|(addr, listener)| {
+    let listeners = [Some((config.addr, listener)), beside].into_iter().flatten();
+    let listeners = listeners.map(|(addr, listener)| {
         let hosts = http::Hosts::new(&addr, &config.allowed_hosts);
-        let router = http::router(sandboxes.clone(), hosts, bodies.clone());
+        let router = http::router(sandboxes.clone(), hosts, limits.clone());
         (listener, router)
     });
-    let server = Server::new(doors);
+    let server = Server::new(listeners);
     tokio::select! {
         name = signals.next() => tracing::info!("{name}: draining requests"),
         never = server.accept() => never,
-        never = log::go_on_telling_dropped() => never,
+        never = log::keep_reporting_dropped() => never,
     }
     sandboxes.close();
     let mut answered = pin!(server.stop());
     let drained = tokio::select! {
         drained = timeout(DRAIN_MAX, &mut answered) => drained.is_ok(),
         name = signals.next() => {
-            tracing::warn!("{name} again");
+            tracing::warn!("{name} again: no longer waiting for requests");
             false
         }
     };
     if !drained {
-        tracing::warn!("requests still run: cutting them off");
+        tracing::warn!("requests are still under way: ending them");
     }
     sandboxes.shutdown().await;
     if !drained && timeout(LAST_ANSWERS_MAX, answered).await.is_err() {
-        tracing::warn!("clients left without their answers");
+        tracing::warn!("some responses did not reach their clients");
     }
-    log::tell_dropped();
+    log::report_dropped();
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Listens on the socket beside the address. One that nobody asked for may be missing.
+/// Listens on the Unix socket beside the TCP address. Failing to is an error only if the user
+/// asked for the socket.
 async fn bind_socket(socket: Option<&SocketOption>) -> Result<Option<Listener>, ListenError> {
     let Some(SocketOption { path, is_needed }) = socket else { return Ok(None) };
     if *is_needed {
@@ -173,7 +174,7 @@ fn announce<V: SnapshotVmm>(
         "ready"
     );
     if let Err(error) = writeln!(io::stdout(), "listening on {}", listener.address()) {
-        tracing::debug!(%error, "nobody reads standard output");
+        tracing::debug!(%error, "cannot write to standard output");
     }
 }
 
@@ -191,7 +192,7 @@ impl Signals {
         })
     }
 
-    /// The name of the next one.
+    /// Waits for the next signal, and returns its name.
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",

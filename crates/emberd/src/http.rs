@@ -19,9 +19,9 @@ mod host;
 mod id;
 mod info;
 mod json;
+mod limits;
 mod logs;
 mod metrics;
-mod observe;
 mod origin;
 mod pack;
 mod ports;
@@ -29,13 +29,17 @@ mod processes;
 mod proxy;
 mod query;
 mod sandboxes;
+mod scope;
 mod sse;
 mod templates;
 mod tunnel;
 
-pub use budget::Budget;
 use errors::ApiError;
 pub use host::Hosts;
+pub use limits::Limits;
+pub use scope::{PROXIED, Role, SCOPES, Scope};
+
+use crate::server::observe::{self, OnPanic};
 
 /// The OpenAPI document, from the routes and the bodies themselves.
 #[derive(OpenApi)]
@@ -95,9 +99,8 @@ pub fn document() -> utoipa::openapi::OpenApi {
     Document::openapi()
 }
 
-/// The whole API over `sandboxes`, for requests to `hosts` whose bodies together keep to the
-/// budget `bodies`.
-pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>, hosts: Hosts, bodies: Budget) -> Router {
+/// The whole API over `sandboxes`, for requests to `hosts` within `limits`.
+pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>, hosts: Hosts, limits: Limits) -> Router {
     let router =
         routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
     router
@@ -106,11 +109,11 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>, hosts: Hosts, bodies: Bud
             ApiError::new(ErrorCode::MethodNotAllowed, "the path does not take this method")
         })
         .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
-        .layer(Extension(bodies))
+        .layer(Extension(limits))
         .layer(from_fn_with_state(hosts, host::refuse_strangers))
         .layer(from_fn(origin::refuse_pages))
         .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
-        .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(errors::defect as OnPanic, observe::observe))
         .with_state(sandboxes)
 }
 

@@ -3,11 +3,8 @@
 //! Everything but the choice of a driver, which is the binary's.
 
 pub mod args;
-mod caller;
 pub mod config;
 pub mod daemon;
 pub mod http;
-mod listener;
 pub mod log;
 mod server;
-mod socket;

@@ -1,5 +1,5 @@
-//! The daemon's log, on standard error: what a caller or a guest has a say in is escaped and
-//! cut, and lines of one kind are let through at a steady pace.
+//! The daemon's log, on standard error. Text from callers and guests is escaped and cut, and each
+//! kind of line is limited in rate.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
@@ -20,10 +20,10 @@ pub(crate) use fields::Chain;
 pub(crate) use line::excerpt;
 use throttle::Throttle;
 
-/// How often the log is told how many lines were dropped, if any were.
-const DROPPED_TOLD_EVERY: Duration = Duration::from_secs(10);
+/// How often the log reports how many lines were dropped, if any were.
+const DROPPED_REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Starts the log; `RUST_LOG` filters it, `info` and above by default.
+/// Starts the log. `RUST_LOG` filters it; the default is `info` and above.
 ///
 /// # Panics
 /// When called twice.
@@ -45,18 +45,18 @@ pub fn start(format: LogFormat) {
     }
 }
 
-/// Tells the log how many lines of each kind were dropped since it was told last.
-pub(crate) fn tell_dropped() {
+/// Logs how many lines of each kind were dropped since the last report.
+pub(crate) fn report_dropped() {
     for kind in throttle::dropped() {
         let (dropped, at, like) = (kind.lines, kind.at, kind.like);
         tracing::warn!(dropped, at, like, "lines like this were dropped");
     }
 }
 
-/// The same again and again.
-pub(crate) async fn go_on_telling_dropped() -> ! {
+/// Calls [`report_dropped`] at intervals, for as long as it is polled.
+pub(crate) async fn keep_reporting_dropped() -> ! {
     loop {
-        tokio::time::sleep(DROPPED_TOLD_EVERY).await;
-        tell_dropped();
+        tokio::time::sleep(DROPPED_REPORT_EVERY).await;
+        report_dropped();
     }
 }

@@ -48,7 +48,7 @@ async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What to do about a driver that cannot be had.
+/// A remedy for a driver that was not found.
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
     let select = || error.downcast_ref().and_then(SelectError::hint);
     let firecracker = || error.downcast_ref().and_then(firecracker::FindError::hint);
@@ -108,7 +108,7 @@ fn qemu_config(config: &Config) -> QemuConfig {
         AccelChoice::Kvm => vmm::AccelChoice::Kvm,
         AccelChoice::Tcg => vmm::AccelChoice::Tcg,
     };
-    // The console is what tells why a guest did not boot.
+    // The console shows why a guest did not boot.
     let console = config.console.unwrap_or(true);
     let jail = jail_config(config);
     QemuConfig { binary: config.qemu.clone(), accel, console, jail, ..QemuConfig::default() }

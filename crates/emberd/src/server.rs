@@ -16,151 +16,181 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::caller::{Caller, Principal};
-use crate::listener::Listener;
-use crate::socket::{Connection, Socket, Stream};
+use self::caller::Caller;
+use self::connection::{Abortable, Connection, ConnectionHandle};
+use self::guarded::guarded;
+use self::listener::Listener;
+use self::permits::ConnectionPermits;
+use self::principal::{Principal, Source};
 
-mod held;
-mod places;
+pub(crate) mod caller;
+pub(crate) mod connection;
+pub(crate) mod guarded;
+pub(crate) mod limits;
+pub(crate) mod listener;
+#[cfg(test)]
+pub(crate) mod memory;
+pub(crate) mod observe;
+mod permits;
+pub(crate) mod principal;
+mod socket;
 
-pub(crate) use held::holding;
-use places::Places;
-
-/// Most connections at once to one listener; beyond that the idlest make room.
+/// Most connections to one endpoint at once; for more, idle ones are closed.
 const CONNECTIONS_MAX: u64 = 1024;
 
-/// Fewest, where descriptors are few.
+/// Fewest connections that an endpoint takes, however few descriptors there are.
 const CONNECTIONS_MIN: u64 = 16;
 
-/// Part of the descriptors that the connections to one listener may take, one in this many: the
-/// rest is for sandboxes, however many connect.
-const DESCRIPTORS_PART: u64 = 4;
+/// The connections to one endpoint take at most one in this many descriptors of the process. The
+/// rest is for sandboxes, however many clients connect.
+const DESCRIPTORS_PER_CONNECTION: u64 = 4;
 
-/// How long the head of a request may take to arrive; also how long a connection may idle.
+/// How long the head of a request may take to arrive. A connection without a request is closed
+/// after this time too.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest head of a request, in bytes (64 KiB).
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// Pause after a failed accept, which mostly means that file descriptors ran out: time for
-/// some to be closed. Twice as long after each further one, up to the other.
+/// Pause after a failed accept, which mostly means that the process is out of descriptors. It
+/// doubles with each further failure, up to the maximum.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Serves until dropped; what it serves then goes on until [`Server::stop`]'s future is
-/// done or dropped with the runtime.
+/// Listens on endpoints. Connections that are open when it is dropped live on until the future
+/// of [`Server::stop`] is done, or the runtime is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
-    doors: Vec<Door>,
-    /// Those on which HTTP is spoken: what a connection became by an upgrade is nobody's to
-    /// wait for.
+    listeners: Vec<(Listener, Endpoint)>,
+    /// Connections on which HTTP is spoken. An upgraded connection is not waited for.
     connections: TaskTracker,
     stopping: CancellationToken,
 }
 
-/// One way in.
-#[derive(Debug)]
-struct Door {
-    listener: Listener,
-    router: Router,
-    places: Arc<Places>,
-}
-
 impl Server {
-    /// What is asked at each listener its router answers.
+    /// Answers the requests on each listener by its router.
     pub fn new(listeners: impl IntoIterator<Item = (Listener, Router)>) -> Self {
         let count = connections_max(getrlimit(Resource::Nofile).current);
-        let door = |(listener, router)| Door { listener, router, places: Places::new(count) };
-        let doors = listeners.into_iter().map(door).collect();
-        Self { doors, connections: TaskTracker::new(), stopping: CancellationToken::new() }
+        let endpoint = |(listener, router)| (listener, Endpoint::new(router, count));
+        let listeners = listeners.into_iter().map(endpoint).collect();
+        Self { listeners, connections: TaskTracker::new(), stopping: CancellationToken::new() }
     }
 
     /// Accepts connections for as long as it is polled.
     pub async fn accept(&self) -> ! {
-        join_all(self.doors.iter().map(|door| self.accept_at(door))).await;
+        join_all(
+            self.listeners.iter().map(|(listener, endpoint)| self.accept_on(listener, endpoint)),
+        )
+        .await;
         std::future::pending().await
     }
 
-    async fn accept_at(&self, door: &Door) {
+    async fn accept_on(&self, listener: &Listener, endpoint: &Endpoint) {
         loop {
-            let shed = || door.places.shed();
-            let stream = persist(async || door.listener.accept().await, shed).await;
-            let turn = door.places.take().await;
-            let connection = self.connection(door, stream, turn);
+            let make_room = || endpoint.permits.abort_idlest();
+            let socket = persist(async || listener.accept().await, make_room).await;
+            let permit = endpoint.permits.acquire().await;
+            let served = endpoint.serve(socket, permit, self.stopping.clone());
             self.connections.spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "connection broke");
+                if let Err(error) = served.await {
+                    tracing::debug!(%error, "a connection failed");
                 }
             });
         }
     }
 
-    /// Stops to listen, and returns what ends once every request under way is answered.
+    /// Stops listening, and returns a future that is done once every request under way is
+    /// answered.
     pub fn stop(self) -> impl Future<Output = ()> {
         self.stopping.cancel();
         self.connections.close();
         let connections = self.connections;
         async move { connections.wait().await }
     }
+}
 
-    fn connection(
+/// Where clients connect to: what answers there, and how many may be connected.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    router: Router,
+    permits: Arc<ConnectionPermits>,
+}
+
+impl Endpoint {
+    /// Answers by `router` on at most `connections_max` connections at once.
+    pub fn new(router: Router, connections_max: usize) -> Self {
+        Self { router, permits: ConnectionPermits::new(connections_max) }
+    }
+
+    /// Answers the requests on `connection` until the client closes it, it fails, or `stopping`
+    /// is cancelled and the request under way is answered.
+    ///
+    /// # Errors
+    /// The client broke the protocol or left in the middle of a request, or the connection failed.
+    pub fn serve<C: Connection>(
         &self,
-        door: &Door,
-        stream: Stream,
-        turn: OwnedSemaphorePermit,
-    ) -> impl Future<Output = hyper::Result<()>> + use<> {
-        let connection = Connection::default();
-        let principal = principal(&stream);
-        let socket = Socket::new(stream, &connection);
-        let entry = door.places.enter(connection.clone());
-        let caller = Caller { principal, connection, _turn: Arc::new(turn) };
-        let router = TowerToHyperService::new(door.router.clone());
-        let answer = service_fn(move |mut request: Request<Incoming>| {
+        connection: C,
+        permit: OwnedSemaphorePermit,
+        stopping: CancellationToken,
+    ) -> impl Future<Output = hyper::Result<()>> + use<C> {
+        let (peer, handle) = (connection.peer(), ConnectionHandle::default());
+        let connection = Abortable::new(connection, &handle);
+        let entry = self.permits.add(handle.clone());
+        let principal = Principal::Local(Source::from(&peer));
+        let caller = Caller { peer, connection: handle, _permit: Arc::new(permit) };
+        let router = TowerToHyperService::new(self.router.clone());
+        let respond = service_fn(move |mut request: Request<Incoming>| {
             let busy = entry.busy();
+            request.extensions_mut().insert(principal);
             request.extensions_mut().insert(caller.clone());
-            let answer = router.call(request);
+            let response = router.call(request);
             async move {
-                let answer = answer.await?;
-                if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    busy.for_good();
-                    return Ok(answer);
+                let response = response.await?;
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    busy.until_closed();
+                    return Ok(response);
                 }
-                Ok::<_, std::convert::Infallible>(answer.map(|body| holding(body, busy)))
+                Ok::<_, std::convert::Infallible>(response.map(|body| guarded(body, busy)))
             }
         });
-        let connection = http1::Builder::new()
+        let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(socket), answer)
+            .serve_connection(TokioIo::new(connection), respond)
             .with_upgrades();
-        let stopping = self.stopping.clone();
         async move {
-            let mut connection = pin!(connection);
+            let mut served = pin!(served);
             tokio::select! {
-                ended = &mut connection => return ended,
-                () = stopping.cancelled() => connection.as_mut().graceful_shutdown(),
+                ended = &mut served => return ended,
+                () = stopping.cancelled() => served.as_mut().graceful_shutdown(),
             }
-            connection.await
+            served.await
         }
+    }
+
+    /// Serves one more connection, to its end. For tests of what is served.
+    #[cfg(test)]
+    pub async fn serve_one(&self, connection: impl Connection) -> hyper::Result<()> {
+        let permit = self.permits.acquire().await;
+        self.serve(connection, permit, CancellationToken::new()).await
     }
 }
 
-/// Accepts until that succeeds. What fails for want of something, descriptors mostly, pauses, and
-/// asks others by `shed` to make room.
-async fn persist<T>(mut accept: impl AsyncFnMut() -> io::Result<T>, shed: impl Fn()) -> T {
+/// Accepts until that succeeds. After a failure that concerns more than one connection, mostly
+/// for want of descriptors, it asks for room by `make_room` and pauses.
+async fn persist<T>(mut accept: impl AsyncFnMut() -> io::Result<T>, make_room: impl Fn()) -> T {
     let mut pause = ACCEPT_PAUSE;
     loop {
         match accept().await {
-            Ok(stream) => return stream,
-            Err(error) if of_one_connection(&error) => {}
+            Ok(socket) => return socket,
+            Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::error!(%error, ?pause, "cannot accept connections");
-                shed();
+                make_room();
                 tokio::time::sleep(pause).await;
                 pause = ACCEPT_PAUSE_MAX.min(pause * 2);
             }
@@ -168,40 +198,26 @@ async fn persist<T>(mut accept: impl AsyncFnMut() -> io::Result<T>, shed: impl F
     }
 }
 
-/// Who is at the other end.
-fn principal(stream: &Stream) -> Principal {
-    match stream {
-        Either::Left(tcp) => match tcp.peer_addr() {
-            Ok(address) => Principal::Ip(address.ip().to_canonical()),
-            Err(_) => Principal::Unknown,
-        },
-        Either::Right(unix) => match unix.peer_cred() {
-            Ok(credentials) => Principal::User(credentials.uid()),
-            Err(_) => Principal::Unknown,
-        },
-    }
-}
-
-/// Whether only the connection that was to be accepted failed.
-fn of_one_connection(error: &io::Error) -> bool {
+/// Whether an accept failed because its connection did, and the next can succeed at once.
+fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// How many connections there may be to one listener, of so many descriptors.
+/// Most connections to one endpoint, for a process that may have so many `descriptors`.
 fn connections_max(descriptors: Option<u64>) -> usize {
-    let part = descriptors.unwrap_or(u64::MAX) / DESCRIPTORS_PART;
+    let part = descriptors.unwrap_or(u64::MAX) / DESCRIPTORS_PER_CONNECTION;
     usize::try_from(part.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)).unwrap_or(usize::MAX)
 }
 
-/// Lets this process have as many descriptors as it may: shells and service managers give few
-/// unless asked, for programs that cannot deal with more.
+/// Raises the limit of open descriptors as far as this process may. Shells and service managers
+/// start programs with a low one, for the sake of `select`.
 pub(crate) fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
     {
-        tracing::warn!(%error, "the limit of open files is not raised");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }
 
@@ -209,31 +225,40 @@ pub(crate) fn raise_descriptors() {
 mod tests {
     use std::cell::Cell;
 
+    use axum::Extension;
+    use axum::routing::get as get_route;
+    use emberd_api::Address;
+    use rustix::process::{getgid, getuid};
+    use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, duplex};
+    use tokio::net::{TcpStream, UnixStream};
+
+    use super::connection::Peer;
+    use super::memory::Memory;
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn failing_accepts_come_ever_more_seldom() {
-        let (asked, shed) = (Cell::new(0), Cell::new(0));
+    async fn failing_accepts_are_tried_less_and_less_often() {
+        let (tried, asked) = (Cell::new(0), Cell::new(0));
         let accept = async || -> io::Result<()> {
-            asked.set(asked.get() + 1);
+            tried.set(tried.get() + 1);
             Err(rustix::io::Errno::MFILE.into())
         };
-        let never = persist(accept, || shed.set(shed.get() + 1));
+        let never = persist(accept, || asked.set(asked.get() + 1));
         assert!(tokio::time::timeout(Duration::from_secs(100), never).await.is_err());
-        // Six until the pause is as long as it gets, then one every two seconds.
-        assert!((50..60).contains(&asked.get()), "{}", asked.get());
-        assert_eq!(asked.get(), shed.get());
+        // Six until the pause is at its maximum, then one every two seconds.
+        assert!((50..60).contains(&tried.get()), "{}", tried.get());
+        assert_eq!(tried.get(), asked.get());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_broke_delays_no_other() {
+    async fn a_connection_that_failed_delays_no_other() {
         let mut left = 1000;
         let accept = async || {
             left -= 1;
             if left > 0 { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
         };
         let start = tokio::time::Instant::now();
-        persist(accept, || panic!("nothing lacks")).await;
+        persist(accept, || panic!("no room is needed")).await;
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
@@ -243,5 +268,80 @@ mod tests {
         assert_eq!(connections_max(Some(1 << 20)), 1024);
         assert_eq!(connections_max(Some(1024)), 256);
         assert_eq!(connections_max(Some(32)), 16);
+    }
+
+    /// Asks for `/` on one end of a connection, and reads the response.
+    async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
+        let head = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
+    }
+
+    #[tokio::test]
+    async fn any_connection_is_served_and_an_idle_one_is_closed_for_the_next() {
+        let router = Router::new().route("/", get_route(async || "hello"));
+        let endpoint = Arc::new(Endpoint::new(router, 1));
+        let serve = |ours| {
+            let (endpoint, connection) = (Arc::clone(&endpoint), Memory::new(ours));
+            let aborted = connection.aborted();
+            (tokio::spawn(async move { endpoint.serve_one(connection).await }), aborted)
+        };
+        let (idle, ours) = duplex(1024);
+        let (first, first_aborted) = serve(ours);
+        tokio::task::yield_now().await;
+        let (theirs, ours) = duplex(1024);
+        let (second, second_aborted) = serve(ours);
+        let response = get(Memory::new(theirs)).await;
+        assert!(response.starts_with("HTTP/1.1 200") && response.ends_with("hello"), "{response}");
+        second.await.unwrap().unwrap();
+        assert!(first.await.unwrap().is_err());
+        assert!(first_aborted.is_cancelled() && !second_aborted.is_cancelled());
+        drop(idle);
+    }
+
+    #[tokio::test]
+    async fn a_route_sees_the_credentials_of_the_peer_of_a_unix_socket() {
+        async fn who(principal: Principal, Extension(caller): Extension<Caller>) -> String {
+            let Peer::Credentials(peer) = caller.peer else { panic!("{caller:?}") };
+            format!("{principal:?} {} {:?}", peer.gid(), peer.pid())
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = Listener::bind(&Address::Unix(path.clone())).await.unwrap();
+        let server = Server::new([(listener, Router::new().route("/", get_route(who)))]);
+        let response = tokio::select! {
+            response = async { get(UnixStream::connect(&path).await.unwrap()).await } => response,
+            never = server.accept() => never,
+        };
+        let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
+        let expect =
+            format!("Local(User({uid})) {gid} {:?}", Some(std::process::id().cast_signed()));
+        assert!(response.ends_with(&expect), "{response}, not {expect}");
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_route_sees_the_address_of_the_peer_over_tcp() {
+        async fn who(principal: Principal, Extension(caller): Extension<Caller>) -> String {
+            let Peer::Address(peer) = caller.peer else { panic!("{caller:?}") };
+            format!("{principal:?} {peer}")
+        }
+        let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let Address::Tcp(authority) = listener.address().clone() else { panic!("{listener:?}") };
+        let server = Server::new([(listener, Router::new().route("/", get_route(who)))]);
+        let asked = async {
+            let stream = TcpStream::connect(authority).await.unwrap();
+            let address = stream.local_addr().unwrap();
+            (get(stream).await, address)
+        };
+        let (response, address) = tokio::select! {
+            asked = asked => asked,
+            never = server.accept() => never,
+        };
+        let expect = format!("Local(Ip(127.0.0.1)) {address}");
+        assert!(response.ends_with(&expect), "{response}, not {expect}");
+        server.stop().await;
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::{BodyDataStream, Bytes};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts as _, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use emberd_api::{BODY_BYTES_MAX, ErrorCode};
@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use super::budget::{Budget, Share};
 use super::errors::ApiError;
 use super::json;
-use crate::caller::{Caller, Principal};
+use super::limits::Limits;
+use crate::server::principal::Principal;
 
 /// How long a body may take to arrive, once its share of the budget is there.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -63,13 +64,12 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
-        let budget = parts.extensions.get::<Budget>().cloned();
-        let budget = budget.expect("the router has one for every request");
-        let principal = parts.extensions.get::<Caller>();
-        let principal = principal.map_or(Principal::Unknown, |caller| caller.principal);
+        let (mut parts, body) = request.into_parts();
+        let Ok(principal) = Principal::from_request_parts(&mut parts, &()).await;
+        let limits = Limits::of(&parts);
         let mut pieces = Pieces::new(&parts.headers, body).pausing(HELD_PAUSE_MAX);
-        let read = read(&mut pieces, content_length(&parts.headers), &budget, principal).await;
+        let read =
+            read(&mut pieces, content_length(&parts.headers), limits.bodies(), principal).await;
         if read.is_err() {
             pieces.drain().await;
         }
@@ -179,12 +179,16 @@ mod tests {
     use axum::response::IntoResponse as _;
     use futures::stream;
 
-    use super::super::budget::{CALLER_BYTES_MAX, SMALL_BYTES_MAX};
+    use super::super::budget::{PRINCIPAL_BYTES_MAX, SMALL_BYTES_MAX};
     use super::*;
+    use crate::server::principal::Source;
+
+    /// The sender of every body here.
+    const PRINCIPAL: Principal = Principal::Local(Source::User(7));
 
     /// What becomes of a body of `pieces`, after which `then` comes.
     async fn of(
-        budget: &Budget,
+        limits: &Limits,
         length: Option<usize>,
         pieces: usize,
         then: impl Future<Output = Option<Bytes>> + Send + 'static,
@@ -193,7 +197,7 @@ mod tests {
         let pieces = stream::iter(vec![piece; pieces]);
         let rest = stream::once(then).filter_map(async |piece| piece);
         let body = RawBody::from_stream(pieces.chain(rest).map(Ok::<_, Infallible>));
-        let mut request = Request::builder().extension(budget.clone());
+        let mut request = Request::builder().extension(limits.clone()).extension(PRINCIPAL);
         if let Some(length) = length {
             request = request.header(CONTENT_LENGTH, length);
         }
@@ -204,52 +208,52 @@ mod tests {
         })
     }
 
-    async fn all_is_free(budget: &Budget) -> bool {
-        budget.take(Principal::Unknown, CALLER_BYTES_MAX).await.is_ok()
+    async fn all_is_free(limits: &Limits) -> bool {
+        limits.bodies().take(PRINCIPAL, PRINCIPAL_BYTES_MAX).await.is_ok()
     }
 
     #[tokio::test(start_paused = true)]
     async fn large_bodies_wait_for_their_share_and_small_ones_do_not() {
-        let budget = Budget::default();
+        let limits = Limits::default();
         let length = Some(BODY_BYTES_MAX);
         let end = async || None;
-        let held = [of(&budget, length, 64, end()).await, of(&budget, length, 64, end()).await];
+        let held = [of(&limits, length, 64, end()).await, of(&limits, length, 64, end()).await];
         assert!(held.iter().all(Result::is_ok));
-        assert_eq!(of(&budget, length, 0, end()).await.unwrap_err(), (429, true));
-        of(&budget, Some(SMALL_BYTES_MAX), 0, end()).await.unwrap();
+        assert_eq!(of(&limits, length, 0, end()).await.unwrap_err(), (429, true));
+        of(&limits, Some(SMALL_BYTES_MAX), 0, end()).await.unwrap();
         drop(held);
-        of(&budget, length, 64, end()).await.unwrap();
-        assert!(all_is_free(&budget).await);
+        of(&limits, length, 64, end()).await.unwrap();
+        assert!(all_is_free(&limits).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_without_a_length_takes_its_share_by_pieces() {
-        let budget = Budget::default();
+        let limits = Limits::default();
         let end = async || None;
-        let held = of(&budget, None, 60, end()).await.unwrap();
-        assert!(!all_is_free(&budget).await);
-        let other = of(&budget, None, 60, end()).await.unwrap();
-        assert_eq!(of(&budget, None, 60, end()).await.unwrap_err(), (429, true));
+        let held = of(&limits, None, 60, end()).await.unwrap();
+        assert!(!all_is_free(&limits).await);
+        let other = of(&limits, None, 60, end()).await.unwrap();
+        assert_eq!(of(&limits, None, 60, end()).await.unwrap_err(), (429, true));
         drop((held, other));
-        assert_eq!(of(&budget, None, 65, end()).await.unwrap_err().0, 413);
-        assert_eq!(of(&budget, Some(BODY_BYTES_MAX + 1), 0, end()).await.unwrap_err().0, 413);
-        assert!(all_is_free(&budget).await);
+        assert_eq!(of(&limits, None, 65, end()).await.unwrap_err().0, 413);
+        assert_eq!(of(&limits, Some(BODY_BYTES_MAX + 1), 0, end()).await.unwrap_err().0, 413);
+        assert!(all_is_free(&limits).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_coming_gives_its_share_back() {
-        let budget = Budget::default();
-        let silent = of(&budget, Some(BODY_BYTES_MAX), 63, std::future::pending());
+        let limits = Limits::default();
+        let silent = of(&limits, Some(BODY_BYTES_MAX), 63, std::future::pending());
         assert_eq!(silent.await.unwrap_err(), (408, false));
-        assert!(all_is_free(&budget).await);
+        assert!(all_is_free(&limits).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_read_keeps_no_more_than_it_takes() {
-        let budget = Budget::default();
-        let body = of(&budget, Some(BODY_BYTES_MAX), 64, async { None }).await.unwrap();
+        let limits = Limits::default();
+        let body = of(&limits, Some(BODY_BYTES_MAX), 64, async { None }).await.unwrap();
         let kept = body.keep(SMALL_BYTES_MAX);
-        assert!(all_is_free(&budget).await);
+        assert!(all_is_free(&limits).await);
         drop(kept);
     }
 }

@@ -1,5 +1,5 @@
-//! Answers that go on end with what they are of, though their clients take nothing any more: an
-//! orderly end has a moment to get through, then the connection is cut.
+//! Ends streamed responses with the sandbox they come from, even where the client reads nothing:
+//! an orderly end has a moment to get through, then the connection is aborted.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use emberd_sandbox::{SandboxId, Sandboxes};
 use emberd_vmm::SnapshotVmm;
 use hyper::body::Body as _;
 
-use crate::caller::Caller;
-use crate::server::holding;
-use crate::socket::Connection;
+use crate::server::caller::Caller;
+use crate::server::connection::ConnectionHandle;
+use crate::server::guarded::guarded;
 
-/// How long an answer may take to end when what it is of has.
+/// How long a response may take to end after its sandbox.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Largest answer that is left alone, in bytes (64 KiB): the kernel takes it whole.
+/// Largest response that is left alone, in bytes (64 KiB): the kernel's buffers take it whole.
 const SMALL_BYTES_MAX: u64 = 64 << 10;
 
-/// Has every answer of a route below a sandbox end with that.
+/// Ends the response of every route below a sandbox with that sandbox.
 pub async fn with_sandbox<V: SnapshotVmm>(
     State(sandboxes): State<Sandboxes<V>>,
     request: Request,
@@ -41,7 +41,8 @@ pub async fn with_sandbox<V: SnapshotVmm>(
     }
 }
 
-/// `answer`, which ends soon after `ended` if it goes to a `caller` that can be cut.
+/// Returns `answer`, and aborts the connection of `caller` soon after `ended` if the answer is
+/// not through by then.
 pub fn until(
     ended: impl Future<Output = ()> + Send + 'static,
     caller: Option<&Caller>,
@@ -55,28 +56,30 @@ pub fn until(
     }
     let connection = caller.connection.clone();
     if is_upgrade {
-        tokio::spawn(async move { cut_after(ended, &connection, connection.closed()).await });
+        tokio::spawn(async move { abort_after(ended, &connection, connection.closed()).await });
         return answer;
     }
     let (sent, sending) = tokio::sync::oneshot::channel::<()>();
-    tokio::spawn(async move { cut_after(ended, &connection, async { drop(sending.await) }).await });
-    answer.map(|body| holding(body, sent))
+    tokio::spawn(
+        async move { abort_after(ended, &connection, async { drop(sending.await) }).await },
+    );
+    answer.map(|body| guarded(body, sent))
 }
 
-/// Cuts the connection some time after `ended`, unless `done` by then.
-async fn cut_after(
+/// Aborts the connection some time after `ended`, unless `done` by then.
+async fn abort_after(
     ended: impl Future<Output = ()>,
-    connection: &Connection,
+    connection: &ConnectionHandle,
     done: impl Future<Output = ()>,
 ) {
-    let cut = async {
+    let abort = async {
         ended.await;
         tokio::time::sleep(GRACE).await;
-        connection.cut();
+        connection.abort();
     };
     tokio::select! {
         biased;
         () = done => {}
-        () = cut => {}
+        () = abort => {}
     }
 }

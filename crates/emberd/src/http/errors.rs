@@ -16,6 +16,7 @@ use emberd_sandbox::{
 
 use super::proxy::ExchangeError;
 use crate::log::{Chain, excerpt};
+use crate::server::observe::Reported;
 
 /// Longest text of an error, in bytes (16 KiB): a guest has its say in some, and may say a lot.
 const ERROR_BYTES_MAX: usize = 16 << 10;
@@ -26,10 +27,6 @@ const RETRY_SECONDS: u64 = 1;
 /// An answer that is not a success.
 #[derive(Debug)]
 pub struct ApiError(ErrorBody);
-
-/// What an error answer was about; travels with the response into the log.
-#[derive(Debug, Clone)]
-pub struct Reported(pub String);
 
 impl ApiError {
     pub fn new(code: ErrorCode, error: impl Into<String>) -> Self {
@@ -54,6 +51,11 @@ impl ApiError {
     fn of(code: ErrorCode, error: &dyn Error) -> Self {
         Self::new(code, Chain(error).to_string())
     }
+}
+
+/// The response to a request whose route panicked.
+pub fn defect() -> Response {
+    ApiError::new(ErrorCode::Internal, "a defect in emberd").into_response()
 }
 
 /// The table from kind of error to status.
@@ -268,5 +270,19 @@ impl IntoResponse for ApiError {
         }
         response.extensions_mut().insert(reported);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_defect_is_an_internal_error() {
+        let response = defect();
+        assert_eq!(response.status().as_u16(), 500);
+        let body = axum::body::to_bytes(response.into_body(), 1024).await.unwrap();
+        let body: ErrorBody = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body.code, ErrorCode::Internal);
     }
 }

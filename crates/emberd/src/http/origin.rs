@@ -10,14 +10,11 @@ use axum::response::{IntoResponse as _, Response};
 use emberd_api::ErrorCode;
 
 use super::errors::ApiError;
+use crate::server::observe::FromPage;
 
 /// What the page that asks is to the daemon (W3C Fetch Metadata). No program sends it, and no
 /// page can.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
-/// Marks the answer to a page.
-#[derive(Debug, Clone, Copy)]
-pub struct FromPage;
 
 /// Refuses what a web page sent, before anything else is looked at.
 pub async fn refuse_pages(request: Request, next: Next) -> Response {

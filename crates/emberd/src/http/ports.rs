@@ -11,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::errors::ApiError;
 use super::{id, proxy, tunnel};
-use crate::caller::Caller;
+use crate::server::caller::Caller;
 
 /// Turn the connection into one to a TCP port inside a sandbox. Asks for `Connection: Upgrade`
 /// and `Upgrade: tcp`; what follows the answer's head are the port's bytes.
@@ -53,8 +53,7 @@ pub async fn connect<V: SnapshotVmm>(
     let caller = request.extensions_mut().remove::<Caller>();
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        tunnel::carry(upgraded, guest).await;
-        drop(caller);
+        tunnel::carry(upgraded, guest, caller).await;
     });
     let headers = [(CONNECTION, "upgrade"), (UPGRADE, TUNNEL_PROTOCOL)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())

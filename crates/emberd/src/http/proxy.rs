@@ -15,7 +15,8 @@ use hyper_util::rt::TokioIo;
 
 use super::errors::ApiError;
 use super::{ending, tunnel};
-use crate::caller::Caller;
+use crate::server::caller::Caller;
+use crate::server::observe::Proxied;
 
 mod exchange;
 mod fields;
@@ -24,10 +25,6 @@ mod target;
 pub use exchange::ExchangeError;
 use target::Target;
 pub use target::port;
-
-/// Marks an answer as a sandbox's: it is passed on as it is, and says nothing of the daemon.
-#[derive(Debug, Clone, Copy)]
-pub struct Proxied;
 
 /// Answers a request to a port inside a sandbox, and lets all others pass.
 pub async fn divert<V: SnapshotVmm>(
@@ -56,7 +53,7 @@ async fn forward<V: SnapshotVmm>(
     }
     let caller = request.extensions_mut().remove::<Caller>();
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    let ip = caller.as_ref().and_then(Caller::ip);
+    let ip = caller.as_ref().and_then(|caller| caller.peer.ip());
     let protocol = fields::for_guest(request.headers_mut(), ip);
     *request.uri_mut() = origin_form(request.uri());
     let tcp = sandboxes.dial(target.id, target.port).await?;
@@ -76,13 +73,12 @@ async fn forward<V: SnapshotVmm>(
     let protocol = answer.headers().get(axum::http::header::UPGRADE).cloned();
     fields::for_caller(answer.headers_mut());
     fields::upgrade(answer.headers_mut(), protocol);
-    let held = caller.clone();
+    let on_tunnel = caller.clone();
     tokio::spawn(async move {
         let (guest, caller_side) = join(connection.hand_over(upgraded_guest), on_upgrade).await;
         if let (Some(guest), Ok(caller_side)) = (guest, caller_side) {
-            tunnel::carry(caller_side, TokioIo::new(guest)).await;
+            tunnel::carry(caller_side, TokioIo::new(guest), on_tunnel).await;
         }
-        drop(held);
     });
     let mut answer = answer.map(|_| axum::body::Body::empty());
     answer.extensions_mut().insert(Proxied);

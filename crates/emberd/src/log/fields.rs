@@ -1,4 +1,5 @@
-//! The fields of a line for people: `name=value`, an error with its causes, each within a limit.
+//! Formats the fields of a line of text: `name=value`, an error with its causes, each cut at a
+//! limit.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -8,15 +9,15 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-use super::line::Tame;
+use super::line::Sanitizer;
 
 /// Longest value of a field, and longest message, in bytes (1 KiB).
 pub const FIELD_BYTES_MAX: usize = 1 << 10;
 
-/// Most causes that are told of an error.
+/// Most causes of an error that are shown.
 const CAUSES_MAX: usize = 16;
 
-/// See the module.
+/// Formats fields; see the module.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields;
 
@@ -48,9 +49,9 @@ impl Printing<'_> {
         if name != "message" {
             write!(self.writer, "{}=", name.trim_start_matches("r#"))?;
         }
-        let mut tame = Tame::new(&mut self.writer, FIELD_BYTES_MAX);
-        let written = tame.write_fmt(value);
-        tame.finish(written)
+        let mut sanitizer = Sanitizer::new(&mut self.writer, FIELD_BYTES_MAX);
+        let written = sanitizer.write_fmt(value);
+        sanitizer.finish(written)
     }
 }
 
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_tame_and_errors_come_with_their_causes() {
+    fn fields_are_sanitized_and_errors_come_with_their_causes() {
         let written = Written::default();
         let log = tracing_subscriber::fmt().with_writer(written.maker()).with_ansi(false);
         let log = log.without_time().with_target(false).fmt_fields(Fields).finish();

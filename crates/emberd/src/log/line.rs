@@ -1,4 +1,5 @@
-//! Texts of others in the log: without control characters, and no longer than they may be.
+//! Sanitizes text from callers and guests for the log: control characters are escaped, and long
+//! text is cut.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -6,13 +7,13 @@ use std::io;
 
 use serde_json::{Map, Value};
 
-/// Longest line in JSON, in bytes (8 KiB), beyond which its texts are cut.
+/// Longest line of JSON, in bytes (8 KiB). The strings of a longer one are cut.
 pub const LINE_BYTES_MAX: usize = 8 << 10;
 
-/// What of each text is left in such a line, in bytes.
+/// Longest string that is kept of such a line, in bytes.
 const TEXT_BYTES_KEPT: usize = 256;
 
-/// The beginning of `text`, at most `bytes_max` of it, and how long it was if that is not all.
+/// Returns `text`, or its first `bytes_max` bytes and its length if it is longer.
 pub fn excerpt(text: &str, bytes_max: usize) -> Cow<'_, str> {
     if text.len() <= bytes_max {
         return Cow::Borrowed(text);
@@ -24,26 +25,26 @@ pub fn excerpt(text: &str, bytes_max: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}… ({} bytes)", &text[..end], text.len()))
 }
 
-/// Whether a terminal, or whoever reads lines, could take `c` for more than a character.
+/// Whether `c` could control a terminal, end a line, or change the direction of text.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Passes text on with control characters escaped, and no more than a number of bytes. Fails
-/// once there was more, so that whoever formats stops.
-pub struct Tame<W> {
+/// Writes text with control characters escaped, up to a number of bytes. It fails once there is
+/// more, so that formatting stops.
+pub struct Sanitizer<W> {
     to: W,
     left: usize,
     is_cut: bool,
 }
 
-impl<W: fmt::Write> Tame<W> {
+impl<W: fmt::Write> Sanitizer<W> {
     pub fn new(to: W, bytes_max: usize) -> Self {
         Self { to, left: bytes_max, is_cut: false }
     }
 
-    /// Marks what was cut, and says whether the text could be written.
+    /// Marks text that was cut by `…`, and returns whether it could be written.
     pub fn finish(mut self, written: fmt::Result) -> fmt::Result {
         if self.is_cut { self.to.write_char('…') } else { written }
     }
@@ -63,7 +64,7 @@ impl<W: fmt::Write> Tame<W> {
     }
 }
 
-impl<W: fmt::Write> fmt::Write for Tame<W> {
+impl<W: fmt::Write> fmt::Write for Sanitizer<W> {
     fn write_str(&mut self, mut text: &str) -> fmt::Result {
         while let Some(at) = text.find(is_unsafe) {
             self.pass(&text[..at])?;
@@ -77,8 +78,8 @@ impl<W: fmt::Write> fmt::Write for Tame<W> {
     }
 }
 
-/// Lines of JSON on their way out, each written as a whole. JSON escapes most control characters
-/// itself, and cannot be cut anywhere.
+/// Writes lines of JSON, each as a whole. JSON escapes most control characters itself, and cannot
+/// be cut at any byte.
 pub struct JsonLines<W>(W);
 
 impl JsonLines<io::Stderr> {
@@ -92,7 +93,7 @@ impl<W: io::Write> io::Write for JsonLines<W> {
         if line.len() <= LINE_BYTES_MAX && line.is_ascii() {
             self.0.write_all(line)?;
         } else {
-            self.0.write_all(tamed(line).as_bytes())?;
+            self.0.write_all(sanitized(line).as_bytes())?;
         }
         Ok(line.len())
     }
@@ -102,8 +103,8 @@ impl<W: io::Write> io::Write for JsonLines<W> {
     }
 }
 
-/// `line` with its texts cut if it is too long, and no control character left.
-fn tamed(line: &[u8]) -> String {
+/// Returns `line` without control characters, and with its strings cut if it is too long.
+fn sanitized(line: &[u8]) -> String {
     let mut line = String::from_utf8_lossy(line).trim_end_matches('\n').to_owned();
     if line.len() > LINE_BYTES_MAX {
         let fields = serde_json::from_str::<Map<String, Value>>(&line).unwrap_or_default();
@@ -116,15 +117,15 @@ fn tamed(line: &[u8]) -> String {
         });
         line = Value::Object(fields.collect()).to_string();
     }
-    let mut tame = String::with_capacity(line.len() + 1);
+    let mut safe = String::with_capacity(line.len() + 1);
     for c in line.chars() {
         match c {
-            c if is_unsafe(c) => write!(tame, "\\u{:04x}", u32::from(c)).unwrap_or_default(),
-            c => tame.push(c),
+            c if is_unsafe(c) => write!(safe, "\\u{:04x}", u32::from(c)).unwrap_or_default(),
+            c => safe.push(c),
         }
     }
-    tame.push('\n');
-    tame
+    safe.push('\n');
+    safe
 }
 
 #[cfg(test)]
@@ -134,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_excerpt_says_how_long_the_text_was() {
+    fn an_excerpt_shows_how_long_the_text_was() {
         assert_eq!(excerpt("abc", 3), "abc");
         assert_eq!(excerpt("abcd", 3), "abc… (4 bytes)");
         assert_eq!(excerpt("aé", 2), "a… (3 bytes)");
@@ -143,21 +144,21 @@ mod tests {
     #[track_caller]
     fn check(text: &str, bytes_max: usize, expect: &str) {
         let mut out = String::new();
-        let mut tame = Tame::new(&mut out, bytes_max);
-        let written = tame.write_str(text);
-        tame.finish(written).unwrap();
+        let mut sanitizer = Sanitizer::new(&mut out, bytes_max);
+        let written = sanitizer.write_str(text);
+        sanitizer.finish(written).unwrap();
         assert_eq!(out, expect);
     }
 
     #[test]
-    fn what_is_no_plain_text_is_escaped() {
+    fn control_characters_are_escaped() {
         check("a b — é", 99, "a b — é");
         check("one\ntwo\r\u{1b}[2J\u{9b}\0", 99, "one\\ntwo\\r\\u{1b}[2J\\u{9b}\\u{0}");
         check("a\u{202e}b\u{2028}", 99, "a\\u{202e}b\\u{2028}");
     }
 
     #[test]
-    fn a_long_text_is_cut_with_what_its_escapes_add() {
+    fn escapes_count_towards_the_length_of_a_text() {
         check("abcdef", 6, "abcdef");
         check("abcdef", 5, "abcde…");
         check("éé", 3, "é…");
@@ -176,9 +177,9 @@ mod tests {
             }
         }
         let mut out = String::new();
-        let mut tame = Tame::new(&mut out, 3);
-        let written = write!(tame, "{Endless}");
-        tame.finish(written).unwrap();
+        let mut sanitizer = Sanitizer::new(&mut out, 3);
+        let written = write!(sanitizer, "{Endless}");
+        sanitizer.finish(written).unwrap();
         assert_eq!(out, "xxx…");
     }
 

@@ -1,5 +1,5 @@
-//! Lines of one kind, which are those written at one place of the code, at a steady pace: what a
-//! caller can provoke at will must not fill a disk. What is dropped is counted, and told later.
+//! Limits the rate of each kind of line, so that a line that callers can cause at will does not
+//! fill a disk. A kind is what one call site writes. Dropped lines are counted and reported later.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
@@ -11,21 +11,21 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
-use super::line::Tame;
+use super::line::Sanitizer;
 
-/// Lines of one kind that may be written at once after a pause.
+/// Lines of one kind that pass at once after a pause.
 pub const LINES_BURST: u32 = 200;
 
-/// Time for which each line of a kind stands: ten in a second, one with another.
+/// Interval at which lines of one kind pass in the long run: ten a second.
 pub const LINE_EVERY: Duration = Duration::from_millis(100);
 
-/// What is remembered of a dropped line's message, in bytes.
+/// Longest part of a dropped line's message that is kept, in bytes.
 const LIKE_BYTES_MAX: usize = 120;
 
-/// Every kind there was a line of: as many as there are places that write to the log.
+/// Every kind seen so far, at most one for each call site of the program.
 static KINDS: LazyLock<Mutex<HashMap<Identifier, Kind>>> = LazyLock::new(Mutex::default);
 
-/// Lets lines pass while their kind keeps to its pace.
+/// Drops the lines of a kind that are over its rate.
 #[derive(Debug, Clone, Copy)]
 pub struct Throttle;
 
@@ -39,35 +39,35 @@ impl<S: Subscriber> Layer<S> for Throttle {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Dropped {
     pub lines: u64,
-    /// Which place in the code would have written them.
+    /// The call site that would have written them.
     pub at: &'static str,
     /// The message of the first of them.
     pub like: String,
 }
 
-/// What was dropped since this was asked last.
+/// Returns what was dropped since the last call.
 pub fn dropped() -> Vec<Dropped> {
     kinds().values_mut().filter_map(|kind| kind.dropped.take()).collect()
 }
 
-/// No code that could panic half-way through a change runs under this lock.
+/// Nothing that could panic halfway through a change runs under this lock.
 fn kinds() -> MutexGuard<'static, HashMap<Identifier, Kind>> {
     KINDS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug)]
 struct Kind {
-    pace: Pace,
+    bucket: Bucket,
     dropped: Option<Dropped>,
 }
 
 impl Kind {
     fn new() -> Self {
-        Self { pace: Pace::default(), dropped: None }
+        Self { bucket: Bucket::default(), dropped: None }
     }
 
     fn take(&mut self, event: &Event<'_>) -> bool {
-        let passes = self.pace.take(Instant::now());
+        let passes = self.bucket.take(Instant::now());
         if !passes {
             let first = || Dropped { lines: 0, at: event.metadata().name(), like: like(event) };
             self.dropped.get_or_insert_with(first).lines += 1;
@@ -76,13 +76,13 @@ impl Kind {
     }
 }
 
-/// A bucket of tokens, told by when it will be full again.
+/// A token bucket, stored as the time at which it will be full again.
 #[derive(Debug, Default)]
-struct Pace {
+struct Bucket {
     full_at: Option<Instant>,
 }
 
-impl Pace {
+impl Bucket {
     fn take(&mut self, now: Instant) -> bool {
         let full_at = self.full_at.map_or(now, |full_at| full_at.max(now));
         let passes = full_at - now <= LINE_EVERY * (LINES_BURST - 1);
@@ -93,16 +93,16 @@ impl Pace {
     }
 }
 
-/// The message of an event, tame.
+/// The message of an event, sanitized.
 fn like(event: &Event<'_>) -> String {
     struct Message(String);
     impl Visit for Message {
         fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
             if field.name() == "message" {
-                let mut tame = Tame::new(&mut self.0, LIKE_BYTES_MAX);
-                let written = write!(tame, "{value:?}");
-                // Strings can be written to.
-                tame.finish(written).unwrap_or_default();
+                let mut sanitizer = Sanitizer::new(&mut self.0, LIKE_BYTES_MAX);
+                let written = write!(sanitizer, "{value:?}");
+                // Writing to a string fails only where it is cut.
+                sanitizer.finish(written).unwrap_or_default();
             }
         }
     }
@@ -119,9 +119,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_passes_and_then_a_steady_pace() {
-        let (mut pace, start) = (Pace::default(), Instant::now());
-        let mut passing = |now, lines: u32| (0..lines).filter(|_| pace.take(now)).count();
+    fn a_burst_passes_and_then_a_steady_rate() {
+        let (mut bucket, start) = (Bucket::default(), Instant::now());
+        let mut passing = |now, lines: u32| (0..lines).filter(|_| bucket.take(now)).count();
         let burst = usize::try_from(LINES_BURST).unwrap();
         assert_eq!(passing(start, 100_000), burst);
         assert_eq!(passing(start + LINE_EVERY, 100), 1);
@@ -146,7 +146,7 @@ mod tests {
         assert!(text.contains("another kind"));
         let flooded = dropped().into_iter().find(|kind| kind.like == "a flood\\n").unwrap();
         assert_eq!(written as u64 + flooded.lines, flood);
-        // As slow as this machine may be, the flood is faster than the pace.
+        // However slow the machine is, the flood is faster than the rate.
         assert!(written >= 200 && flooded.lines > flood / 2, "{flooded:?}");
         assert!(flooded.at.contains("throttle.rs"), "{flooded:?}");
         assert!(!dropped().iter().any(|kind| kind.like == "a flood\\n"));

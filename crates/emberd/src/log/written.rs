@@ -1,19 +1,19 @@
-//! What a log wrote, for tests.
+//! Collects what a log writes, for tests.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 
-/// Takes what is written. Clones are the same.
+/// Keeps what is written to it. Clones share it.
 #[derive(Clone, Default)]
 pub struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl Written {
-    /// All of it so far.
+    /// Everything written so far.
     pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 
-    /// Makes the writers that a log asks for.
+    /// Returns what makes the writers of a log.
     pub fn maker(&self) -> impl Fn() -> Self + use<> {
         let written = self.clone();
         move || written.clone()

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use emberd::http::{Budget, Hosts};
+use emberd::http::{Hosts, Limits};
 use emberd_api::{ErrorBody, ExecBody, ExecOutcome, SandboxState};
 use emberd_client::{Client, ClientError};
 use emberd_image::Images;
@@ -27,6 +27,7 @@ mod original;
 mod ports;
 mod processes;
 mod routes;
+mod scopes;
 mod templates;
 
 /// The API on a port of its own.
@@ -86,7 +87,7 @@ impl Api {
         let client = Client::new(&authority).unwrap();
         // `x` is what the tests call it.
         let hosts = Hosts::new(&authority.parse().unwrap(), &["x".to_owned()]);
-        let router = emberd::http::router(sandboxes.clone(), hosts, Budget::default());
+        let router = emberd::http::router(sandboxes.clone(), hosts, Limits::default());
         let server = tokio::spawn(async { axum::serve(listener, router).await });
         Self { client, authority, sandboxes, run_dir, double, server, temp }
     }

@@ -19,10 +19,11 @@ use serde::Deserialize;
 use super::super::ending;
 use super::super::errors::ApiError;
 use super::super::id::ProcessId;
+use super::super::limits::WebSocketPermits;
 use super::super::query::Query;
 use super::super::sse;
 use super::websocket;
-use crate::caller::Caller;
+use crate::server::caller::Caller;
 
 /// Where a client that was cut off says what it saw last.
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -62,13 +63,14 @@ pub async fn events<V: SnapshotVmm>(
     Query(EventsQuery { from }): Query<EventsQuery>,
     headers: HeaderMap,
     caller: Option<Extension<Caller>>,
+    permits: WebSocketPermits,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let from = after_last(&headers)?.unwrap_or(from);
     let process = sandboxes.process(id, pid)?;
     let (closing, deleted) = (sandboxes.closing(), process.deleted());
     let answer = match upgrade {
-        Ok(upgrade) => websocket::serve(upgrade, process, from, closing)?,
+        Ok(upgrade) => websocket::serve(upgrade, process, from, closing, permits.acquire()?),
         Err(rejection) if headers.contains_key(UPGRADE) => {
             return Err(ApiError::new(ErrorCode::InvalidRequest, rejection.body_text()));
         }

@@ -1,8 +1,7 @@
-//! A process over one WebSocket: its events one way, what is said to it the other.
+//! A process over one WebSocket: its events one way, input, signals and sizes the other.
 //!
-//! Signals and sizes are passed on at once; standard input waits for the program, up to a
-//! limit, beyond which the socket is closed: a program that does not read is to be written to
-//! by `POST …/stdin`, which waits.
+//! Signals and sizes are passed on at once. Standard input waits for the program, up to a limit
+//! beyond which the socket is closed: `POST …/stdin` waits where a program does not read.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use bytes::Bytes;
-use emberd_api::{ErrorCode, ProcessWord, WEBSOCKET_MESSAGE_BYTES_MAX};
+use emberd_api::{ProcessWord, WEBSOCKET_MESSAGE_BYTES_MAX};
 use emberd_sandbox::{Process, ProcessError};
 use futures::SinkExt as _;
 use futures::future::pending;
@@ -20,51 +19,42 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::super::errors::ApiError;
 use super::super::json;
 use super::events::told;
 
-/// Most sockets at once. They outlive the requests they began as.
-const WEBSOCKETS_MAX: usize = 1024;
-
-/// Standard input that may wait for the program, in bytes (1 MiB), beside what the guest holds.
+/// Most standard input that waits for the program here, in bytes (1 MiB). The guest keeps some too.
 const STDIN_BYTES_MAX: usize = WEBSOCKET_MESSAGE_BYTES_MAX;
 
-/// How long the word that a socket is closed may take to go out.
+/// How long the close frame may take to be sent.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
-static SEATS: Semaphore = Semaphore::const_new(WEBSOCKETS_MAX);
-
-/// Why a socket is closed by this side.
+/// Why the daemon closes a socket.
 struct Closing {
     code: u16,
     reason: String,
 }
 
-/// Standard input on its way, or its end.
+/// A piece of standard input, or its end, that waits for the program.
 struct Input {
     bytes: Option<Bytes>,
     _room: OwnedSemaphorePermit,
 }
 
-/// Takes the upgrade, if there may be one more.
+/// Accepts the upgrade. The socket keeps `permit` to its end.
 pub fn serve(
     upgrade: WebSocketUpgrade,
     process: Process,
     from: u64,
     closing: CancellationToken,
-) -> Result<Response, ApiError> {
-    let seat = SEATS.try_acquire().map_err(|_| {
-        let error = format!("{WEBSOCKETS_MAX} WebSockets are open, and no more are allowed");
-        ApiError::new(ErrorCode::TooMany, error).hint("close one, or use server-sent events")
-    })?;
+    permit: OwnedSemaphorePermit,
+) -> Response {
     let upgrade = upgrade
         .max_message_size(WEBSOCKET_MESSAGE_BYTES_MAX)
         .max_frame_size(WEBSOCKET_MESSAGE_BYTES_MAX);
-    Ok(upgrade.on_upgrade(async move |socket| {
+    upgrade.on_upgrade(async move |socket| {
         converse(socket, process, from, closing).await;
-        drop(seat);
-    }))
+        drop(permit);
+    })
 }
 
 async fn converse(socket: WebSocket, process: Process, from: u64, closing: CancellationToken) {
@@ -84,7 +74,7 @@ async fn converse(socket: WebSocket, process: Process, from: u64, closing: Cance
     }
 }
 
-/// Tells every event; `None` when the client has left.
+/// Sends every event. Returns `None` when the client has left.
 async fn tell(
     sink: &mut SplitSink<WebSocket, Message>,
     process: &Process,
@@ -99,7 +89,7 @@ async fn tell(
     Some(Closing { code: close_code::NORMAL, reason: "the process has ended".to_owned() })
 }
 
-/// Passes on what the client says; `None` when it has left.
+/// Passes on what the client sends. Returns `None` when it has left.
 async fn listen(mut stream: SplitStream<WebSocket>, process: &Process) -> Option<Closing> {
     let (input, waiting) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(STDIN_BYTES_MAX));
@@ -148,7 +138,7 @@ async fn say(
     }
 }
 
-/// Has `bytes`, or the end, wait for the program. Each counts as one byte at least.
+/// Queues `bytes`, or the end of input, for the program. Each counts as at least one byte.
 fn give(
     input: &mpsc::UnboundedSender<Input>,
     room: &Arc<Semaphore>,
@@ -160,15 +150,16 @@ fn give(
         let reason = "the program does not read its input: use POST .../stdin, which waits";
         return Err(violation(reason.to_owned()));
     };
-    // Whoever takes it lives as long as whoever gives.
+    // The receiver lives as long as the sender.
     input.send(Input { bytes, _room: room }).ok();
     Ok(())
 }
 
-/// Writes what waits, without end: what cannot be written any more is nobody's business.
+/// Writes what is queued to the program, without end. Input that the program can no longer take
+/// is dropped.
 async fn write(mut waiting: mpsc::UnboundedReceiver<Input>, process: &Process) -> Infallible {
     while let Some(Input { bytes, _room }) = waiting.recv().await {
-        // Held for one piece, so that other clients can write too.
+        // Locked for one piece, so that other clients can write too.
         let Ok(mut stdin) = process.stdin().await else { continue };
         match bytes {
             Some(bytes) => stdin.write(bytes).await.ok(),

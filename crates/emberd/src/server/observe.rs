@@ -1,5 +1,8 @@
-//! What happens around every request: an id, a span, a line in the log, where the time went,
-//! and a decent answer when a route panics.
+//! What happens around every request: an id, a span, a line in the log, the `Server-Timing`
+//! header, and an answer when a route panics.
+//!
+//! Routes leave marks on their responses ([`Reported`], [`Timed`], [`Proxied`], [`FromPage`]);
+//! nothing here knows the routes.
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -7,67 +10,78 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
-use emberd_api::{ErrorCode, REQUEST_ID_HEADER, SERVER_TIMING_HEADER, STAGE_TOTAL, ServerTiming};
+use axum::response::Response;
+use emberd_api::{REQUEST_ID_HEADER, SERVER_TIMING_HEADER, STAGE_TOTAL, ServerTiming};
 use futures::FutureExt as _;
 use tracing::Instrument as _;
 
-use super::errors::{ApiError, Reported};
-use super::origin::FromPage;
-use super::proxy::Proxied;
 use crate::log::excerpt;
 
-/// What of a request's method reaches the log, in bytes.
+/// Longest part of a request's method that the log shows, in bytes.
 const METHOD_BYTES_MAX: usize = 16;
 
-/// What of a request's path reaches the log, in bytes.
+/// Longest part of a request's path that the log shows, in bytes.
 const PATH_BYTES_MAX: usize = 256;
 
-/// What of an error reaches the log, in bytes.
+/// Longest part of an error that the log shows, in bytes.
 const ERROR_BYTES_MAX: usize = 512;
 
-/// Where the time of an answer went, but for the total; travels with the response.
+/// Marks a response with where its time went, all stages but the total.
 #[derive(Debug, Clone, Default)]
 pub struct Timed(pub ServerTiming);
 
-/// Runs the request in a span of its id, and says in the log how it ended.
-pub async fn observe(request: Request, next: Next) -> Response {
+/// Marks an error response with its message, for the log.
+#[derive(Debug, Clone)]
+pub struct Reported(pub String);
+
+/// Marks a response that came from inside a sandbox. It is passed on unchanged, and its status
+/// says nothing about the daemon.
+#[derive(Debug, Clone, Copy)]
+pub struct Proxied;
+
+/// Marks the refusal of a request that a web page sent.
+#[derive(Debug, Clone, Copy)]
+pub struct FromPage;
+
+/// Makes the response to a request whose route panicked.
+pub type OnPanic = fn() -> Response;
+
+/// Runs the request in a span with its id, and logs how it ended.
+pub async fn observe(State(on_panic): State<OnPanic>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = RequestId::next();
     let span = tracing::info_span!("request", %id);
     let method = excerpt(request.method().as_str(), METHOD_BYTES_MAX).into_owned();
     let path = excerpt(request.uri().path(), PATH_BYTES_MAX).into_owned();
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
-    let response = answer.await.unwrap_or_else(|_| {
-        // The panic hook has told the log what it was.
-        ApiError::new(ErrorCode::Internal, "a defect in emberd").into_response()
-    });
+    // The panic hook has logged the panic itself.
+    let response = answer.await.unwrap_or_else(|_| on_panic());
     let took = started.elapsed();
     let proxied = response.extensions().get::<Proxied>().is_some();
     let (status, error) = (response.status(), reported(&response));
     let from_page = response.extensions().get::<FromPage>().is_some();
     let line = Line { method, path, status, took, error, proxied, from_page };
-    // Written behind the answer: who waits for that need not wait for a line in the log.
+    // The line is written beside the response, so that the caller does not wait for the log.
     tokio::spawn(async move { line.write() }.instrument(span));
     if proxied {
         return response;
     }
-    let mut response = tell_time(response, took);
+    let mut response = with_timing(response, took);
     let id = HeaderValue::try_from(id.to_string()).expect("hexadecimal digits");
     response.headers_mut().insert(REQUEST_ID_HEADER, id);
     response
 }
 
-/// The id the log knows a request by, and no other request of this daemon has.
+/// Identifies a request in the log, uniquely within this daemon's life.
 #[derive(Debug, Clone, Copy)]
 struct RequestId(u64);
 
 impl RequestId {
     fn next() -> Self {
-        // Where they begin is left to chance: two daemons' logs can lie side by side.
+        // The first id is random, so that the logs of two daemons can be merged.
         static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| {
             AtomicU64::new(getrandom::u64().expect("the kernel gives random bytes"))
         });
@@ -81,8 +95,8 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Adds the `Server-Timing` header where the route kept the time.
-fn tell_time(mut response: Response, took: Duration) -> Response {
+/// Adds the `Server-Timing` header if the route marked its response with [`Timed`].
+fn with_timing(mut response: Response, took: Duration) -> Response {
     if let Some(Timed(timing)) = response.extensions_mut().remove() {
         let timing = timing.with(STAGE_TOTAL, took).to_string();
         let timing = HeaderValue::try_from(timing).expect("names and numbers");
@@ -96,21 +110,22 @@ fn reported(response: &Response) -> Option<String> {
     reported.map(|Reported(error)| excerpt(error, ERROR_BYTES_MAX).into_owned())
 }
 
-/// What the log says of a request.
+/// The log line of a request.
 struct Line {
     method: String,
     path: String,
     status: StatusCode,
     took: Duration,
     error: Option<String>,
-    /// What answered was inside a sandbox, and its errors are its own.
+    /// The response came from inside a sandbox: its errors are not the daemon's.
     proxied: bool,
-    /// A web page sent it, and was refused.
+    /// A web page sent the request, which was refused.
     from_page: bool,
 }
 
 impl Line {
-    /// Each kind of answer is a kind of line, so that many of one leave room for the others.
+    /// Writes each kind of response at its own call site, since the log limits lines by call
+    /// site: a flood of one kind leaves room for the others.
     fn write(&self) {
         let Self { method, path, proxied, .. } = self;
         let status = self.status.as_u16();
@@ -131,25 +146,25 @@ impl Line {
 mod tests {
     use axum::Router;
     use axum::body::Body;
-    use axum::middleware::from_fn;
+    use axum::middleware::from_fn_with_state;
+    use axum::response::IntoResponse as _;
     use axum::routing::get;
-    use emberd_api::ErrorBody;
     use hyper::service::Service as _;
     use hyper_util::service::TowerToHyperService;
 
     use super::*;
 
     #[tokio::test]
-    async fn panic_in_a_route_is_an_answer() {
+    async fn a_panic_in_a_route_is_answered() {
+        let on_panic: OnPanic = || (StatusCode::INTERNAL_SERVER_ERROR, "a defect").into_response();
         let router = Router::new()
             .route("/", get(async || -> &'static str { panic!("a route with a defect") }))
-            .layer(from_fn(observe));
+            .layer(from_fn_with_state(on_panic, observe));
         let request = Request::builder().uri("/").body(Body::empty()).unwrap();
         let response = TowerToHyperService::new(router).call(request).await.unwrap();
         assert_eq!(response.status().as_u16(), 500);
         assert_eq!(response.headers()[REQUEST_ID_HEADER].len(), 16);
         let body = axum::body::to_bytes(response.into_body(), 1024).await.unwrap();
-        let body: ErrorBody = serde_json::from_slice(&body).unwrap();
-        assert_eq!(body.code, ErrorCode::Internal);
+        assert_eq!(&body[..], b"a defect");
     }
 }

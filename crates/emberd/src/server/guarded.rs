@@ -1,4 +1,4 @@
-//! The body of an answer with something that is held until it is sent or given up.
+//! A response body that owns a guard: a value that is dropped once the body is sent or abandoned.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,17 +6,17 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-/// `body`, and with it `held`.
-pub(crate) fn holding(body: Body, held: impl Send + Unpin + 'static) -> Body {
-    Body::new(Holding { body, _held: held })
+/// Returns `body` with `guard` attached.
+pub(crate) fn guarded(body: Body, guard: impl Send + Unpin + 'static) -> Body {
+    Body::new(Guarded { body, _guard: guard })
 }
 
-struct Holding<T> {
+struct Guarded<T> {
     body: Body,
-    _held: T,
+    _guard: T,
 }
 
-impl<T: Unpin> HttpBody for Holding<T> {
+impl<T: Unpin> HttpBody for Guarded<T> {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -1,4 +1,4 @@
-//! The one port: a TCP listener or a Unix socket.
+//! Listens on a TCP address or a Unix socket.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -8,26 +8,25 @@ use std::path::{Path, PathBuf};
 use emberd_api::Address;
 use rustix::fs::{Mode, fchmod};
 use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
-use tokio_util::either::Either;
 
-use crate::socket::Stream;
+use super::socket::Socket;
 
-/// Connections to a Unix socket that may wait to be accepted; as many as wait on a TCP port.
+/// Most connections to a Unix socket that wait to be accepted, as many as on a TCP port.
 const BACKLOG: u32 = 1024;
 
 /// Why the daemon cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Somebody listens there already.
+    /// Another program listens on the address.
     #[error("{0} is in use by another program, perhaps another emberd")]
     InUse(Address),
-    /// Something that is no socket is in the way.
-    #[error("{} exists and is no socket", .0.display())]
+    /// A file that is not a socket is at the path.
+    #[error("{} exists and is not a socket", .0.display())]
     NotASocket(PathBuf),
-    /// Others may put something else in the place of a socket there.
-    #[error("{} is not a directory of this user alone", .0.display())]
+    /// Other users could replace a socket in the directory.
+    #[error("{} is not a directory that only this user can write to", .0.display())]
     SharedDir(PathBuf),
-    /// The address cannot be listened on.
+    /// Listening on the address failed.
     #[error("cannot listen on {addr}")]
     Bind {
         /// The address.
@@ -37,19 +36,20 @@ pub enum ListenError {
     },
 }
 
+/// An address that clients connect to. Dropping it stops listening.
 #[derive(Debug)]
 pub(crate) struct Listener {
     address: Address,
-    socket: Socket,
+    bound: Bound,
 }
 
 #[derive(Debug)]
-enum Socket {
+enum Bound {
     Tcp(TcpListener),
     Unix { listener: UnixListener, _file: SocketFile },
 }
 
-/// A socket's file; removed when dropped, unless another is in its place by then.
+/// The file of a Unix socket. Dropping it removes the file, unless another has replaced it.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -70,20 +70,23 @@ impl Drop for SocketFile {
             Err(error) => Err(error),
         };
         if let Err(error) = removed {
-            tracing::warn!(%error, path = %self.path.display(), "socket not removed");
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the socket");
         }
     }
 }
 
-/// Which file is at `path`.
+/// Device and inode number of the file at `path`.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
 }
 
 impl Listener {
-    /// Starts to listen. Port 0 stands for a free one. A Unix socket is its owner's alone;
-    /// one that nobody listens on any more is replaced.
+    /// Starts listening. Port 0 stands for any free port. A Unix socket has mode 0600, and
+    /// replaces one that nobody listens on.
+    ///
+    /// # Errors
+    /// [`ListenError`], except for `SharedDir`.
     pub async fn bind(addr: &Address) -> Result<Self, ListenError> {
         match addr {
             Address::Tcp(authority) => bind_tcp(addr, authority).await,
@@ -91,8 +94,11 @@ impl Listener {
         }
     }
 
-    /// Starts to listen on a Unix socket in a directory that is, or becomes, this user's alone:
-    /// clients trust what they find there.
+    /// Starts listening on a Unix socket in a directory that only this user can write to, since
+    /// clients trust what they find there. The directory is created if it is missing.
+    ///
+    /// # Errors
+    /// [`ListenError`].
     pub async fn bind_private(path: &Path) -> Result<Self, ListenError> {
         let addr = Address::Unix(path.to_owned());
         let dir = path.parent().unwrap_or(Path::new("/"));
@@ -106,21 +112,21 @@ impl Listener {
         bind_unix(&addr, path).await
     }
 
-    /// Where clients find it.
+    /// The address that clients connect to, with the port that the kernel chose for port 0.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// The next connection. Cancel safe.
-    pub async fn accept(&self) -> io::Result<Stream> {
-        match &self.socket {
-            Socket::Tcp(listener) => {
+    /// Accepts the next connection. Cancel safe.
+    pub async fn accept(&self) -> io::Result<Socket> {
+        match &self.bound {
+            Bound::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Either::Left(stream))
+                Ok(stream.into())
             }
-            Socket::Unix { listener, .. } => {
+            Bound::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Either::Right(stream))
+                Ok(stream.into())
             }
         }
     }
@@ -137,23 +143,23 @@ async fn bind_tcp(addr: &Address, authority: &str) -> Result<Listener, ListenErr
     let failed = |source| bind_failed(addr, source);
     let listener = TcpListener::bind(authority).await.map_err(failed)?;
     let local = listener.local_addr().map_err(failed)?;
-    Ok(Listener { address: Address::Tcp(local.to_string()), socket: Socket::Tcp(listener) })
+    Ok(Listener { address: Address::Tcp(local.to_string()), bound: Bound::Tcp(listener) })
 }
 
 async fn bind_unix(addr: &Address, path: &Path) -> Result<Listener, ListenError> {
     let failed = |source| bind_failed(addr, source);
     remove_stale(addr, path).await?;
     let socket = UnixSocket::new_stream().map_err(failed)?;
-    // What the socket's own mode is, its file's will be: there is no moment at which that is
-    // others' to connect to.
+    // The file takes its mode from the socket, so that there is no moment at which other users
+    // could connect.
     fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
     socket.bind(path).map_err(failed)?;
     let file = SocketFile::new(path).map_err(failed)?;
     let listener = socket.listen(BACKLOG).map_err(failed)?;
-    Ok(Listener { address: addr.clone(), socket: Socket::Unix { listener, _file: file } })
+    Ok(Listener { address: addr.clone(), bound: Bound::Unix { listener, _file: file } })
 }
 
-/// Removes a socket left behind by a daemon that was killed: nobody answers there.
+/// Removes the socket that a killed daemon left behind, if nobody listens on it.
 async fn remove_stale(addr: &Address, path: &Path) -> Result<(), ListenError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -176,7 +182,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_socket_clients_trust_is_in_a_directory_of_its_user() {
+    async fn a_private_socket_is_in_a_directory_of_its_user() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("emberd");
         let path = dir.join("emberd.sock");
@@ -197,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_its_users_before_anybody_can_connect() {
+    async fn a_socket_has_its_mode_before_anybody_can_connect() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let socket = UnixSocket::new_stream().unwrap();
@@ -207,14 +213,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_took_a_sockets_place_stays() {
+    async fn a_file_that_replaced_a_socket_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let listener = Listener::bind(&Address::Unix(path.clone())).await.unwrap();
         fs::rename(&path, dir.path().join("t")).unwrap();
-        fs::write(&path, "another's").unwrap();
+        fs::write(&path, "another file").unwrap();
         drop(listener);
-        assert_eq!(fs::read_to_string(&path).unwrap(), "another's");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "another file");
     }
 
     #[tokio::test]

@@ -1,0 +1,92 @@
+//! The limits on requests of one daemon, each counted by principal.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use emberd_api::ErrorCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::budget::Budget;
+use super::errors::ApiError;
+use crate::server::limits::PerPrincipal;
+use crate::server::principal::Principal;
+
+/// Most WebSockets of one principal at once. They outlive the requests they began as.
+const WEBSOCKETS_MAX: usize = 1024;
+
+/// The limits on requests of one daemon. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    bodies: Budget,
+    websockets: Arc<PerPrincipal>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let websockets = Arc::new(PerPrincipal::new(WEBSOCKETS_MAX));
+        Self { bodies: Budget::default(), websockets }
+    }
+}
+
+impl Limits {
+    /// The budget of request bodies.
+    pub(super) fn bodies(&self) -> &Budget {
+        &self.bodies
+    }
+
+    /// The limits that the router adds to every request.
+    pub(super) fn of(parts: &Parts) -> Self {
+        let limits = parts.extensions.get().cloned();
+        limits.expect("the router adds them to every request")
+    }
+
+    fn websockets_of(&self, principal: Principal) -> WebSocketPermits {
+        WebSocketPermits(self.websockets.of(principal))
+    }
+}
+
+/// The permits for WebSockets of the principal of a request.
+#[derive(Debug)]
+pub struct WebSocketPermits(Arc<Semaphore>);
+
+impl WebSocketPermits {
+    /// Acquires a permit for one more, to be kept while it is open.
+    ///
+    /// # Errors
+    /// [`ErrorCode::TooMany`] when [`WEBSOCKETS_MAX`] are open.
+    pub fn acquire(self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.0.try_acquire_owned().map_err(|_| {
+            let error = format!("{WEBSOCKETS_MAX} WebSockets are open, and no more are allowed");
+            ApiError::new(ErrorCode::TooMany, error).hint("close one, or use server-sent events")
+        })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for WebSocketPermits {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let principal = Principal::from_request_parts(parts, state).await?;
+        Ok(Limits::of(parts).websockets_of(principal))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::principal::Source;
+
+    #[test]
+    fn one_principal_cannot_use_up_the_websockets_of_another() {
+        let limits = Limits::default();
+        let [one, other] = [1, 2].map(|uid| Principal::Local(Source::User(uid)));
+        let acquire = |principal| limits.websockets_of(principal).acquire();
+        let open: Vec<_> = (0..WEBSOCKETS_MAX).map(|_| acquire(one).unwrap()).collect();
+        assert_eq!(acquire(one).unwrap_err().into_body().code, ErrorCode::TooMany);
+        assert!(acquire(other).is_ok());
+        drop(open);
+        assert!(acquire(one).is_ok());
+    }
+}

@@ -1,0 +1,63 @@
+//! On whose behalf a request is made: travels with every request, and limits are counted by it.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use super::connection::Peer;
+
+/// On whose behalf a request is made. Requests of equal principals share their limits.
+///
+/// As an extractor it never fails: a request that came over no connection of the server's, as in
+/// a test, is of a local principal from an unknown source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Principal {
+    /// Somebody who has proved nothing, and is known by where the connection comes from only.
+    Local(Source),
+}
+
+/// Where connections come from, as far as it tells callers apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    /// One IP address, whatever the port.
+    Ip(IpAddr),
+    /// The programs of one user of this host, by its uid, over a Unix socket.
+    User(u32),
+    /// Nothing is known.
+    Unknown,
+}
+
+impl From<&Peer> for Source {
+    fn from(peer: &Peer) -> Self {
+        match peer {
+            Peer::Address(_) => peer.ip().map_or(Self::Unknown, Self::Ip),
+            Peer::Credentials(credentials) => Self::User(credentials.uid()),
+            Peer::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Principal {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let known = parts.extensions.get().copied();
+        Ok(known.unwrap_or(Self::Local(Source::Unknown)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_one_source_on_every_port_and_in_either_notation() {
+        let source = |text: &str| Source::from(&Peer::Address(text.parse().unwrap()));
+        assert_eq!(source("192.0.2.1:1"), source("192.0.2.1:2"));
+        assert_eq!(source("192.0.2.1:1"), source("[::ffff:192.0.2.1]:1"));
+        assert_ne!(source("192.0.2.1:1"), source("192.0.2.2:1"));
+        assert_eq!(Source::from(&Peer::Unknown), Source::Unknown);
+    }
+}
