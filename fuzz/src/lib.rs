@@ -19,7 +19,7 @@ use emberd::http::{Hosts, Limits, router};
 use emberd_image::{Digest, Images, InitramfsImage, KernelImage, PackImage};
 use emberd_proto::message::GENERATION;
 use emberd_proto::{Decoder, Frame, GuestMessage, HostMessage, Kind, Welcome, frame};
-use emberd_sandbox::{SandboxId, Sandboxes, SandboxesConfig};
+use emberd_sandbox::{NodeKey, SandboxId, Sandboxes, SandboxesConfig};
 use emberd_vmm::{
     BootError, BootSpec, ConnectError, ExitReason, ExitWatch, ImageHashes, KillError, MachineShape,
     MicroVm, PauseError, RestoreError, RestoreSpec, SnapshotError, SnapshotMicroVm, SnapshotVmm,
@@ -237,6 +237,7 @@ impl Daemon {
         };
         let config = SandboxesConfig {
             run_dir: dir.path().join("run"),
+            node_key: NodeKey::default(),
             sandboxes_max: 4,
             boot_timeout: Duration::from_secs(60),
             exec_grace: Duration::from_secs(1),

@@ -16,9 +16,9 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Green.on_default().bold());
 
 const AFTER_HELP: &str = "\
-Exit codes: `run`, `exec`, `shell` and `attach` exit with the program's own; 124 when it ran into
-its time limit, 126 when it could not be started, 125 when emberctl itself failed. Other commands:
-0, 1 when a check said no, 125 when emberctl itself failed.";
+Exit codes: `run`, `exec`, `shell` and `attach` return the exit code of the program, 124 if it ran
+into its time limit, 126 if it could not be started and 125 if emberctl failed. Other commands
+return 0, 1 if a check failed and 125 if emberctl failed.";
 
 /// Runs code in microVMs: the command line of emberd.
 #[derive(Debug, Parser)]
@@ -28,8 +28,8 @@ pub struct Cli {
     /// is one, else 127.0.0.1:7777].
     #[arg(long, global = true, env = "EMBERD_ADDR", value_name = "ADDR")]
     pub addr: Option<String>,
-    /// Where the images guests boot from are: /var/lib/emberd for root if absent,
-    /// ~/.local/share/emberd for others.
+    /// Directory of kernel, initramfs and language packs [default: that of the configuration file,
+    /// else /var/lib/emberd for root, ~/.local/share/emberd for others].
     #[arg(long, global = true, env = "EMBERD_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Print one JSON document on standard output, and errors as JSON on standard error.
@@ -43,15 +43,15 @@ pub struct Cli {
 /// Every command, in the order of `--help`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run code in a new sandbox and throw the sandbox away.
+    /// Run code in a new sandbox, then delete the sandbox.
     Run(run::Args),
     /// Create a sandbox and print its id.
     Create(create::Args),
     /// Run code in a sandbox.
     Exec(exec::Args),
-    /// Copy files and directories into a sandbox, and out of it.
+    /// Copy files and directories into and out of a sandbox.
     Cp(cp::Args),
-    /// Look at the files of a sandbox, move, remove and watch them.
+    /// List, inspect, move, remove and watch the files of a sandbox.
     #[command(subcommand)]
     Files(files::Command),
     /// Open a shell in a sandbox.
@@ -60,9 +60,9 @@ pub enum Command {
     Ps(ps::Args),
     /// Send a signal to a process in a sandbox.
     Kill(kill::Args),
-    /// Come to a process in a sandbox: see what it wrote, and speak to it. Ctrl-] leaves it.
+    /// Connect to a process in a sandbox: show its output and send it input. Ctrl-] detaches.
     Attach(attach::Args),
-    /// Open contexts, interpreters that keep their variables, and run code in them.
+    /// Open contexts (interpreters that keep their variables) and run code in them.
     #[command(subcommand)]
     Context(context::Command),
     /// Delete sandboxes.
@@ -71,32 +71,32 @@ pub enum Command {
     Ls,
     /// Show one sandbox.
     Inspect(inspect::Args),
-    /// Listen on a port of this host that leads to one inside a sandbox.
+    /// Forward a port of this host to a port inside a sandbox.
     Forward(forward::Args),
     /// Print the console log of a sandbox.
     Logs(logs::Args),
-    /// Show what a sandbox uses.
+    /// Show the resource usage of a sandbox.
     Metrics(metrics::Args),
-    /// Ask whether the daemon is up.
+    /// Check whether the daemon answers.
     Ping,
-    /// Show what the daemon is and has.
+    /// Show the version, VMM, language packs and pools of the daemon.
     Info,
-    /// Try the whole life of a sandbox against the daemon.
+    /// Run a self-test: create, use and delete a sandbox on the daemon.
     Test(test::Args),
-    /// List, build and remove templates: what sandboxes are restored from.
+    /// List, build and remove templates, the snapshots that sandboxes are restored from.
     #[command(subcommand)]
     Template(template::Command),
-    /// Build, list and check what guests boot from.
+    /// Build, list and check the images that guests boot from.
     #[command(subcommand)]
     Image(image::Command),
-    /// Fetch Firecracker or a guest kernel, verified.
+    /// Download and verify Firecracker or a guest kernel.
     #[command(subcommand)]
     Setup(setup::Command),
-    /// Find out whether this host can run emberd, and what to do if not.
+    /// Check whether this host can run emberd as configured, and suggest fixes.
     Doctor(doctor::Args),
-    /// Print Firecracker's configuration of a guest, to try a host by hand.
+    /// Print the Firecracker configuration of a guest, for booting it by hand.
     Vmconfig(vmconfig::Args),
-    /// Print the completion script of a shell.
+    /// Print a completion script for a shell.
     Completions(completions::Args),
 }
 

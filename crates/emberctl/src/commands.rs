@@ -1,14 +1,10 @@
 //! One module per command.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use emberd_client::Client;
-use emberd_image::DataDir;
-
 use crate::args::{Cli, Command};
+use crate::daemon_options::Globals;
 use crate::output::Output;
-use crate::report::Hinted;
 
 pub mod attach;
 pub mod completions;
@@ -41,10 +37,8 @@ pub mod vmconfig;
 /// # Errors
 /// Whatever kept `emberctl` from doing so; what a program or a check says is an exit code.
 pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
-    let client = || match &cli.addr {
-        Some(addr) => Client::new(addr),
-        None => Ok(Client::of_user()),
-    };
+    let globals = Globals::new(cli.addr, cli.data_dir);
+    let client = || globals.client();
     match cli.command {
         Command::Run(args) => run::run(&client()?, args, output).await,
         Command::Create(args) => create::run(&client()?, args, output).await,
@@ -66,20 +60,10 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Info => info::run(&client()?, output).await,
         Command::Test(args) => test::run(&client()?, args, output).await,
         Command::Template(command) => template::run(&client()?, command, output).await,
-        Command::Image(command) => image::run(command, &data_dir(cli.data_dir)?, output),
-        Command::Setup(command) => setup::run(command, &data_dir(cli.data_dir)?, output),
-        Command::Doctor(args) => {
-            doctor::run(&client()?, &args, &data_dir(cli.data_dir)?, output).await
-        }
-        Command::Vmconfig(args) => vmconfig::run(args, &data_dir(cli.data_dir)?),
+        Command::Image(command) => image::run(command, &globals.data_dir()?, output),
+        Command::Setup(command) => setup::run(command, &globals.data_dir()?, output),
+        Command::Doctor(args) => doctor::run(&globals, args, output).await,
+        Command::Vmconfig(args) => vmconfig::run(args, &globals),
         Command::Completions(args) => completions::run(&args),
     }
-}
-
-fn data_dir(path: Option<PathBuf>) -> anyhow::Result<DataDir> {
-    path.map(DataDir::new).or_else(DataDir::default_path).ok_or_else(|| {
-        let message = "this user has no home directory to keep images in".to_owned();
-        let hint = "name a directory with --data-dir".to_owned();
-        Hinted { message, hint }.into()
-    })
 }

@@ -13,7 +13,7 @@ use output::Output;
 mod args;
 mod check;
 mod commands;
-mod duration;
+mod daemon_options;
 mod exit;
 mod interact;
 mod interrupt;

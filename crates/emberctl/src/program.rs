@@ -12,9 +12,9 @@ use emberd_api::exec::{CODE_BYTES_MAX, STDIN_BYTES_MAX, TIMEOUT_MS_DEFAULT};
 use emberd_api::{ExecBody, ExecExit, ExecOutcome, ExecSpec, Limits, ProcessSpec};
 use serde::Serialize;
 
+use crate::exit;
 use crate::output::{Output, printable};
 use crate::trace::Trace;
-use crate::{duration, exit};
 
 /// The file name that stands for standard input.
 const STANDARD_INPUT: &str = "-";
@@ -24,30 +24,30 @@ const STANDARD_INPUT: &str = "-";
 pub struct ProgramArgs {
     /// Program text in the sandbox's language.
     code: Option<String>,
-    /// Take the program from a file; `-` is standard input.
+    /// Read the program from a file; `-` is standard input.
     #[arg(short, long, conflicts_with = "code")]
     file: Option<PathBuf>,
     /// Pass standard input on to the program.
     #[arg(short = 'i', long)]
     stdin: bool,
-    /// Time limit, such as 500ms, 10s or 2m; 30s when absent.
-    #[arg(long, value_parser = duration::parse, value_name = "TIME")]
+    /// Time limit, such as 500ms, 10s or 2m [default: 30s].
+    #[arg(long, value_parser = emberd_config::duration::parse, value_name = "TIME")]
     timeout: Option<Duration>,
-    /// Set an environment variable; may be given many times.
+    /// Set an environment variable; can be repeated.
     #[arg(short, long, value_parser = variable, value_name = "NAME=VALUE")]
     env: Vec<(String, String)>,
     /// Working directory in the sandbox.
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
-    /// Who it runs as, by name; root when absent.
+    /// User that the program runs as [default: root].
     #[arg(short, long, value_name = "NAME")]
     user: Option<String>,
     #[command(flatten)]
     limits: LimitArgs,
-    /// Start a new interpreter even where the pack keeps a warm one to fork.
+    /// Start a new interpreter instead of forking the warm one of the pack.
     #[arg(long)]
     fresh: bool,
-    /// Say on standard error where the time went; with --json, in the field `trace`.
+    /// Print how long each step took on standard error; with --json, in the field `trace`.
     #[arg(long)]
     trace: bool,
     /// Arguments of the program.
@@ -59,16 +59,16 @@ pub struct ProgramArgs {
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_field_names, reason = "each names its flag")]
 struct LimitArgs {
-    /// Processor time of each process, such as 10s, rounded up to whole seconds.
-    #[arg(long, value_parser = duration::parse, value_name = "TIME")]
+    /// CPU time limit of each process, such as 10s, rounded up to whole seconds.
+    #[arg(long, value_parser = emberd_config::duration::parse, value_name = "TIME")]
     max_cpu: Option<Duration>,
-    /// Memory of all its processes together, in MiB.
+    /// Memory limit of all processes together, in MiB.
     #[arg(long, value_name = "MIB")]
     max_memory: Option<u64>,
-    /// Processes and threads at once.
+    /// Most processes and threads at the same time.
     #[arg(long, value_name = "NUMBER")]
     max_pids: Option<u64>,
-    /// Size of each file written, in MiB.
+    /// Size limit of each written file, in MiB.
     #[arg(long, value_name = "MIB")]
     max_file: Option<u64>,
 }

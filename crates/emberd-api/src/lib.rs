@@ -68,7 +68,7 @@ pub struct CreateSandbox {
 /// Answer to `POST /sandboxes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CreatedSandbox {
-    /// `sb_` and 12 hexadecimal digits.
+    /// `sb_`, the node key of the daemon if it has one, and 12 hexadecimal digits.
     pub id: String,
 }
 
@@ -101,7 +101,7 @@ pub enum SandboxState {
 /// One sandbox, as `GET /sandboxes` and `GET /sandboxes/{id}` show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Sandbox {
-    /// `sb_` and 12 hexadecimal digits.
+    /// `sb_`, the node key of the daemon if it has one, and 12 hexadecimal digits.
     pub id: String,
     /// Its language pack.
     pub language_pack: String,

@@ -24,7 +24,7 @@ pub(crate) struct Base<V> {
 impl<V: SnapshotVmm> Base<V> {
     /// A sandbox with an id and a directory of its own, and nothing else yet.
     pub fn sandbox(&self, pack: &PackName) -> Arc<Sandbox<V::MicroVm>> {
-        let id = SandboxId::random();
+        let id = SandboxId::with_key(self.config.node_key);
         Arc::new(Sandbox::new(id, pack.clone(), self.run_dir.path().join(id.to_string())))
     }
 

@@ -3,20 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Most sandboxes at once, unless configured otherwise.
-pub const SANDBOXES_MAX_DEFAULT: usize = 64;
-
-/// How long a guest may take to answer for the first time, unless configured otherwise:
-/// several times a software-emulated boot on a busy host.
-pub const BOOT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+use crate::id::NodeKey;
 
 /// What every sandbox is made like, and how many there may be.
 #[derive(Debug, Clone)]
 pub struct SandboxesConfig {
-    /// Directory of per-sandbox state; at most [`RUN_DIR_BYTES_MAX`] bytes long.
+    /// Directory of per-sandbox state; at most [`RUN_DIR_BYTES_MAX`] bytes long, less the length
+    /// of the node key.
     ///
     /// [`RUN_DIR_BYTES_MAX`]: crate::RUN_DIR_BYTES_MAX
     pub run_dir: PathBuf,
+    /// Key of this daemon in the ids of new sandboxes.
+    pub node_key: NodeKey,
     /// Most sandboxes at once; microVMs in pools are none yet.
     pub sandboxes_max: usize,
     /// How long a guest may take to answer for the first time.

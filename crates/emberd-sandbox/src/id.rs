@@ -1,5 +1,5 @@
-//! The names of sandboxes, `sb_` and 12 hexadecimal digits, and of their contexts, `ctx_` and as
-//! many.
+//! The names of sandboxes, `sb_`, a node key and 12 hexadecimal digits, and of their contexts,
+//! `ctx_` and 12 hexadecimal digits.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,23 +8,84 @@ const PREFIX: &str = "sb_";
 const CONTEXT_PREFIX: &str = "ctx_";
 const RANDOM_BYTES: usize = 6;
 
+/// Key of one daemon, which the ids of its sandboxes carry: 0 to 4 of `a-z` and `0-9`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeKey {
+    /// The characters, in ASCII, then zeros.
+    bytes: [u8; Self::BYTES_MAX],
+}
+
+impl NodeKey {
+    /// Most bytes of a key.
+    pub const BYTES_MAX: usize = 4;
+
+    /// The key as text.
+    ///
+    /// # Panics
+    /// Never: a key is ASCII.
+    pub fn as_str(&self) -> &str {
+        let length = self.bytes.iter().position(|byte| *byte == 0).unwrap_or(Self::BYTES_MAX);
+        std::str::from_utf8(&self.bytes[..length]).expect("a key is ASCII")
+    }
+}
+
+impl fmt::Debug for NodeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// The text is not 0 to 4 of `a-z` and `0-9`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a node key is 0 to {} of a-z and 0-9", NodeKey::BYTES_MAX)]
+pub struct NodeKeyError;
+
+impl FromStr for NodeKey {
+    type Err = NodeKeyError;
+
+    fn from_str(text: &str) -> Result<Self, NodeKeyError> {
+        let plain = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let mut bytes = [0; Self::BYTES_MAX];
+        let place = bytes.get_mut(..text.len()).filter(|_| plain).ok_or(NodeKeyError)?;
+        place.copy_from_slice(text.as_bytes());
+        Ok(Self { bytes })
+    }
+}
+
 /// Identity of one sandbox; random, so that ids of different runs do not collide.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SandboxId([u8; RANDOM_BYTES]);
+pub struct SandboxId {
+    node_key: NodeKey,
+    random: [u8; RANDOM_BYTES],
+}
 
 impl SandboxId {
-    /// A fresh random id.
+    /// A fresh random id without a key.
     ///
     /// # Panics
     /// When the kernel has no randomness to give.
     pub fn random() -> Self {
-        Self(random())
+        Self::with_key(NodeKey::default())
+    }
+
+    /// A fresh random id with the key of its daemon.
+    ///
+    /// # Panics
+    /// When the kernel has no randomness to give.
+    pub fn with_key(node_key: NodeKey) -> Self {
+        Self { node_key, random: random() }
+    }
+
+    /// The key of the daemon that made the sandbox; empty if that has none.
+    pub fn node_key(self) -> NodeKey {
+        self.node_key
     }
 }
 
 impl fmt::Display for SandboxId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        show(PREFIX, self.0, f)
+        f.write_str(PREFIX)?;
+        show(self.node_key.as_str(), self.random, f)
     }
 }
 
@@ -34,16 +95,22 @@ impl fmt::Debug for SandboxId {
     }
 }
 
-/// The text is not `sb_` and 12 lower-case hexadecimal digits.
+/// The text is not `sb_`, a node key and 12 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a sandbox id is `sb_` and 12 hexadecimal digits")]
+#[error("a sandbox id is `sb_`, at most 4 of a-z and 0-9, and 12 hexadecimal digits")]
 pub struct SandboxIdError;
 
 impl FromStr for SandboxId {
     type Err = SandboxIdError;
 
     fn from_str(text: &str) -> Result<Self, SandboxIdError> {
-        read(PREFIX, text).map(Self).ok_or(SandboxIdError)
+        let rest = text.strip_prefix(PREFIX).ok_or(SandboxIdError)?;
+        // The last digits are the random ones, whatever a key before them looks like.
+        let key_bytes = rest.len().checked_sub(2 * RANDOM_BYTES).ok_or(SandboxIdError)?;
+        let (key, digits) = rest.split_at_checked(key_bytes).ok_or(SandboxIdError)?;
+        let node_key = key.parse().map_err(|_| SandboxIdError)?;
+        let random = read("", digits).ok_or(SandboxIdError)?;
+        Ok(Self { node_key, random })
     }
 }
 
@@ -123,8 +190,15 @@ mod tests {
 
     #[test]
     fn ids_round_trip() {
+        for key in ["", "a", "0", "eu1", "beef", "zzzz"] {
+            let node_key: NodeKey = key.parse().unwrap();
+            let id = SandboxId::with_key(node_key);
+            let text = id.to_string();
+            assert_eq!(text.parse(), Ok(id));
+            assert_eq!(id.node_key().as_str(), key);
+            assert!(text.starts_with(&format!("sb_{key}")) && text.len() == 15 + key.len());
+        }
         let id = SandboxId::random();
-        assert_eq!(id.to_string().parse(), Ok(id));
         let context = ContextId::random();
         assert_eq!(context.to_string().parse(), Ok(context));
         assert_eq!(id.to_string().parse::<ContextId>(), Err(ContextIdError));
@@ -133,12 +207,31 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in
-            ["", "sb_", "sb_00ff1234abc", "sb_00ff1234abcd0", "sb_00FF1234abcd", "xx_00ff1234abcd"]
-        {
+        for text in [
+            "",
+            "sb_",
+            "sb_00ff1234abc",
+            "sb_0000000ff1234abcd",
+            "sb_00FF1234abcd",
+            "xx_00ff1234abcd",
+            "sb_E00ff1234abcd",
+            "sb_e-00ff1234abcd",
+            "sb_e\000ff1234abcd",
+            "sb_00ff1234abcdx",
+        ] {
             assert_eq!(text.parse::<SandboxId>(), Err(SandboxIdError), "{text}");
         }
         assert_eq!("sb_../../../..".parse::<SandboxId>(), Err(SandboxIdError));
-        assert_eq!("sb_éééééé".parse::<SandboxId>(), Err(SandboxIdError));
+        for text in ["sb_éééééé", "sb_é00ff1234abcd", "sb_éééééé00"] {
+            assert_eq!(text.parse::<SandboxId>(), Err(SandboxIdError));
+        }
+    }
+
+    #[test]
+    fn node_keys_are_short_and_plain() {
+        for text in ["abcde", "A", "-", "é", "a b", "\0", "a\0"] {
+            assert_eq!(text.parse::<NodeKey>(), Err(NodeKeyError), "{text:?}");
+        }
+        assert_eq!("".parse(), Ok(NodeKey::default()));
     }
 }

@@ -42,7 +42,7 @@ mod templates;
 
 pub use boot_path::{BootPath, BootTimes};
 pub use channel::ChannelError;
-pub use config::{BOOT_TIMEOUT_DEFAULT, Pace, PoolConfig, SANDBOXES_MAX_DEFAULT, SandboxesConfig};
+pub use config::{Pace, PoolConfig, SandboxesConfig};
 pub use console::ConsoleLog;
 pub use contexts::{
     CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ContextError, ContextState, ContextView, Run, RunEnd,
@@ -51,7 +51,7 @@ pub use contexts::{
 pub use create::{CreateError, Created};
 pub use exec::{EXEC_GRACE_DEFAULT, ExecTimes, Executed};
 pub use files::{ArchiveUpload, FileContent, FileListing, FileUpload, FileWatch, STREAM_BYTES_MAX};
-pub use id::{ContextId, ContextIdError, SandboxId, SandboxIdError};
+pub use id::{ContextId, ContextIdError, NodeKey, NodeKeyError, SandboxId, SandboxIdError};
 pub use operation::OperationError;
 pub use pool::PoolView;
 pub use ports::{DialError, GuestTcp, PORT_CONNECTIONS_MAX};

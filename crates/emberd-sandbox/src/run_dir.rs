@@ -6,10 +6,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::id::NodeKey;
 use crate::shared::OpenError;
 
-/// Longest path of the run directory, in bytes. A Unix socket's path has 108 bytes with its
-/// final NUL (unix(7)); `/`, an id of 15 bytes and `/` with a socket's name follow this one.
+/// Longest path of the run directory without a node key, in bytes. A Unix socket's path has
+/// 108 bytes with its final NUL (unix(7)); `/`, an id of 15 bytes and `/` with a socket's name
+/// follow this one.
 pub const RUN_DIR_BYTES_MAX: usize = 107 - (1 + 15) - (1 + SOCKET_NAME_BYTES_MAX);
 
 /// Longest name a driver gives a socket, in bytes.
@@ -36,10 +38,12 @@ pub(crate) struct RunDir {
 
 impl RunDir {
     /// Creates `path` (mode 0700) where it does not exist, and locks it.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    /// Ids with `node_key` leave that much less room for its path.
+    pub fn open(path: &Path, node_key: NodeKey) -> Result<Self, OpenError> {
         let bytes = path.as_os_str().as_bytes().len();
-        if bytes > RUN_DIR_BYTES_MAX {
-            return Err(OpenError::RunDirTooLong { run_dir: path.to_owned(), bytes });
+        let bytes_max = RUN_DIR_BYTES_MAX - node_key.as_str().len();
+        if bytes > bytes_max {
+            return Err(OpenError::RunDirTooLong { run_dir: path.to_owned(), bytes, bytes_max });
         }
         let failed = |source| OpenError::RunDir { run_dir: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
@@ -71,7 +75,7 @@ mod tests {
     fn directory_is_private_and_empty() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("a/run");
-        let _run_dir = RunDir::open(&path).unwrap();
+        let _run_dir = RunDir::open(&path, NodeKey::default()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
     }
@@ -79,10 +83,13 @@ mod tests {
     #[test]
     fn second_daemon_is_refused_until_the_first_is_gone() {
         let temp = tempfile::tempdir().unwrap();
-        let first = RunDir::open(temp.path()).unwrap();
-        assert!(matches!(RunDir::open(temp.path()), Err(OpenError::RunDirInUse { .. })));
+        let first = RunDir::open(temp.path(), NodeKey::default()).unwrap();
+        assert!(matches!(
+            RunDir::open(temp.path(), NodeKey::default()),
+            Err(OpenError::RunDirInUse { .. })
+        ));
         drop(first);
-        RunDir::open(temp.path()).unwrap();
+        RunDir::open(temp.path(), NodeKey::default()).unwrap();
     }
 
     #[test]
@@ -94,13 +101,22 @@ mod tests {
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
         symlink(temp.path(), &link).unwrap();
         for path in [link, open] {
-            assert!(matches!(RunDir::open(&path), Err(OpenError::RunDirShared { .. })));
+            assert!(matches!(
+                RunDir::open(&path, NodeKey::default()),
+                Err(OpenError::RunDirShared { .. })
+            ));
         }
     }
 
     #[test]
     fn path_too_long_for_sockets_is_refused() {
         let path = format!("/nonexistent/{}", "x".repeat(RUN_DIR_BYTES_MAX));
-        assert!(matches!(RunDir::open(path.as_ref()), Err(OpenError::RunDirTooLong { .. })));
+        let path = Path::new(&path);
+        let refused = RunDir::open(path, NodeKey::default());
+        assert!(matches!(refused, Err(OpenError::RunDirTooLong { .. })));
+        // An id with a key is longer, and leaves less.
+        let path = format!("/nonexistent/{}", "x".repeat(RUN_DIR_BYTES_MAX - 13 - 3));
+        let refused = RunDir::open(path.as_ref(), "eu12".parse().unwrap());
+        assert!(matches!(refused, Err(OpenError::RunDirTooLong { bytes_max: 66, .. })));
     }
 }

@@ -21,7 +21,7 @@ use crate::create::{self, Answered, CreateError};
 use crate::pool::{Pools, health, keeper};
 use crate::reaper::Reaper;
 use crate::restore::{self, Blame, RestoreFailure, Stand};
-use crate::run_dir::{RUN_DIR_BYTES_MAX, RunDir};
+use crate::run_dir::RunDir;
 use crate::sandbox::Sandbox;
 use crate::table::Table;
 use crate::templates::{Templates, builder};
@@ -36,12 +36,14 @@ pub enum OpenError {
         run_dir: PathBuf,
     },
     /// Sockets in the run directory would have paths longer than the kernel takes.
-    #[error("{} has {bytes} bytes, over the limit of {RUN_DIR_BYTES_MAX}", run_dir.display())]
+    #[error("{} has {bytes} bytes, over the limit of {bytes_max}", run_dir.display())]
     RunDirTooLong {
         /// The run directory.
         run_dir: PathBuf,
         /// Length of its path.
         bytes: usize,
+        /// The longest it may have, given the node key.
+        bytes_max: usize,
     },
     /// Somebody else can write to the run directory.
     #[error("{} is not a directory of this user alone", run_dir.display())]
@@ -95,7 +97,7 @@ pub(crate) struct Shared<V: SnapshotVmm> {
 impl<V: SnapshotVmm> Shared<V> {
     /// As [`Sandboxes::open`](crate::Sandboxes::open).
     pub fn open(config: SandboxesConfig, images: Images, vmm: V) -> Result<Arc<Self>, OpenError> {
-        let run_dir = RunDir::open(&config.run_dir)?;
+        let run_dir = RunDir::open(&config.run_dir, config.node_key)?;
         let is_sandbox = |name: &str| name.parse::<SandboxId>().is_ok();
         let removed = emberd_vmm::remove_orphans(run_dir.path(), is_sandbox);
         for orphan in removed.map_err(OpenError::Orphans)? {

@@ -39,7 +39,7 @@ pub use jail::{IdRange, JailChoice, JailConfig};
 pub use log::{ConsoleReader, LOG_BYTES_MAX, tail as console_tail};
 pub use orphans::{OrphanError, OrphanVmm, Removed, remove_orphans};
 pub use qemu::{
-    AccelChoice, FindQemuError, Qemu, QemuConfig, QemuMicroVm, QemuStandby, QemuStream,
+    AccelChoice, FindQemuError, QEMU_BINARY, Qemu, QemuConfig, QemuMicroVm, QemuStandby, QemuStream,
 };
 pub use select::{Driver, HostFacts, SelectError, Selection, VmmChoice, select};
 pub use snapshot::{

@@ -30,7 +30,7 @@ mod mux;
 mod qmp;
 mod standby;
 
-pub use find::{AccelChoice, FindQemuError, QemuConfig};
+pub use find::{AccelChoice, BINARY as QEMU_BINARY, FindQemuError, QemuConfig};
 pub use microvm::QemuMicroVm;
 pub use mux::MuxStream as QemuStream;
 pub use standby::QemuStandby;

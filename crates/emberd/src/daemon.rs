@@ -12,17 +12,17 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use emberd_api::Address;
+use emberd_config::{Config, Problems, SocketOption, Surroundings};
 use emberd_image::Images;
 use emberd_sandbox::{OpenError, Sandboxes};
 use emberd_vmm::SnapshotVmm;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
-use crate::args::{Args, Options};
-use crate::config::{Config, SocketOption, Surroundings};
+use crate::args::{Args, Command, ConfigCommand};
 use crate::server::listener::{ListenError, Listener};
 use crate::server::{self, Server};
-use crate::{http, log};
+use crate::{config, http, log};
 
 /// How long requests under way may go on after the first signal. This is for programs that run;
 /// creations end at once.
@@ -66,23 +66,40 @@ impl RunError {
     }
 }
 
-/// The configuration the command line, the environment and the file ask for; starts the log.
+/// The configuration that the command line, the environment and the file ask for; starts the
+/// log. Nothing if the command line asks for `emberd config` instead, which is done then.
 ///
 /// Wrong usage ends the process, as command lines do.
 ///
 /// # Errors
-/// A file that cannot be used, or an option that cannot be meant.
-pub fn configure() -> anyhow::Result<Config> {
-    let args = Args::parse();
-    let file = args.config.as_deref().map(Options::read).transpose()?.unwrap_or_default();
-    let config = Config::new(args.options.over(file), &Surroundings::of_process())?;
-    log::start(config.log_format);
-    Ok(config)
+/// [`Problems`]: everything that is wrong with the configuration.
+pub fn configure() -> anyhow::Result<Option<Config>> {
+    let Args { config: mut file, flags, command } = Args::parse();
+    if let Some(Command::Config(ConfigCommand::Check { file: Some(other) })) = &command {
+        file = Some(other.clone());
+    }
+    let config = Config::load(flags.given, file.as_deref(), &Surroundings::of_process())?;
+    match command {
+        None => {
+            log::start(config.log_format);
+            return Ok(Some(config));
+        }
+        Some(Command::Config(ConfigCommand::Print { json })) => config::print(&config, json)?,
+        Some(Command::Config(ConfigCommand::Check { .. })) => {
+            let file = config.file.as_ref().map(|file| format!(": {}", file.display()));
+            let file = file.unwrap_or_default();
+            writeln!(io::stdout(), "the configuration is valid{file}")?;
+        }
+    }
+    Ok(None)
 }
 
 /// Prints why the daemon did not run, with every cause, and a hint if there is one.
 pub fn report(error: &anyhow::Error, hint: Option<&str>) -> ExitCode {
-    let mut text = format!("error: {error:#}\n");
+    let mut text = match error.downcast_ref::<Problems>() {
+        Some(problems) => problems.report(),
+        None => format!("error: {error:#}\n"),
+    };
     if let Some(hint) = hint.or_else(|| error.downcast_ref().and_then(RunError::hint)) {
         text = format!("{text}hint: {hint}\n");
     }
@@ -101,7 +118,7 @@ pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Resu
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let listener = Listener::bind(&config.addr).await?;
     let socket = bind_socket(config.socket.as_ref()).await?;
-    let sandboxes = Sandboxes::open(config.sandboxes, images, vmm)?;
+    let sandboxes = Sandboxes::open(config::sandboxes(&config), images, vmm)?;
     announce(&listener, socket.as_ref(), &sandboxes);
     let limits = http::Limits::default();
     let beside = socket.map(|socket| (socket.address().clone(), socket));

@@ -4,11 +4,10 @@
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
+use emberd_config::LogFormat;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-
-use crate::args::LogFormat;
 
 mod fields;
 mod line;

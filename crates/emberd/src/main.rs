@@ -3,9 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use emberd::args::{AccelChoice, JailChoice, VmmChoice};
-use emberd::config::Config;
 use emberd::daemon;
+use emberd_config::{AccelChoice, Config, JailChoice, VmmChoice};
 use emberd_proto::message::READY_PORT;
 use emberd_vmm::firecracker::{self, Firecracker, FirecrackerConfig};
 use emberd_vmm::{
@@ -26,7 +25,7 @@ async fn main() -> ExitCode {
 
 async fn run() -> anyhow::Result<()> {
     vmm::close_on_exec().context("cannot keep inherited descriptors from children")?;
-    let config = daemon::configure()?;
+    let Some(config) = daemon::configure()? else { return Ok(()) };
     let selection = vmm::select(vmm_choice(config.vmm), &host_facts(&config))?;
     match selection.driver {
         Driver::Firecracker { binary } => {
@@ -86,7 +85,7 @@ fn jail_config(config: &Config) -> JailConfig {
         jailer: config.jail.jailer.clone(),
         ids: ids.unwrap_or_default(),
         netns: config.jail.netns.clone(),
-        run_dir: Some(config.sandboxes.run_dir.clone()),
+        run_dir: Some(config.run_dir.clone()),
         ..JailConfig::default()
     }
 }

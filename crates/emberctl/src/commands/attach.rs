@@ -14,7 +14,7 @@ pub struct Args {
     id: String,
     /// The process, as `ps` lists it.
     pid: u32,
-    /// Only listen: standard input is not passed on.
+    /// Show output only; do not forward standard input.
     #[arg(long)]
     no_stdin: bool,
 }

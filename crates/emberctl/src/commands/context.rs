@@ -9,9 +9,9 @@ use emberd_api::{Context, ContextRun, ContextSpec, ContextState, RunEvent};
 use emberd_client::Client;
 use serde::Serialize;
 
+use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::output::{self, Output, printable};
-use crate::{duration, exit};
 use pictures::{Pictures, is_picture};
 
 mod pictures;
@@ -23,11 +23,11 @@ pub enum Command {
     New(NewArgs),
     /// List the contexts of a sandbox.
     Ls(LsArgs),
-    /// Run code in a context and show what it does as it does it. Ctrl-C interrupts the run.
+    /// Run code in a context and show its output as it appears. Ctrl-C interrupts the run.
     Run(RunArgs),
-    /// Interrupt what a context runs.
+    /// Interrupt the run of a context.
     Interrupt(Args),
-    /// Give a context a new interpreter, whatever the old one is doing.
+    /// Restart the interpreter of a context, even during a run.
     Restart(Args),
     /// Delete a context.
     Rm(Args),
@@ -38,13 +38,13 @@ pub enum Command {
 pub struct NewArgs {
     /// The sandbox.
     sandbox: String,
-    /// Its language, such as python, javascript or shell; the sandbox's own when absent.
+    /// Language, such as python, javascript or shell [default: that of the sandbox].
     #[arg(short, long, value_name = "LANGUAGE")]
     language: Option<String>,
     /// Working directory in the sandbox.
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
-    /// Who it runs as, by name; root when absent.
+    /// User that the interpreter runs as [default: root].
     #[arg(short, long, value_name = "NAME")]
     user: Option<String>,
 }
@@ -63,11 +63,11 @@ pub struct RunArgs {
     of: Args,
     /// The code.
     code: String,
-    /// Time limit, such as 500ms, 10s or 2m; none when absent.
-    #[arg(long, value_parser = duration::parse, value_name = "TIME")]
+    /// Time limit, such as 500ms, 10s or 2m [default: none].
+    #[arg(long, value_parser = emberd_config::duration::parse, value_name = "TIME")]
     timeout: Option<Duration>,
-    /// Save pictures (PNG, SVG, JPEG) in this directory, which is made if need be, as
-    /// run-RUN-NUMBER.png and so on, and print their paths.
+    /// Save pictures (PNG, SVG, JPEG) in this directory as run-RUN-NUMBER.png and so on, and print
+    /// their paths. The directory is created if needed.
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
 }

@@ -30,13 +30,13 @@ const COUNTER: &str = "{spinner} {bytes}, {binary_bytes_per_sec}";
 /// Arguments of `cp`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What: a path of this host, ID:PATH of a sandbox, or `-` for standard input. A directory is
-    /// copied with all that is in it.
+    /// Source: a path of this host, ID:PATH in a sandbox, or `-` for standard input. Directories
+    /// are copied with everything in them.
     src: OsString,
-    /// Where to: ID:PATH of a sandbox, a path of this host, or `-` for standard output. What is
-    /// copied to a directory that is there goes into it.
+    /// Destination: ID:PATH in a sandbox, a path of this host, or `-` for standard output. A copy
+    /// to an existing directory goes into it.
     dst: OsString,
-    /// The user of the sandbox whose home a relative path begins at, and whom copies belong to.
+    /// User in the sandbox who owns the copies, and whose home relative paths start at.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
 }

@@ -3,22 +3,21 @@
 //! Each check is a function from what was read to a row; reading is apart from it. What needs
 //! another user to read, or a file this kernel does not have, is `unknown`, never guessed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::builder::BoolishValueParser;
 use emberd_client::Client;
-use emberd_image::DataDir;
-use emberd_vmm::{
-    Driver, HostFacts, JailChoice, KvmVerdict, SelectError, Selection, VmmChoice, select,
-};
+use emberd_config::{AccelChoice, Config, Flags, Problem};
+use emberd_vmm::{Driver, HostFacts, KvmVerdict, SelectError, Selection, select};
 use serde::Serialize;
 
 use super::setup;
 use crate::check::Verdict;
+use crate::daemon_options::{DoctorKeys, FileArg, Globals, client_of};
 use crate::output::{Output, printable};
 use crate::{exit, report};
 
+mod choices;
 mod firecracker;
 mod host;
 mod images;
@@ -29,49 +28,13 @@ mod templates;
 /// Width of the column that says what was looked at.
 const WHAT_COLUMNS: usize = 16;
 
-/// Where the daemon keeps templates in the data directory unless told otherwise.
-const TEMPLATE_DIR: &str = "templates";
-
-/// Arguments of `doctor`; those of the daemon, so that it looks at what the daemon would run.
+/// Arguments of `doctor`: the daemon's, so that it judges what the daemon would run.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The VMM: auto, firecracker or qemu.
-    #[arg(long, env = "EMBERD_VMM", value_name = "VMM", default_value = "auto")]
-    vmm: VmmChoice,
-    /// What runs the guests' instructions; `kvm` forces KVM where it seems of no use.
-    #[arg(long, env = "EMBERD_ACCEL", value_name = "ACCEL", default_value = "auto",
-          value_parser = ["auto", "kvm", "tcg"])]
-    accel: String,
-    /// Firecracker's binary.
-    #[arg(long, env = "EMBERD_FIRECRACKER", value_name = "FILE")]
-    firecracker: Option<PathBuf>,
-    /// The jailer's binary; beside Firecracker's if absent.
-    #[arg(long, env = "EMBERD_JAILER", value_name = "FILE")]
-    jailer: Option<PathBuf>,
-    /// Whether microVMs are jailed: auto, on or off.
-    #[arg(long, env = "EMBERD_JAIL", value_name = "WHEN", default_value = "auto")]
-    jail: JailChoice,
-    /// Whether Firecracker runs without its system call filter.
-    #[arg(long, env = "EMBERD_NO_SECCOMP", hide = true, num_args = 0..=1,
-          default_value = "false", default_missing_value = "true",
-          value_parser = BoolishValueParser::new())]
-    no_seccomp: bool,
-    /// QEMU's binary.
-    #[arg(long, env = "EMBERD_QEMU", value_name = "FILE", default_value = qemu::DEFAULT_BINARY)]
-    qemu: PathBuf,
-    /// The daemon's directory of per-sandbox state.
-    #[arg(long, env = "EMBERD_RUN_DIR", value_name = "DIR")]
-    run_dir: Option<PathBuf>,
-    /// Whether the daemon makes templates.
-    #[arg(long, env = "EMBERD_TEMPLATES", value_name = "WHETHER", default_value = "on",
-          value_parser = ["on", "off"])]
-    templates: String,
-    /// The daemon's directory of templates; in the data directory if absent.
-    #[arg(long, env = "EMBERD_TEMPLATE_DIR", value_name = "DIR")]
-    template_dir: Option<PathBuf>,
-    /// Most memory of the daemon's pools, in MiB; a quarter of the host's if absent.
-    #[arg(long, env = "EMBERD_POOL_MEMORY_MIB", value_name = "MIB")]
-    pool_memory_mib: Option<u64>,
+    #[command(flatten)]
+    file: FileArg,
+    #[command(flatten)]
+    flags: Flags<DoctorKeys>,
 }
 
 /// One thing looked at.
@@ -98,44 +61,62 @@ type Reading = Result<String, String>;
 ///
 /// # Errors
 /// Standard output is closed or full.
-pub async fn run(
-    client: &Client,
-    args: &Args,
-    data_dir: &DataDir,
-    output: Output,
-) -> anyhow::Result<ExitCode> {
-    let kvm_forced = args.accel == "kvm";
-    let dirs = [setup::firecracker_dir(data_dir)];
-    let facts = HostFacts::of_this_host(args.firecracker.as_deref(), &dirs, kvm_forced);
-    let selection = select(args.vmm, &facts);
-    let wants_firecracker = match &selection {
-        Ok(selection) => selection.driver != Driver::Qemu,
-        Err(SelectError::NoFirecracker | SelectError::NoKvm(_)) => true,
+pub async fn run(globals: &Globals, args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    let checks = match globals.with(args.file).load(args.flags.given) {
+        Ok(config) => checks(&config).await?,
+        // Of a daemon that does not start nothing else can be judged.
+        Err(problems) => problems.0.iter().map(problem).collect(),
     };
-    let mut checks = vec![vmm(&selection, facts.kvm)];
-    let mut is_jailed = false;
-    if wants_firecracker {
-        let (rows, jailed) = firecracker::rows(facts.firecracker.as_deref(), args, client).await;
-        checks.push(host::kvm_for_firecracker(facts.kvm, host::try_kvm(facts.kvm)));
-        checks.extend(rows);
-        is_jailed = jailed;
-    } else {
-        checks.push(qemu::binary(&args.qemu));
-        checks.push(qemu::kvm(facts.kvm, &args.accel));
-        checks.push(qemu::jail(args));
-    }
-    checks.extend(host::rows(args.run_dir.as_deref(), is_jailed));
-    checks.extend([images::images(data_dir), images::disk(data_dir.path())]);
-    if args.templates == "on" {
-        let dir = args.template_dir.clone();
-        let dir = dir.unwrap_or_else(|| data_dir.path().join(TEMPLATE_DIR));
-        checks.extend(templates::rows(&dir, args.pool_memory_mib));
-    }
-    checks.push(daemon(client).await);
     let healthy = checks.iter().all(|row| row.verdict != Verdict::Fail);
     let diagnosis = Diagnosis { healthy, checks };
     output.print(&diagnosis, || diagnosis.checks.iter().map(text).collect())?;
     Ok(if healthy { ExitCode::SUCCESS } else { exit::CHECK_FAILED.into() })
+}
+
+/// Every row for a daemon with `config`.
+async fn checks(config: &Config) -> anyhow::Result<Vec<Row>> {
+    let client = &client_of(config)?;
+    let data_dir = &config.data_dir;
+    let kvm_forced = config.accel == AccelChoice::Kvm;
+    let dirs = [setup::firecracker_dir(data_dir)];
+    let facts = HostFacts::of_this_host(config.firecracker.as_deref(), &dirs, kvm_forced);
+    let selection = select(choices::vmm(config), &facts);
+    let wants_firecracker = match &selection {
+        Ok(selection) => selection.driver != Driver::Qemu,
+        Err(SelectError::NoFirecracker | SelectError::NoKvm(_)) => true,
+    };
+    let mut checks = vec![configuration(config), vmm(&selection, facts.kvm)];
+    let mut is_jailed = false;
+    if wants_firecracker {
+        let (rows, jailed) = firecracker::rows(facts.firecracker.as_deref(), config, client).await;
+        checks.push(host::kvm_for_firecracker(facts.kvm, host::try_kvm(facts.kvm)));
+        checks.extend(rows);
+        is_jailed = jailed;
+    } else {
+        checks.push(qemu::binary(config.qemu.as_deref()));
+        checks.push(qemu::kvm(facts.kvm, config.accel));
+        checks.push(qemu::jail(config));
+    }
+    checks.extend(host::rows(config, is_jailed));
+    checks.extend([images::images(config), images::disk(data_dir.path())]);
+    if config.templates {
+        checks.extend(templates::rows(config));
+    }
+    checks.push(daemon(client).await);
+    Ok(checks)
+}
+
+/// Which configuration is judged.
+fn configuration(config: &Config) -> Row {
+    const WHAT: &str = "configuration";
+    let given = config.shown().iter().filter(|option| option.origin != "default").count();
+    let file = config.file.as_ref();
+    let file = file.map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
+    Row::ok(WHAT, format!("{file}; {given} options given, the others have their defaults"))
+}
+
+fn problem(problem: &Problem) -> Row {
+    Row::fail("configuration", &problem.error).advise(&problem.hint)
 }
 
 fn text(row: &Row) -> String {
@@ -223,6 +204,10 @@ async fn daemon(client: &Client) -> Row {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use emberd_vmm::VmmChoice;
+
     use super::*;
 
     #[test]

@@ -21,13 +21,13 @@ pub enum Command {
     Ls {
         /// The directory, ID:PATH.
         path: OsString,
-        /// Levels below it that are listed.
+        /// How many levels of directories to list.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
         depth: u32,
         #[command(flatten)]
         whose: Whose,
     },
-    /// Show what a path leads to.
+    /// Show the type, size, owner and times of a file.
     Stat {
         /// ID:PATH.
         path: OsString,
@@ -41,24 +41,24 @@ pub enum Command {
         #[command(flatten)]
         whose: Whose,
     },
-    /// Move a file or a directory, replacing a file that is there.
+    /// Move a file or a directory, and replace an existing file.
     Mv {
-        /// What, ID:PATH.
+        /// Source, ID:PATH.
         from: OsString,
         /// Its new path in the same sandbox.
         to: OsString,
         #[command(flatten)]
         whose: Whose,
     },
-    /// Remove files, and directories with all that is in them.
+    /// Remove files, and directories with everything in them.
     Rm {
-        /// What, ID:PATH.
+        /// Files and directories, ID:PATH.
         #[arg(required = true)]
         paths: Vec<OsString>,
         #[command(flatten)]
         whose: Whose,
     },
-    /// Tell of changes as they happen, one a line, until interrupted.
+    /// Print changes as they happen, one per line, until interrupted.
     Watch {
         /// A directory or a file, ID:PATH.
         path: OsString,
@@ -73,8 +73,7 @@ pub enum Command {
 /// For whom.
 #[derive(Debug, clap::Args)]
 pub struct Whose {
-    /// The user of the sandbox whose home relative paths begin at, and whom what is made
-    /// belongs to.
+    /// User in the sandbox who owns new files, and whose home relative paths start at.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
 }

@@ -23,8 +23,8 @@ use crate::report::{self, Hinted};
 pub struct Args {
     /// The sandbox.
     id: String,
-    /// The port inside it; the same port is listened on here unless another is named, of which
-    /// 0 stands for a free one.
+    /// Port inside the sandbox, or HERE:INSIDE. Without HERE, this host listens on the same port;
+    /// with 0, on a free one.
     #[arg(value_name = "[HOSTPORT:]PORT")]
     ports: Ports,
 }
@@ -44,7 +44,7 @@ impl FromStr for Ports {
         let port = |text: &str| {
             let digits = text.bytes().all(|byte| byte.is_ascii_digit());
             let port = text.parse().ok().filter(|_| digits);
-            port.ok_or_else(|| format!("`{text}` is no port, as in 8080 or 8080:80"))
+            port.ok_or_else(|| format!("`{text}` is not a port, as in 8080 or 8080:80"))
         };
         let ports = Self { here: port(here)?, inside: port(inside)? };
         if ports.inside == 0 { Err("port 0 is none to forward".into()) } else { Ok(ports) }

@@ -15,13 +15,13 @@ mod prune;
 /// What to do with images.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Build what is missing or out of date.
+    /// Build images that are missing or out of date.
     Build(Box<build::Args>),
-    /// List what there is.
+    /// List the images of the data directory.
     Ls,
-    /// Name what a guest would miss under a kernel, the installed one unless you name another.
+    /// Check whether a kernel has what guests need [default: the installed kernel].
     Check(check::Args),
-    /// Remove files no image uses any more.
+    /// Remove files that no image uses.
     Prune,
 }
 

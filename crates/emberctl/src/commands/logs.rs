@@ -13,10 +13,10 @@ use crate::output::{Output, printable};
 pub struct Args {
     /// The sandbox.
     id: String,
-    /// Go on with what is added, until the sandbox ends.
+    /// Follow the log until the sandbox ends.
     #[arg(short, long)]
     follow: bool,
-    /// Begin that many lines before the end.
+    /// Start this many lines before the end.
     #[arg(long, value_name = "LINES")]
     tail: Option<usize>,
 }

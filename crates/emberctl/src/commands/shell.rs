@@ -16,7 +16,7 @@ const BEST_SHELL: &str = "command -v bash >/dev/null && exec bash -l; exec sh -l
 pub struct Args {
     /// The sandbox.
     id: String,
-    /// Who the shell runs as; root when absent.
+    /// User that the shell runs as [default: root].
     #[arg(short, long, value_name = "NAME")]
     user: Option<String>,
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -112,6 +113,83 @@ fn doctor_looks_at_the_driver_that_is_asked_for() {
     assert!(release["seen"].as_str().unwrap().contains("CVE-2026-5747"), "{release}");
     let qemu = diagnose("qemu", "auto");
     assert!(row(&qemu, "qemu").is_some() && row(&qemu, "firecracker").is_none());
+}
+
+/// The checks of a diagnosis by `command`.
+fn diagnosis(mut command: Command) -> impl Fn(&str) -> Value {
+    let output = command.output().unwrap();
+    let diagnosis: Value = serde_json::from_slice(&output.stdout).unwrap();
+    move |what| {
+        let mut checks = diagnosis["checks"].as_array().unwrap().iter();
+        checks.find(|check| check["what"] == what).cloned().unwrap_or_default()
+    }
+}
+
+#[test]
+fn doctor_judges_the_daemon_of_the_configuration_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    firecracker(dir.path(), "1.16.2");
+    let daemon = FakeDaemon::start(Flaws::default());
+    let options = [
+        format!("run-dir = '{}'", path("here")),
+        format!("data-dir = '{}'", path("data")),
+        format!("template-dir = '{}'", path("moulds")),
+        format!("firecracker = '{}'", path("firecracker")),
+        format!("addr = '{}'", daemon.addr),
+        "vmm = 'firecracker'\njail = 'off'\npool-memory-mib = '8TiB'".to_owned(),
+        // No host holds one such guest, and no process so many files.
+        "guest-ram-mib = '1TiB'\nmax-sandboxes = 4096".to_owned(),
+    ];
+    let file = path("emberd.toml");
+    fs::write(&file, options.join("\n")).unwrap();
+    let doctor = |args: &[&str]| {
+        let mut command = emberctl("", &[&["doctor", "--json", "--config", &file], args].concat());
+        command.env_remove("EMBERD_ADDR");
+        command
+    };
+    let check = diagnosis(doctor(&[]));
+    let seen = |what: &str| check(what)["seen"].as_str().unwrap_or_default().to_owned();
+    assert!(seen("configuration").starts_with(&file), "{}", seen("configuration"));
+    assert!(seen("run directory").contains(&path("here")), "{}", seen("run directory"));
+    assert!(seen("disk").ends_with(&path("data")), "{}", seen("disk"));
+    assert!(seen("templates").contains(&path("moulds")), "{}", seen("templates"));
+    assert!(seen("firecracker").starts_with("1.16.2, "), "{}", seen("firecracker"));
+    assert_eq!(check("qemu"), Value::Null);
+    assert_eq!(check("memory")["verdict"], "fail");
+    assert_eq!(check("pool memory")["verdict"], "warn");
+    assert!(seen("pool memory").starts_with("up to 8.0 TiB"), "{}", seen("pool memory"));
+    assert!(seen("daemon").contains(&daemon.addr), "{}", seen("daemon"));
+    // A flag wins over the file.
+    let check = diagnosis(doctor(&["--vmm", "qemu", "--pool-size", "off"]));
+    assert_eq!((check("firecracker"), check("pool memory")), (Value::Null, Value::Null));
+    assert!(check("qemu")["verdict"].is_string());
+}
+
+#[test]
+fn doctor_says_what_is_wrong_with_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("emberd.toml");
+    fs::write(&file, "gest-ram-mib = 1\n").unwrap();
+    let mut command = emberctl(ADDR_DEAD, &["doctor", "--json"]);
+    command.env("EMBERD_CONFIG", &file).env("EMBERD_VMM", "xen");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", complaint(&output));
+    let diagnosis: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = diagnosis["checks"].as_array().unwrap();
+    assert_eq!(checks.len(), 2, "{diagnosis}");
+    let rows = checks.iter().map(|check| {
+        assert_eq!((&check["what"], &check["verdict"]), (&"configuration".into(), &"fail".into()));
+        format!("{}: {}", check["seen"].as_str().unwrap(), check["advice"].as_str().unwrap())
+    });
+    let rows: Vec<_> = rows.collect();
+    assert!(rows[0].contains("unknown option `gest-ram-mib`: did you mean `guest-ram-mib`?"));
+    assert!(rows[1].starts_with("EMBERD_VMM is `xen`"), "{rows:?}");
+    // Other commands that work in the data directory read the file too.
+    let mut command = emberctl(ADDR_DEAD, &["image", "ls"]);
+    let output = command.env("EMBERD_CONFIG", &file).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(complaint(&output).contains("hint: did you mean"), "{}", complaint(&output));
 }
 
 #[test]

@@ -12,8 +12,8 @@ use emberd_proto::frame::{encode, encode_message};
 use emberd_proto::message::{GENERATION, READY_PORT};
 use emberd_proto::{ExecOutcome, ExecSpec, GuestMessage, Kind, Welcome};
 use emberd_sandbox::{
-    BootPath, OperationError, Pace, PoolConfig, PoolView, SandboxId, SandboxState, Sandboxes,
-    SandboxesConfig, TemplateView,
+    BootPath, NodeKey, OperationError, Pace, PoolConfig, PoolView, SandboxId, SandboxState,
+    Sandboxes, SandboxesConfig, TemplateView,
 };
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
 use emberd_vmm::{JailChoice, JailConfig};
@@ -98,6 +98,7 @@ impl Fixture {
         let run_dir = temp.path().join("run");
         let mut config = SandboxesConfig {
             run_dir: run_dir.clone(),
+            node_key: NodeKey::default(),
             sandboxes_max: 64,
             boot_timeout: PATIENCE,
             exec_grace: PATIENCE,

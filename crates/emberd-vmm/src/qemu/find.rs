@@ -8,7 +8,8 @@ use crate::host::KvmVerdict;
 use crate::jail::JailConfig;
 use crate::process;
 
-const BINARY: &str = "qemu-system-x86_64";
+/// The program that is looked for in the search path.
+pub const BINARY: &str = "qemu-system-x86_64";
 
 /// Oldest major version whose `microvm` board describes its devices in ACPI.
 const VERSION_MAJOR_MIN: u32 = 6;

@@ -33,7 +33,7 @@ const EVENT_STREAM: &str = "text/event-stream";
 #[utoipa::path(
     post,
     path = paths::CONTEXTS,
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits")),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
     request_body = ContextSpec,
     responses(
         (status = 201, description = "It is ready", body = Context),
@@ -61,7 +61,7 @@ pub async fn open<V: SnapshotVmm>(
 #[utoipa::path(
     get,
     path = paths::CONTEXTS,
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits")),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
     responses(
         (status = 200, description = "All of them", body = ContextList),
         (status = 404, description = "There is no such sandbox", body = ErrorBody),
@@ -80,7 +80,7 @@ pub async fn list<V: SnapshotVmm>(
     delete,
     path = paths::CONTEXT,
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("context" = String, Path, description = "`ctx_` and 12 hexadecimal digits"),
     ),
     responses(
@@ -102,7 +102,7 @@ pub async fn delete<V: SnapshotVmm>(
     post,
     path = paths::CONTEXT_RUN,
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("context" = String, Path, description = "`ctx_` and 12 hexadecimal digits"),
     ),
     request_body = ContextRun,
@@ -145,7 +145,7 @@ pub async fn run<V: SnapshotVmm>(
     post,
     path = paths::CONTEXT_INTERRUPT,
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("context" = String, Path, description = "`ctx_` and 12 hexadecimal digits"),
     ),
     responses(
@@ -166,7 +166,7 @@ pub async fn interrupt<V: SnapshotVmm>(
     post,
     path = paths::CONTEXT_RESTART,
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("context" = String, Path, description = "`ctx_` and 12 hexadecimal digits"),
     ),
     responses(

@@ -17,7 +17,7 @@ use super::observe::Timed;
 #[utoipa::path(
     post,
     path = paths::EXEC,
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits")),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
     request_body = ExecBody,
     responses(
         (status = 200, description = "How the program ended, whichever way", body = ExecOutcome,

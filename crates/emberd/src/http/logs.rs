@@ -33,7 +33,7 @@ pub struct Wanted {
 #[utoipa::path(
     get,
     path = paths::LOGS,
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"), Wanted),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"), Wanted),
     responses(
         (status = 200, description = "Lines of the log", body = String, content_type = "text/plain"),
         (status = 400, description = "The query is wrong", body = ErrorBody),

@@ -14,7 +14,7 @@ use super::id::Id;
 #[utoipa::path(
     get,
     path = paths::METRICS,
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits")),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
     responses(
         (status = 200, description = "What it uses now", body = Metrics),
         (status = 404, description = "There is no such sandbox", body = ErrorBody),

@@ -20,7 +20,7 @@ use crate::server::caller::Caller;
     path = paths::PORT,
     operation_id = "connect_port",
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("port" = u16, Path, description = "1 to 65535"),
     ),
     responses(

@@ -24,7 +24,7 @@ mod websocket;
     post,
     path = paths::PROCESSES,
     operation_id = "start_process",
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits")),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
     request_body = ProcessSpec,
     responses(
         (status = 201, description = "It runs", body = Process),
@@ -54,7 +54,7 @@ pub async fn start<V: SnapshotVmm>(
     get,
     path = paths::PROCESSES,
     operation_id = "list_processes",
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits")),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
     responses(
         (status = 200, description = "The processes", body = ProcessList),
         (status = 404, description = "There is no such sandbox", body = ErrorBody),
@@ -74,7 +74,7 @@ pub async fn list<V: SnapshotVmm>(
     get,
     path = paths::PROCESS,
     operation_id = "get_process",
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
            ("pid" = u32, Path, description = "The process's number")),
     responses(
         (status = 200, description = "The process", body = Process),
@@ -93,7 +93,7 @@ pub async fn get<V: SnapshotVmm>(
     delete,
     path = paths::PROCESS,
     operation_id = "delete_process",
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
            ("pid" = u32, Path, description = "The process's number")),
     responses(
         (status = 204, description = "It is being killed"),
@@ -121,7 +121,7 @@ pub struct StdinQuery {
     post,
     path = paths::PROCESS_STDIN,
     operation_id = "write_process_stdin",
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
            ("pid" = u32, Path, description = "The process's number"),
            ("end" = Option<bool>, Query, description = "Whether input ends with the body; \
             a terminal is sent Ctrl-D")),
@@ -166,7 +166,7 @@ pub async fn stdin<V: SnapshotVmm>(
     post,
     path = paths::PROCESS_SIGNAL,
     operation_id = "signal_process",
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
            ("pid" = u32, Path, description = "The process's number")),
     request_body = SignalProcess,
     responses(
@@ -191,7 +191,7 @@ pub async fn signal<V: SnapshotVmm>(
     post,
     path = paths::PROCESS_RESIZE,
     operation_id = "resize_process",
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
            ("pid" = u32, Path, description = "The process's number")),
     request_body = TtySize,
     responses(

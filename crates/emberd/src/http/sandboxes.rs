@@ -80,7 +80,7 @@ pub async fn list<V: SnapshotVmm>(State(sandboxes): State<Sandboxes<V>>) -> Json
     get,
     path = paths::SANDBOX,
     operation_id = "get_sandbox",
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits")),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
     responses(
         (status = 200, description = "The sandbox", body = Sandbox),
         (status = 404, description = "There is no such sandbox", body = ErrorBody),
@@ -100,7 +100,7 @@ pub async fn get<V: SnapshotVmm>(
     delete,
     path = paths::SANDBOX,
     operation_id = "delete_sandbox",
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits")),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
     responses(
         (status = 204, description = "The sandbox is out of reach",
          headers(("server-timing" = String, description = "Where the time went"))),

@@ -9,7 +9,7 @@ use emberd_client::{Client, ClientError};
 use emberd_image::Images;
 use emberd_proto::ExecSpec;
 use emberd_proto::message::READY_PORT;
-use emberd_sandbox::{Sandboxes, SandboxesConfig};
+use emberd_sandbox::{NodeKey, Sandboxes, SandboxesConfig};
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
 use emberd_vmm::{JailChoice, JailConfig};
 use fake_firecracker::Double;
@@ -70,6 +70,7 @@ impl Api {
         let run_dir = temp.path().join("run");
         let mut config = SandboxesConfig {
             run_dir: run_dir.clone(),
+            node_key: NodeKey::default(),
             sandboxes_max: 4,
             boot_timeout: Duration::from_secs(60),
             exec_grace: Duration::from_secs(60),

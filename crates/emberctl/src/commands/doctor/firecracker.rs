@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use emberd_client::Client;
+use emberd_config::Config;
 use emberd_vmm::firecracker::{Features, FindError, SnapshotFormat, Version, needs_interpreter};
 
 use super::jail::{self, JailFacts};
-use super::{Args, Reading, Row, read};
+use super::{Reading, Row, read};
 use crate::report;
 
 /// Host kernels Firecracker is tested on by its makers.
@@ -18,19 +19,19 @@ const KERNELS: [(u32, u32); 3] = [(5, 10), (6, 1), (6, 18)];
 const SECCOMP_FILTER: &str = "2";
 
 /// Every row, and whether microVMs would be jailed.
-pub async fn rows(binary: Option<&Path>, args: &Args, client: &Client) -> (Vec<Row>, bool) {
+pub async fn rows(binary: Option<&Path>, config: &Config, client: &Client) -> (Vec<Row>, bool) {
     let Some(binary) = binary else {
         let row = Row::fail("firecracker", "no firecracker binary found")
             .advise("emberctl setup firecracker installs one");
         return (vec![row], false);
     };
     let version = ask_version(binary);
-    let facts = JailFacts::read(args, binary, version.clone().ok());
+    let facts = JailFacts::read(config, binary, version.clone().ok());
     let features = version.as_ref().ok().map(Features::from);
     let kvm = |name: &str| read(format!("/sys/module/kvm/parameters/{name}"));
     let rows = vec![
         release(binary, &version),
-        seccomp(needs_interpreter(binary), args.no_seccomp, &running(client).await),
+        seccomp(needs_interpreter(binary), !config.seccomp, &running(client).await),
         snapshots(features, SnapshotFormat::of_binary(binary)),
         jail::jail(&facts),
         jail::cgroups(&read("/sys/fs/cgroup/cgroup.controllers"), &facts),

@@ -4,9 +4,10 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+use emberd_config::Config;
 use emberd_vmm::{KvmTrial, KvmVerdict};
 use rustix::fs::{StatVfs, StatVfsMountFlags, statvfs};
 use rustix::process::{Resource, getrlimit};
@@ -14,15 +15,11 @@ use rustix::process::{Resource, getrlimit};
 use super::{Reading, Row, read};
 use crate::output;
 
-/// Memory of one guest and its VMM, in bytes (320 MiB): the daemon's default for a guest, and
-/// what the VMM needs beside it.
-const GUEST_BYTES: u64 = 320 << 20;
+/// Memory a VMM needs beside its guest's, in bytes (64 MiB).
+const VMM_BYTES: u64 = 64 << 20;
 
 /// Fewer guests than this in free memory is worth a word.
 const GUESTS_FEW: u64 = 4;
-
-/// Guests the daemon allows unless told otherwise.
-const GUESTS_MAX: u64 = 64;
 
 /// Descriptors the daemon holds for one guest: connections, process, log.
 const FILES_PER_GUEST: u64 = 24;
@@ -33,40 +30,25 @@ const KVM_API_VERSION: i32 = 12;
 /// Creating an empty virtual machine takes longer than this only where something is wrong.
 const CREATE_VM_MAX: Duration = Duration::from_millis(2);
 
-/// Longest path of a run directory the daemon takes, in bytes: a socket's has at most 107
-/// (unix(7)), and its name and its sandbox's come after.
-const RUN_DIR_BYTES_MAX: usize = 70;
-
 /// Free space in the run directory, in bytes (256 MiB): logs, and a copy of the VMM per jail.
 const RUN_DIR_FREE_BYTES: u64 = 256 << 20;
 
 const VULNERABILITIES: &str = "/sys/devices/system/cpu/vulnerabilities";
 
 /// Every row that does not depend on the driver.
-pub fn rows(run_dir: Option<&Path>, is_jailed: bool) -> Vec<Row> {
-    let run_dir = run_dir.map_or_else(default_run_dir, Path::to_owned);
+pub fn rows(config: &Config, is_jailed: bool) -> Vec<Row> {
+    let guest_bytes = (u64::from(config.guest_ram_mib) << 20) + VMM_BYTES;
     vec![
-        memory(read("/proc/meminfo")),
+        memory(read("/proc/meminfo"), guest_bytes),
         swap(read("/proc/swaps")),
         ksm(&read("/sys/kernel/mm/ksm/run")),
         smt(&read("/sys/devices/system/cpu/smt/active")),
         vulnerabilities(read_all(VULNERABILITIES)),
         microcode(read("/proc/cpuinfo")),
-        open_files(getrlimit(Resource::Nofile).current),
-        run_dir_place(&run_dir, is_jailed),
-        run_dir_owners(&run_dir, rustix::process::geteuid().as_raw()),
+        open_files(getrlimit(Resource::Nofile).current, config.max_sandboxes as u64),
+        run_dir_place(&config.run_dir, is_jailed),
+        run_dir_owners(&config.run_dir, rustix::process::geteuid().as_raw()),
     ]
-}
-
-/// Where the daemon keeps its state unless told otherwise.
-fn default_run_dir() -> PathBuf {
-    let user = rustix::process::geteuid();
-    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    match runtime_dir.filter(|dir| dir.is_absolute()) {
-        _ if user.is_root() => "/var/lib/emberd/run".into(),
-        Some(runtime_dir) => runtime_dir.join("emberd"),
-        None => format!("/tmp/emberd-{}", user.as_raw()).into(),
-    }
 }
 
 /// Names and texts of the files in `dir`, in the order of their names.
@@ -113,14 +95,14 @@ pub fn kvm_for_firecracker(verdict: KvmVerdict, trial: Option<io::Result<KvmTria
     }
 }
 
-fn memory(meminfo: Reading) -> Row {
+fn memory(meminfo: Reading, guest_bytes: u64) -> Row {
     const WHAT: &str = "memory";
     let available = match meminfo.map(|text| meminfo_bytes(&text, "MemAvailable:")) {
         Ok(Some(available)) => available,
         Ok(None) => return Row::unknown(WHAT, "/proc/meminfo says nothing"),
         Err(error) => return Row::unknown(WHAT, &error),
     };
-    let guests = available / GUEST_BYTES;
+    let guests = available / guest_bytes;
     let seen = format!("{} free, enough for {guests} guests", output::bytes(available));
     match guests {
         0 => Row::fail(WHAT, seen).advise("give guests less with --guest-ram-mib"),
@@ -207,14 +189,14 @@ fn microcode(cpuinfo: Reading) -> Row {
 }
 
 /// The limit is that of this shell; the daemon's is that of whatever starts it.
-fn open_files(limit: Option<u64>) -> Row {
+fn open_files(limit: Option<u64>, guests_max: u64) -> Row {
     const WHAT: &str = "open files";
     let Some(limit) = limit else { return Row::ok(WHAT, "not limited") };
     let guests = limit / FILES_PER_GUEST;
     let seen = format!("at most {limit}, enough for {guests} guests");
-    if guests < GUESTS_MAX {
+    if guests < guests_max {
         Row::warn(WHAT, seen)
-            .advise(format!("ulimit -n {}, for the daemon", GUESTS_MAX * FILES_PER_GUEST))
+            .advise(format!("ulimit -n {}, for the daemon", guests_max * FILES_PER_GUEST))
     } else {
         Row::ok(WHAT, seen)
     }
@@ -223,11 +205,6 @@ fn open_files(limit: Option<u64>) -> Row {
 /// Whether what the daemon and a jail need works where `run_dir` is, or will be.
 fn run_dir_place(run_dir: &Path, is_jailed: bool) -> Row {
     const WHAT: &str = "run directory";
-    let bytes = run_dir.as_os_str().len();
-    if bytes > RUN_DIR_BYTES_MAX {
-        let seen = format!("{} has {bytes} bytes, too many for sockets in it", run_dir.display());
-        return Row::fail(WHAT, seen).advise(format!("at most {RUN_DIR_BYTES_MAX}: --run-dir"));
-    }
     let Some(existing) = run_dir.ancestors().find(|ancestor| ancestor.exists()) else {
         return Row::unknown(WHAT, &format!("no part of {} exists", run_dir.display()));
     };
@@ -301,17 +278,18 @@ mod tests {
 
     #[test]
     fn memory_is_judged_by_the_guests_it_holds() {
-        let judge = |kib: u64| memory(Ok(format!("MemTotal: 9 kB\nMemAvailable: {kib} kB\n")));
+        let judge =
+            |kib: u64| memory(Ok(format!("MemTotal: 9 kB\nMemAvailable: {kib} kB\n")), 320 << 20);
         assert_eq!(judge(300 << 10).verdict, Fail);
         assert_eq!(judge(700 << 10).verdict, Warn);
         check(&judge(8 << 20), Good, "8.0 GiB free, enough for 25 guests");
-        check(&memory(text("MemAvailable: lots")), Info, "unknown: /proc/meminfo says nothing");
+        check(&memory(text("MemAvailable: lots"), 1), Info, "unknown: /proc/meminfo says nothing");
     }
 
     #[test]
     fn what_cannot_be_read_is_unknown() {
         for row in [
-            memory(unreadable()),
+            memory(unreadable(), 1),
             swap(unreadable()),
             ksm(&unreadable()),
             smt(&unreadable()),
@@ -357,9 +335,9 @@ mod tests {
 
     #[test]
     fn descriptors_are_judged_by_the_guests_they_serve() {
-        check(&open_files(None), Good, "not limited");
-        check(&open_files(Some(20_000)), Good, "at most 20000, enough for 833 guests");
-        assert_eq!(open_files(Some(1024)).advice.unwrap(), "ulimit -n 1536, for the daemon");
+        check(&open_files(None, 64), Good, "not limited");
+        check(&open_files(Some(20_000), 64), Good, "at most 20000, enough for 833 guests");
+        assert_eq!(open_files(Some(1024), 64).advice.unwrap(), "ulimit -n 1536, for the daemon");
     }
 
     #[test]
@@ -400,12 +378,6 @@ mod tests {
         );
         assert_eq!(mounted(StatVfsMountFlags::empty(), true).verdict, Good);
         assert_eq!(mounted(StatVfsMountFlags::RDONLY, false).verdict, Fail);
-    }
-
-    #[test]
-    fn run_directories_that_sockets_cannot_be_in_fail() {
-        let long = PathBuf::from(format!("/{}", "x".repeat(RUN_DIR_BYTES_MAX)));
-        assert_eq!(run_dir_place(&long, false).verdict, Fail);
     }
 
     #[test]

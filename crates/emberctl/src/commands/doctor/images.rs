@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use emberd_image::{DataDir, Images};
+use emberd_config::Config;
 
 use super::Row;
 use crate::{output, report};
@@ -10,9 +10,9 @@ use crate::{output, report};
 /// Free space for building images, in bytes (3 GiB): three packs, and the trees they come from.
 const BUILD_BYTES: u64 = 3 << 30;
 
-pub fn images(data_dir: &DataDir) -> Row {
+pub fn images(config: &Config) -> Row {
     const WHAT: &str = "images";
-    match Images::load(data_dir) {
+    match config.images() {
         Ok(images) => {
             let packs: Vec<_> = images.packs.keys().map(ToString::to_string).collect();
             let seen = format!("Linux {}, packs {}", images.kernel.release, packs.join(", "));

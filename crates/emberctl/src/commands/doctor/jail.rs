@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use emberd_config::Config;
 use emberd_vmm::JailChoice;
 use emberd_vmm::firecracker::{Version, find_binary, needs_interpreter};
 
 use super::firecracker::ask_version;
-use super::{Args, Reading, Row};
+use super::{Reading, Row, choices};
 
 /// Cgroup controllers the driver sets limits with.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
@@ -24,12 +25,12 @@ pub struct JailFacts {
 
 impl JailFacts {
     /// The facts of this host and user.
-    pub fn read(args: &Args, binary: &Path, firecracker: Option<Version>) -> Self {
+    pub fn read(config: &Config, binary: &Path, firecracker: Option<Version>) -> Self {
         let binary = binary.canonicalize().unwrap_or_else(|_| binary.to_owned());
         let beside: Vec<_> = binary.parent().map(Path::to_owned).into_iter().collect();
-        let jailer = find_binary("jailer", args.jailer.as_deref(), &beside);
+        let jailer = find_binary("jailer", config.jail.jailer.as_deref(), &beside);
         Self {
-            choice: args.jail,
+            choice: choices::jail(config),
             is_root: rustix::process::geteuid().is_root(),
             jailer: jailer.map(|jailer| ask_version(&jailer)),
             firecracker,

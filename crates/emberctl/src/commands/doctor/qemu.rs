@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::process::Command;
 
-use emberd_vmm::{AccelChoice, JailChoice, JailConfig, KvmVerdict, Qemu, QemuConfig};
+use emberd_config::{AccelChoice, Config};
+use emberd_vmm::{JailChoice, KvmVerdict, QEMU_BINARY, Qemu};
 
-use super::{Args, Row};
+use super::{Row, choices};
 
-/// Looked for in the search path.
-pub const DEFAULT_BINARY: &str = "qemu-system-x86_64";
-
-pub fn binary(binary: &Path) -> Row {
+/// Whether `given`, or else the binary that the driver looks for, runs.
+pub fn binary(given: Option<&Path>) -> Row {
     const WHAT: &str = "qemu";
+    let binary = given.unwrap_or(Path::new(QEMU_BINARY));
     let shown = binary.display();
     match Command::new(binary).arg("--version").env_clear().output() {
         Ok(output) if output.status.success() => {
@@ -25,18 +25,11 @@ pub fn binary(binary: &Path) -> Row {
 }
 
 /// Whether each QEMU would be jailed: it is tried, as the daemon does when it starts.
-pub fn jail(args: &Args) -> Row {
-    let accel = match &*args.accel {
-        "kvm" => AccelChoice::Kvm,
-        "tcg" => AccelChoice::Tcg,
-        _ => AccelChoice::Auto,
-    };
-    let binary = (args.qemu != Path::new(DEFAULT_BINARY)).then(|| args.qemu.clone());
-    let run_dir = args.run_dir.clone();
-    let jail = JailConfig { choice: args.jail, run_dir, ..JailConfig::default() };
-    let found = Qemu::find(QemuConfig { binary, accel, jail, ..QemuConfig::default() });
+pub fn jail(config: &Config) -> Row {
+    let found = Qemu::find(choices::qemu(config));
     let found = found.as_ref().map_err(ToString::to_string);
-    jail_row(args.jail, found.and_then(|qemu| qemu.confinement().map_err(str::to_owned)))
+    let confinement = found.and_then(|qemu| qemu.confinement().map_err(str::to_owned));
+    jail_row(choices::jail(config), confinement)
 }
 
 fn jail_row(choice: JailChoice, confinement: Result<String, String>) -> Row {
@@ -59,16 +52,18 @@ fn jail_row(choice: JailChoice, confinement: Result<String, String>) -> Row {
 }
 
 /// Whether guests run on KVM; QEMU does without.
-pub fn kvm(verdict: KvmVerdict, accel: &str) -> Row {
+pub fn kvm(verdict: KvmVerdict, accel: AccelChoice) -> Row {
     const WHAT: &str = "kvm";
     let opens = matches!(verdict, KvmVerdict::Usable | KvmVerdict::NoHardwareVirtualisation);
     match (accel, verdict) {
-        ("tcg", _) => Row::info(WHAT, format!("not used, as demanded; {verdict}")),
+        (AccelChoice::Tcg, _) => Row::info(WHAT, format!("not used, as demanded; {verdict}")),
         (_, KvmVerdict::Usable) => Row::ok(WHAT, verdict.to_string()),
-        ("kvm", _) if opens => {
+        (AccelChoice::Kvm, _) if opens => {
             Row::warn(WHAT, format!("demanded, though {verdict}")).hint(verdict.hint())
         }
-        ("kvm", _) => Row::fail(WHAT, format!("demanded, but {verdict}")).hint(verdict.hint()),
+        (AccelChoice::Kvm, _) => {
+            Row::fail(WHAT, format!("demanded, but {verdict}")).hint(verdict.hint())
+        }
         _ => {
             let seen = format!("{verdict}: guests run under software emulation, which is slow");
             Row::warn(WHAT, seen).hint(verdict.hint())
@@ -83,7 +78,7 @@ mod tests {
     use KvmVerdict::{Absent, NoHardwareVirtualisation, NotPermitted, Usable};
 
     #[track_caller]
-    fn check(verdict: KvmVerdict, accel: &str, expect: Verdict) {
+    fn check(verdict: KvmVerdict, accel: AccelChoice, expect: Verdict) {
         let row = kvm(verdict, accel);
         assert_eq!(row.verdict, expect, "{row:?}");
         assert_eq!(row.advice.is_some(), matches!(expect, Warn | Fail), "{row:?}");
@@ -91,14 +86,14 @@ mod tests {
 
     #[test]
     fn kvm_that_is_not_usable_fails_only_who_demands_it() {
-        check(Usable, "auto", Ok);
+        check(Usable, AccelChoice::Auto, Ok);
         for verdict in [Absent, NotPermitted, NoHardwareVirtualisation] {
-            check(verdict, "auto", Warn);
-            assert!(kvm(verdict, "auto").seen.contains("software emulation"));
-            check(verdict, "tcg", Info);
+            check(verdict, AccelChoice::Auto, Warn);
+            assert!(kvm(verdict, AccelChoice::Auto).seen.contains("software emulation"));
+            check(verdict, AccelChoice::Tcg, Info);
         }
-        check(NoHardwareVirtualisation, "kvm", Warn);
-        check(Absent, "kvm", Fail);
+        check(NoHardwareVirtualisation, AccelChoice::Kvm, Warn);
+        check(Absent, AccelChoice::Kvm, Fail);
     }
 
     #[test]
@@ -119,9 +114,9 @@ mod tests {
 
     #[test]
     fn a_binary_that_does_not_run_is_named() {
-        let row = binary(Path::new("/nonexistent/qemu"));
+        let row = binary(Some(Path::new("/nonexistent/qemu")));
         assert_eq!(row.verdict, Fail);
         assert!(row.seen.starts_with("/nonexistent/qemu: "), "{}", row.seen);
-        assert_eq!(binary(Path::new("/bin/false")).verdict, Fail);
+        assert_eq!(binary(Some(Path::new("/bin/false"))).verdict, Fail);
     }
 }

@@ -5,30 +5,30 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use emberd_config::Config;
 use rustix::fs::statvfs;
 
 use super::host::meminfo_bytes;
 use super::{Reading, Row, read};
 use crate::output;
 
-/// Free space for templates, in bytes (1 GiB): one for each of three packs, each with the
-/// memory of a guest of the default size.
-const FREE_BYTES: u64 = 1 << 30;
-
-/// Part of the host's memory that pools may take unless the daemon is told otherwise: one in
-/// this many.
-const POOL_MEMORY_PART: u64 = 4;
+/// Free space for templates, in guests: one template for each of three packs, each with the
+/// memory of a guest, and room for one that is replaced.
+const FREE_GUESTS: u64 = 4;
 
 /// The unit `st_blocks` counts in (stat(2)), whatever the file system's own.
 const BLOCK_BYTES: u64 = 512;
 
-/// Both rows, for templates in `dir` and pools of at most `pool_memory_mib`.
-pub fn rows(dir: &Path, pool_memory_mib: Option<u64>) -> Vec<Row> {
-    vec![templates(dir), pool_memory(pool_memory_mib, &read("/proc/meminfo"))]
+/// Both rows, for the templates and pools of `config`; one without pools.
+pub fn rows(config: &Config) -> Vec<Row> {
+    let free_bytes = FREE_GUESTS * (u64::from(config.guest_ram_mib) << 20);
+    let pool = config.pool_in_use();
+    let pool = pool.map(|pool| pool_memory(pool.memory_mib, &read("/proc/meminfo")));
+    std::iter::once(templates(&config.template_dir, free_bytes)).chain(pool).collect()
 }
 
 /// What templates take, and what is left where they are or will be.
-fn templates(dir: &Path) -> Row {
+fn templates(dir: &Path, free_bytes: u64) -> Row {
     const WHAT: &str = "templates";
     let taken = match disk_bytes(dir) {
         Ok(taken) => taken,
@@ -41,7 +41,7 @@ fn templates(dir: &Path) -> Row {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let (taken, free_text) = (output::bytes(taken), output::bytes(free));
             let seen = format!("{taken} in {}, {free_text} free", dir.display());
-            if free < FREE_BYTES {
+            if free < free_bytes {
                 let advice = "a template holds the memory of a guest: name a place with more \
                     room with --template-dir, or switch them off with --templates off";
                 Row::warn(WHAT, seen).advise(advice)
@@ -65,18 +65,14 @@ fn disk_bytes(path: &Path) -> io::Result<u64> {
 }
 
 /// Whether the pools, were they as large as they may be, would fit.
-fn pool_memory(mib: Option<u64>, meminfo: &Reading) -> Row {
+fn pool_memory(mib: u64, meminfo: &Reading) -> Row {
     const WHAT: &str = "pool memory";
-    let (total, available) = match &meminfo {
+    let available = match meminfo.as_ref().map(|text| meminfo_bytes(text, "MemAvailable:")) {
         Err(error) => return Row::unknown(WHAT, error),
-        Ok(text) => {
-            match (meminfo_bytes(text, "MemTotal:"), meminfo_bytes(text, "MemAvailable:")) {
-                (Some(total), Some(available)) => (total, available),
-                _ => return Row::unknown(WHAT, "/proc/meminfo says nothing"),
-            }
-        }
+        Ok(None) => return Row::unknown(WHAT, "/proc/meminfo says nothing"),
+        Ok(Some(available)) => available,
     };
-    let most = mib.map_or(total / POOL_MEMORY_PART, |mib| mib.saturating_mul(1 << 20));
+    let most = mib.saturating_mul(1 << 20);
     let seen = format!("up to {}, of {} free", output::bytes(most), output::bytes(available));
     if most > available {
         Row::warn(WHAT, seen)
@@ -95,27 +91,27 @@ mod tests {
     fn templates_are_weighed_where_they_are_and_where_they_will_be() {
         let dir = tempfile::tempdir().unwrap();
         let templates_dir = dir.path().join("templates");
-        let row = templates(&templates_dir);
+        let row = templates(&templates_dir, 0);
         assert!(row.seen.starts_with("0 B in /") && row.seen.ends_with(" free"), "{row:?}");
         fs::create_dir_all(templates_dir.join("python")).unwrap();
         fs::write(templates_dir.join("python/memory"), vec![1; 2 << 20]).unwrap();
-        let row = templates(&templates_dir);
+        let row = templates(&templates_dir, 0);
         assert!(row.seen.starts_with("2.0 MiB in /"), "{row:?}");
     }
 
     #[test]
     fn pools_must_fit_into_what_is_free() {
         let meminfo = |available_kib: u64| {
-            Ok(format!("MemTotal: 8388608 kB\nMemAvailable: {available_kib} kB\n"))
+            Ok(format!("MemTotal: 9437184 kB\nMemAvailable: {available_kib} kB\n"))
         };
-        let row = pool_memory(None, &meminfo(3 << 20));
+        let row = pool_memory(2048, &meminfo(3 << 20));
         assert_eq!(
             (row.verdict, row.seen.as_str()),
             (Verdict::Ok, "up to 2.0 GiB, of 3.0 GiB free")
         );
-        assert_eq!(pool_memory(None, &meminfo(1 << 20)).verdict, Verdict::Warn);
-        assert_eq!(pool_memory(Some(512), &meminfo(1 << 20)).verdict, Verdict::Ok);
-        assert_eq!(pool_memory(Some(u64::MAX), &meminfo(1 << 20)).verdict, Verdict::Warn);
-        assert_eq!(pool_memory(None, &Ok(String::new())).verdict, Verdict::Info);
+        assert_eq!(pool_memory(2048, &meminfo(1 << 20)).verdict, Verdict::Warn);
+        assert_eq!(pool_memory(512, &meminfo(1 << 20)).verdict, Verdict::Ok);
+        assert_eq!(pool_memory(u64::MAX, &meminfo(1 << 20)).verdict, Verdict::Warn);
+        assert_eq!(pool_memory(2048, &Ok(String::new())).verdict, Verdict::Info);
     }
 }

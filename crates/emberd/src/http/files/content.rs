@@ -32,7 +32,7 @@ use crate::http::id::Id;
     path = paths::FILES,
     operation_id = "read_file",
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("path" = String, Query, description = "A file, percent-encoded bytes"),
         ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
         ("range" = Option<String>, Header, description = "`bytes=FIRST-LAST`, `bytes=FIRST-` or \
@@ -119,7 +119,7 @@ fn unsatisfiable(size: u64) -> Response {
     path = paths::FILES,
     operation_id = "write_file",
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("path" = String, Query, description = "The file, percent-encoded bytes"),
         ("mode" = Option<String>, Query, description = "Its mode in octal; if absent as the file \
             had, or 0644"),
@@ -164,7 +164,7 @@ pub async fn write<V: SnapshotVmm>(
     path = paths::FILES_ARCHIVE,
     operation_id = "read_archive",
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("path" = String, Query, description = "A directory or a file, percent-encoded bytes"),
         ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
     ),
@@ -199,7 +199,7 @@ pub async fn pack<V: SnapshotVmm>(
     path = paths::FILES_ARCHIVE,
     operation_id = "write_archive",
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("path" = String, Query, description = "The directory, percent-encoded bytes"),
         ("user" = Option<String>, Query, description = "Whom all of it is to belong to"),
     ),

@@ -24,7 +24,7 @@ use crate::http::id::Id;
     path = paths::FILES_STAT,
     operation_id = "stat_file",
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("path" = String, Query, description = "A path, percent-encoded bytes"),
         ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
     ),
@@ -49,7 +49,7 @@ pub async fn stat<V: SnapshotVmm>(
     path = paths::FILES_LIST,
     operation_id = "list_files",
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("path" = String, Query, description = "A directory, percent-encoded bytes"),
         ("depth" = Option<u32>, Query, description = "Levels below it, 1 (default) to 256"),
         ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
@@ -117,7 +117,7 @@ impl<V: SnapshotVmm> Printing<V> {
     path = paths::FILES_DIR,
     operation_id = "make_directory",
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("path" = String, Query, description = "The directory, percent-encoded bytes"),
         ("mode" = Option<String>, Query, description = "Its mode in octal, 0755 if absent"),
         ("user" = Option<String>, Query, description = "Whom it is to belong to"),
@@ -144,7 +144,7 @@ pub async fn make_dir<V: SnapshotVmm>(
     path = paths::FILES_MOVE,
     operation_id = "move_file",
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("from" = String, Query, description = "What, percent-encoded bytes"),
         ("to" = String, Query, description = "Its new path, percent-encoded bytes"),
         ("user" = Option<String>, Query, description = "Whose home relative paths begin at"),
@@ -171,7 +171,7 @@ pub async fn rename<V: SnapshotVmm>(
     path = paths::FILES,
     operation_id = "delete_file",
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("path" = String, Query, description = "What, percent-encoded bytes"),
         ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
     ),

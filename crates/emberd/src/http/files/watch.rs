@@ -21,7 +21,7 @@ use crate::http::sse;
     path = paths::FILES_WATCH,
     operation_id = "watch_files",
     params(
-        ("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
         ("path" = String, Query, description = "A directory or a file, percent-encoded bytes"),
         ("recursive" = Option<bool>, Query, description = "Whether directories below are watched \
             too, new ones included"),

@@ -42,7 +42,7 @@ pub struct EventsQuery {
     get,
     path = paths::PROCESS_EVENTS,
     operation_id = "process_events",
-    params(("id" = String, Path, description = "`sb_` and 12 hexadecimal digits"),
+    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
            ("pid" = u32, Path, description = "The process's number"),
            ("from" = Option<u64>, Query, description = "Number of the first event wanted, \
             0 when absent"),

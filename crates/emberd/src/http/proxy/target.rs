@@ -106,6 +106,10 @@ mod tests {
         ] {
             assert_eq!(of("/", &[("host", host)]).unwrap(), Some(port(8000)), "{host}");
         }
+        let keyed = Target { id: "sb_eu120123456789ab".parse().unwrap(), port: 80 };
+        for host in ["80-sb-eu120123456789ab.localhost", "80-SB_EU120123456789AB.x:7777"] {
+            assert_eq!(of("/", &[("host", host)]).unwrap(), Some(keyed), "{host}");
+        }
         let absolute = "http://8000-sb-0123456789ab.localhost/a";
         assert_eq!(of(absolute, &[("host", "localhost")]).unwrap(), Some(port(8000)));
         let hidden = [("host", "8000-sb-0123456789ab.localhost")];
@@ -134,7 +138,8 @@ mod tests {
     fn hosts_that_almost_name_a_port_are_not_the_api() {
         for host in [
             "8000-sb-.localhost",
-            "8000-sb-0123456789abc.localhost",
+            "8000-sb-eu1230123456789ab.localhost",
+            "8000-sb-e-0123456789ab.localhost",
             "8000-sb-xxxxxxxxxxxx.localhost",
             "0-sb-0123456789ab.localhost",
             "65536-sb-0123456789ab.localhost",

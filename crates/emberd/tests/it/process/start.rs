@@ -42,27 +42,92 @@ fn options_that_cannot_be_meant() {
     fs::write(&file, "adress = 'x'\n").unwrap();
     let file = file.to_str().unwrap();
     let cases: [(&[&str], &str); 14] = [
-        (&["--addr", "nowhere"], "`nowhere` is not an address"),
-        (&["--guest-ram-mib", "1"], "--guest-ram-mib is 1, not between 64 and"),
-        (&["--guest-ram-mib=-5"], "invalid value '-5'"),
+        (&["--addr", "nowhere"], "--addr is `nowhere`, not an address"),
+        (&["--guest-ram-mib", "1"], "--guest-ram-mib is `1`, not between 64 and"),
+        (&["--guest-ram-mib=-5"], "--guest-ram-mib is `-5`, not a size"),
         (&["--allowed-host", "http://a"], "--allowed-host is `http://a`, not the name of a host"),
-        (&["--vmm", "xen"], "possible values: auto, firecracker, qemu"),
+        (&["--vmm", "xen"], "--vmm is `xen`, not one of auto, firecracker, qemu"),
         (&["--vmm", "firecracker", "--accel", "tcg"], "Firecracker needs KVM"),
         (&["--boot-timeout", "soon"], "--boot-timeout is `soon`, not a duration"),
         (&["--jail-uids", "0-9"], "--jail-uids is `0-9`, not a range"),
-        (&["--pool-size", "many"], "not a number of microVMs, nor `off`"),
-        (&["--pool-size", "257"], "--pool-size is 257, not between 0 and 256"),
-        (&["--pool-memory-mib", "1"], "--pool-memory-mib is 1, not between 256 and"),
-        (&["--templates", "perhaps"], "possible values: on, off"),
+        (&["--pool-size", "many"], "--pool-size is `many`, not a whole number or `off`"),
+        (&["--pool-size", "257"], "--pool-size is `257`, not between 0 and 256"),
+        (&["--pool-memory-mib", "1"], "--pool-memory-mib is `1`, not between 64 and"),
+        (&["--templates", "perhaps"], "--templates is `perhaps`, not one of on, off"),
         (&["--config", "/nonexistent"], "cannot read /nonexistent"),
-        (&["--config", file], "unknown field `adress`"),
+        (&["--config", file], "emberd.toml:1: unknown option `adress`"),
     ];
     for (flags, expect) in cases {
         let mut command = shipped();
         command.args(flags);
         let errors = Room::refused(command);
         assert!(errors.contains(expect), "{flags:?}: {errors}");
+        assert!(errors.contains("\nhint: "), "{flags:?}: {errors}");
     }
+}
+
+/// What `emberd` with `args` exits with, prints and complains of.
+fn ended(command: &mut Command, args: &[&str]) -> (Option<i32>, String, String) {
+    let output = command.args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_configuration_is_shown_with_where_it_comes_from() {
+    let room = Room::new();
+    let file = room.path("emberd.toml");
+    fs::write(&file, "guest-vcpus = 2\nmax-sandboxes = 3\n").unwrap();
+    let file = file.to_str().unwrap();
+    let args = ["config", "print", "--json", "--config", file, "--data-dir", "/d", "--vmm", "qemu"];
+    let (code, printed, errors) = ended(shipped().env("EMBERD_MAX_SANDBOXES", "5"), &args);
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    let document: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(document["file"], file);
+    let options = document["options"].as_array().unwrap();
+    assert_eq!(options.len(), emberd_config::DEFINITIONS.len());
+    let option = |name: &str| {
+        let option = options.iter().find(|option| option["option"] == name).unwrap();
+        (option["value"].clone(), option["origin"].clone(), option["place"].clone())
+    };
+    let in_file = format!("{file}:1");
+    assert_eq!(option("guest-vcpus"), (2.into(), "file".into(), in_file.into()));
+    let variable = (5.into(), "environment".into(), "EMBERD_MAX_SANDBOXES".into());
+    assert_eq!(option("max-sandboxes"), variable);
+    assert_eq!(option("vmm"), ("qemu".into(), "flag".into(), "--vmm".into()));
+    assert_eq!(option("template-dir").0, "/d/templates");
+    assert_eq!(option("jailer").0, serde_json::Value::Null);
+    // Flags go before the command as well.
+    let (code, printed, _) = ended(&mut shipped(), &["--data-dir", "/d", "config", "print"]);
+    assert_eq!(code, Some(0));
+    let line = printed.lines().find(|line| line.starts_with("data-dir ")).unwrap();
+    assert!(line.contains(" /d ") && line.ends_with("flag (--data-dir)"), "{line}");
+}
+
+#[test]
+fn the_configuration_is_checked_without_a_start() {
+    let room = Room::new();
+    let file = room.path("emberd.toml");
+    fs::write(&file, "guest-vcpus = 2\ndata-dir = '/d'\n").unwrap();
+    let named = file.to_str().unwrap();
+    let (code, printed, _) = ended(&mut shipped(), &["config", "check", named]);
+    assert_eq!((code, printed), (Some(0), format!("the configuration is valid: {named}\n")));
+    fs::write(&file, "guest-vcpu = 2\ndata-dir = '/d'\nvmm = 'xen'\n").unwrap();
+    let mut command = shipped();
+    command.env("EMBERD_BOOT_TIMEOUT", "soon");
+    let (code, printed, errors) = ended(&mut command, &["config", "check", named]);
+    assert_eq!((code, printed.as_str()), (Some(1), ""));
+    for (error, hint) in [
+        (format!("error: {named}:1: unknown option `guest-vcpu`"), "did you mean `guest-vcpus`?"),
+        (format!("error: {named}:3: vmm is `xen`, not one of auto"), "values: auto, firecracker"),
+        ("error: EMBERD_BOOT_TIMEOUT is `soon`, not a duration".to_owned(), "1ms to 1h"),
+    ] {
+        let mut lines = errors.lines().skip_while(|line| !line.starts_with(&error));
+        assert!(lines.next().is_some(), "{error} not in {errors}");
+        let next = lines.next().unwrap();
+        assert!(next.starts_with("hint: ") && next.contains(hint), "{errors}");
+    }
+    assert_eq!(errors.lines().count(), 6, "{errors}");
 }
 
 #[test]

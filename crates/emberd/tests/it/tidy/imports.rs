@@ -6,13 +6,25 @@ use super::tree::workspace_root;
 
 /// What each crate must not import, as the design states it: emberd crates first, then
 /// what would make the crate do what is not its business.
-const ABSENCES: [(&str, &[&str]); 9] = [
+const ABSENCES: [(&str, &[&str]); 10] = [
     ("emberd-proto", &["emberd*", "tokio", "hyper", "axum", "nix", "rustix"]),
     ("emberd-tar", &["emberd*", "tokio", "hyper", "axum", "serde"]),
     ("emberd-vmm", &["emberd*", "axum"]),
     ("emberd-image", &["emberd-vmm", "emberd-sandbox", "emberd-api", "axum", "hyper"]),
     ("emberd-sandbox", &["emberd-api", "emberd-client", "axum", "hyper"]),
     ("emberd-api", &["emberd-vmm", "emberd-image", "emberd-sandbox", "axum", "tokio"]),
+    (
+        "emberd-config",
+        &[
+            "emberd-vmm",
+            "emberd-sandbox",
+            "emberd-client",
+            "emberd-proto",
+            "axum",
+            "hyper",
+            "tokio",
+        ],
+    ),
     ("emberd-client", &["emberd", "emberd-vmm", "emberd-image", "emberd-sandbox", "axum"]),
     ("emberd-bench", &["emberd", "emberd-vmm", "emberd-sandbox", "axum", "hyper"]),
     ("emberd-init", &["emberd-vmm", "emberd-image", "emberd-sandbox", "emberd-api", "hyper"]),
@@ -98,6 +110,7 @@ pub fn check_rules_bite() {
     assert!(refused("emberd-proto", "tokio"));
     assert!(refused("emberd-vmm", "emberd-proto"));
     assert!(refused("emberd-client", "emberd"));
+    assert!(refused("emberd-config", "emberd-vmm"));
     assert!(!refused("emberd-sandbox", "emberd-vmm"));
     assert!(allowed("MIT/Apache-2.0") && allowed("(MIT OR GPL-3.0) AND Unicode-3.0"));
     assert!(!allowed("GPL-3.0") && !allowed("MIT AND GPL-3.0") && !allowed("none"));

@@ -1,0 +1,396 @@
+//! The definitions: one entry per option, from which everything else is made.
+
+use crate::form::Form;
+use crate::value::{
+    AccelChoice, JailChoice, LogFormat, NODE_KEY_BYTES_MAX, Switch, VmmChoice, possible,
+};
+
+/// Names an option in code; the order is that of [`DEFINITIONS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is described by its definition")]
+pub enum Key {
+    Addr,
+    Socket,
+    AllowedHost,
+    RunDir,
+    DataDir,
+    NodeKey,
+    Vmm,
+    Firecracker,
+    Jailer,
+    Jail,
+    JailUids,
+    Netns,
+    NoSeccomp,
+    Qemu,
+    Accel,
+    Console,
+    GuestRamMib,
+    GuestVcpus,
+    Templates,
+    TemplateDir,
+    PoolSize,
+    PoolMemoryMib,
+    MaxSandboxes,
+    BootTimeout,
+    Kernel,
+    Initramfs,
+    KernelArgs,
+    LogFormat,
+}
+
+impl Key {
+    /// The definition of this option.
+    pub fn definition(self) -> &'static Definition {
+        &DEFINITIONS[self as usize]
+    }
+}
+
+/// One option.
+#[derive(Debug)]
+pub struct Definition {
+    /// Its name in code.
+    pub key: Key,
+    /// The TOML key, and the flag without its dashes.
+    pub name: &'static str,
+    /// What stands for the value in help texts.
+    pub value_name: &'static str,
+    /// What the value is without one given.
+    pub default: DefaultValue,
+    /// How the value is written, and its limits.
+    pub form: Form,
+    /// What the option decides: one phrase, for `-h`.
+    pub about: &'static str,
+    /// More sentences, for `--help` and the reference page; may be empty.
+    pub detail: &'static str,
+    /// Whether help and the reference page leave it out.
+    pub hidden: bool,
+}
+
+/// The value of an option that was not given.
+#[derive(Debug, Clone, Copy)]
+pub enum DefaultValue {
+    /// This text, read as if it had been given.
+    Text(&'static str),
+    /// What the host, the user or another option decides, in words.
+    Described(&'static str),
+}
+
+impl DefaultValue {
+    /// The default for readers.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Text("") => "empty",
+            Self::Text(text) | Self::Described(text) => text,
+        }
+    }
+}
+
+impl Definition {
+    /// The flag: `--guest-ram-mib`.
+    pub fn flag(&self) -> String {
+        format!("--{}", self.name)
+    }
+
+    /// The environment variable: `EMBERD_GUEST_RAM_MIB`.
+    pub fn variable(&self) -> String {
+        format!("EMBERD_{}", self.name.replace('-', "_").to_uppercase())
+    }
+}
+
+/// What most options have; their definitions say the rest.
+const BASE: Definition = Definition {
+    key: Key::Addr,
+    name: "",
+    value_name: "",
+    default: DefaultValue::Described("none"),
+    form: Form::Path,
+    about: "",
+    detail: "",
+    hidden: false,
+};
+
+/// Every option, in the order of the reference page.
+pub static DEFINITIONS: [Definition; 28] = [
+    Definition {
+        key: Key::Addr,
+        name: "addr",
+        value_name: "ADDR",
+        default: DefaultValue::Text(emberd_api::ADDR_DEFAULT),
+        form: Form::Address,
+        about: "Address the API is served on",
+        detail: "Port 0 picks a free port.",
+        ..BASE
+    },
+    Definition {
+        key: Key::Socket,
+        name: "socket",
+        value_name: "auto|off|PATH",
+        default: DefaultValue::Text("auto"),
+        form: Form::Socket,
+        about: "Unix socket the API is served on beside a TCP address",
+        detail: "`auto` applies to the default address only: `/run/emberd/emberd.sock` for root, \
+            else `$XDG_RUNTIME_DIR/emberd/emberd.sock`, and no socket without that variable. \
+            Clients try this socket first.",
+        ..BASE
+    },
+    Definition {
+        key: Key::AllowedHost,
+        name: "allowed-host",
+        value_name: "NAME",
+        form: Form::HostNames { most: 64, bytes_max: 253 },
+        about: "Further host name by which the API may be called",
+        detail: "A reverse proxy needs it. Repeat the flag, or write commas between names. \
+            `localhost`, IP addresses and the name in `--addr` are always allowed; over a Unix \
+            socket, any name is.",
+        ..BASE
+    },
+    Definition {
+        key: Key::RunDir,
+        name: "run-dir",
+        value_name: "DIR",
+        default: DefaultValue::Described(
+            "/var/lib/emberd/run for root, else $XDG_RUNTIME_DIR/emberd or /tmp/emberd-UID",
+        ),
+        about: "Directory of per-sandbox state",
+        detail: "Each daemon needs its own. The path has at most 70 bytes, less the length of the \
+            node key: the paths of sockets start with it.",
+        ..BASE
+    },
+    Definition {
+        key: Key::DataDir,
+        name: "data-dir",
+        value_name: "DIR",
+        default: DefaultValue::Described(
+            "/var/lib/emberd for root, else $XDG_DATA_HOME/emberd or ~/.local/share/emberd",
+        ),
+        about: "Directory of kernel, initramfs and language packs",
+        ..BASE
+    },
+    Definition {
+        key: Key::NodeKey,
+        name: "node-key",
+        value_name: "KEY",
+        default: DefaultValue::Text(""),
+        form: Form::NodeKey { bytes_max: NODE_KEY_BYTES_MAX },
+        about: "Key of this daemon in the ids of new sandboxes",
+        detail: "Ids are `sb_`, the key and 12 hexadecimal digits. Daemons behind one front take \
+            different keys, so that an id names its daemon.",
+        ..BASE
+    },
+    Definition {
+        key: Key::Vmm,
+        name: "vmm",
+        value_name: "VMM",
+        default: DefaultValue::Text("auto"),
+        form: Form::Choice(possible::<VmmChoice>),
+        about: "VMM that runs the sandboxes",
+        detail: "`auto` takes Firecracker where it is installed and KVM is usable, else QEMU.",
+        ..BASE
+    },
+    Definition {
+        key: Key::Firecracker,
+        name: "firecracker",
+        value_name: "FILE",
+        default: DefaultValue::Described(
+            "firecracker/current/firecracker in the data directory, else from the search path",
+        ),
+        about: "Firecracker binary",
+        ..BASE
+    },
+    Definition {
+        key: Key::Jailer,
+        name: "jailer",
+        value_name: "FILE",
+        default: DefaultValue::Described("beside Firecracker, else from the search path"),
+        about: "Jailer binary of Firecracker",
+        ..BASE
+    },
+    Definition {
+        key: Key::Jail,
+        name: "jail",
+        value_name: "WHEN",
+        default: DefaultValue::Text("auto"),
+        form: Form::Choice(possible::<JailChoice>),
+        about: "Whether each VMM runs in a jail",
+        detail: "`auto` jails where the daemon is root and the host allows it. Firecracker needs \
+            the jailer of its own release; the jail of QEMU is part of emberd.",
+        ..BASE
+    },
+    Definition {
+        key: Key::JailUids,
+        name: "jail-uids",
+        value_name: "FIRST-LAST",
+        default: DefaultValue::Described("1900000000-1900009999"),
+        // Root has no place in a jail, and the last number means "no user" (chown(2)).
+        form: Form::UserIds { least: 1, most: u32::MAX - 1 },
+        about: "User and group ids of the jails, one for each",
+        detail: "Nothing else on the host may use them.",
+        ..BASE
+    },
+    Definition {
+        key: Key::Netns,
+        name: "netns",
+        value_name: "FILE",
+        default: DefaultValue::Described(
+            "that of the daemon for Firecracker, one without devices for QEMU",
+        ),
+        about: "Network namespace that the jails join",
+        ..BASE
+    },
+    Definition {
+        key: Key::NoSeccomp,
+        name: "no-seccomp",
+        value_name: "BOOL",
+        default: DefaultValue::Text("false"),
+        form: Form::Flag,
+        about: "Run Firecracker without its system call filter, in laboratories only",
+        hidden: true,
+        ..BASE
+    },
+    Definition {
+        key: Key::Qemu,
+        name: "qemu",
+        value_name: "FILE",
+        default: DefaultValue::Described("qemu-system-x86_64 from the search path"),
+        about: "QEMU binary",
+        ..BASE
+    },
+    Definition {
+        key: Key::Accel,
+        name: "accel",
+        value_name: "ACCEL",
+        default: DefaultValue::Text("auto"),
+        form: Form::Choice(possible::<AccelChoice>),
+        about: "What runs the instructions of guests",
+        detail: "`auto` takes KVM where it is usable. `kvm` forces KVM. `tcg` is software \
+            emulation by QEMU.",
+        ..BASE
+    },
+    Definition {
+        key: Key::Console,
+        name: "console",
+        value_name: "on|off",
+        default: DefaultValue::Described("on for QEMU, off for Firecracker"),
+        form: Form::Choice(possible::<Switch>),
+        about: "Whether the console of a guest goes to its log",
+        detail: "Firecracker boots more slowly with a console.",
+        ..BASE
+    },
+    Definition {
+        key: Key::GuestRamMib,
+        name: "guest-ram-mib",
+        value_name: "MIB",
+        default: DefaultValue::Text("256"),
+        // A guest with less does not boot; a value above 1 TiB is a typing error.
+        form: Form::SizeMib { least: 64, most: 1 << 20 },
+        about: "Memory of each guest, in MiB or with a unit such as 2GiB",
+        ..BASE
+    },
+    Definition {
+        key: Key::GuestVcpus,
+        name: "guest-vcpus",
+        value_name: "N",
+        default: DefaultValue::Text("1"),
+        // The limit of Firecracker.
+        form: Form::Count { least: 1, most: 32 },
+        about: "Virtual processors of each guest",
+        ..BASE
+    },
+    Definition {
+        key: Key::Templates,
+        name: "templates",
+        value_name: "on|off",
+        default: DefaultValue::Text("on"),
+        form: Form::Choice(possible::<Switch>),
+        about: "Whether sandboxes are restored from templates",
+        detail: "A template is a snapshot of a booted microVM. `off` also switches pools off.",
+        ..BASE
+    },
+    Definition {
+        key: Key::TemplateDir,
+        name: "template-dir",
+        value_name: "DIR",
+        default: DefaultValue::Described("templates in the data directory"),
+        about: "Directory of templates",
+        detail: "Daemons of one user may share it.",
+        ..BASE
+    },
+    Definition {
+        key: Key::PoolSize,
+        name: "pool-size",
+        value_name: "N|off",
+        // A caller that asks for two sandboxes at once waits for neither.
+        default: DefaultValue::Text("2"),
+        // Each is a process and its memory.
+        form: Form::CountOrOff { most: 256 },
+        about: "Restored microVMs of each language pack that wait in the warm pool",
+        ..BASE
+    },
+    Definition {
+        key: Key::PoolMemoryMib,
+        name: "pool-memory-mib",
+        value_name: "MIB",
+        default: DefaultValue::Described("a quarter of the memory of the host"),
+        // At least one guest, which the conversion checks; a value above 16 TiB is a typing error.
+        form: Form::SizeMib { least: 64, most: 1 << 24 },
+        about: "Most memory of all waiting microVMs, in MiB or with a unit such as 2GiB",
+        detail: "Each microVM counts with all the memory it may use. The least is the memory of \
+            one guest.",
+        ..BASE
+    },
+    Definition {
+        key: Key::MaxSandboxes,
+        name: "max-sandboxes",
+        value_name: "N",
+        default: DefaultValue::Text("64"),
+        form: Form::Count { least: 1, most: 4096 },
+        about: "Most sandboxes at the same time",
+        ..BASE
+    },
+    Definition {
+        key: Key::BootTimeout,
+        name: "boot-timeout",
+        value_name: "DURATION",
+        // Several times a boot under software emulation on a busy host.
+        default: DefaultValue::Text("60s"),
+        form: Form::Duration { least_ms: 1, most_ms: 3_600_000 },
+        about: "Longest time a guest may take to boot, such as 500ms, 90s or 5m",
+        detail: "Units are ms, s, m, h and d. A number without a unit is in seconds.",
+        ..BASE
+    },
+    Definition {
+        key: Key::Kernel,
+        name: "kernel",
+        value_name: "FILE",
+        default: DefaultValue::Described("that of the data directory"),
+        about: "Guest kernel (vmlinux)",
+        ..BASE
+    },
+    Definition {
+        key: Key::Initramfs,
+        name: "initramfs",
+        value_name: "FILE",
+        default: DefaultValue::Described("that of the data directory"),
+        about: "Guest initramfs",
+        ..BASE
+    },
+    Definition {
+        key: Key::KernelArgs,
+        name: "kernel-args",
+        value_name: "WORDS",
+        form: Form::Words,
+        about: "Words added to the kernel arguments of guests, with spaces between",
+        ..BASE
+    },
+    Definition {
+        key: Key::LogFormat,
+        name: "log-format",
+        value_name: "FORMAT",
+        default: DefaultValue::Text("text"),
+        form: Form::Choice(possible::<LogFormat>),
+        about: "Format of the log on standard error",
+        detail: "`RUST_LOG` filters the log.",
+        ..BASE
+    },
+];

@@ -1,0 +1,37 @@
+//! Every option of the daemon, once: flag, variable, TOML key, default, limit, documentation.
+//!
+//! ```text
+//! DEFINITIONS ─▶ flags and variables ─┐
+//!             ─▶ keys of the file ────┴▶ Given (as typed) ─▶ Config (as meant)
+//!             ─▶ reference page
+//! ```
+//!
+//! The daemon and `emberctl doctor` read the same files and apply the same checks.
+
+mod config;
+mod definition;
+pub mod duration;
+mod file;
+mod flags;
+mod form;
+mod given;
+mod page;
+mod print;
+mod problem;
+mod reader;
+pub mod size;
+mod surroundings;
+mod value;
+
+pub use config::{Config, JailOptions, PoolOptions, SocketOption};
+pub use definition::{DEFINITIONS, DefaultValue, Definition, Key};
+pub use flags::{AllKeys, Flags, Subset};
+pub use form::Form;
+pub use given::{Given, Origin};
+pub use page::{PAGE_END, PAGE_START, options_page};
+pub use print::Shown;
+pub use problem::{Problem, Problems};
+pub use surroundings::Surroundings;
+pub use value::{
+    AccelChoice, JailChoice, LogFormat, NODE_KEY_BYTES_MAX, RUN_DIR_BYTES_MAX, Switch, VmmChoice,
+};

@@ -1,0 +1,94 @@
+//! The configuration as meant, one value per option, with where each comes from.
+
+use emberd_api::Address;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::definition::{DEFINITIONS, Key};
+use crate::given::Origin;
+use crate::value::Switch;
+use crate::{duration, value};
+
+/// One option as `emberd config print` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Shown {
+    /// The TOML key, and the flag without its dashes.
+    pub option: &'static str,
+    /// The value, as the file takes it; null if the default depends on the driver or the host.
+    pub value: Value,
+    /// `default`, `file`, `environment` or `flag`.
+    pub origin: &'static str,
+    /// The file and line, or the name of the variable or flag; null for a default.
+    pub place: Option<String>,
+    /// What the default is, in words; null unless `value` is null.
+    pub described: Option<&'static str>,
+}
+
+impl Config {
+    /// Every option, in the order of the reference page.
+    pub fn shown(&self) -> Vec<Shown> {
+        let shown = DEFINITIONS.iter().map(|definition| {
+            let key = definition.key;
+            let (origin, place) = match self.given.origin(key) {
+                Origin::Default => ("default", None),
+                Origin::File { path, line } => ("file", Some(crate::given::place(&path, line))),
+                Origin::Variable => ("environment", Some(definition.variable())),
+                Origin::Flag => ("flag", Some(definition.flag())),
+            };
+            let value = self.value(key);
+            let described = value.is_null().then(|| definition.default.text());
+            Shown { option: definition.name, value, origin, place, described }
+        });
+        shown.collect()
+    }
+
+    /// The value of one option, as the file takes it.
+    fn value(&self, key: Key) -> Value {
+        let path = |path: &Option<std::path::PathBuf>| json!(path.as_ref().map(shown_path));
+        let switch = |on| json!(value::name(if on { Switch::On } else { Switch::Off }));
+        match key {
+            Key::Addr => match &self.addr {
+                Address::Tcp(authority) => json!(authority),
+                unix @ Address::Unix(_) => json!(unix.to_string()),
+            },
+            Key::Socket => match &self.socket {
+                None => json!("off"),
+                Some(socket) => json!(shown_path(&socket.path)),
+            },
+            Key::AllowedHost => json!(self.allowed_hosts),
+            Key::RunDir => json!(shown_path(&self.run_dir)),
+            Key::DataDir => json!(shown_path(self.data_dir.path())),
+            Key::NodeKey => json!(self.node_key),
+            Key::Vmm => json!(value::name(self.vmm)),
+            Key::Firecracker => path(&self.firecracker),
+            Key::Jailer => path(&self.jail.jailer),
+            Key::Jail => json!(value::name(self.jail.choice)),
+            Key::JailUids => {
+                let uids = self.jail.uids.as_ref();
+                json!(uids.map(|uids| format!("{}-{}", uids.start(), uids.end())))
+            }
+            Key::Netns => path(&self.jail.netns),
+            Key::NoSeccomp => json!(!self.seccomp),
+            Key::Qemu => path(&self.qemu),
+            Key::Accel => json!(value::name(self.accel)),
+            Key::Console => self.console.map_or(Value::Null, switch),
+            Key::GuestRamMib => json!(self.guest_ram_mib),
+            Key::GuestVcpus => json!(self.guest_vcpus),
+            Key::Templates => switch(self.templates),
+            Key::TemplateDir => json!(shown_path(&self.template_dir)),
+            Key::PoolSize => json!(self.pool.size),
+            Key::PoolMemoryMib => json!(self.pool.memory_mib),
+            Key::MaxSandboxes => json!(self.max_sandboxes),
+            Key::BootTimeout => json!(duration::text(self.boot_timeout)),
+            Key::Kernel => path(&self.kernel),
+            Key::Initramfs => path(&self.initramfs),
+            Key::KernelArgs => json!(self.kernel_args.join(" ")),
+            Key::LogFormat => json!(value::name(self.log_format)),
+        }
+    }
+}
+
+fn shown_path(path: impl AsRef<std::path::Path>) -> String {
+    path.as_ref().display().to_string()
+}

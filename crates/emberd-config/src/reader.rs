@@ -1,0 +1,130 @@
+//! Reads one option after the other and collects everything that is wrong.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::definition::{DefaultValue, Key};
+use crate::form::Form;
+use crate::given::Given;
+use crate::problem::Problem;
+use crate::{duration, size};
+
+/// Reads options out of what was given. A wrong one is noted and read as its default, so that
+/// the rest is checked too.
+pub(crate) struct Reader<'a> {
+    pub given: &'a Given,
+    pub problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    /// The value that was given, if it can be read; `form` says what is expected otherwise.
+    pub fn given<T>(
+        &mut self,
+        key: Key,
+        form: impl FnOnce(&OsStr) -> Result<T, String>,
+    ) -> Option<T> {
+        let value = self.given.0.get(&key)?.values.last()?.clone();
+        match form(&value) {
+            Ok(value) => Some(value),
+            Err(expected) => {
+                self.refuse(key, &value, &expected);
+                None
+            }
+        }
+    }
+
+    /// The value that was given, or else the default, read in the same way.
+    ///
+    /// # Panics
+    /// When the default is described instead of written, or cannot be read.
+    pub fn value<T>(&mut self, key: Key, form: impl Fn(&OsStr) -> Result<T, String>) -> T {
+        let given = self.given(key, &form);
+        given.unwrap_or_else(|| match key.definition().default {
+            DefaultValue::Text(text) => form(text.as_ref()).expect("a default can be read"),
+            DefaultValue::Described(_) => panic!("{key:?} has no default text"),
+        })
+    }
+
+    pub fn choice<T: ValueEnum>(&mut self, key: Key) -> T {
+        self.value(key, choice)
+    }
+
+    pub fn choice_if_given<T: ValueEnum>(&mut self, key: Key) -> Option<T> {
+        self.given(key, choice)
+    }
+
+    pub fn path(&mut self, key: Key) -> Option<PathBuf> {
+        self.given(key, |text| {
+            let expected = |_| "a path, which must not be empty".to_owned();
+            std::path::absolute(text).map_err(expected)
+        })
+    }
+
+    /// A number within the limits of `key`: a count, a size in MiB or a duration in ms.
+    pub fn number(&mut self, key: Key) -> u64 {
+        self.value(key, |text| number(key, text))
+    }
+
+    pub fn number_if_given(&mut self, key: Key) -> Option<u64> {
+        self.given(key, |text| number(key, text))
+    }
+
+    pub fn duration(&mut self, key: Key) -> Duration {
+        Duration::from_millis(self.number(key))
+    }
+
+    /// Every text of a list.
+    pub fn list(&self, key: Key) -> Vec<OsString> {
+        self.given.0.get(&key).map_or_else(Vec::new, |entry| entry.values.clone())
+    }
+
+    /// Notes that `value` is not what `key` takes.
+    pub fn refuse(&mut self, key: Key, value: &OsStr, expected: &str) {
+        let error = format!("{} is `{}`, not {expected}", self.given.name(key), value.display());
+        let limits = key.definition().form.limits().replace('`', "");
+        let default = key.definition().default.text();
+        let hint = format!("values: {limits}; without the option: {default}");
+        self.problems.push(Problem { error, hint });
+    }
+
+    /// Notes what is wrong with `key`, and what to do about it.
+    pub fn report(&mut self, key: Key, error: &str, hint: &str) {
+        let error = format!("{}: {error}", self.given.name(key));
+        self.problems.push(Problem { error, hint: hint.to_owned() });
+    }
+}
+
+/// The text of `value`.
+pub(crate) fn utf8(value: &OsStr) -> Result<&str, String> {
+    value.to_str().ok_or_else(|| "text in UTF-8".to_owned())
+}
+
+fn choice<T: ValueEnum>(value: &OsStr) -> Result<T, String> {
+    let expected = || {
+        let values = crate::value::possible::<T>();
+        let names: Vec<_> = values.iter().map(clap::builder::PossibleValue::get_name).collect();
+        format!("one of {}", names.join(", "))
+    };
+    T::from_str(utf8(value)?, false).map_err(|_| expected())
+}
+
+fn number(key: Key, value: &OsStr) -> Result<u64, String> {
+    let text = utf8(value)?;
+    let count = |expected: &str| text.parse::<u64>().map_err(|_| expected.to_owned());
+    let (number, least, most, unit) = match key.definition().form {
+        Form::Count { least, most } => (count("a whole number")?, least, most, ""),
+        Form::CountOrOff { most } if text == "off" => (0, 0, most, ""),
+        Form::CountOrOff { most } => (count("a whole number or `off`")?, 0, most, ""),
+        Form::SizeMib { least, most } => (size::parse_mib(text)?, least, most, " MiB"),
+        Form::Duration { least_ms, most_ms } => {
+            let milliseconds = duration::parse(text)?.as_millis();
+            (u64::try_from(milliseconds).unwrap_or(u64::MAX), least_ms, most_ms, " ms")
+        }
+        _ => panic!("{key:?} is not a number"),
+    };
+    let within = (least..=most).contains(&number);
+    within.then_some(number).ok_or_else(|| format!("between {least} and {most}{unit}"))
+}

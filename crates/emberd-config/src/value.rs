@@ -1,0 +1,72 @@
+//! Values that options take: the choices, and limits that other crates share.
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+
+/// Longest path of the run directory, in bytes, without a node key. A Unix socket's path has
+/// at most 107 bytes (unix(7)), and its name and its sandbox's id come after the directory.
+pub const RUN_DIR_BYTES_MAX: usize = 70;
+
+/// Longest node key, in bytes.
+pub const NODE_KEY_BYTES_MAX: usize = 4;
+
+/// The VMM that runs the sandboxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VmmChoice {
+    /// Firecracker where it is installed and KVM is usable, else QEMU.
+    Auto,
+    /// Firecracker.
+    Firecracker,
+    /// QEMU.
+    Qemu,
+}
+
+/// Whether each VMM runs in a jail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum JailChoice {
+    /// A jail if the daemon is root and the host allows one.
+    Auto,
+    /// A jail; the daemon does not start without one.
+    On,
+    /// No jail.
+    Off,
+}
+
+/// Whether a part of the daemon is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// In use.
+    On,
+    /// Not in use.
+    Off,
+}
+
+/// What runs the guests' instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AccelChoice {
+    /// KVM where it is usable, else software emulation.
+    Auto,
+    /// KVM.
+    Kvm,
+    /// Software emulation, by QEMU.
+    Tcg,
+}
+
+/// Format of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The values of a choice, with their descriptions.
+pub(crate) fn possible<T: ValueEnum>() -> Vec<PossibleValue> {
+    T::value_variants().iter().filter_map(ValueEnum::to_possible_value).collect()
+}
+
+/// The name of one value of a choice.
+pub(crate) fn name<T: ValueEnum + Copy>(value: T) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
