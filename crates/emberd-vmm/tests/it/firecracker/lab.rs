@@ -114,8 +114,8 @@ impl Lab {
         Firecracker::find(self.config(flags)).unwrap()
     }
 
-    /// Waits until the double of the microVM `name` has made `mark` so many `times`, while `meanwhile`
-    /// goes on without an end.
+    /// Waits until the double of the microVM `name` has made `mark` so many `times`, while
+    /// `meanwhile` goes on without an end.
     pub async fn marked<T: std::fmt::Debug>(
         &self,
         name: &str,
