@@ -92,6 +92,7 @@ example_verdicts='
   s/^example .* ok$/passed=1/p
   s/^example .* FAILED$/failed=1/p
   s/^example .* SKIPPED$/skipped=1/p'
+lint_verdicts='s/^ok: .*/passed=1/p; s/^SKIPPED: .*/skipped=1/p'
 emberctl_verdicts='s/^([0-9]+) ok, ([0-9]+) FAIL, ([0-9]+) SKIP$/passed=\1 failed=\2 skipped=\3/p'
 
 live() { # the examples and emberctl's own test against a daemon with real microVMs
@@ -114,14 +115,23 @@ no_sandbox_left() { # RUN-DIR
   [[ -z $left ]] || { echo "$left" && return 1; }
 }
 
+# Ruff is in no package of Debian's: from PyPI, into an environment of its own.
+install_ruff() {
+  command -v ruff >/dev/null && return
+  export RUFF=$target_dir/ruff/bin/ruff
+  [[ -x $RUFF ]] && return
+  python3 -c 'import ensurepip' 2>/dev/null || install_packages ensurepip:python3-venv
+  python3 -m venv "$target_dir/ruff" && "$target_dir/ruff/bin/pip" --quiet install ruff==0.17.6
+}
+
 stage "host packages and Rust"
-install_packages "${host_packages[@]}" shellcheck:shellcheck unsquashfs:squashfs-tools
+install_packages "${host_packages[@]}" shellcheck:shellcheck unsquashfs:squashfs-tools node:nodejs
 install_rust
 cargo fmt --version >/dev/null 2>&1 || rustup --quiet component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup --quiet component add clippy
 
-mapfile -t shell_scripts < <(git ls-files '*.sh' .ci/run)
-check "shellcheck" shellcheck "${shell_scripts[@]}" || true
+install_ruff || true
+tally "linters" "$lint_verdicts" scripts/lint.sh
 check "rustfmt" cargo fmt --all --check || true
 check "clippy" cargo clippy --quiet --locked --workspace --all-targets -- -D warnings || true
 # Builds the binaries too: the same ones serve the images, the tests and the live daemon.

@@ -15,6 +15,7 @@ mod packs;
 mod pool;
 mod ports;
 mod processes;
+mod readme;
 mod story;
 
 use daemon::Daemon;
