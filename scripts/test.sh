@@ -7,6 +7,8 @@
 #            off       no microVM is booted
 # EMBERD_DATA_DIR      where the guests' images are built; target/e2e-data if unset
 set -euo pipefail
+# The images are those of an installation.
+EMBERD_PROFILE=release
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 # shellcheck source=daemon.sh
 . "$repo/scripts/daemon.sh"
