@@ -3,18 +3,24 @@
 #
 #   OUT=FILE          write the initramfs there instead of into the data directory
 #   EMBERCTL=FILE     pack with this emberctl instead of building one
+#   AGENT_PROFILE=P   build the agent in this profile of Cargo.toml instead of `guest`
+#   AGENT_ONLY=yes    build the agent and no initramfs
 #   EMBERD_DATA_DIR and CARGO_TARGET_DIR are honoured.
 set -eu
 
 cd "$(dirname "$0")/.."
 target=x86_64-unknown-linux-gnu
-agent=${CARGO_TARGET_DIR:-target}/$target/guest/emberd-init
+profile=${AGENT_PROFILE:-guest}
+agent=${CARGO_TARGET_DIR:-target}/$target/$profile/emberd-init
 
 # Static, so that the agent runs whatever the root image brings. For the named target alone:
 # build scripts and procedural macros cannot be linked so.
 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
-    cargo build --locked --package emberd-init --profile guest --target "$target"
+    cargo build --locked --package emberd-init --profile "$profile" --target "$target"
 echo "agent: $agent, $(stat --format=%s "$agent") bytes"
+if [ -n "${AGENT_ONLY:-}" ]; then
+    exit
+fi
 
 set -- image build initramfs --agent "$agent"
 if [ -n "${OUT:-}" ]; then

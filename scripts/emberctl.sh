@@ -2,7 +2,9 @@
 # Runs emberctl from this work tree, building it first if it is not up to date:
 #   scripts/emberctl.sh create|exec|inspect|rm|ls|ping|test|... [ARGUMENT...]
 set -euo pipefail
-repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
-cargo build --quiet --release --locked --manifest-path "$repo/Cargo.toml" -p emberctl
-exec "${CARGO_TARGET_DIR:-$repo/target}/release/emberctl" "$@"
+here=$PWD
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+CARGO_TERM_QUIET=true build_binaries emberctl
+# Files that the arguments name are where the caller is.
+cd "$here"
+exec "$bin_dir/emberctl" "$@"

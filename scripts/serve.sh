@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the daemon and what its guests boot from, then runs it in the foreground.
 # The initramfs is rebuilt when the agent changed. Listens on ADDR; arguments go to the daemon.
+# EMBERD_PROFILE=release builds as for an installation, which takes the compiler longer.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -8,10 +9,10 @@ stage "host packages and Rust"
 install_packages "${host_packages[@]}"
 install_rust
 stage "emberd and emberctl"
-cargo build --release --locked -p emberd -p emberctl
+build_binaries emberd emberctl
 stage "kernel, initramfs, language packs"
-build_images "$target_dir/release/emberctl" python shell node
+build_images "$bin_dir/emberctl" python shell node
 end_stage
 
 export EMBERD_ADDR=${ADDR:-${EMBERD_ADDR:-127.0.0.1:7777}}
-exec "$target_dir/release/emberd" "$@"
+exec "$bin_dir/emberd" "$@"

@@ -7,6 +7,25 @@ cd "$repo" || exit
 target_dir=${CARGO_TARGET_DIR:-$repo/target}
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin
 
+# How quickstart.sh, serve.sh and emberctl.sh build. EMBERD_PROFILE=release is what an installation
+# has: optimised across crates, and a small agent.
+case ${EMBERD_PROFILE:-quick} in
+  quick) profile=quick agent_profile=quick-guest ;;
+  release) profile=release agent_profile=guest ;;
+  *) echo "error: EMBERD_PROFILE is $EMBERD_PROFILE, not quick or release" >&2 && exit 2 ;;
+esac
+bin_dir=$target_dir/$profile
+
+# Builds binaries of the workspace. The packages are always these two: with others, cargo would
+# build what they share anew, with other features.
+build_binaries() { # BINARY...
+  cargo build --profile "$profile" --locked -p emberd -p emberctl "${@/#/--bin=}" || {
+    echo "error: the build failed, see above" >&2
+    echo "hint: crates come from crates.io over the network; a build that is run again goes on" >&2
+    return 1
+  }
+}
+
 stage_started=
 stage() { # TITLE: ends the stage before and begins one
   end_stage
@@ -69,9 +88,15 @@ install_rust() {
 # Builds what guests boot from with the given emberctl, and the packs named. What is there already
 # is only verified.
 build_images() { # EMBERCTL PACK...
+  build_kernel_and_packs "$@" && build_initramfs "$1"
+}
+
+build_kernel_and_packs() { # EMBERCTL PACK...
   local emberctl=$1
   shift
-  "$emberctl" image build kernel &&
-    EMBERCTL=$emberctl rootfs/build.sh &&
-    "$emberctl" image build pack "$@"
+  "$emberctl" image build kernel && "$emberctl" image build pack "$@"
+}
+
+build_initramfs() { # EMBERCTL
+  EMBERCTL=$1 AGENT_PROFILE=$agent_profile rootfs/build.sh
 }

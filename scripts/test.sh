@@ -2,11 +2,13 @@
 # Runs everything: scripts, format, lints, every test, real microVMs, the examples. Installs what
 # that needs first and ends with one line: N passed, N failed, N skipped.
 #
-# EMBERD_E2E=require   a test that cannot run on a real microVM fails
+# EMBERD_E2E=require   whatever cannot run here fails, for want of microVMs or of anything else
 #            auto      it is skipped and says why (default)
 #            off       no microVM is booted
 # EMBERD_DATA_DIR      where the guests' images are built; target/e2e-data if unset
 set -euo pipefail
+# The images are those of an installation.
+EMBERD_PROFILE=release
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 # shellcheck source=daemon.sh
 . "$repo/scripts/daemon.sh"
@@ -19,6 +21,8 @@ esac
 export EMBERD_DATA_DIR=${EMBERD_DATA_DIR:-$target_dir/e2e-data}
 emberctl=$target_dir/debug/emberctl
 logs=$(mktemp -d)
+export EMBERD_SKIPS=$logs/skips
+: >"$EMBERD_SKIPS"
 trap 'stop_daemon || true; rm -rf "$logs"' EXIT
 passed=0 failed=0 skipped=0
 
@@ -57,11 +61,40 @@ tally() { # NAME SED-PROGRAM COMMAND...
   fi
 }
 
-# A test that could not run here printed one line `SKIPPED: why`; cargo counts it as passed.
+# Runs the tests of all crates, by cargo-nextest where there is one: it ends a test that hangs and
+# names it. `cargo test` only says which test runs for over a minute.
+cargo_tests() {
+  if cargo nextest --version >/dev/null 2>&1; then
+    tally "cargo nextest" "$nextest_verdicts" \
+      cargo nextest run --locked --workspace --no-fail-fast --show-progress none
+    tally "cargo test --doc" "$cargo_verdicts" cargo test --locked --workspace --doc
+  else
+    tally "cargo test" "$cargo_verdicts" cargo test --locked --workspace --no-fail-fast
+  fi
+  # A test that could not run here left a line in this file, and counts as passed so far.
+  local tests
+  tests=$(sed -nE 's/^\{"test":"(([^"\\]|\\.)*)".*/\1/p' "$EMBERD_SKIPS" | sort -u | wc -l)
+  skipped=$((skipped + tests)) passed=$((passed - tests))
+}
+
 cargo_verdicts='
-  s/^test result: .* ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored;.*/passed=\1 failed=\2 skipped=\3/p
-  s/^(test .* \.\.\. )?SKIPPED: .*/skipped=1 passed=-1/p'
-example_verdicts='s/^example .* ok$/passed=1/p; s/^example .* FAILED$/failed=1/p'
+  s/^test result: .* ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored;.*/passed=\1 failed=\2 skipped=\3/p'
+# Of the line `Summary [ 9.9s] 9 tests run: 5 passed (1 slow), 1 failed, 1 timed out, 1 skipped`.
+nextest_verdicts='
+  /^ *Summary \[/{
+    s/.* tests? run: //
+    s/ \([^)]*\)//g
+    s/([0-9]+) passed/passed=\1/
+    s/([0-9]+) (failed|timed out|exec failed)/failed=\1/g
+    s/([0-9]+) skipped/skipped=\1/
+    s/, / /g
+    p
+  }'
+example_verdicts='
+  s/^example .* ok$/passed=1/p
+  s/^example .* FAILED$/failed=1/p
+  s/^example .* SKIPPED$/skipped=1/p'
+lint_verdicts='s/^ok: .*/passed=1/p; s/^SKIPPED: .*/skipped=1/p'
 emberctl_verdicts='s/^([0-9]+) ok, ([0-9]+) FAIL, ([0-9]+) SKIP$/passed=\1 failed=\2 skipped=\3/p'
 
 live() { # the examples and emberctl's own test against a daemon with real microVMs
@@ -84,14 +117,23 @@ no_sandbox_left() { # RUN-DIR
   [[ -z $left ]] || { echo "$left" && return 1; }
 }
 
+# Ruff is in no package of Debian's: from PyPI, into an environment of its own.
+install_ruff() {
+  command -v ruff >/dev/null && return
+  export RUFF=$target_dir/ruff/bin/ruff
+  [[ -x $RUFF ]] && return
+  python3 -c 'import ensurepip' 2>/dev/null || install_packages ensurepip:python3-venv
+  python3 -m venv "$target_dir/ruff" && "$target_dir/ruff/bin/pip" --quiet install ruff==0.17.6
+}
+
 stage "host packages and Rust"
-install_packages "${host_packages[@]}" shellcheck:shellcheck unsquashfs:squashfs-tools
+install_packages "${host_packages[@]}" shellcheck:shellcheck unsquashfs:squashfs-tools node:nodejs
 install_rust
 cargo fmt --version >/dev/null 2>&1 || rustup --quiet component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup --quiet component add clippy
 
-mapfile -t shell_scripts < <(git ls-files '*.sh' .ci/run)
-check "shellcheck" shellcheck "${shell_scripts[@]}" || true
+install_ruff || true
+tally "linters" "$lint_verdicts" scripts/lint.sh
 check "rustfmt" cargo fmt --all --check || true
 check "clippy" cargo clippy --quiet --locked --workspace --all-targets -- -D warnings || true
 # Builds the binaries too: the same ones serve the images, the tests and the live daemon.
@@ -101,10 +143,10 @@ if [[ $EMBERD_E2E != off ]]; then
     [[ $EMBERD_E2E == require ]] || { failed=$((failed - 1)) skipped=$((skipped + 1)); }
   fi
 fi
-tally "cargo test" "$cargo_verdicts" \
-  cargo test --locked --workspace --no-fail-fast -- --show-output
+cargo_tests
 [[ $EMBERD_E2E == off ]] || live
 end_stage
 
 echo "$passed passed, $failed failed, $skipped skipped"
-((failed == 0))
+((failed == 0)) || exit 1
+[[ $EMBERD_E2E != require ]] || ((skipped == 0))

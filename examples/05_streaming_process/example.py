@@ -51,8 +51,8 @@ try:
     assert call("POST", process + "/stdin", b"ember\n")[0] == 204
     assert call("POST", process + "/stdin?end=true", b"daemon\n")[0] == 204
 
-    said = ""
-    for event in events(process, last=event["id"]):
+    said, last = "", event["id"]
+    for event in events(process, last=last):
         print(event)
         if event["event"] == "stdout":
             said += event["text"]

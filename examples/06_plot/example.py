@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -29,7 +30,7 @@ def call(method, path, body=None):
 def main():
     if "code" not in json.load(call("GET", "/info"))["packs"]:
         print("SKIPPED: the pack `code` is not installed; build it with: emberctl image build pack code")
-        return
+        sys.exit(77)
     sandbox = json.load(call("POST", "/sandboxes", {"language_pack": "code"}))["id"]
     try:
         context = json.load(call("POST", f"/sandboxes/{sandbox}/contexts", {}))["id"]

@@ -27,7 +27,7 @@ field() { # NAME: of the JSON on standard input
 
 if [[ ! $(get /info) =~ \"packs\":\[[^]]*\"code\" ]]; then
   echo 'SKIPPED: no pack named code is installed; build it with: emberctl image build pack code'
-  exit
+  exit 77
 fi
 id=$(post /sandboxes '{"language_pack": "code"}' | field id)
 trap 'curl --silent --fail --noproxy "*" --request DELETE "$url/sandboxes/$id"' EXIT

@@ -22,6 +22,7 @@ mod guest;
 mod keeper;
 mod log;
 mod machine;
+mod marks;
 mod process_tree;
 mod resources;
 mod snapshot;

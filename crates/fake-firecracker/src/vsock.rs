@@ -17,6 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::marks;
+
 /// Most connections of one VM; over it they are accepted and closed. reference §5.
 const CONNECTIONS_MAX: usize = 1023;
 /// Host ports come from [2^30, 2^31). reference §5.
@@ -27,6 +29,8 @@ const LINE_BYTES_MIN: usize = 10;
 const LINE_BYTES_MAX: usize = 32;
 /// How often an agent that starts anew behind a load is tried. A real one listens at once.
 const LISTENER_RETRY: Duration = Duration::from_millis(1);
+/// How often a connection is looked for that is not to be accepted yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Bytes moved at once.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -104,19 +108,19 @@ impl Device {
             control: receiver,
         };
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, shared.clone(), Shared::serve_host));
+        accepting.spawn(accept(listener, shared.clone(), Shared::serve_host, Some("waiting")));
         Ok(Self { shared, control, accepting })
     }
 
     /// Lets the guest dial out: its processes connect to `listener`.
     pub fn serve_guest(&mut self, listener: UnixListener) {
-        self.accepting.spawn(accept(listener, self.shared.clone(), Shared::serve_guest));
+        self.accepting.spawn(accept(listener, self.shared.clone(), Shared::serve_guest, None));
     }
 
     /// Lets the guest dial `port` of the host: each connection to `listener` is such a dial.
     pub fn serve_dials(&mut self, listener: UnixListener, port: u32) {
         let dial = move |shared: Shared, guest| shared.serve_dial(guest, port);
-        self.accepting.spawn(accept(listener, self.shared.clone(), dial));
+        self.accepting.spawn(accept(listener, self.shared.clone(), dial, None));
     }
 
     /// The guest's driver is loaded after `boot`.
@@ -165,16 +169,18 @@ impl Device {
     }
 }
 
-/// Accepts while the device serves; else connections wait in the socket's backlog.
+/// Accepts while the device serves; else connections wait in the socket's backlog, and the first
+/// of them makes the mark.
 async fn accept<F>(
     listener: UnixListener,
     shared: Shared,
     serve: impl Fn(Shared, UnixStream) -> F + Copy + Send + 'static,
+    mark: Option<&'static str>,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     let mut control = shared.control.clone();
-    while control.wait_for(Control::serves).await.is_ok() {
+    while serves(&mut control, &listener, mark).await {
         tokio::select! {
             biased;
             _ = control.changed() => {}
@@ -193,12 +199,43 @@ async fn accept<F>(
     }
 }
 
+/// Waits until the device serves; never, if it is gone.
+async fn serves(
+    control: &mut watch::Receiver<Control>,
+    listener: &UnixListener,
+    mut mark: Option<&'static str>,
+) -> bool {
+    loop {
+        tokio::select! {
+            biased;
+            served = async { control.wait_for(Control::serves).await.is_ok() } => return served,
+            () = somebody_waits(listener), if mark.is_some() => {
+                mark.take().into_iter().for_each(marks::add);
+            }
+        }
+    }
+}
+
+/// Returns once a connection waits to be accepted.
+async fn somebody_waits(listener: &UnixListener) {
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let readable = rustix::event::PollFlags::IN;
+    let waits = || {
+        let mut fds = [rustix::event::PollFd::new(listener, readable)];
+        rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    };
+    while !waits() {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
 impl Shared {
     /// Every end before the `OK` line is an EOF without a word. reference §5.
     async fn serve_host(mut self, mut host: UnixStream) {
         let Some(port) = self.read_port(&host).await else { return };
         let host_port = self.next_host_port();
         if self.settings.no_listener {
+            marks::add("turned-away");
             return;
         }
         let Ok(guest) = UnixStream::connect(self.settings.guest_port(port)).await else { return };

@@ -34,7 +34,6 @@ import random
 import select
 import signal
 import site
-import stat
 import struct
 import threading
 import time

@@ -1,6 +1,6 @@
 //! `context`: what is sent, what a run's events look like, exit codes, and pictures.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -123,9 +123,8 @@ fn interrupt_from_the_keyboard_is_passed_on() {
     let mut command =
         emberctl(&daemon.addr, &["context", "run", "sb_1", CONTEXT, ENDLESS, "--json"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
     // It listens for signals before it asks.
-    stdout.read_line(&mut String::new()).unwrap();
+    let (_, mut stdout) = emberd_testing::first_line(child.stdout.take().unwrap()).unwrap();
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let mut rest = String::new();
     stdout.read_to_string(&mut rest).unwrap();

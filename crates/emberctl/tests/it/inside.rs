@@ -1,6 +1,6 @@
 //! `forward`, `logs` and `metrics`: what is inside a sandbox, from here.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 
@@ -20,8 +20,7 @@ fn daemon_with_sandbox() -> (FakeDaemon, String) {
 fn forward(daemon: &FakeDaemon, id: &str, ports: &str) -> (Child, String) {
     let mut command = emberctl(&daemon.addr, &["forward", id, ports]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let (line, _) = emberd_testing::first_line(child.stdout.take().unwrap()).unwrap();
     let (listening, rest) = line.split_once(" leads to ").unwrap();
     assert!(rest.ends_with(&format!(" of {id}\n")), "{line}");
     (child, listening.to_owned())

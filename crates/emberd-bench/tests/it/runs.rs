@@ -1,7 +1,6 @@
 //! Real runs over the test double, a few iterations each.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -153,8 +152,7 @@ fn a_run_cut_short_stops_its_daemon() {
     let mut command = bench(temp.path(), &["churn", "--double", "--packs", "shell"]);
     let mut bench = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // From this line on it listens for signals.
-    let mut line = String::new();
-    BufReader::new(bench.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let (line, _) = emberd_testing::first_line(bench.stderr.take().unwrap()).unwrap();
     assert!(line.starts_with("churn: "), "{line}");
     kill_process(Pid::from_child(&bench), Signal::TERM).unwrap();
     let output = bench.wait_with_output().unwrap();

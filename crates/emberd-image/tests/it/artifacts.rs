@@ -255,7 +255,7 @@ fn a_full_disk_is_an_error_that_says_so_and_leaves_nothing() {
         .collect();
     let tar = place.write("root.tar", &archive(&[entry("noise", b'0', "", &noise)]));
     let Some(_disk) = SmallDisk::mount(&data, 512) else {
-        println!("SKIPPED: mounting a small disk needs root");
+        emberd_testing::skip("mounting a small disk needs root");
         return;
     };
     let error = place.pack("lua", &tar).unwrap_err();

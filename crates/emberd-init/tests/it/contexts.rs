@@ -48,8 +48,8 @@ pub fn guest(language: &str) -> Option<Guest> {
         "javascript" => "/usr/bin/node",
         _ => "/bin/bash",
     };
-    if !Path::new(interpreter).exists() {
-        println!("SKIPPED: no {interpreter} on this machine");
+    let have_it = Path::new(interpreter).exists();
+    if !emberd_testing::needs(have_it, format!("no {interpreter} on this machine")) {
         return None;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -547,8 +547,8 @@ fn nonsense_passes_as_it_is_for_the_host_to_judge() {
 
 #[test]
 fn contexts_run_as_whom_they_are_told_to() {
-    if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: only root can run a program as somebody else");
+    let is_root = nix::unistd::geteuid().is_root();
+    if !emberd_testing::needs(is_root, "only root can run a program as somebody else") {
         return;
     }
     let Some(guest) = guest("shell") else { return };

@@ -24,8 +24,8 @@ fn success() {
 
 #[test]
 fn python() {
-    if std::process::Command::new("python3").arg("-V").output().is_err() {
-        println!("SKIPPED: no python3 on this machine");
+    let have_python = std::process::Command::new("python3").arg("-V").output().is_ok();
+    if !emberd_testing::needs(have_python, "no python3 on this machine") {
         return;
     }
     let pack = r#"{"name":"python","run":["python3","{file}"],"file_name":"main.py"}"#;

@@ -77,13 +77,9 @@ pub fn write(host: &mut Host, path: &Path, bytes: &[u8]) -> FileEntry {
     expect_entry(host)
 }
 
-/// Whether the tests may change owners and mount file systems; says so if not.
-pub fn is_root(test: &str) -> bool {
-    let is_root = geteuid().is_root();
-    if !is_root {
-        eprintln!("SKIPPED {test}: only root may do what it does");
-    }
-    is_root
+/// Whether the tests may change owners and mount file systems; a skip if not.
+pub fn is_root() -> bool {
+    emberd_testing::needs(geteuid().is_root(), "only root may do what it does")
 }
 
 /// The names in a directory of the host, sorted.

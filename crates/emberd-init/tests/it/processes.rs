@@ -240,11 +240,7 @@ fn all_a_program_wrote_to_its_terminal_arrives() {
 
 /// Root alone may become somebody else.
 fn is_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        println!("SKIPPED: not root");
-    }
-    root
+    emberd_testing::needs(nix::unistd::geteuid().is_root(), "not root")
 }
 
 #[test]

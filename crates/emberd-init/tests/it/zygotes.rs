@@ -22,8 +22,8 @@ fn guest(mode: &str) -> Option<Guest> {
 }
 
 fn guest_with(zygote: &[&str]) -> Option<Guest> {
-    if Command::new("python3").arg("-V").output().is_err() {
-        println!("SKIPPED: no python3 on this machine");
+    let have_python = Command::new("python3").arg("-V").output().is_ok();
+    if !emberd_testing::needs(have_python, "no python3 on this machine") {
         return None;
     }
     let run = zygote.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(",");

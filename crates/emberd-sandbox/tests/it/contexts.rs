@@ -88,11 +88,7 @@ fn spec(language: &str) -> ContextSpec {
 }
 
 fn have_python() -> bool {
-    let have = Path::new("/usr/bin/python3").exists();
-    if !have {
-        println!("SKIPPED: no python3 on this machine");
-    }
-    have
+    emberd_testing::needs(Path::new("/usr/bin/python3").exists(), "no python3 on this machine")
 }
 
 #[tokio::test]
@@ -155,9 +151,10 @@ async fn interrupt_and_hang_up_end_the_run_and_not_the_context() {
         fixture.sandboxes.interrupt_context(id, context).unwrap();
     });
     assert_eq!(ran.error(), Some(("KeyboardInterrupt", "")), "{ran:?}");
-    let run = ContextRun { code: "x=2; sleep 1000".into(), timeout_ms: None };
+    let run = ContextRun { code: "x=2; echo up; sleep 1000".into(), timeout_ms: None };
     let mut run = fixture.sandboxes.run_context(id, context, &run).unwrap();
     assert!(matches!(run.next().await, Some(RunEvent::Started { execution_count: 2 })));
+    assert!(matches!(run.next().await, Some(RunEvent::Stdout { .. })));
     drop(run);
     assert_eq!(fixture.run(id, context, "echo $x").await.text, "2\n");
     let ran = fixture.run_for(id, context, "sleep 1000", Some(50)).await;

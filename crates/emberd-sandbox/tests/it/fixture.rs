@@ -180,6 +180,12 @@ impl Fixture {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Whether the VM of some sandbox has started: that is recorded before its guest is
+    /// waited for.
+    pub fn some_vm_started(&self) -> bool {
+        self.left().iter().any(|dir| dir.join("sandbox.json").exists())
+    }
+
     /// What is in the run directory.
     pub fn left(&self) -> Vec<PathBuf> {
         self.run_dir.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect()
@@ -295,6 +301,13 @@ pub async fn until(mut condition: impl FnMut() -> bool) {
         }
     });
     waited.await.expect("it comes about");
+}
+
+/// Lets `time` pass at once, for this runtime's timers alone.
+pub async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 /// A program that runs until its agent is gone, and leaves no orphan behind then.

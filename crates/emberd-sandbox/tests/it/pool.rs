@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use emberd_proto::ExecSpec;
@@ -11,7 +12,7 @@ use futures::FutureExt as _;
 use futures::future::join_all;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use crate::fixture::{Fixture, NEVER, is_running, pool, shell, until};
+use crate::fixture::{Fixture, NEVER, is_running, pass, pool, shell, until};
 
 /// Process ids of the VMMs in the pool, while nothing else is there. One that only stands by
 /// has not bound its guest's socket yet.
@@ -29,6 +30,12 @@ fn pooled_pids(fixture: &Fixture) -> Vec<u32> {
 
 fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+fn signal_all(pids: &[u32], kind: Signal) {
+    for pid in pids {
+        signal(*pid, kind);
+    }
 }
 
 /// Whether a child of this process has ended: its first thread alone is not all of it.
@@ -161,16 +168,26 @@ async fn microvm_that_dies_in_the_pool_is_replaced() {
 #[tokio::test]
 async fn guest_that_hangs_in_the_pool_is_found_and_replaced() {
     let fixture = Fixture::pooled_with(2, |config| {
-        pool(config).pace.health_period = Duration::from_millis(20);
-        pool(config).pace.health_timeout = Duration::from_millis(500);
+        pool(config).pace.health_period = NEVER;
+        pool(config).pace.health_timeout = NEVER;
     });
     fixture.filled().await;
-    let hung = pooled_pids(&fixture)[0];
-    signal(hung, Signal::STOP);
-    until(|| fixture.pool().discarded >= 1 && !is_running(hung)).await;
+    let pids = pooled_pids(&fixture);
+    signal_all(&pids, Signal::STOP);
+    pass(NEVER).await;
+    // A guest that is looked at is out of the pool until it has answered.
+    until(|| fixture.pool().ready == 1).await;
+    pass(NEVER).await;
+    until(|| fixture.pool().discarded == 1).await;
+    // The other one is looked at next, and answers.
+    until(|| pids.iter().filter(|pid| is_running(**pid)).count() == 1).await;
+    let stays = *pids.iter().find(|pid| is_running(**pid)).unwrap();
+    signal(stays, Signal::CONT);
     fixture.filled().await;
+    assert!(pooled_pids(&fixture).contains(&stays));
     let id = fixture.create().await;
     assert_eq!(fixture.exec(id, "echo fine").await.unwrap().stdout, "fine\n");
+    assert_eq!(fixture.pool().discarded, 1);
     fixture.close().await;
 }
 
@@ -181,11 +198,14 @@ async fn healthy_guests_stay() {
     });
     fixture.filled().await;
     let pids = pooled_pids(&fixture);
-    for _ in 0..50 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    for _ in 0..5 {
+        // A guest that is looked at is out of the pool until it has answered.
+        signal_all(&pids, Signal::STOP);
+        until(|| fixture.pool().ready == 1).await;
+        signal_all(&pids, Signal::CONT);
+        until(|| fixture.pool().ready == 2).await;
     }
     assert_eq!(fixture.pool().discarded, 0);
-    until(|| fixture.pool().ready == 2).await;
     assert_eq!(pooled_pids(&fixture), pids);
     fixture.close().await;
 }
@@ -225,8 +245,9 @@ async fn refill_waits_for_creations_that_found_nothing_ready() {
     // Begun, and not gone on with.
     let mut beyond = Box::pin(fixture.sandboxes.create(&pack));
     assert!((&mut beyond).now_or_never().is_none());
-    for _ in 0..100 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    // In the time of as many programs as a refill would start, and more.
+    for _ in 0..20 {
+        tokio::task::spawn_blocking(|| Command::new("true").status()).await.unwrap().unwrap();
         assert_eq!((fixture.pool().ready, fixture.pool().filling), (0, 0));
     }
     beyond.await.unwrap();

@@ -14,7 +14,7 @@ fn some_dir(fixture: &Fixture, file: &str) -> bool {
 #[tokio::test]
 async fn while_the_guest_of_a_template_boots() {
     let fixture = Fixture::restored_by(|double| double.misbehave("never-ready"));
-    until(|| some_dir(&fixture, "sandbox.json")).await;
+    until(|| fixture.some_vm_started()).await;
     assert_eq!(fixture.template().state, TemplateState::Building);
     fixture.close().await;
 }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use emberd_proto::ExecSpec;
 use emberd_sandbox::{
@@ -150,10 +149,7 @@ async fn damage_that_one_failed_restore_hints_at_is_found() {
 /// Restores a sandbox from a VMM that stood by and has these faults; it boots cold then, and
 /// the template stays.
 async fn check_booted_instead(faults: &str) {
-    let fixture = Fixture::with(|config| {
-        with_templates(config);
-        config.boot_timeout = Duration::from_secs(3);
-    });
+    let fixture = Fixture::with(with_templates);
     fixture.build().await;
     fixture.filled().await;
     // What stands by behaves; what takes its place does not; what comes then does again.

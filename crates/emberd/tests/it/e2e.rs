@@ -1,7 +1,7 @@
 //! End to end on real microVMs: the daemon's own binary, its real driver, a real kernel.
 //!
 //! `EMBERD_E2E` says how serious that is: `require` fails where no microVM can boot, `auto`
-//! (default) prints SKIPPED and why, `off` skips. All other `EMBERD_*` variables reach the
+//! (default) and `off` skip. All other `EMBERD_*` variables reach the
 //! daemon, so the same stories run on another driver, kernel or host.
 
 mod clones;
@@ -15,6 +15,7 @@ mod packs;
 mod pool;
 mod ports;
 mod processes;
+mod readme;
 mod story;
 
 use daemon::Daemon;

@@ -72,7 +72,7 @@ async fn live(daemon: &Daemon) {
     daemon.client.delete(&id).await.unwrap();
 }
 
-pub fn no_op() -> ExecBody {
+fn no_op() -> ExecBody {
     ExecBody { spec: ExecSpec::new(":"), stdin: None, stdin_base64: None }
 }
 

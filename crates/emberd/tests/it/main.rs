@@ -8,8 +8,6 @@ mod e2e;
 #[cfg(test)]
 mod lives;
 #[cfg(test)]
-mod overhead;
-#[cfg(test)]
 mod packs;
 #[cfg(test)]
 mod process;

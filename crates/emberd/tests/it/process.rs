@@ -1,12 +1,13 @@
 //! What only a process has: signals, exit codes, start-up errors, a crash.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
 use emberd_api::Pool;
 use emberd_client::Client;
+use emberd_testing::first_line;
 use fake_firecracker::Double;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -105,13 +106,19 @@ impl Daemon {
     /// Starts `command` and waits until it says that it listens.
     pub fn spawn(mut command: Command) -> Self {
         let mut process = command.spawn().unwrap();
-        let mut ready = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let ready = first_line(process.stdout.take().unwrap());
+        let ready = ready.map_or_else(
+            |error| {
+                process.kill().unwrap();
+                error.to_string()
+            },
+            |(line, _)| line,
+        );
         let Some(addr) = ready.trim_end().strip_prefix("listening on ") else {
             let mut errors = String::new();
             process.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
             process.wait().unwrap();
-            panic!("{errors}");
+            panic!("{ready}{errors}");
         };
         // The log would fill its pipe: read it on.
         let mut log = process.stderr.take().unwrap();

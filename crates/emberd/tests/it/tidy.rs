@@ -6,6 +6,7 @@
 mod imports;
 mod source;
 mod tree;
+mod wording;
 
 use tree::{Tree, assert_none};
 

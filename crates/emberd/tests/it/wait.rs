@@ -19,6 +19,13 @@ pub async fn until(mut condition: impl AsyncFnMut() -> bool) {
     waited.await.expect("it comes about");
 }
 
+/// Lets `time` pass at once, for this runtime's timers alone.
+pub async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 /// Whether the process runs. A zombie does not: an orphan's is for the host's init to reap.
 pub fn is_running(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -28,6 +28,7 @@ use crate::exits::Exits;
 use crate::faults::Fault;
 use crate::log::Log;
 use crate::machine::{Machine, Refusal};
+use crate::marks;
 
 /// Most connections; the next is told so and closed. reference §1.1.
 const CONNECTIONS_MAX: usize = 10;
@@ -99,7 +100,10 @@ async fn answer(api: &Api, request: Request<Incoming>) -> Response<Full<Bytes>> 
     let mut machine = api.machine.lock().await;
     api.log.info(&format!("The API server received a request: {called}."));
     match api.config.faults.at(&called) {
-        Some(Fault::HangAt(_)) => std::future::pending().await,
+        Some(Fault::HangAt(_)) => {
+            marks::add("hanging");
+            std::future::pending::<()>().await;
+        }
         Some(Fault::DieAt(_, code)) => {
             Exits::last_words(&api.log, *code);
             api.exits.now(*code);

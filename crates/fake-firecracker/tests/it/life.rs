@@ -44,26 +44,19 @@ fn wait_until_gone(pids: &[u32]) {
 }
 
 #[test]
-fn sigkill_takes_the_whole_guest_along() {
-    let dir = Dir::new();
-    let mut vmm = dir.start(&[]);
-    vmm.boot();
-    let mut agent = vmm.connect_agent();
-    let pids = guest_processes(&vmm, &mut agent);
-    vmm.process.kill().unwrap();
-    wait_until_gone(&pids);
-}
-
-#[test]
-fn sigkill_takes_a_paused_guest_along() {
-    let dir = Dir::new();
-    let mut vmm = dir.start(&[]);
-    vmm.boot();
-    let mut agent = vmm.connect_agent();
-    let pids = guest_processes(&vmm, &mut agent);
-    vmm.pause();
-    vmm.process.kill().unwrap();
-    wait_until_gone(&pids);
+fn sigkill_takes_the_whole_guest_along_even_a_paused_one() {
+    for paused in [false, true] {
+        let dir = Dir::new();
+        let mut vmm = dir.start(&[]);
+        vmm.boot();
+        let mut agent = vmm.connect_agent();
+        let pids = guest_processes(&vmm, &mut agent);
+        if paused {
+            vmm.pause();
+        }
+        vmm.process.kill().unwrap();
+        wait_until_gone(&pids);
+    }
 }
 
 #[test]

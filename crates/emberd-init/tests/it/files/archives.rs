@@ -154,7 +154,7 @@ fn archives_that_are_none() {
 
 #[test]
 fn what_is_unpacked_belongs_to_the_user() {
-    if !is_root("what_is_unpacked_belongs_to_the_user") {
+    if !is_root() {
         return;
     }
     let guest = Guest::shell();

@@ -21,7 +21,7 @@ impl Small {
         match mount(Some("none"), &path, Some("tmpfs"), flags, Some("size=1m")) {
             Ok(()) => Some(Self(path)),
             Err(errno) => {
-                eprintln!("SKIPPED: cannot mount a small file system: {errno}");
+                emberd_testing::skip(format!("cannot mount a small file system: {errno}"));
                 None
             }
         }
@@ -36,7 +36,7 @@ impl Drop for Small {
 
 #[test]
 fn full_disk_leaves_the_old_file() {
-    if !is_root("full_disk_leaves_the_old_file") {
+    if !is_root() {
         return;
     }
     let guest = Guest::shell();
@@ -62,7 +62,7 @@ fn full_disk_leaves_the_old_file() {
 
 #[test]
 fn moving_from_one_file_system_to_another() {
-    if !is_root("moving_from_one_file_system_to_another") {
+    if !is_root() {
         return;
     }
     let guest = Guest::shell();

@@ -22,8 +22,7 @@ pub struct Python {
 }
 
 impl Python {
-    /// `EMBERD_TEST_PYTHON`, else `python3`; nothing, and why is printed, unless it is 3.11 or
-    /// newer.
+    /// `EMBERD_TEST_PYTHON`, else `python3`; nothing, which is a skip, unless it is 3.11 or newer.
     pub fn find(home: &Path) -> Option<Self> {
         const ASK: &str = "import sys; print(sys.version_info[1], sys.executable)";
         let name = env::var("EMBERD_TEST_PYTHON").unwrap_or("python3".to_owned());
@@ -32,8 +31,7 @@ impl Python {
         let answer = answer.unwrap_or_default();
         let (minor, path) = answer.trim().split_once(' ').unwrap_or(("0", ""));
         let minor = minor.parse().unwrap();
-        if minor < 11 {
-            println!("SKIPPED: {name} is no Python 3.11 or newer");
+        if !emberd_testing::needs(minor >= 11, format!("{name} is older than Python 3.11")) {
             return None;
         }
         let site = home.join(format!(".local/lib/python3.{minor}/site-packages"));

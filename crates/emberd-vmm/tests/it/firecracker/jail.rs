@@ -40,11 +40,7 @@ fn jailed(lab: &Lab, version: &str) -> FirecrackerConfig {
 }
 
 fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("SKIPPED: jails need root");
-    }
-    root
+    emberd_testing::needs(rustix::process::geteuid().is_root(), "jails need root")
 }
 
 #[tokio::test]

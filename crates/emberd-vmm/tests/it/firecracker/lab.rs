@@ -114,6 +114,27 @@ impl Lab {
         Firecracker::find(self.config(flags)).unwrap()
     }
 
+    /// Waits until the double of the microVM `name` has made `mark` so many `times`, while
+    /// `meanwhile` goes on without an end.
+    pub async fn marked<T: std::fmt::Debug>(
+        &self,
+        name: &str,
+        (mark, times): (&str, u64),
+        meanwhile: impl Future<Output = T>,
+    ) {
+        let path = self.spec(name).dir.join(mark);
+        let made = async {
+            while !fs::metadata(&path).is_ok_and(|made| made.len() >= times) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = made => {}
+            outcome = meanwhile => panic!("before {}: {outcome:?}", path.display()),
+        }
+    }
+
     /// Nothing of any microVM is left: no directory, no process in one.
     pub fn assert_empty(&self) {
         let vms = self.path("vms");
@@ -134,6 +155,13 @@ fn process_in(dir: &Path) -> Option<PathBuf> {
     let mut processes = fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
     let inside = |cwd: PathBuf| cwd.starts_with(dir);
     processes.find(|process| fs::read_link(process.join("cwd")).is_ok_and(inside))
+}
+
+/// Lets `time` pass at once, for this runtime's timers alone.
+pub async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 /// Dials like a person with a terminal.

@@ -12,7 +12,7 @@ use emberd_vmm::{
     SnapshotVmm as _, Template, TemplateError, Vmm as _,
 };
 
-use super::lab::Lab;
+use super::lab::{Lab, pass};
 use crate::agent::Agent;
 
 /// A template made of a guest that has answered once.
@@ -35,11 +35,12 @@ async fn a_paused_guest_is_silent_until_it_is_resumed() {
     assert!(answers(&vm).await);
     vm.pause().await.unwrap();
     vm.pause().await.unwrap();
-    let enough = Duration::from_millis(300);
-    tokio::time::timeout(enough, vm.connect(AGENT_PORT)).await.unwrap_err();
+    let mut connect = Box::pin(vm.connect(AGENT_PORT));
+    lab.marked("sb_1", ("waiting", 1), &mut connect).await;
     vm.resume().await.unwrap();
     vm.resume().await.unwrap();
-    assert!(answers(&vm).await);
+    let stream = connect.await.unwrap();
+    assert_eq!(Agent::greet(stream).await.run("echo awake").await, "awake\n");
 }
 
 #[tokio::test]
@@ -181,9 +182,12 @@ async fn a_load_that_fails_in_any_way_leaves_nothing() {
         lab.assert_empty();
     }
     let mut config = lab.config(&["--fault hang-at=PUT /snapshot/load"]);
-    config.snapshot_timeout = Duration::from_millis(300);
+    config.snapshot_timeout = Duration::from_secs(3600);
     let driver = Firecracker::find(config).unwrap();
-    let error = driver.restore(&template, lab.restore_spec("sb_1")).await.unwrap_err();
+    let mut restore = Box::pin(driver.restore(&template, lab.restore_spec("sb_1")));
+    lab.marked("sb_1", ("hanging", 1), &mut restore).await;
+    pass(Duration::from_secs(3600)).await;
+    let error = restore.await.unwrap_err();
     assert!(matches!(&error, RestoreError::Start(BootError::Step { .. })), "{error:?}");
     lab.assert_empty();
 }

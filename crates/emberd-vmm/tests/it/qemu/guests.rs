@@ -4,10 +4,8 @@
 //! they mean to the daemon's end-to-end tests. In software emulation everywhere.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use emberd_image::{DataDir, Images};
 use emberd_vmm::{
@@ -25,8 +23,8 @@ use crate::world::process_exists;
 /// Memory of every guest, in MiB.
 const MEM_SIZE_MIB: u32 = 192;
 
-/// Long enough for a guest that runs to answer many times.
-const ENOUGH: Duration = Duration::from_secs(1);
+/// How often a guest that runs answers while one that is paused does not.
+const ANSWERS: usize = 20;
 
 /// A driver, images, and a place for microVMs and templates.
 pub(super) struct Lab {
@@ -36,18 +34,12 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    /// All that is needed, or SKIPPED and why it is not there.
+    /// All that is needed; nothing, which is a skip, where a part is not there.
     pub(super) fn new() -> Option<Self> {
-        let required = match std::env::var("EMBERD_E2E").as_deref() {
-            Ok("require") => true,
-            Ok("off") => return skip("EMBERD_E2E=off"),
-            _ => false,
-        };
-        match Self::find() {
-            Ok(lab) => Some(lab),
-            Err(error) if required => panic!("EMBERD_E2E=require, but: {error}"),
-            Err(error) => skip(&error),
+        if !emberd_testing::microvms() {
+            return None;
         }
+        Self::find().map_err(emberd_testing::skip).ok()
     }
 
     fn find() -> Result<Self, String> {
@@ -121,12 +113,6 @@ impl Lab {
     }
 }
 
-/// Prints past the test runner's capture, so that a skipped test is seen.
-pub(super) fn skip<T>(why: &str) -> Option<T> {
-    writeln!(std::io::stderr(), "SKIPPED: {why}").unwrap();
-    None
-}
-
 pub(super) fn hashes() -> ImageHashes {
     let [kernel, initramfs, rootfs, warm_up] = ["k", "i", "r", "w"].map(str::to_owned);
     ImageHashes { kernel, initramfs, rootfs, warm_up }
@@ -144,11 +130,21 @@ fn signal(process_id: u32, signal: Signal) {
 async fn a_paused_guest_is_silent_and_goes_on_where_it_was() {
     let Some(lab) = Lab::new() else { return };
     let vm = lab.qemu.boot(lab.spec()).await.unwrap();
-    let mut agent = Agent::connect(&vm).await;
+    let witness = lab.qemu.boot(BootSpec { dir: lab.vm("sb_1"), ..lab.spec() }).await.unwrap();
+    let (mut agent, mut other) = (Agent::connect(&vm).await, Agent::connect(&witness).await);
     vm.pause().await.unwrap();
     vm.pause().await.unwrap();
     let mut run = Box::pin(agent.run("echo awake"));
-    tokio::time::timeout(ENOUGH, &mut run).await.unwrap_err();
+    let meanwhile = async {
+        for _ in 0..ANSWERS {
+            assert_eq!(other.run("echo here").await, "here\n");
+        }
+    };
+    tokio::select! {
+        said = &mut run => panic!("paused, and it says {said:?}"),
+        () = meanwhile => {}
+    }
+    witness.kill().await.unwrap();
     vm.resume().await.unwrap();
     vm.resume().await.unwrap();
     assert_eq!(run.await, "awake\n");
@@ -295,7 +291,7 @@ async fn a_snapshot_that_fails_leaves_a_guest_that_can_go_on() {
         );
         assert_eq!(fs::read_dir(disk.0).unwrap().count(), 0);
     } else {
-        skip::<()>("mounting a small disk needs root");
+        emberd_testing::skip("mounting a small disk needs root");
     }
     fs::remove_dir(&path).unwrap();
     vm.resume().await.unwrap();

@@ -14,7 +14,7 @@ use emberd_vmm::{
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::guests::{Lab, answers, skip};
+use super::guests::{Lab, answers};
 use crate::agent::Agent;
 
 /// First user of the jails made here.
@@ -22,8 +22,8 @@ const FIRST_UID: u32 = 1_900_005_000;
 
 /// A lab whose VMMs are jailed.
 fn jailed() -> Option<Lab> {
-    if !rustix::process::geteuid().is_root() {
-        return skip("jails need root");
+    if !emberd_testing::needs(rustix::process::geteuid().is_root(), "jails need root") {
+        return None;
     }
     let lab = Lab::new()?;
     Some(lab.with(|config| {

@@ -1,6 +1,5 @@
 //! A daemon of the test's own, on real images, and what must be true when it is gone.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{env, fs};
@@ -8,6 +7,7 @@ use std::{env, fs};
 use emberd_api::{ErrorBody, ExecBody, ExecOutcome};
 use emberd_client::{Client, ClientError};
 use emberd_image::{DataDir, Images};
+use emberd_testing::first_line;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -24,14 +24,14 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon with `flags` added whose sandboxes boot cold, or says SKIPPED and why
-    /// it cannot.
+    /// Starts a daemon with `flags` added whose sandboxes boot cold; nothing, which is a skip,
+    /// where it cannot.
     pub fn start(flags: &[&str]) -> Option<Self> {
         Self::instant(&[&["--templates", "off"], flags].concat())
     }
 
-    /// Starts a daemon with `flags` added, or says SKIPPED and why it cannot. Its sandboxes
-    /// come from templates, which all suites on the same images share.
+    /// Starts a daemon with `flags` added; nothing, which is a skip, where it cannot. Its
+    /// sandboxes come from templates, which all suites on the same images share.
     pub fn instant(flags: &[&str]) -> Option<Self> {
         Self::images()?;
         // Short: a socket's path has 108 bytes.
@@ -39,25 +39,20 @@ impl Daemon {
         Some(Self::start_in(temp, flags.iter().copied().map(str::to_owned).collect()))
     }
 
-    /// Where the images are, or SKIPPED and why there are none to boot.
+    /// Where the images are; nothing, which is a skip, where there are none to boot.
     pub fn images() -> Option<PathBuf> {
-        let required = match env::var("EMBERD_E2E").as_deref() {
-            Ok("require") => true,
-            Ok("off") => return skip("EMBERD_E2E=off"),
-            _ => false,
-        };
+        if !emberd_testing::microvms() {
+            return None;
+        }
         let images = env::var_os("EMBERD_DATA_DIR").map(DataDir::new);
         let images = images.or_else(DataDir::default_path).expect("a user with a home");
-        match Images::load(&images) {
-            Ok(_) => Some(images.path().to_owned()),
-            Err(error) if required => panic!("EMBERD_E2E=require, but: {error}"),
-            Err(error) => skip(&error.to_string()),
-        }
+        let loaded = Images::load(&images).map_err(emberd_testing::skip);
+        loaded.ok().map(|_| images.path().to_owned())
     }
 
     fn start_in(temp: TempDir, flags: Vec<String>) -> Self {
         let run_dir = temp.path().join("run");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_emberd"))
+        let process = Command::new(env!("CARGO_BIN_EXE_emberd"))
             .args(["--addr", "127.0.0.1:0"])
             .arg("--run-dir")
             .arg(&run_dir)
@@ -65,13 +60,22 @@ impl Daemon {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut ready = String::new();
-        let stdout = process.stdout.take().unwrap();
-        BufReader::new(stdout).read_line(&mut ready).unwrap();
+        // From here on a panic stops it.
+        let mut daemon = Self {
+            process,
+            flags,
+            client: Client::new("127.0.0.1:0").unwrap(),
+            authority: String::new(),
+            run_dir,
+            temp: Some(temp),
+        };
+        let (ready, _) = first_line(daemon.process.stdout.take().unwrap()).unwrap();
         let address = ready.trim().strip_prefix("listening on http://");
-        let authority = address.unwrap_or_else(|| panic!("no address in `{ready}`")).to_owned();
-        let client = Client::new(&authority).unwrap();
-        Self { process, flags, client, authority, run_dir, temp: Some(temp) }
+        address
+            .unwrap_or_else(|| panic!("no address in `{ready}`"))
+            .clone_into(&mut daemon.authority);
+        daemon.client = Client::new(&daemon.authority).unwrap();
+        daemon
     }
 
     /// Kills the daemon with SIGKILL and starts another on the same run directory.
@@ -120,12 +124,6 @@ impl Drop for Daemon {
             self.process.wait().unwrap();
         }
     }
-}
-
-/// Prints past the test runner's capture, so that a skipped test is seen.
-fn skip<T>(why: &str) -> Option<T> {
-    writeln!(io::stderr(), "SKIPPED: {why}").unwrap();
-    None
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
