@@ -25,6 +25,9 @@ pub fn adopt_orphans() -> io::Result<()> {
 /// Where cgroup version 2 is mounted in the guest.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
+/// A cgroup's file that bounds how many are below it (kernel document `cgroup-v2`).
+pub const CGROUPS_MAX_FILE: &str = "cgroup.max.descendants";
+
 /// Processes and threads one exec may have that names no limit itself: a fork bomb ends
 /// there. Far more than programs have, and few enough that a guest of 128 MiB holds as many
 /// copies of a shell.
@@ -112,12 +115,26 @@ impl Cgroups {
     /// When the kernel has no room for one more.
     pub fn make(&self, exec: u64) -> io::Result<Cgroup> {
         let dir = self.root.join(format!("exec-{exec}"));
-        fs::create_dir(&dir)?;
+        match fs::create_dir(&dir) {
+            // Programs of the guest have made as many as there may be.
+            Err(full) if full.kind() == io::ErrorKind::WouldBlock => self.make_beyond(&dir)?,
+            made => made?,
+        }
         let cgroup = Cgroup { dir, lingering: Arc::clone(&self.lingering) };
         if self.counts_pids {
             cgroup.set("pids.max", PIDS_MAX_DEFAULT)?;
         }
         Ok(cgroup)
+    }
+
+    /// Makes `dir` where there is no room for another cgroup, and the room: an exec is how
+    /// others are removed.
+    fn make_beyond(&self, dir: &Path) -> io::Result<()> {
+        let _alone = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        let there_are = descendants(&fs::read_to_string(self.root.join("cgroup.stat"))?);
+        let max = (there_are + 1).to_string();
+        fs::write(self.root.join(CGROUPS_MAX_FILE), max)?;
+        fs::create_dir(dir)
     }
 
     /// Removes the cgroups of ended execs whose last process is gone.
@@ -200,6 +217,12 @@ fn kills(events: &str) -> u64 {
     events.lines().find_map(count).unwrap_or(0)
 }
 
+/// How many cgroups are below one, by the text of its `cgroup.stat`.
+fn descendants(stat: &str) -> u64 {
+    let count = |line: &str| line.strip_prefix("nr_descendants ")?.trim().parse().ok();
+    stat.lines().find_map(count).unwrap_or(0)
+}
+
 /// What one exec started.
 #[derive(Debug)]
 pub struct ProcessTree {
@@ -249,5 +272,11 @@ mod tests {
         assert_eq!(kills(events), 1);
         assert_eq!(kills("oom 2\noom_kill 0\n"), 0);
         assert_eq!(kills("oom 2\n"), 0);
+    }
+
+    #[test]
+    fn living_cgroups_are_counted() {
+        assert_eq!(descendants("nr_descendants 1024\nnr_dying_descendants 3\n"), 1024);
+        assert_eq!(descendants(""), 0);
     }
 }
