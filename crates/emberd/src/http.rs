@@ -23,6 +23,7 @@ mod logs;
 mod metrics;
 mod observe;
 mod origin;
+mod outputs;
 mod pack;
 mod ports;
 mod processes;
@@ -107,6 +108,7 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>, hosts: Hosts, bodies: Bud
         })
         .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
         .layer(Extension(bodies))
+        .layer(Extension(outputs::Outputs::default()))
         .layer(from_fn_with_state(hosts, host::refuse_strangers))
         .layer(from_fn(origin::refuse_pages))
         .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))

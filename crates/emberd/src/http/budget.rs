@@ -69,8 +69,7 @@ impl Budget {
     /// # Errors
     /// [`ErrorCode::TooManyBytes`] when it was not to be had within [`WAIT_MAX`].
     pub(crate) async fn take(&self, principal: Principal, bytes: usize) -> Result<Share, ApiError> {
-        let of_caller = self.of(principal);
-        let mut share = Share { budget: self.clone(), of_caller, held: None, bytes: 0 };
+        let mut share = self.begin(principal);
         let count = permits(bytes);
         if count > 0 {
             let (caller, all) = (Arc::clone(&share.of_caller), Arc::clone(&self.0.all));
@@ -84,6 +83,11 @@ impl Budget {
         }
         share.bytes = bytes;
         Ok(share)
+    }
+
+    /// A share of no bytes yet, which is to [grow](Share::grow_to).
+    pub(crate) fn begin(&self, principal: Principal) -> Share {
+        Share { budget: self.clone(), of_caller: self.of(principal), held: None, bytes: 0 }
     }
 
     fn of(&self, principal: Principal) -> Arc<Semaphore> {
