@@ -14,7 +14,10 @@ const ABSENCES: [(&str, &[&str]); 9] = [
     ("emberd-sandbox", &["emberd-api", "emberd-client", "axum", "hyper"]),
     ("emberd-api", &["emberd-vmm", "emberd-image", "emberd-sandbox", "axum", "tokio"]),
     ("emberd-client", &["emberd", "emberd-vmm", "emberd-image", "emberd-sandbox", "axum"]),
-    ("emberd-bench", &["emberd", "emberd-vmm", "emberd-sandbox", "axum", "hyper"]),
+    (
+        "emberd-bench",
+        &["emberd", "emberd-vmm", "emberd-sandbox", "fake-firecracker", "axum", "hyper"],
+    ),
     ("emberd-init", &["emberd-vmm", "emberd-image", "emberd-sandbox", "emberd-api", "hyper"]),
 ];
 
