@@ -7,11 +7,11 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use emberd_proto::pack::PACK_FILE_BYTES_MAX;
 use emberd_proto::{PackSpec, Renewal};
 use nix::time::{ClockId, clock_gettime};
+use parking_lot::Mutex;
 
 use crate::exec::Leftovers;
 use crate::machine::{self, RenewError};
@@ -83,7 +83,7 @@ impl Agent {
         if !self.owns_machine {
             return Ok(());
         }
-        let mut last = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.renewed.lock();
         if last.is(renewal) {
             return machine::set_clock(renewal);
         }

@@ -7,10 +7,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use emberd_proto::process::Limits;
 use nix::sys::signal::Signal;
+use parking_lot::Mutex;
 
 mod descent;
 
@@ -130,7 +131,7 @@ impl Cgroups {
     /// Makes `dir` where there is no room for another cgroup, and the room: an exec is how
     /// others are removed.
     fn make_beyond(&self, dir: &Path) -> io::Result<()> {
-        let _alone = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.lingering.lock();
         let there_are = descendants(&fs::read_to_string(self.root.join("cgroup.stat"))?);
         let max = (there_are + 1).to_string();
         fs::write(self.root.join(CGROUPS_MAX_FILE), max)?;
@@ -139,7 +140,7 @@ impl Cgroups {
 
     /// Removes the cgroups of ended execs whose last process is gone.
     pub fn sweep(&self) {
-        let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lingering = self.lingering.lock();
         lingering.retain(|dir| fs::remove_dir(dir).is_err());
     }
 }
@@ -206,7 +207,7 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         if fs::remove_dir(&self.dir).is_err() {
             let dir = std::mem::take(&mut self.dir);
-            self.lingering.lock().unwrap_or_else(PoisonError::into_inner).push(dir);
+            self.lingering.lock().push(dir);
         }
     }
 }
