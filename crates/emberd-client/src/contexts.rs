@@ -1,10 +1,11 @@
 //! Contexts: opened, run with events as they come, interrupted, restarted, deleted.
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::Bytes;
 use emberd_api::{Address, Context, ContextList, ContextRun, ContextSpec, RunEvent, paths};
 use hyper::{Method, StatusCode};
 
 use crate::client::{Client, ClientError, json};
+use crate::lines::Lines;
 use crate::link::Answering;
 
 /// Longest event that is read, in bytes (256 MiB): a value of 32 MiB, escaped in JSON.
@@ -39,8 +40,8 @@ impl Client {
     ) -> Result<RunEvents, ClientError> {
         let path = paths::context(paths::CONTEXT_RUN, id, context);
         let (status, answering) = self.stream(Method::POST, &path, json(run)).await?;
-        let (address, received) = (self.address().clone(), BytesMut::new());
-        Ok(RunEvents { address, status, answering, received, searched: 0, over: false })
+        let (address, lines) = (self.address().clone(), Lines::default());
+        Ok(RunEvents { address, status, answering, lines, over: false })
     }
 
     /// Interrupts what a context runs; does nothing when that is nothing.
@@ -79,9 +80,7 @@ pub struct RunEvents {
     address: Address,
     status: StatusCode,
     answering: Answering,
-    received: BytesMut,
-    /// How many of them are known to hold no end of a line.
-    searched: usize,
+    lines: Lines,
     over: bool,
 }
 
@@ -95,11 +94,7 @@ impl RunEvents {
             return Ok(None);
         }
         loop {
-            let end = self.received[self.searched..].iter().position(|byte| *byte == b'\n');
-            if let Some(end) = end {
-                let line = self.received.split_to(self.searched + end);
-                self.received.advance(1);
-                self.searched = 0;
+            if let Some(line) = self.lines.whole() {
                 let event = serde_json::from_slice(&line).map_err(|source| {
                     let (addr, status) = (self.address.clone(), self.status.as_u16());
                     ClientError::Protocol { addr, status, source }
@@ -107,14 +102,13 @@ impl RunEvents {
                 self.over = matches!(event, RunEvent::End { .. });
                 return Ok(Some(event));
             }
-            self.searched = self.received.len();
             let broken = |source| ClientError::Broken { addr: self.address.clone(), source };
-            match self.answering.piece().await.map_err(broken)? {
-                Some(piece) => self.received.extend_from_slice(&piece),
-                None => return Err(broken("the events ended without an end".into())),
-            }
-            if self.received.len() > EVENT_BYTES_MAX {
+            if self.lines.pending() > EVENT_BYTES_MAX {
                 return Err(broken("an event is too long".into()));
+            }
+            match self.answering.piece().await.map_err(broken)? {
+                Some(piece) => self.lines.push(&piece),
+                None => return Err(broken("the events ended without an end".into())),
             }
         }
     }

@@ -6,7 +6,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,6 +16,7 @@ use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use hyper::http::response::Parts;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 
@@ -105,7 +105,7 @@ impl Links {
 
     /// No code that could panic runs under this lock.
     fn lock(&self) -> MutexGuard<'_, Vec<(Instant, Link)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -7,11 +7,11 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use emberd_proto::pack::PACK_FILE_BYTES_MAX;
 use emberd_proto::{PackSpec, Renewal};
 use nix::time::{ClockId, clock_gettime};
+use parking_lot::Mutex;
 
 use crate::exec::Leftovers;
 use crate::machine::{self, Held, RenewError};
@@ -86,7 +86,7 @@ impl Agent {
         if !self.owns_machine {
             return Ok(());
         }
-        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut identity = self.identity.lock();
         if identity.is_of(renewal) {
             return machine::set_clock(renewal);
         }
@@ -124,7 +124,7 @@ impl Agent {
             Some(zygote) => Some(zygote.settle(self).await),
             None => None,
         };
-        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut identity = self.identity.lock();
         identity.held = identity.renewal.as_ref().and_then(Held::open);
         self.used.store(false, Ordering::Relaxed);
         nix::unistd::sync();

@@ -1,11 +1,11 @@
 //! What the machine uses, by its kernel's account: `/proc` (proc(5)) and statvfs(3).
 
 use std::fs;
-use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use emberd_proto::Metrics;
 use nix::sys::statvfs::statvfs;
+use parking_lot::Mutex;
 
 use crate::agent;
 
@@ -46,7 +46,7 @@ impl Usage {
 
     /// No code that could panic runs under this lock.
     fn cpu_used_percent(&self, now: CpuTime) -> f64 {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.0.lock();
         let share = now.share_since(*last);
         *last = now;
         share

@@ -7,10 +7,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use emberd_proto::process::Limits;
 use nix::sys::signal::Signal;
+use parking_lot::Mutex;
 
 mod descent;
 
@@ -24,6 +25,9 @@ pub fn adopt_orphans() -> io::Result<()> {
 
 /// Where cgroup version 2 is mounted in the guest.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// A cgroup's file that bounds how many are below it (kernel document `cgroup-v2`).
+pub const CGROUPS_MAX_FILE: &str = "cgroup.max.descendants";
 
 /// Processes and threads one exec may have that names no limit itself: a fork bomb ends
 /// there. Far more than programs have, and few enough that a guest of 128 MiB holds as many
@@ -112,7 +116,11 @@ impl Cgroups {
     /// When the kernel has no room for one more.
     pub fn make(&self, exec: u64) -> io::Result<Cgroup> {
         let dir = self.root.join(format!("exec-{exec}"));
-        fs::create_dir(&dir)?;
+        match fs::create_dir(&dir) {
+            // Programs of the guest have made as many as there may be.
+            Err(full) if full.kind() == io::ErrorKind::WouldBlock => self.make_beyond(&dir)?,
+            made => made?,
+        }
         let cgroup = Cgroup { dir, lingering: Arc::clone(&self.lingering) };
         if self.counts_pids {
             cgroup.set("pids.max", PIDS_MAX_DEFAULT)?;
@@ -120,9 +128,19 @@ impl Cgroups {
         Ok(cgroup)
     }
 
+    /// Makes `dir` where there is no room for another cgroup, and the room: an exec is how
+    /// others are removed.
+    fn make_beyond(&self, dir: &Path) -> io::Result<()> {
+        let _alone = self.lingering.lock();
+        let there_are = descendants(&fs::read_to_string(self.root.join("cgroup.stat"))?);
+        let max = (there_are + 1).to_string();
+        fs::write(self.root.join(CGROUPS_MAX_FILE), max)?;
+        fs::create_dir(dir)
+    }
+
     /// Removes the cgroups of ended execs whose last process is gone.
     pub fn sweep(&self) {
-        let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lingering = self.lingering.lock();
         lingering.retain(|dir| fs::remove_dir(dir).is_err());
     }
 }
@@ -189,7 +207,7 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         if fs::remove_dir(&self.dir).is_err() {
             let dir = std::mem::take(&mut self.dir);
-            self.lingering.lock().unwrap_or_else(PoisonError::into_inner).push(dir);
+            self.lingering.lock().push(dir);
         }
     }
 }
@@ -198,6 +216,12 @@ impl Drop for Cgroup {
 fn kills(events: &str) -> u64 {
     let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse().ok();
     events.lines().find_map(count).unwrap_or(0)
+}
+
+/// How many cgroups are below one, by the text of its `cgroup.stat`.
+fn descendants(stat: &str) -> u64 {
+    let count = |line: &str| line.strip_prefix("nr_descendants ")?.trim().parse().ok();
+    stat.lines().find_map(count).unwrap_or(0)
 }
 
 /// What one exec started.
@@ -249,5 +273,11 @@ mod tests {
         assert_eq!(kills(events), 1);
         assert_eq!(kills("oom 2\noom_kill 0\n"), 0);
         assert_eq!(kills("oom 2\n"), 0);
+    }
+
+    #[test]
+    fn living_cgroups_are_counted() {
+        assert_eq!(descendants("nr_descendants 1024\nnr_dying_descendants 3\n"), 1024);
+        assert_eq!(descendants(""), 0);
     }
 }

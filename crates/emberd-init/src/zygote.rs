@@ -13,12 +13,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use emberd_proto::pack::ZygoteSpec;
 use emberd_proto::process::{Limits, ProcessSpec};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
@@ -260,7 +260,7 @@ impl Zygote {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -199,9 +199,9 @@ pub struct ExecExit {
     /// How the program was started; absent when it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_by: Option<StartedBy>,
-    /// Whether standard output exceeded 8 MiB and was cut.
+    /// Whether standard output exceeded 8 MiB, or what there was room for, and was cut.
     pub stdout_truncated: bool,
-    /// Whether standard error exceeded 8 MiB and was cut.
+    /// Whether standard error exceeded 8 MiB, or what there was room for, and was cut.
     pub stderr_truncated: bool,
 }
 

@@ -55,6 +55,9 @@ pub enum ChannelError {
     Refused(#[source] Refusal),
 }
 
+/// Asked for each piece of a program's output whether there is room to keep it.
+pub(crate) type Room<'a> = dyn FnMut(&[u8]) -> bool + Send + 'a;
+
 /// A greeted connection.
 #[derive(Debug)]
 pub(crate) struct GuestConnection<S> {
@@ -166,10 +169,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> GuestConnection<S> {
         spec: ExecSpec,
         stdin: &[u8],
     ) -> Result<ExecOutcome, ChannelError> {
+        self.exec_within(spec, stdin, &mut |_| true).await
+    }
+
+    /// As [`Self::exec`]; of its output is collected what there is `room` for.
+    pub async fn exec_within(
+        &mut self,
+        spec: ExecSpec,
+        stdin: &[u8],
+        room: &mut Room<'_>,
+    ) -> Result<ExecOutcome, ChannelError> {
         self.idle = false;
         let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
         let mut write = pin!(write_request(&mut writer, spec, stdin));
-        let mut read = pin!(read_outcome(&mut reader, &mut self.decoder));
+        let mut read = pin!(read_outcome(&mut reader, &mut self.decoder, room));
         let (mut writing, mut written) = (true, false);
         let outcome = loop {
             tokio::select! {
@@ -251,30 +264,52 @@ async fn write_request(
 async fn read_outcome(
     reader: &mut (impl AsyncRead + Unpin),
     decoder: &mut Decoder,
+    room: &mut Room<'_>,
 ) -> Result<ExecOutcome, ChannelError> {
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let (mut stdout, mut stderr) = (Output::default(), Output::default());
     loop {
         let frame = next_frame(reader, decoder).await?;
         match frame.kind {
-            Kind::Stdout => append(&mut stdout, &frame.payload)?,
-            Kind::Stderr => append(&mut stderr, &frame.payload)?,
+            Kind::Stdout => stdout.append(&frame.payload, room)?,
+            Kind::Stderr => stderr.append(&frame.payload, room)?,
             Kind::Stdin | Kind::StdinEnd | Kind::Control | Kind::Data | Kind::DataEnd => {
-                return Ok(ExecOutcome::new(exit(&frame)?, stdout, stderr));
+                let mut exit = exit(&frame)?;
+                exit.stdout_truncated |= stdout.is_cut();
+                exit.stderr_truncated |= stderr.is_cut();
+                return Ok(ExecOutcome::new(exit, stdout.kept, stderr.kept));
             }
         }
     }
 }
 
-/// The agent cuts output at the same limit and says so; one that sends more lies.
-fn append(output: &mut Vec<u8>, piece: &[u8]) -> Result<(), ChannelError> {
-    if piece.is_empty() {
-        return Err(ChannelError::Protocol("it sent a piece of output without bytes"));
+/// One of a program's outputs, as far as it has come.
+#[derive(Debug, Default)]
+struct Output {
+    /// Its beginning, up to the first piece there was no room for.
+    kept: Vec<u8>,
+    /// Bytes of all of it.
+    bytes: usize,
+}
+
+impl Output {
+    /// The agent cuts output at the same limit and says so; one that sends more lies.
+    fn append(&mut self, piece: &[u8], room: &mut Room<'_>) -> Result<(), ChannelError> {
+        if piece.is_empty() {
+            return Err(ChannelError::Protocol("it sent a piece of output without bytes"));
+        }
+        if self.bytes + piece.len() > OUTPUT_BYTES_MAX {
+            return Err(ChannelError::Protocol("it sent more output than it may"));
+        }
+        if !self.is_cut() && room(piece) {
+            self.kept.extend_from_slice(piece);
+        }
+        self.bytes += piece.len();
+        Ok(())
     }
-    if output.len() + piece.len() > OUTPUT_BYTES_MAX {
-        return Err(ChannelError::Protocol("it sent more output than it may"));
+
+    fn is_cut(&self) -> bool {
+        self.kept.len() < self.bytes
     }
-    output.extend_from_slice(piece);
-    Ok(())
 }
 
 fn exit(frame: &Frame) -> Result<ExecExit, ChannelError> {
@@ -419,6 +454,32 @@ mod tests {
         let piece = vec![b'x'; BULK_BYTES_MAX];
         let flood = vec![(Kind::Stderr, piece.as_slice()); OUTPUT_BYTES_MAX / BULK_BYTES_MAX + 1];
         check_refused(frames(&flood), "more output than it may").await;
+    }
+
+    #[tokio::test]
+    async fn output_without_room_is_cut_and_the_program_goes_on() {
+        let (mut connection, mut guest) = scripted::greeted().await;
+        let pieces: [(Kind, &[u8]); 5] = [
+            (Kind::Stdout, b"abc"),
+            (Kind::Stderr, b"e"),
+            (Kind::Stdout, b"defg"),
+            (Kind::Stdout, b"h"),
+            (Kind::Stderr, b"f"),
+        ];
+        guest.write_all(&frames(&pieces)).await.unwrap();
+        guest.write_all(&messages(&[&exited()])).await.unwrap();
+        let mut left: usize = 6;
+        let mut room = |piece: &[u8]| {
+            let rest = left.checked_sub(piece.len());
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        };
+        let spec = ExecSpec::new("code");
+        let outcome = connection.exec_within(spec, b"", &mut room).await.unwrap();
+        // What comes after a gap is dropped, though it would have room.
+        assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("abc", "ef"));
+        let ExecExit { exit_code, stdout_truncated, stderr_truncated, .. } = outcome.exit;
+        assert_eq!((exit_code, stdout_truncated, stderr_truncated), (7, true, false));
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use emberd_proto::exec::STDIN_BYTES_MAX;
 use emberd_proto::{ExecOutcome, ExecSpec};
 use emberd_vmm::MicroVm;
 
-use crate::channel::ChannelError;
+use crate::channel::{ChannelError, Room};
 use crate::operation::{OperationError, failed, guarded};
 use crate::sandbox::{Ready, Sandbox};
 
@@ -60,10 +60,11 @@ pub(crate) async fn exec<M: MicroVm>(
     sandbox: &Arc<Sandbox<M>>,
     spec: ExecSpec,
     stdin: &[u8],
+    room: &mut Room<'_>,
     grace: Duration,
 ) -> Result<Executed, OperationError> {
     let ready = sandbox.ready.get().ok_or(OperationError::NotReady(sandbox.id))?;
-    guarded(sandbox, in_turn(sandbox, ready, spec, stdin, grace)).await
+    guarded(sandbox, in_turn(sandbox, ready, spec, stdin, room, grace)).await
 }
 
 async fn in_turn<M: MicroVm>(
@@ -71,6 +72,7 @@ async fn in_turn<M: MicroVm>(
     ready: &Ready<M::Stream>,
     spec: ExecSpec,
     stdin: &[u8],
+    room: &mut Room<'_>,
     grace: Duration,
 ) -> Result<Executed, OperationError> {
     let id = sandbox.id;
@@ -78,7 +80,7 @@ async fn in_turn<M: MicroVm>(
     let _turn = ready.turns.acquire().await.expect("the semaphore is never closed");
     let turn = asked.elapsed();
     let waited = Duration::from_millis(spec.timeout_ms) + grace;
-    match tokio::time::timeout(waited, converse(sandbox, ready, spec, stdin)).await {
+    match tokio::time::timeout(waited, converse(sandbox, ready, spec, stdin, room)).await {
         Ok(Ok((outcome, connection))) => {
             let launch = Duration::from_micros(outcome.exit.launch_us);
             let run = Duration::from_micros(outcome.exit.duration_us).saturating_sub(launch);
@@ -95,11 +97,12 @@ async fn converse<M: MicroVm>(
     ready: &Ready<M::Stream>,
     spec: ExecSpec,
     stdin: &[u8],
+    room: &mut Room<'_>,
 ) -> Result<(ExecOutcome, Duration), ChannelError> {
     let asked = Instant::now();
     let mut connection = sandbox.connection(ready).await?;
     let connected = asked.elapsed();
-    let outcome = connection.exec(spec, stdin).await;
+    let outcome = connection.exec_within(spec, stdin, room).await;
     if connection.is_idle() {
         ready.keep(connection);
     }

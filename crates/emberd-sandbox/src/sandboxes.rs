@@ -118,10 +118,26 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         spec: ExecSpec,
         stdin: &[u8],
     ) -> Result<Executed, OperationError> {
+        self.exec_within(id, spec, stdin, &mut |_| true).await
+    }
+
+    /// As [`Self::exec`]; asks before it keeps a piece of the program's output whether there is
+    /// `room` for it. An output is cut where there is none, and flagged as truncated; the
+    /// program goes on.
+    ///
+    /// # Errors
+    /// [`OperationError`].
+    pub async fn exec_within(
+        &self,
+        id: SandboxId,
+        spec: ExecSpec,
+        stdin: &[u8],
+        room: &mut (dyn FnMut(&[u8]) -> bool + Send),
+    ) -> Result<Executed, OperationError> {
         let sandbox = self.0.table.find(id).ok_or(OperationError::Unknown(id))?;
         exec::check(&spec, stdin)?;
         let _running = self.0.activity.run();
-        exec::exec(&sandbox, spec, stdin, self.0.base.config.exec_grace).await
+        exec::exec(&sandbox, spec, stdin, room, self.0.base.config.exec_grace).await
     }
 
     /// Starts a process in the sandbox. Dropping the future ends it; afterwards it lives until

@@ -13,7 +13,7 @@ use std::process::Command;
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
-use rustix::process::{Resource, Rlimit, getpid, getppid, setrlimit};
+use rustix::process::{Resource, Rlimit, getpid, getppid, getrlimit, setrlimit};
 use rustix::thread::{UnshareFlags, set_no_new_privs, unshare_unsafe};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -22,6 +22,12 @@ use crate::jail::Plan;
 
 /// Most file descriptors one VMM may hold: sockets, images and what virtio queues need.
 const OPEN_FILES_MAX: u64 = 2048;
+
+/// Most file descriptors a VMM of this process may hold: [`OPEN_FILES_MAX`], or the hard limit
+/// of this process where that is lower, because only a privileged process raises its own.
+pub(crate) fn open_files_max() -> u64 {
+    getrlimit(Resource::Nofile).maximum.map_or(OPEN_FILES_MAX, |hard| hard.min(OPEN_FILES_MAX))
+}
 
 /// First descriptor that is not a standard stream.
 const FIRST_FD: RawFd = 3;
@@ -45,9 +51,10 @@ pub(crate) struct Confinement {
 pub(crate) fn confine(command: &mut Command, confinement: Confinement) {
     let Confinement { inherits, jail } = confinement;
     let daemon = getpid();
+    let open_files = open_files_max();
     let confine = move || -> io::Result<()> {
         let limit = |n| Rlimit { current: Some(n), maximum: Some(n) };
-        setrlimit(Resource::Nofile, limit(OPEN_FILES_MAX))?;
+        setrlimit(Resource::Nofile, limit(open_files))?;
         setrlimit(Resource::Core, limit(0))?;
         close_on_exec()?;
         for fd in &inherits {

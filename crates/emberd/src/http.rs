@@ -23,6 +23,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod origin;
+mod outputs;
 mod pack;
 mod ports;
 mod processes;

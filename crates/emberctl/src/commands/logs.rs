@@ -3,10 +3,14 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use emberd_client::{Client, Logs};
+use emberd_client::{Client, Lines, Logs};
 use serde::Serialize;
 
 use crate::output::{Output, printable};
+
+/// Longest line that is held until its end comes, in bytes (64 KiB); a longer one is printed in
+/// pieces. A guest prints what it likes.
+const LINE_BYTES_MAX: usize = 64 << 10;
 
 /// Arguments of `logs`.
 #[derive(Debug, clap::Args)]
@@ -38,10 +42,10 @@ struct Line<'a> {
 /// # Errors
 /// The sandbox is unknown, or there is no daemon.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
-    let mut lines =
-        Lines { logs: client.logs(&args.id, args.tail, args.follow).await?, pending: Vec::new() };
+    let logs = client.logs(&args.id, args.tail, args.follow).await?;
+    let mut log_lines = LogLines { logs, lines: Lines::default() };
     let mut log = String::new();
-    while let Some(line) = lines.next().await? {
+    while let Some(line) = log_lines.next().await? {
         let mut stdout = io::stdout();
         match (output.json, args.follow) {
             (false, _) => write!(stdout, "{}", printable(&line))?,
@@ -60,25 +64,28 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
 }
 
 /// A log, cut into lines.
-struct Lines {
+struct LogLines {
     logs: Logs,
-    pending: Vec<u8>,
+    lines: Lines,
 }
 
-impl Lines {
-    /// The next line with its end; the last may have none. `None` behind it.
+impl LogLines {
+    /// The next line with its end; the last may have none, nor has a piece of one that is
+    /// longer than [`LINE_BYTES_MAX`]. `None` behind the last.
     async fn next(&mut self) -> anyhow::Result<Option<String>> {
-        let end = loop {
-            if let Some(at) = self.pending.iter().position(|byte| *byte == b'\n') {
-                break at + 1;
+        loop {
+            if let Some(line) = self.lines.whole() {
+                return Ok(Some(format!("{}\n", String::from_utf8_lossy(&line))));
+            }
+            if self.lines.pending() > LINE_BYTES_MAX {
+                break;
             }
             match self.logs.next().await? {
-                Some(bytes) => self.pending.extend_from_slice(&bytes),
-                None => break self.pending.len(),
+                Some(bytes) => self.lines.push(&bytes),
+                None => break,
             }
-        };
-        let line: Vec<u8> = self.pending.drain(..end).collect();
-        let line = String::from_utf8_lossy(&line).into_owned();
-        Ok(Some(line).filter(|line| !line.is_empty()))
+        }
+        let rest = String::from_utf8_lossy(&self.lines.rest()).into_owned();
+        Ok(Some(rest).filter(|rest| !rest.is_empty()))
     }
 }

@@ -30,6 +30,9 @@ pub const OPEN_PORT: u16 = 7;
 /// The log of all its sandboxes.
 pub const LOG: &str = "one\ntwo\n";
 
+/// Bytes of a log whose only line has no end.
+pub const ENDLESS_LINE_BYTES: usize = 1 << 20;
+
 /// The language packs it has.
 const PACKS: [&str; 2] = ["python", "shell"];
 
@@ -168,6 +171,9 @@ impl State {
             }
             ("GET", ["sandboxes", _, "logs?follow=true&tail=1"]) => {
                 return Some((200, "last \u{7}line\nwithout end".into()));
+            }
+            ("GET", ["sandboxes", _, "logs?follow=true&tail=2"]) => {
+                return Some((200, "x".repeat(ENDLESS_LINE_BYTES)));
             }
             ("GET", ["sandboxes", id, "ports", _]) if self.has(id) => {
                 (502, json!({"error": "nothing listens", "code": "port_closed"}))

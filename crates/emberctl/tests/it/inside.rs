@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::fake_daemon::{FakeDaemon, Flaws, LOG, OPEN_PORT};
+use crate::fake_daemon::{ENDLESS_LINE_BYTES, FakeDaemon, Flaws, LOG, OPEN_PORT};
 use crate::{complaint, emberctl, printed, run};
 
 fn daemon_with_sandbox() -> (FakeDaemon, String) {
@@ -113,6 +113,21 @@ fn logs_are_printed_and_safe_to_show() {
     let expect = "{\"line\":\"last \\u0007line\"}\n{\"line\":\"without end\"}\n";
     assert_eq!(printed(&lines), expect);
     assert_eq!(complaint(&run(&daemon.addr, &["logs", "sb_0"])), "error: no sandbox sb_0\n");
+}
+
+#[test]
+fn a_line_without_end_is_printed_in_pieces() {
+    let (daemon, id) = daemon_with_sandbox();
+    let log = run(&daemon.addr, &["logs", &id, "-f", "--tail", "2"]);
+    assert_eq!(printed(&log), "x".repeat(ENDLESS_LINE_BYTES));
+    let lines = run(&daemon.addr, &["logs", &id, "-f", "--tail", "2", "--json"]);
+    let pieces = printed(&lines).lines().map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line["line"].as_str().unwrap().len()
+    });
+    let pieces: Vec<usize> = pieces.collect();
+    assert_eq!(pieces.iter().sum::<usize>(), ENDLESS_LINE_BYTES);
+    assert!(pieces.len() > 2, "{pieces:?}");
 }
 
 #[test]

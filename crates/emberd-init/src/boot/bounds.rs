@@ -6,6 +6,9 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
+
+use crate::process_tree::CGROUPS_MAX_FILE;
 
 /// Memory of the machine for each inode of the disk, in bytes (16 KiB): 6 KiB of files for each.
 /// With its name an inode takes 1 KiB of the kernel's memory.
@@ -24,6 +27,13 @@ const DEVICES_BYTES: u64 = 1 << 20;
 /// Entries of `/dev`: several times what kernels make there.
 const DEVICES_INODES: u64 = 1024;
 
+/// Memory of the machine for each cgroup below the root's, in bytes (256 KiB): programs that
+/// need one each take as much. One takes 9 KiB of the kernel's, 25 with every controller on.
+const BYTES_PER_CGROUP: u64 = 256 << 10;
+
+/// Least number of cgroups: as many as execs and processes can be at once, three times.
+const CGROUPS_MIN: u64 = 1024;
+
 /// Bytes of a page.
 const PAGE_BYTES: u64 = 4 << 10;
 
@@ -35,6 +45,8 @@ pub struct Bounds {
     scratch: Bound,
     /// Shared memory of System V, in bytes.
     system_v_bytes: u64,
+    /// Directories in the tree of cgroups.
+    cgroups: u64,
 }
 
 /// What one file system may take.
@@ -62,6 +74,7 @@ impl Bounds {
             shared: Bound { bytes: memory / 8, inodes: memory / BYTES_PER_INODE / 8 },
             scratch: Bound { bytes: (memory / 32).max(SCRATCH_BYTES_MIN), inodes: SCRATCH_INODES },
             system_v_bytes: memory / 32,
+            cgroups: (memory / BYTES_PER_CGROUP).max(CGROUPS_MIN),
         }
     }
 
@@ -96,6 +109,15 @@ impl Bounds {
             fs::write(format!("/proc/sys/kernel/{name}"), value).ok();
         }
     }
+
+    /// Bounds the cgroups below `root`, which programs of root can make as others make
+    /// directories.
+    ///
+    /// # Errors
+    /// When the kernel does not take it.
+    pub fn hold_cgroups(&self, root: &Path) -> io::Result<()> {
+        fs::write(root.join(CGROUPS_MAX_FILE), self.cgroups.to_string())
+    }
 }
 
 impl Bound {
@@ -124,15 +146,20 @@ mod tests {
     /// What one inode with a name of usual length takes of the kernel's memory.
     const INODE_BYTES: u64 = 1 << 10;
 
+    /// What one cgroup takes of it with every controller on.
+    const CGROUP_BYTES: u64 = 25 << 10;
+
     #[test]
     fn all_that_can_be_filled_leaves_a_third_of_the_memory() {
         for mib in [192, 256, 512, 4096, 65_536] {
             let memory = mib << 20;
-            let Bounds { disk, shared, scratch, system_v_bytes } = Bounds::of(memory);
+            let Bounds { disk, shared, scratch, system_v_bytes, cgroups } = Bounds::of(memory);
             let whole = |bound: Bound| bound.bytes + bound.inodes * INODE_BYTES;
             let devices = DEVICES_BYTES + DEVICES_INODES * INODE_BYTES;
             let all = whole(disk) + whole(shared) + scratch.bytes + system_v_bytes + devices;
             assert!(all <= memory / 3 * 2, "{mib} MiB: {} MiB", all >> 20);
+            let all = all + cgroups * CGROUP_BYTES;
+            assert!(all <= memory / 5 * 4, "{mib} MiB: {} MiB with cgroups", all >> 20);
         }
     }
 
@@ -143,6 +170,9 @@ mod tests {
         assert_eq!(bounds.disk_options(), "mode=0755,size=100663296,nr_inodes=16384");
         assert_eq!(bounds.shared_options(), "mode=0755,size=33554432,nr_inodes=2048");
         assert_eq!(bounds.scratch_options(), "mode=0711,size=9437184,nr_inodes=4096");
+        let root = tempfile::tempdir().unwrap();
+        bounds.hold_cgroups(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(root.path().join(CGROUPS_MAX_FILE)).unwrap(), "1024");
         for unreadable in ["", "MemTotal:", "MemTotal: x kB", "MemTotal: 18446744073709551615 kB"] {
             assert_eq!(memory_bytes(unreadable), None, "{unreadable}");
         }

@@ -167,6 +167,8 @@ pub fn mount_runtime_filesystems(bounds: &Bounds) -> Result<(), RootError> {
     // waits for an RCU grace period (emulated guest). Kernels before 6.0 do not know it.
     mount_new("cgroup2", CGROUP_ROOT, quiet, "favordynmods")
         .or_else(|_unknown_option| mount_new("cgroup2", CGROUP_ROOT, quiet, ""))?;
+    // A kernel that cannot bound them is no reason not to boot.
+    bounds.hold_cgroups(Path::new(CGROUP_ROOT)).ok();
     // devtmpfs makes devices only; shells need these for `<(…)` and `/dev/stdin`.
     for (link, target) in [
         ("/dev/fd", "/proc/self/fd"),

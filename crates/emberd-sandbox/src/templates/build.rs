@@ -39,6 +39,9 @@ pub(crate) enum MakeError {
     /// The guest did not do what was asked.
     #[error("the guest it is made of failed")]
     Guest(#[from] AnswerError),
+    /// The pack's zygote did not get ready: every clone would spawn each of its programs.
+    #[error("the zygote of the guest it is made of did not get ready")]
+    NoZygote,
     /// The snapshot was not written or not published.
     #[error("no snapshot was made")]
     Snapshot(#[from] SnapshotError),
@@ -71,7 +74,7 @@ async fn prepare<M: MicroVm>(
     connection: &mut GuestConnection<M::Stream>,
     id: SandboxId,
     image: &PackImage,
-) -> Result<(), AnswerError> {
+) -> Result<(), MakeError> {
     settle(vm, connection).await?;
     // What every clone does anew is less to do the second time: files are in the upper layer of
     // the overlay then, and the cover of the boot id is in place.
@@ -88,7 +91,7 @@ async fn prepare<M: MicroVm>(
 async fn settle<M: MicroVm>(
     vm: &M,
     connection: &mut GuestConnection<M::Stream>,
-) -> Result<(), AnswerError> {
+) -> Result<(), MakeError> {
     let settling = async {
         match connection.settle().await {
             // The agent of an older initramfs, which has no zygote either.
@@ -99,8 +102,5 @@ async fn settle<M: MicroVm>(
         }
     };
     let settled = answer(vm, Instant::now(), SETTLE_WAIT_MAX, settling).await?;
-    if settled.zygote_ready == Some(false) {
-        tracing::warn!("the template is made without a zygote: it did not get ready");
-    }
-    Ok(())
+    if settled.zygote_ready == Some(false) { Err(MakeError::NoZygote) } else { Ok(()) }
 }

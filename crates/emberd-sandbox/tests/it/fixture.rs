@@ -149,6 +149,16 @@ impl Fixture {
         self.sandboxes.build_template(&shell()).await.unwrap()
     }
 
+    /// Gives the pack, for microVMs that boot from now on, a zygote that cannot live, or none.
+    pub fn have_broken_zygote(&self, broken: bool) {
+        let dir = self.run_dir.parent().unwrap();
+        let mut pack = pack(dir);
+        if broken {
+            pack["zygote"] = json!({"run": ["/bin/false"]});
+        }
+        std::fs::write(dir.join("shell.json"), pack.to_string()).unwrap();
+    }
+
     /// The pool of the only pack.
     pub fn pool(&self) -> PoolView {
         self.sandboxes.pools().remove(0)

@@ -86,6 +86,28 @@ async fn failed_build_is_told_and_tried_again() {
 }
 
 #[tokio::test]
+async fn template_without_its_zygote_is_not_kept() {
+    let fixture = Fixture::restored();
+    // Nothing has booted yet: no task runs before this one waits.
+    fixture.have_broken_zygote(true);
+    let error = fixture.sandboxes.build_template(&shell()).await.unwrap_err();
+    assert!(error.to_string().contains("zygote"), "{error}");
+    let template = fixture.template();
+    assert!(template.dir.is_none() && template.error.unwrap().contains("zygote"));
+    let templates = fixture.run_dir.with_file_name("templates");
+    let kept = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("shell-");
+    assert!(!templates.read_dir().unwrap().any(|entry| kept(entry.unwrap())));
+    let id = fixture.create().await;
+    assert_eq!(fixture.boot_path(id), BootPath::ColdBoot);
+    assert_eq!(fixture.exec(id, "echo spawned").await.unwrap().stdout, "spawned\n");
+    fixture.have_broken_zygote(false);
+    until(|| fixture.template().state == TemplateState::Ready).await;
+    let id = fixture.create().await;
+    assert_eq!(fixture.boot_path(id), BootPath::SnapshotRestore);
+    fixture.close().await;
+}
+
+#[tokio::test]
 async fn everybody_who_asks_for_a_template_waits_for_one_build() {
     let fixture = Fixture::restored();
     let builds = join_all((0..8).map(|_| fixture.build())).await;

@@ -14,6 +14,7 @@ use super::version::{self, Version};
 use super::{FindError, stage};
 use crate::jail::{Cgroups, Ids, JailChoice, JailConfig, Lease, Overhead};
 use crate::process::{VmDir, command};
+use crate::sys::open_files_max;
 use crate::{BootError, MachineShape};
 
 /// Where the jailer makes its jails, in a microVM's directory.
@@ -133,6 +134,8 @@ impl Jail {
         let mut command = command(&self.jailer);
         command.args(["--id", id]).arg("--exec-file").arg(firecracker);
         command.args(["--uid", &user, "--gid", &user]);
+        // The jailer's own default may be over the hard limit, which not every root may raise.
+        command.arg("--resource-limit").arg(format!("no-file={}", open_files_max()));
         command.arg("--chroot-base-dir").arg(dir.path().join(JAILS));
         if let Some(netns) = &self.netns {
             command.arg("--netns").arg(netns);
@@ -202,9 +205,11 @@ mod tests {
         let command = jail.command(&mut dir, "sb-1", firecracker, cell, &machine);
         let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
         let expect = format!(
-            "--id sb-1 --exec-file /opt/firecracker --uid {uid} --gid {uid} --chroot-base-dir \
-             {}/jail --netns /run/netns/vm --cgroup-version 2 --parent-cgroup emberd --cgroup \
-             memory.max=402653184 --cgroup cpu.max=200000 100000 --cgroup pids.max=64 --",
+            "--id sb-1 --exec-file /opt/firecracker --uid {uid} --gid {uid} --resource-limit \
+             no-file={} --chroot-base-dir {}/jail --netns /run/netns/vm --cgroup-version 2 \
+             --parent-cgroup emberd --cgroup memory.max=402653184 --cgroup cpu.max=200000 100000 \
+             --cgroup pids.max=64 --",
+            open_files_max(),
             dir.path().display()
         );
         assert_eq!(args.join(" "), expect);

@@ -223,4 +223,67 @@ mod tests {
             assert_eq!(cgroups.holdings("x").cgroups.is_empty(), !limited, "{expect}");
         }
     }
+
+    /// A hierarchy with these controllers, as far as a plain directory can be one: what is
+    /// written stays to be read, and no directory has `cgroup.procs` by itself.
+    fn hierarchy(controllers: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), controllers).unwrap();
+        root
+    }
+
+    const MACHINE: MachineShape =
+        MachineShape { vcpu_count: 2, mem_size_mib: 3, kernel_args: Vec::new() };
+
+    #[test]
+    fn controllers_are_passed_down_to_the_parent_of_all() {
+        let root = hierarchy("cpu io memory pids\n");
+        let cgroups = Cgroups::detect(root.path(), "emberd").delegated();
+        for dir in [root.path().to_owned(), root.path().join("emberd")] {
+            let enabled = fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap();
+            assert_eq!(enabled, "+memory +cpu +pids");
+        }
+        assert_eq!(cgroups.describe(), "limited: memory, cpu, pids");
+        fs::remove_file(root.path().join("emberd/cgroup.subtree_control")).unwrap();
+        drop(cgroups);
+        assert!(!root.path().join("emberd").exists());
+    }
+
+    #[test]
+    fn a_host_that_passes_no_controllers_down_says_why() {
+        let root = hierarchy("memory\n");
+        // What cannot be written to, whoever tries.
+        fs::create_dir(root.path().join("cgroup.subtree_control")).unwrap();
+        let cgroups = Cgroups::detect(root.path(), "emberd").delegated();
+        let described = cgroups.describe();
+        assert!(described.starts_with("not limited: memory, cpu, pids ("), "{described}");
+        assert!(described.contains("Is a directory"), "{described}");
+        assert!(cgroups.make("sb_1", &MACHINE, OVERHEAD).unwrap().is_none());
+        assert!(!root.path().join("emberd").exists(), "nothing is left of the attempt");
+    }
+
+    #[test]
+    fn without_a_controller_nothing_is_made() {
+        let root = hierarchy("io\n");
+        let cgroups = Cgroups::detect(root.path(), "emberd").delegated();
+        assert!(cgroups.make("sb_1", &MACHINE, OVERHEAD).unwrap().is_none());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_microvm_has_a_cgroup_with_its_limits() {
+        let root = hierarchy("cpu pids memory\n");
+        let cgroups = Cgroups::detect(root.path(), "emberd").delegated();
+        let made = cgroups.make("sb_1", &MACHINE, OVERHEAD);
+        assert_eq!(made.unwrap_err().kind(), io::ErrorKind::NotFound, "no real cgroup");
+        let dir = root.path().join("emberd/sb_1");
+        assert_eq!(cgroups.holdings("sb_1").cgroups, vec![dir.clone()]);
+        for (file, value) in
+            [("memory.max", "4194304"), ("cpu.max", "200000 100000"), ("pids.max", "2")]
+        {
+            assert_eq!(fs::read_to_string(dir.join(file)).unwrap(), value, "{file}");
+        }
+        let twice = cgroups.make("sb_1", &MACHINE, OVERHEAD).unwrap_err();
+        assert_eq!(twice.kind(), io::ErrorKind::AlreadyExists, "one microVM each");
+    }
 }

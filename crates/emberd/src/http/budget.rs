@@ -67,8 +67,7 @@ impl Budget {
     /// # Errors
     /// [`ErrorCode::TooManyBytes`] when there is no share within [`WAIT_MAX`].
     pub(crate) async fn take(&self, principal: Principal, bytes: usize) -> Result<Share, ApiError> {
-        let of_principal = self.0.principals.of(principal);
-        let mut share = Share { budget: self.clone(), of_principal, permits: None, bytes: 0 };
+        let mut share = self.begin(principal);
         let count = permits(bytes);
         if count > 0 {
             let (principal, all) = (Arc::clone(&share.of_principal), Arc::clone(&self.0.all));
@@ -82,6 +81,12 @@ impl Budget {
         }
         share.bytes = bytes;
         Ok(share)
+    }
+
+    /// A share of no bytes yet, which is to [grow](Share::grow_to).
+    pub(crate) fn begin(&self, principal: Principal) -> Share {
+        let of_principal = self.0.principals.of(principal);
+        Share { budget: self.clone(), of_principal, permits: None, bytes: 0 }
     }
 }
 

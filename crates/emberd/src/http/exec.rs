@@ -12,6 +12,7 @@ use super::body::Body;
 use super::errors::ApiError;
 use super::id::Id;
 use super::observe::Timed;
+use super::outputs::{Kept, OutputShare};
 
 /// Run code in a sandbox; answers when it has ended. A caller that hangs up ends it.
 #[utoipa::path(
@@ -36,14 +37,15 @@ use super::observe::Timed;
 pub async fn exec<V: SnapshotVmm>(
     State(sandboxes): State<Sandboxes<V>>,
     Id(id): Id,
+    mut output: OutputShare,
     body: Body,
-) -> Result<(Extension<Timed>, Json<ExecOutcome>), ApiError> {
+) -> Result<(Extension<Timed>, Kept<Json<ExecOutcome>>), ApiError> {
     let ExecBody { spec, stdin, stdin_base64 } = body.json()?;
     let stdin = stdin_bytes(stdin, stdin_base64)?;
     // Both are held until the program has ended.
     let _share = body.keep(spec.code.len() + stdin.len());
-    let executed = sandboxes.exec(id, spec, &stdin).await?;
-    Ok((Extension(timed(&executed.times)), Json(executed.outcome)))
+    let executed = sandboxes.exec_within(id, spec, &stdin, &mut |piece| output.take(piece)).await?;
+    Ok((Extension(timed(&executed.times)), output.kept_by(Json(executed.outcome))))
 }
 
 fn timed(times: &ExecTimes) -> Timed {

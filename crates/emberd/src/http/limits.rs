@@ -20,13 +20,14 @@ const WEBSOCKETS_MAX: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct Limits {
     bodies: Budget,
+    outputs: Budget,
     websockets: Arc<PerPrincipal>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let websockets = Arc::new(PerPrincipal::new(WEBSOCKETS_MAX));
-        Self { bodies: Budget::default(), websockets }
+        Self { bodies: Budget::default(), outputs: Budget::default(), websockets }
     }
 }
 
@@ -34,6 +35,11 @@ impl Limits {
     /// The budget of request bodies.
     pub(super) fn bodies(&self) -> &Budget {
         &self.bodies
+    }
+
+    /// The budget of the output of programs.
+    pub(super) fn outputs(&self) -> &Budget {
+        &self.outputs
     }
 
     /// The limits that the router adds to every request.

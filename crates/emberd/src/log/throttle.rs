@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -52,7 +53,7 @@ pub fn dropped() -> Vec<Dropped> {
 
 /// Nothing that could panic halfway through a change runs under this lock.
 fn kinds() -> MutexGuard<'static, HashMap<Identifier, Kind>> {
-    KINDS.lock().unwrap_or_else(PoisonError::into_inner)
+    KINDS.lock()
 }
 
 #[derive(Debug)]

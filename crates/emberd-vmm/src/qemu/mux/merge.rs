@@ -10,11 +10,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use futures::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::HEADER_BYTES;
 
@@ -99,7 +100,7 @@ impl Inbox {
 
     /// No code that could panic half-way through a change runs under this lock.
     fn lock(&self) -> MutexGuard<'_, Streams> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

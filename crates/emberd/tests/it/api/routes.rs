@@ -3,6 +3,8 @@
 use emberd_api::{ExecBody, Health, SandboxState, ServerTiming};
 use emberd_proto::ExecSpec;
 use futures::future::join_all;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::{Api, body};
 use crate::wait;
@@ -142,5 +144,33 @@ async fn every_answer_has_a_request_id_of_its_own() {
         let id = answer.head.lines().find_map(|line| line.strip_prefix("x-request-id: "));
         assert!(seen.insert(id.unwrap_or_else(|| panic!("{answer:?}")).to_owned()));
     }
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn outputs_that_nobody_takes_leave_less_room_for_others() {
+    let api = Api::start().await;
+    let id = api.create().await;
+    // In JSON each byte of these becomes six: two outputs are most of what a caller may have.
+    let code = "head -c 8388608 /dev/zero";
+    let body = format!(r#"{{"code": "{code}"}}"#);
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(&api.authority).await.unwrap();
+        let length = body.len();
+        let head = format!("POST /sandboxes/{id}/exec HTTP/1.1\r\nHost: localhost\r\n");
+        let request = format!("{head}Content-Length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await.unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+        answers.push(stream);
+    }
+    let cut = api.exec(&id, &format!("{code}; echo ended >&2")).await.unwrap();
+    assert_eq!((cut.exit.exit_code, cut.stderr.as_str()), (0, "ended\n"));
+    assert!(cut.exit.stdout_truncated && !cut.exit.stderr_truncated);
+    assert!(cut.stdout.len() < 8 << 20 && cut.stdout.bytes().all(|byte| byte == 0));
+    drop(answers);
+    wait::until(async || !api.exec(&id, code).await.unwrap().exit.stdout_truncated).await;
     api.stop().await;
 }

@@ -53,6 +53,23 @@ async fn a_full_machine_lives_and_can_be_emptied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn cgroups_are_bounded_and_execs_go_on() {
+    let Some(daemon) = Daemon::start(&[]) else { return };
+    let id = daemon.create("shell").await;
+    let fill = "cd /sys/fs/cgroup; mkdir $(seq -f full%g 3000) 2>&1 | grep -c unavailable\n\
+        ls -d full* | wc -l";
+    let counts = daemon.output(&id, fill).await;
+    let counts: Vec<u32> = counts.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(counts[0] + counts[1], 3000);
+    assert!((900..=1024).contains(&counts[1]), "{counts:?}");
+    for _ in 0..3 {
+        assert_eq!(daemon.output(&id, "echo alive").await, "alive\n");
+    }
+    assert_eq!(daemon.output(&id, "rmdir /sys/fs/cgroup/full*; echo $?").await, "0\n");
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_root_is_one_disk_and_code_lies_beside_its_modules() {
     let Some(daemon) = Daemon::start(&[]) else { return };
     let id = daemon.create("python").await;

@@ -154,9 +154,24 @@ fn with_descriptors(count: u32, command: &Command) -> Command {
 }
 
 #[tokio::test]
+async fn a_vmm_has_no_more_descriptors_than_its_daemon_may_have() {
+    for (may_have, has) in [(1500, 1500), (2500, 2048)] {
+        let room = Room::new();
+        let daemon = Daemon::spawn(with_descriptors(may_have, &room.command()));
+        let (id, vmm_pid) = daemon.create().await;
+        let limits = std::fs::read_to_string(format!("/proc/{vmm_pid}/limits")).unwrap();
+        let open_files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let words: Vec<_> = open_files.unwrap().split_whitespace().take(2).collect();
+        assert_eq!(words, [has.to_string(), has.to_string()]);
+        daemon.client.delete(&id).await.unwrap();
+        stop(daemon, room).await;
+    }
+}
+
+#[tokio::test]
 async fn silent_connections_keep_nobody_out() {
     let room = Room::new();
-    // As few as a VMM can be started with; a quarter of them is for connections.
+    // A quarter of them is for connections.
     let daemon = Daemon::spawn(with_descriptors(2048, &room.command()));
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();

@@ -26,7 +26,10 @@ const ABSENCES: [(&str, &[&str]); 10] = [
         ],
     ),
     ("emberd-client", &["emberd", "emberd-vmm", "emberd-image", "emberd-sandbox", "axum"]),
-    ("emberd-bench", &["emberd", "emberd-vmm", "emberd-sandbox", "axum", "hyper"]),
+    (
+        "emberd-bench",
+        &["emberd", "emberd-vmm", "emberd-sandbox", "fake-firecracker", "axum", "hyper"],
+    ),
     ("emberd-init", &["emberd-vmm", "emberd-image", "emberd-sandbox", "emberd-api", "hyper"]),
 ];
 
