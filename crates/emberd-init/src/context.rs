@@ -1,10 +1,11 @@
-//! One context: the pack's interpreter of a language, and what host and interpreter say.
+//! One context: the pack's interpreter of a language, and its messages to and from the host.
 //!
 //! ```text
 //! Context ─▶ Started ─▶ (Data | Signal)* ▶ interpreter ▶ (Stdout | Stderr)* Data* ─▶ Exited
 //! ```
-//! The interpreter's standard input is a socket, which carries its lines both ways. What it
-//! printed before a line is sent before that line: the event that ends a run comes last.
+//! The interpreter's standard input is a socket that carries lines in both directions. Output
+//! that was printed before a line is sent before it, so that the event that ends a run comes
+//! last.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -35,12 +36,12 @@ mod channel;
 
 use channel::Channel;
 
-/// Opens the context `spec` asks for and serves it until its interpreter has ended.
+/// Opens the context that `spec` describes and serves it until its interpreter ends.
 ///
 /// Dropping the future, or an error, kills the whole process tree.
 ///
 /// # Errors
-/// When the host leaves or breaks the protocol meanwhile.
+/// If the host closes the connection or breaks the protocol.
 pub async fn run(
     agent: &Agent,
     connection: &mut Connection,
@@ -96,7 +97,7 @@ fn no_such(agent: &Agent, spec: &ContextSpec) -> String {
     }
 }
 
-/// An interpreter that runs.
+/// A running interpreter.
 struct Interpreter {
     program: Program,
     channel: Channel,
@@ -120,7 +121,8 @@ async fn launch(
     Ok(interpreter)
 }
 
-/// Has a fork of the zygote become the interpreter; `None` where that is not to be, or cannot.
+/// Starts the interpreter as a fork of the zygote; `None` if the pack does not want that or it is
+/// not possible.
 async fn fork(
     agent: &Agent,
     context: &ContextProgram,
@@ -169,7 +171,7 @@ fn spawn(
     Ok(Interpreter { program: Program::new(berth, leader, StartedBy::Spawn), channel })
 }
 
-/// Keeps lines and output moving until the interpreter has ended.
+/// Moves lines and output until the interpreter ends.
 async fn attend(
     connection: &mut Connection,
     interpreter: &mut Interpreter,
@@ -192,7 +194,7 @@ async fn attend(
             ready = channel.readable(), if room => {
                 ready?;
                 let mut line = channel.read_some();
-                // Written before the line was.
+                // The output was written before the line.
                 stdout.read_rest(&mut outgoing.buffer);
                 stderr.read_rest(&mut outgoing.buffer);
                 channel.answer(&mut line);
@@ -217,8 +219,8 @@ async fn attend(
     Ok(exit_of(end, false))
 }
 
-/// Writes out all that waits for the host, who may first want to get rid of what the
-/// interpreter no longer reads.
+/// Writes all buffered output to the host. It keeps reading meanwhile, because the host may first
+/// have to send data that the interpreter no longer reads.
 async fn deliver(connection: &mut Connection) -> Result<(), ConnectionError> {
     let Connection { incoming, outgoing } = connection;
     while !outgoing.buffer.is_empty() {
@@ -230,7 +232,7 @@ async fn deliver(connection: &mut Connection) -> Result<(), ConnectionError> {
     Ok(())
 }
 
-/// What a frame from the host means to a context.
+/// Handles a frame from the host.
 enum Said {
     Bytes(Bytes),
     Signal(Signal),
@@ -242,7 +244,7 @@ fn said(frame: Option<Frame>) -> Result<Said, ConnectionError> {
         Some(Frame { kind: Kind::Data, payload }) => Ok(Said::Bytes(payload)),
         Some(frame @ Frame { kind: Kind::Control, .. }) => match frame.message()? {
             HostMessage::Signal { signal } => Ok(Said::Signal(number_of(signal))),
-            // It has no terminal.
+            // A context has no terminal.
             HostMessage::Resize(_) => Ok(Said::Nothing),
             _ => Err(ConnectionError::Unexpected(Kind::Control)),
         },
