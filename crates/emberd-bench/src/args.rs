@@ -84,7 +84,7 @@ impl Args {
         if let Some(json) = &self.json {
             let dir = json.parent().filter(|dir| !dir.as_os_str().is_empty());
             let dir = dir.unwrap_or(Path::new("."));
-            anyhow::ensure!(dir.is_dir(), "there is no directory {}", dir.display());
+            anyhow::ensure!(dir.is_dir(), "the directory {} does not exist", dir.display());
         }
         let scenarios = chosen(&self.scenarios);
         let daemons = match self.addr {
@@ -103,7 +103,7 @@ impl Args {
 
 fn daemon_binary(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     let Some(path) = given else { return Ok(beside("emberd")?) };
-    anyhow::ensure!(path.is_file(), "there is no program {}", path.display());
+    anyhow::ensure!(path.is_file(), "the program {} does not exist", path.display());
     Ok(std::path::absolute(path)?)
 }
 

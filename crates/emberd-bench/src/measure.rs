@@ -103,7 +103,7 @@ pub enum MeasureError {
         seen: String,
     },
     /// The daemon did not come to rest between two iterations.
-    #[error("the daemon did not come to rest: {seen}")]
+    #[error("the daemon did not become idle: {seen}")]
     Restless {
         /// What it was doing.
         seen: String,
@@ -115,7 +115,7 @@ pub enum MeasureError {
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// The system refuses something.
-    #[error("cannot look at the host")]
+    #[error("cannot inspect the host")]
     Host(#[from] io::Error),
 }
 
@@ -202,7 +202,7 @@ impl Trial<'_> {
         let start = self.scenario.start;
         let result = match &self.plan.daemons {
             Daemons::Running(_) if start != Start::Pooled => {
-                Err(MeasureError::NotHere("it needs a daemon with flags of its own"))
+                Err(MeasureError::NotHere("the scenario needs a daemon with its own flags"))
             }
             Daemons::Running(address) => self.on(address, None),
             Daemons::Own { binary, flags, .. } => {
@@ -220,7 +220,7 @@ impl Trial<'_> {
         let home = Home { pid: daemon.pid(), run_dir: daemon.run_dir() };
         let result = self.on(&daemon.address, Some(home));
         if result.is_err() {
-            self.record.doubt(format!("the daemon's log ends so: {}", daemon.log_end()));
+            self.record.doubt(format!("the end of the daemon's log: {}", daemon.log_end()));
         }
         let left = daemon.stop()?;
         let seen = if left.is_empty() { "nothing".to_owned() } else { left.join(", ") };

@@ -164,7 +164,7 @@ pub enum BlobError {
     #[error("its sha256 is {0}")]
     Content(Digest),
     /// It is a manifest, but not of the expected form.
-    #[error("it is no manifest of this version")]
+    #[error("it is not a manifest of this version")]
     Manifest(#[source] serde_json::Error),
 }
 

@@ -60,7 +60,7 @@ pub enum BuildError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// A kernel cannot be used.
-    #[error("{} is no usable kernel", path.display())]
+    #[error("{} is not a usable kernel", path.display())]
     Kernel {
         /// The kernel's file.
         path: PathBuf,
@@ -74,7 +74,7 @@ pub enum BuildError {
     #[error(transparent)]
     Definition(#[from] DefinitionError),
     /// A root file system cannot be used.
-    #[error("{} is no usable root file system", path.display())]
+    #[error("{} is not a usable root file system", path.display())]
     Root {
         /// The directory or archive.
         path: PathBuf,
@@ -82,7 +82,7 @@ pub enum BuildError {
         source: ArchiveError,
     },
     /// The agent is not a static program for a 64-bit x86 Linux.
-    #[error("{} is not a statically linked x86_64 program; `rootfs/build.sh` makes one", .0.display())]
+    #[error("{} is not a statically linked x86_64 program; `rootfs/build.sh` builds one", .0.display())]
     Agent(PathBuf),
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
@@ -96,7 +96,9 @@ pub enum BuildError {
     #[error("none of the packages {0} has a kernel; give a kernel file instead")]
     NoKernelPackage(String),
     /// The host is no Debian or Ubuntu with a release name.
-    #[error("the host names no release to build the pack from; choose one, such as bookworm")]
+    #[error(
+        "the release of the host is unknown; choose one to build the pack from, such as bookworm"
+    )]
     NoSuite,
 }
 

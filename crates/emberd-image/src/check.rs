@@ -117,7 +117,7 @@ const OPTIONS: [(&str, Need, &str); 22] = [
     ("VIRTIO", Need::Required, "virtual devices"),
     ("VIRTIO_MMIO", Need::Required, "finding virtual devices"),
     ("VIRTIO_BLK", Need::Required, "the root image's disk"),
-    ("UNIX", Need::Required, "Unix sockets, the agent's own among them"),
+    ("UNIX", Need::Required, "Unix sockets, including the agent's own"),
     ("BINFMT_ELF", Need::Required, "running programs"),
     ("VIRTIO_CONSOLE", Need::Qemu, "the channel to the agent"),
     ("VSOCKETS", Need::Firecracker, "the channel to the agent"),
@@ -127,7 +127,7 @@ const OPTIONS: [(&str, Need, &str); 22] = [
     ("CGROUPS", Need::Optional, "killing a whole process tree at once"),
     ("UNIX98_PTYS", Need::Optional, "terminals"),
     ("HW_RANDOM_VIRTIO", Need::Optional, "entropy from the host"),
-    ("MODULES", Need::Optional, "loading what is not built in"),
+    ("MODULES", Need::Optional, "loading features that are not built in"),
 ];
 
 /// The option that reads root images of this compression; uncompressed ones name a

@@ -141,7 +141,7 @@ pub enum LoadError {
     },
     /// An artifact or its manifest is not what was built.
     #[error(
-        "{artifact} is damaged ({}); build it anew with `{}`",
+        "{artifact} is damaged ({}); rebuild it with `{}`",
         path.display(),
         artifact.command()
     )]
@@ -155,12 +155,12 @@ pub enum LoadError {
     },
     /// The initramfs carries the modules of another kernel.
     #[error(
-        "the initramfs was built for another kernel; build it anew with `{}`",
+        "the initramfs was built for another kernel; rebuild it with `{}`",
         Artifact::Initramfs.command()
     )]
     Stale,
     /// No language pack was ever built here.
-    #[error("no language pack in {}; build one with `emberctl image build pack python`", .0.display())]
+    #[error("there is no language pack in {}; build one with `emberctl image build pack python`", .0.display())]
     NoPacks(PathBuf),
     /// The data directory cannot be read.
     #[error("cannot read {}", path.display())]

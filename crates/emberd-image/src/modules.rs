@@ -78,7 +78,7 @@ pub enum ModulesError {
     #[error("module `{0}` depends on itself")]
     Cycle(String),
     /// A module is no module, or over its limit.
-    #[error("{} is no kernel module of at most {MODULE_BYTES_MAX} bytes", .0.display())]
+    #[error("{} is not a kernel module of at most {MODULE_BYTES_MAX} bytes", .0.display())]
     Invalid(PathBuf),
     /// The directory is over a limit.
     #[error("{} has more than {MODULES_MAX} modules or is nested too deeply", .0.display())]

@@ -54,7 +54,7 @@ pub enum Compression {
 
 /// The text names no compression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no compression: one of zstd, lz4, none")]
+#[error("unknown compression `{0}`; use zstd, lz4 or none")]
 pub struct CompressionError(String);
 
 impl FromStr for Compression {

@@ -162,7 +162,7 @@ pub enum LineError {
     #[error("a line is over a limit")]
     Excess,
     /// It is no event.
-    #[error("a line is no event")]
+    #[error("a line is not an event")]
     NoEvent,
 }
 

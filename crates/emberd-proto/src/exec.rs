@@ -148,13 +148,15 @@ pub enum SpecError {
     #[error("`{0}` is not the name of an environment variable")]
     EnvName(String),
     /// There is neither `code` nor `argv`, or both, or a program without a name.
-    #[error("either code or argv says what to run, and the first word of argv is a program")]
+    #[error(
+        "one of code and argv is required, not both, and the first word of argv must be a program"
+    )]
     Program,
     /// No user can be called that.
     #[error("`{0}` is not the name of a user")]
     User(String),
     /// A side of the terminal is zero or beyond [`crate::process::TTY_SIDE_MAX`].
-    #[error("a terminal of {0} columns and {1} rows is none; each is 1 to 4096")]
+    #[error("a terminal cannot have {0} columns and {1} rows; each must be 1 to 4096")]
     Tty(u16, u16),
     /// A limit is zero or beyond any machine.
     #[error("limits.{0} is {1}, not between 1 and 4294967296")]

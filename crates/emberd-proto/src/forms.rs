@@ -25,11 +25,11 @@ pub struct Forms(Bytes);
 #[derive(Debug, thiserror::Error)]
 pub enum FormsError {
     /// It is no object of JSON.
-    #[error("the forms of a value are no object")]
+    #[error("the forms of a value are not an object")]
     Json(#[source] serde_json::Error),
     /// There are more than [`FORMS_MAX`], or the name of one is over [`FORM_NAME_BYTES_MAX`].
     #[error(
-        "a value has more than {FORMS_MAX} forms, or one of a name over \
+        "a value has more than {FORMS_MAX} forms, or one whose name is over \
              {FORM_NAME_BYTES_MAX} bytes"
     )]
     Excess,

@@ -112,10 +112,10 @@ pub enum FrameError {
     #[error("expected a control frame, got {0:?}")]
     NotControl(Kind),
     /// A control frame is longer than its sender may send.
-    #[error("control frame of {0} bytes is longer than any it may send")]
+    #[error("control frame of {0} bytes is longer than a peer may send")]
     MessageTooLong(usize),
     /// A control payload is over [`MESSAGE_LIMITS`].
-    #[error("control frame is no message")]
+    #[error("control frame is not a message")]
     Excess(#[source] JsonExcess),
     /// A control payload is not the expected JSON.
     #[error("control frame is not a valid message")]

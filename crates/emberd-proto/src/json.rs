@@ -19,7 +19,7 @@ pub struct JsonLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JsonExcess {
     /// Arrays and objects are too deep inside each other.
-    #[error("arrays and objects are more than {0} deep inside each other")]
+    #[error("arrays and objects are nested more than {0} deep")]
     Depth(usize),
     /// There are too many values.
     #[error("there are more than {0} values and names")]

@@ -40,7 +40,7 @@ impl<'a> Header<'a> {
         if told == unsigned || told == signed {
             return Ok(Self(block));
         }
-        Err(TarError::Invalid("it is no tar archive, or damaged: a checksum is wrong"))
+        Err(TarError::Invalid("it is not a tar archive, or is damaged: a checksum is wrong"))
     }
 
     /// The letter that says what it is.
@@ -102,7 +102,7 @@ pub fn text(field: &[u8]) -> &[u8] {
 
 /// A number in octal digits, or in base 256 where the first bit is set.
 pub fn number(field: &[u8]) -> Result<i64, TarError> {
-    const BROKEN: TarError = TarError::Invalid("a number in a header is none, or too large");
+    const BROKEN: TarError = TarError::Invalid("a number in a header is invalid or too large");
     if let Some((first, rest)) = field.split_first()
         && first & 0x80 != 0
     {

@@ -39,7 +39,8 @@ impl Pax {
 
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
         let number = || {
-            let read = decimal(value).ok_or(TarError::Invalid("a number in a pax header is none"));
+            let read =
+                decimal(value).ok_or(TarError::Invalid("a number in a pax header is invalid"));
             // An empty value takes back what was said before.
             if value.is_empty() { Ok(None) } else { read.map(Some) }
         };
@@ -51,7 +52,8 @@ impl Pax {
             b"gid" => self.gid = number().unwrap_or_default(),
             b"mtime" if value.is_empty() => self.modified = None,
             b"mtime" => {
-                let read = time(value).ok_or(TarError::Invalid("a time in a pax header is none"));
+                let read =
+                    time(value).ok_or(TarError::Invalid("a time in a pax header is invalid"));
                 self.modified = Some(read?);
             }
             _ => {

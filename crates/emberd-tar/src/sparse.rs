@@ -74,7 +74,7 @@ impl PaxSparse {
         match (self.major, self.minor) {
             (None | Some(0), _) => {}
             (Some(1), None | Some(0)) => return Ok(Told::InData(self.size.ok_or(BROKEN)?)),
-            _ => return Err(TarError::Invalid("a sparse file is of a format that is not known")),
+            _ => return Err(TarError::Invalid("a sparse file has an unknown format")),
         }
         let Some(numbers) = &self.numbers else { return Ok(Told::Not) };
         Ok(Told::Map(segments(numbers)?, self.size.ok_or(BROKEN)?))

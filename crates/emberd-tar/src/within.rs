@@ -95,7 +95,7 @@ impl Within {
         if real.is_ok_and(|real| real.starts_with(&self.path)) {
             return Ok(Ok(opened));
         }
-        Err(TarError::Invalid("a link leads outside of the directory"))
+        Err(TarError::Invalid("a link leads outside the directory"))
     }
 }
 

@@ -60,7 +60,7 @@ fn doubts(old: &Document, new: &Document, nothing_shared: bool) -> Vec<String> {
     if before.abs_diff(now).saturating_mul(100) / before > CALIBRATION_PERCENT_MAX {
         let ratio = fixed(now, before, 2);
         doubts.push(format!(
-            "the calibration loop took {ratio} × as long as then: hold ratios against that"
+            "the calibration loop took {ratio} × as long as in the old run: compare ratios with that"
         ));
     }
     if nothing_shared {

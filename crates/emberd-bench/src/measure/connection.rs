@@ -59,7 +59,7 @@ pub enum CallError {
         body: ErrorBody,
     },
     /// The answer's body is not what this route gives.
-    #[error("the answer to {method} {path} is not one an emberd gives")]
+    #[error("unexpected answer to {method} {path}; is this an emberd?")]
     Body {
         /// HTTP method.
         method: &'static str,

@@ -39,7 +39,7 @@ const READY: &str = "listening on ";
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A program is not where it is looked for.
-    #[error("there is no {}", path.display())]
+    #[error("{} does not exist", path.display())]
     Missing {
         /// Where it was looked for.
         path: PathBuf,
@@ -61,7 +61,7 @@ pub enum StartError {
         log: String,
     },
     /// Its files cannot be made.
-    #[error("cannot prepare a daemon's directory")]
+    #[error("cannot prepare the daemon's directory")]
     Room(#[from] io::Error),
     /// Images for the double cannot be made.
     #[error("cannot make images for the test double")]

@@ -51,7 +51,9 @@ impl Noise {
             let stolen = after.stolen_permille(before);
             if stolen > STOLEN_PERMILLE_MAX {
                 let (whole, tenth) = (stolen / 10, stolen % 10);
-                doubts.push(format!("{whole}.{tenth} % of the time other machines ran instead"));
+                doubts.push(format!(
+                    "the hypervisor gave {whole}.{tenth} % of the time to other machines"
+                ));
             }
         }
         doubts
@@ -101,7 +103,10 @@ mod tests {
         assert_eq!(before.doubts(&noise(1100, 1000, 10)), Vec::<String>::new());
         let doubts = before.doubts(&noise(1500, 1000, 25));
         assert_eq!(doubts.len(), 2, "{doubts:?}");
-        assert!(doubts[0].contains("50 % slower") && doubts[1].starts_with("2.5 %"), "{doubts:?}");
+        assert!(
+            doubts[0].contains("50 % slower") && doubts[1].contains("gave 2.5 %"),
+            "{doubts:?}"
+        );
         assert!(before.doubts(&noise(500, 1000, 0))[0].contains("faster"));
     }
 

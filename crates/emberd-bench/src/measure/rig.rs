@@ -95,7 +95,7 @@ impl Rig<'_> {
     fn missing_stand_by(&mut self, info: &Info, since: Instant) -> Option<String> {
         let lacking = info.pools.iter().find(|pool| pool.standing_by == 0)?;
         self.stands_by &= since.elapsed() < STAND_BY_MAX;
-        self.stands_by.then(|| format!("no VMM stands by for {}", lacking.language_pack))
+        self.stands_by.then(|| format!("there is no standby for {}", lacking.language_pack))
     }
 
     /// Creates a sandbox.
@@ -162,7 +162,7 @@ impl Rig<'_> {
         let sandbox = self.connection.sandbox(id)?;
         let came_by = sandbox.boot_path.as_deref().unwrap_or("an unknown way");
         if came_by != boot_path {
-            self.record.doubt(format!("a sandbox came by {came_by}, not by {boot_path}"));
+            self.record.doubt(format!("a sandbox was made by {came_by}, not by {boot_path}"));
         }
         Ok(sandbox)
     }

@@ -82,7 +82,7 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "restore",
-        about: "create from a template with no pool, and on to the first result",
+        about: "create from a template without a pool, and run a first program",
         iterations: 50,
         start: Start::Restoring,
         run: restore::run,
@@ -110,14 +110,14 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "exec",
-        about: "exec in a sandbox that lives: by zygote, in a new interpreter",
+        about: "exec in an existing sandbox: by zygote, and in a new interpreter",
         iterations: 100,
         start: Start::Pooled,
         run: exec::run,
     },
     Scenario {
         name: "bare-fork",
-        about: "an exec by zygote beside a bare fork, exit and wait in the same guest",
+        about: "an exec by zygote compared with a bare fork, exit and wait in the same guest",
         iterations: 100,
         start: Start::Pooled,
         run: bare_fork::run,
@@ -145,14 +145,14 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "context",
-        about: "a run in an interpreter that remembers",
+        about: "a run in a context",
         iterations: 100,
         start: Start::Pooled,
         run: context::run,
     },
     Scenario {
         name: "held",
-        about: "processes held in one sandbox, each with somebody who listens",
+        about: "many processes in one sandbox, each with a client that follows it",
         iterations: 1,
         start: Start::Pooled,
         run: held::run,
@@ -180,7 +180,7 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "churn",
-        about: "many lives one after the other: drift and leaks",
+        about: "many sandboxes one after the other: drift and leaks",
         iterations: 300,
         start: Start::Pooled,
         run: churn::run,

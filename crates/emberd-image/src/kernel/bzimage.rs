@@ -39,7 +39,7 @@ pub enum KernelError {
     #[error("larger than {KERNEL_BYTES_MAX} bytes")]
     TooLarge,
     /// The image ends before what its header promises.
-    #[error("truncated: its header promises more than there is")]
+    #[error("truncated: its header announces more data than the file has")]
     Truncated,
     /// The compressor is none of lz4, zstd, xz, gzip.
     #[error("compressed in an unknown way (its payload starts with {0:02x?})")]
@@ -56,7 +56,7 @@ pub enum KernelError {
         expected: usize,
     },
     /// There is no `Linux version` in it.
-    #[error("no Linux kernel: it names no release")]
+    #[error("not a Linux kernel: it has no release")]
     NoRelease,
 }
 

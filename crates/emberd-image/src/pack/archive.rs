@@ -23,7 +23,7 @@ pub enum ArchiveError {
     #[error("cannot read it")]
     Read(#[source] io::Error),
     /// It is no tar archive, or ends inside an entry.
-    #[error("no tar archive, or damaged at byte {0}")]
+    #[error("not a tar archive, or damaged at byte {0}")]
     Damaged(u64),
     /// It is over [`ROOT_BYTES_MAX`].
     #[error("larger than {ROOT_BYTES_MAX} bytes")]

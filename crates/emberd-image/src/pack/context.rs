@@ -76,7 +76,7 @@ impl ContextDefinition {
             return Some("contexts.run must not contain NUL");
         }
         if self.zygote && !has_zygote {
-            return Some("contexts.zygote wants a pack with a zygote");
+            return Some("contexts.zygote needs a pack with a zygote");
         }
         None
     }

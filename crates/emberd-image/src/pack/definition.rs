@@ -109,7 +109,7 @@ pub struct PackDefinition {
 #[derive(Debug, thiserror::Error)]
 pub enum DefinitionError {
     /// There is no such built-in pack.
-    #[error("no built-in language pack `{0}`; there are {names}, or give the folder of a pack.toml",
+    #[error("there is no built-in language pack `{0}`; use {names}, or the directory of a pack.toml",
         names = built_in_names())]
     Unknown(PackName),
     /// The file cannot be read.
@@ -121,7 +121,7 @@ pub enum DefinitionError {
         source: io::Error,
     },
     /// The file is no definition.
-    #[error("{} is no pack definition", path.display())]
+    #[error("{} is not a pack definition", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
@@ -265,7 +265,7 @@ pub(crate) fn check_spec(name: &PackName, spec: &PackSpec) -> Result<(), Definit
     let fail = |rule| Err(DefinitionError::Invalid { name: name.clone(), rule });
     let json = serde_json::to_vec(spec).expect("string keys only");
     if json.len() as u64 > PACK_FILE_BYTES_MAX {
-        return fail("what the agent is told must fit 64 KiB");
+        return fail("the pack description must fit into 64 KiB");
     }
     if !spec.run.first().is_some_and(|program| program.starts_with('/')) {
         return fail("run must start with the absolute path of a program");

@@ -24,7 +24,7 @@ print(*[fork() for _ in range(TURN)])
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     if !rig.packs.iter().any(|pack| pack == "python") {
-        return Err(MeasureError::NotHere("it needs the pack python"));
+        return Err(MeasureError::NotHere("the scenario needs the pack python"));
     }
     let hello = Language::Python.hello();
     let forks = Program::succeeding(FORKS.replace("TURN", &TURN.to_string()));

@@ -43,7 +43,10 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
             } else {
                 format!("before {before:?}, after {after:?}")
             };
-            let what = format!("held as before after {} lives of {pack}", lives.len());
+            let what = format!(
+                "the daemon holds as much as before after {} sandboxes of {pack}",
+                lives.len()
+            );
             rig.record.check(&what, after == before, seen);
         }
     }

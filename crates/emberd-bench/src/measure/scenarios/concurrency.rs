@@ -26,7 +26,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     for width in WIDTHS {
         let needed = BYTES_PER_CALLER * width as u64;
         if proc::memory().is_none_or(|(_, available)| available < needed) {
-            rig.record.doubt(format!("too little memory for {width} at once: left out"));
+            rig.record.doubt(format!("too little memory for {width} at once: skipped"));
             break;
         }
         let mut failures = Vec::new();
@@ -44,8 +44,8 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
         // Wider sweeps would only fail more slowly.
         if let Some(first) = failures.first() {
             let (count, of) = (failures.len(), width * rig.iterations);
-            let seen = format!("{count} of {of} failed, the first so: {}", crate::chain(first));
-            rig.record.check(&format!("all of {width} at once are answered"), false, seen);
+            let seen = format!("{count} of {of} failed, the first with: {}", crate::chain(first));
+            rig.record.check(&format!("all {width} concurrent callers are answered"), false, seen);
             break;
         }
     }

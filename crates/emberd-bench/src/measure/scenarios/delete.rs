@@ -28,7 +28,9 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
             let Some(pid) = vmm_pid.filter(|_| rig.home.is_some()) else { continue };
             while proc::is_running(pid) {
                 if asked.elapsed() > GONE_MAX {
-                    return Err(MeasureError::Restless { seen: format!("process {pid} lives on") });
+                    return Err(MeasureError::Restless {
+                        seen: format!("process {pid} still exists"),
+                    });
                 }
                 thread::sleep(LOOK_AGAIN);
             }

@@ -200,7 +200,7 @@ impl Holding {
             let are_released = now <= before + CONNECTIONS_KEPT;
             if are_released || since.elapsed() > GONE_MAX {
                 let seen = format!("{before} before, {now} after");
-                rig.record.check("the daemon's descriptors are given back", are_released, seen);
+                rig.record.check("the daemon closed its descriptors", are_released, seen);
                 return Ok(());
             }
             rig.interrupt.check()?;
