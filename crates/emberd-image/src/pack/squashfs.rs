@@ -1,4 +1,4 @@
-//! From a tar stream to a SquashFS image: the stream is piped through, never unpacked.
+//! Converts a tar stream to a SquashFS image without unpacking it.
 //!
 //! ```text
 //! prelude + tar stream ──▶ pump (counts, limits) ──▶ sqfstar ──▶ image
@@ -16,11 +16,11 @@ use crate::build::BuildError;
 use crate::command::{RunningTool, Tool};
 use crate::progress::Progress;
 
-/// Data block, in bytes: SquashFS's default, a fair deal between ratio and read size.
+/// Size of a data block, in bytes: the default of SquashFS, a compromise of ratio and read size.
 const BLOCK_BYTES: u32 = 128 << 10;
 const PUMP_BYTES: usize = 256 << 10;
 
-/// What a tool or the pump tells while an image is made.
+/// A message from a tool or the pump while an image is made.
 pub(super) enum Event {
     Line(String),
     Bytes(u64),
@@ -29,16 +29,16 @@ pub(super) enum Event {
 /// A root file system as a tar stream.
 pub(super) struct RootStream {
     pub reader: Box<dyn Read + Send>,
-    /// The tool that writes the stream, where one does.
+    /// The tool that writes the stream, if there is one.
     pub tool: Option<RunningTool>,
-    /// Bytes of the stream, where known.
+    /// Size of the stream in bytes, if known.
     pub total_bytes: Option<u64>,
-    /// What errors in the stream itself are blamed on.
+    /// The source to name in errors of the stream.
     pub origin: std::path::PathBuf,
 }
 
-/// Writes the image of `prelude` and then `root` to `out`, which must not exist. No time in
-/// it is after `newest`; what has no time of its own, such as the image, gets that one.
+/// Writes the image of `prelude` and then `root` to `out`, which must not exist. Times after
+/// `newest` are replaced by it, and so are missing times, such as the image's own.
 pub(super) fn write(
     out: &Path,
     prelude: Vec<u8>,
@@ -96,9 +96,9 @@ fn sqfstar(out: &Path, compression: Compression, newest: u32) -> Tool {
 
 #[derive(Debug)]
 enum PumpError {
-    /// The stream is to blame.
+    /// The stream failed.
     Root(ArchiveError),
-    /// The squashfs tool stopped reading; its own error says why.
+    /// The squashfs tool stopped reading; its own error gives the reason.
     Closed(io::Error),
 }
 
