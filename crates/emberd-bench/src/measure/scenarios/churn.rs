@@ -1,5 +1,5 @@
-//! `churn`: many lives one after the other, as fast as they go: whether the last are slower
-//! than the first, and whether anything is left of them.
+//! `churn`: many cycles of create, exec and delete without a pause: whether the last are slower
+//! than the first, and whether anything is left behind.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use crate::measure::rig::{Holdings, Rig};
 /// Slowdown of the last third against the first that is doubtful, in percent.
 const DRIFT_PERCENT_MAX: u64 = 10;
 
-/// How long the daemon may take to be back to what it held before: what lives without a pause
-/// have made its pools grow by, they give up one by one, each after 10 s of calm.
+/// Time limit for the daemon to return to its initial resources. Cycles without a pause make its
+/// pools grow, and they shrink one by one, each after 10 s without load.
 const BACK_MAX: Duration = Duration::from_secs(180);
 
-/// Pause between two looks at what the daemon holds.
+/// Pause between two checks of the daemon's resources.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {

@@ -7,10 +7,10 @@ use crate::measure::MeasureError;
 use crate::measure::proc;
 use crate::measure::rig::Rig;
 
-/// Pause between two looks at a process that ends: the error of `gone`.
+/// Pause between two checks of an ending process, which is the error of `gone`.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
-/// Longest wait for a deleted sandbox's process to be gone.
+/// Time limit for a deleted sandbox's process to end.
 const GONE_MAX: Duration = Duration::from_secs(30);
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {

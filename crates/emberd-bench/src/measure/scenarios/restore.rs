@@ -1,5 +1,5 @@
-//! `restore`: create from a template with no pool, until the guest has answered, until it is
-//! itself, and on to the result of a first program.
+//! `restore`: create from a template without a pool: until the guest has answered, until it has
+//! its identity, and until the result of a first program.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// The part of a creation after the guest's first answer: what makes it itself.
+/// The part of a creation after the guest's first answer: the renewal.
 fn renewal(created: &Timing) -> Duration {
     let stages = created.stages();
     let renewal = stages.iter().find(|(name, _)| name == "renew");
