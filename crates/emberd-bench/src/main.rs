@@ -34,7 +34,7 @@ fn main() -> ExitCode {
                 Some(StartError::Missing { hint, .. }) => format!("hint: {hint}\n"),
                 _ => String::new(),
             };
-            // With standard error closed there is nobody to tell.
+            // If standard error is closed, the message is lost.
             drop(anstream::stderr().write_all(format!("{text}{hint}").as_bytes()));
             ExitCode::FAILURE
         }

@@ -111,7 +111,7 @@ const OPTIONS: [(&str, Need, &str); 22] = [
     ("DEVTMPFS", Need::Required, "/dev"),
     ("TMPFS", Need::Required, "the writable layer"),
     ("SQUASHFS", Need::Required, "the read-only layer"),
-    // Stands for the compressor of the pack; `compressor` below replaces it.
+    // A placeholder for the compressor of the pack, which `compressor` below replaces.
     ("SQUASHFS_ZSTD", Need::Required, "the compressor of the packs"),
     ("OVERLAY_FS", Need::Required, "joining both layers"),
     ("VIRTIO", Need::Required, "virtual devices"),
@@ -178,7 +178,7 @@ pub fn kernel(
 /// Returns the config in `data_dir` if this is the installed kernel.
 fn kept_config(image: &[u8], data_dir: &DataDir) -> Result<Option<String>, KernelError> {
     let manifest = read_manifest::<KernelManifest>(&data_dir.kernel_manifest());
-    // What is damaged there is told by whoever boots from it; this kernel may be another.
+    // Damage in the data directory is reported when it is loaded; this kernel may be another one.
     let Ok(Some(manifest)) = manifest else { return Ok(None) };
     let Some(config) = &manifest.config else { return Ok(None) };
     if Digest::of(&kernel::vmlinux(image)?) != manifest.vmlinux.sha256 {

@@ -163,7 +163,7 @@ impl Drop for RunningTool {
         if self.tail.is_none() {
             return;
         }
-        // Fails only for a group that has ended, which is what is wanted.
+        // Fails only for a group that has already ended.
         kill_process_group(Pid::from_child(&self.child), Signal::KILL).ok();
         self.child.wait().ok();
     }
@@ -251,7 +251,7 @@ mod tests {
         let mut first = [0; 8];
         stdout.read_exact(&mut first).unwrap();
         drop(tool);
-        // Ends because the background process, which holds the other end, is gone as well.
+        // Ends because the background process, which holds the other end, is killed too.
         assert_eq!(stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
     }
 }

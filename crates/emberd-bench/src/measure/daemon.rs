@@ -84,7 +84,7 @@ impl Daemon {
     /// # Errors
     /// [`StartError`].
     pub fn start(binary: &Path, flags: &[OsString], variables: bool) -> Result<Self, StartError> {
-        // Short: under it are sockets, whose paths have 108 bytes at most.
+        // Short, because it contains sockets, whose paths have at most 108 bytes.
         let room = tempfile::Builder::new().prefix("bench").tempdir()?;
         let log = File::create(room.path().join("emberd.log"))?;
         let mut command = Command::new(binary);
@@ -96,7 +96,7 @@ impl Daemon {
         }
         command.args(["--addr", "127.0.0.1:0", "--run-dir"]).arg(room.path().join("run"));
         command.args(flags).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        // Ctrl-C is the bench's: it stops the daemon when it has noticed.
+        // Ctrl-C must reach only the bench, which then stops the daemon.
         let spawned = command.process_group(0).spawn();
         let mut process =
             spawned.map_err(|source| StartError::Spawn { path: binary.to_owned(), source })?;
@@ -173,7 +173,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Whoever wants to know calls `stop`.
+        // Errors are reported by `stop`.
         drop(self.end());
     }
 }

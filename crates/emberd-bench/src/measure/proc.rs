@@ -23,7 +23,8 @@ pub fn descendants(root: u32) -> Vec<u32> {
 
 fn parent_of(process: &Path) -> Option<u32> {
     let stat = fs::read_to_string(process.join("stat")).ok()?;
-    // The name, in parentheses, may hold anything; state and parent follow the last one.
+    // The name, in parentheses, may contain anything; state and parent follow the last
+    // parenthesis.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
@@ -99,7 +100,7 @@ impl Ticks {
     }
 
     fn parse(stat: &str) -> Option<Self> {
-        // user nice system idle iowait irq softirq steal; what follows is part of the former.
+        // user nice system idle iowait irq softirq steal; later fields are included in these.
         let words = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
         let ticks = words.take(8).map(|word| word.parse().ok()).collect::<Option<Vec<u64>>>()?;
         Some(Self { total: ticks.iter().sum(), stolen: *ticks.get(7)? })

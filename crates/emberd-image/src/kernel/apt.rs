@@ -16,7 +16,7 @@ pub(super) struct Apt {
 impl Apt {
     /// Uses the host's package lists.
     pub fn host() -> Self {
-        // Root would otherwise download as a user who cannot write everywhere.
+        // Otherwise apt, run by root, would download as a user who may not write everywhere.
         Self { options: ["-o", "APT::Sandbox::User=root"].map(OsString::from).into() }
     }
 

@@ -91,7 +91,7 @@ fn payload(image: &[u8]) -> Result<&[u8], KernelError> {
         let bytes = image.get(at..).and_then(<[u8]>::first_chunk).ok_or(KernelError::Truncated)?;
         Ok(u32::from_le_bytes(*bytes) as usize)
     };
-    // Zero stands for four, for the sake of very old boot loaders.
+    // Zero means four, for very old boot loaders.
     let setup_sectors = match image[SETUP_SECTORS_AT] {
         0 => 4,
         count => usize::from(count),

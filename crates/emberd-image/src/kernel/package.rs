@@ -89,7 +89,7 @@ fn read_unpacked(root: &Path, packages: &[String]) -> Result<Parts, BuildError> 
 /// Returns the kernel package that the first known candidate depends on.
 fn resolve(apt: &Apt, candidates: &[&str]) -> Result<String, BuildError> {
     for candidate in candidates {
-        // A candidate this distribution does not have fails; the next may do.
+        // A candidate that this distribution does not have fails; the next one is tried.
         match apt.depends(candidate) {
             Ok(names) => {
                 if let Some(image) = names.into_iter().find(|name| is_image(name)) {

@@ -56,7 +56,7 @@ fn survey_within(archive: impl Read, entries_max: u64) -> Result<Survey, Archive
         let size = header.number(124, 12).ok_or(ArchiveError::Damaged(walk.at))?;
         match header.0[156] {
             b'x' => extended.read(&walk.content(size)?),
-            // Global headers and long names bind no sizes.
+            // Global headers and long names do not affect sizes.
             b'g' | b'L' | b'K' => walk.skip(size)?,
             kind => {
                 let stored = extended.size.unwrap_or(size);
@@ -66,7 +66,7 @@ fn survey_within(archive: impl Read, entries_max: u64) -> Result<Survey, Archive
                     walk.skip_sparse_map(&header)?;
                 }
                 walk.entry(&header, full.max(stored))?;
-                // Links and devices carry no content, whatever their size says.
+                // Links and devices have no content, whatever size they declare.
                 if !matches!(kind, b'1'..=b'6') {
                     walk.skip(stored)?;
                 }
@@ -354,7 +354,7 @@ mod tests {
     #[test]
     fn an_extended_size_replaces_the_headers_own() {
         let mut bytes = extended("size=3", b"abc");
-        // The entry's own header says zero, as writers do for sizes beyond octal.
+        // The entry's own header says zero, as writers do for sizes that do not fit octal.
         let header = &mut bytes[2 * BLOCK_BYTES..3 * BLOCK_BYTES];
         header[124..136].copy_from_slice(b"00000000000\0");
         sign(header);

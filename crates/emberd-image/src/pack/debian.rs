@@ -54,7 +54,7 @@ impl Distribution {
     pub fn new(suite: Option<&str>, mirrors: &[String]) -> Result<Self, BuildError> {
         let host = OsRelease::of_host();
         let suite = suite.map(str::to_owned).or_else(|| host.codename.clone());
-        // Ubuntu keeps node and pip outside of main.
+        // Ubuntu has node and pip outside of main.
         let components = if host.is_ubuntu() { "main,universe" } else { "main" };
         let valid = |suite: &String| {
             !suite.starts_with('-')
@@ -84,15 +84,15 @@ impl Distribution {
         let root = rustix::process::geteuid().is_root();
         let tool = Tool::leashed("mmdebstrap", "mmdebstrap", root).with(|command| {
             if root {
-                // There the next build clears what a killed one leaves. The users an ordinary
-                // user's build maps to cannot get there, so that one stays in /tmp.
+                // The next build clears this directory after a killed one. The mapped users of an
+                // ordinary user's build cannot access it, so that build uses /tmp.
                 command.env("TMPDIR", scratch);
             }
             command.env("SOURCE_DATE_EPOCH", EPOCH.to_string());
             command.args(self.arguments(pack, root))
         });
         let mut tool = tool.start(move |line| {
-            // Nobody listens any more only when the build has been given up.
+            // The receiver is gone only if the build was cancelled.
             events.send(Event::Line(line.to_owned())).ok();
         })?;
         Ok(RootStream {
@@ -112,7 +112,7 @@ impl Distribution {
             format!("--components={}", self.components),
         ];
         if self.suite == "bookworm" {
-            // Starts with /usr merged instead of merging it with a program that brings Perl.
+            // Starts with a merged /usr instead of merging it with a program that needs Perl.
             arguments.push(format!("--hook-dir={MERGED_USR_HOOKS}"));
         }
         if !pack.packages.is_empty() {

@@ -316,7 +316,7 @@ mod tests {
             pack.check().unwrap();
             assert_eq!(PackDefinition::built_in(&pack.name).unwrap(), pack);
             assert!(pack.warm_up.is_some());
-            // A folder's pack is the same, program and all.
+            // A pack from a directory is the same, including its programs.
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs/packs");
             assert_eq!(PackDefinition::read(&folder.join(pack.name.as_str())).unwrap(), pack);
         }

@@ -97,13 +97,14 @@ impl RootPack {
         let tool = Tool::new("tar", "tar").with(|command| {
             command.args(["--create", "--sort=name", "--numeric-owner", "--format=gnu"]);
             if !rustix::process::geteuid().is_root() {
-                // Files an ordinary user unpacked are all that user's; in the guest, root's.
+                // Files that an ordinary user unpacked all belong to that user; in the guest, to
+                // root.
                 command.args(["--owner=0", "--group=0"]);
             }
             command.args(["--directory"]).arg(&self.root).arg(".")
         });
         let mut tool = tool.start(move |line| {
-            // Nobody listens any more only when the build has been given up.
+            // The receiver is gone only if the build was cancelled.
             events.send(Event::Line(line.to_owned())).ok();
         })?;
         let reader = Box::new(tool.take_stdout());

@@ -50,13 +50,13 @@ pub(super) fn write(
 ) -> Result<(), BuildError> {
     let lines = events.clone();
     let mut squash = sqfstar(out, compression, newest).start(move |line| {
-        // What the tool leaves out, such as a link to nothing, it only mentions.
+        // The tool only reports what it skips, such as a broken link.
         lines.send(Event::Line(line.to_owned())).ok();
     })?;
     let stdin = squash.take_stdin();
     let RootStream { reader, tool, total_bytes, origin } = root;
     let pump = thread::spawn(move || pump(&prelude, reader, stdin, &events));
-    // Ends once the pump and both tools have let go of their senders.
+    // Ends once the pump and both tools have dropped their senders.
     for event in received {
         match event {
             Event::Line(line) => progress.line(&line),
@@ -64,7 +64,7 @@ pub(super) fn write(
         }
     }
     let pumped = pump.join().expect("the pump does not panic");
-    // Blame in the order in which one failure leads to the next.
+    // Reports the first failure of the chain.
     if let Err(PumpError::Root(source)) = pumped {
         return Err(BuildError::Root { path: origin, source });
     }
@@ -79,15 +79,15 @@ fn sqfstar(out: &Path, compression: Compression, newest: u32) -> Tool {
     Tool::new("sqfstar", "squashfs-tools").with(|command| {
         command.stdin(Stdio::piped()).env("SOURCE_DATE_EPOCH", newest.to_string());
         command.args(["-quiet", "-no-progress", "-no-xattrs", "-exit-on-error"]);
-        // With file handles the overlay keeps names of one file together.
+        // File handles let the overlay keep hard links together.
         command.arg("-exports");
         command.args(["-root-mode", "0755", "-root-uid", "0", "-root-gid", "0"]);
         command.args(["-b", &BLOCK_BYTES.to_string()]);
         match compression {
-            // At the tool's own level, 15: sqfstar 4.5 cannot parse the option that sets it.
+            // The tool's default level is 15: sqfstar 4.5 cannot parse the option that sets it.
             Compression::Zstd => command.args(["-comp", "zstd"]),
             Compression::Lz4 => command.args(["-comp", "lz4", "-Xhc"]),
-            // The super block names a compressor all the same, which the kernel must have.
+            // The super block names a compressor anyway, which the kernel must support.
             Compression::None => command.args(["-comp", "zstd", "-noI", "-noD", "-noF", "-noX"]),
         };
         command.arg(out)
@@ -132,7 +132,7 @@ fn pump(
             return Err(PumpError::Root(ArchiveError::TooLarge));
         }
         out.write_all(&buffer[..count]).map_err(PumpError::Closed)?;
-        // Nobody listens any more only when the build has been given up.
+        // The receiver is gone only if the build was cancelled.
         events.send(Event::Bytes(done)).ok();
     }
 }

@@ -22,7 +22,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let packs = rig.packs;
     for pack in packs {
         let hello = Language::of(pack)?.hello();
-        // What is opened once is open after the first life.
+        // Descriptors that are opened once are open after the first cycle.
         life(rig, pack, &hello)?;
         rig.settle()?;
         let before = rig.holdings()?;
@@ -61,7 +61,7 @@ fn life(rig: &mut Rig, pack: &str, program: &Program) -> Result<Duration, Measur
     Ok(born.elapsed())
 }
 
-/// The first and the last third as series of their own.
+/// Adds the first and the last third as separate series.
 fn record_drift(rig: &mut Rig, pack: &str, lives: &[Duration]) {
     let third = lives.len() / 3;
     if third == 0 {
@@ -86,7 +86,7 @@ fn median(lives: &[Duration]) -> Duration {
     lives[(lives.len() - 1) / 2]
 }
 
-/// What the daemon holds once that is `before` again, or after a long wait.
+/// Returns the daemon's resources once they equal `before` again, or after the time limit.
 fn back_to(rig: &mut Rig, before: Holdings) -> Result<Holdings, MeasureError> {
     let since = Instant::now();
     loop {

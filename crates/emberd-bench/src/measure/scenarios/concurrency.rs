@@ -1,5 +1,5 @@
-//! `concurrency`: create, exec and delete by so many callers at once, in a sweep that doubles
-//! from 1 to 64. Beyond the pool's size callers wait for restores.
+//! `concurrency`: create, exec and delete by concurrent callers, whose number doubles from 1 to
+//! 64. Beyond the pool's size, callers wait for restores.
 
 use std::sync::Barrier;
 use std::thread;
@@ -13,11 +13,11 @@ use crate::measure::proc;
 use crate::measure::programs::Language;
 use crate::measure::rig::{Rig, body};
 
-/// Callers at once.
+/// Numbers of concurrent callers.
 const WIDTHS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
-/// Memory the host must have for each caller, in bytes: what a guest of the measured packs
-/// touches at most, with its VMM, under emulation.
+/// Memory that the host needs for each caller, in bytes: the maximum that a guest of the measured
+/// packs and its VMM use under emulation.
 const BYTES_PER_CALLER: u64 = 160 << 20;
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
@@ -52,7 +52,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// Lets `width` callers go at once: how long each took, and all together.
+/// Runs `width` concurrent callers; returns the time of each, and the total time.
 fn race(
     address: &Address,
     pack: &str,

@@ -20,7 +20,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
             rig.settle()?;
             let (id, _) = rig.create(pack)?;
             let vmm_pid = rig.connection.sandbox(&id)?.vmm_pid;
-            // A pool that refills meanwhile is not what is measured.
+            // A pool that refills meanwhile must not be measured.
             rig.settle()?;
             let asked = Instant::now();
             let answered = rig.delete(&id)?;

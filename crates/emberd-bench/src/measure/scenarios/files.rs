@@ -19,13 +19,14 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let packs = rig.packs;
     for pack in packs {
         let (id, _) = rig.create(pack)?;
-        // In a guest it is made; over the double it is there, and goes with the sandbox.
+        // In a guest the file is created; over the double it exists, and is removed with the
+        // sandbox.
         let dir = rig.connection.sandbox(&id)?.dir;
         for iteration in 0..WARM_UPS + rig.iterations {
             for (size, content) in [("128m", &large[..]), ("4k", &large[..SMALL_BYTES])] {
                 rig.interrupt.check()?;
                 let path = format!("{dir}/{size}");
-                // To free what a file takes is no part of writing another.
+                // Freeing the old file must not count as part of writing the new one.
                 rig.connection.remove(&id, &path)?;
                 let pushed = rig.connection.write(&id, &path, content)?;
                 let (read, pulled) = rig.connection.read(&id, &path)?;

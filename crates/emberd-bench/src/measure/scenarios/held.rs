@@ -144,7 +144,7 @@ fn kill_all(rig: &mut Rig, id: &str, pack: &str, all: Vec<Held>) -> Result<(), M
     rig.record.check("no process is listed", listed == 0, format!("{listed} are"));
     let look = format!("for pid in {}; do ! kill -0 $pid || exit 1; done", pids.join(" "));
     let left = loop {
-        // While they end there may be no room for one more.
+        // While they end, there may be no room for another process.
         let Err(left) = rig.in_guest(id, ["/bin/sh", "-c", &look]) else { break None };
         if asked.elapsed() > GONE_MAX {
             break Some(left);

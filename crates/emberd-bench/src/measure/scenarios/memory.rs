@@ -15,10 +15,10 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
         let mut ids = Vec::new();
         for _ in 0..rig.iterations {
             ids.push(rig.create(pack)?.0);
-            // The next one is to come from the pool too, and with the warm-up that brings.
+            // The next sandbox must come from the pool too, after its warm-up.
             rig.settle()?;
         }
-        // The pool is full as before: what is gone has gone into the sandboxes.
+        // The pool is full as before, so the difference is the memory of the sandboxes.
         weigh(rig, pack, "idle", &ids)?;
         record_delta(rig, &format!("idle_available_delta_{pack}_bytes"), before, ids.len());
         for id in &ids {

@@ -11,7 +11,7 @@ use crate::measure::rig::Rig;
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let packs = rig.packs;
-    // The first restore of a template may find its file out of the page cache.
+    // For the first restore of a template, its file may not be in the page cache.
     for iteration in 0..=rig.iterations {
         for pack in packs {
             rig.settle()?;
