@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every example against the daemon at EMBERD_ADDR. Prints one line each, and what an
-# example printed only when it failed; exits non-zero if any did.
+# Runs every example against the daemon at EMBERD_ADDR. Prints one line for each, and the output of
+# examples that failed. Exits non-zero if any failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

@@ -16,7 +16,7 @@ esac
 export EMBERD_ADDR=${EMBERD_ADDR:-127.0.0.1:7777}
 emberctl=$target_dir/release/emberctl
 
-show() { # shows a command of emberctl, then its output
+show() { # prints an emberctl command, then its output
   local word line='$ emberctl'
   for word; do
     [[ $word =~ ^[a-z0-9_-]+$ ]] && line+=" $word" || line+=" ${word@Q}"
@@ -38,7 +38,7 @@ log=${TMPDIR:-/tmp}/emberd-quickstart-$UID.log
 trap 'stop_daemon || true' EXIT
 start_daemon "$log" "$target_dir/release/emberd"
 
-stage "template of Python: one boot, kept for every later run"
+stage "Python template: booted once and reused by later runs"
 show template build python
 
 stage "a Python sandbox, restored from it"
@@ -54,7 +54,7 @@ echo "    $shell"
 show exec "$shell" 'uname -a; ps ax | head -n3'
 show ls
 
-stage "deleting both"
+stage "deleting both sandboxes"
 "$emberctl" rm "$python" "$shell"
 
 if [[ -n $keep ]]; then
