@@ -185,10 +185,10 @@ async fn attend(
         tokio::select! {
             biased;
             end = leader.ended() => break end,
-            frame = incoming.frame() => match said(frame?)? {
-                Said::Bytes(bytes) => channel.push(bytes)?,
-                Said::Signal(signal) => leader.interrupt(signal),
-                Said::Nothing => {}
+            frame = incoming.frame() => match host_event(frame?)? {
+                HostEvent::Bytes(bytes) => channel.push(bytes)?,
+                HostEvent::Signal(signal) => leader.interrupt(signal),
+                HostEvent::Nothing => {}
             },
             ready = channel.writable() => { ready?; channel.write_some(); }
             ready = channel.readable(), if room => {
@@ -225,27 +225,27 @@ async fn deliver(connection: &mut Connection) -> Result<(), ConnectionError> {
     let Connection { incoming, outgoing } = connection;
     while !outgoing.buffer.is_empty() {
         tokio::select! {
-            frame = incoming.frame() => drop(said(frame?)?),
+            frame = incoming.frame() => drop(host_event(frame?)?),
             written = outgoing.write_some() => written?,
         }
     }
     Ok(())
 }
 
-/// Handles a frame from the host.
-enum Said {
+/// What a frame from the host asks of a context.
+enum HostEvent {
     Bytes(Bytes),
     Signal(Signal),
     Nothing,
 }
 
-fn said(frame: Option<Frame>) -> Result<Said, ConnectionError> {
+fn host_event(frame: Option<Frame>) -> Result<HostEvent, ConnectionError> {
     match frame {
-        Some(Frame { kind: Kind::Data, payload }) => Ok(Said::Bytes(payload)),
+        Some(Frame { kind: Kind::Data, payload }) => Ok(HostEvent::Bytes(payload)),
         Some(frame @ Frame { kind: Kind::Control, .. }) => match frame.message()? {
-            HostMessage::Signal { signal } => Ok(Said::Signal(number_of(signal))),
+            HostMessage::Signal { signal } => Ok(HostEvent::Signal(number_of(signal))),
             // A context has no terminal.
-            HostMessage::Resize(_) => Ok(Said::Nothing),
+            HostMessage::Resize(_) => Ok(HostEvent::Nothing),
             _ => Err(ConnectionError::Unexpected(Kind::Control)),
         },
         Some(Frame { kind, .. }) => Err(ConnectionError::Unexpected(kind)),

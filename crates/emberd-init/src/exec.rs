@@ -168,12 +168,12 @@ async fn attend(
                 time_limit.as_mut().reset(Instant::now() + KILL_WAIT);
             }
             frame = incoming.frame() => {
-                match word_of(frame?, mode)? {
-                    Word::Input(bytes) => input.push(bytes)?,
-                    Word::InputEnd => input.end(),
-                    Word::Signal(signal) => leader.signal(signal),
+                match host_event(frame?, mode)? {
+                    HostEvent::Input(bytes) => input.push(bytes)?,
+                    HostEvent::InputEnd => input.end(),
+                    HostEvent::Signal(signal) => leader.signal(signal),
                     // A program without a terminal has no size to change.
-                    Word::Resize(size) => drop(terminal.as_ref().map(|t| t.resize(size))),
+                    HostEvent::Resize(size) => drop(terminal.as_ref().map(|t| t.resize(size))),
                 }
                 tell_taken(input, outgoing);
             }
@@ -217,29 +217,29 @@ async fn deliver(connection: &mut Connection) -> Result<(), ConnectionError> {
     let Connection { incoming, outgoing } = connection;
     while !outgoing.buffer.is_empty() {
         tokio::select! {
-            frame = incoming.frame() => drop(word_of(frame?, Mode::Process)?),
+            frame = incoming.frame() => drop(host_event(frame?, Mode::Process)?),
             written = outgoing.write_some() => written?,
         }
     }
     Ok(())
 }
 
-/// Messages from the host to a running program.
-enum Word {
+/// What a frame from the host asks of a running program.
+enum HostEvent {
     Input(Bytes),
     InputEnd,
     Signal(Signal),
     Resize(TtySize),
 }
 
-fn word_of(frame: Option<Frame>, mode: Mode) -> Result<Word, ConnectionError> {
+fn host_event(frame: Option<Frame>, mode: Mode) -> Result<HostEvent, ConnectionError> {
     let frame = frame.ok_or(ConnectionError::HostLeft)?;
     match frame.kind {
-        Kind::Stdin => Ok(Word::Input(frame.payload)),
-        Kind::StdinEnd => Ok(Word::InputEnd),
+        Kind::Stdin => Ok(HostEvent::Input(frame.payload)),
+        Kind::StdinEnd => Ok(HostEvent::InputEnd),
         Kind::Control if mode == Mode::Process => match frame.message()? {
-            HostMessage::Signal { signal } => Ok(Word::Signal(number_of(signal))),
-            HostMessage::Resize(size) if size.check().is_ok() => Ok(Word::Resize(size)),
+            HostMessage::Signal { signal } => Ok(HostEvent::Signal(number_of(signal))),
+            HostMessage::Resize(size) if size.check().is_ok() => Ok(HostEvent::Resize(size)),
             _ => Err(ConnectionError::Unexpected(Kind::Control)),
         },
         kind => Err(ConnectionError::Unexpected(kind)),
