@@ -3,7 +3,7 @@
 //! ```text
 //! started ─▶ says ready ─▶ asked for a spare ─▶ forks it ─▶ spare waits ─▶ works for one exec
 //!    ▲           │
-//!    └── pause ◀─┴─ ends, leaves, talks nonsense, or is silent for too long
+//!    └── pause ◀─┴─ ends, leaves, sends nonsense, or is silent for too long
 //! ```
 //! Forking is done ahead. A spare waits in its own session and cgroup with its pipes connected,
 //! and the next one is requested when an exec has been answered. Under load there is more than
@@ -113,7 +113,7 @@ enum AskError {
 /// An unexpected message from the zygote.
 #[derive(Debug, thiserror::Error)]
 #[error("unexpected message from the zygote: {0}")]
-struct Nonsense(String);
+struct Malformed(String);
 
 impl Zygote {
     /// Returns a zygote that [`keep`] will start.
@@ -222,8 +222,8 @@ impl Zygote {
     }
 
     /// Handles a message from a ready zygote.
-    fn hear(&self, agent: &Agent, message: Message) -> Result<(), Nonsense> {
-        let nonsense = Err(Nonsense(format!("{message:?}")));
+    fn hear(&self, agent: &Agent, message: Message) -> Result<(), Malformed> {
+        let nonsense = Err(Malformed(format!("{message:?}")));
         let mut state = self.state();
         match message {
             Message::Ready { .. } => return nonsense,

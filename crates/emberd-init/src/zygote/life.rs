@@ -17,7 +17,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::control::{Control, ControlError, Message};
-use super::{Nonsense, State, Zygote, load};
+use super::{Malformed, State, Zygote, load};
 use crate::agent::Agent;
 use crate::console;
 use crate::process::NewProcess;
@@ -60,7 +60,7 @@ enum LifeError {
     Control(#[from] ControlError),
     /// The zygote sent an unexpected message.
     #[error(transparent)]
-    Nonsense(#[from] Nonsense),
+    Malformed(#[from] Malformed),
     /// The zygote was not ready in time.
     #[error("the zygote was not ready within {READY_WAIT:?}")]
     NotReady,
@@ -123,7 +123,7 @@ async fn attend(
         match timeout(READY_WAIT, control.message()).await {
             Ok(message) => match message? {
                 Message::Ready { ready: true } => zygote.begin(agent, control.clone()),
-                other => return Err(Nonsense(format!("{other:?}")).into()),
+                other => return Err(Malformed(format!("{other:?}")).into()),
             },
             Err(_elapsed) => return Err(LifeError::NotReady),
         }
