@@ -179,17 +179,17 @@ fn listens_no_more(error: &io::Error) -> bool {
 /// Serves connections from all transports.
 struct Hall {
     agent: Arc<Agent>,
-    seats: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Hall {
     fn new(agent: &Arc<Agent>) -> Self {
-        Self { agent: Arc::clone(agent), seats: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Self { agent: Arc::clone(agent), permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 
     /// Serves `stream` concurrently with all others, until `cut` completes.
     fn admit(&self, stream: Box<dyn Duplex>, cut: impl Future<Output = ()> + Send + 'static) {
-        let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else { return };
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return };
         let agent = Arc::clone(&self.agent);
         tokio::spawn(async move {
             let served = tokio::select! {
@@ -201,7 +201,7 @@ impl Hall {
                 Ok(()) | Err(ConnectionError::HostLeft | ConnectionError::Io(_)) => {}
                 Err(error) => console::report(&error),
             }
-            drop(seat);
+            drop(permit);
         });
     }
 }

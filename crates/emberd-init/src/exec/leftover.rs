@@ -39,7 +39,7 @@ pub struct Leftovers {
 
 /// One of [`PIPES_MAX`].
 #[derive(Debug)]
-struct Seat(Arc<AtomicUsize>);
+struct Permit(Arc<AtomicUsize>);
 
 impl Leftovers {
     /// Takes over the output of a program whose `leader` has ended, until the processes that it
@@ -64,10 +64,10 @@ impl Leftovers {
             if is_closed(&pipe) {
                 continue;
             }
-            let Some(seat) = self.seat() else { return };
+            let Some(permit) = self.permit() else { return };
             let Ok(pipe) = Receiver::from_owned_fd_unchecked(pipe) else { continue };
             tokio::spawn(async move {
-                let _seat = seat;
+                let _permit = permit;
                 while pipe.readable().await.is_ok() && discard(&pipe).is_ok() {
                     sleep(READ_PAUSE).await;
                 }
@@ -75,14 +75,14 @@ impl Leftovers {
         }
     }
 
-    fn seat(&self) -> Option<Seat> {
+    fn permit(&self) -> Option<Permit> {
         let taken = self.pipes.fetch_add(1, Ordering::Relaxed);
-        let seat = Seat(Arc::clone(&self.pipes));
-        (taken < PIPES_MAX).then_some(seat)
+        let permit = Permit(Arc::clone(&self.pipes));
+        (taken < PIPES_MAX).then_some(permit)
     }
 }
 
-impl Drop for Seat {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
