@@ -24,7 +24,7 @@ use crate::agent::{Agent, Environment};
 use crate::connection::{Connection, ConnectionError};
 use crate::console;
 use crate::exec::{
-    BACKLOG_BYTES_MAX, Berth, LaunchError, Leader, Program, check_directory, directory, elapsed_us,
+    BACKLOG_BYTES_MAX, LaunchError, Leader, Program, Slot, check_directory, directory, elapsed_us,
     environment_of, exit_of, number_of,
 };
 use crate::process::NewProcess;
@@ -140,8 +140,8 @@ async fn fork(
     let Some(spare) = zygote.spare(agent).await else { return Ok(None) };
     let (channel, theirs) = Channel::open().map_err(LaunchError::Pipes)?;
     let started = spare.set_to_file(&work, Path::new(file), theirs);
-    Ok(started.map(|(berth, leader)| Interpreter {
-        program: Program::new(berth, leader, StartedBy::Zygote),
+    Ok(started.map(|(slot, leader)| Interpreter {
+        program: Program::new(slot, leader, StartedBy::Zygote),
         channel,
     }))
 }
@@ -153,22 +153,22 @@ fn spawn(
     environment: &Environment,
     directory: &Path,
 ) -> Result<Interpreter, LaunchError> {
-    let mut berth = Berth::make(agent)?;
+    let mut slot = Slot::make(agent)?;
     if let Some(user) = user {
-        berth.give_to(user)?;
+        slot.give_to(user)?;
     }
     let (channel, theirs) = Channel::open().map_err(LaunchError::Pipes)?;
-    berth.stdio[0] = theirs;
+    slot.stdio[0] = theirs;
     let refused = |source| LaunchError::Run(context.run[0].clone(), source);
-    let procs = berth.cgroup.as_ref().map(Cgroup::procs).transpose();
+    let procs = slot.cgroup.as_ref().map(Cgroup::procs).transpose();
     let procs = procs.map_err(LaunchError::Cgroup)?;
     let mut process =
-        NewProcess::new(&context.run, environment, directory, berth.stdio()).map_err(refused)?;
+        NewProcess::new(&context.run, environment, directory, slot.stdio()).map_err(refused)?;
     process.cgroup_procs = procs.as_ref().map(|file| file.as_fd());
     process.user = user;
     let (pid, exit) = agent.reaper.start(&process).map_err(refused)?;
-    let leader = Leader::new(exit, ProcessTree { leader: pid, cgroup: berth.cgroup.take() });
-    Ok(Interpreter { program: Program::new(berth, leader, StartedBy::Spawn), channel })
+    let leader = Leader::new(exit, ProcessTree { leader: pid, cgroup: slot.cgroup.take() });
+    Ok(Interpreter { program: Program::new(slot, leader, StartedBy::Spawn), channel })
 }
 
 /// Moves lines and output until the interpreter ends.

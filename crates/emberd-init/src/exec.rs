@@ -26,22 +26,22 @@ use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError, Outgoing};
 use crate::console;
 
-mod berth;
 mod input;
 mod launch;
 mod leader;
 mod leftover;
 mod output;
+mod slot;
 mod terminal;
 
-pub use berth::Berth;
-use berth::Streams;
 use input::Input;
 pub use launch::{LaunchError, Program};
 pub(crate) use launch::{check_directory, directory, environment_of};
 use leader::End;
 pub use leader::Leader;
 pub use leftover::Leftovers;
+pub use slot::Slot;
+use slot::Streams;
 
 /// Amount of encoded output waiting for the host at which the program's pipes are no longer read,
 /// in bytes (256 KiB).

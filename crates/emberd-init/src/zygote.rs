@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::agent::Agent;
 use crate::console;
-use crate::exec::{Berth, LaunchError};
+use crate::exec::{LaunchError, Slot};
 use crate::process_tree::Cgroup;
 
 mod control;
@@ -97,7 +97,7 @@ struct State {
 
 #[derive(Debug)]
 struct Asked {
-    berth: Berth,
+    slot: Slot,
     socket: UnixStream,
 }
 
@@ -105,7 +105,7 @@ struct Asked {
 #[derive(Debug, thiserror::Error)]
 enum AskError {
     #[error(transparent)]
-    Berth(#[from] LaunchError),
+    Slot(#[from] LaunchError),
     #[error("cannot ask the zygote for a child")]
     Control(#[from] std::io::Error),
 }
@@ -228,13 +228,13 @@ impl Zygote {
         match message {
             Message::Ready { .. } => return nonsense,
             Message::Forked { forked, pid } => {
-                let Some(Asked { berth, socket }) = state.asked.remove(&forked) else {
+                let Some(Asked { slot, socket }) = state.asked.remove(&forked) else {
                     return nonsense;
                 };
                 state.failures = 0;
                 state.children.insert(pid.get());
                 let exit = agent.reaper.expect(pid.get());
-                state.hand_over(Spare::new(berth, pid.get(), socket, exit));
+                state.hand_over(Spare::new(slot, pid.get(), socket, exit));
             }
             Message::Failed { failed, error } => {
                 if state.asked.remove(&failed).is_none() {
@@ -270,7 +270,7 @@ impl State {
         let control = self.control.as_ref()?;
         match ask(agent, control) {
             Ok(asked) => {
-                self.asked.insert(asked.berth.number, asked);
+                self.asked.insert(asked.slot.number, asked);
                 Some(())
             }
             Err(error) => {
@@ -302,16 +302,16 @@ impl State {
 }
 
 fn ask(agent: &Agent, control: &Control) -> Result<Asked, AskError> {
-    let berth = Berth::make(agent)?;
+    let slot = Slot::make(agent)?;
     let (socket, theirs) =
         socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
             .map_err(std::io::Error::from)?;
     let socket = std::os::unix::net::UnixStream::from(socket);
     socket.set_nonblocking(true)?;
-    let procs = berth.cgroup.as_ref().map(Cgroup::procs).transpose()?;
+    let procs = slot.cgroup.as_ref().map(Cgroup::procs).transpose()?;
     let procs = procs.as_ref().map(|file| file.as_fd());
-    control.ask_for_child(berth.number, theirs.as_fd(), procs)?;
-    Ok(Asked { berth, socket: UnixStream::from_std(socket)? })
+    control.ask_for_child(slot.number, theirs.as_fd(), procs)?;
+    Ok(Asked { slot, socket: UnixStream::from_std(socket)? })
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use emberd_proto::process::ProcessSpec;
 use emberd_proto::{RefusalCode, StartedBy};
 
-use super::berth::{Berth, CodeFile, Streams};
 use super::leader::Leader;
 use super::leftover::Leftovers;
+use super::slot::{CodeFile, Slot, Streams};
 use crate::agent::{Agent, Environment};
 use crate::process::{NewProcess, ResourceLimits};
 use crate::process_tree::{Cgroup, Controller, LimitError, ProcessTree};
@@ -77,9 +77,9 @@ pub struct Program {
 }
 
 impl Program {
-    /// Returns the program that `leader` leads, with the resources of `berth`.
-    pub(crate) fn new(berth: Berth, leader: Leader, started_by: StartedBy) -> Self {
-        let Berth { code, streams, stdio: [_stdin, stdout, stderr], .. } = berth;
+    /// Returns the program that `leader` leads, with the resources of `slot`.
+    pub(crate) fn new(slot: Slot, leader: Leader, started_by: StartedBy) -> Self {
+        let Slot { code, streams, stdio: [_stdin, stdout, stderr], .. } = slot;
         Self { leader, streams, started_by, outputs: [stdout, stderr], code }
     }
 
@@ -183,7 +183,7 @@ async fn fork(
     let Some(work) = Work::new(&spec.args, environment, directory) else { return Ok(None) };
     let Some(spare) = zygote.spare(agent).await else { return Ok(None) };
     let started = spare.set_to(&work, code, &spec.limits)?;
-    Ok(started.map(|(berth, leader)| Program::new(berth, leader, StartedBy::Zygote)))
+    Ok(started.map(|(slot, leader)| Program::new(slot, leader, StartedBy::Zygote)))
 }
 
 fn spawn(
@@ -193,36 +193,36 @@ fn spawn(
     environment: &Environment,
     directory: &Path,
 ) -> Result<Program, LaunchError> {
-    let mut berth = match spec.tty {
-        Some(size) => Berth::with_terminal(agent, size)?,
-        None => Berth::make(agent)?,
+    let mut slot = match spec.tty {
+        Some(size) => Slot::with_terminal(agent, size)?,
+        None => Slot::make(agent)?,
     };
     if let Some(user) = user {
-        berth.give_to(user)?;
+        slot.give_to(user)?;
     }
     let words = match &spec.code {
         Some(code) => {
-            let file = berth.code.write(code)?;
+            let file = slot.code.write(code)?;
             agent.pack.command(&file.to_string_lossy(), &spec.args)
         }
         None => spec.argv.iter().chain(&spec.args).cloned().collect(),
     };
     let refused = |source| LaunchError::Run(words[0].clone(), source);
-    if let Some(cgroup) = &berth.cgroup {
+    if let Some(cgroup) = &slot.cgroup {
         cgroup.limit(&spec.limits)?;
     }
-    let procs = berth.cgroup.as_ref().map(Cgroup::procs).transpose();
+    let procs = slot.cgroup.as_ref().map(Cgroup::procs).transpose();
     let procs = procs.map_err(LaunchError::Cgroup)?;
     let mut process =
-        NewProcess::new(&words, environment, directory, berth.stdio()).map_err(refused)?;
+        NewProcess::new(&words, environment, directory, slot.stdio()).map_err(refused)?;
     process.cgroup_procs = procs.as_ref().map(|file| file.as_fd());
     process.user = user;
     process.terminal = spec.tty.is_some();
     process.resources = ResourceLimits::of(&spec.limits);
     let (pid, exit) = agent.reaper.start(&process).map_err(refused)?;
 
-    let leader = Leader::new(exit, ProcessTree { leader: pid, cgroup: berth.cgroup.take() });
-    Ok(Program::new(berth, leader, StartedBy::Spawn))
+    let leader = Leader::new(exit, ProcessTree { leader: pid, cgroup: slot.cgroup.take() });
+    Ok(Program::new(slot, leader, StartedBy::Spawn))
 }
 
 /// Checks a directory before the program is started, because a later failure could not be told

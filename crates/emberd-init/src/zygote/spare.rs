@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use tokio::net::UnixStream;
 
 use crate::agent::Environment;
-use crate::exec::{Berth, LaunchError, Leader};
+use crate::exec::{LaunchError, Leader, Slot};
 use crate::process_tree::ProcessTree;
 use crate::reaper::Exit;
 
@@ -33,7 +33,7 @@ const COUNT_BYTES: usize = size_of::<u32>();
 /// A child that waits for work. Dropping it ends the child.
 #[derive(Debug)]
 pub struct Spare {
-    berth: Berth,
+    slot: Slot,
     pid: u32,
     socket: UnixStream,
     exit: Exit,
@@ -42,8 +42,8 @@ pub struct Spare {
 impl Spare {
     /// Returns the child `pid` at the other end of `socket`, whose exit status comes through
     /// `exit`.
-    pub fn new(berth: Berth, pid: u32, socket: UnixStream, exit: Exit) -> Self {
-        Self { berth, pid, socket, exit }
+    pub fn new(slot: Slot, pid: u32, socket: UnixStream, exit: Exit) -> Self {
+        Self { slot, pid, socket, exit }
     }
 
     /// Returns whether the child is alive, as far as is known.
@@ -66,11 +66,11 @@ impl Spare {
         work: &Work<'_>,
         code: &str,
         limits: &Limits,
-    ) -> Result<Option<(Berth, Leader)>, LaunchError> {
-        if let Some(cgroup) = &self.berth.cgroup {
+    ) -> Result<Option<(Slot, Leader)>, LaunchError> {
+        if let Some(cgroup) = &self.slot.cgroup {
             cgroup.limit(limits)?;
         }
-        let message = work.encode(self.berth.code.write(code)?);
+        let message = work.encode(self.slot.code.write(code)?);
         Ok(message.and_then(|message| self.tell(&message)))
     }
 
@@ -81,15 +81,15 @@ impl Spare {
         work: &Work<'_>,
         file: &Path,
         input: OwnedFd,
-    ) -> Option<(Berth, Leader)> {
-        self.berth.stdio[0] = input;
+    ) -> Option<(Slot, Leader)> {
+        self.slot.stdio[0] = input;
         let message = work.encode(file)?;
         self.tell(&message)
     }
 
-    fn tell(self, message: &[u8]) -> Option<(Berth, Leader)> {
-        let Self { mut berth, pid, socket, exit } = self;
-        let fds = berth.stdio.each_ref().map(OwnedFd::as_raw_fd);
+    fn tell(self, message: &[u8]) -> Option<(Slot, Leader)> {
+        let Self { mut slot, pid, socket, exit } = self;
+        let fds = slot.stdio.each_ref().map(OwnedFd::as_raw_fd);
         let sent = sendmsg::<UnixAddr>(
             socket.as_raw_fd(),
             &[IoSlice::new(message)],
@@ -101,8 +101,8 @@ impl Spare {
         if sent != Ok(message.len()) {
             return None;
         }
-        let tree = ProcessTree { leader: pid, cgroup: berth.cgroup.take() };
-        Some((berth, Leader::new(exit, tree).reporting(Report::new(socket))))
+        let tree = ProcessTree { leader: pid, cgroup: slot.cgroup.take() };
+        Some((slot, Leader::new(exit, tree).reporting(Report::new(socket))))
     }
 }
 

@@ -29,7 +29,7 @@ const PIPE_MODE: Mode = Mode::from_bits_truncate(0o666);
 
 /// The resources for running one program.
 #[derive(Debug)]
-pub struct Berth {
+pub struct Slot {
     /// A number that is unique in this agent.
     pub number: u64,
     /// File for the code.
@@ -42,7 +42,7 @@ pub struct Berth {
     pub stdio: [OwnedFd; 3],
 }
 
-impl Berth {
+impl Slot {
     /// Creates the resources.
     ///
     /// # Errors
