@@ -162,7 +162,7 @@ async fn attend(
             end = leader.ended() => break end,
             () = &mut time_limit => {
                 if timed_out && let Some(zygote) = &agent.zygote {
-                    zygote.doubt();
+                    zygote.suspect();
                 }
                 timed_out = leader.kill();
                 time_limit.as_mut().reset(Instant::now() + KILL_WAIT);

@@ -63,7 +63,7 @@ impl Reaper {
     }
 
     /// Handles the zygote's report that its child ended.
-    pub fn told(&self, pid: u32, status: ExitStatus) {
+    pub fn report_end(&self, pid: u32, status: ExitStatus) {
         tell(self.waiting().forked.remove(&pid), status);
     }
 

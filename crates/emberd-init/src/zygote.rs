@@ -3,7 +3,7 @@
 //! ```text
 //! started ─▶ says ready ─▶ asked for a spare ─▶ forks it ─▶ spare waits ─▶ works for one exec
 //!    ▲           │
-//!    └── pause ◀─┴─ ends, leaves, sends nonsense, or is silent for too long
+//!    └── pause ◀─┴─ ends, leaves, sends garbage, or is silent for too long
 //! ```
 //! Forking is done ahead. A spare waits in its own session and cgroup with its pipes connected,
 //! and the next one is requested when an exec has been answered. Under load there is more than
@@ -71,7 +71,7 @@ pub struct Zygote {
     /// Notified when spares, readiness or failures change.
     changed: Notify,
     /// Notified when the zygote is suspected to be broken.
-    doubted: Notify,
+    suspected: Notify,
     /// Notified when a program begins or ends.
     used: Notify,
 }
@@ -119,8 +119,8 @@ impl Zygote {
     /// Returns a zygote that [`keep`] will start.
     pub fn new(spec: ZygoteSpec) -> Self {
         let state = Mutex::default();
-        let [changed, doubted, used] = std::array::from_fn(|_| Notify::new());
-        Self { spec, state, changed, doubted, used }
+        let [changed, suspected, used] = std::array::from_fn(|_| Notify::new());
+        Self { spec, state, changed, suspected, used }
     }
 
     /// Returns whether a fork can run `spec` as a new interpreter would. It cannot run as another
@@ -169,7 +169,7 @@ impl Zygote {
         match timeout(FORK_WAIT, forked).await {
             Ok(spare) => spare.ok(),
             Err(_elapsed) => {
-                self.doubt();
+                self.suspect();
                 None
             }
         }
@@ -205,7 +205,7 @@ impl Zygote {
             }
         };
         let settled = timeout(SETTLE_WAIT, settled).await.unwrap_or(false);
-        self.calm_down();
+        self.end_load();
         let at_rest = async {
             while !self.state().rests() {
                 sleep(REST_LOOK).await;
@@ -217,19 +217,19 @@ impl Zygote {
     }
 
     /// Kills the zygote, which is then restarted.
-    pub fn doubt(&self) {
-        self.doubted.notify_waiters();
+    pub fn suspect(&self) {
+        self.suspected.notify_waiters();
     }
 
     /// Handles a message from a ready zygote.
-    fn hear(&self, agent: &Agent, message: Message) -> Result<(), Malformed> {
-        let nonsense = Err(Malformed(format!("{message:?}")));
+    fn handle(&self, agent: &Agent, message: Message) -> Result<(), Malformed> {
+        let malformed = Err(Malformed(format!("{message:?}")));
         let mut state = self.state();
         match message {
-            Message::Ready { .. } => return nonsense,
+            Message::Ready { .. } => return malformed,
             Message::Forked { forked, pid } => {
                 let Some(Asked { slot, socket }) = state.asked.remove(&forked) else {
-                    return nonsense;
+                    return malformed;
                 };
                 state.failures = 0;
                 state.children.insert(pid.get());
@@ -238,7 +238,7 @@ impl Zygote {
             }
             Message::Failed { failed, error } => {
                 if state.asked.remove(&failed).is_none() {
-                    return nonsense;
+                    return malformed;
                 }
                 console::say(&format!("the zygote cannot fork: {error}"));
                 state.failures += 1;
@@ -247,9 +247,9 @@ impl Zygote {
             }
             Message::Ended { ended, status } => {
                 if !state.children.remove(&ended) {
-                    return nonsense;
+                    return malformed;
                 }
-                agent.reaper.told(ended, ExitStatus::from_raw(status));
+                agent.reaper.report_end(ended, ExitStatus::from_raw(status));
                 state.spares.retain(Spare::waits);
                 drop(state);
                 agent.sweep();

@@ -90,7 +90,7 @@ async fn live(agent: &Agent, zygote: &Zygote) -> Result<Infallible, LifeError> {
     let mut process = match Process::start(agent, zygote) {
         Ok(process) => process,
         Err(error) => {
-            zygote.bury(agent);
+            zygote.clean_up(agent);
             return Err(LifeError::Start(error));
         }
     };
@@ -102,11 +102,11 @@ async fn live(agent: &Agent, zygote: &Zygote) -> Result<Infallible, LifeError> {
     }
     // Reports that the zygote sent before it ended are still valid.
     while let Ok(Some(message @ Message::Ended { .. })) = process.control.waiting_message() {
-        if zygote.hear(agent, message).is_err() {
+        if zygote.handle(agent, message).is_err() {
             break;
         }
     }
-    zygote.bury(agent);
+    zygote.clean_up(agent);
     Err(error)
 }
 
@@ -117,8 +117,8 @@ async fn attend(
     process: &mut Process,
 ) -> Result<Infallible, LifeError> {
     let Process { exit, control, words, .. } = process;
-    let mut doubted = pin!(zygote.doubted.notified());
-    doubted.as_mut().enable();
+    let mut suspected = pin!(zygote.suspected.notified());
+    suspected.as_mut().enable();
     let converse = async {
         match timeout(READY_WAIT, control.message()).await {
             Ok(message) => match message? {
@@ -128,13 +128,13 @@ async fn attend(
             Err(_elapsed) => return Err(LifeError::NotReady),
         }
         loop {
-            zygote.hear(agent, control.message().await?)?;
+            zygote.handle(agent, control.message().await?)?;
         }
     };
     tokio::select! {
         error = converse => error,
         Ok(status) = &mut *exit => Err(LifeError::Ended(status)),
-        () = doubted => Err(LifeError::Silent),
+        () = suspected => Err(LifeError::Silent),
         never = pass_on(words) => match never {},
         never = load::keep(agent, zygote) => match never {},
     }
@@ -149,7 +149,7 @@ impl Zygote {
 
     /// Releases the state of a zygote that is dead and reaped. Working children continue as
     /// children of the agent.
-    fn bury(&self, agent: &Agent) {
+    fn clean_up(&self, agent: &Agent) {
         let dead = {
             let mut state = self.state();
             let failures = state.failures + 1;

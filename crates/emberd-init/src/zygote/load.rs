@@ -37,7 +37,7 @@ pub async fn keep(agent: &Agent, zygote: &Zygote) -> Infallible {
                 zygote.used.notify_one();
                 break;
             }
-            zygote.calm_down();
+            zygote.end_load();
         }
     }
 }
@@ -56,7 +56,7 @@ impl Zygote {
     }
 
     /// Ends the load, and the spares that were kept for it.
-    pub(super) fn calm_down(&self) {
+    pub(super) fn end_load(&self) {
         let mut state = self.state();
         state.loaded_until = None;
         state.spares.truncate(SPARES);
