@@ -104,8 +104,8 @@ pub enum MeasureError {
     },
     /// The daemon did not become idle between two iterations.
     #[error("the daemon did not become idle: {seen}")]
-    Restless {
-        /// What the daemon was doing.
+    Busy {
+        /// The daemon's activity.
         seen: String,
     },
     /// The scenario cannot run here.

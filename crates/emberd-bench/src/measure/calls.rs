@@ -15,21 +15,21 @@ use super::connection::{Answer, CallError, Connection};
 pub struct Timing {
     /// From the request's first byte to the answer's last.
     pub latency: Duration,
-    told: ServerTiming,
+    server_timing: ServerTiming,
 }
 
 impl Timing {
     fn of(answer: &Answer) -> Self {
-        Self { latency: answer.latency, told: answer.told.clone() }
+        Self { latency: answer.latency, server_timing: answer.server_timing.clone() }
     }
 
     /// Returns the daemon's stages, in microseconds. The part of its total outside all stages is
     /// the stage `daemon`.
     pub fn stages(&self) -> Vec<(String, u64)> {
-        let named = self.told.stages.iter().filter(|stage| stage.name != STAGE_TOTAL);
+        let named = self.server_timing.stages.iter().filter(|stage| stage.name != STAGE_TOTAL);
         let named = named.filter_map(|stage| Some((stage.name.to_string(), stage.duration_us?)));
         let mut stages: Vec<_> = named.collect();
-        if let Some(total) = self.told.duration(STAGE_TOTAL) {
+        if let Some(total) = self.server_timing.duration(STAGE_TOTAL) {
             let explained = stages.iter().map(|(_, us)| us).sum();
             let total = u64::try_from(total.as_micros()).unwrap_or(u64::MAX);
             stages.push(("daemon".to_owned(), total.saturating_sub(explained)));
@@ -209,9 +209,10 @@ mod tests {
 
     #[test]
     fn what_the_daemon_does_not_name_is_its_own_stage() {
-        let told = |header: &str| Timing { told: header.parse().unwrap(), ..Timing::default() };
+        let timing =
+            |header: &str| Timing { server_timing: header.parse().unwrap(), ..Timing::default() };
         let stages = |header| -> Vec<_> {
-            let stages = told(header).stages();
+            let stages = timing(header).stages();
             stages.into_iter().map(|(name, us)| format!("{name} {us}")).collect()
         };
         let header = "boot-path;desc=\"x\", load;dur=12.5, guest;dur=30.000, total;dur=50";

@@ -77,7 +77,7 @@ pub struct Answer {
     /// Time from the request's first byte to the answer's last.
     pub latency: Duration,
     /// The daemon's own account of the time.
-    pub told: ServerTiming,
+    pub server_timing: ServerTiming,
 }
 
 /// A connection to the daemon at an address.
@@ -101,7 +101,7 @@ pub(super) struct Head {
     pub status: u16,
     /// Length of the body.
     pub length: Length,
-    told: ServerTiming,
+    server_timing: ServerTiming,
 }
 
 /// Length of a body.
@@ -174,7 +174,7 @@ impl Connection {
         self.socket.read_exact(&mut body)?;
         let latency = sent.elapsed();
         self.used = Instant::now();
-        Ok((head.status, Answer { body, latency, told: head.told }))
+        Ok((head.status, Answer { body, latency, server_timing: head.server_timing }))
     }
 }
 
@@ -223,7 +223,8 @@ pub(super) fn read_head(reader: &mut impl io::BufRead) -> io::Result<Head> {
     let status_line = read_line(reader)?;
     let status = status_line.split(' ').nth(1).and_then(|word| word.parse().ok());
     let status = status.ok_or_else(|| malformed("status line", &status_line))?;
-    let mut head = Head { status, length: Length::Known(0), told: ServerTiming::default() };
+    let mut head =
+        Head { status, length: Length::Known(0), server_timing: ServerTiming::default() };
     for _ in 0..HEAD_LINES_MAX {
         let line = read_line(reader)?;
         if line.is_empty() {
@@ -237,7 +238,7 @@ pub(super) fn read_head(reader: &mut impl io::BufRead) -> io::Result<Head> {
             }
             "transfer-encoding" if value.trim() == "chunked" => head.length = Length::Chunked,
             "transfer-encoding" => return Err(malformed("transfer encoding", value)),
-            SERVER_TIMING_HEADER => head.told = value.parse().unwrap_or_default(),
+            SERVER_TIMING_HEADER => head.server_timing = value.parse().unwrap_or_default(),
             _ => {}
         }
     }
@@ -269,7 +270,10 @@ mod tests {
         let text = "HTTP/1.1 204 No Content\r\nserver-timing: total;dur=1\r\n\r\nrest";
         let parsed = head(text).unwrap();
         let none = Length::Known(0);
-        assert_eq!((parsed.status, parsed.length, parsed.told.stages.len()), (204, none, 1));
+        assert_eq!(
+            (parsed.status, parsed.length, parsed.server_timing.stages.len()),
+            (204, none, 1)
+        );
         let length = |field: &str| head(&format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n")).unwrap();
         assert_eq!(length("Content-Length: 5").length, Length::Known(5));
         assert_eq!(length("Transfer-Encoding: chunked").length, Length::Chunked);

@@ -8,7 +8,7 @@ use super::MeasureError;
 const KIB: usize = 1 << 10;
 
 /// Maximum length of an unexpected output in messages, in characters.
-const SHOWN_CHARS_MAX: usize = 200;
+const EXCERPT_CHARS_MAX: usize = 200;
 
 /// A program, its input, and its expected result.
 #[derive(Debug, Clone)]
@@ -68,20 +68,20 @@ impl Program {
         if as_wanted && ended_well {
             return Ok(());
         }
-        let shown = |text: &str| text.chars().take(SHOWN_CHARS_MAX).collect::<String>();
+        let excerpt = |text: &str| text.chars().take(EXCERPT_CHARS_MAX).collect::<String>();
         let expected = match &self.stdout {
             Stdout::Text(text) => format!("exit {} and {text:?}", self.exit_code),
             Stdout::Bytes(bytes) => format!("exit {} and {bytes} bytes", self.exit_code),
             Stdout::Any => format!("exit {}", self.exit_code),
         };
         Err(MeasureError::Unexpected {
-            what: shown(&self.code),
+            what: excerpt(&self.code),
             expected,
             seen: format!(
                 "exit {exit_code}, {} bytes {:?}, standard error {:?}",
                 outcome.stdout.len(),
-                shown(&outcome.stdout),
-                shown(&outcome.stderr)
+                excerpt(&outcome.stdout),
+                excerpt(&outcome.stderr)
             ),
         })
     }

@@ -82,7 +82,7 @@ impl Rig<'_> {
             let unrest = unrest(&info).or_else(|| self.missing_stand_by(&info, since));
             let Some(seen) = unrest else { break };
             if since.elapsed() > SETTLE_MAX {
-                return Err(MeasureError::Restless { seen });
+                return Err(MeasureError::Busy { seen });
             }
             thread::sleep(LOOK_AGAIN);
         }

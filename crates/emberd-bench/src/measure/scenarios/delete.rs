@@ -28,9 +28,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
             let Some(pid) = vmm_pid.filter(|_| rig.home.is_some()) else { continue };
             while proc::is_running(pid) {
                 if asked.elapsed() > GONE_MAX {
-                    return Err(MeasureError::Restless {
-                        seen: format!("process {pid} still exists"),
-                    });
+                    return Err(MeasureError::Busy { seen: format!("process {pid} still exists") });
                 }
                 thread::sleep(LOOK_AGAIN);
             }

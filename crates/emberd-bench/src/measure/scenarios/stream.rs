@@ -163,7 +163,7 @@ fn output(rig: &mut Rig, room: &Room) -> Result<(), MeasureError> {
         rig.settle()?;
         let (pid, mut attachment) = room.start(["/bin/sh", "-c", &program])?;
         let began = Instant::now();
-        let heard = room.runtime.block_on(hear(&mut attachment, &text)).map_err(failed)?;
+        let received = room.runtime.block_on(receive(&mut attachment, &text)).map_err(failed)?;
         let took = began.elapsed();
         rig.connection.kill(id, pid)?;
         rig.settle()?;
@@ -171,14 +171,14 @@ fn output(rig: &mut Rig, room: &Room) -> Result<(), MeasureError> {
         rig.settle()?;
         let in_guest = rig.in_guest(id, ["/bin/sh", "-c", &floor])?;
         let loopback = floors::loopback(OUTPUT_BYTES)?;
-        if !heard.is_right {
+        if !received.is_right {
             expect("the output", Some("other bytes"), "the file's")?;
         }
         if iteration < WARM_UPS {
             continue;
         }
-        rig.record.transfer(&format!("output_128m_{pack}"), heard.bytes, took);
-        let lost = OUTPUT_BYTES.saturating_sub(heard.bytes) as u64;
+        rig.record.transfer(&format!("output_128m_{pack}"), received.bytes, took);
+        let lost = OUTPUT_BYTES.saturating_sub(received.bytes) as u64;
         rig.record.sample(&format!("output_128m_{pack}_lost{BYTES_SUFFIX}"), lost);
         rig.record.transfer(&format!("exec_8m_{pack}"), EXEC_OUTPUT_BYTES, ran.latency);
         rig.record.transfer(&format!("output_128m_{pack}_floor"), OUTPUT_BYTES, in_guest);
@@ -188,29 +188,29 @@ fn output(rig: &mut Rig, room: &Room) -> Result<(), MeasureError> {
 }
 
 /// The received part of a process's output.
-struct Heard {
+struct Received {
     bytes: usize,
     /// Whether the output up to the first loss is correct.
     is_right: bool,
 }
 
 /// Lets the process begin, and follows it to its end.
-async fn hear(attachment: &mut Attachment, file: &[u8]) -> Result<Heard, ClientError> {
+async fn receive(attachment: &mut Attachment, file: &[u8]) -> Result<Received, ClientError> {
     attachment.write(b"\n").await?;
-    let mut heard = Heard { bytes: 0, is_right: true };
+    let mut received = Received { bytes: 0, is_right: true };
     let mut is_whole = true;
     while let Some(event) = attachment.event().await? {
         match event.kind {
             ProcessEventKind::Stdout(text) => {
                 let piece = text.text.as_bytes();
-                heard.is_right &= !is_whole || is_next(piece, file, heard.bytes % file.len());
-                heard.bytes += text.text.len();
+                received.is_right &= !is_whole || is_next(piece, file, received.bytes % file.len());
+                received.bytes += text.text.len();
             }
             ProcessEventKind::Gap { .. } => is_whole = false,
             _ => {}
         }
     }
-    Ok(heard)
+    Ok(received)
 }
 
 /// Returns whether `piece` is at `offset` of the repeated `file`.
