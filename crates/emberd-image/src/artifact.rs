@@ -44,7 +44,7 @@ impl Digest {
     /// Returns the digest of the rest of `reader`, and its size in bytes.
     ///
     /// # Errors
-    /// Those of `reader`.
+    /// If `reader` fails.
     pub fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 1 << 20];

@@ -232,7 +232,7 @@ async fn deliver(connection: &mut Connection) -> Result<(), ConnectionError> {
     Ok(())
 }
 
-/// What a frame from the host asks of a context.
+/// A request of the host for a context.
 enum HostEvent {
     Bytes(Bytes),
     Signal(Signal),

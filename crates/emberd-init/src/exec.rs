@@ -224,7 +224,7 @@ async fn deliver(connection: &mut Connection) -> Result<(), ConnectionError> {
     Ok(())
 }
 
-/// What a frame from the host asks of a running program.
+/// A request of the host for a running program.
 enum HostEvent {
     Input(Bytes),
     InputEnd,

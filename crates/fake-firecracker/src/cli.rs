@@ -14,7 +14,7 @@ use crate::version::{VERSION_DEFAULT, Version, VersionError};
 /// Default maximum of a request body, in bytes; `--http-api-max-payload-size` changes it.
 const BODY_BYTES_MAX: usize = 51_200;
 
-/// What the process does.
+/// The task of the process.
 #[derive(Debug)]
 pub enum Command {
     /// Prints the flags.

@@ -7,8 +7,8 @@
 //!    the socket closes → kills all below it, then ends
 //!    the agent ends    → likewise; the keeper ends with the agent's exit code
 //! ```
-//! It adopts orphans (`PR_SET_CHILD_SUBREAPER`). Descendants of the agent become its children
-//! once their parents are dead, so killing children until there are none kills all.
+//! The keeper adopts orphans (`PR_SET_CHILD_SUBREAPER`). Descendants of the agent become its
+//! children once their parents are dead, so killing children until there are none kills all.
 
 use std::ffi::OsString;
 use std::io;

@@ -1,7 +1,7 @@
 //! A test double of Firecracker. It has the API on a Unix socket, as strict as the real one, the
 //! hybrid vsock and the exit codes. Its guest is the real agent as a host process.
 //!
-//! It boots nothing and isolates nothing; its root image is a `pack.json`. In comments,
+//! The double boots nothing and isolates nothing; its root image is a `pack.json`. In comments,
 //! "reference §n" is the section of emberd's notes on driving Firecracker that states the fact
 //! and its source. Status, messages and exit codes were compared with Firecracker 1.17-dev.
 

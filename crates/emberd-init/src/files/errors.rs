@@ -24,7 +24,7 @@ pub enum FileError {
     WrongType {
         /// The path.
         path: PathBuf,
-        /// What the file is or is not.
+        /// A description of the wrong type.
         what: &'static str,
     },
     /// The path already exists.
