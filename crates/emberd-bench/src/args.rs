@@ -14,8 +14,8 @@ use crate::measure::{Daemons, Plan, SCENARIOS, Scenario, beside};
 const ALL: &str = "all";
 
 const AFTER_HELP: &str = "\
-Exit codes: 0; 1 when a scenario failed or something was left behind; 2 for wrong usage.
-Targets that are missed are shown and change no exit code.";
+Exit codes: 0 on success; 1 if a scenario failed or left something behind; 2 for wrong usage.
+A missed target is shown, but does not change the exit code.";
 
 /// Measures emberd, over daemons that it starts or a running one.
 #[derive(Debug, Parser)]
