@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every example against the daemon at EMBERD_ADDR. Prints one line each, and what an
-# example printed only when it failed or was skipped; exits non-zero if any failed.
-# An example that cannot run ends with exit code 77.
+# Runs every example against the daemon at EMBERD_ADDR. Prints one line for each, and the output of
+# examples that failed or were skipped. Exits non-zero if any failed. An example that cannot run
+# exits with code 77.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

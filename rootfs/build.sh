@@ -1,11 +1,11 @@
 #!/bin/sh
 # Builds the guest agent as one static binary and packs it as /init of an initramfs.
 #
-#   OUT=FILE          write the initramfs there instead of into the data directory
-#   EMBERCTL=FILE     pack with this emberctl instead of building one
-#   AGENT_PROFILE=P   build the agent in this profile of Cargo.toml instead of `guest`
-#   AGENT_ONLY=yes    build the agent and no initramfs
-#   EMBERD_DATA_DIR and CARGO_TARGET_DIR are honoured.
+#   OUT=FILE          writes the initramfs to FILE instead of the data directory
+#   EMBERCTL=FILE     uses this emberctl instead of building one
+#   AGENT_PROFILE=P   builds the agent in this profile of Cargo.toml instead of `guest`
+#   AGENT_ONLY=yes    builds the agent and no initramfs
+#   EMBERD_DATA_DIR and CARGO_TARGET_DIR are used too.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -13,8 +13,8 @@ target=x86_64-unknown-linux-gnu
 profile=${AGENT_PROFILE:-guest}
 agent=${CARGO_TARGET_DIR:-target}/$target/$profile/emberd-init
 
-# Static, so that the agent runs whatever the root image brings. For the named target alone:
-# build scripts and procedural macros cannot be linked so.
+# Static, so that the agent runs with any root image. The flag applies to the named target only,
+# because build scripts and procedural macros cannot be linked statically.
 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
     cargo build --locked --package emberd-init --profile "$profile" --target "$target"
 echo "agent: $agent, $(stat --format=%s "$agent") bytes"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by the other scripts: a daemon in the background, for as long as the script needs it.
+# Sourced by the other scripts: runs a daemon in the background while a script needs it.
 
 daemon_pid=
 daemon_addr=
@@ -10,7 +10,7 @@ start_daemon() { # LOG EMBERD ARGUMENT...
   shift
   pipes=$(mktemp -d)
   mkfifo "$pipes/ready"
-  # A session of its own: neither Ctrl-C nor the end of the terminal reaches it by itself.
+  # Its own session, so that Ctrl-C and the end of the terminal do not reach it directly.
   setsid "$@" >"$pipes/ready" 2>"$log" </dev/null &
   daemon_pid=$!
   read -r line <"$pipes/ready" || true

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs emberctl from this work tree, building it first if it is not up to date:
+# Builds emberctl from this work tree if necessary, and runs it:
 #   scripts/emberctl.sh create|exec|inspect|rm|ls|ping|test|... [ARGUMENT...]
 set -euo pipefail
 here=$PWD

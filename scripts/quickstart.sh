@@ -18,7 +18,7 @@ esac
 export EMBERD_ADDR=${EMBERD_ADDR:-127.0.0.1:7777}
 emberctl=$bin_dir/emberctl
 
-show() { # shows a command of emberctl, then its output
+show() { # prints an emberctl command, then its output
   local word line='$ emberctl'
   for word; do
     [[ $word =~ ^[a-z0-9_-]+$ ]] && line+=" $word" || line+=" ${word@Q}"
@@ -98,7 +98,7 @@ stage "daemon on $EMBERD_ADDR"
 log=${TMPDIR:-/tmp}/emberd-quickstart-$UID.log
 start_daemon "$log" "$bin_dir/emberd" "${pool[@]}"
 
-stage "template of Python: one boot, kept for every later run"
+stage "Python template: booted once and reused by later runs"
 show template build python
 
 stage "a Python sandbox, restored from it"

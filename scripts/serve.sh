@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the daemon and what its guests boot from, then runs it in the foreground.
-# The initramfs is rebuilt when the agent changed. Listens on ADDR; arguments go to the daemon.
-# EMBERD_PROFILE=release builds as for an installation, which takes the compiler longer.
+# Builds the daemon and its guests' images, then runs the daemon in the foreground. The initramfs is
+# rebuilt if the agent changed. Listens on ADDR; arguments are passed to the daemon.
+# EMBERD_PROFILE=release builds as for an installation, which takes longer.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 

@@ -27,13 +27,13 @@ build_binaries() { # BINARY...
 }
 
 stage_started=
-stage() { # TITLE: ends the stage before and begins one
+stage() { # TITLE: ends the previous stage and begins a new one
   end_stage
   stage_started=$SECONDS
   echo "==> $1"
 }
 
-end_stage() { # says how long the stage took
+end_stage() { # prints how long the stage took
   [[ -z $stage_started ]] || echo "    $((SECONDS - stage_started)) s"
   stage_started=
 }
@@ -42,7 +42,7 @@ as_root() {
   if ((EUID == 0)); then "$@"; else sudo "$@"; fi
 }
 
-# Installs the host packages that lack: one COMMAND:PACKAGE word for each.
+# Installs missing host packages: one COMMAND:PACKAGE word for each.
 install_packages() {
   local word missing=()
   for word; do
@@ -51,7 +51,7 @@ install_packages() {
   [[ -e /etc/ssl/certs/ca-certificates.crt ]] || missing+=(ca-certificates)
   ((${#missing[@]})) || return 0
   if ! command -v apt-get >/dev/null; then
-    echo "error: these packages are needed, under the names Debian has for them: ${missing[*]}" >&2
+    echo "error: install these packages (names as in Debian): ${missing[*]}" >&2
     return 1
   fi
   echo "    installing ${missing[*]}"
@@ -60,14 +60,14 @@ install_packages() {
     apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# What building and running emberd needs, beside Rust.
+# Packages for building and running emberd, besides Rust.
 host_packages=(
   qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap sqfstar:squashfs-tools
   newuidmap:uidmap depmod:kmod dpkg-deb:dpkg zstd:zstd curl:curl cc:build-essential
   python3:python3
 )
 
-# Makes sure of a cargo that is new enough for the workspace's rust-version.
+# Ensures that cargo is new enough for the workspace's rust-version.
 install_rust() {
   local wanted version
   wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
@@ -75,7 +75,7 @@ install_rust() {
   if [[ -n $version && $(printf '%s\n' "$wanted" "$version" | sort -V | head -n1) == "$wanted" ]]; then
     return 0
   fi
-  echo "    installing Rust (${version:-none} here, $wanted needed)"
+  echo "    installing Rust (found ${version:-none}, need $wanted)"
   if ! command -v rustup >/dev/null; then
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
       sh -s -- -y -q --profile minimal --default-toolchain stable
@@ -85,8 +85,8 @@ install_rust() {
   export RUSTUP_TOOLCHAIN=stable
 }
 
-# Builds what guests boot from with the given emberctl, and the packs named. What is there already
-# is only verified.
+# Builds the kernel, the initramfs and the named packs with the given emberctl. Existing images are
+# only verified.
 build_images() { # EMBERCTL PACK...
   build_kernel_and_packs "$@" && build_initramfs "$1"
 }

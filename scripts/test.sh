@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs everything: scripts, format, lints, every test, real microVMs, the examples. Installs what
-# that needs first and ends with one line: N passed, N failed, N skipped.
+# Runs all checks: scripts, format, lints, every test, real microVMs, the examples. Installs missing
+# packages first, and ends with one line: N passed, N failed, N skipped.
 #
-# EMBERD_E2E=require   whatever cannot run here fails, for want of microVMs or of anything else
-#            auto      it is skipped and says why (default)
+# EMBERD_E2E=require   everything that cannot run here fails, for want of microVMs or anything else
+#            auto      it is skipped with a reason (default)
 #            off       no microVM is booted
-# EMBERD_DATA_DIR      where the guests' images are built; target/e2e-data if unset
+# EMBERD_DATA_DIR      directory of the guests' images; target/e2e-data by default
 set -euo pipefail
 # The images are those of an installation.
 EMBERD_PROFILE=release

@@ -29,13 +29,13 @@ status, sandbox = call("POST", "/sandboxes", {"language_pack": "shell"})
 assert status == 201, (status, sandbox)
 path = "/sandboxes/" + sandbox["id"]
 try:
-    # A program that fails is a normal answer: its exit code says so.
+    # A program that fails is answered with 200 and its exit code.
     outcome = run(path, "echo out; echo err >&2; exit 3")
     assert outcome["exit_code"] == 3, outcome
     assert (outcome["stdout"], outcome["stderr"]) == ("out\n", "err\n"), outcome
     print("exit code 3, outputs apart")
 
-    # Death by signal n is 128 + n, as shells have it.
+    # A program killed by signal n has the exit code 128 + n, as in shells.
     outcome = run(path, "kill -9 $$")
     assert (outcome["exit_code"], outcome["signal"]) == (137, 9), outcome
     print("killed by signal", outcome["signal"])

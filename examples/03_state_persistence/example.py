@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Shows what outlives an exec: files and processes do, until the sandbox is deleted."""
+"""Shows that files and processes outlive an exec, until the sandbox is deleted."""
 
 import http.client
 import json
@@ -40,7 +40,7 @@ try:
     assert run(path, READ) == "remember me\n"
     print("a file outlives the exec that wrote it")
 
-    # Every exec is a fresh interpreter: variables do not outlive it.
+    # Every exec is a new interpreter, so variables do not outlive it.
     run(path, "x = 1")
     assert run(path, "print('x' in globals())") == "False\n"
     print("a variable does not")

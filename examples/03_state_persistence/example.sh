@@ -24,7 +24,7 @@ answer=$(post "/sandboxes/$id/exec" '{"code": "cat note"}')
 expect "$answer" '"stdout":"remember me\n"'
 echo "$answer"
 
-# Variables of the shell do not: every exec is a fresh one.
+# Variables of the shell do not, because every exec starts a new shell.
 expect "$(post "/sandboxes/$id/exec" '{"code": "x=1"}')" '"exit_code":0'
 answer=$(post "/sandboxes/$id/exec" '{"code": "set | grep ^x= || echo none"}')
 expect "$answer" '"stdout":"none\n"'

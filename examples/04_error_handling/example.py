@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Shows every kind of refusal a caller meets, and what is not one."""
+"""Shows the errors that a caller can get, and results that are not errors."""
 
 import http.client
 import json
@@ -38,13 +38,13 @@ try:
     refused(400, "invalid_json", call("POST", path + "/exec", {"code": 42}))
     refused(400, "invalid_request", call("POST", path + "/exec", {"code": "", "timeout_ms": 0}))
 
-    # An exception in the program is no refusal: the answer is a 200 with its exit code.
+    # An exception in the program is not an API error: the answer is a 200 with its exit code.
     status, outcome = call("POST", path + "/exec", {"code": "1/0"})
     assert (status, outcome["exit_code"], outcome["error"]) == (200, 1, None), outcome
     assert "ZeroDivisionError" in outcome["stderr"], outcome
     print("200, exit code 1:", outcome["stderr"].splitlines()[-1])
 
-    # Nor is a time limit: `error` says what happened, and the sandbox works on.
+    # A time limit is not one either: `error` says what happened, and the sandbox keeps working.
     endless = {"code": "while True: pass", "timeout_ms": 500}
     status, outcome = call("POST", path + "/exec", endless)
     assert (status, outcome["exit_code"], outcome["timed_out"]) == (200, -1, True), outcome

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows refusals, and what is not one.
+# Shows errors of the API, and results that are not errors.
 set -euo pipefail
 url=http://${EMBERD_ADDR:-127.0.0.1:7777}
 
@@ -35,7 +35,7 @@ trap 'curl --silent --fail --noproxy "*" --request DELETE "$url/sandboxes/$id"' 
 
 refused 400 invalid_request "$url/sandboxes/$id/exec" --data '{"code": "", "timeout_ms": 0}'
 
-# A time limit is no refusal: the answer is a 200 that says so.
+# A time limit is not an error of the API: the answer is a 200 that says so.
 answer=$(post "/sandboxes/$id/exec" '{"code": "while :; do :; done", "timeout_ms": 500}')
 expect "$answer" '"exit_code":-1' '"error":"execution timed out"'
 echo "$answer"

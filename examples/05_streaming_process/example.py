@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Starts a process, follows its output as it comes, writes to it, and goes on after a break."""
+"""Starts a process, follows its output, writes to its input, and reconnects after a break."""
 
 import http.client
 import json
@@ -20,7 +20,7 @@ def call(method, path, body=None):
 
 
 def events(path, last=None):
-    """What happens to a process, after the event numbered `last`."""
+    """Yields the events of a process after the event numbered `last`."""
     headers = {} if last is None else {"last-event-id": str(last)}
     connection = http.client.HTTPConnection(ADDR, timeout=120)
     connection.request("GET", path + "/events", headers=headers)
@@ -46,7 +46,7 @@ try:
     for event in events(process):
         print(event)
         if event.get("text") == "ready\n":
-            break  # the process runs on, whoever listens
+            break  # the process keeps running without a client
 
     assert call("POST", process + "/stdin", b"ember\n")[0] == 204
     assert call("POST", process + "/stdin?end=true", b"daemon\n")[0] == 204

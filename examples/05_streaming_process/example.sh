@@ -24,7 +24,7 @@ pid=$(post "/sandboxes/$id/processes" "{\"argv\": $argv}" | sed -n 's/.*"pid": *
 process=/sandboxes/$id/processes/$pid
 
 post "$process/stdin?end=true" 'some input'
-# Its input came back as its second event: by then it knows what to do about a signal.
+# The process echoed its input as its second event, so its signal handler is installed.
 until [[ $(curl --silent --fail --noproxy '*' "$url$process") == *'"next_event":2'* ]]; do
   sleep 0.1
 done

@@ -1,4 +1,4 @@
-"""A chart drawn in a sandbox, fetched as PNG: a context of the pack `code`."""
+"""Draws a chart in a context of the pack `code`, and downloads it as PNG."""
 
 import base64
 import json

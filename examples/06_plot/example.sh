@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A chart drawn in a sandbox, fetched as PNG: a context of the pack `code`.
+# Draws a chart in a context of the pack `code`, and downloads it as PNG.
 set -euo pipefail
 url=http://${EMBERD_ADDR:-127.0.0.1:7777}
 plot=${TMPDIR:-/tmp}/emberd-plot-sh.png
@@ -34,7 +34,7 @@ trap 'curl --silent --fail --noproxy "*" --request DELETE "$url/sandboxes/$id"' 
 
 context=/sandboxes/$id/contexts/$(post "/sandboxes/$id/contexts" '{}' | field id)
 
-# Two runs: what the first has made is there for the second.
+# Two runs: the second uses the variables of the first.
 code="import matplotlib.pyplot as plt
 import numpy as np
 x = np.linspace(0, 10, 200)

@@ -50,10 +50,10 @@ def call(method, path, body=None):
 status, sandbox = call("POST", "/sandboxes", {"language_pack": "python"})
 assert status == 201, (status, sandbox)
 path = "/sandboxes/" + sandbox["id"]
-# A host name cannot have the id's `_`; `-` stands for it.
+# A host name cannot contain the id's `_`, so `-` replaces it.
 host = f"{PORT}-{sandbox['id'].replace('_', '-')}.localhost"
 try:
-    # Nothing listens yet, and the answer says so.
+    # Nothing listens yet, which the answer reports.
     status, text = send("GET", "/", headers={"host": host})
     assert (status, json.loads(text)["code"]) == (502, "port_closed"), text
     print(status, json.loads(text)["error"])
@@ -66,7 +66,7 @@ try:
     assert (status, text) == (200, b"hello from inside\n"), (status, text)
     print("by host:", text.decode().strip())
 
-    # By headers, where the host name is not for us to choose.
+    # By headers, if the caller cannot choose the host name.
     named = {"x-emberd-sandbox": sandbox["id"], "x-emberd-port": str(PORT)}
     status, text = send("GET", "/index.html", headers=named)
     assert (status, text) == (200, b"hello from inside\n"), (status, text)

@@ -20,7 +20,7 @@ expect() { # ANSWER PART...: every part must be in the answer
 id=$(post /sandboxes '{"language_pack": "python"}' | sed -n 's/.*"id": *"\([^"]*\)".*/\1/p')
 trap 'curl --silent --fail --noproxy "*" --request DELETE "$url/sandboxes/$id"' EXIT
 
-# A host name cannot have the id's `_`; `-` stands for it.
+# A host name cannot contain the id's `_`, so `-` replaces it.
 inside() { # PATH: asks what listens on the port
   curl --silent --show-error --noproxy '*' --header "host: $port-${id/_/-}.localhost" "$url$1"
 }

@@ -1,4 +1,4 @@
-//! The command line as typed, and what it means.
+//! Command-line arguments, and their validated form.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,63 +10,64 @@ use emberd_api::Address;
 use crate::export::Document;
 use crate::measure::{Daemons, Plan, SCENARIOS, Scenario, beside};
 
-/// The word for every scenario.
+/// The argument that selects every scenario.
 const ALL: &str = "all";
 
 const AFTER_HELP: &str = "\
-Exit codes: 0; 1 when a scenario failed or something was left behind; 2 for wrong usage.
-Targets that are missed are shown and change no exit code.";
+Exit codes: 0 on success; 1 if a scenario failed or left something behind; 2 for wrong usage.
+A missed target is shown, but does not change the exit code.";
 
-/// Measures emberd: starts daemons of its own, or uses one that runs.
+/// Measures emberd, over daemons that it starts or a running one.
 #[derive(Debug, Parser)]
 #[command(name = "emberd-bench", version, after_help = AFTER_HELP)]
 pub struct Args {
-    /// What to measure: `all`, or some of the scenarios.
+    /// Scenarios to run: `all`, or names.
     #[arg(required = true, value_name = "SCENARIO",
           value_parser = PossibleValuesParser::new(scenario_words()))]
     pub scenarios: Vec<String>,
     /// Write the results to FILE as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Print ratios to the results in OLD, which an earlier run wrote.
+    /// Print ratios to the results in OLD, written by an earlier run.
     #[arg(long, value_name = "OLD")]
     pub compare: Option<PathBuf>,
-    /// Iterations of each scenario [default: each scenario's own].
+    /// Number of iterations [default: each scenario's own].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub iterations: Option<u32>,
     /// Language packs to measure.
     #[arg(long, value_name = "PACKS", value_delimiter = ',', default_value = "python,shell")]
     pub packs: Vec<String>,
-    /// Print where the time went, stage by stage.
+    /// Print the time of each stage.
     #[arg(long)]
     pub breakdown: bool,
-    /// The daemon's program [default: emberd beside this one].
+    /// Path of the daemon [default: emberd beside this program].
     #[arg(long, value_name = "PATH")]
     pub daemon: Option<PathBuf>,
-    /// A daemon that runs: HOST:PORT or unix:PATH. Scenarios that need flags of their own fail.
+    /// Address of a running daemon: HOST:PORT or unix:PATH. Scenarios that need their own flags
+    /// fail.
     #[arg(long, value_name = "ADDR", conflicts_with_all = ["daemon", "data_dir", "double", "daemon_flags"])]
     pub addr: Option<Address>,
-    /// Where the images guests boot from are [default: the daemon's own].
+    /// Directory of the guests' images [default: the daemon's].
     #[arg(long, value_name = "DIR", conflicts_with = "double")]
     pub data_dir: Option<PathBuf>,
-    /// Run every scenario over the test double: nothing but emberd is measured.
+    /// Run every scenario over the test double, which measures emberd alone.
     #[arg(long)]
     pub double: bool,
-    /// Flags of every daemon.
+    /// Flags for every daemon.
     #[arg(last = true, value_name = "DAEMON FLAGS")]
     pub daemon_flags: Vec<OsString>,
 }
 
-/// What a run is asked to do.
+/// A validated run.
 #[derive(Debug)]
 pub struct Task {
-    /// What to measure.
+    /// The scenarios and how to run them.
     pub plan: Plan,
-    /// What to compare it with.
+    /// The earlier results to compare with.
     pub old: Option<Document>,
-    /// Where to write results.
+    /// The file for the results.
     pub json: Option<PathBuf>,
-    /// Whether stages are printed.
+    /// Whether to print stages.
     pub breakdown: bool,
 }
 
@@ -75,16 +76,16 @@ fn scenario_words() -> Vec<&'static str> {
 }
 
 impl Args {
-    /// What these arguments mean. What cannot work is refused before anything is measured.
+    /// Validates the arguments. Refuses what cannot work before anything is measured.
     ///
     /// # Errors
-    /// A program that is not built, a document that is none, a directory that is missing.
+    /// If a program is not built, a document is invalid, or a directory is missing.
     pub fn into_task(self) -> anyhow::Result<Task> {
         let old = self.compare.as_deref().map(Document::read).transpose()?;
         if let Some(json) = &self.json {
             let dir = json.parent().filter(|dir| !dir.as_os_str().is_empty());
             let dir = dir.unwrap_or(Path::new("."));
-            anyhow::ensure!(dir.is_dir(), "there is no directory {}", dir.display());
+            anyhow::ensure!(dir.is_dir(), "the directory {} does not exist", dir.display());
         }
         let scenarios = chosen(&self.scenarios);
         let daemons = match self.addr {
@@ -103,11 +104,11 @@ impl Args {
 
 fn daemon_binary(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     let Some(path) = given else { return Ok(beside("emberd")?) };
-    anyhow::ensure!(path.is_file(), "there is no program {}", path.display());
+    anyhow::ensure!(path.is_file(), "the program {} does not exist", path.display());
     Ok(std::path::absolute(path)?)
 }
 
-/// The scenarios of these names, each once, in the order of `all`.
+/// Returns the scenarios of these names, each once, in the order of `all`.
 fn chosen(names: &[String]) -> Vec<&'static Scenario> {
     static TABLE: [Scenario; SCENARIOS.len()] = SCENARIOS;
     let is_chosen =

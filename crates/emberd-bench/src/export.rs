@@ -1,4 +1,4 @@
-//! What a run leaves: a table for people, a document for programs, ratios to an earlier one.
+//! Formats the results: a table for people, a document for programs, ratios to an earlier run.
 
 mod breakdown;
 mod comparison;

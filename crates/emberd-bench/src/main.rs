@@ -1,7 +1,7 @@
 //! `emberd-bench`: measure → statistics → export.
 //!
-//! Scenarios under `measure/` write samples, `statistics/` makes summaries of them,
-//! `export/` tells people and programs. What is promised is in `targets.rs`.
+//! Scenarios in `measure/` record samples, `statistics/` summarises them, and `export/` formats
+//! the results. `targets.rs` has the performance targets.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
                 Some(StartError::Missing { hint, .. }) => format!("hint: {hint}\n"),
                 _ => String::new(),
             };
-            // With standard error closed there is nobody to tell.
+            // If standard error is closed, the message is lost.
             drop(anstream::stderr().write_all(format!("{text}{hint}").as_bytes()));
             ExitCode::FAILURE
         }
@@ -113,7 +113,7 @@ fn print(task: &Task, document: &Document, outcomes: &[Outcome]) -> io::Result<(
     writeln!(out)
 }
 
-/// The rows of the table, in the order in which they were measured.
+/// Returns the rows of the table, in the order of measurement.
 fn rows(document: &Document, outcomes: &[Outcome]) -> Vec<Row> {
     let mut rows = Vec::new();
     for Outcome { scenario, is_double, record, .. } in outcomes {
@@ -131,7 +131,7 @@ fn rows(document: &Document, outcomes: &[Outcome]) -> Vec<Row> {
     rows
 }
 
-/// `error` and its causes in one line.
+/// Formats `error` and its causes in one line.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! Runs scenarios: a daemon for each, quiet before and after, nothing left behind.
+//! Runs scenarios, each over its own daemon, which must leave nothing behind.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -38,52 +38,52 @@ pub use interrupt::{Interrupt, Interrupted};
 pub use record::{Check, Record};
 pub use scenarios::{SCENARIOS, Scenario, Start};
 
-/// Where templates of daemons started here are kept, so that each is built once in a run.
+/// Directory of templates for the daemons of a run, so that each template is built once.
 const TEMPLATE_DIR_FLAG: &str = "--template-dir";
 
-/// What is to be measured, and on what.
+/// The scenarios to run, and on what.
 #[derive(Debug)]
 pub struct Plan {
     /// The scenarios, in order.
     pub scenarios: Vec<&'static Scenario>,
-    /// Iterations of each, where not the scenario's own number.
+    /// Number of iterations; by default each scenario's own.
     pub iterations: Option<usize>,
     /// The language packs.
     pub packs: Vec<String>,
-    /// Whose sandboxes.
+    /// The source of sandboxes.
     pub daemons: Daemons,
 }
 
-/// Whose sandboxes are measured.
+/// The source of sandboxes.
 #[derive(Debug)]
 pub enum Daemons {
-    /// Those of daemons started here.
+    /// Daemons that the bench starts.
     Own {
-        /// The daemon's program.
+        /// Path of the daemon.
         binary: PathBuf,
-        /// Flags of every daemon.
+        /// Flags for every daemon.
         flags: Vec<OsString>,
-        /// Whether all of them run over the double.
+        /// Whether all of them use the double.
         double: bool,
     },
-    /// Those of a daemon that runs already, as it was configured.
+    /// A running daemon, as it is configured.
     Running(Address),
 }
 
-/// What one scenario brought.
+/// The result of one scenario.
 #[derive(Debug)]
 pub struct Outcome {
     /// The scenario.
     pub scenario: &'static Scenario,
     /// Whether its sandboxes were the double's.
     pub is_double: bool,
-    /// Its series, doubts and checks; incomplete if it failed.
+    /// Series, doubts and checks; incomplete if the scenario failed.
     pub record: Record,
-    /// Why it failed, if it did.
+    /// The failure, if any.
     pub failure: Option<MeasureError>,
 }
 
-/// Why a scenario did not come to its end.
+/// Why a scenario failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MeasureError {
     /// There is no daemon to measure.
@@ -92,37 +92,37 @@ pub enum MeasureError {
     /// A call failed.
     #[error("a call failed")]
     Call(#[from] CallError),
-    /// A program did not do what it was to do.
+    /// A program had an unexpected result.
     #[error("{what}: expected {expected}, not {seen}")]
     Unexpected {
-        /// What was tried.
+        /// The program.
         what: String,
-        /// What should have been.
+        /// The expected result.
         expected: String,
-        /// What was.
+        /// The actual result.
         seen: String,
     },
-    /// The daemon did not come to rest between two iterations.
-    #[error("the daemon did not come to rest: {seen}")]
-    Restless {
-        /// What it was doing.
+    /// The daemon did not become idle between two iterations.
+    #[error("the daemon did not become idle: {seen}")]
+    Busy {
+        /// The daemon's activity.
         seen: String,
     },
-    /// The scenario cannot be measured here.
+    /// The scenario cannot run here.
     #[error("{0}")]
     NotHere(&'static str),
-    /// The user or the system asked to stop.
+    /// The run was interrupted.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// The system refuses something.
-    #[error("cannot look at the host")]
+    /// The system refused an operation.
+    #[error("cannot inspect the host")]
     Host(#[from] io::Error),
 }
 
-/// Runs `plan`. After an interrupt the scenarios that have not run are missing.
+/// Runs `plan`. After an interrupt, the remaining scenarios are missing from the result.
 ///
 /// # Errors
-/// Only those that concern every scenario: no directory, no double.
+/// Errors of the whole run only: a directory or the double is missing.
 pub fn run(
     plan: &Plan,
     interrupt: &Interrupt,
@@ -146,13 +146,13 @@ pub fn run(
     Ok((host, outcomes))
 }
 
-/// What makes the figures of a run on `host` doubtful as a whole.
+/// Returns the reasons to doubt all figures of a run on `host`.
 pub fn doubts(host: &Host) -> Vec<String> {
     let debug = (host.build == "debug").then(|| "this is a debug build".to_owned());
     debug.into_iter().chain(noise::load_doubt(host.load_before, host.cores)).collect()
 }
 
-/// What the daemons of several scenarios share.
+/// State that the daemons of several scenarios share.
 struct House {
     templates: TempDir,
     double: Option<DoubleRoom>,
@@ -171,8 +171,8 @@ impl House {
         Ok(Self { templates, double })
     }
 
-    /// Every flag of a daemon: what the scenario and the double need goes before what the
-    /// user asks for, and that before the defaults.
+    /// Returns all flags of a daemon. Flags of the scenario and the double take precedence over
+    /// the user's, and those over the defaults.
     fn flags(&self, start: Start, wanted: &[OsString], is_double: bool) -> Vec<OsString> {
         let mut needed: Vec<_> = start.flags().iter().map(OsString::from).collect();
         needed.extend(self.double.iter().filter(|_| is_double).flat_map(DoubleRoom::flags));
@@ -186,7 +186,7 @@ impl House {
     }
 }
 
-/// One scenario being measured.
+/// A running scenario.
 struct Trial<'a> {
     plan: &'a Plan,
     scenario: &'static Scenario,
@@ -202,7 +202,7 @@ impl Trial<'_> {
         let start = self.scenario.start;
         let result = match &self.plan.daemons {
             Daemons::Running(_) if start != Start::Pooled => {
-                Err(MeasureError::NotHere("it needs a daemon with flags of its own"))
+                Err(MeasureError::NotHere("the scenario needs a daemon with its own flags"))
             }
             Daemons::Running(address) => self.on(address, None),
             Daemons::Own { binary, flags, .. } => {
@@ -220,7 +220,7 @@ impl Trial<'_> {
         let home = Home { pid: daemon.pid(), run_dir: daemon.run_dir() };
         let result = self.on(&daemon.address, Some(home));
         if result.is_err() {
-            self.record.doubt(format!("the daemon's log ends so: {}", daemon.log_end()));
+            self.record.doubt(format!("the end of the daemon's log: {}", daemon.log_end()));
         }
         let left = daemon.stop()?;
         let seen = if left.is_empty() { "nothing".to_owned() } else { left.join(", ") };

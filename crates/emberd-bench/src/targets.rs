@@ -1,54 +1,54 @@
-//! What emberd promises, as data: the only place that knows a target.
+//! The performance targets of emberd.
 //!
-//! A target holds on the kind of host it was set for; on another it is not judged.
+//! A target applies to the kind of host that it was set for.
 
 use crate::statistics::{Results, find};
 use crate::units::{self, Quantity};
 
-/// What runs the guests, as far as promises differ.
+/// The kind of execution, as far as targets differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostKind {
     /// Hardware virtualisation.
     Kvm,
     /// Software emulation.
     Emulated,
-    /// The test double: no guest at all.
+    /// The test double, without a guest.
     Double,
 }
 
 /// A bound for the median of a series.
 #[derive(Debug, Clone, Copy)]
 pub enum Bound {
-    /// At most so many microseconds or bytes.
+    /// At most this many microseconds or bytes.
     AtMost(u64),
-    /// At least so many things, or bytes in a second.
+    /// At least this many things, or bytes per second.
     AtLeast(u64),
-    /// At most so many percent of another series' median in the same run.
+    /// At most this many percent of another series' median in the same run.
     Percent(u64, &'static str, &'static str),
-    /// At least so many percent of another series' median in the same run.
+    /// At least this many percent of another series' median in the same run.
     PercentAtLeast(u64, &'static str, &'static str),
-    /// At most so many microseconds above another series' median in the same run.
+    /// At most this many microseconds above another series' median in the same run.
     Above(u64, &'static str, &'static str),
 }
 
-/// One promise.
+/// A performance target.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// The scenario that shows it.
+    /// Scenario.
     pub scenario: &'static str,
     series: &'static str,
     bound: Bound,
     hosts: &'static [HostKind],
 }
 
-/// A target and whether this run met it.
+/// The result for a target in a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// The target in words.
+    /// Description of the target.
     pub target: String,
-    /// Whether the median keeps it.
+    /// Whether the median meets the target.
     pub met: bool,
-    /// What the median is of the one the target refers to, if it is a part of it.
+    /// Ratio of the median to that of the reference series, if the target is a ratio.
     pub ratio: Option<String>,
 }
 
@@ -68,11 +68,11 @@ const fn target(
 
 const ALL: &[HostKind] = &[Kvm, Emulated, Double];
 
-/// Output of a process over what the same program puts into a pipe inside the guest.
+/// Output rate of a process, relative to that of the same program into a pipe inside the guest.
 const OUTPUT_PYTHON: Bound = PercentAtLeast(20, "stream", "output_128m_python_floor_bytes_per_s");
 const OUTPUT_SHELL: Bound = PercentAtLeast(20, "stream", "output_128m_shell_floor_bytes_per_s");
 
-/// Every promise. Times in microseconds.
+/// All targets. Times are in microseconds.
 pub const TARGETS: [Target; 28] = [
     target("cold-boot", "create_python", AtMost(100_000), &[Kvm]),
     target("cold-boot", "create_shell", AtMost(100_000), &[Kvm]),
@@ -104,8 +104,8 @@ pub const TARGETS: [Target; 28] = [
     target("overhead", "context_run", AtMost(500), &[Double]),
 ];
 
-/// How `series` fared on such a host, if something is promised of it and what the promise
-/// refers to was measured.
+/// Returns the result of `series` on such a host, if it has a target there and the reference was
+/// measured.
 pub fn judge(host: HostKind, results: &Results, scenario: &str, series: &str) -> Option<Verdict> {
     let target = TARGETS.iter().find(|target| {
         target.scenario == scenario && target.series == series && target.hosts.contains(&host)

@@ -1,22 +1,22 @@
-//! Numbers for people, in whole-number arithmetic: times, bytes, rates, counts.
+//! Formats numbers with whole-number arithmetic: times, bytes, rates, counts.
 
 use crate::statistics::{BYTES_SUFFIX, COUNT_SUFFIX, RATE_SUFFIX};
 
-/// What the numbers of a series are.
+/// The quantity of a series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quantity {
-    /// Microseconds; less is better, as of everything but rates and counts.
+    /// Microseconds; less is better, as for everything except rates and counts.
     Time,
     /// Bytes.
     Bytes,
-    /// Bytes in a second.
+    /// Bytes per second.
     Rate,
-    /// How many.
+    /// A number of things.
     Count,
 }
 
 impl Quantity {
-    /// That of the series of this name.
+    /// Returns the quantity of the series of this name.
     pub fn of(series: &str) -> Self {
         match series {
             _ if series.ends_with(BYTES_SUFFIX) => Self::Bytes,
@@ -26,16 +26,16 @@ impl Quantity {
         }
     }
 
-    /// Whether more of it is better.
+    /// Returns whether more is better.
     pub fn is_better_if_more(self) -> bool {
         matches!(self, Self::Rate | Self::Count)
     }
 }
 
-/// A unit numbers are told in.
+/// A unit of display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unit {
-    /// What stands behind the number.
+    /// Text after the number.
     pub name: &'static str,
     divisor: u64,
     decimals: usize,
@@ -51,7 +51,7 @@ const MEBIBYTES_A_SECOND: Unit = Unit { name: "MiB/s", divisor: 1 << 20, decimal
 const PIECES: Unit = Unit { name: "", divisor: 1, decimals: 0 };
 
 impl Unit {
-    /// The unit a row around `value` is told in.
+    /// Returns the unit for a row of values around `value`.
     pub fn fitting(value: u64, quantity: Quantity) -> Self {
         match (quantity, value) {
             (Quantity::Time, ..1000) => MICROSECONDS,
@@ -65,7 +65,7 @@ impl Unit {
         }
     }
 
-    /// `value` in this unit, without its name.
+    /// Formats `value` in this unit, without the unit's name.
     pub fn number(self, value: u64) -> String {
         fixed(value, self.divisor, self.decimals)
     }
@@ -73,7 +73,7 @@ impl Unit {
 
 const MIB: u64 = 1 << 20;
 
-/// `value` with the unit that fits it, without decimals where they are zero.
+/// Formats `value` in a suitable unit, without decimals if they are zero.
 pub fn amount(value: u64, quantity: Quantity) -> String {
     let unit = Unit::fitting(value, quantity);
     let number = unit.number(value);
@@ -82,7 +82,7 @@ pub fn amount(value: u64, quantity: Quantity) -> String {
     format!("{whole} {}", unit.name).trim_end().to_owned()
 }
 
-/// `value` over `divisor` with so many decimals, rounded half up.
+/// Formats `value` over `divisor` with the given number of decimals, rounded half up.
 pub fn fixed(value: u64, divisor: u64, decimals: usize) -> String {
     let scale = (0..decimals).fold(1, |scale: u128, _| scale * 10);
     let divisor = u128::from(divisor);

@@ -1,7 +1,7 @@
-//! Artifacts as blobs named by their SHA-256, and the small JSON manifests that name them.
+//! Artifacts as blobs named by their SHA-256, and the small JSON manifests that refer to them.
 //!
-//! Readers need no lock: a blob never changes once it has its name, and a manifest is
-//! replaced by one rename.
+//! Readers need no lock: a blob never changes once it has its name, and a manifest is replaced by
+//! a single rename.
 
 use std::fmt;
 use std::fs::File;
@@ -18,14 +18,14 @@ use crate::data_dir::DataDir;
 use crate::name::PackName;
 use crate::pack::Compression;
 
-/// Largest manifest that is read, in bytes (1 MiB).
+/// Maximum size of a manifest that is read, in bytes (1 MiB).
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 
-/// Generation of manifests and of how artifacts are made. Part of every key: artifacts of
+/// Version of the manifests and of the build process. It is part of every key, so artifacts of
 /// another generation are rebuilt.
 pub(crate) const GENERATION: u32 = 1;
 
-/// A SHA-256 digest; hexadecimal as text.
+/// A SHA-256 digest; its text form is hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
@@ -36,15 +36,15 @@ pub struct Digest([u8; 32]);
 pub struct DigestError;
 
 impl Digest {
-    /// Digest of `bytes`.
+    /// Returns the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// Digest of everything `reader` still holds, and how many bytes that is.
+    /// Returns the digest of the rest of `reader`, and its size in bytes.
     ///
     /// # Errors
-    /// Those of `reader`.
+    /// If `reader` fails.
     pub fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 1 << 20];
@@ -62,8 +62,8 @@ impl Digest {
         }
     }
 
-    /// Digest of a sequence of values: other values, another order or another cut between
-    /// them give another digest.
+    /// Returns the digest of a sequence of values. It depends on the values, their order and
+    /// their boundaries.
     pub(crate) fn of_parts(parts: &[&[u8]]) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(GENERATION.to_le_bytes());
@@ -115,7 +115,7 @@ impl From<Digest> for String {
     }
 }
 
-/// What a blob holds; the end of its file's name.
+/// The type of a blob, which is the suffix of its file name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum BlobKind {
@@ -146,25 +146,25 @@ pub(crate) struct Blob {
     pub size_bytes: u64,
 }
 
-/// Why a file is not what its manifest says.
+/// How a file differs from its manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("it cannot be read")]
     Read(#[source] io::Error),
-    /// Its size is wrong.
+    /// The size is wrong.
     #[error("it has {found} bytes instead of {expected}")]
     Size {
-        /// Bytes there are.
+        /// The actual size, in bytes.
         found: u64,
-        /// Bytes there should be.
+        /// The expected size, in bytes.
         expected: u64,
     },
-    /// Its content is wrong.
+    /// The content is wrong.
     #[error("its sha256 is {0}")]
     Content(Digest),
-    /// It is a manifest, but not of the expected form.
-    #[error("it is no manifest of this version")]
+    /// The manifest does not have the expected form.
+    #[error("it is not a manifest of this version")]
     Manifest(#[source] serde_json::Error),
 }
 
@@ -177,7 +177,7 @@ impl Blob {
         data_dir.blobs().join(self.file_name())
     }
 
-    /// Reads the whole file and holds it against size and digest.
+    /// Reads the whole file and checks its size and digest.
     pub fn verify(&self, data_dir: &DataDir) -> Result<(), BlobError> {
         let file = File::open(self.path(data_dir)).map_err(BlobError::Read)?;
         let found = file.metadata().map_err(BlobError::Read)?.len();
@@ -189,9 +189,9 @@ impl Blob {
     }
 }
 
-/// A JSON file that names blobs.
+/// A JSON file that refers to blobs.
 pub(crate) trait Manifest: Serialize + DeserializeOwned {
-    /// Digest of everything the artifact was made from.
+    /// Digest of all inputs of the artifact.
     fn key(&self) -> Digest;
 
     fn blobs(&self) -> Vec<&Blob>;
@@ -200,13 +200,13 @@ pub(crate) trait Manifest: Serialize + DeserializeOwned {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KernelManifest {
     pub key: Digest,
-    /// Where the kernel came from, for people.
+    /// Origin of the kernel, for people.
     pub source: String,
     pub release: String,
     pub hz: Option<u32>,
     pub vmlinux: Blob,
     pub config: Option<Blob>,
-    /// In load order.
+    /// Modules, in load order.
     pub modules: Vec<ModuleBlob>,
 }
 
@@ -228,7 +228,7 @@ impl Manifest for KernelManifest {
 }
 
 impl KernelManifest {
-    /// Digest of the modules and their order.
+    /// Returns the digest of the modules and their order.
     pub fn modules_digest(&self) -> Digest {
         let digests: Vec<_> =
             self.modules.iter().map(|module| module.blob.sha256.as_bytes()).collect();
@@ -239,7 +239,7 @@ impl KernelManifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InitramfsManifest {
     pub key: Digest,
-    /// [`KernelManifest::modules_digest`] of the kernel it was made for.
+    /// [`KernelManifest::modules_digest`] of the kernel that it was made for.
     pub modules: Digest,
     pub image: Blob,
 }
@@ -259,7 +259,7 @@ pub(crate) struct PackManifest {
     pub key: Digest,
     pub name: PackName,
     pub description: String,
-    /// What it was built from, for people.
+    /// Description of the inputs, for people.
     pub source: String,
     pub compression: Compression,
     pub spec: PackSpec,
@@ -278,7 +278,7 @@ impl Manifest for PackManifest {
     }
 }
 
-/// Reads the manifest at `path`; nothing where there is none.
+/// Reads the manifest at `path`; `None` if it does not exist.
 pub(crate) fn read_manifest<M: Manifest>(path: &Path) -> Result<Option<M>, BlobError> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -290,7 +290,7 @@ pub(crate) fn read_manifest<M: Manifest>(path: &Path) -> Result<Option<M>, BlobE
     serde_json::from_slice(&json).map(Some).map_err(BlobError::Manifest)
 }
 
-/// Names of the packs that have a manifest, whether or not it can be read.
+/// Returns the names of the packs that have a manifest, whether or not it can be read.
 pub(crate) fn pack_names(data_dir: &DataDir) -> io::Result<Vec<PackName>> {
     let entries = match data_dir.packs().read_dir() {
         Ok(entries) => entries,

@@ -1,4 +1,4 @@
-//! What every build has in common: how it ends, and why it may fail.
+//! Results and errors that all builds share.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,23 +14,23 @@ use crate::pack::{ArchiveError, DefinitionError};
 use crate::progress::Progress;
 use crate::store::{Store, StoreError};
 
-/// Whether a build had anything to do.
+/// Whether a build changed anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The artifact was there, made from the same inputs, and intact.
+    /// The artifact existed, was made from the same inputs, and is intact.
     UpToDate,
-    /// The artifact was made.
+    /// The artifact was built.
     Built,
 }
 
 /// An artifact in the data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
-    /// Which one.
+    /// The artifact.
     pub artifact: Artifact,
-    /// What it is and what it was made from, in one line.
+    /// A description of the artifact and its inputs, in one line.
     pub summary: String,
-    /// The file a guest boots from.
+    /// The file that a guest boots from.
     pub path: PathBuf,
     /// Digest of that file.
     pub sha256: Digest,
@@ -38,33 +38,33 @@ pub struct Installed {
     pub size_bytes: u64,
 }
 
-/// How a build ended.
+/// The result of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Build {
     /// The artifact.
     pub installed: Installed,
-    /// Whether it had to be made.
+    /// Whether it was built now.
     pub outcome: Outcome,
 }
 
-/// Why an artifact could not be built. What was there before is still there.
+/// Why an artifact could not be built. An earlier artifact stays in place.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The data directory cannot be written: a full disk, or not this user's.
+    /// The data directory cannot be written, for example because the disk is full.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A tool of the host is missing or failed.
     #[error(transparent)]
     Tool(#[from] ToolError),
-    /// An artifact this one is built from is missing or damaged.
+    /// An artifact that this build needs is missing or damaged.
     #[error(transparent)]
     Load(#[from] LoadError),
     /// A kernel cannot be used.
-    #[error("{} is no usable kernel", path.display())]
+    #[error("{} is not a usable kernel", path.display())]
     Kernel {
         /// The kernel's file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: KernelError,
     },
     /// The kernel's modules cannot be used.
@@ -74,46 +74,48 @@ pub enum BuildError {
     #[error(transparent)]
     Definition(#[from] DefinitionError),
     /// A root file system cannot be used.
-    #[error("{} is no usable root file system", path.display())]
+    #[error("{} is not a usable root file system", path.display())]
     Root {
         /// The directory or archive.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: ArchiveError,
     },
     /// The agent is not a static program for a 64-bit x86 Linux.
-    #[error("{} is not a statically linked x86_64 program; `rootfs/build.sh` makes one", .0.display())]
+    #[error("{} is not a statically linked x86_64 program; `rootfs/build.sh` builds one", .0.display())]
     Agent(PathBuf),
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The distribution's packages hold no kernel, or none is known by these names.
+    /// The distribution has no kernel package by these names.
     #[error("none of the packages {0} has a kernel; give a kernel file instead")]
     NoKernelPackage(String),
-    /// The host is no Debian or Ubuntu with a release name.
-    #[error("the host names no release to build the pack from; choose one, such as bookworm")]
+    /// The host is not a Debian or Ubuntu with a release name.
+    #[error(
+        "the release of the host is unknown; choose one to build the pack from, such as bookworm"
+    )]
     NoSuite,
 }
 
-/// What was removed.
+/// The result of removing unused files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pruned {
     /// Number of files.
     pub files: usize,
-    /// Their bytes.
+    /// Their size, in bytes.
     pub size_bytes: u64,
 }
 
-/// What is in `data_dir`, as its manifests say, in the order in which it is built. Content
-/// is not verified: [`crate::Images::load`] does that.
+/// Lists the artifacts in `data_dir`, from its manifests, in the order of building. The content
+/// is not verified; [`crate::Images::load`] does that.
 ///
 /// # Errors
-/// [`LoadError`] for a manifest that is damaged or cannot be read.
+/// [`LoadError`] if a manifest is damaged or cannot be read.
 pub fn installed(data_dir: &DataDir) -> Result<Vec<Installed>, LoadError> {
     let mut all = Vec::new();
     let kernel = load::manifest::<KernelManifest>(data_dir, &Artifact::Kernel)?;
@@ -127,8 +129,7 @@ pub fn installed(data_dir: &DataDir) -> Result<Vec<Installed>, LoadError> {
     Ok(all)
 }
 
-/// Removes the files of `data_dir` that no artifact uses any more. A running microVM keeps
-/// what it has open.
+/// Removes the files of `data_dir` that no artifact uses. Running microVMs keep their open files.
 ///
 /// # Errors
 /// [`BuildError::Store`], and [`BuildError::Load`] for a damaged manifest.
@@ -137,10 +138,10 @@ pub fn prune(data_dir: &DataDir, progress: &mut dyn Progress) -> Result<Pruned, 
     Ok(Pruned { files, size_bytes })
 }
 
-/// Forgets a pack and returns whether there was one; [`prune`] frees its space.
+/// Removes a pack and returns whether it existed; [`prune`] frees its space.
 ///
 /// # Errors
-/// [`StoreError`] when its manifest cannot be removed.
+/// [`StoreError`] if its manifest cannot be removed.
 pub fn remove_pack(
     data_dir: &DataDir,
     name: &PackName,

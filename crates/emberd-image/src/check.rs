@@ -1,4 +1,4 @@
-//! What a guest would miss under a kernel, read from the kernel's build options.
+//! Checks whether a kernel has the build options that guests need.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use crate::pack::Compression;
 /// How a kernel provides an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provision {
-    /// Part of the kernel.
+    /// Built into the kernel.
     BuiltIn,
-    /// A module, which the initramfs must carry.
+    /// A module, which must be in the initramfs.
     Module,
-    /// Not at all.
+    /// Not available.
     Missing,
-    /// The kernel carries no config and none was given.
+    /// Unknown: the kernel contains no config and none was given.
     Unknown,
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for Provision {
     }
 }
 
-/// Who needs an option.
+/// The guests that need an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// Every guest.
@@ -41,7 +41,7 @@ pub enum Need {
     Qemu,
     /// Guests under Firecracker.
     Firecracker,
-    /// No guest, but something works better with it.
+    /// No guest requires it, but something works better with it.
     Optional,
 }
 
@@ -59,44 +59,44 @@ impl fmt::Display for Need {
 /// One option of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OptionReport {
-    /// Its name, without `CONFIG_`.
+    /// Name, without `CONFIG_`.
     pub option: &'static str,
-    /// Who needs it.
+    /// The guests that need it.
     pub need: Need,
-    /// What for.
+    /// Its purpose.
     pub purpose: &'static str,
     /// How this kernel provides it.
     pub provision: Provision,
 }
 
-/// Where the options were read from.
+/// Source of the options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConfigSource {
-    /// The config file given.
+    /// The given config file.
     File,
     /// The kernel itself (`CONFIG_IKCONFIG`).
     Kernel,
-    /// The data directory, which keeps the config of the kernel that is installed there.
+    /// The data directory, which has the config of the installed kernel.
     Installed,
-    /// Nowhere: the kernel carries no config and none was given.
+    /// None: the kernel contains no config and none was given.
     Nowhere,
 }
 
-/// What a kernel provides of what guests need.
+/// Which of the needed options a kernel provides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// What `uname -r` would print.
+    /// Output of `uname -r`.
     pub release: String,
-    /// Where the options were read from.
+    /// Source of the options.
     pub config: ConfigSource,
-    /// Ticks per second, where known.
+    /// Ticks per second, if known.
     pub hz: Option<u32>,
-    /// Every option a guest could miss, the most needed first.
+    /// All options that guests need, the most important first.
     pub options: Vec<OptionReport>,
 }
 
 impl Report {
-    /// The options that are missing though every guest needs them.
+    /// Returns the missing options that every guest needs.
     pub fn missing(&self) -> impl Iterator<Item = &OptionReport> {
         self.options.iter().filter(|report| {
             report.need == Need::Required && report.provision == Provision::Missing
@@ -111,13 +111,13 @@ const OPTIONS: [(&str, Need, &str); 22] = [
     ("DEVTMPFS", Need::Required, "/dev"),
     ("TMPFS", Need::Required, "the writable layer"),
     ("SQUASHFS", Need::Required, "the read-only layer"),
-    // Stands for the compressor of the pack; `compressor` below replaces it.
+    // A placeholder for the compressor of the pack, which `compressor` below replaces.
     ("SQUASHFS_ZSTD", Need::Required, "the compressor of the packs"),
     ("OVERLAY_FS", Need::Required, "joining both layers"),
     ("VIRTIO", Need::Required, "virtual devices"),
     ("VIRTIO_MMIO", Need::Required, "finding virtual devices"),
     ("VIRTIO_BLK", Need::Required, "the root image's disk"),
-    ("UNIX", Need::Required, "Unix sockets, the agent's own among them"),
+    ("UNIX", Need::Required, "Unix sockets, including the agent's own"),
     ("BINFMT_ELF", Need::Required, "running programs"),
     ("VIRTIO_CONSOLE", Need::Qemu, "the channel to the agent"),
     ("VSOCKETS", Need::Firecracker, "the channel to the agent"),
@@ -127,11 +127,11 @@ const OPTIONS: [(&str, Need, &str); 22] = [
     ("CGROUPS", Need::Optional, "killing a whole process tree at once"),
     ("UNIX98_PTYS", Need::Optional, "terminals"),
     ("HW_RANDOM_VIRTIO", Need::Optional, "entropy from the host"),
-    ("MODULES", Need::Optional, "loading what is not built in"),
+    ("MODULES", Need::Optional, "loading features that are not built in"),
 ];
 
-/// The option that reads root images of this compression; uncompressed ones name a
-/// compressor, too.
+/// Returns the option for reading root images of this compression; even uncompressed ones record
+/// a compressor.
 fn compressor(compression: Compression) -> &'static str {
     match compression {
         Compression::Zstd | Compression::None => "SQUASHFS_ZSTD",
@@ -139,21 +139,21 @@ fn compressor(compression: Compression) -> &'static str {
     }
 }
 
-/// The kernel that is installed in a data directory.
+/// Returns the kernel that is installed in a data directory.
 ///
 /// # Errors
-/// [`BlobError`] when what says so cannot be read.
+/// [`BlobError`] if its manifest cannot be read.
 pub fn installed(data_dir: &DataDir) -> Result<Option<PathBuf>, BlobError> {
     let manifest: Option<KernelManifest> = read_manifest(&data_dir.kernel_manifest())?;
     Ok(manifest.map(|manifest| manifest.vmlinux.path(data_dir)))
 }
 
-/// Reports on the kernel in a file, a vmlinux or a bzImage, for packs of this compression. Its
-/// config is the file at `config`, or what the kernel carries, or what the data directory keeps
-/// where this is the kernel installed there.
+/// Checks the kernel in a file, a vmlinux or a bzImage, for packs of this compression. The
+/// options come from the file at `config`, from the kernel itself, or from the data directory if
+/// this is the installed kernel.
 ///
 /// # Errors
-/// [`KernelError`] when `path` is no kernel or a file cannot be read.
+/// [`KernelError`] if `path` is not a kernel or a file cannot be read.
 pub fn kernel(
     path: &Path,
     config: Option<&Path>,
@@ -175,10 +175,10 @@ pub fn kernel(
     }
 }
 
-/// The config kept in `data_dir`, if the kernel installed there is this one.
+/// Returns the config in `data_dir` if this is the installed kernel.
 fn kept_config(image: &[u8], data_dir: &DataDir) -> Result<Option<String>, KernelError> {
     let manifest = read_manifest::<KernelManifest>(&data_dir.kernel_manifest());
-    // What is damaged there is told by whoever boots from it; this kernel may be another.
+    // Damage in the data directory is reported when it is loaded; this kernel may be another one.
     let Ok(Some(manifest)) = manifest else { return Ok(None) };
     let Some(config) = &manifest.config else { return Ok(None) };
     if Digest::of(&kernel::vmlinux(image)?) != manifest.vmlinux.sha256 {
@@ -187,10 +187,10 @@ fn kept_config(image: &[u8], data_dir: &DataDir) -> Result<Option<String>, Kerne
     kernel::read_config(&config.path(data_dir)).map(Some)
 }
 
-/// As [`kernel`], for a kernel and config text in memory.
+/// As [`kernel`], for a kernel and a config in memory.
 ///
 /// # Errors
-/// [`KernelError`] when `image` is no kernel.
+/// [`KernelError`] if `image` is not a kernel.
 pub fn kernel_bytes(
     image: &[u8],
     config: Option<&str>,

@@ -1,4 +1,4 @@
-//! Running the host's tools: a failure carries the last lines they printed.
+//! Runs the host's tools. An error includes the last lines that the tool printed.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -9,46 +9,46 @@ use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// Lines of a tool's standard error kept for its error message.
+/// Number of lines of a tool's standard error that are kept for its error message.
 const TAIL_LINES_MAX: usize = 20;
-/// Bytes of such a line that are kept.
+/// Number of bytes kept of each such line.
 const LINE_BYTES_MAX: usize = 400;
 
-/// Exit code of a launcher that did not find the program to run.
+/// Exit code of a launcher that did not find the program.
 const NOT_FOUND: i32 = 127;
 
-/// Why a tool did not do its work.
+/// Why a tool failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
-    /// It is not installed.
+    /// The tool is not installed.
     #[error("`{program}` is not installed; install it with `apt-get install {package}`")]
     NotInstalled {
         /// The program.
         program: String,
-        /// The Debian package that has it.
+        /// The Debian package that contains it.
         package: &'static str,
     },
-    /// It could not be started or waited for.
+    /// The tool could not be started or waited for.
     #[error("cannot run `{program}`")]
     Run {
         /// The program.
         program: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It failed.
+    /// The tool exited with an error.
     #[error("`{program}` failed ({status}){}{}", if stderr.is_empty() { "" } else { ":\n" }, stderr)]
     Failed {
         /// The program.
         program: String,
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
         /// The last lines of its standard error.
         stderr: String,
     },
 }
 
-/// A command line of a host tool, in the C locale, found also where only root looks.
+/// A command line of a host tool, in the C locale. The search path includes root's directories.
 pub(crate) struct Tool {
     program: &'static str,
     package: &'static str,
@@ -56,13 +56,13 @@ pub(crate) struct Tool {
 }
 
 impl Tool {
-    /// `program`, which comes with the Debian package `package`.
+    /// Returns a command for `program`, which is in the Debian package `package`.
     pub fn new(program: &'static str, package: &'static str) -> Self {
         Self::from_command(program, package, Command::new(program))
     }
 
-    /// As [`Self::new`], for a program that must not outlive this one; where it may mount, for
-    /// root, in a mount namespace of its own, so that its mounts never outlive it.
+    /// As [`Self::new`], for a program that must not outlive this process. For root, it runs in
+    /// its own mount namespace if mounting is possible, so that its mounts end with it.
     pub fn leashed(program: &'static str, package: &'static str, mounts: bool) -> Self {
         let mut command = Command::new(if mounts { "unshare" } else { "setpriv" });
         if mounts {
@@ -80,13 +80,13 @@ impl Tool {
         Self { program, package, command }
     }
 
-    /// Adds to its command line.
+    /// Adds arguments.
     pub fn with(mut self, edit: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         edit(&mut self.command);
         self
     }
 
-    /// Runs it to its end and returns its standard output.
+    /// Runs the tool and returns its standard output.
     pub fn output(mut self) -> Result<Vec<u8>, ToolError> {
         let output = self.command.output().map_err(|source| self.not_run(source))?;
         if output.status.success() {
@@ -96,8 +96,8 @@ impl Tool {
         Err(ToolError::Failed { program: self.program.to_owned(), status: output.status, stderr })
     }
 
-    /// Starts it in a process group of its own, since mmdebstrap signals its whole group when
-    /// it fails. Each line of its standard error goes to `on_line`, on another thread.
+    /// Starts the tool in its own process group, because mmdebstrap signals its whole group when
+    /// it fails. Each line of its standard error is passed to `on_line`, on another thread.
     pub fn start(
         mut self,
         on_line: impl FnMut(&str) + Send + 'static,
@@ -119,27 +119,27 @@ impl Tool {
     }
 }
 
-/// A tool at work. Dropping it kills it with all it started, and waits for it.
+/// A running tool. Dropping it kills the tool with its child processes, and waits for it.
 pub(crate) struct RunningTool {
     program: &'static str,
     package: &'static str,
     child: Child,
-    /// There until the tool has been waited for.
+    /// Present until the tool has been waited for.
     tail: Option<JoinHandle<String>>,
 }
 
 impl RunningTool {
-    /// Its standard output; once, and only where it was not redirected.
+    /// Takes the standard output; once, and only if it was not redirected.
     pub fn take_stdout(&mut self) -> ChildStdout {
         self.child.stdout.take().expect("piped and taken once")
     }
 
-    /// Its standard input; once, and only where it was piped.
+    /// Takes the standard input; once, and only if it was piped.
     pub fn take_stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().expect("piped and taken once")
     }
 
-    /// Waits for its end.
+    /// Waits for the tool to end.
     pub fn finish(mut self) -> Result<(), ToolError> {
         let tail = self.tail.take().map(JoinHandle::join);
         let program = self.program.to_owned();
@@ -163,14 +163,14 @@ impl Drop for RunningTool {
         if self.tail.is_none() {
             return;
         }
-        // Fails only for a group that has ended, which is what is wanted.
+        // Fails only for a group that has already ended.
         kill_process_group(Pid::from_child(&self.child), Signal::KILL).ok();
         self.child.wait().ok();
     }
 }
 
-/// Reads to the end, hands every line to `on_line` and returns the last ones, all cut to
-/// [`LINE_BYTES_MAX`]. A read error ends it as the end does: the tool's status decides.
+/// Reads to the end, passes every line to `on_line` and returns the last ones, each cut to
+/// [`LINE_BYTES_MAX`]. A read error counts as the end, because the tool's status decides.
 fn read_tail(mut reader: impl Read, mut on_line: impl FnMut(&str)) -> String {
     let mut lines = VecDeque::new();
     let mut line = Vec::new();
@@ -251,7 +251,7 @@ mod tests {
         let mut first = [0; 8];
         stdout.read_exact(&mut first).unwrap();
         drop(tool);
-        // Ends because the background process, which holds the other end, is gone as well.
+        // Ends because the background process, which holds the other end, is killed too.
         assert_eq!(stdout.read_to_end(&mut Vec::new()).unwrap(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Where artifacts live, and what lies where in it:
+//! The data directory of artifacts, and its layout:
 //!
 //! ```text
 //! kernel.json  initramfs.json  packs/<name>.json     manifests, replaced whole
@@ -16,18 +16,19 @@ use crate::name::PackName;
 /// The data directory of root.
 const SYSTEM_DIR: &str = "/var/lib/emberd";
 
-/// The directory of everything guests boot from. Naming it touches no disk.
+/// The directory of everything that guests boot from. Creating this value does not access the
+/// disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataDir(PathBuf);
 
 impl DataDir {
-    /// The data directory at `path`.
+    /// Returns the data directory at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// `/var/lib/emberd` for root, else `$XDG_DATA_HOME/emberd` or `~/.local/share/emberd`;
-    /// nothing for a user without a home directory.
+    /// Returns `/var/lib/emberd` for root, else `$XDG_DATA_HOME/emberd` or
+    /// `~/.local/share/emberd`; `None` for a user without a home directory.
     pub fn default_path() -> Option<Self> {
         let absolute =
             |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -38,7 +39,7 @@ impl DataDir {
         )
     }
 
-    /// The directory itself.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! Streams that may be compressed with gzip, xz or zstd, told apart by their first bytes.
+//! Streams that may be compressed with gzip, xz or zstd, detected by their first bytes.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -6,9 +6,10 @@ use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
 use ruzstd::decoding::StreamingDecoder;
 
-/// Most memory an xz stream may ask for, in KiB (256 MiB; a kernel's asks for 65 MiB).
+/// Memory limit for an xz stream, in KiB (256 MiB; a kernel's needs 65 MiB).
 const XZ_KIB_MAX: u32 = 256 << 10;
-/// Largest zstd window, in bytes (128 MiB: what `zstd --ultra -22`, used for kernels, makes).
+/// Maximum zstd window, in bytes (128 MiB: that of `zstd --ultra -22`, which is used for
+/// kernels).
 const ZSTD_WINDOW_BYTES_MAX: u64 = 128 << 20;
 
 /// A compressed format.
@@ -20,7 +21,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// The format whose first bytes these are.
+    /// Returns the format that starts with these bytes.
     pub fn of(start: &[u8]) -> Option<Self> {
         let magics: [(&[u8], Self); 3] = [
             (b"\x1f\x8b\x08", Self::Gzip),
@@ -30,7 +31,7 @@ impl Format {
         magics.into_iter().find_map(|(magic, format)| start.starts_with(magic).then_some(format))
     }
 
-    /// The content of one stream of this format; what follows it is ignored.
+    /// Decompresses one stream of this format; anything after it is ignored.
     pub fn decode_one<'a>(self, compressed: impl BufRead + Send + 'a) -> io::Result<Stream<'a>> {
         Ok(match self {
             Self::Gzip => Box::new(flate2::bufread::GzDecoder::new(compressed)),
@@ -39,7 +40,7 @@ impl Format {
         })
     }
 
-    /// The content of all streams of this format in `compressed`, one after the other.
+    /// Decompresses all streams of this format in `compressed`, one after the other.
     fn decode_all<'a>(self, compressed: impl BufRead + Send + 'a) -> Stream<'a> {
         match self {
             Self::Gzip => Box::new(MultiGzDecoder::new(compressed)),
@@ -49,10 +50,10 @@ impl Format {
     }
 }
 
-/// Decompressed bytes.
+/// A decompressing reader.
 pub(crate) type Stream<'a> = Box<dyn Read + Send + 'a>;
 
-/// The content of `reader`, decompressed if it is compressed.
+/// Returns the content of `reader`, decompressed if necessary.
 pub(crate) fn plain<'a>(reader: impl Read + Send + 'a) -> io::Result<Stream<'a>> {
     let mut reader = BufReader::with_capacity(1 << 16, reader);
     Ok(match Format::of(reader.fill_buf()?) {
@@ -61,7 +62,7 @@ pub(crate) fn plain<'a>(reader: impl Read + Send + 'a) -> io::Result<Stream<'a>>
     })
 }
 
-/// Reads at most `bytes_max` bytes; nothing when there are more.
+/// Reads at most `bytes_max` bytes; `None` if there are more.
 pub(crate) fn read_at_most(reader: impl Read, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
     let mut content = Vec::new();
     let count = reader.take(bytes_max + 1).read_to_end(&mut content)?;
@@ -75,11 +76,11 @@ fn zstd_frame<R: Read>(reader: R) -> io::Result<ZstdFrame<R>> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// A sequence of zstd frames: what parallel compressors write.
+/// A sequence of zstd frames, as written by parallel compressors.
 enum ZstdFrames<R: BufRead> {
     Between(R),
     Inside(Box<ZstdFrame<R>>),
-    /// Only while one of the others becomes the next, and after an error.
+    /// Only during the change from one frame to the next, and after an error.
     Ended,
 }
 
@@ -117,7 +118,7 @@ pub(crate) mod synthetic {
         encoder.finish().unwrap()
     }
 
-    /// With the x86 branch filter, as kernels have it.
+    /// Uses the x86 branch filter, as kernels do.
     pub(crate) fn xz(content: &[u8]) -> Vec<u8> {
         let mut options = lzma_rust2::XzOptions::with_preset(1);
         options.prepend_pre_filter(lzma_rust2::FilterType::BcjX86, 0);

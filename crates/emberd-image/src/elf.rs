@@ -1,5 +1,5 @@
-//! The little of 64-bit ELF that is needed to judge kernels, modules and the agent.
-//! Field offsets are those of elf(5). Input is hostile: every offset is checked.
+//! The parts of 64-bit ELF needed to check kernels, modules and the agent. Field offsets are
+//! those of elf(5). The input is untrusted, so every offset is checked.
 
 use std::ops::Range;
 
@@ -13,14 +13,14 @@ const PROGRAM_INTERPRETER: u32 = 3;
 pub(crate) struct Elf<'a>(&'a [u8]);
 
 impl<'a> Elf<'a> {
-    /// Nothing when `bytes` is no such file.
+    /// Parses `bytes`; `None` if they are not such a file.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let elf = Self(bytes);
         let class_64_little_endian = bytes.starts_with(b"\x7fELF\x02\x01");
         (class_64_little_endian && elf.u16(18)? == MACHINE_X86_64).then_some(elf)
     }
 
-    /// Whether it is statically linked, judged by the absence of an interpreter.
+    /// Returns whether the file is statically linked, which is so if it has no interpreter.
     pub fn is_static(self) -> bool {
         let count = usize::from(self.u16(56).unwrap_or(0));
         (0..count).all(|index| {
@@ -29,7 +29,7 @@ impl<'a> Elf<'a> {
         })
     }
 
-    /// Content of the first section called `name`.
+    /// Returns the content of the first section called `name`.
     pub fn section(self, name: &str) -> Option<&'a [u8]> {
         let count = usize::from(self.u16(60)?);
         let names = self.section_content(usize::from(self.u16(62)?))?;
@@ -47,7 +47,7 @@ impl<'a> Elf<'a> {
         self.0.get(start..start.checked_add(self.offset(header + 32)?)?)
     }
 
-    /// Where entry `index` of the table lies whose offset is stored at `table`.
+    /// Returns the position of entry `index` of the table whose offset is stored at `table`.
     fn at(self, table: usize, index: usize, entry_bytes: usize) -> Option<usize> {
         let start = self.offset(table)?.checked_add(index.checked_mul(entry_bytes)?)?;
         self.0.get(start..start.checked_add(entry_bytes)?).map(|_| start)
@@ -70,7 +70,7 @@ impl<'a> Elf<'a> {
     }
 }
 
-/// Smallest ELF files for tests: a header, then one section besides the names.
+/// Minimal ELF files for tests: a header, then one section besides the names.
 #[cfg(test)]
 pub(crate) mod synthetic {
     use super::{MACHINE_X86_64, SECTION_HEADER_BYTES};
@@ -96,12 +96,12 @@ pub(crate) mod synthetic {
         elf
     }
 
-    /// A kernel module that says it depends on `depends`, comma-separated.
+    /// Returns a kernel module that depends on `depends`, comma-separated.
     pub(crate) fn module(depends: &str) -> Vec<u8> {
         with_section(".modinfo", format!("license=GPL\0depends={depends}\0name=x\0").as_bytes())
     }
 
-    /// A kernel with `banner` in it.
+    /// Returns a kernel with `banner` in it.
     pub(crate) fn kernel(banner: &str) -> Vec<u8> {
         with_section(".rodata", banner.as_bytes())
     }

@@ -23,8 +23,8 @@ use crate::modules::Module;
 use crate::progress::Progress;
 use crate::store::{Store, StoreError, write_synced};
 
-/// Devices, with permissions, major and minor number. A kernel without a console gives PID 1
-/// no stdio, for which Rust's start-up opens `/dev/null`, and without that PID 1 ends.
+/// Devices, with permissions, major and minor number. A kernel without a console gives PID 1 no
+/// stdio, so Rust's start-up opens `/dev/null`. PID 1 ends if that is missing.
 const DEVICES: [(&str, u32, u32, u32); 2] =
     [("dev/console", 0o600, 5, 1), ("dev/null", 0o666, 1, 3)];
 
@@ -34,8 +34,8 @@ const DIRECTORIES: [&str; 10] =
 /// Packs the agent and the kernel's modules into the initramfs of `data_dir`.
 ///
 /// # Errors
-/// [`BuildError`]; among others when no kernel was built yet, since its modules are part of
-/// the initramfs.
+/// [`BuildError`], for example if no kernel was built yet, because the initramfs contains its
+/// modules.
 pub fn build_initramfs(
     data_dir: &DataDir,
     agent: &Path,
@@ -60,8 +60,8 @@ pub fn build_initramfs(
     Ok(Build { installed: manifest.installed(data_dir), outcome: Outcome::Built })
 }
 
-/// Packs the agent, and the modules of the kernel in `data_dir` if there is one, into a file
-/// of its own, which no data directory names.
+/// Packs the agent, and the modules of the kernel in `data_dir` if there is one, into a separate
+/// file outside any data directory.
 ///
 /// # Errors
 /// [`BuildError`].
@@ -107,7 +107,7 @@ fn read_modules(data_dir: &DataDir, kernel: &KernelManifest) -> Result<Vec<Modul
     read.collect()
 }
 
-/// The archive, entries in the order of their names.
+/// Returns the archive, with entries sorted by name.
 fn cpio(agent: &[u8], modules: &[Module]) -> Vec<u8> {
     let mut archive = Archive::default();
     let names: Vec<_> = modules.iter().enumerate().map(|(at, m)| file_name(at, &m.name)).collect();
@@ -179,7 +179,7 @@ mod tests {
         Module { name: name.to_owned(), content: format!("content of {name}").into() }
     }
 
-    /// Names, modes and contents of an archive's entries.
+    /// Returns names, modes and contents of an archive's entries.
     fn entries(archive: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
         let mut entries = Vec::new();
         let mut rest = archive;

@@ -1,4 +1,4 @@
-//! The guest kernel: an uncompressed ELF file and the modules a guest needs.
+//! The guest kernel: an uncompressed ELF file, and the modules that a guest needs.
 
 use std::fs::File;
 use std::io;
@@ -23,39 +23,39 @@ pub use bzimage::{KERNEL_BYTES_MAX, KernelError};
 pub(crate) use bzimage::vmlinux;
 pub(crate) use config::{KernelConfig, release};
 
-/// Where a kernel comes from.
+/// Source of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KernelSource {
-    /// The cloud or virtual kernel package of the host's distribution, downloaded and
-    /// unpacked, never installed.
+    /// The cloud or virtual kernel package of the host's distribution, which is downloaded and
+    /// unpacked, but not installed.
     Distribution,
     /// Files.
     File {
         /// A vmlinux or a bzImage.
         kernel: PathBuf,
-        /// Its module directory, such as `/lib/modules/6.1.0`; none where all is built in.
+        /// The module directory, such as `/lib/modules/6.1.0`; absent if everything is built in.
         modules: Option<PathBuf>,
-        /// Its config file; by default the config the kernel carries, if it does.
+        /// The config file; by default the config that the kernel contains, if any.
         config: Option<PathBuf>,
     },
 }
 
-/// A kernel's files, read.
+/// The content of a kernel's files.
 struct Parts {
     source: String,
-    /// vmlinux or bzImage, as it was found.
+    /// The original vmlinux or bzImage.
     image: Vec<u8>,
     path: PathBuf,
     config: Option<String>,
-    /// In load order; nothing where no module directory is known.
+    /// Modules in load order; absent if no module directory is known.
     modules: Option<Vec<Module>>,
 }
 
-/// Makes a kernel and its modules part of `data_dir`. The distribution's kernel is fetched
-/// only if none is there or `force` is set, however old it is.
+/// Adds a kernel and its modules to `data_dir`. The distribution's kernel is downloaded only if
+/// there is none or `force` is set, however old the existing one is.
 ///
 /// # Errors
-/// [`BuildError`]; among others for a kernel without a module guests cannot do without.
+/// [`BuildError`], for example if the kernel lacks a module that guests require.
 pub fn build_kernel(
     data_dir: &DataDir,
     source: &KernelSource,
@@ -142,7 +142,7 @@ fn publish(store: &Store<'_>, key: Digest, parts: &Parts) -> Result<KernelManife
     })
 }
 
-/// Without modules, everything essential must be part of the kernel.
+/// Without modules, everything required must be built in.
 fn all_built_in(config: &KernelConfig) -> Result<(), ModulesError> {
     let mut essential = WANTED.iter().filter(|wanted| wanted.essential);
     match essential.find(|wanted| config.get(wanted.option) != Some("y")) {
@@ -163,12 +163,12 @@ impl Parts {
     }
 }
 
-/// A kernel's file, whole.
+/// Reads a kernel's file.
 pub(crate) fn read_image(path: &Path) -> Result<Vec<u8>, KernelError> {
     read_bounded(path, KERNEL_BYTES_MAX)
 }
 
-/// A config file's text.
+/// Reads a config file.
 pub(crate) fn read_config(path: &Path) -> Result<String, KernelError> {
     let text = read_bounded(path, config::CONFIG_BYTES_MAX)?;
     String::from_utf8(text).map_err(|error| KernelError::Read(io::Error::other(error)))

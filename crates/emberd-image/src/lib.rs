@@ -1,4 +1,4 @@
-//! Builds what a guest boots from, and loads it verified: kernel, initramfs, language packs.
+//! Builds and verifies what a guest boots from: kernel, initramfs and language packs.
 //!
 //! ```text
 //! distribution package | vmlinux | bzImage ──▶ kernel + modules ─┐
@@ -6,7 +6,7 @@
 //! pack.toml | root directory | root tar ─────▶ packs ────────────┘
 //! ```
 //!
-//! Every build is resumable: with unchanged inputs it only verifies what is there.
+//! Every build can be resumed: with unchanged inputs, it only verifies the existing artifact.
 
 mod artifact;
 mod build;

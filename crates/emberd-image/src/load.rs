@@ -1,4 +1,4 @@
-//! Everything a guest boots from, verified, as the daemon needs it at start-up.
+//! Loads and verifies everything that a guest boots from, for the start of the daemon.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,14 +12,14 @@ use crate::artifact::{
 use crate::data_dir::DataDir;
 use crate::name::PackName;
 
-/// What guests boot from: every file exists and has the content its manifest names.
+/// The images for guests: every file exists and has the content that its manifest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Images {
     /// The kernel.
     pub kernel: KernelImage,
     /// The initramfs.
     pub initramfs: InitramfsImage,
-    /// At least one language pack.
+    /// The language packs, at least one.
     pub packs: BTreeMap<PackName, PackImage>,
 }
 
@@ -28,9 +28,9 @@ pub struct Images {
 pub struct KernelImage {
     /// Uncompressed 64-bit x86 ELF file.
     pub path: PathBuf,
-    /// What `uname -r` prints in the guest.
+    /// Output of `uname -r` in the guest.
     pub release: String,
-    /// Ticks per second (`CONFIG_HZ`), where known.
+    /// Ticks per second (`CONFIG_HZ`), if known.
     pub hz: Option<u32>,
     /// Digest of the file.
     pub sha256: Digest,
@@ -46,7 +46,7 @@ pub struct InitramfsImage {
 }
 
 impl KernelImage {
-    /// The kernel at `path`, of which nothing is known. Reads it whole.
+    /// Returns the kernel at `path`, about which nothing else is known. Reads the whole file.
     ///
     /// # Errors
     /// [`LoadError::Read`].
@@ -57,7 +57,7 @@ impl KernelImage {
 }
 
 impl InitramfsImage {
-    /// The initramfs at `path`. Reads it whole.
+    /// Returns the initramfs at `path`. Reads the whole file.
     ///
     /// # Errors
     /// [`LoadError::Read`].
@@ -81,14 +81,14 @@ pub struct PackImage {
     pub rootfs: PathBuf,
     /// Digest of the root image.
     pub sha256: Digest,
-    /// What the pack is, in one line.
+    /// A description of the pack, in one line.
     pub description: String,
-    /// Code that, run once, touches what most programs of the pack touch; it leaves nothing
-    /// behind and its exit code is 0.
+    /// Code that uses what most programs of the pack use. It leaves nothing behind and exits with
+    /// 0.
     pub warm_up: Option<String>,
 }
 
-/// One thing that is built and loaded.
+/// An artifact that is built and loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Artifact {
     /// The guest kernel and its modules.
@@ -100,7 +100,7 @@ pub enum Artifact {
 }
 
 impl Artifact {
-    /// The command that makes it.
+    /// Returns the command that builds the artifact.
     pub fn command(&self) -> String {
         match self {
             Self::Kernel => "emberctl image build kernel".to_owned(),
@@ -128,52 +128,52 @@ impl fmt::Display for Artifact {
     }
 }
 
-/// Why there is nothing to boot from. Every message names the command that mends it.
+/// Why images cannot be loaded. Every message names the command that solves it.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// An artifact was never built here.
+    /// An artifact was never built.
     #[error("{artifact} is missing from {}; build it with `{}`", dir.display(), artifact.command())]
     Missing {
-        /// What is missing.
+        /// The missing artifact.
         artifact: Artifact,
         /// The data directory.
         dir: PathBuf,
     },
-    /// An artifact or its manifest is not what was built.
+    /// An artifact or its manifest is damaged.
     #[error(
-        "{artifact} is damaged ({}); build it anew with `{}`",
+        "{artifact} is damaged ({}); rebuild it with `{}`",
         path.display(),
         artifact.command()
     )]
     Damaged {
-        /// What is damaged.
+        /// The damaged artifact.
         artifact: Artifact,
         /// The damaged file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The difference.
         source: BlobError,
     },
-    /// The initramfs carries the modules of another kernel.
+    /// The initramfs has the modules of another kernel.
     #[error(
-        "the initramfs was built for another kernel; build it anew with `{}`",
+        "the initramfs was built for another kernel; rebuild it with `{}`",
         Artifact::Initramfs.command()
     )]
     Stale,
-    /// No language pack was ever built here.
-    #[error("no language pack in {}; build one with `emberctl image build pack python`", .0.display())]
+    /// No language pack was built.
+    #[error("there is no language pack in {}; build one with `emberctl image build pack python`", .0.display())]
     NoPacks(PathBuf),
     /// The data directory cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// What cannot be read.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl LoadError {
-    /// The artifact to build, where one is to blame.
+    /// Returns the artifact to build, if a build would help.
     pub fn artifact(&self) -> Option<&Artifact> {
         match self {
             Self::Missing { artifact, .. } | Self::Damaged { artifact, .. } => Some(artifact),
@@ -184,11 +184,11 @@ impl LoadError {
 }
 
 impl Images {
-    /// Finds and verifies every artifact of `data_dir`: reads each file whole.
+    /// Finds and verifies every artifact of `data_dir`. Reads each file completely.
     ///
     /// # Errors
-    /// [`LoadError`] for the first artifact that is missing, damaged or stale, in the order
-    /// in which they are built.
+    /// [`LoadError`] for the first artifact that is missing, damaged or stale, in the order of
+    /// building.
     pub fn load(data_dir: &DataDir) -> Result<Self, LoadError> {
         let kernel: KernelManifest = verified(data_dir, Artifact::Kernel)?;
         let initramfs: InitramfsManifest = verified(data_dir, Artifact::Initramfs)?;
@@ -225,13 +225,13 @@ impl Images {
     }
 }
 
-/// Names of the packs that have a manifest.
+/// Returns the names of the packs that have a manifest.
 pub(crate) fn pack_names(data_dir: &DataDir) -> Result<Vec<PackName>, LoadError> {
     artifact::pack_names(data_dir)
         .map_err(|source| LoadError::Read { path: data_dir.packs(), source })
 }
 
-/// Reads an artifact's manifest; nothing where it was never built.
+/// Reads an artifact's manifest; `None` if it was never built.
 pub(crate) fn manifest<M: Manifest>(
     data_dir: &DataDir,
     artifact: &Artifact,
@@ -240,7 +240,7 @@ pub(crate) fn manifest<M: Manifest>(
     artifact::read_manifest(&path).map_err(|source| damaged(artifact, path, source))
 }
 
-/// Reads an artifact's manifest and verifies every blob it names.
+/// Reads an artifact's manifest and verifies its blobs.
 pub(crate) fn verified<M: Manifest>(
     data_dir: &DataDir,
     artifact: Artifact,

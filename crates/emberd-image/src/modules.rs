@@ -1,7 +1,7 @@
-//! The kernel modules a guest needs before it has a root file system, in load order.
+//! The kernel modules that a guest needs before it has a root file system, in load order.
 //!
-//! Which module needs which is read from the modules themselves (`depends=` in their
-//! `.modinfo`): it is where modules.dep comes from, and distribution packages ship none.
+//! Dependencies are read from the modules themselves (`depends=` in `.modinfo`). modules.dep is
+//! generated from the same data, and distribution packages do not include it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -11,21 +11,21 @@ use std::path::{Path, PathBuf};
 use crate::decompress::{plain, read_at_most};
 use crate::elf::Elf;
 
-/// Largest module, decompressed, in bytes (64 MiB).
+/// Maximum size of a module, decompressed, in bytes (64 MiB).
 const MODULE_BYTES_MAX: u64 = 64 << 20;
-/// Largest `modules.builtin`, in bytes (1 MiB; distributions' have 10 KiB).
+/// Maximum size of `modules.builtin`, in bytes (1 MiB; those of distributions have 10 KiB).
 const BUILTIN_BYTES_MAX: u64 = 1 << 20;
-/// Most modules in a module directory (distributions have 7,000).
+/// Maximum number of modules in a module directory (distributions have 7,000).
 const MODULES_MAX: usize = 50_000;
-/// Deepest directory below a module directory.
+/// Maximum depth below a module directory.
 const DEPTH_MAX: usize = 32;
 
-/// A module a guest uses.
+/// A module that guests use.
 pub(crate) struct Wanted {
     pub module: &'static str,
     /// The option that builds it in, without `CONFIG_`.
     pub option: &'static str,
-    /// Whether a guest is of no use without it.
+    /// Whether a guest cannot work without it.
     pub essential: bool,
 }
 
@@ -33,7 +33,7 @@ const fn wanted(module: &'static str, option: &'static str, essential: bool) -> 
     Wanted { module, option, essential }
 }
 
-/// What a guest uses, most basic first.
+/// The modules that a guest uses, the most basic first.
 pub(crate) const WANTED: [Wanted; 9] = [
     wanted("virtio_ring", "VIRTIO", true),
     wanted("virtio", "VIRTIO", true),
@@ -46,10 +46,10 @@ pub(crate) const WANTED: [Wanted; 9] = [
     wanted("virtio_rng", "HW_RANDOM_VIRTIO", false),
 ];
 
-/// A module, decompressed.
+/// A decompressed module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Module {
-    /// With underscores.
+    /// Name, with underscores.
     pub name: String,
     pub content: Vec<u8>,
 }
@@ -60,25 +60,25 @@ pub enum ModulesError {
     /// A file or directory cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// What cannot be read.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A module a guest cannot do without is neither built in nor there.
+    /// A required module is neither built in nor available.
     #[error("the kernel has no `{name}`, neither built in nor as a module{}", dir.as_ref()
         .map(|dir| format!(" in {}", dir.display())).unwrap_or_default())]
     Missing {
         /// The module.
         name: String,
-        /// Where it was looked for.
+        /// The searched directory.
         dir: Option<PathBuf>,
     },
     /// Modules depend on each other in a circle.
     #[error("module `{0}` depends on itself")]
     Cycle(String),
-    /// A module is no module, or over its limit.
-    #[error("{} is no kernel module of at most {MODULE_BYTES_MAX} bytes", .0.display())]
+    /// A file is not a module, or is over its limit.
+    #[error("{} is not a kernel module of at most {MODULE_BYTES_MAX} bytes", .0.display())]
     Invalid(PathBuf),
     /// The directory is over a limit.
     #[error("{} has more than {MODULES_MAX} modules or is nested too deeply", .0.display())]
@@ -94,7 +94,7 @@ pub(crate) struct ModuleTree {
 }
 
 impl ModuleTree {
-    /// Lists the modules below `dir` and those its `modules.builtin` names.
+    /// Lists the modules below `dir` and those in its `modules.builtin`.
     pub fn read(dir: &Path) -> Result<Self, ModulesError> {
         let mut files = BTreeMap::new();
         collect(dir, dir, 0, &mut files)?;
@@ -110,8 +110,8 @@ impl ModuleTree {
         Ok(Self { dir: dir.to_owned(), files, builtin })
     }
 
-    /// The wanted modules and all they need, each after what it needs. One that is not
-    /// essential and cannot be had is left out, unless it is damaged.
+    /// Returns the wanted modules and their dependencies, each after what it needs. An optional
+    /// module that is not available is left out, unless it is damaged.
     pub fn closure(&self, wanted: &[Wanted]) -> Result<Vec<Module>, ModulesError> {
         let mut ordered = Vec::new();
         for Wanted { module, essential, .. } in wanted {
@@ -124,7 +124,7 @@ impl ModuleTree {
         Ok(ordered)
     }
 
-    /// Appends `name` to `ordered` after everything it needs; `above` leads to it.
+    /// Appends `name` to `ordered` after its dependencies; `above` is the path that led to it.
     fn visit(
         &self,
         name: &str,
@@ -153,7 +153,7 @@ impl ModuleTree {
     }
 }
 
-/// Adds the modules below `dir` to `files`. Symbolic links, such as `build`, are not followed.
+/// Adds the modules below `dir` to `files`. Does not follow symbolic links, such as `build`.
 fn collect(
     root: &Path,
     dir: &Path,
@@ -176,14 +176,14 @@ fn collect(
     Ok(())
 }
 
-/// The name of the module in this file; nothing for any other file.
+/// Returns the name of the module in this file; `None` for other files.
 fn module_name(path: &Path) -> Option<String> {
     let file_name = path.file_name()?.to_str()?;
     let plain = [".xz", ".zst", ".gz"].iter().find_map(|end| file_name.strip_suffix(end));
     plain.unwrap_or(file_name).strip_suffix(".ko").map(normalised)
 }
 
-/// The kernel takes `-` and `_` in module names for the same.
+/// Normalises a module name: the kernel treats `-` and `_` as the same.
 fn normalised(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -196,7 +196,7 @@ fn read_module(path: &Path) -> Result<Vec<u8>, ModulesError> {
     content.ok_or_else(|| ModulesError::Invalid(path.to_owned()))
 }
 
-/// The modules a module says it needs; nothing when it is no module.
+/// Returns the modules that a module needs; `None` if it is not a module.
 fn depends(module: &[u8]) -> Option<Vec<String>> {
     let info = Elf::parse(module)?.section(".modinfo")?;
     let line = info.split(|byte| *byte == 0).find_map(|line| line.strip_prefix(b"depends="))?;
@@ -212,7 +212,7 @@ mod tests {
     use crate::decompress::synthetic::{gzip, xz, zstd};
     use crate::elf::synthetic::module;
 
-    /// A module directory of files, each `name:needed,needed`, and a `modules.builtin`.
+    /// Creates a module directory of files, each `name:needed,needed`, and a `modules.builtin`.
     fn tree(files: &[&str], builtin: &str) -> (TempDir, ModuleTree) {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("kernel/drivers");

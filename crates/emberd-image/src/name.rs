@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest pack name, in bytes.
+/// Maximum length of a pack name, in bytes.
 pub const PACK_NAME_BYTES_MAX: usize = 32;
 
 /// Name of a language pack: `[a-z0-9][a-z0-9-]*`, at most 32 bytes.
@@ -15,13 +15,13 @@ pub const PACK_NAME_BYTES_MAX: usize = 32;
 #[serde(try_from = "String", into = "String")]
 pub struct PackName(String);
 
-/// The text is no pack name.
+/// The text is not a pack name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a pack name: 1 to 32 of a-z, 0-9 and `-`, the first a letter or a digit")]
 pub struct PackNameError(String);
 
 impl PackName {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

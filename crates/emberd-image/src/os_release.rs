@@ -1,20 +1,20 @@
-//! Which distribution the host runs: os-release(5).
+//! The distribution of the host: os-release(5).
 
 use std::fs;
 
-/// What of os-release matters here.
+/// The relevant fields of os-release.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct OsRelease {
     /// `debian`, `ubuntu`, …
     pub id: String,
-    /// Distributions it descends from.
+    /// Distributions that it is derived from.
     pub id_like: Vec<String>,
-    /// Name of its release, such as `bookworm`.
+    /// Name of the release, such as `bookworm`.
     pub codename: Option<String>,
 }
 
 impl OsRelease {
-    /// The host's; empty where there is none.
+    /// Reads the host's file; empty if there is none.
     pub fn of_host() -> Self {
         let read = |path| fs::read_to_string(path);
         let text = read("/etc/os-release").or_else(|_absent| read("/usr/lib/os-release"));
@@ -35,7 +35,7 @@ impl OsRelease {
         }
     }
 
-    /// Whether it is Ubuntu or descends from it.
+    /// Returns whether it is Ubuntu or derived from it.
     pub fn is_ubuntu(&self) -> bool {
         self.id == "ubuntu" || self.id_like.iter().any(|id| id == "ubuntu")
     }

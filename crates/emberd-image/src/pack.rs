@@ -1,8 +1,8 @@
-//! Language packs: read-only root images and how code runs in them.
+//! Language packs: read-only root images, and a description of how code runs in them.
 //!
-//! Every source is a tar stream, which is piped into a SquashFS image behind entries of our
-//! own, above all the [`PackSpec`] the guest agent reads. A stranger's archive is thus never
-//! unpacked on the host: its device nodes and links are entries of an image, no more.
+//! Every source is a tar stream that is piped into a SquashFS image, after entries made here,
+//! such as the [`PackSpec`] for the guest agent. An untrusted archive is never unpacked on the
+//! host: its device nodes and links are only entries of an image.
 
 use std::fmt;
 use std::path::Path;
@@ -39,22 +39,22 @@ use archive::Prelude;
 use debian::Distribution;
 use squashfs::{Event, RootStream};
 
-/// How a pack's root image is compressed.
+/// Compression of a pack's root image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Small.
+    /// Smallest image.
     #[default]
     Zstd,
-    /// Larger, faster to read.
+    /// Larger image, faster to read.
     Lz4,
-    /// Largest, fastest to read.
+    /// Largest image, fastest to read.
     None,
 }
 
-/// The text names no compression.
+/// The text is not a compression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no compression: one of zstd, lz4, none")]
+#[error("unknown compression `{0}`; use zstd, lz4 or none")]
 pub struct CompressionError(String);
 
 impl FromStr for Compression {
@@ -80,21 +80,20 @@ impl fmt::Display for Compression {
     }
 }
 
-/// How a pack is built.
+/// Options for building a pack.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PackOptions {
-    /// Build even if the pack is up to date.
+    /// Whether to build even if the pack is up to date.
     pub force: bool,
-    /// How the root image is compressed.
+    /// Compression of the root image.
     pub compression: Compression,
-    /// Release of the distribution, such as `bookworm`; the host's when absent.
+    /// Release of the distribution, such as `bookworm`; by default the host's.
     pub suite: Option<String>,
-    /// Where packages come from: URLs or lines of sources.list; the distribution's own
-    /// mirrors when empty.
+    /// Package sources: URLs or lines of sources.list; by default the distribution's own mirrors.
     pub mirrors: Vec<String>,
 }
 
-/// Builds a pack from the distribution's packages, unless it is there, made from the same
+/// Builds a pack from the distribution's packages, unless it exists and was made from the same
 /// definition and options. Needs root, or user namespaces and the package `uidmap`.
 ///
 /// # Errors
@@ -135,11 +134,11 @@ pub fn build_pack(
     )
 }
 
-/// Builds a pack from a root file system, unless it is there, made from the same one.
+/// Builds a pack from a root file system, unless it exists and was made from the same one.
 ///
 /// # Errors
-/// [`BuildError`]; [`BuildError::Root`] for an archive over a limit or damaged, and
-/// [`BuildError::Tool`] for one the squashfs tool refuses, such as one with `..` in a name.
+/// [`BuildError`]; [`BuildError::Root`] for an archive that is damaged or over a limit, and
+/// [`BuildError::Tool`] for one that the squashfs tool refuses, such as one with `..` in a name.
 pub fn build_pack_from_rootfs(
     data_dir: &DataDir,
     pack: &RootPack,
@@ -171,26 +170,26 @@ fn spec_json(spec: &PackSpec) -> Vec<u8> {
 
 const HOSTS: &[u8] = b"127.0.0.1 localhost emberd\n::1 localhost ip6-localhost ip6-loopback\n";
 
-/// Directories the agent mounts on, which an archive may lack.
+/// Directories that the agent mounts on, which an archive may not have.
 const MOUNT_POINTS: [&str; 3] = ["dev", "proc", "sys"];
 
-/// A pack about to be built.
+/// A pack that is about to be built.
 struct PackBuild<'a> {
     name: &'a PackName,
     description: &'a str,
     source: String,
-    /// What decides the pack's bytes, but for its compression.
+    /// Everything that determines the pack's bytes, except its compression.
     inputs: Digest,
     spec: PackSpec,
     warm_up: Option<&'a str>,
-    /// Files that replace the root file system's own, without their leading slash.
+    /// Files that replace those of the root file system, without their leading slash.
     own_files: &'a [(String, &'a [u8])],
     /// Newest time in the image, in seconds since the Unix epoch.
     newest: u32,
     stage: &'a str,
 }
 
-/// Starts to read or make the root file system; the path is that of a scratch directory.
+/// Starts to read or create the root file system; the path is that of a scratch directory.
 type OpenRoot<'a> = dyn Fn(&Path, mpsc::Sender<Event>) -> Result<RootStream, BuildError> + 'a;
 
 impl PackBuild<'_> {
@@ -234,7 +233,7 @@ impl PackBuild<'_> {
         Ok(Build { installed: manifest.installed(data_dir), outcome: Outcome::Built })
     }
 
-    /// Entries that come before, and so replace, the root file system's own.
+    /// Returns the entries that precede, and so replace, those of the root file system.
     fn prelude(&self) -> Vec<u8> {
         let mut prelude = Prelude::default();
         for directory in MOUNT_POINTS.iter().chain(&["etc", "etc/emberd"]) {

@@ -1,14 +1,15 @@
-//! How a build tells what it is doing.
+//! Progress reports of a build.
 
-/// Watches a build. Calls come from the building thread, often; each should return at once.
+/// Receives the progress of a build. Called often, from the building thread; calls should return
+/// at once.
 pub trait Progress {
-    /// A new stage begins, such as `downloading linux-image-cloud-amd64`.
+    /// A new stage starts, such as `downloading linux-image-cloud-amd64`.
     fn stage(&mut self, stage: &str);
 
-    /// This many bytes of the stage are done, of a total where it is known.
+    /// So many bytes of the stage are done, of a total if it is known.
     fn bytes(&mut self, _done: u64, _total: Option<u64>) {}
 
-    /// A tool the stage runs printed a line.
+    /// A tool of the stage printed a line.
     fn line(&mut self, _line: &str) {}
 }
 

@@ -1,10 +1,10 @@
-//! The data directory while something is built in it: one builder at a time.
+//! The data directory during a build, with one builder at a time.
 //!
 //! ```text
 //! lock ─▶ clear tmp/ ─▶ build in tmp/ ─▶ publish blobs ─▶ replace manifest ─▶ unlock
 //! ```
 //!
-//! A build that dies leaves only files in `tmp/`, which the next one clears.
+//! A build that is killed leaves files only in `tmp/`, which the next one clears.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions, TryLockError};
@@ -28,26 +28,26 @@ use crate::progress::Progress;
 pub struct StoreError {
     /// The file or directory.
     pub path: PathBuf,
-    /// Why.
+    /// The cause.
     pub source: io::Error,
 }
 
 impl StoreError {
-    /// For `map_err`.
+    /// Returns a function for `map_err`.
     pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         |source| Self { path: path.to_owned(), source }
     }
 }
 
-/// The data directory, locked.
+/// The locked data directory.
 pub(crate) struct Store<'a> {
     data_dir: &'a DataDir,
-    /// The lock goes when this is closed, even if the process is killed.
+    /// Closing this file releases the lock, even if the process is killed.
     _lock: File,
 }
 
 impl<'a> Store<'a> {
-    /// Makes the directory if need be and waits for every other builder.
+    /// Creates the directory if it is missing, and waits for other builders.
     pub fn lock(data_dir: &'a DataDir, progress: &mut dyn Progress) -> Result<Self, StoreError> {
         for dir in [data_dir.packs(), data_dir.blobs(), data_dir.scratch()] {
             fs::create_dir_all(&dir).map_err(StoreError::at(&dir))?;
@@ -68,7 +68,7 @@ impl<'a> Store<'a> {
         Ok(store)
     }
 
-    /// Removes what killed builds left.
+    /// Removes files of killed builds.
     fn clear_scratch(&self) -> Result<(), StoreError> {
         let scratch = self.data_dir.scratch();
         let failed = StoreError::at;
@@ -86,8 +86,8 @@ impl<'a> Store<'a> {
         self.data_dir
     }
 
-    /// A directory for intermediate files, on the file system of the blobs. Others may look
-    /// inside: apt downloads as a user of its own.
+    /// Returns a directory for intermediate files, on the file system of the blobs. Other users
+    /// may enter it, because apt downloads as a separate user.
     pub fn scratch(&self) -> Result<TempDir, StoreError> {
         let scratch = self.data_dir.scratch();
         let readable = Permissions::from_mode(0o755);
@@ -95,15 +95,15 @@ impl<'a> Store<'a> {
         made.map_err(StoreError::at(&scratch))
     }
 
-    /// The manifest at `path` if it was made from the inputs `key` stands for and all its
-    /// blobs are intact.
+    /// Returns the manifest at `path` if it was made from the inputs of `key` and all its blobs
+    /// are intact.
     pub fn current<M: Manifest>(&self, path: &Path, key: Digest) -> Option<M> {
         let manifest: M = artifact::read_manifest(path).ok()??;
         let intact = manifest.blobs().iter().all(|blob| blob.verify(self.data_dir).is_ok());
         (manifest.key() == key && intact).then_some(manifest)
     }
 
-    /// Makes a finished file of the scratch directory a blob.
+    /// Moves a finished file of the scratch directory to the blobs.
     pub fn publish(&self, path: &Path, kind: BlobKind) -> Result<Blob, StoreError> {
         let file = File::open(path).map_err(StoreError::at(path))?;
         let (sha256, size_bytes) = Digest::of_reader(&file).map_err(StoreError::at(path))?;
@@ -114,7 +114,7 @@ impl<'a> Store<'a> {
         Ok(blob)
     }
 
-    /// Makes `content` a blob.
+    /// Writes `content` to a blob.
     pub fn publish_bytes(&self, content: &[u8], kind: BlobKind) -> Result<Blob, StoreError> {
         let scratch = self.scratch()?;
         let path = scratch.path().join("blob");
@@ -132,10 +132,10 @@ impl<'a> Store<'a> {
         replace(&new, path)
     }
 
-    /// Removes every blob no manifest names and returns their number and bytes.
+    /// Removes every blob that no manifest refers to, and returns their number and size in bytes.
     ///
     /// # Errors
-    /// Also when a manifest is damaged: what it names is not known, so nothing is removed.
+    /// Also if a manifest is damaged: its blobs are unknown then, so nothing is removed.
     pub fn prune(&self) -> Result<(usize, u64), BuildError> {
         let blobs = self.data_dir.blobs();
         let named = self.named_blobs()?;
@@ -153,7 +153,7 @@ impl<'a> Store<'a> {
         Ok((count, bytes))
     }
 
-    /// File names of every blob a manifest names.
+    /// Returns the file names of all blobs that manifests refer to.
     fn named_blobs(&self) -> Result<BTreeSet<String>, LoadError> {
         let kernel = load::manifest::<KernelManifest>(self.data_dir, &Artifact::Kernel)?;
         let initramfs = load::manifest::<InitramfsManifest>(self.data_dir, &Artifact::Initramfs)?;
@@ -169,13 +169,13 @@ impl<'a> Store<'a> {
     }
 }
 
-/// Renames, and makes sure the rename survives a power cut.
+/// Renames durably, so that the rename survives a power failure.
 pub(crate) fn replace(from: &Path, to: &Path) -> Result<(), StoreError> {
     let parent = to.parent().unwrap_or(Path::new("/"));
     fs::rename(from, to).and_then(|()| File::open(parent)?.sync_all()).map_err(StoreError::at(to))
 }
 
-/// Writes a whole file through to the disk.
+/// Writes a whole file durably.
 pub(crate) fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(content)?;

@@ -1,4 +1,4 @@
-//! What every connection shares: the pack, the environment, the reaper.
+//! State that all connections share: the pack, the environment, the reaper.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -26,29 +26,29 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Home of the guest's only user.
 pub const HOME: &str = "/root";
 
-/// One agent; alive as long as its process.
+/// An agent, which lives as long as its process.
 #[derive(Debug)]
 pub struct Agent {
-    /// How code runs here.
+    /// The pack, which says how code runs.
     pub pack: PackSpec,
-    /// What every program starts with, the pack's own included, under the exec's.
+    /// Environment of every program, including the pack's. An exec's own variables override it.
     pub environment: Environment,
-    /// Where execs are kept apart; absent off PID 1 and on kernels without it.
+    /// Cgroups that separate execs; absent off PID 1 and on kernels without support.
     pub cgroups: Option<Cgroups>,
-    /// How long the boot took; absent off PID 1.
+    /// Duration of the boot; absent off PID 1.
     pub boot_times: Option<BootTimes>,
-    /// Whether the machine is the agent's to change, which off PID 1 it is not.
+    /// Whether the agent may change the machine, which is so only for PID 1.
     pub owns_machine: bool,
-    /// What the machine uses.
+    /// Resource usage of the machine.
     pub usage: Usage,
-    /// What goes on reading from programs left behind.
+    /// Readers of the output of programs that were left behind.
     pub leftovers: Leftovers,
     /// Waits for all children.
     pub reaper: Reaper,
     /// The pack's warm interpreter, if it has one.
     pub zygote: Option<Zygote>,
-    /// Directory in which each exec has one of its own for its code. After the zygote, which
-    /// has spares there.
+    /// Directory in which each exec has its own directory for its code. Declared after the
+    /// zygote, whose spares have directories there.
     pub scratch: Scratch,
     execs: AtomicU64,
     identity: Mutex<Identity>,
@@ -76,8 +76,8 @@ impl Agent {
         }
     }
 
-    /// Makes the machine what `renewal` says, or only sets its clock where it is the last one
-    /// again; checks it and changes nothing when the machine is not the agent's.
+    /// Applies `renewal` to the machine, or only its clock if the same renewal was applied last.
+    /// Checks it and changes nothing if the agent may not change the machine.
     ///
     /// # Errors
     /// [`RenewError`].
@@ -100,7 +100,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Notes that a program or a file of the caller's is about to change the machine.
+    /// Records that a program or a file operation of the caller may change the machine.
     pub fn use_machine(&self) {
         self.used.store(true, Ordering::Relaxed);
     }
@@ -109,16 +109,16 @@ impl Agent {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Removes what ended execs could not, because a process of theirs lived on.
+    /// Removes the cgroups of ended execs that still had a running process when the exec ended.
     pub fn sweep(&self) {
         if let Some(cgroups) = &self.cgroups {
             cgroups.sweep();
         }
     }
 
-    /// Brings the machine to rest: a spare of the zygote waits, what was written is on disk, the
-    /// files that the next renewal writes are open. Says whether the zygote is ready, if there is
-    /// one.
+    /// Brings the machine to rest: a spare of the zygote waits, written data is on disk, and the
+    /// files that the next renewal writes are open. Returns whether the zygote is ready, if there
+    /// is one.
     pub async fn settle(&self) -> Option<bool> {
         let zygote_ready = match &self.zygote {
             Some(zygote) => Some(zygote.settle(self).await),
@@ -131,13 +131,13 @@ impl Agent {
         zygote_ready
     }
 
-    /// A number no other exec of this agent has.
+    /// Returns a number that no other exec of this agent has.
     pub fn next_exec(&self) -> u64 {
         self.execs.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-/// Who the machine is.
+/// The machine's identity.
 #[derive(Debug, Default)]
 struct Identity {
     /// What was carried out last; no two have the same boot id.
@@ -161,7 +161,7 @@ pub struct BootTimes {
     pub serving_us: u64,
 }
 
-/// Time since the machine started, in microseconds.
+/// Returns the time since the machine started, in microseconds.
 pub fn boot_time_us() -> u64 {
     let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock");
     let seconds = u64::try_from(time.tv_sec()).expect("time since boot is positive");
@@ -172,14 +172,14 @@ pub fn boot_time_us() -> u64 {
 /// Why the pack cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// Its file cannot be read.
+    /// The pack's file cannot be read.
     #[error("cannot read {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
-    /// Its file is not a pack.
+    /// The file is not a pack.
     #[error("{} is not a pack", .0.display())]
     Parse(PathBuf, #[source] serde_json::Error),
-    /// It or its zygote names no program, or its code's file is not a plain name.
-    #[error("{} names no program or no plain file name", .0.display())]
+    /// The pack or its zygote has no program, or the name of its code file is not a plain name.
+    #[error("{} has no program in `run`, or no plain file name in `file_name`", .0.display())]
     Unusable(PathBuf),
 }
 
@@ -204,14 +204,14 @@ pub fn read_pack(path: &Path) -> Result<PackSpec, PackError> {
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
-    /// What the agent itself was started with.
+    /// Returns the environment that the agent itself was started with.
     pub fn inherited() -> Self {
         Self(std::env::vars_os().collect())
     }
 
-    /// The words of the kernel command line the kernel passed to PID 1, made what a login of
-    /// root, whose shell is `shell`, has: the kernel's `HOME=/` and `TERM=linux` describe no
-    /// user and no terminal.
+    /// Returns the environment of PID 1, which has words of the kernel command line, with the
+    /// variables of a login of root with the shell `shell`. It replaces the kernel's `HOME=/` and
+    /// `TERM=linux`, which describe no user and no terminal.
     pub fn normalised(mut self, shell: String) -> Self {
         for (name, value) in [("HOME", HOME), ("LOGNAME", "root"), ("USER", "root")] {
             self.0.insert(name.into(), value.into());
@@ -224,7 +224,7 @@ impl Environment {
         self
     }
 
-    /// This environment with `others` over it.
+    /// Returns this environment with `others` taking precedence.
     pub fn overlaid(&self, others: &BTreeMap<String, String>) -> Self {
         let mut merged = self.clone();
         for (name, value) in others {
@@ -233,12 +233,12 @@ impl Environment {
         merged
     }
 
-    /// Value of the variable `name`.
+    /// Returns the value of the variable `name`.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str)
     }
 
-    /// Value of `HOME`, or the root directory.
+    /// Returns the value of `HOME`, or the root directory.
     pub fn home(&self) -> &Path {
         self.get("HOME").map_or(Path::new("/"), Path::new)
     }
@@ -262,13 +262,13 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Uses the directory at `path`, made if it is not there. Every user may pass through it,
-    /// to a program that is theirs; what is in it is each exec's own.
+    /// Uses the directory at `path`, and creates it if it is missing. Every user may enter it, so
+    /// that programs can read their own code. Each entry belongs to one exec.
     ///
     /// # Errors
-    /// When it can be neither found nor made.
+    /// If the directory neither exists nor can be created.
     pub fn open(path: PathBuf) -> io::Result<Self> {
-        // Programs have working directories of their own.
+        // Programs have other working directories.
         let path = std::path::absolute(path)?;
         if path.is_dir() {
             return Ok(Self { path, made: false });
@@ -277,7 +277,7 @@ impl Scratch {
         Ok(Self { path, made: true })
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -286,7 +286,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.made {
-            // Execs have removed theirs; what is left is not ours to remove.
+            // Execs have removed their directories; anything else was not created by the agent.
             fs::remove_dir(&self.path).ok();
         }
     }

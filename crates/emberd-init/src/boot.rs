@@ -1,5 +1,5 @@
-//! The steps that make a machine out of kernel, initramfs and root image, in the order
-//! `main` takes them. Only PID 1 takes them.
+//! The steps that turn kernel, initramfs and root image into a machine, in the order of `main`.
+//! Only PID 1 runs them.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -20,11 +20,11 @@ pub use root::{
     SCRATCH, mount_kernel_filesystems, mount_root, mount_runtime_filesystems, switch_root,
 };
 
-/// Name of every guest.
+/// Host name of a guest before it is renewed.
 const HOSTNAME: &str = "emberd";
 
-/// Files one process of the guest may have open. The kernel's own limit of 1,024 would let
-/// the agent serve some 200 execs; what it starts inherits this.
+/// Maximum number of open files of a process in the guest. With the kernel's default of 1,024,
+/// the agent could serve only about 200 execs. Programs inherit this limit.
 const OPEN_FILES_MAX: u64 = 65_536;
 
 /// Sets the host name.
@@ -35,7 +35,7 @@ pub fn name_host() -> io::Result<()> {
     Ok(nix::unistd::sethostname(HOSTNAME)?)
 }
 
-/// Lets the agent and what it starts open [`OPEN_FILES_MAX`] files each.
+/// Sets the limit of open files of the agent and its children to [`OPEN_FILES_MAX`].
 ///
 /// # Errors
 /// As setrlimit(2).
@@ -43,12 +43,12 @@ pub fn raise_open_file_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES_MAX, OPEN_FILES_MAX)?)
 }
 
-/// Says why there will be no guest and reboots, which ends the VMM.
+/// Prints why the guest cannot start and reboots, which ends the VMM.
 ///
-/// Never powers off: Firecracker keeps running then on x86.
+/// Never powers off, because Firecracker then keeps running on x86.
 pub fn give_up(error: &dyn Error) -> ! {
     console::report(error);
     let Err(errno) = reboot(RebootMode::RB_AUTOBOOT) as Result<Infallible, _>;
-    // The kernel panics when PID 1 ends, and reboots then.
+    // When PID 1 ends, the kernel panics and then reboots.
     panic!("cannot reboot: {errno}");
 }

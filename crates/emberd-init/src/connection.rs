@@ -1,4 +1,4 @@
-//! One connection of the host: a greeting, then one operation after the other.
+//! One connection from the host: a hello, then one operation at a time.
 
 use std::io;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::exec::{self, Mode};
 use crate::machine::{self, RenewError};
 use crate::{console, context, dial, files};
 
-/// What a connection runs over: a Unix socket, a vsock or a stream of the mux. All of them
-/// pass written bytes on by themselves, so nothing here flushes.
+/// The transport of a connection: a Unix socket, a vsock or a stream of the mux. Each sends
+/// written bytes without a flush.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
@@ -31,27 +31,27 @@ pub enum ConnectionError {
     /// The transport failed.
     #[error("the connection failed")]
     Io(#[from] io::Error),
-    /// What the host sent is not a sequence of frames.
+    /// The host's bytes are not a sequence of frames.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The host sent a frame that has no place where it came.
+    /// The host sent a frame that is not valid at that point.
     #[error("unexpected {0:?} frame")]
     Unexpected(Kind),
     /// The host sent more standard input than allowed.
     #[error("too much standard input")]
     TooMuchStdin,
-    /// The host sent more data for a port, or to a context, than was taken and its window holds.
+    /// The host sent more data for a port or a context than its window allows.
     #[error("too much data for a port or a context")]
     TooMuchData,
-    /// The host left in the middle of an operation.
-    #[error("the host left")]
+    /// The host closed the connection during an operation.
+    #[error("the host closed the connection")]
     HostLeft,
     /// The host speaks another generation of the protocol.
     #[error("the host speaks generation {0}")]
     Generation(u32),
 }
 
-/// The two directions of a connection, apart so that both can be waited for at once.
+/// The two directions of a connection, separate so that both can be awaited at once.
 pub struct Connection {
     /// From the host.
     pub incoming: Incoming,
@@ -66,7 +66,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// The next frame; `None` when the host closed the connection between two frames.
+    /// Returns the next frame; `None` if the host closed the connection between two frames.
     /// Cancel safe.
     pub async fn frame(&mut self) -> Result<Option<Frame>, ConnectionError> {
         loop {
@@ -82,16 +82,16 @@ impl Incoming {
         }
     }
 
-    /// The next frame, if the host has sent all of it already.
+    /// Returns the next frame if the host has already sent all of it.
     fn waiting_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         self.decoder.next_frame()
     }
 }
 
-/// Bytes on their way to the host.
+/// Output buffer of a connection.
 pub struct Outgoing {
     stream: WriteHalf<Box<dyn Duplex>>,
-    /// Encoded frames not yet written.
+    /// Encoded frames that have not been written yet.
     pub buffer: BytesMut,
 }
 
@@ -101,7 +101,7 @@ impl Outgoing {
         frame::encode_message(message, &mut self.buffer);
     }
 
-    /// Writes some of the buffer. Cancel safe.
+    /// Writes part of the buffer. Cancel safe.
     pub async fn write_some(&mut self) -> Result<(), ConnectionError> {
         match self.stream.write_buf(&mut self.buffer).await? {
             0 => Err(ConnectionError::HostLeft),
@@ -122,7 +122,7 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Says that an operation is not carried out.
+    /// Answers that an operation is refused.
     pub async fn refuse(
         &mut self,
         code: RefusalCode,
@@ -144,8 +144,7 @@ pub async fn serve(agent: Arc<Agent>, stream: Box<dyn Duplex>) -> Result<(), Con
     while let Some(frame) = next(&mut connection).await? {
         match frame.kind {
             Kind::Control => operate(&agent, &mut connection, &frame).await?,
-            // What is left of the input of a program that ended, or was refused, before all of
-            // its input came.
+            // The rest of the input of a program that ended or was refused early.
             Kind::Stdin | Kind::StdinEnd | Kind::Data => {}
             Kind::Stdout | Kind::Stderr | Kind::DataEnd => {
                 return Err(ConnectionError::Unexpected(frame.kind));
@@ -155,8 +154,8 @@ pub async fn serve(agent: Arc<Agent>, stream: Box<dyn Duplex>) -> Result<(), Con
     Ok(())
 }
 
-/// The next frame. What waits for the host goes out before that is waited for: a host that
-/// says two things at once has both answered at once.
+/// Returns the next frame. Buffered output is written before this waits, so that a host that
+/// sends two requests at once gets both answers without delay.
 async fn next(connection: &mut Connection) -> Result<Option<Frame>, ConnectionError> {
     if let Some(frame) = connection.incoming.waiting_frame()? {
         return Ok(Some(frame));
@@ -190,7 +189,7 @@ async fn greet(
     Ok(())
 }
 
-/// Carries out the operation of a control frame.
+/// Executes the operation of a control frame.
 async fn operate(
     agent: &Arc<Agent>,
     connection: &mut Connection,
@@ -215,7 +214,7 @@ async fn operate(
                 connection.outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await
             }
         },
-        // Too late for a process, or a context, that has just ended.
+        // The process or context has just ended.
         HostMessage::Signal { .. } | HostMessage::Resize(_) => Ok(()),
         HostMessage::Renew(renewal) => match agent.renew(&renewal) {
             Ok(()) => {
@@ -236,7 +235,7 @@ async fn operate(
         }
         HostMessage::File(request) => files::run(agent, connection, request).await,
         HostMessage::Hello { .. } => {
-            let message = "hello was said already".to_owned();
+            let message = "unexpected second hello".to_owned();
             connection.outgoing.refuse(RefusalCode::Invalid, message).await
         }
         HostMessage::Dial { port } => dial::run(connection, port).await,
@@ -251,8 +250,8 @@ async fn operate(
     }
 }
 
-/// Whether an operation runs a program or touches files, which may be those of the machine's
-/// identity.
+/// Returns whether an operation runs a program or accesses files, which may be those of the
+/// machine's identity.
 fn changes_machine(message: &HostMessage) -> bool {
     match message {
         HostMessage::Exec(_)
@@ -271,7 +270,7 @@ fn changes_machine(message: &HostMessage) -> bool {
     }
 }
 
-/// Parses a control frame, and tells the host what is wrong with it before failing.
+/// Parses a control frame, and reports a parse error to the host before failing.
 async fn parse(outgoing: &mut Outgoing, frame: &Frame) -> Result<HostMessage, ConnectionError> {
     match frame.message() {
         Ok(message) => Ok(message),

@@ -1,4 +1,4 @@
-//! Words for whoever reads the guest's console.
+//! Messages on the guest's console.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -7,8 +7,8 @@ use std::io::Write as _;
 /// Kernel log level "error" in the syntax of `/dev/kmsg`: shown even with `quiet`.
 const LEVEL: &str = "<3>";
 
-/// Says that the guest serves, for people who boot one by hand. Without a console nobody
-/// hears it.
+/// Prints that the guest is ready, for people who boot one by hand. Without a console, the
+/// message is lost.
 pub fn tell_ready() {
     writeln!(std::io::stdout(), "emberd-init: ready").ok();
 }
@@ -20,8 +20,8 @@ pub fn report(error: &dyn Error) {
 
 /// Prints a line.
 ///
-/// As PID 1 through the kernel log, which is written out before a reboot can follow;
-/// a serial console's own buffer would be lost.
+/// As PID 1, the line goes through the kernel log, which is written out before a reboot. The
+/// buffer of a serial console would be lost.
 pub fn say(text: &str) {
     let through_kernel = std::process::id() == 1
         && std::fs::OpenOptions::new()

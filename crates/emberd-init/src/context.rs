@@ -1,10 +1,11 @@
-//! One context: the pack's interpreter of a language, and what host and interpreter say.
+//! One context: the pack's interpreter of a language, and its messages to and from the host.
 //!
 //! ```text
 //! Context ─▶ Started ─▶ (Data | Signal)* ▶ interpreter ▶ (Stdout | Stderr)* Data* ─▶ Exited
 //! ```
-//! The interpreter's standard input is a socket, which carries its lines both ways. What it
-//! printed before a line is sent before that line: the event that ends a run comes last.
+//! The interpreter's standard input is a socket that carries lines in both directions. Output
+//! that was printed before a line is sent before it, so that the event that ends a run comes
+//! last.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -23,7 +24,7 @@ use crate::agent::{Agent, Environment};
 use crate::connection::{Connection, ConnectionError};
 use crate::console;
 use crate::exec::{
-    BACKLOG_BYTES_MAX, Berth, LaunchError, Leader, Program, check_directory, directory, elapsed_us,
+    BACKLOG_BYTES_MAX, LaunchError, Leader, Program, Slot, check_directory, directory, elapsed_us,
     environment_of, exit_of, number_of,
 };
 use crate::process::NewProcess;
@@ -35,12 +36,12 @@ mod channel;
 
 use channel::Channel;
 
-/// Opens the context `spec` asks for and serves it until its interpreter has ended.
+/// Opens the context that `spec` describes and serves it until its interpreter ends.
 ///
 /// Dropping the future, or an error, kills the whole process tree.
 ///
 /// # Errors
-/// When the host leaves or breaks the protocol meanwhile.
+/// If the host closes the connection or breaks the protocol.
 pub async fn run(
     agent: &Agent,
     connection: &mut Connection,
@@ -96,7 +97,7 @@ fn no_such(agent: &Agent, spec: &ContextSpec) -> String {
     }
 }
 
-/// An interpreter that runs.
+/// A running interpreter.
 struct Interpreter {
     program: Program,
     channel: Channel,
@@ -120,7 +121,8 @@ async fn launch(
     Ok(interpreter)
 }
 
-/// Has a fork of the zygote become the interpreter; `None` where that is not to be, or cannot.
+/// Starts the interpreter as a fork of the zygote; `None` if the pack does not want that or it is
+/// not possible.
 async fn fork(
     agent: &Agent,
     context: &ContextProgram,
@@ -138,8 +140,8 @@ async fn fork(
     let Some(spare) = zygote.spare(agent).await else { return Ok(None) };
     let (channel, theirs) = Channel::open().map_err(LaunchError::Pipes)?;
     let started = spare.set_to_file(&work, Path::new(file), theirs);
-    Ok(started.map(|(berth, leader)| Interpreter {
-        program: Program::new(berth, leader, StartedBy::Zygote),
+    Ok(started.map(|(slot, leader)| Interpreter {
+        program: Program::new(slot, leader, StartedBy::Zygote),
         channel,
     }))
 }
@@ -151,25 +153,25 @@ fn spawn(
     environment: &Environment,
     directory: &Path,
 ) -> Result<Interpreter, LaunchError> {
-    let mut berth = Berth::make(agent)?;
+    let mut slot = Slot::make(agent)?;
     if let Some(user) = user {
-        berth.give_to(user)?;
+        slot.give_to(user)?;
     }
     let (channel, theirs) = Channel::open().map_err(LaunchError::Pipes)?;
-    berth.stdio[0] = theirs;
+    slot.stdio[0] = theirs;
     let refused = |source| LaunchError::Run(context.run[0].clone(), source);
-    let procs = berth.cgroup.as_ref().map(Cgroup::procs).transpose();
+    let procs = slot.cgroup.as_ref().map(Cgroup::procs).transpose();
     let procs = procs.map_err(LaunchError::Cgroup)?;
     let mut process =
-        NewProcess::new(&context.run, environment, directory, berth.stdio()).map_err(refused)?;
+        NewProcess::new(&context.run, environment, directory, slot.stdio()).map_err(refused)?;
     process.cgroup_procs = procs.as_ref().map(|file| file.as_fd());
     process.user = user;
     let (pid, exit) = agent.reaper.start(&process).map_err(refused)?;
-    let leader = Leader::new(exit, ProcessTree { leader: pid, cgroup: berth.cgroup.take() });
-    Ok(Interpreter { program: Program::new(berth, leader, StartedBy::Spawn), channel })
+    let leader = Leader::new(exit, ProcessTree { leader: pid, cgroup: slot.cgroup.take() });
+    Ok(Interpreter { program: Program::new(slot, leader, StartedBy::Spawn), channel })
 }
 
-/// Keeps lines and output moving until the interpreter has ended.
+/// Moves lines and output until the interpreter ends.
 async fn attend(
     connection: &mut Connection,
     interpreter: &mut Interpreter,
@@ -183,16 +185,16 @@ async fn attend(
         tokio::select! {
             biased;
             end = leader.ended() => break end,
-            frame = incoming.frame() => match said(frame?)? {
-                Said::Bytes(bytes) => channel.push(bytes)?,
-                Said::Signal(signal) => leader.interrupt(signal),
-                Said::Nothing => {}
+            frame = incoming.frame() => match host_event(frame?)? {
+                HostEvent::Bytes(bytes) => channel.push(bytes)?,
+                HostEvent::Signal(signal) => leader.interrupt(signal),
+                HostEvent::Nothing => {}
             },
             ready = channel.writable() => { ready?; channel.write_some(); }
             ready = channel.readable(), if room => {
                 ready?;
                 let mut line = channel.read_some();
-                // Written before the line was.
+                // The output was written before the line.
                 stdout.read_rest(&mut outgoing.buffer);
                 stderr.read_rest(&mut outgoing.buffer);
                 channel.answer(&mut line);
@@ -217,33 +219,33 @@ async fn attend(
     Ok(exit_of(end, false))
 }
 
-/// Writes out all that waits for the host, who may first want to get rid of what the
-/// interpreter no longer reads.
+/// Writes all buffered output to the host. It keeps reading meanwhile, because the host may first
+/// have to send data that the interpreter no longer reads.
 async fn deliver(connection: &mut Connection) -> Result<(), ConnectionError> {
     let Connection { incoming, outgoing } = connection;
     while !outgoing.buffer.is_empty() {
         tokio::select! {
-            frame = incoming.frame() => drop(said(frame?)?),
+            frame = incoming.frame() => drop(host_event(frame?)?),
             written = outgoing.write_some() => written?,
         }
     }
     Ok(())
 }
 
-/// What a frame from the host means to a context.
-enum Said {
+/// A request of the host for a context.
+enum HostEvent {
     Bytes(Bytes),
     Signal(Signal),
     Nothing,
 }
 
-fn said(frame: Option<Frame>) -> Result<Said, ConnectionError> {
+fn host_event(frame: Option<Frame>) -> Result<HostEvent, ConnectionError> {
     match frame {
-        Some(Frame { kind: Kind::Data, payload }) => Ok(Said::Bytes(payload)),
+        Some(Frame { kind: Kind::Data, payload }) => Ok(HostEvent::Bytes(payload)),
         Some(frame @ Frame { kind: Kind::Control, .. }) => match frame.message()? {
-            HostMessage::Signal { signal } => Ok(Said::Signal(number_of(signal))),
-            // It has no terminal.
-            HostMessage::Resize(_) => Ok(Said::Nothing),
+            HostMessage::Signal { signal } => Ok(HostEvent::Signal(number_of(signal))),
+            // A context has no terminal.
+            HostMessage::Resize(_) => Ok(HostEvent::Nothing),
             _ => Err(ConnectionError::Unexpected(Kind::Control)),
         },
         Some(Frame { kind, .. }) => Err(ConnectionError::Unexpected(kind)),

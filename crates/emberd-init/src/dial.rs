@@ -1,7 +1,8 @@
-//! A connection to a TCP port of the guest itself, carried over the host's connection.
+//! A connection to a TCP port of the guest, carried over the host's connection.
 //!
-//! The host is always listened to, so that its leaving is noticed even while whoever listens on
-//! the port does not read; the window of the wire bounds what that makes the agent hold.
+//! The agent always reads from the host, so that it notices when the host hangs up even while the
+//! server does not read. The window of the protocol limits how much data this makes the agent
+//! hold.
 
 use std::collections::VecDeque;
 use std::future;
@@ -20,24 +21,24 @@ use tokio::time::timeout;
 
 use crate::connection::{Connection, ConnectionError};
 
-/// How long a connection to a port may take to come about. Loopback answers at once, unless
-/// the queue of whoever listens there is full.
+/// Time limit for connecting to a port. Loopback answers at once, unless the server's accept
+/// queue is full.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// Bytes on their way to the host that keep more from being read from the port.
+/// Size of the buffer to the host at which reading from the port stops, in bytes.
 const BACKLOG_BYTES_MAX: usize = 2 * BULK_BYTES_MAX;
 
-/// Bytes taken that are worth telling the host of: a quarter of its window.
+/// Number of bytes after which the host is told that they were consumed: a quarter of its window.
 const TAKEN_BYTES_WORTH_TELLING: usize = DIAL_WINDOW_BYTES / 4;
 
 /// Connects to `port` and moves bytes until both sides have ended.
 ///
 /// # Errors
-/// Also when the connection to the port breaks, which the host hears by the closing of its own.
+/// Also if the connection to the port fails; the host then sees its own connection close.
 pub async fn run(connection: &mut Connection, port: u16) -> Result<(), ConnectionError> {
     let outgoing = &mut connection.outgoing;
     if port == 0 {
-        let message = "port 0 is none to connect to".to_owned();
+        let message = "port 0 is not a port to connect to".to_owned();
         return outgoing.refuse(RefusalCode::Invalid, message).await;
     }
     let stream = match connect(port).await {
@@ -55,13 +56,13 @@ pub async fn run(connection: &mut Connection, port: u16) -> Result<(), Connectio
     relay(connection, &stream).await
 }
 
-/// Servers listen on either loopback address, or on all.
+/// The loopback addresses; a server may listen on either or on both.
 async fn connect(port: u16) -> io::Result<TcpStream> {
     let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let stream = match connect_to(v4).await {
         Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
             let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-            // A kernel without IPv6 has other errors, which say nothing of the port.
+            // A kernel without IPv6 returns other errors, which say nothing about the port.
             connect_to(v6).await.map_err(|_| refused)?
         }
         outcome => outcome?,
@@ -94,7 +95,7 @@ async fn relay(connection: &mut Connection, stream: &TcpStream) -> Result<(), Co
         let room = outgoing.buffer.len() < BACKLOG_BYTES_MAX;
         tokio::select! {
             frame = incoming.frame() => to_port.push(frame?)?,
-            // Whatever is wrong is told by the attempt.
+            // The following attempt reports any error.
             _ = to_port.writable(stream) => to_port.write_some(stream),
             _ = stream.readable(), if room && readable => {
                 from_port = read_some(stream, &mut outgoing.buffer);
@@ -108,7 +109,7 @@ async fn relay(connection: &mut Connection, stream: &TcpStream) -> Result<(), Co
     }
 }
 
-/// Whether more comes from the port.
+/// Returns whether more data may come from the port.
 #[derive(Debug)]
 enum FromPort {
     Open,
@@ -133,16 +134,16 @@ fn read_some(stream: &TcpStream, frames: &mut BytesMut) -> FromPort {
     }
 }
 
-/// What the host has sent and whoever listens on the port has not taken.
+/// Data from the host that the server has not read yet.
 #[derive(Debug, Default)]
 struct ToPort {
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
-    /// Taken, and the host not told.
+    /// Bytes that were consumed but not yet reported to the host.
     untold_bytes: usize,
-    /// The host has sent all.
+    /// Whether the host has sent everything.
     ended: bool,
-    /// The port takes no more, or has been told that no more comes.
+    /// Whether the port accepts no more data, or has been told that no more comes.
     shut: bool,
 }
 
@@ -169,13 +170,13 @@ impl ToPort {
         }
     }
 
-    /// Waits until the port takes more; forever while there is nothing to give. Cancel safe.
+    /// Waits until the port accepts more data; never returns while there is none. Cancel safe.
     async fn writable(&self, stream: &TcpStream) -> io::Result<()> {
         if self.waiting.is_empty() { future::pending().await } else { stream.writable().await }
     }
 
-    /// Hands on what is taken without waiting. A port that takes no more may have answered
-    /// before it closed: what comes from it still counts.
+    /// Writes data without waiting. A server that accepts no more data may have answered before
+    /// it closed, so its output is still read.
     fn write_some(&mut self, stream: &TcpStream) {
         let Some(next) = self.waiting.front_mut() else { return };
         let written = match stream.try_write(next) {
@@ -199,7 +200,7 @@ impl ToPort {
         self.untold_bytes += std::mem::take(&mut self.waiting_bytes);
     }
 
-    /// How many bytes the host is to be told were taken, if it is time.
+    /// Returns the number of consumed bytes to report to the host, if it is large enough.
     fn worth_telling(&mut self) -> Option<usize> {
         let worth = !self.ended && self.untold_bytes >= TAKEN_BYTES_WORTH_TELLING;
         worth.then(|| std::mem::take(&mut self.untold_bytes))
@@ -207,7 +208,7 @@ impl ToPort {
 
     fn shut_down_when_done(&mut self, stream: &TcpStream) {
         if self.ended && self.waiting.is_empty() && !self.shut {
-            // Fails on what is closed already.
+            // Fails if the socket is already closed.
             shutdown(stream.as_raw_fd(), Shutdown::Write).ok();
             self.shut = true;
         }

@@ -5,9 +5,9 @@
 //!              ├─ time limit ─▶ tree killed ─▶ (leader ends)
 //!              └─ host leaves ─▶ tree killed
 //! ```
-//! A process is told to have started, may be sent signals, and has no cap on its output.
-//! One loop moves everything, so that neither a program that does not read its input nor
-//! a host that does not read the output keeps the rest from moving.
+//! A process is also reported as started, can be sent signals, and has no output cap. One loop
+//! moves all data, so that neither a program that does not read its input nor a host that does
+//! not read the output blocks the rest.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::pin::pin;
@@ -26,44 +26,44 @@ use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError, Outgoing};
 use crate::console;
 
-mod berth;
 mod input;
 mod launch;
 mod leader;
 mod leftover;
 mod output;
+mod slot;
 mod terminal;
 
-pub use berth::Berth;
-use berth::Streams;
 use input::Input;
 pub use launch::{LaunchError, Program};
 pub(crate) use launch::{check_directory, directory, environment_of};
 use leader::End;
 pub use leader::Leader;
 pub use leftover::Leftovers;
+pub use slot::Slot;
+use slot::Streams;
 
-/// Encoded output that may wait for the host before the program's pipes are left unread,
+/// Amount of encoded output waiting for the host at which the program's pipes are no longer read,
 /// in bytes (256 KiB).
 pub(crate) const BACKLOG_BYTES_MAX: usize = 4 * BULK_BYTES_MAX;
 
-/// How long the output of a fork of the zygote is let be. Most programs end before, and are
-/// read in one go then: to be woken for each write would take the only processor from a program
-/// that is about to end. One that fills its pipes waits for as long at most.
+/// Time for which the output of a fork of the zygote is not read. Most programs end within it,
+/// and their output is read at once. Waking up for each write would take the only processor from
+/// a program that is about to end. A program that fills its pipes waits at most this long.
 const OUTPUT_REST: Duration = Duration::from_millis(10);
-/// Time limit of a program that has none: longer than any machine runs (30 years).
+/// Time limit of a program without one: longer than any machine runs (30 years).
 const UNLIMITED: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
-/// How long a killed program may take to be reaped. Then its zygote, which should have, is
-/// taken for broken.
+/// Time limit for reaping a killed program. After it, the zygote that should have reaped the
+/// program is considered broken.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
-/// What becomes of a program's output.
+/// How a program's output is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// The host collects it: it is cut at a cap, and input comes as one.
+    /// The host collects the output, which is cut at a cap. Input may arrive all at once.
     Exec,
-    /// The host passes it on as it comes, and so does input.
+    /// The host streams output and input.
     Process,
 }
 
@@ -72,7 +72,7 @@ pub enum Mode {
 /// Dropping the future, or an error, kills the whole process tree.
 ///
 /// # Errors
-/// When the host leaves or breaks the protocol meanwhile.
+/// If the host closes the connection or breaks the protocol.
 pub async fn run(
     agent: &Agent,
     connection: &mut Connection,
@@ -122,8 +122,7 @@ pub async fn run(
     };
     connection.outgoing.push(&answer);
     let delivered = deliver(connection).await;
-    // The mux gets its turn to pass the answer on before the tidying up, for which nobody
-    // waits.
+    // Lets the mux send the answer before the clean-up, which the host need not wait for.
     yield_now().await;
     if let Ok(program) = launched {
         program.leave(&agent.leftovers);
@@ -139,7 +138,7 @@ pub(crate) fn elapsed_us(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Keeps `program` supplied and its output moving until its leader has ended.
+/// Moves the input and output of `program` until its leader ends.
 async fn attend(
     agent: &Agent,
     connection: &mut Connection,
@@ -158,23 +157,23 @@ async fn attend(
     let end = loop {
         let room = outgoing.buffer.len() < BACKLOG_BYTES_MAX;
         tokio::select! {
-            // In this order, so that a program that wrote and ended is answered in one go.
+            // The order matters: a program that wrote and ended is answered at once.
             biased;
             end = leader.ended() => break end,
             () = &mut time_limit => {
                 if timed_out && let Some(zygote) = &agent.zygote {
-                    zygote.doubt();
+                    zygote.suspect();
                 }
                 timed_out = leader.kill();
                 time_limit.as_mut().reset(Instant::now() + KILL_WAIT);
             }
             frame = incoming.frame() => {
-                match word_of(frame?, mode)? {
-                    Word::Input(bytes) => input.push(bytes)?,
-                    Word::InputEnd => input.end(),
-                    Word::Signal(signal) => leader.signal(signal),
+                match host_event(frame?, mode)? {
+                    HostEvent::Input(bytes) => input.push(bytes)?,
+                    HostEvent::InputEnd => input.end(),
+                    HostEvent::Signal(signal) => leader.signal(signal),
                     // A program without a terminal has no size to change.
-                    Word::Resize(size) => drop(terminal.as_ref().map(|t| t.resize(size))),
+                    HostEvent::Resize(size) => drop(terminal.as_ref().map(|t| t.resize(size))),
                 }
                 tell_taken(input, outgoing);
             }
@@ -205,42 +204,42 @@ async fn attend(
     Ok(exit)
 }
 
-/// Lets the host send as much more input as was taken.
+/// Allows the host to send as much more input as was consumed.
 fn tell_taken(input: &mut Input, outgoing: &mut Outgoing) {
     if let Some(bytes) = input.taken() {
         outgoing.push(&GuestMessage::StdinTaken { bytes });
     }
 }
 
-/// Writes out all that waits for the host. The host may first want to get rid of input, or of
-/// signals, the program no longer needs, so that keeps being read.
+/// Writes all buffered output to the host. It keeps reading meanwhile, because the host may first
+/// have to send input or signals that the program no longer needs.
 async fn deliver(connection: &mut Connection) -> Result<(), ConnectionError> {
     let Connection { incoming, outgoing } = connection;
     while !outgoing.buffer.is_empty() {
         tokio::select! {
-            frame = incoming.frame() => drop(word_of(frame?, Mode::Process)?),
+            frame = incoming.frame() => drop(host_event(frame?, Mode::Process)?),
             written = outgoing.write_some() => written?,
         }
     }
     Ok(())
 }
 
-/// What a host has to say to a program that runs.
-enum Word {
+/// A request of the host for a running program.
+enum HostEvent {
     Input(Bytes),
     InputEnd,
     Signal(Signal),
     Resize(TtySize),
 }
 
-fn word_of(frame: Option<Frame>, mode: Mode) -> Result<Word, ConnectionError> {
+fn host_event(frame: Option<Frame>, mode: Mode) -> Result<HostEvent, ConnectionError> {
     let frame = frame.ok_or(ConnectionError::HostLeft)?;
     match frame.kind {
-        Kind::Stdin => Ok(Word::Input(frame.payload)),
-        Kind::StdinEnd => Ok(Word::InputEnd),
+        Kind::Stdin => Ok(HostEvent::Input(frame.payload)),
+        Kind::StdinEnd => Ok(HostEvent::InputEnd),
         Kind::Control if mode == Mode::Process => match frame.message()? {
-            HostMessage::Signal { signal } => Ok(Word::Signal(number_of(signal))),
-            HostMessage::Resize(size) if size.check().is_ok() => Ok(Word::Resize(size)),
+            HostMessage::Signal { signal } => Ok(HostEvent::Signal(number_of(signal))),
+            HostMessage::Resize(size) if size.check().is_ok() => Ok(HostEvent::Resize(size)),
             _ => Err(ConnectionError::Unexpected(Kind::Control)),
         },
         kind => Err(ConnectionError::Unexpected(kind)),
@@ -279,7 +278,7 @@ pub(crate) fn exit_of(end: End, timed_out: bool) -> ExecExit {
     };
     let error = match end {
         _ if timed_out => Some("execution timed out".to_owned()),
-        End::Lost => Some("the program's end was lost with its zygote".to_owned()),
+        End::Lost => Some("the zygote ended before it reported the program's exit".to_owned()),
         End::Reaped(_) | End::Reported(_) => None,
     };
     ExecExit { exit_code, signal, timed_out, error, ..ExecExit::default() }

@@ -1,7 +1,7 @@
 //! Operations on the guest's files.
 //!
-//! The agent has one thread, which must not wait for a disk: all work on files is done on
-//! threads of its own, and what it reads or writes crosses over in pieces, few at a time.
+//! The agent has one thread, which must not wait for a disk. All file operations run on other
+//! threads, and data crosses between the threads in pieces, a few at a time.
 
 use emberd_proto::{FileOp, FileRequest, GuestMessage};
 
@@ -22,10 +22,11 @@ mod watch;
 use place::Place;
 use stream::Ending;
 
-/// Carries out `request` and answers it.
+/// Executes `request` and answers it.
 ///
 /// # Errors
-/// When the host leaves or breaks the protocol meanwhile. What files have to say is a refusal.
+/// If the host closes the connection or breaks the protocol. Errors of file operations are
+/// refusals.
 pub async fn run(
     agent: &Agent,
     connection: &mut Connection,

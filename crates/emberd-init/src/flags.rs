@@ -3,23 +3,23 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// How the agent is told what to do when it is not PID 1.
+/// Command-line options of the agent off PID 1.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Flags {
-    /// Unix socket to make and serve.
+    /// Unix socket to create and serve.
     pub listen: PathBuf,
-    /// File that holds the pack.
+    /// File with the pack description.
     pub pack: PathBuf,
-    /// Directory for the code of running execs; `<SOCKET>.scratch` when not given.
+    /// Directory for the code of running execs; by default `<SOCKET>.scratch`.
     pub scratch: PathBuf,
     /// Unix socket to connect to once the agent serves.
     pub ready: Option<PathBuf>,
 }
 
-/// Why a command line is none of ours.
+/// Why the command line is invalid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FlagsError {
-    /// A word is not a flag.
+    /// An argument is not a known flag.
     #[error("unknown argument `{}`; {USAGE}", .0.display())]
     Unknown(OsString),
     /// A flag's value is missing.
@@ -34,7 +34,7 @@ const USAGE: &str =
     "usage: emberd-init --listen SOCKET --pack PACK_JSON [--scratch DIR] [--ready SOCKET]";
 
 impl Flags {
-    /// Parses the words after the program's name.
+    /// Parses the arguments after the program's name.
     ///
     /// # Errors
     /// [`FlagsError`].

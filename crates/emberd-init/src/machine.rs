@@ -1,5 +1,5 @@
-//! Makes a restored machine one of its own: clones of a template wake up with the same
-//! clock, random pool and names.
+//! Gives a restored machine its own identity. Clones of a template start with the same clock,
+//! random pool and names.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
@@ -21,39 +21,39 @@ pub use held::Held;
 
 const MACHINE_ID: &str = "/etc/machine-id";
 
-/// Where the kernel shows an id it draws once and lets nobody change.
+/// File with the kernel's boot id, which the kernel does not allow to change.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// File that is mounted over [`BOOT_ID`].
 const BOOT_ID_COVER: &str = "/run/emberd.boot-id";
 
-/// Where programs without a name server look names up.
+/// File in which programs look up host names.
 const HOSTS: &str = "/etc/hosts";
 
-/// Address the host name stands for there, as in Debian: one that is nobody else's.
+/// Address of the host name in that file, as in Debian; it has no other use.
 const HOST_ADDRESS: &str = "127.0.1.1";
 
-/// Largest file of host names that is rewritten, in bytes (64 KiB).
+/// Largest hosts file that is rewritten, in bytes (64 KiB).
 const HOSTS_BYTES_MAX: u64 = 64 << 10;
 
-/// Why a renewal was not carried out.
+/// Why a renewal failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RenewError {
-    /// It breaks a rule; nothing was changed.
+    /// The renewal breaks a rule; nothing was changed.
     #[error(transparent)]
     Invalid(#[from] RenewalError),
-    /// A step failed; those before it have taken effect.
+    /// A step failed; the steps before it have taken effect.
     #[error("cannot {step}")]
     Step {
-        /// What could not be done.
+        /// The step that failed.
         step: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// Sets clock, random pool, host name, machine id and boot id as `renewal`, which has been
-/// checked, says. What they were before, also by an earlier renewal, makes no difference.
+/// Sets clock, random pool, host name, machine id and boot id as `renewal` says, which has been
+/// checked. Earlier values, also of an earlier renewal, make no difference.
 ///
 /// # Errors
 /// [`RenewError`].
@@ -69,7 +69,7 @@ pub fn renew(renewal: &Renewal) -> Result<(), RenewError> {
     attempt("set the boot id", || show_boot_id(&renewal.boot_id))
 }
 
-/// Sets the clock alone as `renewal`, which has been checked, says.
+/// Sets only the clock as `renewal` says, which has been checked.
 ///
 /// # Errors
 /// [`RenewError`].
@@ -85,7 +85,7 @@ fn attempt(step: &'static str, act: impl FnOnce() -> io::Result<()>) -> Result<(
     act().map_err(|source| RenewError::Step { step, source })
 }
 
-/// What the wall clock shows, in microseconds since the epoch.
+/// Returns the wall clock, in microseconds since the epoch.
 pub fn wall_clock_us() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
@@ -96,15 +96,15 @@ fn set_wall_clock(since_epoch_us: u64) -> io::Result<()> {
     Ok(clock_settime(ClockId::CLOCK_REALTIME, time)?)
 }
 
-/// Makes `hostname` what [`HOST_ADDRESS`] stands for in the file `hosts`, if there is one. It
-/// is written in place: nobody reads it before a renewal is done, and to replace it costs a
-/// guest's kernel several times as much. Of a file that named a host before, that line alone is
-/// written.
+/// Sets `hostname` as the name of [`HOST_ADDRESS`] in the file `hosts`, if that file exists. The
+/// file is written in place, because no program reads it before a renewal is done, and replacing
+/// it costs a guest's kernel several times as much. If the file already has a host name, only
+/// that line is written.
 fn name_host(hosts: &Path, hostname: &str) -> io::Result<()> {
     let opened = OpenOptions::new().read(true).write(true).custom_flags(O_NOFOLLOW).open(hosts);
     let file = match opened {
         Ok(file) => file,
-        // None, or a guest's own affair: a link, or a directory.
+        // The file is missing, or the guest has replaced it by a link or a directory.
         Err(_) if !fs::symlink_metadata(hosts).is_ok_and(|known| known.is_file()) => return Ok(()),
         Err(error) => return Err(error),
     };
@@ -130,8 +130,8 @@ fn name_host(hosts: &Path, hostname: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes `text` all there is in the file at `path`, in the room that its content had: to empty
-/// it first would give that back to the kernel and ask for it again.
+/// Makes `text` the content of the file at `path` without truncating it first, because the kernel
+/// would free the old pages and allocate new ones.
 fn write_over(path: &Path, text: &str) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
     fill(&file, text)
@@ -145,10 +145,10 @@ fn fill(file: &File, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Covers [`BOOT_ID`] by a file that says `boot_id`.
+/// Mounts a file with `boot_id` over [`BOOT_ID`].
 fn show_boot_id(boot_id: &str) -> io::Result<()> {
     let text = format!("{boot_id}\n");
-    // The kernel's own is nobody's to write; a cover that is in place is written anew.
+    // The kernel's own file is read-only. A file that is already mounted over it is rewritten.
     if let Ok(cover) = OpenOptions::new().write(true).open(BOOT_ID) {
         return fill(&cover, &text);
     }

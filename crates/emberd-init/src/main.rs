@@ -1,7 +1,7 @@
 //! PID 1 and agent of an emberd guest.
 //!
-//! As PID 1 it makes a machine out of kernel, initramfs and root image, then serves the
-//! host. Anywhere else it is the agent alone, on a Unix socket:
+//! As PID 1, it turns kernel, initramfs and root image into a machine, then serves the host.
+//! Otherwise it is the agent only, on a Unix socket:
 //! `emberd-init --listen SOCKET --pack PACK_JSON [--scratch DIR] [--ready SOCKET]`.
 
 use std::convert::Infallible;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Boots the guest and serves the host for as long as the machine lives.
+/// Boots the guest and serves the host until the machine ends.
 fn be_init() -> Result<Infallible, Box<dyn Error>> {
     let init_started_us = agent::boot_time_us();
     boot::mount_kernel_filesystems()?;

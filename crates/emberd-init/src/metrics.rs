@@ -1,4 +1,4 @@
-//! What the machine uses, by its kernel's account: `/proc` (proc(5)) and statvfs(3).
+//! Resource usage of the machine, from its kernel: `/proc` (proc(5)) and statvfs(3).
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,11 +9,10 @@ use parking_lot::Mutex;
 
 use crate::agent;
 
-/// Bit of a process's flags that says that it is a thread of the kernel (`PF_KTHREAD`,
-/// include/linux/sched.h).
+/// Bit of a process's flags that marks a kernel thread (`PF_KTHREAD`, include/linux/sched.h).
 const KERNEL_THREAD: u64 = 0x0020_0000;
 
-/// What was known of the processors the last time somebody asked.
+/// Processor times at the last request for metrics.
 #[derive(Debug, Default)]
 pub struct Usage(Mutex<CpuTime>);
 
@@ -25,7 +24,7 @@ struct CpuTime {
 }
 
 impl Usage {
-    /// What is used now. What the kernel does not tell is 0.
+    /// Returns the current usage. Values that the kernel does not report are 0.
     pub fn metrics(&self) -> Metrics {
         let stat = read("stat");
         let memory = Memory::of(&read("meminfo"));
@@ -54,8 +53,8 @@ impl Usage {
 }
 
 impl CpuTime {
-    /// From `/proc/stat`: the first line counts user, nice, system, idle, iowait, irq, softirq
-    /// and steal; what follows is counted in user already.
+    /// Parses `/proc/stat`. The first line has user, nice, system, idle, iowait, irq, softirq and
+    /// steal; later fields are included in user.
     fn of(stat: &str) -> Self {
         let mut ticks = [0; 8];
         let words = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
@@ -68,9 +67,9 @@ impl CpuTime {
 
     fn share_since(self, last: Self) -> f64 {
         let all = self.all.saturating_sub(last.all);
-        // A tick of waiting for a disk may be taken back.
+        // The kernel may correct the I/O wait time downwards by a tick.
         let busy = self.busy.saturating_sub(last.busy).min(all);
-        // Per ten thousand, so that the numbers stay exact.
+        // In ten-thousandths, so that the numbers stay exact.
         let share = (busy * 10_000).checked_div(all).unwrap_or(0);
         f64::from(u32::try_from(share).unwrap_or(10_000)) / 100.0
     }
@@ -83,7 +82,7 @@ fn cpu_count(stat: &str) -> u32 {
     u32::try_from(stat.lines().filter(is_one).count()).unwrap_or(u32::MAX)
 }
 
-/// In bytes.
+/// Sizes in bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Memory {
     total: u64,
@@ -92,7 +91,7 @@ struct Memory {
 }
 
 impl Memory {
-    /// From `/proc/meminfo`.
+    /// Parses `/proc/meminfo`.
     fn of(meminfo: &str) -> Self {
         let mut memory = Self::default();
         for line in meminfo.lines() {
@@ -110,14 +109,14 @@ impl Memory {
     }
 }
 
-/// All and used bytes of the file system at `/`.
+/// Returns total and used bytes of the file system at `/`.
 fn disk() -> (u64, u64) {
     let Ok(all) = statvfs("/") else { return (0, 0) };
     let used = all.blocks().saturating_sub(all.blocks_free());
     (all.blocks() * all.fragment_size(), used * all.fragment_size())
 }
 
-/// Processes, without the kernel's own threads.
+/// Returns the number of processes, without kernel threads.
 fn process_count() -> u32 {
     let Ok(entries) = fs::read_dir("/proc") else { return 0 };
     let is_process = |entry: &fs::DirEntry| {
@@ -129,8 +128,8 @@ fn process_count() -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// From `/proc/PID/stat`: the flags are the seventh word behind the name, which may hold
-/// anything and stands in brackets.
+/// Parses `/proc/PID/stat`. The flags are the seventh word after the name, which is in
+/// parentheses and may contain anything.
 fn is_kernel_thread(stat: &[u8]) -> bool {
     let stat = String::from_utf8_lossy(stat);
     let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);

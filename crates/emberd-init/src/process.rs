@@ -1,4 +1,4 @@
-//! A process about to be started: all it starts with, made before there is a child.
+//! A process that is about to be started, prepared before there is a child.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -11,42 +11,43 @@ use emberd_proto::process::Limits;
 use crate::agent::Environment;
 use crate::users::User;
 
-/// Where a program without a slash in its name is looked for when `PATH` is not set.
+/// Search path for a program without a slash in its name if `PATH` is not set.
 const PATH_FALLBACK: &str = "/bin:/usr/bin";
 
-/// What [`crate::sys::start`] starts.
+/// Description of a process for [`crate::sys::start`].
 #[derive(Debug)]
 pub struct NewProcess<'a> {
-    /// Files to execute; the first that can be is.
+    /// Files to execute, in order; the first executable one is used.
     pub files: Vec<CString>,
-    /// Its words, the program's name first.
+    /// Arguments, starting with the program's name.
     pub arguments: Vec<CString>,
-    /// Its environment, as `NAME=value`.
+    /// Environment, as `NAME=value`.
     pub environment: Vec<CString>,
-    /// Its working directory.
+    /// Working directory.
     pub directory: CString,
-    /// Its standard input, output and error; none of them one of the agent's own.
+    /// Standard input, output and error; none of them may be the agent's own.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// A descriptor it inherits besides, under the number it has here.
+    /// An additional descriptor to inherit, under its current number.
     pub kept: Option<BorrowedFd<'a>>,
-    /// The `cgroup.procs` file of the cgroup it joins.
+    /// The `cgroup.procs` file of the cgroup that the process joins.
     pub cgroup_procs: Option<BorrowedFd<'a>>,
-    /// Whom it becomes; nobody else than the agent when absent.
+    /// The user to become; the agent's user if absent.
     pub user: Option<&'a User>,
-    /// Whether its standard input is a terminal that is to control it.
+    /// Whether standard input is a terminal that becomes the controlling terminal.
     pub terminal: bool,
-    /// What the kernel holds it to.
+    /// Resource limits enforced by the kernel.
     pub resources: ResourceLimits,
 }
 
 impl<'a> NewProcess<'a> {
-    /// The program `words` name, found as a shell finds it.
+    /// Returns the process for the program that `words` name, which is searched for as a shell
+    /// does.
     ///
     /// # Errors
-    /// When a string holds a NUL byte.
+    /// If a string contains a NUL byte.
     ///
     /// # Panics
-    /// When there are no words.
+    /// If `words` is empty.
     pub fn new(
         words: &[String],
         environment: &Environment,
@@ -77,18 +78,18 @@ impl<'a> NewProcess<'a> {
     }
 }
 
-/// What setrlimit(2) is told of a process, each as a soft and a hard limit.
+/// Resource limits for setrlimit(2), each a soft and a hard limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ResourceLimits {
-    /// Processor time, in seconds. It ends by SIGXCPU at the soft limit; one that lives on is
-    /// killed at the hard one.
+    /// Processor time, in seconds. The process gets SIGXCPU at the soft limit and is killed at
+    /// the hard limit.
     pub cpu_s: Option<(u64, u64)>,
     /// Size of each file, in bytes.
     pub file_bytes: Option<(u64, u64)>,
 }
 
 impl ResourceLimits {
-    /// Those of `limits` that are held for each process by itself.
+    /// Returns the limits of `limits` that apply to each process separately.
     pub fn of(limits: &Limits) -> Self {
         let cpu_s = limits.cpu_ms.map(|cpu_ms| cpu_ms.div_ceil(1000));
         let file_bytes = limits.file_mib.map(|mib| mib.saturating_mul(1 << 20));
@@ -99,7 +100,7 @@ impl ResourceLimits {
     }
 }
 
-/// The files `program` may stand for.
+/// Returns the files that `program` may refer to.
 fn files(program: &str, path: Option<&OsStr>) -> io::Result<Vec<CString>> {
     if program.contains('/') {
         return Ok(vec![CString::new(program)?]);

@@ -1,8 +1,8 @@
-//! Everything one exec started, and how to kill it at once.
+//! All processes that one exec started, and how to kill them at once.
 //!
-//! As PID 1 a cgroup per exec: nothing leaves it by forking. Elsewhere, and on kernels
-//! without `cgroup.kill` (before 5.14), what `/proc` shows to descend from the leader or to
-//! share its session; an orphan that made a session of its own escapes that.
+//! As PID 1, each exec has a cgroup, which a process cannot leave by forking. Elsewhere, and on
+//! kernels without `cgroup.kill` (before 5.14), the tree is found in `/proc`: descendants of the
+//! leader and processes of its session. An orphan with a session of its own escapes that.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,7 +18,7 @@ mod descent;
 /// Makes orphaned descendants children of this process.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// If the kernel refuses.
 pub fn adopt_orphans() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
@@ -26,18 +26,17 @@ pub fn adopt_orphans() -> io::Result<()> {
 /// Where cgroup version 2 is mounted in the guest.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-/// A cgroup's file that bounds how many are below it (kernel document `cgroup-v2`).
+/// File that limits the number of cgroups below a cgroup (kernel document `cgroup-v2`).
 pub const CGROUPS_MAX_FILE: &str = "cgroup.max.descendants";
 
-/// Processes and threads one exec may have that names no limit itself: a fork bomb ends
-/// there. Far more than programs have, and few enough that a guest of 128 MiB holds as many
-/// copies of a shell.
+/// Default limit of processes and threads of one exec, which stops fork bombs. It is far more
+/// than programs need, and a guest of 128 MiB can hold that many copies of a shell.
 const PIDS_MAX_DEFAULT: u64 = 512;
 
-/// What of a cgroup can be limited.
+/// Cgroup controllers that can be limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Controller {
-    /// Bytes of memory.
+    /// Memory, in bytes.
     Memory,
     /// Processes and threads.
     Pids,
@@ -52,17 +51,17 @@ impl Controller {
     }
 }
 
-/// Why a limit does not hold.
+/// Why a limit cannot be enforced.
 #[derive(Debug, thiserror::Error)]
 pub enum LimitError {
-    /// There is nothing to hold it.
+    /// The guest cannot enforce the limit.
     #[error(
-        "this guest cannot limit {}: that takes an agent that is PID 1, and a kernel with that \
-         controller of cgroup version 2; leave the limit out",
+        "this guest cannot limit {}, which needs an agent that is PID 1 and a kernel with that \
+         controller of cgroup version 2; omit the limit",
         .0.name()
     )]
     Unavailable(Controller),
-    /// The kernel did not take it.
+    /// The kernel rejected the limit.
     #[error("cannot limit {}", .0.name())]
     Set(Controller, #[source] io::Error),
 }
@@ -71,17 +70,17 @@ pub enum LimitError {
 #[derive(Debug)]
 pub struct Cgroups {
     root: PathBuf,
-    /// Whether processes are counted.
+    /// Whether the number of processes can be limited.
     counts_pids: bool,
-    /// Whether memory is, from the first exec on that has it limited: keeping account costs
-    /// every page fault of every exec a little.
+    /// Whether memory can be limited. It is enabled by the first exec with a memory limit,
+    /// because accounting makes every page fault of every exec slightly slower.
     counts_memory: OnceLock<bool>,
-    /// Cgroups of ended execs that still had a process in them when last looked at.
+    /// Cgroups of ended execs that still had a process when last checked.
     lingering: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 impl Cgroups {
-    /// Finds out whether this kernel has cgroups that can be killed as a whole.
+    /// Detects whether this kernel has cgroups that can be killed as a whole.
     pub fn probe() -> Option<Self> {
         let root = PathBuf::from(CGROUP_ROOT);
         let trial = root.join("trial");
@@ -96,7 +95,7 @@ impl Cgroups {
         Some(Self { root, counts_pids, counts_memory, lingering: Arc::default() })
     }
 
-    /// Makes sure that limits of `controller` hold.
+    /// Enables the limits of `controller`.
     ///
     /// # Errors
     /// [`LimitError::Unavailable`].
@@ -110,10 +109,10 @@ impl Cgroups {
         if enabled { Ok(()) } else { Err(LimitError::Unavailable(controller)) }
     }
 
-    /// Makes the cgroup of exec number `exec`.
+    /// Creates the cgroup of exec number `exec`.
     ///
     /// # Errors
-    /// When the kernel has no room for one more.
+    /// If the kernel cannot create another cgroup.
     pub fn make(&self, exec: u64) -> io::Result<Cgroup> {
         let dir = self.root.join(format!("exec-{exec}"));
         match fs::create_dir(&dir) {
@@ -128,7 +127,7 @@ impl Cgroups {
         Ok(cgroup)
     }
 
-    /// Makes `dir` where there is no room for another cgroup, and the room: an exec is how
+    /// Makes `dir` when the limit of cgroups is reached, by raising it by one: an exec is how the
     /// others are removed.
     fn make_beyond(&self, dir: &Path) -> io::Result<()> {
         let _alone = self.lingering.lock();
@@ -138,19 +137,19 @@ impl Cgroups {
         fs::create_dir(dir)
     }
 
-    /// Removes the cgroups of ended execs whose last process is gone.
+    /// Removes the cgroups of ended execs whose last process has ended.
     pub fn sweep(&self) {
         let mut lingering = self.lingering.lock();
         lingering.retain(|dir| fs::remove_dir(dir).is_err());
     }
 }
 
-/// Has the cgroups below `root` limit what `controller` does; `false` where that cannot be.
+/// Enables `controller` for the cgroups below `root`; `false` if that is not possible.
 fn turn_on(root: &Path, controller: Controller) -> bool {
     fs::write(root.join("cgroup.subtree_control"), format!("+{}", controller.name())).is_ok()
 }
 
-/// The cgroup of one exec. Dropping it removes it as soon as it is empty.
+/// The cgroup of one exec. Dropping it removes the cgroup as soon as it is empty.
 #[derive(Debug)]
 pub struct Cgroup {
     dir: PathBuf,
@@ -158,16 +157,16 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// The file a process joins by; see [`crate::sys::enter_own_session`].
+    /// Opens the file through which a process joins; see [`crate::sys::enter_own_session`].
     ///
     /// # Errors
-    /// When the guest has tampered with it.
+    /// If the guest has changed the cgroup file system.
     pub fn procs(&self) -> io::Result<File> {
         OpenOptions::new().write(true).open(self.dir.join("cgroup.procs"))
     }
 
-    /// Holds what is in it to `limits`, as far as those are for all of it together. Their
-    /// controllers are enabled.
+    /// Applies those of `limits` that hold for all processes together. Their controllers are
+    /// enabled.
     ///
     /// # Errors
     /// [`LimitError::Set`].
@@ -190,13 +189,13 @@ impl Cgroup {
         fs::write(self.dir.join("cgroup.kill"), "1")
     }
 
-    /// Whether a process of it was killed for want of memory, which is counted where memory
-    /// is limited.
+    /// Returns whether a process was killed because the memory limit was reached. The kernel
+    /// counts this only if memory is limited.
     fn ran_out_of_memory(&self) -> bool {
         fs::read_to_string(self.dir.join("memory.events")).is_ok_and(|events| kills(&events) > 0)
     }
 
-    /// The processes in it just now.
+    /// Returns the processes that are in the cgroup now.
     fn members(&self) -> io::Result<Vec<i32>> {
         let procs = fs::read_to_string(self.dir.join("cgroup.procs"))?;
         Ok(procs.lines().filter_map(|pid| pid.parse().ok()).collect())
@@ -212,25 +211,25 @@ impl Drop for Cgroup {
     }
 }
 
-/// How many processes were killed, by the text of `memory.events`.
+/// Returns how many processes were killed, from the text of `memory.events`.
 fn kills(events: &str) -> u64 {
     let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse().ok();
     events.lines().find_map(count).unwrap_or(0)
 }
 
-/// How many cgroups are below one, by the text of its `cgroup.stat`.
+/// Number of cgroups below one, from the text of its `cgroup.stat`.
 fn descendants(stat: &str) -> u64 {
     let count = |line: &str| line.strip_prefix("nr_descendants ")?.trim().parse().ok();
     stat.lines().find_map(count).unwrap_or(0)
 }
 
-/// What one exec started.
+/// The processes that one exec started.
 #[derive(Debug)]
 pub struct ProcessTree {
-    /// Process id of the exec's first process, which leads a session of its own. Not to be
-    /// used once it is reaped: the number may by then be another's.
+    /// Process id of the exec's first process, which leads its own session. It must not be used
+    /// once that process is reaped, because the number may be reused.
     pub leader: u32,
-    /// Its cgroup, if it has one.
+    /// The cgroup of the tree, if it has one.
     pub cgroup: Option<Cgroup>,
 }
 
@@ -243,13 +242,13 @@ impl ProcessTree {
         }
     }
 
-    /// Whether a process of it was killed because all of them reached their limit of memory.
+    /// Returns whether a process was killed because the tree reached its memory limit.
     pub fn ran_out_of_memory(&self) -> bool {
         self.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory)
     }
 
-    /// Sends `signal` to every process of the tree, as it is just now. The leader must not
-    /// have been reaped.
+    /// Sends `signal` to every process that is in the tree now. The leader must not have been
+    /// reaped.
     pub fn signal(&self, signal: Signal) {
         if signal == Signal::SIGKILL {
             return self.kill();

@@ -1,4 +1,4 @@
-//! The only place that waits for children: those of execs, and orphans that came to us.
+//! The only place that waits for children: those of execs, and orphans that PID 1 inherits.
 //!
 //! ```text
 //! SIGCHLD ─▶ waitpid until none is dead ─▶ who started the pid, or works with it, or nobody
@@ -20,24 +20,25 @@ use tokio::sync::oneshot;
 use crate::process::NewProcess;
 use crate::sys;
 
-/// Tells how a process ended; dropped when nobody will ever know.
+/// Sends how a process ended; dropped if that will never be known.
 pub type Exit = oneshot::Receiver<ExitStatus>;
 
-/// Starts children and learns how they ended.
+/// Starts children and reports how they ended.
 #[derive(Debug, Default)]
 pub struct Reaper {
-    /// The lock is held while a child is started and entered, and while children are reaped,
-    /// so that none can end before it is entered.
+    /// Locked while a child is started and registered, and while children are reaped, so that no
+    /// child can end before it is registered.
     waiting: Mutex<Waiting>,
 }
 
-/// Who waits for which pid.
+/// The waiting receivers, by pid.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Children of ours.
+    /// Children of this process.
     started: HashMap<u32, oneshot::Sender<ExitStatus>>,
-    /// Children of the zygote, which become ours when it dies. Apart from the others: a pid
-    /// the zygote has reaped may be one of ours before the zygote's word of it is here.
+    /// Children of the zygote, which this process inherits when the zygote dies. They are
+    /// separate, because a pid that the zygote has reaped may be reused by this process before
+    /// the zygote's message arrives.
     forked: HashMap<u32, oneshot::Sender<ExitStatus>>,
 }
 
@@ -54,20 +55,20 @@ impl Reaper {
         Ok((pid, exit))
     }
 
-    /// Expects the end of a child of the zygote.
+    /// Registers a child of the zygote.
     pub fn expect(&self, pid: u32) -> Exit {
         let (ended, exit) = oneshot::channel();
         self.waiting().forked.insert(pid, ended);
         exit
     }
 
-    /// Takes the zygote's word for the end of its child.
-    pub fn told(&self, pid: u32, status: ExitStatus) {
+    /// Handles the zygote's report that its child ended.
+    pub fn report_end(&self, pid: u32, status: ExitStatus) {
         tell(self.waiting().forked.remove(&pid), status);
     }
 
-    /// Stops expecting the end of those of `pids` that did not come to us when their zygote
-    /// died: it had reaped them, and its word of it is lost.
+    /// Unregisters those of `pids` that this process did not inherit when their zygote died. The
+    /// zygote had reaped them, and its report is lost.
     pub fn orphaned(&self, pids: impl IntoIterator<Item = u32>) {
         let mut waiting = self.waiting();
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
@@ -78,10 +79,10 @@ impl Reaper {
         }
     }
 
-    /// Reaps until the runtime ends, and calls `after` when some were reaped.
+    /// Reaps children until the runtime ends, and calls `after` when some were reaped.
     ///
     /// # Errors
-    /// When SIGCHLD cannot be watched.
+    /// If SIGCHLD cannot be watched.
     pub async fn run(&self, after: impl Fn()) -> io::Result<Infallible> {
         let mut child_ended = signal(SignalKind::child())?;
         loop {

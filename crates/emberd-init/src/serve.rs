@@ -1,7 +1,8 @@
-//! Where the host connects to.
+//! The sockets and ports that the host connects to.
 //!
-//! As PID 1 two doors at once, whichever the VMM has: an `AF_VSOCK` port, and a virtio port
-//! that carries many streams. Off PID 1 a Unix socket.
+//! As PID 1, the agent serves both possible transports, because the VMM has one of them: an
+//! `AF_VSOCK` port, and a virtio port that carries many streams. Off PID 1, it serves a Unix
+//! socket.
 
 use std::convert::Infallible;
 use std::fs;
@@ -32,27 +33,27 @@ mod gather;
 mod mux;
 mod port;
 
-/// Most connections at once. One over it is closed unanswered.
+/// Maximum number of connections. Further connections are closed unanswered.
 const CONNECTIONS_MAX: usize = 512;
 
-/// Pause after a connection could not be accepted, lest a shortage becomes a busy loop.
+/// Pause after accept(2) failed, so that a shortage does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the agent cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The runtime, or the watch for dead children and signals, cannot be made.
+    /// The runtime, or the watch for signals and ended children, cannot be created.
     #[error("cannot watch for events")]
     Runtime(#[source] io::Error),
-    /// The Unix socket cannot be made.
+    /// The Unix socket cannot be created.
     #[error("cannot listen on {}", .0.display())]
     Listen(PathBuf, #[source] io::Error),
-    /// A door the host connects to broke.
+    /// A transport failed.
     #[error("cannot accept connections on {door}")]
     Accept {
-        /// Which one.
+        /// The transport.
         door: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -60,7 +61,7 @@ pub enum ServeError {
 /// Serves the host of a microVM.
 ///
 /// # Errors
-/// When no door can be served any more.
+/// If no transport can be served any more.
 pub fn guest(agent: Agent, uevents: Uevents) -> Result<Infallible, ServeError> {
     let runtime = runtime()?;
     runtime.block_on(async {
@@ -78,9 +79,8 @@ pub fn guest(agent: Agent, uevents: Uevents) -> Result<Infallible, ServeError> {
     })
 }
 
-/// Serves the Unix socket at `path`, which must not exist, until SIGTERM or SIGINT; then
-/// kills what still runs and removes the socket. Connects to `ready` once it serves, as a
-/// guest dials its host.
+/// Serves the Unix socket at `path`, which must not exist, until SIGTERM or SIGINT. Then kills
+/// running programs and removes the socket. Connects to `ready` once it serves, as a guest does.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -118,7 +118,7 @@ async fn reap(agent: &Agent) -> Result<Infallible, ServeError> {
     agent.reaper.run(|| agent.sweep()).await.map_err(ServeError::Runtime)
 }
 
-/// A socket only its owner can connect to.
+/// Creates a socket that only its owner can connect to.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
@@ -127,7 +127,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves `AF_VSOCK`, or waits forever on a kernel without it.
 ///
-/// A guest may have the address family but no device; then nobody ever connects.
+/// A guest may have the address family but no device; then no host ever connects.
 async fn vsock(hall: &Hall) -> Result<Infallible, ServeError> {
     let Ok(listener) = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, AGENT_PORT)) else {
         return future::pending().await;
@@ -141,21 +141,21 @@ async fn vsock(hall: &Hall) -> Result<Infallible, ServeError> {
     Err(ServeError::Accept { door: "vsock", source: source.await })
 }
 
-/// Waits until `stream` is reset, which a restore of the machine does to every vsock
-/// connection. The runtime takes that for news to writers only: whoever waits for the host
-/// to speak would not hear of it.
+/// Waits until `stream` is reset, which happens to every vsock connection when the machine is
+/// restored. The runtime reports a reset to writers only, so a reader would not notice it.
 fn reset(stream: BorrowedFd<'_>) -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let connection = sys::watch(stream.try_clone_to_owned()?, Interest::ERROR)?;
     Ok(async move { drop(connection.ready(Interest::ERROR).await) })
 }
 
-/// Connects once, in the background, and hangs up: the host hears that the agent serves. A
+/// Connects once, in the background, and hangs up, which tells the host that the agent serves. A
 /// host that does not listen finds out by connecting itself.
 fn tell_ready<S>(connect: impl Future<Output = io::Result<S>> + Send + 'static) {
     tokio::spawn(async move { drop(connect.await) });
 }
 
-/// Lets in whoever `next` accepts, with what cuts the connection off, until it fails for good.
+/// Serves each connection that `next` accepts, together with what cuts it off, until `next` fails
+/// permanently.
 async fn accept<S: Duplex + 'static, C: Future<Output = ()> + Send + 'static>(
     hall: &Hall,
     mut next: impl AsyncFnMut() -> io::Result<(S, C)>,
@@ -164,32 +164,32 @@ async fn accept<S: Duplex + 'static, C: Future<Output = ()> + Send + 'static>(
         match next().await {
             Ok((stream, cut)) => hall.admit(Box::new(stream), cut),
             Err(error) if listens_no_more(&error) => return error,
-            // The peer was gone before it was accepted, or descriptors or memory are short.
+            // The peer disconnected before it was accepted, or descriptors or memory are short.
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-/// Whether `error`, of accept(2), says that the socket is none to accept from.
+/// Returns whether `error`, of accept(2), means that the socket cannot accept connections.
 fn listens_no_more(error: &io::Error) -> bool {
     let last = [Errno::EBADF, Errno::EINVAL, Errno::ENOTSOCK, Errno::EOPNOTSUPP];
     error.raw_os_error().is_some_and(|raw| last.contains(&Errno::from_raw(raw)))
 }
 
-/// Where connections go from all doors.
+/// Serves connections from all transports.
 struct Hall {
     agent: Arc<Agent>,
-    seats: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Hall {
     fn new(agent: &Arc<Agent>) -> Self {
-        Self { agent: Arc::clone(agent), seats: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Self { agent: Arc::clone(agent), permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 
-    /// Serves `stream` beside all others, for as long as `cut` lasts.
+    /// Serves `stream` concurrently with all others, until `cut` completes.
     fn admit(&self, stream: Box<dyn Duplex>, cut: impl Future<Output = ()> + Send + 'static) {
-        let Ok(seat) = Arc::clone(&self.seats).try_acquire_owned() else { return };
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return };
         let agent = Arc::clone(&self.agent);
         tokio::spawn(async move {
             let served = tokio::select! {
@@ -197,11 +197,11 @@ impl Hall {
                 () = cut => Err(ConnectionError::HostLeft),
             };
             match served {
-                // Hosts come and go as they like.
+                // A failed connection is not an error of the agent.
                 Ok(()) | Err(ConnectionError::HostLeft | ConnectionError::Io(_)) => {}
                 Err(error) => console::report(&error),
             }
-            drop(seat);
+            drop(permit);
         });
     }
 }
@@ -219,7 +219,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut cut = pin!(reset(ours.as_fd()).unwrap());
         assert_eq!(cut.as_mut().now_or_never(), None);
-        // What is left unread when a Unix socket is closed makes it a reset.
+        // Unread data makes closing a Unix socket a reset.
         ours.try_write(b"unread").unwrap();
         drop(theirs);
         cut.await;

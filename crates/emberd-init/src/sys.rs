@@ -1,4 +1,5 @@
-//! All `unsafe` code of the agent: what neither the standard library nor `nix` wraps.
+//! All `unsafe` code of the agent: system calls that neither the standard library nor `nix`
+//! wraps.
 #![allow(unsafe_code, reason = "fork hooks and system calls without a safe wrapper")]
 
 use std::ffi::CString;
@@ -29,22 +30,22 @@ use crate::users::User;
 /// Stack of a child between vfork and exec, in bytes (32 KiB): a dozen system calls deep.
 const CHILD_STACK_BYTES: usize = 32 << 10;
 
-/// Signals the agent handles or ignores. A child gets their default action back; the kernel
-/// would do that for handled ones, but only once the child has executed its program.
+/// Signals that the agent handles or ignores. A child gets their default action back. The kernel
+/// does this for handled signals too, but only once the child has executed its program.
 const SIGNALS_OF_OURS: [Signal; 4] =
     [Signal::SIGPIPE, Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
 
-/// Starts `process` as the leader of its own session and process group, in its cgroup if it
-/// has one, and returns its pid. Returns when the program is executed or cannot be.
+/// Starts `process` as the leader of its own session and process group, in its cgroup if it has
+/// one, and returns its pid. Returns when the program was executed or could not be.
 ///
-/// Without a cgroup the kernel kills the child when the agent dies: off PID 1 nobody
-/// else would.
+/// Without a cgroup, the kernel kills the child when the agent dies, because off PID 1 no other
+/// process would.
 ///
-/// The child borrows the agent's memory until then (vfork(2)): copying page tables, and the
+/// The child borrows the agent's memory until then (vfork(2)). Copying page tables, and the page
 /// faults of both sides afterwards, cost an emulated guest more than the rest of the start.
 ///
 /// # Errors
-/// What kept the child from running the program. A dead child is then left to the reaper.
+/// The error that prevented the child from running the program. The reaper then reaps the child.
 pub fn start(process: &NewProcess<'_>) -> io::Result<u32> {
     let arguments = pointers(&process.arguments);
     let environment = pointers(&process.environment);
@@ -75,7 +76,7 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// Runs in the child of [`start`]: returns only when it fails.
+/// Runs in the child of [`start`], and returns only on failure.
 fn become_program(
     process: &NewProcess<'_>,
     arguments: &[*const libc::c_char],
@@ -140,10 +141,10 @@ fn hold_resources(limits: &ResourceLimits) -> nix::Result<()> {
     Ok(())
 }
 
-/// Gives up the agent's own identity, groups first: afterwards that is not permitted.
+/// Gives up the agent's identity, groups first, because setgroups(2) is not permitted afterwards.
 ///
-/// By system calls, not by the C library's functions of the same names: those change every
-/// thread of the process they believe to be in, which is the agent.
+/// Uses system calls instead of the C library's functions of the same names, which change every
+/// thread of the process and would therefore change the agent.
 fn become_user(user: &User) -> nix::Result<()> {
     let groups = user.groups.as_ptr();
     let [uid, gid] = [user.uid, user.gid].map(libc::c_long::from);
@@ -165,18 +166,19 @@ mod terminal_device {
     );
 }
 
-/// Changes the size of the terminal `fd`, and tells its programs.
+/// Changes the size of the terminal `fd`, which notifies its programs.
 ///
 /// # Errors
-/// When `fd` is no terminal.
+/// If `fd` is not a terminal.
 pub fn set_window_size(fd: RawFd, size: Winsize) -> nix::Result<()> {
     // SAFETY: the kernel reads `size`.
     unsafe { terminal_device::set_window_size(fd, &raw const size) }.map(drop)
 }
 
-/// Takes the exit status of one dead child, if there is one.
+/// Takes the exit status of one ended child, if there is one.
 ///
-/// `nix` has a wrapper, but it fails on death by a real-time signal, with the status lost.
+/// `nix` has a wrapper, but it fails if a real-time signal killed the child, and the status is
+/// lost.
 pub fn reap_one() -> Option<(u32, ExitStatus)> {
     loop {
         let mut status = 0;
@@ -191,8 +193,8 @@ pub fn reap_one() -> Option<(u32, ExitStatus)> {
     }
 }
 
-/// Undoes what the agent's own parent left to it and children would inherit: open
-/// descriptors, and signals it chose to ignore.
+/// Undoes settings of the agent's parent that children would inherit: open descriptors and
+/// ignored signals.
 ///
 /// SIGPIPE stays ignored, as the runtime needs it; the standard library restores it in
 /// children.
@@ -218,10 +220,10 @@ pub fn shed_inheritance() {
     }
 }
 
-/// Makes the loopback interface usable.
+/// Brings up the loopback interface.
 ///
 /// # Errors
-/// When the kernel has no such interface.
+/// If the kernel has no such interface.
 pub fn bring_loopback_up() -> io::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
@@ -242,7 +244,7 @@ pub fn bring_loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// Argument of `RNDADDENTROPY` (random(4)), with room for all the entropy there can be.
+/// Argument of `RNDADDENTROPY` (random(4)), with room for the maximum amount of entropy.
 #[repr(C)]
 struct RandPoolInfo {
     entropy_bits: libc::c_int,
@@ -261,24 +263,24 @@ mod random_device {
         super::RandPoolInfo
     );
     nix::ioctl_none!(
-        /// Makes the kernel's random generator take its key from the pool anew.
+        /// Re-seeds the kernel's random generator from the pool.
         reseed,
         b'R',
         0x07
     );
 }
 
-/// The device that takes entropy, and gives random bytes without waiting for any.
+/// Device that accepts entropy and gives random bytes without waiting for any.
 pub const RANDOM_DEVICE: &str = "/dev/urandom";
 
-/// Makes the kernel's random generator draw on `entropy` from the next byte on. `device` is
+/// Makes the kernel's random generator use `entropy` from the next byte on. `device` is
 /// [`RANDOM_DEVICE`].
 ///
 /// # Errors
-/// Without `CAP_SYS_ADMIN`, and on kernels before 4.14, which cannot be told to reseed.
+/// Without `CAP_SYS_ADMIN`, and on kernels before 4.14, which cannot be re-seeded.
 ///
 /// # Panics
-/// When there is more than [`ENTROPY_BYTES_MAX`] bytes of it.
+/// If `entropy` is longer than [`ENTROPY_BYTES_MAX`].
 pub fn reseed_random(device: &File, entropy: &[u8]) -> io::Result<()> {
     let mut buffer = [0; ENTROPY_BYTES_MAX];
     buffer[..entropy.len()].copy_from_slice(entropy);
@@ -293,10 +295,10 @@ pub fn reseed_random(device: &File, entropy: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the runtime tell when `fd` becomes what `interest` says.
+/// Registers `fd` with the runtime for `interest`.
 ///
 /// # Errors
-/// When `fd` is of a kind that cannot be polled.
+/// If `fd` cannot be polled.
 pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` stays the same open descriptor until it is dropped, and
     // `AsyncFd` only lends it.

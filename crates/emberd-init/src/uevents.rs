@@ -1,7 +1,7 @@
-//! The kernel's announcements that a device came or changed.
+//! Kernel notifications that a device was added or changed.
 //!
-//! Subscribe, look whether the device is there, wait, look again: what happens between
-//! the look and the wait is queued in the socket.
+//! Subscribe, check whether the device exists, wait, check again. Notifications between the check
+//! and the wait are queued in the socket.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -17,20 +17,20 @@ use tokio::io::unix::AsyncFd;
 
 use crate::sys;
 
-/// Multicast group the kernel itself sends to.
+/// Multicast group of notifications from the kernel itself.
 const KERNEL_GROUP: u32 = 1;
 
-/// A subscription to all announcements. What they say is not looked at.
+/// A subscription to all notifications. Their content is ignored.
 #[derive(Debug)]
 pub struct Uevents {
     socket: OwnedFd,
 }
 
 impl Uevents {
-    /// Hears everything from now on.
+    /// Subscribes to notifications from now on.
     ///
     /// # Errors
-    /// When the kernel offers no such socket.
+    /// If the kernel has no such socket.
     pub fn subscribe() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let protocol = SockProtocol::NetlinkKObjectUEvent;
@@ -39,7 +39,7 @@ impl Uevents {
         Ok(Self { socket })
     }
 
-    /// Blocks until something was announced; `false` when nothing was by `deadline`.
+    /// Blocks until there is a notification; `false` if there is none by `deadline`.
     pub fn wait_until(&self, deadline: Instant) -> bool {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -55,10 +55,10 @@ impl Uevents {
         }
     }
 
-    /// The same subscription for use inside the runtime.
+    /// Converts the subscription for use inside the runtime.
     ///
     /// # Errors
-    /// When the runtime cannot watch the socket.
+    /// If the runtime cannot watch the socket.
     pub fn into_async(self) -> io::Result<AsyncUevents> {
         Ok(AsyncUevents { socket: sys::watch(self.socket, Interest::READABLE)? })
     }
@@ -71,10 +71,10 @@ pub struct AsyncUevents {
 }
 
 impl AsyncUevents {
-    /// Waits until something was announced since the last call. Cancel safe.
+    /// Waits for a notification since the last call. Cancel safe.
     ///
     /// # Errors
-    /// When the runtime shuts down.
+    /// If the runtime shuts down.
     pub async fn wait(&self) -> io::Result<()> {
         let mut ready = self.socket.readable().await?;
         drain(self.socket.get_ref());
@@ -83,10 +83,10 @@ impl AsyncUevents {
     }
 }
 
-/// Empties the queue. An error means it is empty, or overflowed (`ENOBUFS`), which is an
-/// announcement too.
+/// Empties the queue. An error means that it is empty or overflowed (`ENOBUFS`), which counts as
+/// a notification.
 fn drain(socket: &OwnedFd) {
-    // Datagrams are cut to what fits: nobody reads them.
+    // Datagrams are cut to the buffer; their content is not used.
     let mut start = [0; 64];
     while recv(socket.as_raw_fd(), &mut start, MsgFlags::MSG_DONTWAIT).is_ok() {}
 }

@@ -1,56 +1,55 @@
-//! Users of the guest, as `/etc/passwd` and `/etc/group` name them.
+//! Users of the guest, from `/etc/passwd` and `/etc/group`.
 //!
-//! The agent is a static program: it reads the two files itself, and asks nobody else who
-//! might know users. Whoever is root in the guest may write them, so they are bounded.
+//! The agent is a static program, so it reads the two files itself and supports no other user
+//! database. Guest code that is root may write the files, so their size is limited.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-/// Largest file of users or groups that is read, in bytes (1 MiB).
+/// Maximum size of a file of users or groups that is read, in bytes (1 MiB).
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Most supplementary groups a program is given: what the kernel took before Linux 2.6.4,
-/// and more than anybody has.
+/// Maximum number of supplementary groups of a program: the kernel's limit before Linux 2.6.4.
 const GROUPS_MAX: usize = 32;
 
-/// Shell of a user whose line names none (passwd(5)).
+/// Shell of a user whose line has none (passwd(5)).
 const SHELL_FALLBACK: &str = "/bin/sh";
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 
-/// Why a program cannot run as somebody.
+/// Why a program cannot run as a user.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
-    /// There is nobody of that name.
+    /// There is no user of that name.
     #[error(
-        "this guest has no user `{0}`: name one of its /etc/passwd, or add it with `useradd {0}`"
+        "this guest has no user `{0}`; use one from its /etc/passwd, or add it with `useradd {0}`"
     )]
     Unknown(String),
-    /// One of the files cannot be read.
+    /// A file cannot be read.
     #[error("cannot read {}", .0.display())]
     Read(PathBuf, #[source] io::Error),
 }
 
-/// Somebody a program can run as.
+/// A user that a program can run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// Their name.
+    /// User name.
     pub name: String,
-    /// Their number.
+    /// User id.
     pub uid: u32,
-    /// Their own group.
+    /// Primary group id.
     pub gid: u32,
-    /// All groups they are in, their own first.
+    /// All group ids, the primary one first.
     pub groups: Vec<u32>,
-    /// Their home.
+    /// Home directory.
     pub home: PathBuf,
-    /// The program they log in to.
+    /// Login shell.
     pub shell: String,
 }
 
-/// Looks up the user `name`, which may be a number, and then one that nobody has.
+/// Looks up the user `name`. A number is also accepted if no user has it.
 ///
 /// # Errors
 /// [`UserError`].
@@ -58,21 +57,21 @@ pub fn find(name: &str) -> Result<User, UserError> {
     let passwd = read(Path::new(PASSWD))?;
     let user = entry(&passwd, |fields| fields[0] == name).or_else(|| numbered(&passwd, name));
     let mut user = user.ok_or_else(|| UserError::Unknown(name.to_owned()))?;
-    // A guest without groups has users all the same.
+    // A guest without a group file still has users.
     let group = read(Path::new(GROUP)).unwrap_or_default();
     user.groups.extend(memberships(&group, &user.name, user.gid).take(GROUPS_MAX - 1));
     Ok(user)
 }
 
-/// The shell of root; [`SHELL_FALLBACK`] where nobody knows.
+/// Returns root's shell, or [`SHELL_FALLBACK`] if it is unknown.
 pub fn shell_of_root() -> String {
     find("root").map_or_else(|_| SHELL_FALLBACK.to_owned(), |root| root.shell)
 }
 
-/// The user with the number `name`. One without a line is in root's group and at home in `/`, as
-/// container engines have it.
+/// Returns the user with the number `name`. A number without a line has root's group and the home
+/// directory `/`, as in container engines.
 fn numbered(passwd: &str, name: &str) -> Option<User> {
-    // The last number stands for no user (chown(2)).
+    // The highest number does not stand for a user (chown(2)).
     let uid: u32 = name.parse().ok().filter(|uid| *uid != u32::MAX)?;
     let nobodys = || User {
         name: uid.to_string(),
@@ -93,7 +92,8 @@ fn read(path: &Path) -> Result<String, UserError> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// The first line that is `wanted`: `name:password:uid:gid:comment:home:shell` (passwd(5)).
+/// Returns the first line that is `wanted`: `name:password:uid:gid:comment:home:shell`
+/// (passwd(5)).
 fn entry(passwd: &str, wanted: impl Fn(&[&str; 7]) -> bool) -> Option<User> {
     let or =
         |text: &str, otherwise: &str| if text.is_empty() { otherwise } else { text }.to_owned();
@@ -119,7 +119,8 @@ fn entry(passwd: &str, wanted: impl Fn(&[&str; 7]) -> bool) -> Option<User> {
     })
 }
 
-/// Groups that list `name`, but for `own`: `group:password:gid:member,member` (group(5)).
+/// Returns the groups that list `name`, except `own`: `group:password:gid:member,member`
+/// (group(5)).
 fn memberships(group: &str, name: &str, own: u32) -> impl Iterator<Item = u32> {
     group.lines().filter_map(move |line| {
         let mut fields = line.split(':');

@@ -3,11 +3,11 @@
 //! ```text
 //! started ─▶ says ready ─▶ asked for a spare ─▶ forks it ─▶ spare waits ─▶ works for one exec
 //!    ▲           │
-//!    └── pause ◀─┴─ ends, leaves, talks nonsense, or is silent for too long
+//!    └── pause ◀─┴─ ends, leaves, sends garbage, or is silent for too long
 //! ```
-//! Forking is done ahead: a spare waits in its own session and cgroup with its pipes laid,
-//! and the next one is asked for when an exec has been answered; under load more than one, see
-//! [`load`]. Without a zygote that is ready, execs spawn.
+//! Forking is done ahead. A spare waits in its own session and cgroup with its pipes connected,
+//! and the next one is requested when an exec has been answered. Under load there is more than
+//! one; see [`load`]. If no zygote is ready, execs spawn a new interpreter.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::AsFd as _;
@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::agent::Agent;
 use crate::console;
-use crate::exec::{Berth, LaunchError};
+use crate::exec::{LaunchError, Slot};
 use crate::process_tree::Cgroup;
 
 mod control;
@@ -37,94 +37,95 @@ use control::{Control, Message};
 pub use life::keep;
 pub use spare::{Report, Spare, Work};
 
-/// Spares kept waiting while nothing is hurried. One is what the next exec needs; each more
-/// costs the memory of an interpreter's changed pages.
+/// Spares kept waiting without load. The next exec needs one; each further one costs the memory
+/// of an interpreter's changed pages.
 const SPARES: usize = 1;
 
-/// How long the zygote may take to fork. Emulated, on a processor it shares with 64 running
-/// programs, it may take seconds; after this long it is taken for broken.
+/// Time limit for the zygote to fork. Under emulation, on a processor shared with 64 running
+/// programs, a fork may take seconds. After this time, the zygote is considered broken.
 const FORK_WAIT: Duration = Duration::from_secs(10);
 
-/// How long settling waits for the zygote: an emulated interpreter on a busy host imports
-/// its modules in several seconds, and a template without a zygote is one for good. Less than
-/// the host waits for the guest to settle.
+/// Time for which settling waits for the zygote. An emulated interpreter on a busy host imports
+/// its modules in several seconds, and a template without a zygote would stay without one. Less
+/// than the host waits for the guest to settle.
 const SETTLE_WAIT: Duration = Duration::from_secs(80);
 
-/// How long settling lets a forked spare make itself ready, which it does in milliseconds.
+/// Time for which settling lets a forked spare become ready, which takes milliseconds.
 const REST_WAIT: Duration = Duration::from_secs(2);
 
-/// Pause between two looks whether it is.
+/// Pause between two checks of that.
 const REST_LOOK: Duration = Duration::from_millis(2);
 
-/// Failures in a row, of starts or of forks, after which settling waits no longer.
+/// Number of consecutive failures, of starts or of forks, after which settling stops waiting.
 const SETTLE_FAILURES: u32 = 3;
 
-/// Arguments and environment together beyond which an exec spawns, in bytes (16 KiB): six
-/// times that, as JSON may need, still goes through a socket's buffer at once.
+/// Size of arguments and environment above which an exec spawns, in bytes (16 KiB). Six times
+/// that, which JSON may need, still fits into a socket's buffer.
 const WORK_WORDS_BYTES_MAX: usize = 16 << 10;
 
-/// One pack's zygote, whether or not it lives just now.
+/// One pack's zygote, whether or not it is running.
 #[derive(Debug)]
 pub struct Zygote {
     spec: ZygoteSpec,
     state: Mutex<State>,
-    /// Rung when spares, readiness or failures change.
+    /// Notified when spares, readiness or failures change.
     changed: Notify,
-    /// Rung when somebody has reason to believe that it is broken.
-    doubted: Notify,
-    /// Rung when a program begins or ends.
+    /// Notified when the zygote is suspected to be broken.
+    suspected: Notify,
+    /// Notified when a program begins or ends.
     used: Notify,
 }
 
-/// What is known of the zygote that lives now.
+/// State of the running zygote.
 #[derive(Debug, Default)]
 struct State {
-    /// Where it is asked; there once it is ready.
+    /// Socket for requests; present once the zygote is ready.
     control: Option<Control>,
-    /// Children that wait for work.
+    /// Spares that wait for work.
     spares: VecDeque<Spare>,
-    /// What children it was asked to fork will have, by their numbers.
+    /// Resources of the requested children, by their numbers.
     asked: HashMap<u64, Asked>,
     /// Execs that wait for a child to be forked.
     waiting: VecDeque<oneshot::Sender<Spare>>,
-    /// Pids of the children it has not reaped.
+    /// Pids of children that the zygote has not reaped.
     children: HashSet<u32>,
-    /// Starts and forks that failed since the last that did not.
+    /// Consecutive failures of starts and forks.
     failures: u32,
-    /// Until when more than [`SPARES`] are kept.
+    /// Time until which more than [`SPARES`] are kept.
     loaded_until: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Asked {
-    berth: Berth,
+    slot: Slot,
     socket: UnixStream,
 }
 
-/// Why the zygote was not asked for a child.
+/// Why the zygote could not be asked for a child.
 #[derive(Debug, thiserror::Error)]
 enum AskError {
     #[error(transparent)]
-    Berth(#[from] LaunchError),
+    Slot(#[from] LaunchError),
     #[error("cannot ask the zygote for a child")]
     Control(#[from] std::io::Error),
 }
 
-/// What the zygote said that it should not have.
+/// An unexpected message from the zygote.
 #[derive(Debug, thiserror::Error)]
-#[error("the zygote has no business saying {0}")]
-struct Nonsense(String);
+#[error("unexpected message from the zygote: {0}")]
+struct Malformed(String);
 
 impl Zygote {
-    /// A zygote that is yet to be started, by [`keep`].
+    /// Returns a zygote that [`keep`] will start.
     pub fn new(spec: ZygoteSpec) -> Self {
         let state = Mutex::default();
-        let [changed, doubted, used] = std::array::from_fn(|_| Notify::new());
-        Self { spec, state, changed, doubted, used }
+        let [changed, suspected, used] = std::array::from_fn(|_| Notify::new());
+        Self { spec, state, changed, suspected, used }
     }
 
-    /// Whether a fork can run `spec` as a new interpreter would. Not as another user: `/proc`
-    /// withholds much from a process that changed its user without executing a program.
+    /// Returns whether a fork can run `spec` as a new interpreter would. It cannot run as another
+    /// user, because `/proc` is restricted for a process that changed its user without executing
+    /// a program.
     pub fn suits(&self, spec: &ProcessSpec) -> bool {
         let Limits { cpu_ms, file_mib, .. } = spec.limits;
         if spec.code.is_none() || spec.user.is_some() || spec.tty.is_some() {
@@ -146,8 +147,8 @@ impl Zygote {
         })
     }
 
-    /// A child for an exec: the spare that waits, else one forked now; `None` when there is
-    /// no zygote to fork it.
+    /// Returns a child for an exec: a waiting spare, or one that is forked now; `None` if there
+    /// is no zygote.
     pub async fn spare(&self, agent: &Agent) -> Option<Spare> {
         self.used.notify_one();
         let forked = {
@@ -168,14 +169,13 @@ impl Zygote {
         match timeout(FORK_WAIT, forked).await {
             Ok(spare) => spare.ok(),
             Err(_elapsed) => {
-                self.doubt();
+                self.suspect();
                 None
             }
         }
     }
 
-    /// Asks for the spares that are missing, now that a program has ended or become something
-    /// that stays.
+    /// Requests missing spares after a program has ended or become a long-running process.
     pub fn replenish(&self, agent: &Agent) {
         self.used.notify_one();
         let mut state = self.state();
@@ -186,7 +186,7 @@ impl Zygote {
         }
     }
 
-    /// Waits until a spare waits, and no more than that; `false` when there is none to be had.
+    /// Waits until exactly one spare waits; `false` if none can be forked.
     pub async fn settle(&self, agent: &Agent) -> bool {
         let settled = async {
             loop {
@@ -205,51 +205,51 @@ impl Zygote {
             }
         };
         let settled = timeout(SETTLE_WAIT, settled).await.unwrap_or(false);
-        self.calm_down();
+        self.end_load();
         let at_rest = async {
             while !self.state().rests() {
                 sleep(REST_LOOK).await;
             }
         };
-        // One that is still busy after this long is as good as one that rests.
+        // A spare that is still busy after this time is accepted as it is.
         timeout(REST_WAIT, at_rest).await.ok();
         settled
     }
 
-    /// Has the zygote killed and started anew.
-    pub fn doubt(&self) {
-        self.doubted.notify_waiters();
+    /// Kills the zygote, which is then restarted.
+    pub fn suspect(&self) {
+        self.suspected.notify_waiters();
     }
 
-    /// Acts on what the zygote said once it was ready.
-    fn hear(&self, agent: &Agent, message: Message) -> Result<(), Nonsense> {
-        let nonsense = Err(Nonsense(format!("{message:?}")));
+    /// Handles a message from a ready zygote.
+    fn handle(&self, agent: &Agent, message: Message) -> Result<(), Malformed> {
+        let malformed = Err(Malformed(format!("{message:?}")));
         let mut state = self.state();
         match message {
-            Message::Ready { .. } => return nonsense,
+            Message::Ready { .. } => return malformed,
             Message::Forked { forked, pid } => {
-                let Some(Asked { berth, socket }) = state.asked.remove(&forked) else {
-                    return nonsense;
+                let Some(Asked { slot, socket }) = state.asked.remove(&forked) else {
+                    return malformed;
                 };
                 state.failures = 0;
                 state.children.insert(pid.get());
                 let exit = agent.reaper.expect(pid.get());
-                state.hand_over(Spare::new(berth, pid.get(), socket, exit));
+                state.hand_over(Spare::new(slot, pid.get(), socket, exit));
             }
             Message::Failed { failed, error } => {
                 if state.asked.remove(&failed).is_none() {
-                    return nonsense;
+                    return malformed;
                 }
                 console::say(&format!("the zygote cannot fork: {error}"));
                 state.failures += 1;
-                // Its exec spawns.
+                // The exec falls back to spawning.
                 state.waiting.pop_front();
             }
             Message::Ended { ended, status } => {
                 if !state.children.remove(&ended) {
-                    return nonsense;
+                    return malformed;
                 }
-                agent.reaper.told(ended, ExitStatus::from_raw(status));
+                agent.reaper.report_end(ended, ExitStatus::from_raw(status));
                 state.spares.retain(Spare::waits);
                 drop(state);
                 agent.sweep();
@@ -265,12 +265,12 @@ impl Zygote {
 }
 
 impl State {
-    /// Asks for one more child; `None` when that cannot be.
+    /// Requests one more child; `None` if that fails.
     fn ask(&mut self, agent: &Agent) -> Option<()> {
         let control = self.control.as_ref()?;
         match ask(agent, control) {
             Ok(asked) => {
-                self.asked.insert(asked.berth.number, asked);
+                self.asked.insert(asked.slot.number, asked);
                 Some(())
             }
             Err(error) => {
@@ -281,14 +281,14 @@ impl State {
         }
     }
 
-    /// Whether every child is a spare that waits for its work.
+    /// Returns whether every child is a spare that waits for work.
     fn rests(&self) -> bool {
         self.asked.is_empty()
             && self.children.len() <= self.spares.len()
             && self.spares.iter().all(Spare::rests)
     }
 
-    /// Gives `spare` to the exec that waits longest.
+    /// Gives `spare` to the exec that has waited longest.
     fn hand_over(&mut self, mut spare: Spare) {
         while let Some(exec) = self.waiting.pop_front() {
             match exec.send(spare) {
@@ -302,16 +302,16 @@ impl State {
 }
 
 fn ask(agent: &Agent, control: &Control) -> Result<Asked, AskError> {
-    let berth = Berth::make(agent)?;
+    let slot = Slot::make(agent)?;
     let (socket, theirs) =
         socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
             .map_err(std::io::Error::from)?;
     let socket = std::os::unix::net::UnixStream::from(socket);
     socket.set_nonblocking(true)?;
-    let procs = berth.cgroup.as_ref().map(Cgroup::procs).transpose()?;
+    let procs = slot.cgroup.as_ref().map(Cgroup::procs).transpose()?;
     let procs = procs.as_ref().map(|file| file.as_fd());
-    control.ask_for_child(berth.number, theirs.as_fd(), procs)?;
-    Ok(Asked { berth, socket: UnixStream::from_std(socket)? })
+    control.ask_for_child(slot.number, theirs.as_fd(), procs)?;
+    Ok(Asked { slot, socket: UnixStream::from_std(socket)? })
 }
 
 #[cfg(test)]

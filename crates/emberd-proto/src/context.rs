@@ -1,9 +1,9 @@
 //! Contexts: interpreters that keep their variables between runs.
 //!
-//! A context is a process with one channel more: `Data` frames from the host are lines of JSON
-//! for the interpreter, [`ContextCall`]; `Data` frames from the guest are its lines of JSON,
-//! [`ContextEvent`]. What a run prints comes as `Stdout` and `Stderr` frames, in front of the
-//! event that ends the run.
+//! A context is a process with an additional channel. `Data` frames from the host are lines of
+//! JSON for the interpreter, [`ContextCall`]; `Data` frames from the guest are lines of JSON from
+//! it, [`ContextEvent`]. Output of a run comes as `Stdout` and `Stderr` frames, before the event
+//! that ends the run.
 
 use std::collections::BTreeMap;
 
@@ -16,42 +16,43 @@ use crate::forms::{Forms, FormsError};
 use crate::json::{self, JsonLimits};
 use crate::process::check_user;
 
-/// Longest line of JSON from an interpreter, in bytes (32 MiB): a figure in several formats.
+/// Maximum length of a line of JSON from an interpreter, in bytes (32 MiB): a figure in several
+/// formats.
 pub const CONTEXT_LINE_BYTES_MAX: usize = 32 << 20;
 
-/// What a line of JSON from an interpreter may be made of: as deep as most readers of JSON go, and
-/// with numbers as long as Python reads. How many values it has does not matter, for no tree is
-/// made of them.
+/// Limits of a line of JSON from an interpreter: the depth that most JSON readers support, and
+/// the length of numbers that Python reads. The number of values is not limited, because they are
+/// not parsed into a tree.
 pub const CONTEXT_LINE_LIMITS: JsonLimits =
     JsonLimits { depth_max: 128, values_max: usize::MAX, number_bytes_max: 4300 };
 
-/// Most bytes of [`ContextCall`]s an interpreter may leave unread (64 MiB): one of the largest
-/// code, JSON-escaped.
+/// Maximum size of unread [`ContextCall`]s of an interpreter, in bytes (64 MiB): one with the
+/// largest code, JSON-escaped.
 pub const CONTEXT_CALLS_BYTES_MAX: usize = 64 << 20;
 
-/// What a context is opened with.
+/// How to open a context.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ContextSpec {
-    /// Its language; the sandbox's own when absent.
+    /// Language; by default the sandbox's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// Its first working directory; the user's home when absent.
+    /// Initial working directory; by default the user's home directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// Environment variables added to the sandbox's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Who it runs as, by name; root when absent.
+    /// User to run as, by name or number; root by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
 }
 
 impl ContextSpec {
-    /// Holds this spec against its limits.
+    /// Checks this spec against its limits.
     ///
     /// # Errors
-    /// The first limit broken.
+    /// The first limit that is broken.
     pub fn check(&self) -> Result<(), SpecError> {
         let language = self.language.iter();
         check_words("", language, &self.env, self.cwd.as_deref())?;
@@ -59,23 +60,23 @@ impl ContextSpec {
     }
 }
 
-/// What a context is asked to run.
+/// A run of code in a context.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ContextRun {
     /// The code, at most 8 MiB.
     pub code: String,
-    /// Time limit in milliseconds, 1 to 3,600,000, from its turn on; then it is interrupted, and
-    /// killed with its context where that does not help. None when absent.
+    /// Time limit in milliseconds, 1 to 3,600,000, counted from the start of the run. The run is
+    /// then interrupted, and its context is killed if that has no effect. None by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
 }
 
 impl ContextRun {
-    /// Holds it against its limits.
+    /// Checks the run against its limits.
     ///
     /// # Errors
-    /// The first limit broken.
+    /// The first limit that is broken.
     pub fn check(&self) -> Result<(), SpecError> {
         check_words(&self.code, std::iter::empty(), &BTreeMap::new(), None)?;
         match self.timeout_ms {
@@ -87,70 +88,70 @@ impl ContextRun {
     }
 }
 
-/// What an interpreter is told, one line of JSON each.
+/// A call to an interpreter, one line of JSON each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "call", rename_all = "snake_case")]
 pub enum ContextCall {
-    /// Runs code and answers with events, from [`ContextEvent::Started`] to
-    /// [`ContextEvent::Done`]. Only between the two does it heed an interrupt.
+    /// Runs code. The interpreter answers with events, from [`ContextEvent::Started`] to
+    /// [`ContextEvent::Done`], and handles interrupts only between the two.
     Run {
         /// The code.
         code: String,
     },
-    /// Ends the run under way; said to an interpreter that is [`InterruptedBy::Call`].
+    /// Ends the current run; sent to interpreters with [`InterruptedBy::Call`].
     Interrupt,
 }
 
-/// What ends a run early. SIGINT goes to the interpreter's process group in each case, as from
-/// a terminal: a program that the run has started is to hear of it, too.
+/// How a run is interrupted. In each case, SIGINT is sent to the interpreter's process group, as
+/// by a terminal, so that programs started by the run get it too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InterruptedBy {
-    /// SIGINT, which never goes amiss.
+    /// SIGINT once, which is never lost.
     #[default]
     Signal,
-    /// SIGINT, which may go amiss and is repeated until the run is over.
+    /// SIGINT, repeated until the run ends, because one may be lost.
     RepeatedSignals,
-    /// [`ContextCall::Interrupt`], beside signals that are repeated: a program that the run has
-    /// just begun to start may not hear of one.
+    /// [`ContextCall::Interrupt`], and repeated signals, because a program that the run is just
+    /// starting may miss one.
     Call,
 }
 
-/// What an interpreter says, one line of JSON each: an object whose `event` is the name of one of
-/// these in lower case, and whose other members are their fields.
+/// An event from an interpreter, one line of JSON each: an object whose `event` is the name of a
+/// variant in lower case, and whose other members are its fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContextEvent {
-    /// It is there: the first line, once.
+    /// The interpreter is ready: the first line, sent once.
     Ready,
-    /// A run begins; from here on it can be interrupted.
+    /// A run has started, and can be interrupted from now on.
     Started {
-        /// How many runs there were, this one included.
+        /// Number of runs so far, including this one.
         execution_count: u64,
-        /// What ends it early.
+        /// How the run is interrupted.
         interrupted_by: InterruptedBy,
     },
     /// The value of the last expression.
     Result {
-        /// The value in each of its forms, by MIME type.
+        /// The value in its forms, by MIME type.
         data: Forms,
     },
-    /// What a run displayed.
+    /// A value that the run displayed.
     Display {
-        /// It in each of its forms, by MIME type.
+        /// The value in its forms, by MIME type.
         data: Forms,
     },
-    /// What ended the run early.
+    /// The error that ended the run.
     Error {
         /// Name of the exception's class.
         name: String,
-        /// Its text.
+        /// Message of the exception.
         value: String,
         /// The traceback as printed.
         traceback: String,
     },
-    /// The run is over.
+    /// The run has ended.
     Done {
-        /// How many runs there were, this one included.
+        /// Number of runs so far, including this one.
         execution_count: u64,
     },
 }
@@ -158,11 +159,11 @@ pub enum ContextEvent {
 /// Why a line is not passed on as an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
-    /// It is over [`CONTEXT_LINE_LIMITS`], or the limits of [`Forms`].
+    /// The line is over [`CONTEXT_LINE_LIMITS`], or the limits of [`Forms`].
     #[error("a line is over a limit")]
     Excess,
-    /// It is no event.
-    #[error("a line is no event")]
+    /// The line is not an event.
+    #[error("a line is not an event")]
     NoEvent,
 }
 
@@ -178,7 +179,7 @@ enum EventName {
     Done,
 }
 
-/// A line, whatever event it is.
+/// The fields of all events.
 #[derive(Deserialize)]
 struct Line<'a> {
     event: EventName,
@@ -193,8 +194,8 @@ struct Line<'a> {
 }
 
 impl ContextEvent {
-    /// Reads a line, which is without its end and has gone through [`json::tame`]. The forms of a
-    /// value are a part of the line's own memory.
+    /// Parses a line without its newline, after [`json::tame`]. The forms of a value share the
+    /// line's memory.
     ///
     /// # Errors
     /// [`LineError`].

@@ -1,5 +1,5 @@
-//! What to run and how it ended: one idea, defined once, for the wire, the HTTP API,
-//! the client and the command line.
+//! Execs: what to run and how it ended. Defined once for the wire, the HTTP API, the client and
+//! the command line.
 
 use std::collections::BTreeMap;
 
@@ -9,27 +9,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::{Limits, check_user};
 
-/// Largest program text, in bytes (8 MiB).
+/// Maximum size of program text, in bytes (8 MiB).
 pub const CODE_BYTES_MAX: usize = 8 << 20;
-/// Largest number of arguments, and of environment variables.
+/// Maximum number of arguments, and of environment variables.
 pub const WORDS_MAX: usize = 1024;
-/// Largest sum of all arguments, of all environment variables, and of the working
+/// Maximum total size of all arguments, of all environment variables, and of the working
 /// directory's name, each in bytes (128 KiB, the kernel's limit for one string).
 pub const WORDS_BYTES_MAX: usize = 128 << 10;
-/// Largest standard input of one exec, in bytes (32 MiB).
+/// Maximum standard input of one exec, in bytes (32 MiB).
 pub const STDIN_BYTES_MAX: usize = 32 << 20;
-/// Most bytes of standard output, and of standard error, one exec returns (8 MiB each);
-/// what exceeds it is dropped and flagged.
+/// Maximum standard output, and standard error, of one exec, in bytes (8 MiB each). Output beyond
+/// it is dropped and flagged.
 pub const OUTPUT_BYTES_MAX: usize = 8 << 20;
-/// Time limit of an exec that names none, in milliseconds.
+/// Default time limit of an exec, in milliseconds.
 pub const TIMEOUT_MS_DEFAULT: u64 = 30_000;
-/// Longest time limit of an exec, in milliseconds (1 hour).
+/// Maximum time limit of an exec, in milliseconds (1 hour).
 pub const TIMEOUT_MS_MAX: u64 = 3_600_000;
 
 /// `exit_code` of a program that was never started or was killed at its time limit.
 pub const EXIT_CODE_NONE: i32 = -1;
 
-/// Code to run and its surroundings.
+/// Code to run, and its environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExecSpec {
@@ -41,19 +41,19 @@ pub struct ExecSpec {
     /// Environment variables added to the sandbox's own, at most 1,024.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Working directory; the user's home when absent.
+    /// Working directory; by default the user's home directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// Who it runs as, by name; root when absent.
+    /// User to run as, by name or number; root by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Time limit in milliseconds, 1 to 3,600,000; then the whole process tree is killed.
+    /// Time limit in milliseconds, 1 to 3,600,000, after which the whole process tree is killed.
     #[serde(default = "timeout_ms_default")]
     pub timeout_ms: u64,
-    /// What it may use up.
+    /// Resource limits.
     #[serde(default, skip_serializing_if = "Limits::is_none")]
     pub limits: Limits,
-    /// Whether a new interpreter is started even where the pack keeps a warm one to fork.
+    /// Whether to start a new interpreter even if the pack has a warm one to fork.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fresh: bool,
 }
@@ -63,7 +63,7 @@ fn timeout_ms_default() -> u64 {
 }
 
 impl ExecSpec {
-    /// `code` with no arguments and every default.
+    /// Returns a spec for `code`, without arguments and with all defaults.
     pub fn new(code: impl Into<String>) -> Self {
         Self {
             code: code.into(),
@@ -77,11 +77,11 @@ impl ExecSpec {
         }
     }
 
-    /// Holds this spec against every limit of this module.
+    /// Checks this spec against the limits of this module.
     ///
     /// # Errors
-    /// The first limit broken. The daemon checks before the guest does, so that a caller
-    /// gets the answer without a round trip; the guest checks because it trusts nobody.
+    /// The first limit that is broken. The daemon checks so that a caller gets the answer without
+    /// a round trip; the guest checks because it does not trust the host.
     pub fn check(&self) -> Result<(), SpecError> {
         check_words(&self.code, self.args.iter(), &self.env, self.cwd.as_deref())?;
         check_user(self.user.as_deref())?;
@@ -92,7 +92,7 @@ impl ExecSpec {
     }
 }
 
-/// Holds what every program is started with against the limits of this module.
+/// Checks the parts that every program is started with against the limits of this module.
 pub(crate) fn check_words<'a>(
     code: &str,
     args: impl Iterator<Item = &'a String> + Clone,
@@ -125,50 +125,52 @@ pub(crate) fn check_words<'a>(
     no_nul("cwd", cwd.unwrap_or_default())
 }
 
-/// Which limit a spec breaks.
+/// A limit that a spec breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// A size or count is over its limit.
     #[error("{what} is {amount}, over the limit of {limit}")]
     TooLarge {
-        /// What is too large.
+        /// The value that is too large.
         what: &'static str,
-        /// How large it is.
+        /// Its size.
         amount: usize,
-        /// How large it may be.
+        /// The maximum.
         limit: usize,
     },
-    /// The time limit is zero or beyond [`TIMEOUT_MS_MAX`].
+    /// The time limit is zero or over [`TIMEOUT_MS_MAX`].
     #[error("timeout_ms is {0}, not between 1 and {TIMEOUT_MS_MAX}")]
     Timeout(u64),
-    /// A string that becomes a C string holds a NUL byte.
+    /// A string contains a NUL byte.
     #[error("{0} contains a NUL byte")]
     Nul(&'static str),
     /// An environment variable's name is empty or holds `=`.
     #[error("`{0}` is not the name of an environment variable")]
     EnvName(String),
-    /// There is neither `code` nor `argv`, or both, or a program without a name.
-    #[error("either code or argv says what to run, and the first word of argv is a program")]
+    /// Both or neither of `code` and `argv` are given, or the program's name is empty.
+    #[error(
+        "one of code and argv is required, not both, and the first word of argv must be a program"
+    )]
     Program,
-    /// No user can be called that.
+    /// The user name is not valid.
     #[error("`{0}` is not the name of a user")]
     User(String),
-    /// A side of the terminal is zero or beyond [`crate::process::TTY_SIDE_MAX`].
-    #[error("a terminal of {0} columns and {1} rows is none; each is 1 to 4096")]
+    /// A side of the terminal is zero or over [`crate::process::TTY_SIDE_MAX`].
+    #[error("a terminal cannot have {0} columns and {1} rows; each must be 1 to 4096")]
     Tty(u16, u16),
-    /// A limit is zero or beyond any machine.
+    /// A resource limit is zero or too large.
     #[error("limits.{0} is {1}, not between 1 and 4294967296")]
     Limit(&'static str, u64),
 }
 
-/// How a program came to run.
+/// How a program was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StartedBy {
-    /// A new process that executed the pack's interpreter.
+    /// A new process executed the pack's interpreter.
     Spawn,
-    /// A fork of the pack's zygote: a warm interpreter.
+    /// The pack's zygote, a warm interpreter, was forked.
     Zygote,
 }
 
@@ -177,26 +179,26 @@ pub enum StartedBy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExecExit {
-    /// The program's exit code; 128 + n when signal n killed it; -1 when it was never
-    /// started or ran into its time limit.
+    /// Exit code of the program; 128 + n if signal n killed it; -1 if it was never started or
+    /// exceeded its time limit.
     pub exit_code: i32,
     /// Number of the signal that killed the program.
     pub signal: Option<i32>,
     /// Whether the time limit was reached and the process tree killed.
     pub timed_out: bool,
-    /// Whether `limits.memory_mib` was reached and the guest's kernel killed the program, or
-    /// one it started.
+    /// Whether `limits.memory_mib` was reached and the guest's kernel killed the program or a
+    /// child process.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub out_of_memory: bool,
-    /// Set only when the program could not be started or timed out.
+    /// Set only if the program could not be started or timed out.
     pub error: Option<String>,
     /// Wall time from the request's arrival in the guest to the program's end, in
     /// microseconds.
     pub duration_us: u64,
-    /// The part of `duration_us` before the program had its work, in microseconds.
+    /// Part of `duration_us` before the program was given its code, in microseconds.
     #[serde(default)]
     pub launch_us: u64,
-    /// How the program was started; absent when it was not.
+    /// How the program was started; absent if it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_by: Option<StartedBy>,
     /// Whether standard output exceeded 8 MiB, or what there was room for, and was cut.
@@ -207,9 +209,9 @@ pub struct ExecExit {
 
 /// How a program ended, with its output.
 ///
-/// Output is bytes, JSON is Unicode: `stdout` is the output with every invalid UTF-8
-/// sequence replaced by U+FFFD, and exactly when that changed something `stdout_base64`
-/// carries the bytes as they were. `stderr` likewise.
+/// Output is bytes, but JSON is Unicode. `stdout` has the output with every invalid UTF-8
+/// sequence replaced by U+FFFD. `stdout_base64` has the original bytes, and is present only if
+/// something was replaced. The same applies to `stderr`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExecOutcome {
@@ -217,10 +219,10 @@ pub struct ExecOutcome {
     pub stdout: String,
     /// Standard error as text.
     pub stderr: String,
-    /// Standard output as base64, present only when it is not valid UTF-8.
+    /// Standard output as base64, present only if it is not valid UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout_base64: Option<String>,
-    /// Standard error as base64, present only when it is not valid UTF-8.
+    /// Standard error as base64, present only if it is not valid UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr_base64: Option<String>,
     /// `duration_us` in whole milliseconds.
@@ -231,7 +233,7 @@ pub struct ExecOutcome {
 }
 
 impl ExecOutcome {
-    /// Joins an exit with the bytes captured before it.
+    /// Combines an exit with the captured output.
     pub fn new(exit: ExecExit, stdout: Vec<u8>, stderr: Vec<u8>) -> Self {
         let (stdout, stdout_base64) = text_and_base64(stdout);
         let (stderr, stderr_base64) = text_and_base64(stderr);
@@ -239,12 +241,12 @@ impl ExecOutcome {
         Self { stdout, stderr, stdout_base64, stderr_base64, duration_ms, exit }
     }
 
-    /// Standard output as the program wrote it.
+    /// Returns standard output as the program wrote it.
     pub fn stdout_bytes(&self) -> Vec<u8> {
         bytes_of(&self.stdout, self.stdout_base64.as_deref())
     }
 
-    /// Standard error as the program wrote it.
+    /// Returns standard error as the program wrote it.
     pub fn stderr_bytes(&self) -> Vec<u8> {
         bytes_of(&self.stderr, self.stderr_base64.as_deref())
     }
@@ -260,7 +262,7 @@ fn text_and_base64(output: Vec<u8>) -> (String, Option<String>) {
     }
 }
 
-/// Falls back to the text when the base64 is damaged: the daemon never sends such.
+/// Returns the text if the base64 is invalid, which the daemon never sends.
 fn bytes_of(text: &str, base64: Option<&str>) -> Vec<u8> {
     base64.and_then(|encoded| BASE64.decode(encoded).ok()).unwrap_or_else(|| text.into())
 }

@@ -1,7 +1,7 @@
-//! Files of the guest: what is asked of them and what they are.
+//! Files of the guest: operations and attributes.
 //!
-//! Names are bytes, JSON is Unicode. A [`GuestPath`] is a string where the name is UTF-8, and
-//! an object with the bytes in base64 where it is not, so that no name is out of reach.
+//! Names are bytes, but JSON is Unicode. A [`GuestPath`] is a string if the name is UTF-8, and
+//! otherwise an object with the bytes in base64, so that every name can be used.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -11,32 +11,32 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Longest path, in bytes: the kernel's `PATH_MAX`, less its NUL.
+/// Maximum length of a path, in bytes: the kernel's `PATH_MAX`, without its NUL.
 pub const PATH_BYTES_MAX: usize = 4095;
 
-/// Deepest listing, in directories below the one that is listed.
+/// Maximum depth of a listing.
 pub const DEPTH_MAX: u32 = 256;
 
-/// Most entries of one listing. A longer one is cut and says so.
+/// Maximum number of entries of one listing. A longer one is cut and flagged.
 pub const ENTRIES_MAX: usize = 100_000;
 
-/// Most entries, and most changes, in one frame.
+/// Maximum number of entries or changes in one frame.
 pub const BATCH_MAX: usize = 256;
 
-/// Most directories one recursive watch covers.
+/// Maximum number of directories of one recursive watch.
 pub const WATCHED_DIRS_MAX: usize = 8192;
 
-/// A path in the guest. A relative one starts at the home of the user it is asked for.
+/// A path in the guest. A relative path starts at the home directory of the request's user.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GuestPath(pub PathBuf);
 
 impl GuestPath {
-    /// The path.
+    /// Returns the path.
     pub fn as_path(&self) -> &Path {
         &self.0
     }
 
-    /// The rule it breaks.
+    /// Returns the rule that the path breaks.
     pub fn broken_rule(&self) -> Option<&'static str> {
         let bytes = self.0.as_os_str().as_bytes();
         if bytes.is_empty() {
@@ -102,101 +102,102 @@ impl utoipa::PartialSchema for GuestPath {
 #[cfg(feature = "schema")]
 impl utoipa::ToSchema for GuestPath {}
 
-/// An operation on files, for a user by whose home relative paths are read and to whom new
-/// files belong; root when absent.
+/// A file operation for a user. Relative paths start at the user's home directory, and new files
+/// belong to the user; by default root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRequest {
-    /// Whose.
+    /// The user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// What.
+    /// The operation.
     #[serde(flatten)]
     pub op: FileOp,
 }
 
-/// What is asked of files.
+/// A file operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "file_op", rename_all = "snake_case")]
 pub enum FileOp {
-    /// Answered by [`crate::GuestMessage::File`].
+    /// Reads the attributes of a path. Answered by [`crate::GuestMessage::File`].
     Stat {
-        /// Of what.
+        /// The path.
         path: GuestPath,
     },
-    /// Answered by [`crate::GuestMessage::Listed`] batches, then [`crate::GuestMessage::Done`].
+    /// Lists a directory. Answered by [`crate::GuestMessage::Listed`] batches, then
+    /// [`crate::GuestMessage::Done`].
     List {
         /// The directory.
         path: GuestPath,
-        /// Levels below it: 1 is what it holds itself.
+        /// Number of levels; 1 is the directory's own entries.
         depth: u32,
     },
-    /// Makes a directory and its parents. Answered by [`crate::GuestMessage::File`]; one that
-    /// is there already is refused as [`crate::RefusalCode::AlreadyExists`].
+    /// Creates a directory and its parents. Answered by [`crate::GuestMessage::File`]; an
+    /// existing one is refused as [`crate::RefusalCode::AlreadyExists`].
     MakeDir {
         /// The directory.
         path: GuestPath,
-        /// Its mode bits; 0755 when absent.
+        /// Mode bits; 0755 by default.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mode: Option<u32>,
     },
-    /// Renames, replacing a file that is there; makes parents. Answered by
+    /// Renames, replacing an existing file, and creates parents. Answered by
     /// [`crate::GuestMessage::File`].
     Move {
-        /// What.
+        /// The old path.
         from: GuestPath,
-        /// Where to.
+        /// The new path.
         to: GuestPath,
     },
-    /// Removes a file, or a directory with all that is in it. Answered by
-    /// [`crate::GuestMessage::Done`], also when nothing is there.
+    /// Removes a file, or a directory with its contents. Answered by
+    /// [`crate::GuestMessage::Done`], also if the path does not exist.
     Remove {
-        /// What.
+        /// The path.
         path: GuestPath,
     },
-    /// Answered by [`crate::GuestMessage::File`], `Data` frames and one `DataEnd`.
+    /// Reads a file. Answered by [`crate::GuestMessage::File`], `Data` frames and one `DataEnd`.
     Read {
         /// The file.
         path: GuestPath,
-        /// Where to begin, in bytes.
+        /// Offset, in bytes.
         #[serde(default)]
         offset: u64,
-        /// How many bytes at most; all when absent.
+        /// Maximum number of bytes; by default all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         length: Option<u64>,
     },
-    /// Makes or replaces a file by what `Data` frames and one `DataEnd` bring, whole or not at
-    /// all; makes parents. Answered by [`crate::GuestMessage::File`].
+    /// Creates or replaces a file atomically with the content of `Data` frames and one `DataEnd`,
+    /// and creates parents. Answered by [`crate::GuestMessage::File`].
     Write {
         /// The file.
         path: GuestPath,
-        /// Its mode bits; as the file had, else 0644, when absent.
+        /// Mode bits; by default those of the existing file, else 0644.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mode: Option<u32>,
     },
-    /// Answered by [`crate::GuestMessage::File`], then a tar stream of the directory's content
-    /// as `Data` frames and one `DataEnd`.
+    /// Packs a directory. Answered by [`crate::GuestMessage::File`], then a tar stream of its
+    /// contents as `Data` frames and one `DataEnd`.
     Pack {
         /// The directory, or a file.
         path: GuestPath,
     },
-    /// Unpacks the tar stream that `Data` frames and one `DataEnd` bring into a directory, which
-    /// is made. Answered by [`crate::GuestMessage::Done`].
+    /// Unpacks the tar stream of `Data` frames and one `DataEnd` into a directory, which is
+    /// created if missing. Answered by [`crate::GuestMessage::Done`].
     Unpack {
         /// The directory.
         path: GuestPath,
     },
-    /// Answered by [`crate::GuestMessage::Watching`], then [`crate::GuestMessage::Changes`] until
-    /// the host closes the connection.
+    /// Watches for changes. Answered by [`crate::GuestMessage::Watching`], then
+    /// [`crate::GuestMessage::Changes`] until the host closes the connection.
     Watch {
         /// The directory, or a file.
         path: GuestPath,
-        /// Whether directories below it are watched too, new ones included.
+        /// Whether directories below it are watched too, including new ones.
         #[serde(default)]
         recursive: bool,
     },
 }
 
-/// What a path leads to.
+/// The type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -211,35 +212,36 @@ pub enum FileType {
     Other,
 }
 
-/// One file, directory or link.
+/// The attributes of a file, directory or link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileEntry {
-    /// Its absolute path, as it was asked for: links in it are not resolved.
+    /// Absolute path as requested; links in it are not resolved.
     pub path: GuestPath,
-    /// What it is itself: a symbolic link is a link.
+    /// Type of the path itself, which may be a symbolic link.
     #[serde(rename = "type")]
     pub file_type: FileType,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Its permission bits, 0 to 0o7777.
+    /// Permission bits, 0 to 0o7777.
     pub mode: u32,
-    /// Number of its owner.
+    /// User id of the owner.
     pub uid: u32,
-    /// Number of its group.
+    /// Group id.
     pub gid: u32,
-    /// Name of its owner, where the guest knows one.
+    /// User name of the owner, if the guest knows one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// Name of its group, where the guest knows one.
+    /// Name of the group, if the guest knows one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// When its content last changed, in milliseconds since the Unix epoch.
+    /// Time of the last change of the content, in milliseconds since the Unix epoch.
     pub modified_ms: i64,
-    /// Where a symbolic link points.
+    /// Target of a symbolic link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<GuestPath>,
-    /// What a symbolic link leads to in the end; absent for all else, and for a broken one.
+    /// Type of the file that a symbolic link resolves to; absent for other files and for broken
+    /// links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_type: Option<FileType>,
 }
@@ -248,28 +250,28 @@ pub struct FileEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileChange {
-    /// What happened.
+    /// The kind of change.
     pub change: ChangeKind,
-    /// To what: its absolute path.
+    /// Absolute path of the changed file.
     pub path: GuestPath,
 }
 
-/// What happened to a file.
+/// A kind of change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeKind {
-    /// It came to be, or was moved here.
+    /// The path was created, or moved here.
     Created,
-    /// Its content changed.
+    /// The content changed.
     Modified,
-    /// It is gone.
+    /// The path was removed.
     Removed,
-    /// It was moved away from here.
+    /// The path was moved away.
     Renamed,
-    /// Its mode, owner or times changed.
+    /// Mode, owner or times changed.
     Attributes,
-    /// Changes were lost, here and below: look again.
+    /// Changes at or below the path were lost: list it again.
     Overflow,
 }
 

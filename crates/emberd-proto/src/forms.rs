@@ -1,4 +1,4 @@
-//! A value in each of its forms, by MIME type: JSON that is passed on as the text it is.
+//! A value in several forms, by MIME type: JSON that is passed on as text.
 
 use std::fmt;
 
@@ -8,35 +8,35 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// Most forms of one value.
+/// Maximum number of forms of one value.
 pub const FORMS_MAX: usize = 64;
 
-/// Longest name of a form, in bytes.
+/// Maximum length of a form's name, in bytes.
 pub const FORM_NAME_BYTES_MAX: usize = 255;
 
-/// An object of JSON: the name of each member is a MIME type, its value a form.
+/// A JSON object whose member names are MIME types and whose values are forms.
 ///
-/// It is held as text. What is asked of it is found by reading that text; no tree is made but
-/// of what is asked for. A name that comes twice means what comes last.
+/// The object is stored as text. A form is found by reading that text, and only the requested
+/// form is parsed. Of several members with the same name, the last counts.
 #[derive(Clone)]
 pub struct Forms(Bytes);
 
-/// Why text is not the forms of a value.
+/// Why text is not a set of forms.
 #[derive(Debug, thiserror::Error)]
 pub enum FormsError {
-    /// It is no object of JSON.
-    #[error("the forms of a value are no object")]
+    /// The text is not a JSON object.
+    #[error("the forms of a value are not an object")]
     Json(#[source] serde_json::Error),
-    /// There are more than [`FORMS_MAX`], or the name of one is over [`FORM_NAME_BYTES_MAX`].
+    /// There are more than [`FORMS_MAX`] forms, or a name is over [`FORM_NAME_BYTES_MAX`].
     #[error(
-        "a value has more than {FORMS_MAX} forms, or one of a name over \
+        "a value has more than {FORMS_MAX} forms, or one whose name is over \
              {FORM_NAME_BYTES_MAX} bytes"
     )]
     Excess,
 }
 
 impl Forms {
-    /// The forms that `json` tells, which is kept as it is.
+    /// Returns the forms in `json`, which is stored unchanged.
     ///
     /// # Errors
     /// [`FormsError`].
@@ -45,17 +45,17 @@ impl Forms {
         if within { Ok(Self(json)) } else { Err(FormsError::Excess) }
     }
 
-    /// The object, as it came.
+    /// Returns the object as received.
     pub fn json(&self) -> &Bytes {
         &self.0
     }
 
-    /// Likewise.
+    /// Returns the object as received.
     pub fn into_json(self) -> Bytes {
         self.0
     }
 
-    /// The names of the forms, in the order they came in.
+    /// Returns the names of the forms, in order.
     pub fn kinds(&self) -> Vec<String> {
         struct Names;
         impl<'de> Visitor<'de> for Names {
@@ -79,7 +79,7 @@ impl Forms {
         reader.deserialize_map(Names).unwrap_or_default()
     }
 
-    /// One form as a `T`; none where there is none of that name, or it is no `T`.
+    /// Returns one form as a `T`; `None` if there is none of that name, or it is not a `T`.
     pub fn get<T: DeserializeOwned>(&self, kind: &str) -> Option<T> {
         let mut reader = serde_json::Deserializer::from_slice(&self.0);
         let raw = reader.deserialize_map(Find(kind)).ok()??;
@@ -91,7 +91,7 @@ impl Forms {
     }
 }
 
-/// Whether an object keeps to the limits.
+/// Checks an object against the limits.
 struct Within(bool);
 
 impl<'de> Deserialize<'de> for Within {
@@ -117,7 +117,7 @@ impl<'de> Deserialize<'de> for Within {
     }
 }
 
-/// Whether a name is short enough; it is not kept.
+/// Checks the length of a name without storing it.
 struct Name(bool);
 
 impl<'de> Deserialize<'de> for Name {

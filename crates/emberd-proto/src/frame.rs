@@ -1,8 +1,8 @@
-//! The guest wire: one frame is a `u32` big-endian byte count, then that many bytes:
-//! one kind byte and the payload.
+//! The guest wire: one frame is a `u32` big-endian byte count, then that many bytes: one kind
+//! byte and the payload.
 //!
-//! The decoder never reads or waits: the guest feeds it from a vsock or a virtio
-//! port, the host from a Unix socket or a mux stream, each from its own runtime.
+//! The decoder does no I/O. The guest feeds it from a vsock or a virtio port, and the host from a
+//! Unix socket or a mux stream, each with its own runtime.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
@@ -10,28 +10,28 @@ use serde::de::DeserializeOwned;
 
 use crate::json::{self, JsonExcess, JsonLimits};
 
-/// Largest frame either side accepts, in bytes after the length prefix (64 MiB).
-/// Bounds what a hostile length prefix can make the peer hold.
+/// Maximum size of a frame, in bytes after the length prefix (64 MiB). It limits how much memory
+/// a hostile length prefix can make the peer use.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 
-/// Largest bulk payload a sender puts into one frame, in bytes (64 KiB).
-/// Keeps stdout and stderr interleaved and a receiver's buffer small.
+/// Maximum bulk payload that a sender puts into one frame, in bytes (64 KiB). It keeps stdout and
+/// stderr interleaved and a receiver's buffer small.
 pub const BULK_BYTES_MAX: usize = 64 << 10;
 
-/// Longest message a host takes from a guest, in bytes (512 KiB): twice a batch of a listing.
+/// Maximum size of a message from a guest, in bytes (512 KiB): twice a batch of a listing.
 pub const GUEST_MESSAGE_BYTES_MAX: usize = 512 << 10;
 
-/// What a message may be made of, whoever sends it: four deep and some 10,000 values are the most
-/// there is to say.
+/// Limits of the JSON of a message in either direction. The largest messages are four deep and
+/// have about 10,000 values.
 pub const MESSAGE_LIMITS: JsonLimits =
     JsonLimits { depth_max: 16, values_max: 16 << 10, number_bytes_max: 64 };
 
-/// Bytes before the payload: the length prefix and the kind byte.
+/// Size of the length prefix and the kind byte.
 pub const HEADER_BYTES: usize = 5;
 
 const LENGTH_BYTES: usize = 4;
 
-/// What a payload is.
+/// The kind of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -39,14 +39,14 @@ pub enum Kind {
     Control = 1,
     /// Raw bytes for the program's standard input.
     Stdin = 2,
-    /// End of standard input; the payload is empty. A message of its own because
-    /// half-close does not survive a vsock.
+    /// End of standard input; the payload is empty. It is a separate message because a vsock does
+    /// not pass on a half-close.
     StdinEnd = 3,
     /// Raw bytes of the program's standard output.
     Stdout = 4,
     /// Raw bytes of the program's standard error.
     Stderr = 5,
-    /// Raw bytes of a file, of a TCP connection or of a context's channel, either way.
+    /// Raw bytes of a file, a TCP connection or a context's channel, in either direction.
     Data = 6,
     /// End of the `Data` in one direction; the payload is empty.
     DataEnd = 7,
@@ -71,7 +71,7 @@ impl Kind {
 /// One decoded frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What the payload is.
+    /// Kind of the payload.
     pub kind: Kind,
     /// The bytes after the kind byte; at most [`FRAME_BYTES_MAX`] − 1.
     pub payload: Bytes,
@@ -92,8 +92,8 @@ impl Frame {
     }
 }
 
-/// Why a byte stream is not a sequence of frames. The stream cannot be resynchronised:
-/// close the connection.
+/// Why a byte stream is not a sequence of frames. The stream cannot be resynchronised, so the
+/// connection has to be closed.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The length prefix exceeds [`FRAME_BYTES_MAX`].
@@ -102,29 +102,29 @@ pub enum FrameError {
     /// The length prefix is zero: there is no kind byte.
     #[error("frame without a kind byte")]
     Empty,
-    /// The kind byte is none this generation knows.
+    /// The kind byte is unknown to this generation.
     #[error("unknown frame kind {0:#04x}")]
     UnknownKind(u8),
-    /// The stream ended inside a frame.
+    /// The stream ended within a frame.
     #[error("stream ended inside a frame, after {0} of its bytes")]
     Truncated(usize),
     /// A control message was expected.
     #[error("expected a control frame, got {0:?}")]
     NotControl(Kind),
     /// A control frame is longer than its sender may send.
-    #[error("control frame of {0} bytes is longer than any it may send")]
+    #[error("control frame of {0} bytes is longer than a peer may send")]
     MessageTooLong(usize),
     /// A control payload is over [`MESSAGE_LIMITS`].
-    #[error("control frame is no message")]
+    #[error("control frame is not a message")]
     Excess(#[source] JsonExcess),
     /// A control payload is not the expected JSON.
     #[error("control frame is not a valid message")]
     Json(#[source] serde_json::Error),
 }
 
-/// Cuts bytes, in pieces of any size, into frames.
+/// Splits bytes, in pieces of any size, into frames.
 ///
-/// Memory grows with the bytes received, never with what a length prefix claims.
+/// Its memory grows with the bytes received, never with the size in a length prefix.
 #[derive(Debug)]
 pub struct Decoder {
     buffer: BytesMut,
@@ -138,12 +138,12 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// One for what comes from a guest, whose messages are short.
+    /// Returns a decoder for frames from a guest, whose messages are limited further.
     pub fn of_guest() -> Self {
         Self { message_bytes_max: GUEST_MESSAGE_BYTES_MAX, ..Self::default() }
     }
 
-    /// The buffer received bytes are appended to, so that a reader can fill it in place.
+    /// Returns the buffer for received bytes, so that a reader can fill it in place.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
@@ -174,20 +174,20 @@ impl Decoder {
         Ok(Some(Frame { kind, payload: self.buffer.split_to(length - 1).freeze() }))
     }
 
-    /// Says that the stream has ended.
+    /// Checks that the stream ended between two frames.
     ///
     /// # Errors
-    /// [`FrameError::Truncated`] when it ended inside a frame.
+    /// [`FrameError::Truncated`] if it ended within a frame.
     pub fn finish(&self) -> Result<(), FrameError> {
         if self.buffer.is_empty() { Ok(()) } else { Err(FrameError::Truncated(self.buffer.len())) }
     }
 }
 
-/// The five bytes that precede a payload of `payload_bytes`; lets a sender write header and
-/// payload in one vectored call without copying the payload.
+/// Returns the five bytes before a payload of `payload_bytes`, so that a sender can write header
+/// and payload in one vectored call without copying the payload.
 ///
 /// # Panics
-/// When the frame would exceed [`FRAME_BYTES_MAX`]: senders split bulk data before.
+/// If the frame would exceed [`FRAME_BYTES_MAX`]; senders split bulk data before.
 pub fn header(kind: Kind, payload_bytes: usize) -> [u8; HEADER_BYTES] {
     assert!(payload_bytes < FRAME_BYTES_MAX, "a {payload_bytes} byte payload must be split");
     let length = u32::try_from(payload_bytes + 1).expect("bounded by FRAME_BYTES_MAX");
@@ -212,10 +212,11 @@ pub fn encode_bulk(kind: Kind, payload: &[u8], out: &mut BytesMut) {
     }
 }
 
-/// Appends one control frame that carries `message` as JSON.
+/// Appends one control frame with `message` as JSON.
 ///
 /// # Panics
-/// As [`header`], and when `message` has map keys that are not strings; emberd's have none.
+/// As [`header`], and if `message` has map keys that are not strings, which emberd's messages do
+/// not have.
 pub fn encode_message(message: &impl Serialize, out: &mut BytesMut) {
     let json = serde_json::to_vec(message).expect("messages have string keys only");
     encode(Kind::Control, &json, out);
@@ -227,7 +228,7 @@ mod tests {
 
     use super::*;
 
-    /// Feeds `stream` in pieces of `chunk_bytes` and returns the frames it holds.
+    /// Feeds `stream` in pieces of `chunk_bytes` and returns its frames.
     fn decode(stream: &[u8], chunk_bytes: usize) -> Result<Vec<Frame>, FrameError> {
         let mut decoder = Decoder::default();
         let mut frames = Vec::new();

@@ -1,25 +1,25 @@
-//! JSON from somebody who is not trusted, held against limits before it is read.
+//! Checks untrusted JSON against limits before it is parsed.
 //!
-//! A tree of JSON takes many times the memory of its text, so what bounds the text does not bound
-//! the tree. These limits do. They are told by looking at each byte once, without any memory;
-//! whether the text is JSON at all is for whoever reads it.
+//! Parsed JSON takes many times the memory of its text, so a limit on the text does not limit it.
+//! These limits do. The check reads each byte once and allocates nothing. It does not check
+//! whether the text is valid JSON.
 
-/// What JSON may be made of.
+/// Limits of JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JsonLimits {
-    /// Most arrays and objects inside each other.
+    /// Maximum depth of arrays and objects.
     pub depth_max: usize,
-    /// Most values and names.
+    /// Maximum number of values and names.
     pub values_max: usize,
-    /// Longest number, in bytes.
+    /// Maximum length of a number, in bytes.
     pub number_bytes_max: usize,
 }
 
-/// Which limit JSON breaks.
+/// A limit that JSON breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JsonExcess {
-    /// Arrays and objects are too deep inside each other.
-    #[error("arrays and objects are more than {0} deep inside each other")]
+    /// Arrays and objects are nested too deep.
+    #[error("arrays and objects are nested more than {0} deep")]
     Depth(usize),
     /// There are too many values.
     #[error("there are more than {0} values and names")]
@@ -29,19 +29,19 @@ pub enum JsonExcess {
     Number(usize),
 }
 
-/// Where in a text a byte is.
+/// The lexical state at a byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum At {
     Value,
     Text,
-    /// Behind a backslash.
+    /// After a backslash.
     Escape,
 }
 
-/// Holds `json` against `limits`.
+/// Checks `json` against `limits`.
 ///
 /// # Errors
-/// The first limit broken.
+/// The first limit that is broken.
 pub fn check(json: &[u8], limits: JsonLimits) -> Result<(), JsonExcess> {
     let (mut at, mut depth, mut values, mut number_bytes) = (At::Value, 0_usize, 1, 0);
     for byte in json {
@@ -78,9 +78,9 @@ pub fn check(json: &[u8], limits: JsonLimits) -> Result<(), JsonExcess> {
     Ok(())
 }
 
-/// Makes of `json`, in place, what every reader can read, if it is JSON: an escape that is half a
-/// character (`\ud800`) becomes U+FFFD, and a carriage return between values becomes a space, so
-/// that no line of a protocol ends there.
+/// Makes `json`, in place, readable for every JSON reader, if it is valid: an unpaired surrogate
+/// escape (`\ud800`) becomes U+FFFD, and a carriage return between values becomes a space, so
+/// that it does not end a line of a protocol.
 pub fn tame(json: &mut [u8]) {
     let (mut at, mut index) = (At::Value, 0);
     while index < json.len() {
@@ -101,7 +101,7 @@ pub fn tame(json: &mut [u8]) {
     }
 }
 
-/// Tames the escape `json` begins with, and says how many bytes it has.
+/// Replaces the escape at the start of `json` if necessary, and returns its length in bytes.
 fn tame_escape(json: &mut [u8]) -> usize {
     const ESCAPE_BYTES: usize = 6;
     match (unit(json), json.get(ESCAPE_BYTES..).and_then(unit)) {
@@ -110,12 +110,12 @@ fn tame_escape(json: &mut [u8]) -> usize {
             json[..ESCAPE_BYTES].copy_from_slice(br"\ufffd");
             ESCAPE_BYTES
         }
-        // Whatever it is, what it escapes is no end of a text.
+        // Any escaped character is not the end of a string.
         _ => 2,
     }
 }
 
-/// The UTF-16 unit that the escape is which `json` begins with.
+/// Returns the UTF-16 unit of the escape at the start of `json`.
 fn unit(json: &[u8]) -> Option<u16> {
     let digits = json.strip_prefix(br"\u")?.get(..4)?;
     let digits = std::str::from_utf8(digits).ok()?;
@@ -154,7 +154,7 @@ mod tests {
             ("12345", Ok(())),
             ("[123456]", Err(JsonExcess::Number(5))),
             ("-1.e+5", Err(JsonExcess::Number(5))),
-            // No JSON, and no reason to fall.
+            // Invalid JSON must not cause a panic.
             ("]]]]}}}}", Ok(())),
             ("\"", Ok(())),
             ("\"\\", Ok(())),
@@ -182,7 +182,7 @@ mod tests {
         }
     }
 
-    /// A tree of JSON, and how deep it is.
+    /// Returns random JSON, and its depth.
     fn any_tree() -> impl Strategy<Value = (Value, usize)> {
         let leaf = prop_oneof![
             any::<i32>().prop_map(|number| (Value::from(number), 0)),

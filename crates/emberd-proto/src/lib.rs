@@ -1,6 +1,6 @@
-//! What host and guest say to each other. No I/O happens here.
+//! The protocol between host and guest. This crate does no I/O.
 //!
-//! One operation at a time runs on a connection:
+//! A connection carries one operation at a time:
 //!
 //! ```text
 //! connect ─ Hello ▶ Welcome ─▶ idle ─ Ping, Renew, … ▶ Pong, Renewed, … ──────▶ idle

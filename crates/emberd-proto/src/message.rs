@@ -1,8 +1,8 @@
-//! The JSON inside control frames: what the host asks and what the guest answers.
+//! The JSON messages in control frames: requests of the host and answers of the guest.
 //!
-//! Unknown fields are ignored, so either side may add some; an operation the guest
-//! does not know parses as [`HostMessage::Unknown`] and is refused by type, not by
-//! closing the connection.
+//! Unknown fields are ignored, so either side may add fields. An operation that the guest does
+//! not know parses as [`HostMessage::Unknown`]. It is refused by type, and the connection stays
+//! open.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,47 +13,47 @@ use crate::metrics::Metrics;
 use crate::process::{ProcessSpec, SignalName, TtySize};
 use crate::renewal::Renewal;
 
-/// Generation of this wire. The guest refuses a host of another one.
+/// Generation of this protocol. The guest refuses a host of another one.
 pub const GENERATION: u32 = 1;
 
 /// Port the guest agent listens on.
 pub const AGENT_PORT: u32 = 1024;
 
-/// Port of the host (CID 2) the guest dials once it serves. The connection carries nothing
-/// and is closed at once; it saves the host from polling. A host need not listen there.
+/// Port of the host (CID 2) to which the guest connects once it serves. The connection carries no
+/// data and is closed at once; it saves the host from polling. The host need not listen there.
 pub const READY_PORT: u32 = 1025;
 
-/// Data for a port the host may have sent beyond what the guest has said was taken, in bytes
-/// (256 KiB). A program that does not read holds up to that much of the guest's memory, and
-/// does not keep the agent from hearing that the host has left.
+/// Window of data for a port, in bytes (256 KiB): how much the host may send beyond what the
+/// guest has reported as consumed. A program that does not read takes at most this much of the
+/// guest's memory, and the agent still notices when the host disconnects.
 pub const DIAL_WINDOW_BYTES: usize = 256 << 10;
 
-/// Name of the virtio-serial port the agent serves where there is no vsock.
+/// Name of the virtio-serial port on which the agent serves if there is no vsock.
 pub const AGENT_PORT_NAME: &str = "emberd.agent";
 
-/// What the host asks. [`HostMessage::Hello`] opens every connection.
+/// A request of the host. [`HostMessage::Hello`] opens every connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum HostMessage {
-    /// First message of a connection; answered by [`GuestMessage::Welcome`].
+    /// Opens a connection; answered by [`GuestMessage::Welcome`].
     Hello {
         /// The host's [`GENERATION`].
         generation: u32,
     },
-    /// Answered by [`GuestMessage::Pong`].
+    /// Checks the connection; answered by [`GuestMessage::Pong`].
     Ping,
     /// Runs code. `Stdin` frames and one `StdinEnd` frame follow; the answer is `Stdout` and
     /// `Stderr` frames, then [`GuestMessage::Exited`].
     Exec(ExecSpec),
-    /// Starts a process: answered by [`GuestMessage::Started`], or by [`GuestMessage::Exited`]
-    /// when it cannot be. `Stdin` frames, at most [`crate::process::STDIN_WINDOW_BYTES`] of them
-    /// not yet taken, one `StdinEnd`, [`Self::Signal`] and [`Self::Resize`] may follow; `Stdout`
-    /// and `Stderr` frames come without bound until [`GuestMessage::Exited`]. A host that closes
-    /// the connection kills the process and all it started.
+    /// Starts a process: answered by [`GuestMessage::Started`], or by [`GuestMessage::Exited`] if
+    /// it cannot be started. `Stdin` frames (at most [`crate::process::STDIN_WINDOW_BYTES`]
+    /// unconsumed), one `StdinEnd`, [`Self::Signal`] and [`Self::Resize`] may follow. Any number
+    /// of `Stdout` and `Stderr` frames come until [`GuestMessage::Exited`]. If the host closes
+    /// the connection, the process and its children are killed.
     Start(ProcessSpec),
-    /// Sends a signal to the process of this connection and all it started. Not answered.
+    /// Sends a signal to the process of this connection and its children. Not answered.
     Signal {
-        /// Which.
+        /// The signal.
         signal: SignalName,
     },
     /// Changes the size of the terminal of this connection's process. Not answered.
@@ -61,10 +61,10 @@ pub enum HostMessage {
     /// An operation on files.
     File(FileRequest),
     /// Connects to a TCP port of the guest's loopback interface; answered by
-    /// [`GuestMessage::Dialed`], then `Data` and one `DataEnd` go each way, at most
-    /// [`DIAL_WINDOW_BYTES`] to the guest not yet taken, then [`GuestMessage::Done`]. A guest
-    /// closes the connection when the one to the port breaks; a host that closes it breaks the
-    /// one to the port.
+    /// [`GuestMessage::Dialed`]. Then `Data` and one `DataEnd` go each way, with at most
+    /// [`DIAL_WINDOW_BYTES`] to the guest unconsumed, then [`GuestMessage::Done`]. If the
+    /// connection to the port fails, the guest closes this one; if the host closes this one, the
+    /// guest closes the one to the port.
     Dial {
         /// The port.
         port: u16,
@@ -72,22 +72,23 @@ pub enum HostMessage {
     /// Opens a context, see [`crate::context`]; answered by [`GuestMessage::Started`], ended by
     /// [`GuestMessage::Exited`]. [`Self::Signal`] may follow.
     Context(ContextSpec),
-    /// Answered by [`GuestMessage::Metrics`].
+    /// Requests resource usage; answered by [`GuestMessage::Metrics`].
     Metrics,
-    /// Makes the guest itself after a restore; answered by [`GuestMessage::Renewed`]. An agent
-    /// that is not its machine's PID 1 checks it, answers, and changes nothing. The same renewal
-    /// again, known by its boot id, only sets the clock. May be sent along with [`Self::Hello`].
+    /// Gives the guest its own identity after a restore; answered by [`GuestMessage::Renewed`].
+    /// An agent that is not PID 1 checks the renewal, answers, and changes nothing. The same
+    /// renewal again, recognised by its boot id, only sets the clock. May be sent together with
+    /// [`Self::Hello`].
     Renew(Renewal),
-    /// Brings the guest to rest before a snapshot: its zygote is up with a child forked ahead,
-    /// its file systems are written out. Answered by [`GuestMessage::Settled`]. Execs on other
-    /// connections are the host's to avoid.
+    /// Brings the guest to rest before a snapshot: its zygote runs with a child forked ahead, and
+    /// its file systems are written out. Answered by [`GuestMessage::Settled`]. The host must not
+    /// run execs on other connections meanwhile.
     Settle,
     /// An operation this generation does not know.
     #[serde(other)]
     Unknown,
 }
 
-/// What the guest answers. All but `Stdout` and `Stderr` frames are one of these.
+/// An answer of the guest: everything except bulk data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum GuestMessage {
@@ -97,53 +98,54 @@ pub enum GuestMessage {
     Pong,
     /// The program ended; no further output follows.
     Exited(ExecExit),
-    /// The process runs.
+    /// The process was started.
     Started {
-        /// Its number in the guest.
+        /// Process id in the guest.
         pid: u32,
     },
-    /// The process has taken standard input, or will never: the host may send as much again.
+    /// The process has consumed standard input, or will never read it: the host may send as much
+    /// again.
     StdinTaken {
-        /// How many bytes of it, since the last time this was said.
+        /// Number of bytes since the last such message.
         bytes: usize,
     },
-    /// What a path leads to.
+    /// The attributes of a path.
     File(FileEntry),
     /// Some of the entries of a listing.
     Listed {
         /// At most [`crate::file::BATCH_MAX`].
         entries: Vec<FileEntry>,
-        /// Whether there are more than a listing may have, and this is the last batch.
+        /// Whether the listing was cut at its limit; then this is the last batch.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         cut: bool,
     },
-    /// Changes from here on will be told.
+    /// Changes from now on are reported.
     Watching,
-    /// What has changed, in order.
+    /// Changes, in order.
     Changes {
         /// At most [`crate::file::BATCH_MAX`].
         changes: Vec<FileChange>,
     },
     /// The operation is complete.
     Done,
-    /// The connection to the port stands.
+    /// The connection to the port was established.
     Dialed,
-    /// Whoever listens on the port has taken data: the host may send as much again.
+    /// The server on the port has consumed data: the host may send as much again.
     DataTaken {
-        /// How many bytes of it, since the last time this was said.
+        /// Number of bytes since the last such message.
         bytes: usize,
     },
-    /// What the guest uses.
+    /// The resource usage of the guest.
     Metrics(Metrics),
     /// Everything in the [`Renewal`] has taken effect.
     Renewed(Renewed),
     /// Answer to [`HostMessage::Settle`].
     Settled(Settled),
-    /// The operation was not carried out; the connection is idle again.
+    /// The operation failed or was refused; the connection is idle again.
     Refused(Refusal),
 }
 
-/// Who answers, and how long its boot took.
+/// The guest's version, and the duration of its boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// The guest's [`GENERATION`].
@@ -163,51 +165,52 @@ pub struct Welcome {
 /// The clock of a guest that was renewed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Renewed {
-    /// What it shows as the answer is written, in microseconds since the epoch: how late it is
-    /// is at most what the host's clock then shows beyond. Absent from older agents.
+    /// The clock when the answer was written, in microseconds since the epoch. The host's clock
+    /// minus this value is an upper bound of how late the guest's clock is. Absent from older
+    /// agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wall_clock_us: Option<u64>,
 }
 
-/// What a snapshot taken now would hold.
+/// The state that a snapshot taken now would have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settled {
-    /// Whether a zygote is ready to run code; absent when the pack has none.
+    /// Whether a zygote is ready to run code; absent if the pack has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zygote_ready: Option<bool>,
 }
 
-/// Why the guest did not carry out an operation.
+/// Why the guest refused an operation, or failed to execute it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("guest refused: {message}")]
 pub struct Refusal {
-    /// What kind of refusal this is.
+    /// The kind of refusal.
     pub code: RefusalCode,
-    /// For people.
+    /// A message for people.
     pub message: String,
 }
 
-/// Kinds of refusal a host can act on.
+/// Kinds of refusal that a host can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalCode {
-    /// Host and guest speak different generations.
+    /// Host and guest use different generations of the protocol.
     Generation,
     /// The operation is unknown to this guest.
     UnknownOperation,
     /// The message breaks a rule of the protocol or one of its limits.
     Invalid,
-    /// The guest tried, and a step of the operation failed; steps before it have taken effect.
+    /// A step of the operation failed; the steps before it have taken effect.
     Failed,
-    /// There is no such file, user or language, or nothing listens on the port.
+    /// The file, user or language does not exist, or nothing listens on the port.
     NotFound,
-    /// Something is there already.
+    /// The path already exists.
     AlreadyExists,
-    /// A directory was expected, or something else than one.
+    /// The path is a directory, or is not one, contrary to what the operation needs.
     WrongType,
-    /// The guest's kernel does not permit it.
+    /// The guest's kernel does not permit the operation.
     Denied,
-    /// There is no room left.
+    /// There is no space left.
     NoSpace,
     /// A kind of refusal newer than this code.
     #[serde(other)]

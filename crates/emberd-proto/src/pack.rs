@@ -1,18 +1,18 @@
-//! What a language pack tells the guest agent: how code of its language runs.
+//! The description of a language pack for the guest agent: how code runs.
 //!
-//! `emberd-image` writes it into the root image, the agent reads it at boot.
+//! `emberd-image` writes it into the root image, and the agent reads it at boot.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Where the agent finds the [`PackSpec`] in a pack's root image.
+/// Path of the [`PackSpec`] in a pack's root image.
 pub const PACK_FILE: &str = "/etc/emberd/pack.json";
 
-/// Largest pack file the agent reads, in bytes (64 KiB).
+/// Maximum size of a pack file that the agent reads, in bytes (64 KiB).
 pub const PACK_FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// Stands in [`PackSpec::run`] for the path of the file that holds the code.
+/// Placeholder in [`PackSpec::run`] for the path of the file with the code.
 pub const FILE_PLACEHOLDER: &str = "{file}";
 
 /// How a pack runs code.
@@ -25,44 +25,43 @@ pub struct PackSpec {
     pub run: Vec<String>,
     /// Name of the file the code is written to, such as `main.py`.
     pub file_name: String,
-    /// Environment variables of every exec, under those the exec names itself.
+    /// Environment variables of every exec; an exec can override them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// The warm interpreter that forks one process per exec, for packs that have one.
+    /// The warm interpreter that forks one process per exec, if the pack has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zygote: Option<ZygoteSpec>,
-    /// The interpreters that keep their variables between runs; the first is the pack's own.
+    /// The interpreters for contexts; the first is the default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contexts: Vec<ContextProgram>,
 }
 
-/// How a pack's interpreter of one language is run. What the host says to it, and it to the
-/// host, goes through its standard input, a socket: see [`crate::context`].
+/// How a pack's interpreter of one language is run. Its standard input is a socket that carries
+/// lines in both directions: see [`crate::context`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContextProgram {
     /// Names of the language, the usual one first.
     pub languages: Vec<String>,
     /// Program and arguments.
     pub run: Vec<String>,
-    /// The file a fork of the zygote runs in place of `run`.
+    /// The file that a fork of the zygote runs instead of `run`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zygote_file: Option<String>,
 }
 
-/// How a pack's zygote is run. What agent and zygote say to each other is told where the
-/// agent starts it.
+/// How a pack's zygote is run. The protocol between agent and zygote is documented in the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ZygoteSpec {
     /// Program and arguments that become the zygote.
     pub run: Vec<String>,
-    /// Environment variables only a new interpreter heeds, by name or, with a final `*`, by
-    /// the beginning of their names: an exec that sets one of them spawns.
+    /// Environment variables that only a new interpreter reads, by name or, with a final `*`, by
+    /// prefix. An exec that sets one of them spawns a new interpreter.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spawn_for_env: Vec<String>,
 }
 
 impl PackSpec {
-    /// Program and arguments that run `file` with `args`.
+    /// Returns the program and arguments that run `file` with `args`.
     pub fn command(&self, file: &str, args: &[String]) -> Vec<String> {
         let run = self.run.iter().map(|word| match word.as_str() {
             FILE_PLACEHOLDER => file.to_owned(),
@@ -71,7 +70,7 @@ impl PackSpec {
         run.chain(args.iter().cloned()).collect()
     }
 
-    /// The interpreter of `language`, or the pack's own.
+    /// Returns the interpreter of `language`, or the default one.
     pub fn context(&self, language: Option<&str>) -> Option<&ContextProgram> {
         match language {
             None => self.contexts.first(),

@@ -1,7 +1,7 @@
-//! What a process is started with, and what is done to it while it runs.
+//! Processes: how they are started, and what can be done while they run.
 //!
-//! An exec is a process whose output is collected; everything an exec can say, a process can,
-//! so the guest knows one way to start programs.
+//! An exec is a process whose output is collected. A process takes everything that an exec takes,
+//! so the guest has a single way to start programs.
 
 use std::collections::BTreeMap;
 
@@ -9,25 +9,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::exec::{ExecSpec, SpecError, TIMEOUT_MS_MAX, check_words};
 
-/// Standard input the host may have sent beyond what the guest has said was taken, in bytes
-/// (256 KiB). A program that does not read holds up to that much of the guest's memory, and
-/// keeps neither signals nor output from passing.
+/// Window of standard input, in bytes (256 KiB): how much the host may send beyond what the guest
+/// has reported as consumed. A program that does not read takes at most this much of the guest's
+/// memory, and does not block signals or output.
 pub const STDIN_WINDOW_BYTES: usize = 256 << 10;
 
-/// Most columns, and most rows, of a terminal.
+/// Maximum number of columns, and of rows, of a terminal.
 pub const TTY_SIDE_MAX: u16 = 4096;
 
-/// Longest name of a user, in bytes: what `useradd` takes.
+/// Maximum length of a user name, in bytes: that of `useradd`.
 pub const USER_BYTES_MAX: usize = 32;
 
-/// A program to start, and its surroundings.
+/// A program to start, and its environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ProcessSpec {
-    /// Program text in the sandbox's language, at most 8 MiB. Either this or `argv`.
+    /// Program text in the sandbox's language, at most 8 MiB. One of this and `argv` is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// Program and arguments, found as a shell finds them. Either this or `code`.
+    /// Program and arguments; the program is searched for as a shell does. One of this and `code`
+    /// is required.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub argv: Vec<String>,
     /// Arguments after the file of `code`.
@@ -36,38 +37,37 @@ pub struct ProcessSpec {
     /// Environment variables added to the sandbox's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Working directory; the user's home when absent.
+    /// Working directory; by default the user's home directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// Who it runs as, by name; root when absent.
+    /// User to run as, by name or number; root by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// A terminal of that size for it, in place of pipes: its output is then all standard
-    /// output.
+    /// Size of a terminal to use instead of pipes. All output is then standard output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tty: Option<TtySize>,
-    /// Time limit in milliseconds, 1 to 3,600,000; then the whole process tree is killed. None
-    /// when absent.
+    /// Time limit in milliseconds, 1 to 3,600,000, after which the whole process tree is killed;
+    /// none by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// What it may use up.
+    /// Resource limits.
     #[serde(default, skip_serializing_if = "Limits::is_none")]
     pub limits: Limits,
-    /// Whether a new interpreter is started even where the pack keeps a warm one to fork.
+    /// Whether to start a new interpreter even if the pack has a warm one to fork.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fresh: bool,
 }
 
 impl ProcessSpec {
-    /// The program `argv` names, with every default.
+    /// Returns a spec for the program `argv`, with all defaults.
     pub fn of_argv<const N: usize>(argv: [&str; N]) -> Self {
         Self { argv: argv.map(str::to_owned).into(), ..Self::default() }
     }
 
-    /// Holds this spec against every limit of this module and of [`crate::exec`].
+    /// Checks this spec against the limits of this module and of [`crate::exec`].
     ///
     /// # Errors
-    /// The first limit broken.
+    /// The first limit that is broken.
     pub fn check(&self) -> Result<(), SpecError> {
         if self.code.is_some() != self.argv.is_empty() {
             return Err(SpecError::Program);
@@ -102,7 +102,7 @@ impl From<ExecSpec> for ProcessSpec {
     }
 }
 
-/// Holds the name of a user against its limits.
+/// Checks the name of a user against its limits.
 ///
 /// # Errors
 /// [`SpecError::User`].
@@ -128,7 +128,7 @@ pub struct TtySize {
 }
 
 impl TtySize {
-    /// Holds it against its limits.
+    /// Checks the size against its limits.
     ///
     /// # Errors
     /// [`SpecError::Tty`].
@@ -142,36 +142,37 @@ impl TtySize {
     }
 }
 
-/// What a program and all it starts may use up. Absent means what the machine has.
+/// Resource limits of a program and its children. An absent limit means no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Limits {
-    /// Processor time of each process, in milliseconds, rounded up to whole seconds; then it
-    /// gets SIGXCPU (`RLIMIT_CPU`).
+    /// Processor time of each process, in milliseconds, rounded up to whole seconds. A process
+    /// that exceeds it gets SIGXCPU (`RLIMIT_CPU`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_ms: Option<u64>,
-    /// Memory of all processes together, in MiB; then the guest's kernel kills one of them
-    /// (cgroup `memory.max`).
+    /// Memory of all processes together, in MiB. If it is exceeded, the guest's kernel kills one
+    /// of them (cgroup `memory.max`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u64>,
-    /// Processes and threads at once (cgroup `pids.max`).
+    /// Maximum number of processes and threads (cgroup `pids.max`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
-    /// Size of each file written, in MiB; then the writer gets SIGXFSZ (`RLIMIT_FSIZE`).
+    /// Maximum size of each file written, in MiB. A process that exceeds it gets SIGXFSZ
+    /// (`RLIMIT_FSIZE`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_mib: Option<u64>,
 }
 
-/// Largest amount of any limit: more than any machine has, and small enough to count in bytes.
+/// Maximum of any limit: more than any machine has, and small enough to count in bytes.
 const LIMIT_MAX: u64 = 1 << 32;
 
 impl Limits {
-    /// Whether nothing is limited.
+    /// Returns whether no limit is set.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Holds each against its range.
+    /// Checks each limit against its range.
     ///
     /// # Errors
     /// [`SpecError::Limit`].
@@ -194,7 +195,7 @@ impl Limits {
     }
 }
 
-/// A signal that may be sent to a process and all it started.
+/// A signal that can be sent to a process and its children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "UPPERCASE")]
@@ -203,27 +204,27 @@ pub enum SignalName {
     SigAbrt,
     /// Timer.
     SigAlrm,
-    /// Go on.
+    /// Continue.
     SigCont,
     /// Terminal closed.
     SigHup,
     /// Interrupt, as Ctrl-C.
     SigInt,
-    /// End at once.
+    /// Kill.
     SigKill,
     /// Quit, as Ctrl-\.
     SigQuit,
-    /// Stop at once.
+    /// Stop; cannot be caught.
     SigStop,
-    /// Please end.
+    /// Terminate.
     SigTerm,
     /// Stop, as Ctrl-Z.
     SigTstp,
-    /// The program's own meaning.
+    /// Defined by the program.
     SigUsr1,
-    /// The program's own meaning.
+    /// Defined by the program.
     SigUsr2,
-    /// The terminal's size changed.
+    /// The size of the terminal changed.
     SigWinch,
 }
 

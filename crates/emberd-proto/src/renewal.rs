@@ -1,5 +1,5 @@
-//! What makes a guest itself after it was restored: clones of one template share their
-//! clock, their random pool and their names until the host sends each a [`Renewal`].
+//! The renewal of a restored guest. Clones of one template share their clock, random pool and
+//! names until the host sends each a [`Renewal`].
 
 use std::fmt;
 
@@ -7,43 +7,43 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-/// Latest wall clock a guest is set to, in microseconds since the epoch (start of 2200).
-/// What is later is a host's mistake; the kernel's own limit is not far above.
+/// Maximum wall clock, in microseconds since the epoch (start of 2200). A later time is a mistake
+/// of the host; the kernel's own limit is not much higher.
 pub const WALL_CLOCK_US_MAX: u64 = 7_258_118_400_000_000;
-/// Least entropy, in bytes: what the kernel's generator is keyed with.
+/// Minimum entropy, in bytes: the key size of the kernel's generator.
 pub const ENTROPY_BYTES_MIN: usize = 32;
-/// Most entropy, in bytes; more adds nothing.
+/// Maximum entropy, in bytes; more has no effect.
 pub const ENTROPY_BYTES_MAX: usize = 256;
-/// Longest host name, in bytes: one label of a domain name.
+/// Maximum length of a host name, in bytes: one label of a domain name.
 pub const HOSTNAME_BYTES_MAX: usize = 63;
 /// Length of a machine id, in hexadecimal digits (machine-id(5)).
 pub const MACHINE_ID_DIGITS: usize = 32;
-/// Where a UUID has its hyphens.
+/// Positions of the hyphens in a UUID.
 const UUID_HYPHENS: [usize; 4] = [8, 13, 18, 23];
 /// Length of a UUID as text, in bytes.
 const UUID_BYTES: usize = 36;
 
-/// What a restored guest takes over before it runs code again.
+/// The identity of a restored guest, applied before it runs code again.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Renewal {
-    /// The time now, in microseconds since the epoch.
+    /// Current time, in microseconds since the epoch.
     pub wall_clock_us: u64,
-    /// Random bytes no other guest gets, 32 to 256 of them, as base64. A secret: whoever
-    /// knows them may know what the guest draws.
+    /// Random bytes for this guest only, 32 to 256 of them, as base64. They are secret, because
+    /// they may reveal the guest's random numbers.
     pub entropy_base64: String,
-    /// Letters, digits and inner hyphens, at most 63.
+    /// Host name: letters, digits and inner hyphens, at most 63.
     pub hostname: String,
-    /// 32 lower-case hexadecimal digits.
+    /// Machine id: 32 lower-case hexadecimal digits.
     pub machine_id: String,
-    /// A UUID in lower case.
+    /// Boot id: a UUID in lower case.
     pub boot_id: String,
 }
 
 impl Renewal {
-    /// Holds this renewal against every rule of its fields.
+    /// Checks this renewal against the rules of its fields.
     ///
     /// # Errors
-    /// The first rule broken.
+    /// The first rule that is broken.
     pub fn check(&self) -> Result<(), RenewalError> {
         let rule = |kept, broken| if kept { Ok(()) } else { Err(broken) };
         rule(self.wall_clock_us <= WALL_CLOCK_US_MAX, RenewalError::WallClock(self.wall_clock_us))?;
@@ -55,7 +55,7 @@ impl Renewal {
         rule(is_uuid(&self.boot_id), RenewalError::BootId)
     }
 
-    /// The entropy as bytes.
+    /// Returns the entropy as bytes.
     ///
     /// # Errors
     /// [`RenewalError::Entropy`], [`RenewalError::EntropyBytes`].
@@ -69,7 +69,7 @@ impl Renewal {
     }
 }
 
-/// Shows everything but the secret.
+/// Formats everything except the secret.
 impl fmt::Debug for Renewal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -101,10 +101,10 @@ fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// Which rule a [`Renewal`] breaks. None of the messages repeats what is secret.
+/// A rule that a [`Renewal`] breaks. The messages do not repeat secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenewalError {
-    /// The clock is beyond [`WALL_CLOCK_US_MAX`].
+    /// The clock is over [`WALL_CLOCK_US_MAX`].
     #[error("wall_clock_us is {0}, over the limit of {WALL_CLOCK_US_MAX}")]
     WallClock(u64),
     /// The entropy is not base64.
@@ -113,13 +113,13 @@ pub enum RenewalError {
     /// There is too little entropy, or too much.
     #[error("entropy is {0} bytes, not {ENTROPY_BYTES_MIN} to {ENTROPY_BYTES_MAX}")]
     EntropyBytes(usize),
-    /// The host name is none.
+    /// The host name is invalid.
     #[error("hostname is not 1 to {HOSTNAME_BYTES_MAX} letters, digits and inner hyphens")]
     Hostname,
-    /// The machine id is none.
+    /// The machine id is invalid.
     #[error("machine_id is not {MACHINE_ID_DIGITS} lower-case hexadecimal digits")]
     MachineId,
-    /// The boot id is none.
+    /// The boot id is invalid.
     #[error("boot_id is not a UUID in lower case")]
     BootId,
 }

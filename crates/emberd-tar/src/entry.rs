@@ -1,57 +1,57 @@
-//! One entry of an archive, whatever format it came in.
+//! An entry of an archive, in any format.
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A file, with data.
     File,
     /// A directory.
     Directory,
-    /// A symbolic link to this.
+    /// A symbolic link to this target.
     Symlink(Vec<u8>),
-    /// Another name of what an earlier entry made.
+    /// A hard link to an earlier entry.
     HardLink(Vec<u8>),
     /// A FIFO.
     Fifo,
-    /// A device, a volume label or whatever else is not unpacked.
+    /// A device, a volume label or another type that is not unpacked.
     Other,
 }
 
-/// A moment: seconds since 1970, and nanoseconds after them.
+/// A time: seconds since 1970, and nanoseconds after them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time {
-    /// Seconds since the Unix epoch; fewer than none before it.
+    /// Seconds since the Unix epoch; negative before it.
     pub seconds: i64,
     /// Nanoseconds after that second, below 1,000,000,000.
     pub nanos: u32,
 }
 
-/// A part of a sparse file that the archive has; zeros are between them.
+/// A segment of a sparse file that the archive has; the gaps are zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Where in the file, in bytes.
+    /// Offset in the file, in bytes.
     pub offset: u64,
-    /// How many bytes.
+    /// Length, in bytes.
     pub length: u64,
 }
 
-/// See the module.
+/// An entry of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name as it is in the archive, in bytes.
+    /// Name in the archive, as bytes.
     pub name: Vec<u8>,
-    /// What it is.
+    /// Type.
     pub kind: Kind,
     /// Permission bits, 0 to 0o7777.
     pub mode: u32,
-    /// Number of its owner.
+    /// User id.
     pub uid: u64,
-    /// Number of its group.
+    /// Group id.
     pub gid: u64,
-    /// When its content last changed.
+    /// Time of the last change of the content.
     pub modified: Time,
-    /// Size of the file, holes included, in bytes.
+    /// Size of the file, including holes, in bytes.
     pub size: u64,
-    /// The parts that the archive has of a sparse file, in their order.
+    /// Segments of a sparse file, in order.
     pub segments: Option<Vec<Segment>>,
 }

@@ -1,34 +1,34 @@
-//! Why an archive was not read, unpacked or made.
+//! Errors of reading, unpacking and writing archives.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why an archive was not read, unpacked or made.
+/// Why an archive was not read, unpacked or written.
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
-    /// The archive is none, or breaks a rule.
+    /// The data is not an archive, or breaks a rule.
     #[error("{0}")]
     Invalid(&'static str),
-    /// The archive ends in the middle of something.
+    /// The archive ends within an entry.
     #[error("the archive ends in the middle of an entry")]
     Truncated,
-    /// Where the archive comes from, or goes to, failed.
+    /// The source or the destination of the archive failed.
     #[error("the archive cannot be passed on")]
     Stream(#[source] io::Error),
-    /// The kernel refused.
+    /// The kernel refused an operation.
     #[error("cannot {verb} {}", path.display())]
     File {
-        /// What was tried.
+        /// The operation.
         verb: &'static str,
-        /// On what: below the directory when unpacking, a path of the machine when packing.
+        /// The path: below the directory when unpacking, on the machine when packing.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
 impl TarError {
-    /// A refusal of the kernel, for `map_err`.
+    /// Returns a kernel error, for `map_err`.
     pub(crate) fn file<E: Into<io::Error>>(
         verb: &'static str,
         path: &Path,
@@ -36,7 +36,7 @@ impl TarError {
         move |source| Self::File { verb, path: path.into(), source: source.into() }
     }
 
-    /// Whether the kernel said that there is nothing.
+    /// Returns whether the error means that the path does not exist.
     pub(crate) fn is_absence(&self) -> bool {
         matches!(self, Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }

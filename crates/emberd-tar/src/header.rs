@@ -1,4 +1,4 @@
-//! The 512 bytes in front of an entry: v7, ustar with a prefix, and old GNU.
+//! The 512 bytes before an entry: v7, ustar with a prefix, and old GNU.
 //!
 //! Layout: tar(5) of `FreeBSD`, POSIX.1-2017 `pax`, and "Basic Tar Format" of GNU tar's manual.
 
@@ -21,39 +21,39 @@ const TYPE: usize = 156;
 const LINK: Range<usize> = 157..257;
 const MAGIC: Range<usize> = 257..265;
 const PREFIX: Range<usize> = 345..500;
-/// The prefix of star(1), which has times behind it.
+/// The prefix of star(1), which is followed by times.
 const STAR_PREFIX: Range<usize> = 345..476;
 const STAR_MAGIC: Range<usize> = 508..512;
 
-/// A header with a checksum that is right.
+/// A header with a valid checksum.
 pub struct Header<'a>(&'a Block);
 
 impl<'a> Header<'a> {
-    /// Reads `block`.
+    /// Parses `block`.
     ///
     /// # Errors
-    /// When its checksum is wrong, as of anything that is no header.
+    /// If its checksum is wrong, as for anything that is not a header.
     pub fn read(block: &'a Block) -> Result<Self, TarError> {
         let told = number(&block[CHECKSUM])?;
-        // Old programs summed up signed characters.
+        // Old programs summed signed characters.
         let (unsigned, signed) = sums(block);
         if told == unsigned || told == signed {
             return Ok(Self(block));
         }
-        Err(TarError::Invalid("it is no tar archive, or damaged: a checksum is wrong"))
+        Err(TarError::Invalid("it is not a tar archive, or is damaged: a checksum is wrong"))
     }
 
-    /// The letter that says what it is.
+    /// Returns the letter for the type.
     pub fn type_flag(&self) -> u8 {
         self.0[TYPE]
     }
 
-    /// Bytes of data that follow.
+    /// Returns the size of the data that follows, in bytes.
     pub fn size(&self) -> Result<u64, TarError> {
         u64::try_from(number(&self.0[SIZE])?).map_err(|_| TarError::Invalid("a size is negative"))
     }
 
-    /// What it says of an entry, which longer names and pax headers may overrule.
+    /// Returns the entry. Longer names and pax headers may override its fields.
     pub fn entry(&self) -> Result<Entry, TarError> {
         let owner = |range: Range<usize>| number(&self.0[range]).unwrap_or(0).try_into().ok();
         let mut entry = Entry {
@@ -73,7 +73,7 @@ impl<'a> Header<'a> {
             b'6' => Kind::Fifo,
             // Devices, and GNU's lists of directories, continued volumes, names and labels.
             b'3' | b'4' | b'D' | b'M' | b'N' | b'V' => Kind::Other,
-            // POSIX: what is not known is a file.
+            // POSIX: an unknown type is a file.
             _ => Kind::File,
         };
         Ok(entry)
@@ -84,7 +84,7 @@ impl<'a> Header<'a> {
         let prefix = match &self.0[MAGIC] {
             b"ustar\x0000" if &self.0[STAR_MAGIC] == b"tar\0" => text(&self.0[STAR_PREFIX]),
             magic if magic.starts_with(b"ustar\0") => text(&self.0[PREFIX]),
-            // Old GNU has something else there, v7 nothing.
+            // Old GNU has other fields there, and v7 none.
             _ => b"",
         };
         if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
@@ -95,18 +95,18 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Bytes up to a NUL.
+/// Returns the bytes up to a NUL.
 pub fn text(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// A number in octal digits, or in base 256 where the first bit is set.
+/// Parses a number in octal digits, or in base 256 if the first bit is set.
 pub fn number(field: &[u8]) -> Result<i64, TarError> {
-    const BROKEN: TarError = TarError::Invalid("a number in a header is none, or too large");
+    const BROKEN: TarError = TarError::Invalid("a number in a header is invalid or too large");
     if let Some((first, rest)) = field.split_first()
         && first & 0x80 != 0
     {
-        // Two's complement of the seven bits behind the marking one.
+        // Two's complement of the seven bits after the marker bit.
         let low = i128::from(first & 0x7f);
         let first = if low < 64 { low } else { low - 128 };
         let value = rest.iter().try_fold(first, |value, byte| {
@@ -126,7 +126,7 @@ pub fn number(field: &[u8]) -> Result<i64, TarError> {
     digits.iter().try_fold(0_i64, octal).ok_or(BROKEN)
 }
 
-/// Sums of all bytes, taken as unsigned and as signed, the checksum's own taken as spaces.
+/// Returns the sums of all bytes as unsigned and as signed, with the checksum counted as spaces.
 fn sums(block: &Block) -> (i64, i64) {
     let bytes = block.iter().enumerate();
     let bytes = bytes.map(|(at, byte)| if CHECKSUM.contains(&at) { b' ' } else { *byte });
@@ -135,7 +135,8 @@ fn sums(block: &Block) -> (i64, i64) {
     })
 }
 
-/// A ustar header. Numbers that do not fit are in base 256; `name`, `prefix` and `link` must.
+/// Writes a ustar header. Numbers that do not fit are in base 256; `name`, `prefix` and `link`
+/// must fit.
 pub fn write(entry: &Entry, type_flag: u8, prefix: &[u8], name: &[u8], link: &[u8]) -> Block {
     let mut block = [0; BLOCK_BYTES];
     let mut put = |range: Range<usize>, bytes: &[u8]| {
@@ -146,7 +147,7 @@ pub fn write(entry: &Entry, type_flag: u8, prefix: &[u8], name: &[u8], link: &[u
     put(UID, &digits::<8>(entry.uid));
     put(GID, &digits::<8>(entry.gid));
     put(SIZE, &digits::<12>(entry.size));
-    // One that does not fit is in a pax header as well.
+    // A value that does not fit is also in a pax header.
     let seconds = entry.modified.seconds.clamp(0, 0o777_7777_7777);
     put(MTIME, &digits::<12>(seconds.unsigned_abs()));
     put(TYPE..TYPE + 1, &[type_flag]);

@@ -1,4 +1,4 @@
-//! Tar archives: read from hostile bytes, unpacked below one directory, and made of one.
+//! Reads tar archives from untrusted input, unpacks them below one directory, and writes them.
 //!
 //! ```text
 //! bytes ─▶ Reader ─▶ Entry, its data ─▶ unpack ─▶ files
@@ -27,8 +27,8 @@ pub use sparse::SEGMENTS_MAX;
 pub use unpack::{DIRECTORIES_MAX, NAMES_BYTES_MAX, Owner, UnpackOptions, unpack};
 pub use writer::Writer;
 
-/// Bytes of a block: all of an archive is made of them.
+/// Size of a block, in bytes; archives consist of blocks.
 pub const BLOCK_BYTES: usize = 512;
 
-/// Longest name, in bytes: the kernel's `PATH_MAX`, less its NUL.
+/// Maximum length of a name, in bytes: the kernel's `PATH_MAX`, without its NUL.
 pub const NAME_BYTES_MAX: usize = 4095;

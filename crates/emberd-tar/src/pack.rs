@@ -1,4 +1,4 @@
-//! A directory as an archive: sorted, and each file once, whatever names it has.
+//! Packs a directory as an archive, sorted. A file with several names is packed once.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -13,28 +13,28 @@ use nix::fcntl::OFlag;
 use crate::error::TarError;
 use crate::{Entry, Kind, Time, Writer};
 
-/// Most files with several names that are remembered; one that comes later is packed as often
-/// as it has names (1,048,576).
+/// Maximum number of files with several names that are remembered (1,048,576). Further ones are
+/// packed once for each name.
 const LINKED_MAX: usize = 1 << 20;
 
-/// What is packed of a directory.
+/// Options for packing.
 #[derive(Debug, Clone, Copy)]
 pub struct PackOptions {
-    /// Directories below each other; deeper ones are refused. No limit when absent.
+    /// Maximum depth of directories; deeper ones are refused. No limit by default.
     pub depth_max: Option<u32>,
-    /// Whether FIFOs come along.
+    /// Whether to include FIFOs.
     pub fifos: bool,
     /// Whether the directory itself is the first entry, `./`.
     pub itself: bool,
-    /// Names that are left out.
+    /// Names to skip.
     pub left_out: fn(&OsStr) -> bool,
 }
 
-/// Writes what is in `directory` to `to`, and the archive's end. Sockets and devices are left
-/// out, and what is gone when its turn comes.
+/// Writes the contents of `directory` to `to`, and the archive's end. Skips sockets, devices, and
+/// files that were removed meanwhile.
 ///
 /// # Errors
-/// When something cannot be read, `to` fails, or directories are nested too deep.
+/// If something cannot be read, `to` fails, or directories are nested too deep.
 pub fn pack_directory<W: Write>(
     directory: &Path,
     options: PackOptions,
@@ -54,7 +54,7 @@ pub fn pack_directory<W: Write>(
             packed => packed.map(|_| ()),
         };
         match packed {
-            // Gone since it was seen.
+            // The file was removed in the meantime.
             Err(error) if error.is_absence() => {}
             packed => packed?,
         }
@@ -65,7 +65,7 @@ pub fn pack_directory<W: Write>(
 /// Writes one open file as `name` to `to`, and the archive's end.
 ///
 /// # Errors
-/// When it cannot be read, or `to` fails.
+/// If it cannot be read, or `to` fails.
 pub fn pack_file<W: Write>(
     file: File,
     metadata: &Metadata,
@@ -79,13 +79,14 @@ pub fn pack_file<W: Write>(
 
 struct Packing<W> {
     writer: Writer<W>,
-    /// The first names of files that have others.
+    /// The first names of files with several names.
     linked: HashMap<(u64, u64), PathBuf>,
     options: PackOptions,
 }
 
 impl<W: Write> Packing<W> {
-    /// Adds what is in the directory `path` to what is left, so that the first name comes next.
+    /// Adds the contents of the directory `path` to the remaining work, so that the first name
+    /// comes next.
     fn enter(
         &self,
         path: &Path,
@@ -106,7 +107,7 @@ impl<W: Write> Packing<W> {
         Ok(())
     }
 
-    /// Packs `path` as `name`; whether it is a directory.
+    /// Packs `path` as `name`; returns whether it is a directory.
     fn one(&mut self, path: &Path, name: &Path) -> Result<bool, TarError> {
         let failed = |error: io::Error| TarError::file("pack", path)(error);
         let metadata = fs::symlink_metadata(path).map_err(failed)?;
@@ -129,7 +130,7 @@ impl<W: Write> Packing<W> {
             let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
             let file = opened.map_err(failed)?;
             let now = file.metadata().map_err(failed)?;
-            // It may have become something else since.
+            // The file may have changed its type in the meantime.
             if !now.is_file() {
                 return Ok(false);
             }

@@ -1,14 +1,14 @@
-//! Extended headers of POSIX: lines of `length key=value`, in front of one entry or of all that
-//! follow.
+//! Extended headers of POSIX: lines of `length key=value`, before one entry or for all following
+//! entries.
 
 use crate::error::TarError;
 use crate::sparse::PaxSparse;
 use crate::{Entry, Kind, NAME_BYTES_MAX, Time};
 
-/// Largest extended header, in bytes (8 MiB): a sparse file's map may be in it.
+/// Maximum size of an extended header, in bytes (8 MiB), which may contain a sparse file's map.
 pub const PAX_BYTES_MAX: u64 = 8 << 20;
 
-/// What extended headers said. What is not known is ignored, as POSIX wants it.
+/// Fields of extended headers. Unknown keys are ignored, as POSIX requires.
 #[derive(Debug, Clone, Default)]
 pub struct Pax {
     name: Option<Vec<u8>>,
@@ -17,15 +17,15 @@ pub struct Pax {
     uid: Option<u64>,
     gid: Option<u64>,
     modified: Option<Time>,
-    /// What it said of a sparse file.
+    /// Fields of a sparse file.
     pub sparse: PaxSparse,
 }
 
 impl Pax {
-    /// Adds what `header` says; the later word counts.
+    /// Adds the fields of `header`; later values override earlier ones.
     pub fn read(&mut self, mut header: &[u8]) -> Result<(), TarError> {
         while !header.is_empty() {
-            // Some programs fill up the block.
+            // Some programs fill the block with NUL bytes.
             if header.iter().all(|byte| *byte == 0) {
                 break;
             }
@@ -39,8 +39,9 @@ impl Pax {
 
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
         let number = || {
-            let read = decimal(value).ok_or(TarError::Invalid("a number in a pax header is none"));
-            // An empty value takes back what was said before.
+            let read =
+                decimal(value).ok_or(TarError::Invalid("a number in a pax header is invalid"));
+            // An empty value removes an earlier one.
             if value.is_empty() { Ok(None) } else { read.map(Some) }
         };
         match key {
@@ -51,7 +52,8 @@ impl Pax {
             b"gid" => self.gid = number().unwrap_or_default(),
             b"mtime" if value.is_empty() => self.modified = None,
             b"mtime" => {
-                let read = time(value).ok_or(TarError::Invalid("a time in a pax header is none"));
+                let read =
+                    time(value).ok_or(TarError::Invalid("a time in a pax header is invalid"));
                 self.modified = Some(read?);
             }
             _ => {
@@ -63,12 +65,12 @@ impl Pax {
         Ok(())
     }
 
-    /// Bytes of data that follow the header, which says `size` itself.
+    /// Returns the size of the data after the header, which itself says `size`.
     pub fn size(&self, size: u64) -> u64 {
         self.size.unwrap_or(size)
     }
 
-    /// Overrules what an entry's own header said.
+    /// Overrides the fields of an entry's own header.
     pub fn overrule(&self, entry: &mut Entry) {
         if let Some(name) = self.sparse.name.as_ref().or(self.name.as_ref()) {
             entry.name.clone_from(name);
@@ -84,7 +86,7 @@ impl Pax {
     }
 }
 
-/// Key and value of the first line, and what follows it.
+/// Returns key and value of the first line, and the rest.
 fn record(header: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = header.iter().take(20).position(|byte| *byte == b' ')?;
     let length = usize::try_from(decimal(&header[..space])?).ok()?;
@@ -97,7 +99,7 @@ fn record(header: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     (equals > 0).then_some((&line[..equals], &line[equals + 1..], rest))
 }
 
-/// A name; none where it is empty.
+/// Parses a name; `None` if it is empty.
 pub fn name(value: &[u8]) -> Result<Option<Vec<u8>>, TarError> {
     if value.len() > NAME_BYTES_MAX {
         return Err(TarError::Invalid("a name is longer than 4095 bytes"));
@@ -108,7 +110,7 @@ pub fn name(value: &[u8]) -> Result<Option<Vec<u8>>, TarError> {
     Ok((!value.is_empty()).then(|| value.to_vec()))
 }
 
-/// A number of decimal digits that fits a file's size.
+/// Parses a decimal number that fits a file's size.
 pub fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -117,7 +119,8 @@ pub fn decimal(digits: &[u8]) -> Option<u64> {
     i64::try_from(number).is_ok().then_some(number)
 }
 
-/// `-1.5` is half a second after -2, in whole seconds and nanoseconds. Finer digits are dropped.
+/// Parses a time into whole seconds and nanoseconds: `-1.5` is half a second after -2. Further
+/// digits are dropped.
 fn time(value: &[u8]) -> Option<Time> {
     let (negative, value) = value.strip_prefix(b"-").map_or((false, value), |rest| (true, rest));
     let point = value.iter().position(|byte| *byte == b'.');
@@ -130,7 +133,7 @@ fn time(value: &[u8]) -> Option<Time> {
     let mut nanos = (0..9).fold(0, |nanos, at| nanos * 10 + digit(at));
     let mut seconds = decimal(whole)?.cast_signed();
     if negative {
-        // Downwards, as times are.
+        // Rounds down, as times are.
         let finer = fraction.iter().skip(9).any(|digit| *digit != b'0');
         nanos += u32::from(finer);
         seconds = -seconds - i64::from(nanos > 0);
@@ -150,7 +153,7 @@ pub fn write(key: &str, value: &[u8], to: &mut Vec<u8>) {
     to.push(b'\n');
 }
 
-/// A time as pax headers have it.
+/// Parses a time in the format of pax headers.
 pub fn time_text(time: Time) -> String {
     let Time { seconds, nanos } = time;
     let text = if seconds < 0 && nanos > 0 {

@@ -1,4 +1,4 @@
-//! An archive read one entry after the other.
+//! Reads an archive, one entry after the other.
 
 use std::io::{ErrorKind, Read};
 
@@ -8,22 +8,22 @@ use crate::pax::{self, PAX_BYTES_MAX, Pax};
 use crate::sparse::{self, DataMap, Told};
 use crate::{BLOCK_BYTES, Entry, Kind, NAME_BYTES_MAX, Segment};
 
-/// Bytes of a block, as sizes are.
+/// Size of a block, in bytes.
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
-/// See the module. After [`Self::next`] the entry's data is read by [`Self::data`]; what was not
-/// read of it is passed over.
+/// A reader of archives. After [`Self::next`], [`Self::data`] reads the entry's data; the next
+/// call skips unread data.
 pub struct Reader<R> {
     from: R,
     global: Pax,
-    /// Bytes of the entry's data still to come.
+    /// Remaining bytes of the entry's data.
     left: u64,
-    /// Bytes that fill up its last block.
+    /// Padding of its last block, in bytes.
     filling: u64,
     ended: bool,
 }
 
-/// What was said in front of an entry.
+/// Extended headers before an entry.
 #[derive(Default)]
 struct Ahead {
     pax: Option<Pax>,
@@ -32,15 +32,15 @@ struct Ahead {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads an archive that begins where `from` is.
+    /// Reads an archive that begins at the position of `from`.
     pub fn new(from: R) -> Self {
         Self { from, global: Pax::default(), left: 0, filling: 0, ended: false }
     }
 
-    /// The next entry; none at the end, be it marked by a block of zeros or not.
+    /// Returns the next entry; `None` at the end, which may be marked by a block of zeros.
     ///
     /// # Errors
-    /// When the archive is malformed, or `from` fails. Nothing more can be read then.
+    /// If the archive is malformed, or `from` fails. Nothing more can be read then.
     #[expect(clippy::should_implement_trait, reason = "an entry's data is read in between")]
     pub fn next(&mut self) -> Result<Option<Entry>, TarError> {
         self.pass_over()?;
@@ -49,7 +49,7 @@ impl<R: Read> Reader<R> {
             let header = Header::read(&block)?;
             let size = header.size()?;
             match header.type_flag() {
-                // The letter of Solaris is `X`.
+                // Solaris uses the letter `X`.
                 b'x' | b'X' => {
                     let extended = self.small(size, PAX_BYTES_MAX)?;
                     ahead.pax.get_or_insert_with(|| self.global.clone()).read(&extended)?;
@@ -57,7 +57,7 @@ impl<R: Read> Reader<R> {
                 b'g' => {
                     let extended = self.small(size, PAX_BYTES_MAX)?;
                     self.global.read(&extended)?;
-                    // A map is of one file.
+                    // A map applies to one file.
                     self.global.sparse = sparse::PaxSparse::default();
                 }
                 b'L' => ahead.name = self.long_name(size)?,
@@ -69,10 +69,10 @@ impl<R: Read> Reader<R> {
         if nothing { Ok(None) } else { Err(TarError::Truncated) }
     }
 
-    /// Reads some of the entry's data; nothing at its end.
+    /// Reads some of the entry's data; 0 bytes at its end.
     ///
     /// # Errors
-    /// When the archive ends before its time, or `from` fails.
+    /// If the archive ends too early, or `from` fails.
     pub fn data(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         if most == 0 {
@@ -86,7 +86,7 @@ impl<R: Read> Reader<R> {
         Ok(count)
     }
 
-    /// What the archive comes from.
+    /// Returns the source of the archive.
     pub fn into_inner(self) -> R {
         self.from
     }
@@ -108,7 +108,7 @@ impl<R: Read> Reader<R> {
             *link = to;
         }
         pax.overrule(&mut entry);
-        // A link, a directory and a FIFO have no data, whatever size they tell.
+        // A link, a directory and a FIFO have no data, whatever size they declare.
         let has_data = matches!(entry.kind, Kind::File)
             || matches!(header.type_flag(), b'D' | b'M' | b'N' | b'V');
         let size = if has_data { pax.size(header.size()?) } else { 0 };
@@ -122,14 +122,14 @@ impl<R: Read> Reader<R> {
         } else {
             self.expect(size);
         }
-        // In the v7 format a directory is a file whose name says so.
+        // In the v7 format, a directory is a file whose name ends with a slash.
         if entry.kind == Kind::File && entry.name.ends_with(b"/") {
             entry.kind = Kind::Directory;
         }
         Ok(entry)
     }
 
-    /// Says how large a file is and, of a sparse one, where its data goes.
+    /// Sets the size of a file and, if it is sparse, its map.
     fn settle(
         &mut self,
         entry: &mut Entry,
@@ -161,7 +161,7 @@ impl<R: Read> Reader<R> {
             let block = self.block()?.ok_or(TarError::Truncated)?;
             let before = map.len();
             more = sparse::old_block(&block, &mut map)?;
-            // Empty ones would go on for ever.
+            // Empty blocks would continue endlessly.
             if more && map.len() == before {
                 return Err(TarError::Invalid("the map of a sparse file is malformed"));
             }
@@ -188,7 +188,7 @@ impl<R: Read> Reader<R> {
         pax::name(text(&bytes))
     }
 
-    /// All the data of an entry that describes another.
+    /// Reads all data of an entry that describes another.
     fn small(&mut self, size: u64, most: u64) -> Result<Vec<u8>, TarError> {
         if size > most {
             return Err(TarError::Invalid("an extended header or a long name is too long"));
@@ -219,7 +219,7 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// The next block, unless it is the end's.
+    /// Returns the next block, unless it marks the end.
     fn header(&mut self) -> Result<Option<Block>, TarError> {
         if self.ended {
             return Ok(None);

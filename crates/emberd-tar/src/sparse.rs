@@ -1,4 +1,4 @@
-//! Maps of sparse files: in old GNU headers, and the three ways GNU tar put them into pax.
+//! Maps of sparse files: in old GNU headers, and the three pax formats of GNU tar.
 //!
 //! Layout: "Storing Sparse Files" of GNU tar's manual.
 
@@ -7,38 +7,38 @@ use crate::header::{Block, number};
 use crate::pax::{decimal, name};
 use crate::{BLOCK_BYTES, Segment};
 
-/// Most segments of one sparse file (1,048,576; 16 MiB of them).
+/// Maximum number of segments of one sparse file (1,048,576; 16 MiB of them).
 pub const SEGMENTS_MAX: usize = 1 << 20;
 
 const BROKEN: TarError = TarError::Invalid("the map of a sparse file is malformed");
 
-/// Bytes of a segment in an old GNU header.
+/// Size of a segment in an old GNU header, in bytes.
 const OLD_SEGMENT_BYTES: usize = 24;
 
-/// What pax headers said of a sparse file.
+/// Fields of pax headers for a sparse file.
 #[derive(Debug, Clone, Default)]
 pub struct PaxSparse {
-    /// Its name, for the header's own is made up.
+    /// Name of the file; the name in the header is artificial.
     pub name: Option<Vec<u8>>,
     size: Option<u64>,
     major: Option<u64>,
     minor: Option<u64>,
-    /// Numbers of format 0.0 and 0.1: offset and length by turns.
+    /// Numbers of formats 0.0 and 0.1: offsets and lengths alternate.
     numbers: Option<Vec<u64>>,
 }
 
-/// How the map of a file is told.
+/// Where the map of a file is.
 pub enum Told {
-    /// It is not sparse.
+    /// The file is not sparse.
     Not,
-    /// Here.
+    /// The map is here.
     Map(Vec<Segment>, u64),
-    /// In front of its data; this is its size.
+    /// The map precedes the file's data; this is its size.
     InData(u64),
 }
 
 impl PaxSparse {
-    /// Takes a value whose key began with `GNU.sparse.`.
+    /// Handles a value whose key began with `GNU.sparse.`.
     pub fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
         let read = |value: &[u8]| decimal(value).ok_or(BROKEN);
         match key {
@@ -51,7 +51,7 @@ impl PaxSparse {
                 let numbers = numbers.filter(|number| !number.is_empty()).map(read);
                 self.numbers = Some(numbers.collect::<Result<_, _>>()?);
             }
-            // Its numbers come one by one, for which the key is there as often.
+            // Its numbers come one by one, with the key repeated.
             b"numblocks" => {
                 self.numbers.get_or_insert_default();
             }
@@ -69,12 +69,12 @@ impl PaxSparse {
         Ok(())
     }
 
-    /// How the map is told.
+    /// Returns where the map is.
     pub fn told(&self) -> Result<Told, TarError> {
         match (self.major, self.minor) {
             (None | Some(0), _) => {}
             (Some(1), None | Some(0)) => return Ok(Told::InData(self.size.ok_or(BROKEN)?)),
-            _ => return Err(TarError::Invalid("a sparse file is of a format that is not known")),
+            _ => return Err(TarError::Invalid("a sparse file has an unknown format")),
         }
         let Some(numbers) = &self.numbers else { return Ok(Told::Not) };
         Ok(Told::Map(segments(numbers)?, self.size.ok_or(BROKEN)?))
@@ -89,7 +89,7 @@ fn segments(numbers: &[u64]) -> Result<Vec<Segment>, TarError> {
     Ok(pairs.iter().map(|[offset, length]| Segment { offset: *offset, length: *length }).collect())
 }
 
-/// Holds a map to what it must be: in order, within the file, and as long as its data.
+/// Checks a map: it must be in order, within the file, and as long as its data.
 pub fn check(map: &[Segment], size: u64, data: u64) -> Result<(), TarError> {
     let mut end = 0_u64;
     let mut sum = 0_u64;
@@ -103,7 +103,7 @@ pub fn check(map: &[Segment], size: u64, data: u64) -> Result<(), TarError> {
     if sum == data { Ok(()) } else { Err(BROKEN) }
 }
 
-/// The segments of an old GNU header, the file's size, and whether a block of more follows.
+/// Returns the segments of an old GNU header, the file's size, and whether another block follows.
 pub fn old_header(block: &Block) -> Result<(Vec<Segment>, u64, bool), TarError> {
     let mut map = Vec::new();
     old_segments(&block[386..482], &mut map)?;
@@ -111,7 +111,7 @@ pub fn old_header(block: &Block) -> Result<(Vec<Segment>, u64, bool), TarError> 
     Ok((map, size, block[482] != 0))
 }
 
-/// Adds the segments of a block of more; whether another follows.
+/// Adds the segments of a further block; returns whether another follows.
 pub fn old_block(block: &Block, map: &mut Vec<Segment>) -> Result<bool, TarError> {
     old_segments(&block[..504], map)?;
     if map.len() > SEGMENTS_MAX {
@@ -132,7 +132,7 @@ fn old_segments(fields: &[u8], map: &mut Vec<Segment>) -> Result<(), TarError> {
     Ok(())
 }
 
-/// Reads a map in front of data, block by block: a count and as many pairs, a line each.
+/// Parses a map that precedes data, block by block: a count and as many pairs, a line each.
 #[derive(Default)]
 pub struct DataMap {
     line: Vec<u8>,
@@ -141,7 +141,7 @@ pub struct DataMap {
 }
 
 impl DataMap {
-    /// Takes a block; the map, once it is whole. What is behind it in the block is filling.
+    /// Handles a block; returns the map once it is complete. The rest of the block is padding.
     pub fn block(&mut self, block: &Block) -> Result<Option<Vec<Segment>>, TarError> {
         debug_assert_eq!(block.len(), BLOCK_BYTES);
         for byte in block {

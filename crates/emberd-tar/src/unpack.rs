@@ -1,7 +1,7 @@
-//! An archive unpacked below a directory, as GNU tar does where this is not stricter.
+//! Unpacks an archive below a directory, as GNU tar does, but stricter in some cases.
 //!
-//! A file, link or empty directory that is in the way is replaced, a directory takes in what
-//! comes. Modes and times of directories are set last, so that read-only ones can be filled.
+//! An existing file, link or empty directory is replaced, and entries are merged into an existing
+//! directory. Modes and times of directories are set last, so that read-only ones can be filled.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -21,43 +21,43 @@ use crate::error::TarError;
 use crate::within::{Within, enter, plain, set_mode, set_time, set_time_at};
 use crate::{Entry, Kind, Reader, Time};
 
-/// Most directories of one archive, for each is remembered until the end (1,048,576).
+/// Maximum number of directories of one archive, because each is kept until the end (1,048,576).
 pub const DIRECTORIES_MAX: usize = 1 << 20;
 
-/// Most bytes of their names in sum (64 MiB).
+/// Maximum total size of their names, in bytes (64 MiB).
 pub const NAMES_BYTES_MAX: usize = 64 << 20;
 
-/// Mode of a directory that the archive only passes through.
+/// Mode of a directory that the archive has no entry for.
 const DIR_MODE: u32 = 0o755;
 
-/// Bytes of content that are copied at once (64 KiB).
+/// Size of the pieces in which content is copied, in bytes (64 KiB).
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Whom unpacked files belong to.
+/// Owner of unpacked files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
-    /// Number of the user.
+    /// User id.
     pub uid: u32,
-    /// Number of the group.
+    /// Group id.
     pub gid: u32,
 }
 
-/// How an archive is unpacked.
+/// Options for unpacking.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct UnpackOptions {
-    /// Whom all belongs to; who unpacks it when absent. Owners in archives are ignored.
+    /// Owner of all files; by default the current user. Owners in archives are ignored.
     pub owner: Option<Owner>,
-    /// Whether FIFOs and the set-user-id, set-group-id and sticky bits come along.
+    /// Whether to keep FIFOs and the set-user-id, set-group-id and sticky bits.
     pub special: bool,
-    /// Whether the archive's word on the mode of the directory itself is taken.
+    /// Whether to apply the archive's mode of the directory itself.
     pub own_mode: bool,
 }
 
-/// Unpacks `from` into `directory`, which is there, and reads it to its end.
+/// Unpacks `from` into the existing `directory`, and reads it to its end.
 ///
 /// # Errors
-/// When the archive is malformed, something cannot be made, or would be made outside. What came
-/// before stays.
+/// If the archive is malformed, or something cannot be created or would be outside. Entries
+/// unpacked before stay.
 pub fn unpack(
     from: &mut impl Read,
     directory: &Path,
@@ -68,10 +68,10 @@ pub fn unpack(
         Unpacking { within, options, later: BTreeMap::new(), names_bytes: 0, piece: Vec::new() };
     let mut reader = Reader::new(&mut *from);
     let unpacked = unpacking.all(&mut reader);
-    // Also after an error: what there is gets the mode it was to have.
+    // Also after an error, so that existing directories get their modes.
     let settled = unpacking.settle();
     unpacked.and(settled)?;
-    // What follows the archive's end is not ours to judge.
+    // Data after the archive's end is not checked.
     io::copy(from, &mut io::sink()).map_err(TarError::Stream)?;
     Ok(())
 }
@@ -79,7 +79,7 @@ pub fn unpack(
 struct Unpacking {
     within: Within,
     options: UnpackOptions,
-    /// What directories get at the end.
+    /// Modes and times to set on directories at the end.
     later: BTreeMap<PathBuf, Later>,
     names_bytes: usize,
     piece: Vec<u8>,
@@ -169,7 +169,7 @@ impl Unpacking {
             Ok(there) if is_dir(&there) => {
                 let mode = there.st_mode & 0o7777;
                 if mode & 0o700 != 0o700 {
-                    // Who may not: the next entry that needs it says so.
+                    // Without permission, the next entry that needs it fails.
                     enter(at.as_fd(), name).and_then(|fd| set_mode(fd.as_fd(), mode | 0o700)).ok();
                 }
             }
@@ -211,19 +211,18 @@ impl Unpacking {
         let meant = look(of.as_fd(), of_name).map_err(failed)?;
         let (at, name) = self.parent(path)?;
         let same = |there: FileStat| (there.st_dev, there.st_ino) == (meant.st_dev, meant.st_ino);
-        // The one thing that must not be replaced by itself.
+        // Linking a file to itself must not replace it.
         if look(at.as_fd(), name).is_ok_and(same) && !is_dir(&meant) {
             return Ok(());
         }
-        // Refused by the kernel too, but only after something has made room for it.
+        // The kernel refuses it too, but only after the existing file was removed.
         if is_dir(&meant) {
             return Err(failed(Errno::EPERM));
         }
         self.make(path, |at, name| linkat(&*of, of_name, at, name, AtFlags::empty()))
     }
 
-    /// Makes something at `path` in place of what is there, unless that is a directory with
-    /// something in it.
+    /// Creates something at `path`, replacing what exists, unless that is a non-empty directory.
     fn make<T>(
         &mut self,
         path: &Path,
@@ -248,7 +247,8 @@ impl Unpacking {
         .map_err(TarError::file("make", path))
     }
 
-    /// The directory that holds `path`, which is made, and the last part of it.
+    /// Returns the parent directory of `path`, which is created if missing, and the last part of
+    /// the path.
     fn parent<'a>(
         &mut self,
         path: &'a Path,
@@ -257,7 +257,7 @@ impl Unpacking {
         let make = |at: BorrowedFd<'_>, name: &OsStr| {
             mkdirat(at, name, Mode::from_bits_truncate(DIR_MODE))?;
             own(options.owner, at, name)?;
-            // Inside, a umask is nobody's wish.
+            // The umask does not apply inside the directory.
             if options.special { set_mode(enter(at, name)?.as_fd(), DIR_MODE) } else { Ok(()) }
         };
         let parent = self.within.parent(path, Some(&make))?;
@@ -283,7 +283,8 @@ impl Unpacking {
         Ok(())
     }
 
-    /// Gives directories their modes and times: those below first, which the others may close.
+    /// Sets modes and times of directories, the deepest first, because others may become
+    /// inaccessible.
     fn settle(&mut self) -> Result<(), TarError> {
         let mut settled = Ok(());
         for (path, later) in std::mem::take(&mut self.later).into_iter().rev() {
@@ -296,7 +297,7 @@ impl Unpacking {
         let directory = match path.file_name() {
             None => self.within.root(),
             Some(name) => {
-                // Something else may be there by now, or nothing.
+                // The directory may have been replaced or removed.
                 let Ok(at) = self.within.parent(path, None) else { return Ok(()) };
                 let Ok(directory) = enter(at.as_fd(), name) else { return Ok(()) };
                 directory.into()
@@ -311,7 +312,7 @@ impl Unpacking {
     }
 }
 
-/// Gives what was just made to its owner. A link itself is given, not what it leads to.
+/// Sets the owner of a new file. Does not follow a link.
 fn own(owner: Option<Owner>, at: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     let Some(Owner { uid, gid }) = owner else { return Ok(()) };
     let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));

@@ -1,7 +1,7 @@
-//! One directory, and paths below it that do not lead out of it.
+//! A directory, and paths below it that cannot lead outside it.
 //!
-//! A path is walked part by part from an open directory, so that nothing that is changed
-//! meanwhile leads elsewhere. A link in it is followed if it stays inside.
+//! A path is walked part by part from an open directory, so that concurrent changes cannot
+//! redirect it. Links are followed if they stay inside.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,22 +18,22 @@ use nix::sys::time::TimeSpec;
 use crate::error::TarError;
 use crate::{NAME_BYTES_MAX, Time};
 
-/// A directory that is passed through, not read: that needs no right to read it.
+/// Flags for opening a directory to pass through, which needs no permission to read it.
 const THROUGH: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// Makes a directory of this name.
 pub type Make<'a> = dyn Fn(BorrowedFd<'_>, &OsStr) -> Result<(), Errno> + 'a;
 
-/// See the module.
+/// A directory that paths cannot leave.
 pub struct Within {
     path: PathBuf,
     root: Rc<OwnedFd>,
-    /// The directory that was walked to last: most entries follow a neighbour.
+    /// The directory of the last walk, because most entries are next to the one before.
     last: Option<(PathBuf, Rc<OwnedFd>)>,
 }
 
 impl Within {
-    /// What is below `directory`, which is there.
+    /// Returns the paths below the existing `directory`.
     pub fn new(directory: &Path) -> Result<Self, TarError> {
         let root = openat(AT_FDCWD, directory, THROUGH, Mode::empty())
             .map_err(TarError::file("open", directory))?;
@@ -41,12 +41,12 @@ impl Within {
         Ok(Self { path, root: Rc::new(root), last: None })
     }
 
-    /// Forgets where the last walk ended: a directory is being replaced.
+    /// Forgets the directory of the last walk, because a directory is being replaced.
     pub fn forget(&mut self) {
         self.last = None;
     }
 
-    /// The directory that holds `path`. `make` makes what is missing on the way.
+    /// Opens the parent directory of `path`. `make` creates missing directories on the way.
     pub fn parent(
         &mut self,
         path: &Path,
@@ -76,12 +76,12 @@ impl Within {
         Ok(at)
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub fn root(&self) -> Rc<OwnedFd> {
         Rc::clone(&self.root)
     }
 
-    /// The directory that the link `name` leads to, if it is inside.
+    /// Opens the directory that the link `name` resolves to, if it is inside.
     fn follow(&self, at: BorrowedFd<'_>, name: &OsStr) -> Result<Result<OwnedFd, Errno>, TarError> {
         if readlinkat(at, name).is_err() {
             return Ok(Err(Errno::ENOTDIR));
@@ -90,27 +90,27 @@ impl Within {
             Ok(opened) => opened,
             Err(errno) => return Ok(Err(errno)),
         };
-        // Asked of what is open, and so not of what a link leads to by now.
+        // Checked on the open file, so that the link cannot change in between.
         let real = fs::read_link(magic(opened.as_fd()));
         if real.is_ok_and(|real| real.starts_with(&self.path)) {
             return Ok(Ok(opened));
         }
-        Err(TarError::Invalid("a link leads outside of the directory"))
+        Err(TarError::Invalid("a link leads outside the directory"))
     }
 }
 
-/// Opens the directory `name`, which is no link.
+/// Opens the directory `name`, which must not be a link.
 pub fn enter(at: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
     openat(at, name, THROUGH | OFlag::O_NOFOLLOW, Mode::empty())
 }
 
-/// Changes the mode of what is open, by whatever flags.
+/// Changes the mode of an open file, whatever flags it was opened with.
 pub fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
     let mode = Mode::from_bits_truncate(mode);
     fchmodat(AT_FDCWD, &magic(fd), mode, FchmodatFlags::FollowSymlink)
 }
 
-/// Changes the time of what is open, by whatever flags.
+/// Changes the time of an open file, whatever flags it was opened with.
 pub fn set_time(fd: BorrowedFd<'_>, time: Time) -> Result<(), Errno> {
     let (read, written) = times(time);
     utimensat(AT_FDCWD, &magic(fd), &read, &written, UtimensatFlags::FollowSymlink)
@@ -122,17 +122,17 @@ pub fn set_time_at(at: BorrowedFd<'_>, name: &OsStr, time: Time) -> Result<(), E
     utimensat(at, name, &read, &written, UtimensatFlags::NoFollowSymlink)
 }
 
-/// When it was read stays as it is.
+/// The access time is not changed.
 fn times(time: Time) -> (TimeSpec, TimeSpec) {
     (TimeSpec::UTIME_OMIT, TimeSpec::new(time.seconds, time.nanos.into()))
 }
 
-/// The name by which the kernel knows what is open.
+/// Returns the kernel's path of an open file.
 fn magic(fd: BorrowedFd<'_>) -> PathBuf {
     format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
-/// The path below the directory that an archive's name stands for; empty for itself.
+/// Returns the path below the directory for a name in an archive; empty for the directory itself.
 pub fn plain(name: &[u8]) -> Result<PathBuf, TarError> {
     if name.len() > NAME_BYTES_MAX {
         return Err(TarError::Invalid("a name is longer than 4095 bytes"));

@@ -1,20 +1,20 @@
-//! An archive written one entry after the other: ustar, with a pax header in front of what does
-//! not fit into one.
+//! Writes an archive, one entry after the other: ustar, with a pax header where a field does not
+//! fit.
 
 use std::io::{self, Read, Write};
 
 use crate::error::TarError;
 use crate::{BLOCK_BYTES, Entry, Kind, header, pax};
 
-/// Most of a name in a header, and of its prefix, in bytes.
+/// Maximum length of a name in a header, and of its prefix, in bytes.
 const NAME_BYTES: usize = 100;
 const PREFIX_BYTES: usize = 155;
 
-/// Largest size and owner in octal digits, above which pax headers have them.
+/// Maximum size and owner in octal digits; larger ones are in pax headers.
 const SIZE_MAX: u64 = 0o777_7777_7777;
 const OWNER_MAX: u64 = 0o777_7777;
 
-/// See the module.
+/// A writer of archives.
 pub struct Writer<W> {
     to: W,
 }
@@ -25,11 +25,11 @@ impl<W: Write> Writer<W> {
         Self { to }
     }
 
-    /// Writes an entry, of a file with `entry.size` bytes of `content`: neither more, though
-    /// there may be, nor fewer, zeros in their place.
+    /// Writes an entry, of a file with `entry.size` bytes of `content`. Further content is
+    /// ignored, and missing content is replaced by zeros.
     ///
     /// # Errors
-    /// When `content` cannot be read or the archive not be written.
+    /// If `content` cannot be read, or the archive cannot be written.
     pub fn append(&mut self, entry: &Entry, content: impl Read) -> Result<(), TarError> {
         let (flag, link) = match &entry.kind {
             Kind::File => (b'0', &b""[..]),
@@ -70,10 +70,10 @@ impl<W: Write> Writer<W> {
         self.content(content.chain(io::repeat(0)).take(entry.size), entry.size)
     }
 
-    /// Ends the archive.
+    /// Writes the end of the archive.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn finish(mut self) -> Result<W, TarError> {
         self.put(&[0; 2 * BLOCK_BYTES])?;
         self.to.flush().map_err(TarError::Stream)?;
@@ -116,7 +116,7 @@ fn fitting(name: &[u8]) -> Option<&[u8]> {
     (name.len() <= NAME_BYTES).then_some(name)
 }
 
-/// Prefix and rest of a name, if a header has room for them.
+/// Splits a name into prefix and rest, if a header has room for them.
 fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
     if let Some(name) = fitting(name) {
         return Some((b"", name));

@@ -1,6 +1,6 @@
 //! The API: HTTP/1.1 on a Unix socket.
 //!
-//! [`server`] is what firecracker's micro-http is, [`request`] what its `api_server/` is.
+//! [`server`] corresponds to firecracker's micro-http, and [`request`] to its `api_server/`.
 
 pub mod request;
 pub mod server;

@@ -1,8 +1,8 @@
-//! The command line: Firecracker's own flags, and three of the double's.
+//! The command line: Firecracker's flags, and three of the double.
 //!
-//! `--fake-version`, `--fake-agent` and `--fault` (repeatable) stand beside
-//! `FAKE_FIRECRACKER_VERSION`, `_AGENT` and `_FAULTS`, for callers that clear the
-//! environment. Words are parsed as in firecracker's `utils/src/arg_parser.rs`.
+//! `--fake-version`, `--fake-agent` and `--fault` (repeatable) are alternatives to
+//! `FAKE_FIRECRACKER_VERSION`, `_AGENT` and `_FAULTS`, for callers that clear the environment.
+//! Arguments are parsed as in firecracker's `utils/src/arg_parser.rs`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,69 +11,69 @@ use crate::faults::{FaultError, Faults};
 use crate::log::Level;
 use crate::version::{VERSION_DEFAULT, Version, VersionError};
 
-/// Largest request body, in bytes, unless `--http-api-max-payload-size` says otherwise.
+/// Default maximum of a request body, in bytes; `--http-api-max-payload-size` changes it.
 const BODY_BYTES_MAX: usize = 51_200;
 
-/// What the process is to do.
+/// The task of the process.
 #[derive(Debug)]
 pub enum Command {
-    /// Print the flags.
+    /// Prints the flags.
     Help,
-    /// Print the version.
+    /// Prints the version.
     Version(Version),
-    /// Print the format of the snapshots it writes.
+    /// Prints the format of the snapshots that it writes.
     SnapshotVersion(Version),
-    /// Print the format of a snapshot's state file.
+    /// Prints the format of a snapshot's state file.
     DescribeSnapshot(PathBuf),
-    /// Be a VMM.
+    /// Runs a VMM.
     Run(Box<Config>),
 }
 
-/// How to be a VMM.
+/// Options of a VMM.
 #[allow(clippy::struct_field_names, reason = "named like the flag")]
 #[derive(Debug)]
 pub struct Config {
-    /// Where the API listens; absent with `--no-api`.
+    /// Socket of the API; absent with `--no-api`.
     pub api_socket: Option<PathBuf>,
-    /// Name of the instance.
+    /// Id of the instance.
     pub id: String,
-    /// File that holds the whole configuration, and starts the guest.
+    /// File with the whole configuration, which also starts the guest.
     pub config_file: Option<PathBuf>,
-    /// Where the log goes; standard output when absent.
+    /// Path of the log; standard output by default.
     pub log_path: Option<PathBuf>,
-    /// How much is logged.
+    /// Level of the log.
     pub level: Level,
-    /// Whether each line of the log names its level.
+    /// Whether each line of the log shows its level.
     pub show_level: bool,
-    /// Largest request body, in bytes.
+    /// Maximum size of a request body, in bytes.
     pub body_bytes_max: usize,
-    /// What it passes for.
+    /// The emulated version.
     pub version: Version,
     /// The agent's binary.
     pub agent: PathBuf,
-    /// What goes wrong.
+    /// Faults to inject.
     pub faults: Faults,
 }
 
-/// Why the command line cannot be followed; each has Firecracker's exit code.
+/// Why the command line is invalid; each error has Firecracker's exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// A word is no flag, a value is missing, flags exclude each other.
+    /// A word is not a flag, a value is missing, or flags exclude each other.
     #[error("Arguments parsing error: {0}\n\nFor more information try --help.")]
     Words(String),
-    /// No such level.
+    /// There is no such level.
     #[error("Invalid value for logger level: {0}.Possible values: [Error, Warning, Info, Debug]")]
     Level(String),
-    /// A flag of the double's own is wrong.
+    /// A flag of the double is invalid.
     #[error(transparent)]
     Fault(#[from] FaultError),
-    /// A flag of the double's own is wrong.
+    /// A flag of the double is invalid.
     #[error(transparent)]
     Version(#[from] VersionError),
 }
 
 impl CliError {
-    /// Exit code, as in firecracker's `FcExitCode`. reference §1.5.
+    /// Returns the exit code, as in firecracker's `FcExitCode`. reference §1.5.
     pub fn exit_code(&self) -> u8 {
         if let Self::Level(_) = self { 152 } else { 153 }
     }
@@ -165,10 +165,10 @@ impl Words {
 }
 
 impl Command {
-    /// Parses the words after the program's name.
+    /// Parses the arguments after the program's name.
     ///
     /// # Errors
-    /// [`CliError`], with the exit code Firecracker ends with.
+    /// [`CliError`], with Firecracker's exit code.
     pub fn parse(
         words: impl IntoIterator<Item = String>,
         environment: impl Fn(&str) -> Option<String>,
@@ -181,7 +181,7 @@ impl Command {
         if words.iter().any(|word| word == "--help" || word == "-h") {
             return Ok(Self::Help);
         }
-        // `--version` wins over whatever else is wrong on the line.
+        // `--version` takes precedence over any error in the arguments.
         if words.iter().any(|word| word == "--version") {
             let named = words.iter().position(|word| word == "--fake-version");
             return Ok(Self::Version(version(named.and_then(|at| words.get(at + 1)))?));
@@ -245,7 +245,7 @@ impl Config {
     }
 }
 
-/// What `--help` prints.
+/// Returns the output of `--help`.
 pub fn help() -> String {
     let flags = FLAGS_ALONE.iter().chain(&FLAGS_WITH_VALUE).chain(&["fault"]);
     let lines: Vec<_> = flags.map(|flag| format!("  --{flag}")).collect();

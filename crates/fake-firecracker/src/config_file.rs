@@ -7,7 +7,7 @@ use crate::api::request::Call;
 use crate::machine::Machine;
 use crate::resources::{BootSource, Drive, Entropy, Logger, MachineConfig, Metrics, Vsock};
 
-/// The file's keys are the API's paths; others are ignored, as in Firecracker.
+/// The keys of the file are the paths of the API; others are ignored, as in Firecracker.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct ConfigFile {
@@ -23,7 +23,7 @@ struct ConfigFile {
 /// Configures and starts the VM.
 ///
 /// # Errors
-/// What Firecracker says before it ends.
+/// Firecracker's message before it ends.
 pub fn apply(text: &[u8], machine: &mut Machine) -> Result<(), String> {
     let file: ConfigFile = serde_json::from_slice(text)
         .map_err(|error| format!("Configuration for VMM from one single json failed: {error}"))?;

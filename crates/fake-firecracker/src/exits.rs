@@ -1,14 +1,14 @@
-//! The ways this process ends by itself.
+//! The exits of this process.
 
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 
 use crate::log::Log;
 
-/// Exit code of a system call that seccomp does not allow. reference §1.5.
+/// Exit code for a system call that seccomp does not allow. reference §1.5.
 const EXIT_CODE_BAD_SYSCALL: u8 = 148;
 
-/// Ends the process, at once or after the answer that is under way.
+/// Ends the process, at once or after the current answer.
 #[derive(Debug, Clone)]
 pub struct Exits {
     now: mpsc::UnboundedSender<u8>,
@@ -16,7 +16,7 @@ pub struct Exits {
 }
 
 impl Exits {
-    /// The exits, and where the code arrives.
+    /// Returns the exits, and the receiver of the exit code.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<u8>) {
         let (now, receiver) = mpsc::unbounded_channel();
         (Self { now, after_answer: watch::Sender::new(None) }, receiver)
@@ -24,23 +24,24 @@ impl Exits {
 
     /// Ends the process.
     pub fn now(&self, code: u8) {
-        // The receiver is gone only when the process ends already.
+        // The receiver is gone only if the process is already ending.
         self.now.send(code).ok();
     }
 
-    /// Ends the process once the answer under way is sent.
+    /// Ends the process once the current answer is sent.
     pub fn after_answer(&self, code: u8) {
         self.after_answer.send_replace(Some(code));
     }
 
-    /// Logs what Firecracker's signal handlers do before they end the process with `code`.
+    /// Logs the messages of Firecracker's signal handlers, which then end the process with
+    /// `code`.
     pub fn last_words(log: &Log, code: u8) {
         if code == EXIT_CODE_BAD_SYSCALL {
             log.error("Shutting down VM after intercepting a bad syscall (999).");
         }
     }
 
-    /// Waits until the process is to end after an answer, and tells its code.
+    /// Waits until the process has to end after an answer, and returns its code.
     pub async fn wait_after_answer(&self) -> u8 {
         let mut code = self.after_answer.subscribe();
         let code = code.wait_for(Option::is_some).await.map(|code| *code);

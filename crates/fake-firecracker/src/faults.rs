@@ -1,4 +1,4 @@
-//! What goes wrong on purpose: `--fault WORD` or `FAKE_FIRECRACKER_FAULTS=WORD,WORD`.
+//! Injected faults: `--fault WORD` or `FAKE_FIRECRACKER_FAULTS=WORD,WORD`.
 //!
 //! `die-at-boot[=CODE]` · `die-at=CALL[=CODE]` · `hang-at=CALL` · `refuse-at=CALL` ·
 //! `never-ready` · `no-listener` · `slow-boot=MS` · `cut-vsock=BYTES` · `cut-api=BYTES`,
@@ -7,33 +7,33 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Exit code of a death that names none: Firecracker's generic error.
+/// Default exit code of a process that dies: Firecracker's generic error.
 const DEATH_CODE_DEFAULT: u8 = 1;
 
-/// One thing that goes wrong, every time it can.
+/// A fault, which occurs every time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// The process ends once `InstanceStart` is answered, as when the guest kernel panics.
+    /// The process ends once `InstanceStart` is answered, as if the guest's kernel had panicked.
     DieAtBoot(u8),
     /// The process ends instead of answering the call.
     DieAt(String, u8),
     /// The call, and with it the whole API, never answers.
     HangAt(String),
-    /// The call is answered 400.
+    /// The call is answered with 400.
     RefuseAt(String),
     /// The guest never loads its vsock driver: connections hang.
     NeverReady,
-    /// The guest is up, but nothing listens in it: connections end before their OK.
+    /// The guest is running, but nothing listens in it: connections end before their OK.
     NoListener,
     /// The guest loads its vsock driver only after this time.
     SlowBoot(Duration),
-    /// Each guest stream breaks off after this many bytes from the guest.
+    /// Each stream from the guest ends after this many bytes.
     CutVsock(usize),
-    /// Each API connection breaks off after this many bytes of answers.
+    /// Each API connection ends after this many bytes of answers.
     CutApi(usize),
 }
 
-/// Why a word is no fault.
+/// The text is not a fault.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown fault `{0}`")]
 pub struct FaultError(String);
@@ -66,15 +66,15 @@ impl FromStr for Fault {
     }
 }
 
-/// All that goes wrong.
+/// All injected faults.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Vec<Fault>);
 
 impl Faults {
-    /// Adds the faults of a list with commas.
+    /// Adds the faults of a comma-separated list.
     ///
     /// # Errors
-    /// The first word that is none.
+    /// The first word that is not a fault.
     pub fn add(&mut self, words: &str) -> Result<(), FaultError> {
         for word in words.split(',').filter(|word| !word.is_empty()) {
             self.0.push(word.parse()?);
@@ -82,7 +82,7 @@ impl Faults {
         Ok(())
     }
 
-    /// What happens to `call` instead of an answer.
+    /// Returns what happens to `call` instead of an answer.
     pub fn at(&self, call: &str) -> Option<&Fault> {
         self.0.iter().find(|fault| match fault {
             Fault::DieAt(at, _) | Fault::HangAt(at) | Fault::RefuseAt(at) => at == call,
@@ -90,12 +90,12 @@ impl Faults {
         })
     }
 
-    /// Exit code of a process that dies while its guest boots.
+    /// Returns the exit code of a process that dies while its guest boots.
     pub fn death_at_boot(&self) -> Option<u8> {
         self.find(|fault| if let Fault::DieAtBoot(code) = fault { Some(*code) } else { None })
     }
 
-    /// How long the guest takes to load its vsock driver; absent if it never does.
+    /// Returns the time after which the guest loads its vsock driver; `None` if it never does.
     pub fn boot_duration(&self) -> Option<Duration> {
         if self.0.contains(&Fault::NeverReady) {
             return None;
@@ -105,17 +105,17 @@ impl Faults {
         Some(self.find(slow).unwrap_or_default())
     }
 
-    /// Whether nothing listens in the guest.
+    /// Returns whether nothing listens in the guest.
     pub fn no_listener(&self) -> bool {
         self.0.contains(&Fault::NoListener)
     }
 
-    /// Bytes a guest stream carries to the host before it breaks off.
+    /// Returns the number of bytes after which a stream from the guest ends.
     pub fn vsock_cut(&self) -> Option<usize> {
         self.find(|fault| if let Fault::CutVsock(bytes) = fault { Some(*bytes) } else { None })
     }
 
-    /// Bytes of answers an API connection carries before it breaks off.
+    /// Returns the number of bytes of answers after which an API connection ends.
     pub fn api_cut(&self) -> Option<usize> {
         self.find(|fault| if let Fault::CutApi(bytes) = fault { Some(*bytes) } else { None })
     }

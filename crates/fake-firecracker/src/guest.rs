@@ -1,9 +1,10 @@
-//! The guest: the real agent as a host process, in a directory of its own.
+//! The guest: the real agent as a host process, in its own directory.
 //!
-//! `guest-<pid>/` in the working directory holds a socket for each port something in the
-//! guest listens on (`port_1024` is the agent's), and `host`, on which a process of the
-//! guest dials out: it writes `CONNECT <port>\n` and reads `OK <port>\n`. On `ready` it
-//! dials the one port by which a guest tells that it serves.
+//! `guest-<pid>/` in the working directory has a socket for each port that a guest process
+//! listens on (`port_1024` is the agent's), and `host`, through which a guest process connects to
+//! the host: it writes `CONNECT <port>
+//! ` and reads `OK <port>
+//! `. A connection to `ready` is one to the port that signals that the guest serves.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -20,7 +21,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::keeper::{KEEPER_WORD, PAUSE, RESUME};
 
-/// Environment variable that tells the agent the path of the `host` socket.
+/// Environment variable with the path of the `host` socket, for the agent.
 const HOST_SOCKET_VARIABLE: &str = "EMBERD_HOST_SOCKET";
 
 /// Directory of the guest's sockets. Dropping it removes it.
@@ -28,32 +29,33 @@ const HOST_SOCKET_VARIABLE: &str = "EMBERD_HOST_SOCKET";
 pub struct GuestDir(PathBuf);
 
 impl GuestDir {
-    /// Makes it, relative to the working directory: socket paths hold 107 bytes.
+    /// Creates the directory, relative to the working directory, because socket paths have at
+    /// most 107 bytes.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// If it cannot be created.
     pub fn new() -> io::Result<Self> {
         let dir = PathBuf::from(format!("guest-{}", std::process::id()));
         fs::create_dir(&dir)?;
         Ok(Self(dir))
     }
 
-    /// The directory.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Socket of something that listens on `port` in the guest.
+    /// Returns the socket for a guest process that listens on `port`.
     pub fn port(&self, port: u32) -> PathBuf {
         self.0.join(format!("port_{port}"))
     }
 
-    /// Socket on which the guest dials out.
+    /// Returns the socket through which the guest connects to the host.
     pub fn host(&self) -> PathBuf {
         self.0.join("host")
     }
 
-    /// Socket on which the guest dials out to tell that it serves.
+    /// Returns the socket through which the guest signals that it serves.
     pub fn ready(&self) -> PathBuf {
         self.0.join("ready")
     }
@@ -69,15 +71,15 @@ impl Drop for GuestDir {
 #[derive(Debug)]
 pub struct Guest {
     keeper: Child,
-    /// The keeper's standard input; it lives as long as this.
+    /// Standard input of the keeper, which lives as long as this.
     orders: Option<UnixStream>,
 }
 
 impl Guest {
-    /// Starts the agent with the words of the kernel command line as its environment.
+    /// Starts the agent, with the words of the kernel command line as its environment.
     ///
     /// # Errors
-    /// When the process cannot be started.
+    /// If the process cannot be started.
     pub fn start(
         agent: &Path,
         dir: &GuestDir,
@@ -87,7 +89,7 @@ impl Guest {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(KEEPER_WORD).arg(agent).arg("--listen").arg(dir.port(AGENT_PORT));
         command.arg("--ready").arg(dir.ready());
-        // Programs run in other directories: only here is a relative path of no use.
+        // Programs run in other directories, so the path must be absolute.
         command.arg("--scratch").arg(std::path::absolute(dir.path())?.join("scratch"));
         if let Some(pack) = pack {
             command.arg("--pack").arg(pack);
@@ -102,10 +104,10 @@ impl Guest {
         Ok(Self { keeper, orders: Some(orders) })
     }
 
-    /// What to wait with for the agent's end.
+    /// Returns a handle for waiting for the agent's end.
     ///
     /// # Errors
-    /// When there is no descriptor for it.
+    /// If there is no descriptor for it.
     pub fn end(&self) -> io::Result<GuestEnd> {
         Ok(GuestEnd(pidfd_open(Pid::from_child(&self.keeper), PidfdFlags::empty())?))
     }
@@ -115,17 +117,17 @@ impl Guest {
         self.order(PAUSE);
     }
 
-    /// Lets every process of the guest go on.
+    /// Continues every process of the guest.
     pub fn resume(&self) {
         self.order(RESUME);
     }
 
-    /// Only the keeper signals: it alone knows that it is not just forking the agent, who,
-    /// stopped then, would never let it go on.
+    /// Only the keeper sends signals, because only it knows that it is not just forking the
+    /// agent. A keeper stopped at that moment would never continue.
     fn order(&self, order: [u8; 1]) {
         if let Some(mut orders) = self.orders.as_ref() {
             let obeyed = orders.write_all(&order).and_then(|()| orders.read_exact(&mut [0]));
-            // A keeper that is gone has no processes to signal.
+            // A keeper that has ended has no processes to signal.
             obeyed.ok();
         }
     }
@@ -134,24 +136,24 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         drop(self.orders.take());
-        // It fails only for a child that was waited for before.
+        // Fails only for a child that was already waited for.
         self.keeper.wait().ok();
     }
 }
 
-/// Waits for a guest's end, and does not keep the guest alive.
+/// Waits for a guest's end, without keeping the guest alive.
 #[derive(Debug)]
 pub struct GuestEnd(OwnedFd);
 
 impl GuestEnd {
-    /// Blocks until the agent has ended and all it started is gone.
+    /// Blocks until the agent and its descendants have ended.
     pub fn wait(&self) {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         while poll(&mut fds, None) == Err(Errno::INTR) {}
     }
 }
 
-/// `KEY=VALUE` words the kernel does not know become init's environment (Linux'
+/// Words `KEY=VALUE` that the kernel does not know become init's environment (Linux'
 /// `init/main.c`); its own parameters are not in capitals.
 fn kernel_environment(boot_args: &str) -> impl Iterator<Item = (&str, &str)> {
     let words = boot_args.split_whitespace().filter_map(|word| word.split_once('='));

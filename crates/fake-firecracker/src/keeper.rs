@@ -1,5 +1,5 @@
-//! The keeper: a small process between the double and the agent, so that a SIGKILL of the
-//! double leaves nothing behind.
+//! The keeper: a small process between the double and the agent, so that a SIGKILL of the double
+//! leaves nothing behind.
 //!
 //! ```text
 //! double ◀──stdin, a socket──▶ keeper ──▶ agent ──▶ programs
@@ -7,8 +7,8 @@
 //!    the socket closes → kills all below it, then ends
 //!    the agent ends    → likewise; the keeper ends with the agent's exit code
 //! ```
-//! It adopts orphans (`PR_SET_CHILD_SUBREAPER`): whatever the agent started ends up as its
-//! child once the parents are dead, so killing children until there are none kills all.
+//! The keeper adopts orphans (`PR_SET_CHILD_SUBREAPER`). Descendants of the agent become its
+//! children once their parents are dead, so killing children until there are none kills all.
 
 use std::ffi::OsString;
 use std::io;
@@ -25,12 +25,12 @@ use rustix::process::{
 
 use crate::process_tree;
 
-/// First word of the command line that makes this binary a keeper.
+/// First argument of the command line that makes this binary a keeper.
 pub const KEEPER_WORD: &str = "keep-agent";
 
 /// Stops every process below the keeper.
 pub const PAUSE: [u8; 1] = *b"p";
-/// Lets every process below the keeper go on.
+/// Continues every process below the keeper.
 pub const RESUME: [u8; 1] = *b"c";
 
 /// Runs `command` (a program and its arguments) until it or the parent process ends.
@@ -53,7 +53,7 @@ fn keep(command: &[OsString]) -> io::Result<u8> {
     outcome
 }
 
-/// Obeys until the agent or the double ends, and tells the agent's exit code.
+/// Handles requests until the agent or the double ends, and returns the agent's exit code.
 fn obey_until_end(agent: Pid) -> io::Result<u8> {
     let agent_fd = pidfd_open(agent, PidfdFlags::empty())?;
     let stdin = io::stdin();
@@ -84,7 +84,7 @@ fn obey_until_end(agent: Pid) -> io::Result<u8> {
     }
 }
 
-/// The children are nobody else's to reap: their pids cannot have passed to strangers.
+/// Only the keeper reaps these children, so their pids cannot have been reused.
 fn kill_all_below() -> io::Result<()> {
     loop {
         for child in process_tree::children(getpid()) {

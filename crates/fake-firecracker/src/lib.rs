@@ -1,9 +1,8 @@
-//! The double as tests use it: a program in a directory of theirs, and what its guests boot
-//! from.
+//! The double for tests: an executable in a test's directory, and images for its guests.
 //!
-//! A driver clears the environment and knows no flags of the double's. So the program is a
-//! script: before it becomes the double it does what a second file says, which can change
-//! from one microVM to the next.
+//! A driver clears the environment and does not know the double's flags. The executable is
+//! therefore a script, which runs the commands of a second file before it becomes the double.
+//! That file can change from one microVM to the next.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -12,36 +11,36 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-/// Most bytes read of what a host says first: a greeting is far shorter.
+/// Maximum number of bytes read of the host's first message; a hello is much shorter.
 const GREETING_BYTES_MAX: usize = 4096;
 
-/// What a guest does after its answer.
+/// Behaviour of a guest after its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// It closes the connection.
+    /// Closes the connection.
     Close,
-    /// It keeps the connection open and says nothing more.
+    /// Keeps the connection open and sends nothing more.
     Silence,
 }
 
-/// A Firecracker for tests. It behaves, until told otherwise.
+/// A Firecracker for tests. Without faults, it behaves like the real one.
 #[derive(Debug)]
 pub struct Double {
     dir: PathBuf,
 }
 
 impl Double {
-    /// A double that lives in `dir`, which must exist and have no quote in its name.
+    /// Creates a double in `dir`, which must exist and have no quote in its name.
     ///
     /// # Panics
-    /// When it cannot be made, or the programs it needs are not built.
+    /// If it cannot be created, or the programs that it needs are not built.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let double = Self { dir: std::path::absolute(dir.into()).expect("a working directory") };
         for (path, content) in [(double.kernel(), "\x7fELF"), (double.initramfs(), "070701")] {
             fs::write(path, content).expect("the directory can be written to");
         }
         double.behave();
-        // Questions are always answered: what follows is for those who want a microVM.
+        // Informational flags are always answered; the rest is for starting a microVM.
         write_program(
             &double.binary(),
             &format!(
@@ -55,17 +54,17 @@ impl Double {
         double
     }
 
-    /// The program.
+    /// Returns the path of the executable.
     pub fn binary(&self) -> PathBuf {
         self.dir.join("firecracker")
     }
 
-    /// A file that passes for a kernel.
+    /// Returns the path of a valid kernel file.
     pub fn kernel(&self) -> PathBuf {
         self.dir.join("vmlinux")
     }
 
-    /// A file that passes for an initramfs.
+    /// Returns the path of a valid initramfs file.
     pub fn initramfs(&self) -> PathBuf {
         self.dir.join("initramfs.cpio")
     }
@@ -74,28 +73,28 @@ impl Double {
         self.dir.join("behaviour.sh")
     }
 
-    /// Later microVMs behave.
+    /// Removes faults from later microVMs.
     pub fn behave(&self) {
         self.first("");
     }
 
-    /// Later microVMs have these faults: words of the double's `--fault`, with commas between.
+    /// Adds faults to later microVMs: values of the double's `--fault`, separated by commas.
     pub fn misbehave(&self, faults: &str) {
         self.first(&format!("set -- \"$@\" --fault '{faults}'"));
     }
 
-    /// Later microVMs run `script` in place of the agent. It is given the agent's arguments,
-    /// of which the second is the socket to listen on.
+    /// Makes later microVMs run `script` instead of the agent. It gets the agent's arguments, of
+    /// which the second is the socket to listen on.
     pub fn replace_agent(&self, script: &str) {
         let agent = self.dir.join("agent");
         write_program(&agent, script);
         self.first(&format!("set -- \"$@\" --fake-agent '{}'", agent.display()));
     }
 
-    /// Later guests answer whatever they are told first with `bytes`, and nothing else.
+    /// Makes later guests answer any first message with `bytes`, and nothing else.
     ///
     /// # Panics
-    /// When nothing can listen in the directory.
+    /// If no socket can be created in the directory.
     pub fn answer(&self, bytes: &'static [u8], then: Then) {
         let socket = self.dir.join("rogue.sock");
         fs::remove_file(&socket).ok();
@@ -106,22 +105,23 @@ impl Double {
                 silent.extend(greet(stream, bytes).filter(|_| then == Then::Silence));
             }
         });
-        // Guests live elsewhere: what they are to listen on leads here.
+        // Guests run in other directories, so the path of their socket is a link to this one.
         self.replace_agent(&format!("ln -s '{}' \"$2\"\nexec sleep inf", socket.display()));
     }
 
-    /// Later VMMs do as these lines of shell say before they become the double, if they do.
+    /// Makes later VMMs run these lines of shell before they become the double.
     ///
     /// # Panics
-    /// When the directory cannot be written to.
+    /// If the directory cannot be written to.
     pub fn first(&self, script: &str) {
-        // Replaced whole: a microVM may just be starting.
+        // Replaced atomically, because a microVM may just be starting.
         let new = self.dir.join("behaviour.sh.new");
         fs::write(&new, format!("{script}\n")).expect("the directory can be written to");
         fs::rename(&new, self.behaviour()).expect("the directory can be written to");
     }
 
-    /// Processes that run in `dir` or below it, such as what a microVM left behind.
+    /// Returns the processes whose working directory is `dir` or below, such as leftovers of a
+    /// microVM.
     ///
     /// # Panics
     /// Without `/proc`.
@@ -134,14 +134,14 @@ impl Double {
     }
 }
 
-/// Listens first: bytes that arrive at a closed connection would take the answer along.
+/// Reads first: data that arrives at a closed connection would reset it and lose the answer.
 fn greet(mut stream: UnixStream, answer: &[u8]) -> Option<UnixStream> {
     let _bytes = stream.read(&mut [0; GREETING_BYTES_MAX]).ok()?;
     stream.write_all(answer).ok()?;
     Some(stream)
 }
 
-/// The program `name`, built beside the running test.
+/// Returns the path of the program `name`, built beside the running test.
 fn beside_current_exe(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("a test knows its own path");
     let found =
@@ -154,12 +154,12 @@ fn beside_current_exe(name: &str) -> PathBuf {
     })
 }
 
-/// Writes a shell script that can be run, by way of a shell: were it open for writing here, a
-/// child that another thread forks meanwhile would hold it open, and it could not be run
-/// ("text file busy").
+/// Writes an executable shell script, by means of a shell. If this process opened it for writing,
+/// a child forked by another thread could hold it open, and executing it would fail ("text file
+/// busy").
 ///
 /// # Panics
-/// When it cannot be written.
+/// If it cannot be written.
 pub fn write_program(path: &Path, script: &str) {
     let mut shell = Command::new("/bin/sh")
         .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])

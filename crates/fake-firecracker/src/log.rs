@@ -1,4 +1,4 @@
-//! The log, in Firecracker's form: `<time> [<id>:main] <message>`.
+//! The log, in Firecracker's format: `<time> [<id>:main] <message>`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -9,23 +9,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
-/// How grave a message is.
+/// Severity of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Level {
-    /// Nothing is as grave.
+    /// No messages.
     Off,
-    /// Something failed.
+    /// An error.
     Error,
-    /// Something is odd.
+    /// A warning.
     Warn,
-    /// What happens.
+    /// Information.
     Info,
-    /// More of it.
+    /// Debugging information.
     Debug,
 }
 
-/// Why a text is no level.
+/// The text is not a level.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Invalid LevelFilter")]
 pub struct LevelError;
@@ -41,7 +41,7 @@ impl TryFrom<String> for Level {
 impl FromStr for Level {
     type Err = LevelError;
 
-    /// Any case, and `Warning`, as firecracker's `logger/logging.rs` takes them.
+    /// Accepts any case, and `Warning`, as firecracker's `logger/logging.rs` does.
     fn from_str(text: &str) -> Result<Self, LevelError> {
         match text.to_ascii_lowercase().as_str() {
             "off" => Ok(Self::Off),
@@ -54,7 +54,7 @@ impl FromStr for Level {
     }
 }
 
-/// Where messages go. `PUT /logger` changes it.
+/// Destination of messages. `PUT /logger` changes it.
 #[derive(Debug)]
 pub struct Log {
     id: String,
@@ -74,32 +74,32 @@ impl Log {
         Self { id, settings: Mutex::new(Settings { file: None, level, show_level }) }
     }
 
-    /// Sends what follows to `path`, made when absent (since 1.14).
+    /// Sends further messages to `path`, which is created if missing (since 1.14).
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// If it cannot be opened.
     pub fn send_to(&self, path: &Path, create: bool) -> io::Result<()> {
         let file = OpenOptions::new().append(true).create(create).open(path)?;
         self.change(|settings| settings.file = Some(file));
         Ok(())
     }
 
-    /// Changes how much is logged.
+    /// Changes the level.
     pub fn set_level(&self, level: Level) {
         self.change(|settings| settings.level = level);
     }
 
-    /// Changes whether a line names its level.
+    /// Changes whether a line shows its level.
     pub fn set_show_level(&self, show: bool) {
         self.change(|settings| settings.show_level = show);
     }
 
-    /// Something failed.
+    /// Logs an error.
     pub fn error(&self, message: &str) {
         self.write(Level::Error, message);
     }
 
-    /// Something happened.
+    /// Logs information.
     pub fn info(&self, message: &str) {
         self.write(Level::Info, message);
     }
@@ -129,7 +129,7 @@ impl Log {
             Some(file) => file.write_all(line.as_bytes()),
             None => io::stdout().write_all(line.as_bytes()),
         };
-        // A full disk or a closed pipe loses lines and nothing else, as in Firecracker.
+        // A full disk or a closed pipe only loses lines, as in Firecracker.
         drop(written);
     }
 }

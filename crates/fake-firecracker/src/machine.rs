@@ -1,4 +1,4 @@
-//! The VM and what may be done with it when. reference §1.4 (firecracker's
+//! The VM, and the calls that are allowed in each state. reference §1.4 (firecracker's
 //! `vmm/src/rpc_interface.rs`).
 //!
 //! ```text
@@ -25,10 +25,10 @@ mod boot;
 mod configure;
 mod snapshots;
 
-/// What a call is answered with: nothing (204) or JSON (200).
+/// The answer to a call: nothing (204) or JSON (200).
 pub type Answer = Option<String>;
 
-/// `GET /`.
+/// The answer to `GET /`.
 #[derive(Debug, Serialize)]
 struct Instance<'a> {
     id: &'a str,
@@ -40,9 +40,9 @@ struct Instance<'a> {
 /// Why a call is refused; the text is Firecracker's `fault_message`.
 #[derive(Debug)]
 pub struct Refusal {
-    /// For people.
+    /// The message.
     pub message: String,
-    /// Exit code of the process once the refusal is sent.
+    /// Exit code of the process after the refusal was sent.
     pub fatal: Option<u8>,
 }
 
@@ -67,33 +67,33 @@ pub struct Machine {
     exits: Exits,
     phase: Phase,
     resources: Resources,
-    /// The metrics file, if one was named.
+    /// The metrics file, if one was set.
     metrics: Option<File>,
-    /// The kernel, open since it was named.
+    /// The kernel, which is opened when it is set.
     kernel: Option<File>,
-    /// Whether anything was configured that a snapshot would bring along.
+    /// Whether anything was configured that a snapshot would include.
     boot_path: bool,
-    /// Whether the guest comes from a snapshot.
+    /// Whether the guest was restored from a snapshot.
     restored: bool,
-    /// Whether a snapshot was made since the VM was paused.
+    /// Whether a snapshot was created since the VM was paused.
     snapshot_made: bool,
     vsock: Option<Device>,
-    // Before the directory: it is in use until the guest has ended.
+    // Declared before the directory, which is in use until the guest has ended.
     guest: Option<Guest>,
     guest_dir: GuestDir,
 }
 
 const PRE_BOOT_ONLY: &str = "The requested operation is not supported after starting the microVM.";
-/// Devices come and go on a running VM only with `--enable-pci`.
+/// Devices can be hot-plugged only with `--enable-pci`.
 const PCI_ONLY: &str = "PCI is not enabled";
 const POST_BOOT_ONLY: &str =
     "The requested operation is not supported before starting the microVM.";
 
 impl Machine {
-    /// A VM that is not started.
+    /// Returns a VM that is not started.
     ///
     /// # Errors
-    /// When the directory for the guest's sockets cannot be made.
+    /// If the directory for the guest's sockets cannot be created.
     pub fn new(config: Arc<Config>, log: Arc<Log>, exits: Exits) -> io::Result<Self> {
         Ok(Self {
             guest_dir: GuestDir::new()?,
@@ -112,7 +112,7 @@ impl Machine {
         })
     }
 
-    /// Does what `call` asks for.
+    /// Executes `call`.
     ///
     /// # Errors
     /// [`Refusal`], answered with status 400.
@@ -171,7 +171,7 @@ impl Machine {
             Call::CreateSnapshot(create) => self.create_snapshot(&create)?,
             Call::PatchDrive(update) => self.patch_drive(update)?,
             Call::UnplugDrive => return Err(Refusal::new(PCI_ONLY)),
-            // There are no metrics to flush, and no keyboard driver in the guest to hear it.
+            // There are no metrics to flush, and no keyboard driver in the guest to react.
             Call::FlushMetrics | Call::SendCtrlAltDel => {}
             _ => return Err(Refusal::new(PRE_BOOT_ONLY)),
         }

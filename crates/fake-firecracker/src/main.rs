@@ -1,9 +1,9 @@
-//! A test double of Firecracker: its API on a Unix socket, as strict as the real one, its
-//! hybrid vsock, its exit codes; and behind them the real agent as a host process.
+//! A test double of Firecracker. It has the API on a Unix socket, as strict as the real one, the
+//! hybrid vsock and the exit codes. Its guest is the real agent as a host process.
 //!
-//! It boots nothing and isolates nothing; its root image is a `pack.json`. "reference §n" in
-//! comments is the section of emberd's notes on driving Firecracker that states the fact and
-//! names its source. Status, wording and exit codes were compared with Firecracker 1.17-dev.
+//! The double boots nothing and isolates nothing; its root image is a `pack.json`. In comments,
+//! "reference §n" is the section of emberd's notes on driving Firecracker that states the fact
+//! and its source. Status, messages and exit codes were compared with Firecracker 1.17-dev.
 
 use std::fs;
 use std::process::ExitCode;
@@ -35,9 +35,9 @@ use exits::Exits;
 use log::Log;
 use machine::Machine;
 
-/// Firecracker's generic error. reference §1.5.
+/// Exit code of Firecracker's generic error. reference §1.5.
 const EXIT_CODE_GENERIC: u8 = 1;
-/// Longest `--id`, in characters. reference §1.1.
+/// Maximum length of `--id`, in characters. reference §1.1.
 const ID_CHARS_MAX: usize = 64;
 
 fn main() -> ExitCode {
@@ -72,8 +72,8 @@ fn obey(command: Command) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs until the guest ends, the API is fatal or a signal comes: none is caught, so SIGTERM
-/// and SIGINT mean immediate death. reference §1.5.
+/// Runs until the guest ends, a call is fatal or a signal arrives. No signal is caught, so
+/// SIGTERM and SIGINT end the process at once. reference §1.5.
 fn be_vmm(config: Config) -> ExitCode {
     let is_id = |letter: char| letter.is_alphanumeric() || letter == '-';
     if config.id.is_empty() || config.id.len() > ID_CHARS_MAX || !config.id.chars().all(is_id) {
@@ -100,7 +100,7 @@ fn be_vmm(config: Config) -> ExitCode {
         eprintln!("Error: {reason}");
         EXIT_CODE_GENERIC
     });
-    // With the runtime go all connections and the guest.
+    // Dropping the runtime closes all connections and ends the guest.
     drop(runtime);
     log.info(&format!("Firecracker exiting. exit_code={code}"));
     ExitCode::from(code)

@@ -1,10 +1,10 @@
-//! Who descends from whom, read from `/proc` (proc(5)).
+//! Process trees, read from `/proc` (proc(5)).
 
 use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The living and dead-but-unreaped children of `parent`.
+/// Returns the children of `parent`, including zombies.
 pub fn children(parent: Pid) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -13,12 +13,13 @@ pub fn children(parent: Pid) -> Vec<Pid> {
 
 fn parent_of(pid: Pid) -> Option<Pid> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // The name, in parentheses, may hold anything; state and parent follow the last one.
+    // The name, in parentheses, may contain anything; state and parent follow the last
+    // parenthesis.
     let (_, after_name) = stat.rsplit_once(')')?;
     Pid::from_raw(after_name.split_whitespace().nth(1)?.parse().ok()?)
 }
 
-/// Sends `signal` to everything below `root`, again until no new process appears.
+/// Sends `signal` to all descendants of `root`, and repeats that until no new process appears.
 pub fn signal_all_below(root: Pid, signal: Signal) {
     let mut reached: Vec<Pid> = Vec::new();
     loop {
@@ -28,7 +29,7 @@ pub fn signal_all_below(root: Pid, signal: Signal) {
             return;
         }
         for pid in &new {
-            // It may have ended since; then there is nothing to stop or continue.
+            // The process may have ended; then there is nothing to stop or continue.
             kill_process(*pid, signal).ok();
         }
         reached.extend(new);

@@ -1,8 +1,8 @@
-//! What a microVM is made of, in Firecracker's field names: request bodies, the configuration
+//! The resources of a microVM, with Firecracker's field names. Request bodies, the configuration
 //! file, `GET /vm/config` and the state file all use these types.
 //!
 //! Unknown fields are refused where firecracker's `vmm_config/` refuses them
-//! (`deny_unknown_fields`): nearly everywhere. reference §1.1.
+//! (`deny_unknown_fields`), which is almost everywhere. reference §1.1.
 
 use std::path::PathBuf;
 
@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::log::Level;
 
-/// Everything that survives in a snapshot; in the form of `GET /vm/config`, which names the
-/// devices the double does not imitate too, as absent.
+/// Everything that is saved in a snapshot, in the format of `GET /vm/config`. Devices that the
+/// double does not emulate are listed as absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Resources {
     balloon: Absent,
     /// Block devices in guest order.
     pub drives: Vec<Drive>,
-    /// Kernel, initrd and arguments; its path is empty before it is given.
+    /// Kernel, initrd and arguments; the path is empty before it is set.
     pub boot_source: BootSource,
     cpu_config: Absent,
     logger: Absent,
@@ -58,7 +58,7 @@ pub struct MachineConfig {
     pub vcpu_count: u8,
     /// Guest memory in MiB.
     pub mem_size_mib: u32,
-    /// Two processors to a core.
+    /// Whether there are two threads per core.
     #[serde(default)]
     pub smt: bool,
     /// Deprecated.
@@ -67,7 +67,7 @@ pub struct MachineConfig {
     /// Whether snapshots can be differences.
     #[serde(default)]
     pub track_dirty_pages: bool,
-    /// Size of the pages behind guest memory.
+    /// Size of the pages of guest memory.
     #[serde(default)]
     pub huge_pages: HugePages,
 }
@@ -98,12 +98,12 @@ pub struct MachineConfigUpdate {
 }
 
 impl MachineConfigUpdate {
-    /// Whether it names no field at all.
+    /// Returns whether no field is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// `config` with the fields that are named.
+    /// Returns `config` with the given fields replaced.
     pub fn applied_to(self, config: &MachineConfig) -> MachineConfig {
         MachineConfig {
             vcpu_count: self.vcpu_count.unwrap_or(config.vcpu_count),
@@ -116,13 +116,13 @@ impl MachineConfigUpdate {
     }
 }
 
-/// Size of the pages behind guest memory.
+/// Size of the pages of guest memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HugePages {
     /// 4 KiB.
     #[default]
     None,
-    /// 2 MiB where the host finds them; since 1.17.
+    /// 2 MiB if the host has them; since 1.17.
     Transparent,
     /// 2 MiB from the host's pool.
     #[serde(rename = "2M")]
@@ -138,39 +138,39 @@ pub struct Drive {
     pub drive_id: String,
     /// Partition to boot from.
     pub partuuid: Option<String>,
-    /// Whether it is `/dev/vda` and named on the kernel's command line.
+    /// Whether it is `/dev/vda` and the root device on the kernel's command line.
     pub is_root_device: bool,
-    /// How the guest's flushes are treated.
+    /// Handling of the guest's flushes.
     #[serde(default)]
     pub cache_type: CacheType,
-    /// Whether the guest cannot write.
+    /// Whether the drive is read-only.
     pub is_read_only: Option<bool>,
-    /// The file behind it.
+    /// Path of the file.
     pub path_on_host: Option<PathBuf>,
-    /// Limits of its speed.
+    /// Rate limits.
     pub rate_limiter: Option<RateLimiter>,
-    /// How the file is read and written.
+    /// I/O engine.
     pub io_engine: Option<IoEngine>,
     /// Socket of a vhost-user backend, instead of a file.
     pub socket: Option<PathBuf>,
 }
 
-/// How the guest's flushes are treated.
+/// Handling of the guest's flushes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CacheType {
     /// Ignored.
     #[default]
     Unsafe,
-    /// Passed on.
+    /// Executed.
     Writeback,
 }
 
-/// How a file is read and written.
+/// I/O engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IoEngine {
-    /// By `io_uring`.
+    /// `io_uring`.
     Async,
-    /// By the VMM's thread.
+    /// Synchronous, in the VMM's thread.
     Sync,
 }
 
@@ -180,13 +180,13 @@ pub enum IoEngine {
 pub struct DriveUpdate {
     /// The same as in the path.
     pub drive_id: String,
-    /// Another file.
+    /// New path.
     pub path_on_host: Option<PathBuf>,
-    /// Other limits.
+    /// New rate limits.
     pub rate_limiter: Option<RateLimiter>,
 }
 
-/// Limits of a device's speed.
+/// Rate limits of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimiter {
@@ -210,9 +210,9 @@ pub struct Vsock {
     /// Deprecated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vsock_id: Option<String>,
-    /// The guest's address; not visible on the host.
+    /// The guest's CID; not visible on the host.
     pub guest_cid: u32,
-    /// Socket of the host's side.
+    /// Path of the host's socket.
     pub uds_path: PathBuf,
 }
 
@@ -227,22 +227,22 @@ pub struct Entropy {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Logger {
-    /// Where to.
+    /// Path of the log.
     pub log_path: Option<PathBuf>,
-    /// How much.
+    /// Level.
     pub level: Option<Level>,
-    /// Whether a line names its level.
+    /// Whether a line shows its level.
     pub show_level: Option<bool>,
-    /// Accepted and without effect.
+    /// Accepted without effect.
     pub show_log_origin: Option<bool>,
-    /// Accepted and without effect.
+    /// Accepted without effect.
     pub module: Option<String>,
 }
 
 /// `PUT /metrics`; unknown fields are ignored here, in Firecracker too.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Metrics {
-    /// Opened, never written.
+    /// Path of the file, which is opened but never written.
     pub metrics_path: PathBuf,
 }
 
@@ -260,7 +260,7 @@ pub struct Serial {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateSnapshot {
-    /// Whole, or what changed.
+    /// Full or differential.
     #[serde(default)]
     pub snapshot_type: SnapshotType,
     /// State file to write.
@@ -272,12 +272,12 @@ pub struct CreateSnapshot {
     pub sync_snapshot_files: Option<bool>,
 }
 
-/// How much of the memory a snapshot holds.
+/// Which part of the memory a snapshot contains.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub enum SnapshotType {
-    /// What changed.
+    /// Changed pages.
     Diff,
-    /// All.
+    /// All pages.
     #[default]
     Full,
 }
@@ -291,7 +291,7 @@ pub struct LoadSnapshot {
     pub snapshot_path: PathBuf,
     /// Deprecated.
     pub mem_file_path: Option<PathBuf>,
-    /// Where the memory is.
+    /// Source of the memory.
     pub mem_backend: Option<MemoryBackend>,
     /// Deprecated.
     #[serde(default)]
@@ -299,41 +299,41 @@ pub struct LoadSnapshot {
     /// Whether later snapshots can be differences.
     #[serde(default)]
     pub track_dirty_pages: bool,
-    /// Whether the guest runs at once.
+    /// Whether to resume the guest at once.
     #[serde(default)]
     pub resume_vm: bool,
-    /// Other tap devices.
+    /// Replacements of tap devices.
     #[serde(default)]
     pub network_overrides: Vec<NetworkOverride>,
-    /// Another socket of the host's side; since 1.16.
+    /// Replacement of the host's socket; since 1.16.
     pub vsock_override: Option<VsockOverride>,
-    /// Whether the guest's wall clock is set; since 1.16.
+    /// Whether to set the guest's wall clock; since 1.16.
     #[serde(default)]
     pub clock_realtime: bool,
-    /// Size of the pages behind guest memory; since 1.17.
+    /// Size of the pages of guest memory; since 1.17.
     pub huge_pages: Option<LoadHugePages>,
 }
 
-/// Where the memory is.
+/// Source of the memory.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryBackend {
-    /// The file, or the socket of who serves page faults.
+    /// The memory file, or the socket of a page fault handler.
     pub backend_path: PathBuf,
-    /// Which of both.
+    /// The type of the source.
     pub backend_type: MemoryBackendType,
 }
 
-/// What a memory backend is.
+/// Type of a memory source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum MemoryBackendType {
     /// A memory file.
     File,
-    /// Another process serves page faults.
+    /// A page fault handler in another process.
     Uffd,
 }
 
-/// Another tap device for an interface.
+/// Replacement of an interface's tap device.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct NetworkOverride {
     /// The interface.
@@ -342,21 +342,21 @@ pub struct NetworkOverride {
     pub host_dev_name: String,
 }
 
-/// Another socket of the host's side.
+/// Replacement of the host's socket.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct VsockOverride {
     /// The socket.
     pub uds_path: PathBuf,
 }
 
-/// Size of the pages behind the memory of a restored guest.
+/// Size of the pages of a restored guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum LoadHugePages {
-    /// As when the snapshot was made.
+    /// As in the snapshot.
     Snapshot,
     /// 4 KiB.
     None,
-    /// 2 MiB where the host finds them.
+    /// 2 MiB if the host has them.
     Transparent,
     /// 2 MiB from the host's pool.
     #[serde(rename = "2M")]
@@ -367,16 +367,16 @@ pub enum LoadHugePages {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmUpdate {
-    /// What the guest is to do.
+    /// The new state.
     pub state: VmState,
 }
 
-/// What a guest is to do.
+/// State of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum VmState {
     /// Stop.
     Paused,
-    /// Go on.
+    /// Running.
     Resumed,
 }
 
@@ -384,17 +384,17 @@ pub enum VmState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActionBody {
-    /// What to do.
+    /// The action.
     pub action_type: ActionType,
 }
 
-/// What to do.
+/// An action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum ActionType {
-    /// Write the metrics.
+    /// Flushes the metrics.
     FlushMetrics,
-    /// Boot.
+    /// Starts the guest.
     InstanceStart,
-    /// Press these keys.
+    /// Sends Ctrl-Alt-Del.
     SendCtrlAltDel,
 }

@@ -1,5 +1,5 @@
-//! Snapshot files: a state file of the double's own format, and a memory file as long as the
-//! guest's memory and all hole.
+//! Snapshot files: a state file in the double's own format, and a sparse memory file of the size
+//! of the guest's memory.
 //!
 //! State file: magic, `v<format>` and a newline, then the configuration as JSON.
 
@@ -11,34 +11,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::resources::Resources;
 
-/// First bytes of a state file. Firecracker's own is a number that names the architecture.
+/// The first bytes of a state file. Firecracker's own is a number for the architecture.
 const MAGIC: &[u8] = b"FAKE-FIRECRACKER-SNAPSHOT ";
 
-/// What a snapshot holds. Logger, metrics and serial are not in it: reference §1.4.
+/// Content of a snapshot. Logger, metrics and serial are not included: reference §1.4.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Devices, machine and boot source.
     pub resources: Resources,
-    /// The last port a host's connection was given; saved since 1.15.
+    /// The last host port that was assigned; saved since 1.15.
     pub host_port_last: u32,
 }
 
-/// Why a state file is none, worded as in firecracker's `snapshot/mod.rs`.
+/// Why a state file is invalid, with the messages of firecracker's `snapshot/mod.rs`.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("Failed to open snapshot file: {0}")]
     Open(#[from] io::Error),
-    /// It is not a state file.
+    /// The file is not a state file.
     #[error(
         "Failed to load snapshot state from file: An error occurred during bitcode \
          serialization: bitcode error"
     )]
     NotState,
-    /// Another version wrote it.
+    /// The file has the format of another version.
     #[error("Failed to load snapshot state from file: Invalid data version: {0}")]
     Format(String),
-    /// It is damaged.
+    /// The file is damaged.
     #[error("Failed to load snapshot state from file: CRC64 validation failed")]
     Damaged,
 }
@@ -46,7 +46,7 @@ pub enum StateError {
 /// Writes both files.
 ///
 /// # Errors
-/// The sentence Firecracker has for the file that could not be written.
+/// Firecracker's message for the file that could not be written.
 pub fn create(
     state: &State,
     format: &str,

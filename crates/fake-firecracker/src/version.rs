@@ -1,21 +1,21 @@
-//! The Firecracker version the double passes for, and what that version knows.
+//! The Firecracker version that the double emulates, and its features.
 //!
-//! Firecracker's CHANGELOG says when a field, a call or a snapshot format came.
+//! Firecracker's CHANGELOG documents when a field, a call or a snapshot format was added.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A version; one with a suffix (`1.17.0-dev`) counts as the release it leads to.
+/// A version; a version with a suffix (`1.17.0-dev`) counts as its release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     number: (u32, u32, u32),
     text: String,
 }
 
-/// What is passed for unless told otherwise.
+/// The default version.
 pub const VERSION_DEFAULT: &str = "1.16.2";
 
-/// Why a text is no version.
+/// The text is not a version.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a version such as 1.16.2")]
 pub struct VersionError(String);
@@ -42,15 +42,16 @@ impl fmt::Display for Version {
 }
 
 impl Version {
-    /// Whether this is `major.minor` or later.
+    /// Returns whether this is `major.minor` or later.
     pub fn since(&self, major: u32, minor: u32) -> bool {
         self.number >= (major, minor, 0)
     }
 
-    /// The format of the snapshots this version writes and, alone, loads.
+    /// Returns the format of the snapshots that this version writes, which is the only one it
+    /// loads.
     ///
-    /// reference §1.6. 1.16.2 is known to refuse what 1.16.1 wrote, not how it calls its own
-    /// format; here it shares the next minor's.
+    /// reference §1.6. 1.16.2 is known to refuse snapshots of 1.16.1, but the name of its own
+    /// format is not known; the double uses that of the next minor version.
     pub fn snapshot_format(&self) -> &'static str {
         match self.number {
             (1, ..=14, _) => "8.0.0",
@@ -60,8 +61,8 @@ impl Version {
         }
     }
 
-    /// Whether a pause and resume without a snapshot between them leaves the guest's vsock
-    /// deaf for good.
+    /// Returns whether the guest's vsock stops working permanently after a pause and resume
+    /// without a snapshot in between.
     ///
     /// reference §1.6: 1.16.0 and 1.16.1, firecracker issues 6074 and 6100.
     pub fn bare_resume_deafens(&self) -> bool {

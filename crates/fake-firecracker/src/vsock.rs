@@ -1,5 +1,5 @@
-//! The hybrid vsock: connections of the host come in on a Unix socket with `CONNECT <port>`,
-//! connections of the guest go out to `<uds_path>_<port>`. reference §5.
+//! The hybrid vsock. Connections from the host use a Unix socket with `CONNECT <port>`;
+//! connections from the guest go to `<uds_path>_<port>`. reference §5.
 //!
 //! ```text
 //! bound ──guest loads its driver──▶ serving ◀──resume── paused
@@ -19,33 +19,35 @@ use tokio::task::JoinSet;
 
 use crate::marks;
 
-/// Most connections of one VM; over it they are accepted and closed. reference §5.
+/// Maximum number of connections of one VM; further ones are accepted and closed. reference §5.
 const CONNECTIONS_MAX: usize = 1023;
-/// Host ports come from [2^30, 2^31). reference §5.
+/// Host ports are in [2^30, 2^31). reference §5.
 const HOST_PORT_MIN: u32 = 1 << 30;
-/// Shortest `CONNECT` line, which is read in one go: `CONNECT 1\n`. reference §5.
+/// Minimum length of a `CONNECT` line, which is read at once: `CONNECT 1
+/// `. reference §5.
 const LINE_BYTES_MIN: usize = 10;
-/// Longest `CONNECT` line. reference §5.
+/// Maximum length of a `CONNECT` line. reference §5.
 const LINE_BYTES_MAX: usize = 32;
-/// How often an agent that starts anew behind a load is tried. A real one listens at once.
+/// Pause between attempts to connect to an agent that restarts after a load. A real one listens
+/// at once.
 const LISTENER_RETRY: Duration = Duration::from_millis(1);
-/// How often a connection is looked for that is not to be accepted yet.
+/// Interval between two looks for a connection that waits to be accepted.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-/// Bytes moved at once.
+/// Read size, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// How a device is made.
+/// Configuration of a device.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Socket of the host's side.
+    /// Path of the host's socket.
     pub uds_path: PathBuf,
-    /// Directory with a socket `port_<n>` for each port something in the guest listens on.
+    /// Directory with a socket `port_<n>` for each port that a guest process listens on.
     pub guest_dir: PathBuf,
-    /// Whether nothing listens in the guest, whatever is there.
+    /// Whether to behave as if nothing listens in the guest.
     pub no_listener: bool,
-    /// Bytes after which a stream from the guest breaks off.
+    /// Number of bytes after which a stream from the guest ends.
     pub cut: Option<usize>,
-    /// The last host port given to a connection, or 0.
+    /// The last host port that was assigned, or 0.
     pub host_port_last: u32,
 }
 
@@ -55,16 +57,16 @@ impl Settings {
     }
 }
 
-/// What the device does with connections.
+/// State of the device.
 #[derive(Debug, Clone, Copy, Default)]
 struct Control {
     /// Whether the guest's driver is loaded.
     active: bool,
-    /// Whether the VM runs.
+    /// Whether the VM is running.
     running: bool,
-    /// Whether the guest no longer hears of new connections (a defect of some versions).
+    /// Whether the guest misses new connections (a fault of some versions).
     deaf: bool,
-    /// Grows with each reset of all connections.
+    /// Incremented by each reset of all connections.
     epoch: u32,
 }
 
@@ -75,7 +77,7 @@ impl Control {
     }
 }
 
-/// The device, its socket bound. Dropping it closes the socket and leaves its file:
+/// The device, with its socket bound. Dropping it closes the socket and leaves the file, because
 /// Firecracker never unlinks it. reference §1.1.
 #[derive(Debug)]
 pub struct Device {
@@ -84,7 +86,7 @@ pub struct Device {
     accepting: JoinSet<()>,
 }
 
-/// What all connections share.
+/// State that all connections share.
 #[derive(Debug, Clone)]
 struct Shared {
     settings: Arc<Settings>,
@@ -94,10 +96,10 @@ struct Shared {
 }
 
 impl Device {
-    /// Binds the socket at once, as `PUT /vsock` and load do. reference §1.2, §5.
+    /// Binds the socket at once, as `PUT /vsock` and loading do. reference §1.2, §5.
     ///
     /// # Errors
-    /// When it cannot be bound, for example because the file exists.
+    /// If it cannot be bound, for example because the file exists.
     pub fn bind(settings: Settings) -> io::Result<Self> {
         let listener = UnixListener::bind(&settings.uds_path)?;
         let (control, receiver) = watch::channel(Control::default());
@@ -112,18 +114,18 @@ impl Device {
         Ok(Self { shared, control, accepting })
     }
 
-    /// Lets the guest dial out: its processes connect to `listener`.
+    /// Accepts connections from the guest: its processes connect to `listener`.
     pub fn serve_guest(&mut self, listener: UnixListener) {
         self.accepting.spawn(accept(listener, self.shared.clone(), Shared::serve_guest, None));
     }
 
-    /// Lets the guest dial `port` of the host: each connection to `listener` is such a dial.
+    /// Treats each connection to `listener` as one from the guest to `port` of the host.
     pub fn serve_dials(&mut self, listener: UnixListener, port: u32) {
         let dial = move |shared: Shared, guest| shared.serve_dial(guest, port);
         self.accepting.spawn(accept(listener, self.shared.clone(), dial, None));
     }
 
-    /// The guest's driver is loaded after `boot`.
+    /// Loads the guest's driver after `boot`.
     pub fn activate_after(&self, boot: Duration) {
         let control = self.control.clone();
         tokio::spawn(async move {
@@ -132,7 +134,7 @@ impl Device {
         });
     }
 
-    /// The guest's driver is loaded, and something listens on `port`, as before a snapshot.
+    /// Loads the guest's driver at once, with a listener on `port`, as before a snapshot.
     pub fn activate_with_listener(&self, port: u32) {
         let (control, path) = (self.control.clone(), self.shared.settings.guest_port(port));
         tokio::spawn(async move {
@@ -143,34 +145,34 @@ impl Device {
         });
     }
 
-    /// The VM runs, or is paused and the device with it.
+    /// Sets whether the VM, and with it the device, is running.
     pub fn set_running(&self, running: bool) {
         self.control.send_modify(|control| control.running = running);
     }
 
-    /// New connections are never answered again.
+    /// Stops answering new connections.
     pub fn deafen(&self) {
         self.control.send_modify(|control| control.deaf = true);
     }
 
-    /// Ends all connections in the guest, as a snapshot does. reference §5, "Over snapshots".
+    /// Closes all connections in the guest, as a snapshot does. reference §5, "Over snapshots".
     pub fn reset(&self) {
         self.control.send_modify(|control| control.epoch += 1);
     }
 
-    /// The last host port given to a connection, or 0.
+    /// Returns the last host port that was assigned, or 0.
     pub fn host_port_last(&self) -> u32 {
         self.shared.host_port_last.load(Ordering::Relaxed)
     }
 
-    /// Socket of the host's side.
+    /// Returns the path of the host's socket.
     pub fn uds_path(&self) -> &Path {
         &self.shared.settings.uds_path
     }
 }
 
-/// Accepts while the device serves; else connections wait in the socket's backlog, and the first
-/// of them makes the mark.
+/// Accepts connections while the device runs; otherwise they wait in the socket's backlog, and the
+/// first of them makes the mark.
 async fn accept<F>(
     listener: UnixListener,
     shared: Shared,
@@ -230,7 +232,7 @@ async fn somebody_waits(listener: &UnixListener) {
 }
 
 impl Shared {
-    /// Every end before the `OK` line is an EOF without a word. reference §5.
+    /// Every failure before the `OK` line is an EOF without a message. reference §5.
     async fn serve_host(mut self, mut host: UnixStream) {
         let Some(port) = self.read_port(&host).await else { return };
         let host_port = self.next_host_port();
@@ -244,19 +246,19 @@ impl Shared {
         }
     }
 
-    /// The line must be there when the first of its bytes are: what is missing then is not
-    /// waited for. reference §5 (`read_local_stream_port` in `vsock/unix/muxer.rs`).
+    /// The whole line must be available when its first bytes are; the rest is not awaited.
+    /// reference §5 (`read_local_stream_port` in `vsock/unix/muxer.rs`).
     async fn read_port(&mut self, host: &UnixStream) -> Option<u32> {
         host.readable().await.ok()?;
         self.control.wait_for(Control::serves).await.ok()?;
         let mut line = [0; LINE_BYTES_MAX];
         let mut length = 0;
         while length < LINE_BYTES_MIN || line[length - 1] != b'\n' {
-            // Nothing beyond the newline is taken from the stream.
+            // Nothing after the newline is read from the stream.
             let end = LINE_BYTES_MIN.max(length + 1).min(LINE_BYTES_MAX);
             match host.try_read(&mut line[length..end]) {
                 Ok(bytes @ 1..) => length += bytes,
-                // Readiness can be a false alarm, but only before the first byte.
+                // Readiness may be spurious, but only before the first byte.
                 Err(error) if length == 0 && error.kind() == io::ErrorKind::WouldBlock => {
                     host.readable().await.ok()?;
                 }
@@ -266,7 +268,7 @@ impl Shared {
         parse_connect(&line[..length])
     }
 
-    /// Ports go round; refused connections use one up too.
+    /// Port numbers wrap around; refused connections use one too.
     fn next_host_port(&self) -> u32 {
         let next = |last: u32| (last.wrapping_add(1) & !(1 << 31)) | HOST_PORT_MIN;
         let last = self.host_port_last.load(Ordering::Relaxed);
@@ -274,8 +276,8 @@ impl Shared {
         next(last)
     }
 
-    /// A guest's connection carries no preamble on the host's side: the path identifies the
-    /// VM. reference §5. Towards the guest's process it stands for `connect(2)`.
+    /// A guest's connection has no preamble on the host's side, because the path identifies the
+    /// VM. reference §5. For the guest's process, it replaces `connect(2)`.
     async fn serve_guest(self, mut guest: UnixStream) {
         let mut line = Vec::new();
         while line.last() != Some(&b'\n') && line.len() < LINE_BYTES_MAX {
@@ -291,7 +293,8 @@ impl Shared {
         }
     }
 
-    /// As [`Self::serve_guest`], the port being known. Where nothing listens, nothing says so.
+    /// As [`Self::serve_guest`], with a known port. If nothing listens, the connection just
+    /// closes.
     async fn serve_dial(self, guest: UnixStream, port: u32) {
         if !self.settings.no_listener
             && let Ok(host) = self.connect_to_host(port).await
@@ -306,8 +309,8 @@ impl Shared {
         UnixStream::connect(PathBuf::from(path)).await
     }
 
-    /// Moves bytes both ways until either end closes. Half-close is full close: what the
-    /// other end has yet to say is lost. reference §5.
+    /// Copies bytes both ways until either end closes. A half-close closes both directions, so
+    /// remaining data from the other end is lost. reference §5.
     async fn relay(mut self, host: UnixStream, guest: UnixStream) {
         let epoch = self.control.borrow().epoch;
         let (mut host_read, mut host_write) = host.into_split();
@@ -318,15 +321,15 @@ impl Shared {
             _ = self.control.wait_for(|control| control.epoch != epoch) => {}
         }
         drop((guest_read, guest_write));
-        // The guest forgets the connection without telling the host, who learns of it from
-        // the reset that answers his next bytes. Nothing is answered while the VM is paused.
+        // The guest drops the connection without notifying the host. The host gets a reset in
+        // answer to its next data, but not while the VM is paused.
         if host_read.readable().await.is_ok() {
             self.control.wait_for(Control::serves).await.ok();
         }
     }
 }
 
-/// Copies until `limit`, end or error.
+/// Copies until `limit`, the end or an error.
 async fn pump(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
@@ -345,7 +348,7 @@ async fn pump(
     Ok(())
 }
 
-/// `CONNECT`, in any case, and a port.
+/// Parses `CONNECT`, in any case, and a port.
 fn parse_connect(line: &[u8]) -> Option<u32> {
     let mut words = std::str::from_utf8(line).ok()?.split_whitespace();
     words.next().filter(|word| word.eq_ignore_ascii_case("connect"))?;

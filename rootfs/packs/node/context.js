@@ -3,29 +3,27 @@
 //     {"call":"run","code":…} ─▶ started ─▶ (display | output)* ─▶ result? or error ─▶ done
 //     {"call":"interrupt"} ─▶ ends the run under way
 //
-// One line of JSON each, on descriptor 3. Code has the main thread to itself, and is evaluated as
-// the console of a browser does it: `const` may be declared anew, `await` needs no function. A
-// second thread talks to the host and, as a debugger would, ends what the main thread is doing,
-// be it an endless loop. It hands over a run when the one before, and its interrupt, are over.
-// It also makes the JSON: what the code does to its prototypes and globals is not there.
+// One line of JSON each, on descriptor 3. Code runs in the main thread, and is evaluated as in the
+// console of a browser: `const` may be declared again, and `await` works at the top level. A second
+// thread communicates with the host. It interrupts the main thread as a debugger does, even in an
+// endless loop, and starts a run after the previous one and its interrupt have ended. It also
+// encodes JSON, because changes to prototypes and globals do not affect it.
 "use strict";
 
 const { MessageChannel, Worker, isMainThread, workerData } = require("node:worker_threads");
 
-// Taken before any code can put something else in its place. What a method is called on becomes
-// its first argument.
+// Saved before any code can replace them. The receiver of a method becomes its first argument.
 const { bind, call } = Function.prototype;
 const uncurry = bind.bind(call);
 const slice = uncurry(String.prototype.slice);
 const indexOf = uncurry(String.prototype.indexOf);
 const exec = uncurry(RegExp.prototype.exec);
-// Longest text of a value, and of an error, in characters.
+// Maximum length of a value's text, and of an error's, in characters.
 const TEXT_MAX = 1 << 20;
-// A frame of a stack, and one of code that was run here.
+// A frame of a stack, and a frame of a run's code.
 const FRAME = /^\s+at /;
 const FRAME_OF_CODE = /^\s+at .*\brun\d+:\d+:\d+\)?$/;
-// Asks the agent to take what was written to standard output and error so far, and its answer:
-// bytes that JSON has none of.
+// Asks the agent to read standard output and error, and the answer. JSON does not use these bytes.
 const ORDER = "\x16";
 const ORDERED = "\x06";
 
@@ -37,9 +35,9 @@ function cut(text) {
   return `${slice(text, 0, TEXT_MAX)}… [${text.length - TEXT_MAX} more characters left out]`;
 }
 
-// A stack without the frames below the last one of the code, which are ours.
+// Returns a stack without the frames of this program, below the last one of the code.
 function trimmed(stack) {
-  // All lines so far, and those that stay if no frame of the code comes any more.
+  // All lines so far, and those to keep if no further frame of the code follows.
   let all = "";
   let kept = "";
   for (let begin = 0, end; begin <= stack.length; begin = end + 1) {
@@ -55,18 +53,18 @@ function trimmed(stack) {
   return kept;
 }
 
-// What is asked of the main thread, and what it says: the second thread.
+// The second thread: sends calls to the main thread, and receives its events.
 function conversation() {
   const inspector = require("node:inspector");
   const net = require("node:net");
 
   // Pause between two interrupts of a run.
   const INTERRUPT_AGAIN_MS = 100;
-  // The largest form of a value, and all of them together, in bytes: the host takes lines of
+  // Maximum size of a form of a value, and of all its forms, in bytes: the host accepts lines of
   // 32 MiB.
   const FORM_BYTES_MAX = 8 << 20;
   const FORMS_BYTES_MAX = 24 << 20;
-  // How deep a form may nest: readers of JSON have limits.
+  // Maximum depth of a form, because JSON readers have limits.
   const DEPTH_MAX = 100;
   const TOKENS = /"(?:[^"\\]|\\.)*"|[[\]{}]/g;
 
@@ -76,21 +74,21 @@ function conversation() {
   const channel = new net.Socket({ fd: 3, readable: true, writable: true });
   const waiting = [];
   let count = 0;
-  // Whether a run is under way, and whether an interrupt of it is.
+  // Whether a run is in progress, and whether it is being interrupted.
   let busy = false;
   let interrupting = false;
   let again;
 
   const say = (event, written) => channel.write(`${json(event)}\n`, written);
 
-  // Half a surrogate pair is no Unicode: it becomes U+FFFD.
+  // An unpaired surrogate is not valid Unicode, and becomes U+FFFD.
   function json(value) {
     return JSON.stringify(value, (_, part) =>
       typeof part === "string" && /\p{Surrogate}/u.test(part) ? Buffer.from(part).toString() : part,
     );
   }
 
-  // The forms as lines can carry them; what is left out is said.
+  // Returns the forms that fit a line, with notes on omitted ones.
   function bounded(forms) {
     const kept = { "text/plain": "" };
     const notes = [];
@@ -118,7 +116,7 @@ function conversation() {
       for (const [token] of text.matchAll(TOKENS)) {
         if (token === "[" || token === "{") depth += 1;
         else if (token === "]" || token === "}") depth -= 1;
-        if (depth > DEPTH_MAX) return { fault: "it nests too deep" };
+        if (depth > DEPTH_MAX) return { fault: "it is nested too deep" };
       }
       return { text };
     } catch (error) {
@@ -141,7 +139,7 @@ function conversation() {
     session.post("Runtime.terminateExecution", () => {
       interrupting = false;
       if (!busy) return next();
-      // A run that only waits is told; one that did not hear of it is told again.
+      // Notifies a run that only waits; repeated in case it missed the first notification.
       port.postMessage({ count });
       again = setTimeout(interrupt, INTERRUPT_AGAIN_MS);
     });
@@ -167,12 +165,12 @@ function conversation() {
       calls[call.call](call);
     }
   });
-  // Whoever asked has left.
+  // The host closed the channel.
   const leave = () => process.kill(process.pid, "SIGKILL");
   channel.on("end", leave);
   channel.on("error", leave);
 
-  // Counts what the main thread waits for: events that were said, and answers to ORDER.
+  // Counts what the main thread waits for: sent events, and answers to ORDER.
   function tell(which) {
     Atomics.add(told, which, 1);
     Atomics.notify(told, which);
@@ -180,7 +178,7 @@ function conversation() {
   const written = () => tell(0);
   port.on("message", ({ of, event, order }) => {
     if (order) return channel.write(ORDER);
-    // Of a run that is over, or of none.
+    // It belongs to a run that has ended, or to none.
     if (!busy || of !== count) return written();
     if (event.data) event.data = bounded(event.data);
     say(event, written);
@@ -193,7 +191,7 @@ function conversation() {
   say({ event: "ready" });
 }
 
-// What runs code: the main thread. An interrupt may end any function here anywhere.
+// The main thread, which runs code. An interrupt may end any function here at any point.
 function evaluator() {
   const fs = require("node:fs");
   const path = require("node:path");
@@ -203,17 +201,17 @@ function evaluator() {
   const { createRequire } = require("node:module");
   const { pathToFileURL } = require("node:url");
 
-  // Most events that are on their way to the host before a run waits.
+  // Maximum number of unsent events before a run waits.
   const EVENTS_WAITING_MAX = 64;
-  // Most failures between runs that are kept until the next one tells them.
+  // Maximum number of failures between runs that are kept until the next run reports them.
   const LATE_MAX = 64;
-  // Most causes of an error that are told with it.
+  // Maximum number of causes of an error that are reported.
   const CAUSES_MAX = 8;
-  // Pause before a full pipe is written to again, in milliseconds.
+  // Pause before writing to a full pipe again, in milliseconds.
   const FULL_PAUSE_MS = 2;
-  // What evaluation fails with that was interrupted.
+  // Error of an interrupted evaluation.
   const TERMINATED = /Execution was terminated/;
-  // Code that is an object in braces, or a block.
+  // Code in braces, which is an object or a block.
   const BRACES = /^\s*\{.*\}\s*$/s;
 
   const { inspect } = util;
@@ -227,7 +225,7 @@ function evaluator() {
   const { nextTick } = process;
   const [ErrorClass, BigIntClass, soon] = [Error, BigInt, setImmediate];
   const post = uncurry(MessagePort.prototype.postMessage);
-  // The inspector's own connection: the module around it makes JSON of objects of this realm.
+  // The inspector's internal connection: the public module serialises objects of this realm.
   const { Connection } = process.binding("inspector");
 
   const told = new Int32Array(new SharedArrayBuffer(8));
@@ -235,18 +233,18 @@ function evaluator() {
   const { port1: port, port2 } = new MessageChannel();
   new Worker(__filename, { workerData: { told, port: port2 }, transferList: [port2] });
 
-  // The numbers of the last run that began, and of the last that is over.
+  // The numbers of the last run that began, and of the last that ended.
   let begun = 0;
   let over = 0;
-  // How many events were handed over, and how often the agent was asked for order.
+  // Number of events passed to the other thread, and of ORDER requests.
   let said = 0;
   let asked = 0;
-  // The descriptor that was written to last.
+  // The descriptor of the last write.
   let lastWritten = 0;
   // Failures between runs.
   let late = [];
 
-  // An object that inherits nothing: neither getters nor setters.
+  // An object without a prototype, and so without getters or setters.
   const bare = (object) => setPrototypeOf(object, null);
   const define = (object, name, value) => {
     const property = { value, configurable: true, enumerable: true, writable: true };
@@ -259,7 +257,7 @@ function evaluator() {
     awaitTold(0, said, EVENTS_WAITING_MAX);
   }
 
-  // Waits until the other thread has counted up to `count`, less what may be open.
+  // Waits until the other thread has counted to `count`, minus the allowed backlog.
   function awaitTold(which, count, open) {
     for (;;) {
       const known = load(told, which);
@@ -268,8 +266,8 @@ function evaluator() {
     }
   }
 
-  // Writes all of it before it returns, unlike the streams of Node, which keep the rest in mind.
-  // The pipes are read apart: what one was given has been read before the other is written to.
+  // Writes everything before it returns, unlike Node's streams, which buffer the rest. The agent
+  // reads the pipes separately, so data in one is read before the other is written to.
   function write(fd, data) {
     if (lastWritten !== fd) {
       if (lastWritten !== 0) {
@@ -312,19 +310,19 @@ function evaluator() {
     return { "text/plain": cut(inspect(value)) };
   }
 
-  // Shows a value; or, with `forms`, what it looks like by MIME type.
+  // Displays a value, or the given `forms` by MIME type.
   globalThis.display = (value, shown) => {
     send({ event: "display", data: shown ? { ...forms(value), ...shown } : forms(value) });
   };
   globalThis.require = createRequire(`${process.cwd()}/`);
-  // Stands in for import(), which evaluated code has none of.
+  // Replaces import(), which evaluated code does not have.
   globalThis.importModule = (name) => {
     const file = /^[./]/.test(name) ? path.resolve(name) : null;
     return import(file ? pathToFileURL(file) : name);
   };
   globalThis.module = { exports: {} };
   globalThis.exports = globalThis.module.exports;
-  // The last value, until the code has a `_` of its own.
+  // The last value, unless the code defines its own `_`.
   let latest;
   Object.defineProperty(globalThis, "_", {
     configurable: true,
@@ -332,7 +330,7 @@ function evaluator() {
     set: (value) => define(globalThis, "_", value),
   });
 
-  // A process that is asked to exit ends the run only.
+  // process.exit() ends only the run.
   class Exit extends Error {
     constructor(code) {
       super(String(code ?? process.exitCode ?? 0));
@@ -344,7 +342,7 @@ function evaluator() {
     throw new Exit(code);
   };
 
-  // What was thrown, as an event. It is not to be trusted: it may be a proxy, or have getters.
+  // Returns a thrown value as an event. The value is untrusted: it may be a proxy or have getters.
   function failed(thrown, depth = 0) {
     let name = "Error";
     let value = "an error that cannot be shown";
@@ -361,7 +359,7 @@ function evaluator() {
         value = inspect(thrown);
       }
     } catch {
-      // What is known by now is told.
+      // Reports what is known so far.
     }
     let traceback = typeof stack === "string" ? trimmed(stack) : `${name}: ${value}`;
     if (cause !== undefined && depth < CAUSES_MAX) {
@@ -381,14 +379,14 @@ function evaluator() {
     }
   }
 
-  // Tells on standard error what nobody caught: with the next run, if there is none.
+  // Reports uncaught errors on standard error; between runs, with the next run.
   function tell(thrown) {
     const { traceback } = failed(thrown);
     if (over < begun) write(2, bufferFrom(`Uncaught ${traceback}\n`));
     else if (late.length < LATE_MAX) define(late, late.length, traceback);
   }
 
-  // --- The inspector, with messages that are made of strings only.
+  // --- The inspector, with messages built from strings only.
 
   const answers = bare({});
   let questions = 0;
@@ -406,7 +404,7 @@ function evaluator() {
     dispatch(`{"id":${questions},"method":"Runtime.${method}","params":{${parameters}}}`);
   }
 
-  // By this function evaluation hands over what the inspector knows by number only.
+  // Evaluation passes values through this function that the inspector knows only by number.
   let taken;
   let take;
   globalThis.take = (value) => void (taken = value);
@@ -415,7 +413,7 @@ function evaluator() {
   });
   delete globalThis.take;
 
-  // The value behind what the inspector says of it.
+  // Returns the value for an inspector's description.
   function valueOf(remote) {
     bare(remote);
     if (remote.objectId !== undefined) {
@@ -441,18 +439,18 @@ function evaluator() {
     const expression = `${asExpression(code)}\n//# sourceURL=run${count}`;
     const parameters = `"expression":${stringify(expression)},"replMode":true,"objectGroup":"run"`;
     ask("evaluate", parameters, (error, answer) => {
-      // One that was interrupted may be heard of long after.
+      // An interrupted evaluation may be answered much later.
       if (count <= over) return;
       const event = error && exec(TERMINATED, error.message) ? INTERRUPTED : outcome(error, answer);
       ask("releaseObjectGroup", '"objectGroup":"run"');
-      // What fails without being awaited is told first.
+      // Failures of promises that are not awaited are reported first.
       soon(() => {
         if (count > over) end(count, event);
       });
     });
   }
 
-  // What comes of an evaluation, as an event; null for nothing.
+  // Returns the result of an evaluation as an event; null for none.
   function outcome(error, answer) {
     try {
       if (error) {
@@ -476,14 +474,14 @@ function evaluator() {
   const traceback = "interrupted";
   const INTERRUPTED = { event: "error", name: "KeyboardInterrupt", value: "", traceback };
 
-  // Interrupted before it is through, it is called again.
+  // Called again if it is interrupted before it has finished.
   function end(count, event) {
     if (event) send(event, count);
     send({ event: "done", execution_count: count }, count);
     over = count;
   }
 
-  // Braces around the whole are those of an object where they can be, not of a block.
+  // Braces around the whole code are an object if possible, else a block.
   function asExpression(code) {
     if (exec(BRACES, code) === null) return code;
     try {
@@ -498,9 +496,9 @@ function evaluator() {
     if (code !== undefined) run(count, code);
     else if (count > over) end(count, INTERRUPTED);
   });
-  // For what the code has started; the rest is told by the host.
+  // Interrupts programs that the code started; the host handles the rest.
   process.on("SIGINT", () => {});
-  // What goes wrong after its run is said, and is no reason to end.
+  // Errors after a run are reported, and do not end the process.
   process.on("uncaughtException", tell);
   process.on("unhandledRejection", tell);
 }

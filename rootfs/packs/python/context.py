@@ -2,8 +2,8 @@
 
     {"call":"run","code":…} ─▶ started ─▶ (display | output)* ─▶ result? or error ─▶ done
 
-One line of JSON each, on the socket that is standard input when this starts. SIGINT is heeded
-between `started` and `done`. Run by a new interpreter, or by a fork of the zygote.
+One line of JSON each, on the socket that is the initial standard input. SIGINT is handled between
+`started` and `done`. Run by a new interpreter, or by a fork of the zygote.
 """
 
 import __future__
@@ -23,20 +23,20 @@ import threading
 import traceback
 import types
 
-# Where the channel is kept: out of the way of the numbers a program's own files get.
+# Descriptor of the channel, above the numbers that a program's own files get.
 CHANNEL_FD = 62
-# The largest traceback, and the longest text of an exception, in characters.
+# Maximum length of a traceback, and of an exception's text, in characters.
 TRACEBACK_MAX = 1 << 20
-# The name of code that is run.
+# File name of a run's code.
 CODE_NAME = re.compile(r"<run \d+(:\d+)?>\Z")
-# Words that begin a line which may be a command, though it may be Python, too.
+# Words that begin a line that may be a command or Python.
 BARE = re.compile(r"\s*(?:cat|cd|conda|cp|env|ll|ls|mkdir|mv|pip|pwd|rm|rmdir|run|time|timeit|uv"
                   r"|who|whos)(?:[ \t]+[^\s=(.\[,:][^\n]*)?\s*\Z")
 FUTURES = [getattr(__future__, name).compiler_flag for name in __future__.all_feature_names]
 
 
 def part(name):
-    """Another file of this program: a module that nobody else finds."""
+    """Loads another file of this program as a module that other code cannot import."""
     path = os.path.join(HERE, f"context_{name}.py")
     with open(path, encoding="utf-8") as file:
         code = compile(file.read(), path, "exec", dont_inherit=True)
@@ -46,7 +46,7 @@ def part(name):
 
 
 class Channel:
-    """Lines of JSON to and from the host. No interrupt ever tears one."""
+    """Lines of JSON to and from the host. An interrupt never splits a line."""
 
     def __init__(self):
         os.dup2(0, CHANNEL_FD, inheritable=False)
@@ -59,7 +59,7 @@ class Channel:
         self.sending = False
 
     def receive(self):
-        """The next call; None when the host has left. Tasks go on meanwhile."""
+        """Returns the next call; None if the host closed the channel. Tasks continue meanwhile."""
         pieces = [self.received]
         while b"\n" not in pieces[-1]:
             asynchronous.idle(self.socket)
@@ -70,7 +70,7 @@ class Channel:
         return json.loads(line)
 
     def hold(self, event):
-        """Sends it with the next: each writing wakes the agent and, past it, the host."""
+        """Buffers an event until the next one: each write wakes the agent and the host."""
         line = values.line_of(event)
         with self.lock:
             self.held += line
@@ -92,7 +92,7 @@ class Channel:
             raise KeyboardInterrupt
 
     def close(self):
-        """In children of the program, which are not the context."""
+        """Closes the channel in child processes of the program."""
         try:
             os.close(CHANNEL_FD)
         except OSError:
@@ -100,7 +100,7 @@ class Channel:
 
 
 class Interrupt:
-    """What SIGINT does: ends the run, once whatever is being sent has been."""
+    """Handles SIGINT: ends the run after any line that is being sent."""
 
     def __init__(self):
         self.armed = self.pending = False
@@ -115,16 +115,16 @@ class Interrupt:
 
 
 def is_child():
-    """Whether this is a child that the code forked, and no context."""
+    """Returns whether this is a child process that the code forked."""
     return os.getpid() != PID
 
 
 def no_input(prompt="", /):
-    """Stands in for `input()`: nobody is there to answer."""
+    """Replaces `input()`, which has no input here."""
     if getattr(sys, "stdin", None) is not sys.__stdin__:
         return python_input(prompt)
     print(prompt, end="", flush=True)
-    raise EOFError("EOF when reading a line: standard input is empty, nobody answers input() here")
+    raise EOFError("EOF when reading a line: standard input is empty, so input() is not supported")
 
 
 python_input = builtins.input
@@ -133,7 +133,7 @@ python_input = builtins.input
 # --- Values ---------------------------------------------------------------------------------
 
 def display(*shown, raw=False):
-    """Shows values in the best of their forms; with `raw`, dictionaries of forms by MIME type."""
+    """Displays values; with `raw`, dictionaries of forms by MIME type."""
     for value in shown:
         if raw:
             forms = values.bounded(dict(value))
@@ -152,7 +152,7 @@ def display(*shown, raw=False):
 
 
 class WhenImported:
-    """Calls a function with a module as soon as that is there."""
+    """Calls a function with a module as soon as it is imported."""
 
     def __init__(self, name, adopt):
         self.name, self.adopt = name, adopt
@@ -178,14 +178,14 @@ class WhenImported:
 
 
 def show_figures(*_, **__):
-    """Displays and closes the figures that are open: what `plt.show()` does here."""
+    """Implements `plt.show()`: displays and closes all open figures."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is None or not hasattr(pyplot, "get_fignums"):
         return
     try:
         for number in pyplot.get_fignums():
             figure = pyplot.figure(number)
-            # One without anything in it is not worth a picture.
+            # An empty figure is not displayed.
             if figure.axes or figure.lines or figure.patches or figure.texts or figure.images:
                 display(figure)
     finally:
@@ -195,7 +195,7 @@ def show_figures(*_, **__):
 # --- Runs -----------------------------------------------------------------------------------
 
 class Context:
-    """The namespace, and what happens in it."""
+    """Executes runs in one namespace."""
 
     def __init__(self):
         self.main = types.ModuleType("__main__")
@@ -209,10 +209,10 @@ class Context:
         builtins.input = no_input
 
     def run(self, code):
-        """One run, from `started` to what comes before `done`."""
+        """Executes one run, from `started` up to `done`, which is not sent here."""
         self.count += 1
         failure = None
-        # Code may have put something else in its place. (`signal` itself is slow: it makes enums.)
+        # Code may have replaced the handler. (`signal` itself is slow, because it creates enums.)
         if _signal.getsignal(_signal.SIGINT) is not interrupt:
             _signal.signal(_signal.SIGINT, interrupt)
         try:
@@ -224,15 +224,15 @@ class Context:
             except BaseException as error:
                 failure = error
             if not is_child():
-                # Also what a run has drawn that failed.
+                # Figures of a failed run are displayed too.
                 show_figures()
         except BaseException as error:
             failure = failure or error
         if is_child():
-            # It has come to the end of the code, and ends as a program does.
+            # A forked child has reached the end of the code, and ends as a program does.
             end_child(failure)
         while True:
-            # An interrupt may come until it no longer can.
+            # An interrupt may arrive until the handler is removed.
             try:
                 interrupt.armed = interrupt.pending = False
                 break
@@ -243,19 +243,19 @@ class Context:
 
     def execute(self, source):
         """Runs the code and shows the value of its last expression."""
-        # Warnings are shown anew in each run.
+        # Warnings are shown again in each run.
         vars(self.main).pop("__warningregistry__", None)
         value = self.value_of(source, f"<run {self.count}>")
         if value is not None:
             self.show(value)
 
     def nested(self, source):
-        """Runs code that is within the code of a run; the value of its last expression."""
+        """Runs nested code of a run; returns the value of its last expression."""
         self.nesting += 1
         return self.value_of(source, f"<run {self.count}:{self.nesting}>")
 
     def value_of(self, source, name):
-        """Runs code. The value of its last expression, if that is wanted."""
+        """Runs code. Returns the value of its last expression if that is wanted."""
         lines = lines_of(source)
         linecache.cache[name] = (len(source), None, [f"{line}\n" for line in lines], name)
         tree = self.parse(source, name)
@@ -270,12 +270,12 @@ class Context:
         return None if ";" in source and is_quiet(lines, last) else value
 
     def sources(self):
-        """The code of each run so far."""
+        """Returns the code of each run so far."""
         for count in range(1, self.count + 1):
             yield "".join(linecache.getlines(f"<run {count}>")).removesuffix("\n")
 
     def parse(self, source, name):
-        """The code as a tree. What is no Python may be so with its magics replaced."""
+        """Parses the code; if that fails, parses it with its magics replaced."""
         if not BARE.match(source):
             try:
                 return ast.parse(source, name)
@@ -285,7 +285,7 @@ class Context:
         return ast.parse(source if plain is None else plain, name)
 
     def load_magics(self):
-        """They are read when first needed."""
+        """Returns the magics, which are loaded when first needed."""
         if self.magics is None:
             self.magics = builtins.__magic__ = part("magics").Magics(self)
         return self.magics
@@ -298,7 +298,7 @@ class Context:
         if not code.co_flags & inspect.CO_COROUTINE:
             return self.within(eval, code, vars(self.main))
         if mode == "exec" and len(tree.body) > 1:
-            # Only statements that await need the loop.
+            # Only statements that await need the event loop.
             for statement in tree.body:
                 self.evaluate(ast.Module([statement], []), name, mode)
             return None
@@ -306,7 +306,7 @@ class Context:
         return asynchronous.finish(eval(code, vars(self.main)), variables)
 
     def within(self, function, *arguments):
-        """Calls it with the context variables that code has set so far."""
+        """Calls a function with the context variables that code has set so far."""
         if self.is_within():
             return function(*arguments)
         return self.variables.run(function, *arguments)
@@ -319,7 +319,7 @@ class Context:
         return False
 
     def show(self, value):
-        """Tells the value, and keeps it as `_`, the one before as `__`."""
+        """Sends the value as the result, and stores it as `_` and the previous one as `__`."""
         if is_child():
             return
         if not self.within(values.shows_itself, value):
@@ -332,7 +332,7 @@ class Context:
             sys.modules["matplotlib.pyplot"].close(value)
 
     def report(self, failure):
-        """Tells how a run failed. The traceback has the frames of the code, and none of ours."""
+        """Sends the error of a run. The traceback has only frames of the code."""
         try:
             text = str.__str__(str(failure))
         except Exception:
@@ -352,7 +352,7 @@ class Context:
 
 
 def end_child(failure):
-    """Has the interpreter go as at the end of a program: with what exit code, after what words."""
+    """Ends the process as the interpreter ends a program, with its message and exit code."""
     hook = sys.excepthook
 
     def say(kind, error, frames):
@@ -366,19 +366,19 @@ def end_child(failure):
 
 
 def lines_of(source):
-    """Its lines as Python counts them."""
+    """Returns the lines of the code as Python counts them."""
     return source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def is_quiet(lines, last):
-    """Whether a semicolon follows the last expression; one in a comment is none."""
+    """Returns whether a semicolon follows the last expression; comments do not count."""
     line = lines[last.end_lineno - 1].encode("utf-8", "surrogatepass")
     rest = [line[last.end_col_offset:].decode("utf-8", "replace"), *lines[last.end_lineno:]]
     return any(";" in line.partition("#")[0] for line in rest)
 
 
 def of_code(frames):
-    """A traceback from the first frame of code that was run here on, without frames of ours."""
+    """Returns a traceback that starts at the first frame of a run's code."""
     while frames is not None and not CODE_NAME.match(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     kept = frames
@@ -394,7 +394,7 @@ def is_ours(frame):
 
 
 def enter_child():
-    """In a child that the code forks, which is no context."""
+    """Prepares a child process that the code forked."""
     channel.close()
     asynchronous.leave()
     interrupt.armed, interrupt.pending, channel.sending = True, False, False
@@ -406,7 +406,7 @@ def adopt_pyplot(pyplot):
 
 def main():
     if sys.path:
-        # Modules are looked for where the code is: in the working directory.
+        # Modules are searched for in the working directory.
         sys.path[0] = ""
     sys.argv = [""]
     os.environ.setdefault("MPLBACKEND", "agg")

@@ -1,9 +1,9 @@
-"""The event loop of a context: one for all its runs, and it goes on between them."""
+"""The event loop of a context, which all runs share and which continues between them."""
 
 import os
 import threading
 
-# Most failures of tasks that are kept until the next run tells them.
+# Maximum number of task failures that are kept until the next run reports them.
 LATE_MAX = 64
 
 
@@ -23,17 +23,17 @@ class Asynchronous:
         self.late = []
 
     def adopt(self, asyncio):
-        """Called once asyncio is there."""
+        """Called once asyncio is imported."""
         self.asyncio = asyncio
         events = asyncio.events
         self.get, self.set = events._get_running_loop, events._set_running_loop
-        # By these asyncio asks whether a loop runs when another is to.
+        # asyncio uses these to check whether a loop is running before it runs another.
         for module in asyncio, events:
             module._get_running_loop, module._set_running_loop = self.get_running, self.set_running
         self.open()
 
     def open(self):
-        """Makes the loop, unless it is not the time or the place."""
+        """Creates the loop, if this is the main thread of the context."""
         is_here = os.getpid() == self.pid and threading.get_ident() == self.thread
         if is_here and self.get() is None:
             self.loop = self.asyncio.SelectorEventLoop()
@@ -51,13 +51,13 @@ class Asynchronous:
         self.set(loop)
 
     def leave(self):
-        """In a child, which has no loop."""
+        """Removes the loop in a child process."""
         if self.loop is not None:
             self.loop = None
             self.set(None)
 
     def begin(self):
-        """What failed since the last run is told."""
+        """Reports failures since the last run."""
         if self.asyncio is None:
             return
         if self.loop is not None and self.loop.is_closed():
@@ -69,14 +69,14 @@ class Asynchronous:
             self.loop.default_exception_handler(failure)
 
     def failed(self, loop, failure):
-        """Hears of tasks and callbacks that failed."""
+        """Handles failures of tasks and callbacks."""
         if self.interrupt.armed:
             loop.default_exception_handler(failure)
         elif len(self.late) < LATE_MAX:
             self.late.append(failure)
 
     def finish(self, coroutine, variables):
-        """Runs the loop until the coroutine is through."""
+        """Runs the loop until the coroutine has finished."""
         if self.loop is None:
             __import__("asyncio")
             self.open()
@@ -96,7 +96,7 @@ class Asynchronous:
 
     def cancel(self, task):
         if task.done():
-            # Or it would say that nobody asked for what it raised.
+            # Prevents the warning that its exception was never retrieved.
             task.cancelled() or task.exception()
             return
         task.cancel()
@@ -106,8 +106,8 @@ class Asynchronous:
             pass
 
     def cancels(self, frame):
-        """Whether an interrupt in this frame cancels what the run awaits. The loop itself is not
-        to be torn out of what it does; the code it calls is."""
+        """Returns whether an interrupt in this frame cancels what the run awaits. An interrupt must
+        not stop the loop's own code, only the code that it calls."""
         module = frame.f_globals.get("__name__", "").partition(".")[0]
         task = self.task
         if task is None or self.is_interrupted or module not in ("asyncio", "selectors"):
@@ -116,12 +116,12 @@ class Asynchronous:
             return False
         self.is_interrupted = True
         task.cancel()
-        # So that the loop wakes.
+        # Wakes the loop.
         self.loop.call_soon_threadsafe(int)
         return True
 
     def idle(self, readable):
-        """Runs the loop, if there is anything for it to do, until the socket is readable."""
+        """Runs the loop until the socket is readable, if it has anything to do."""
         loop = self.loop
         while loop is not None and not loop.is_closed() and self.has_work():
             loop.add_reader(readable.fileno(), loop.stop)
@@ -135,6 +135,6 @@ class Asynchronous:
 
     def has_work(self):
         loop = self.loop
-        # Beside its own, by which it is woken, it may watch other descriptors.
+        # The loop may watch descriptors other than the one that wakes it.
         return bool(loop._ready or loop._scheduled or len(loop._selector.get_map()) > 1
                     or self.asyncio.all_tasks(loop))

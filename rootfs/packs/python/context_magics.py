@@ -1,8 +1,8 @@
-"""What people type in notebooks that is no Python: `!command`, `%magic`, `%%magic`, `name?`.
+"""Notebook syntax that is not Python: `!command`, `%magic`, `%%magic`, `name?`.
 
-Code that does not parse is searched for such lines, outside of strings and brackets. Each becomes
-a call of `__magic__`, in a line of its own as before, so that the numbers of lines stay. A magic
-that is not here says what to write in its place.
+If code does not parse, such lines are searched for outside of strings and brackets. Each becomes a
+call of `__magic__` on its own line, so that line numbers do not change. A magic that is not
+supported fails with a message that says what to write instead.
 """
 
 import ast
@@ -26,35 +26,35 @@ ASSIGNED = re.compile(r"(\s*)([^\W\d][\w.,\s*\[\]'\"]*?=)(?!=)\s*(%(?!%)|!)(.+)"
 HELP = re.compile(r"\s*(?:(\?\??)\s*([\w.%]+)|(%{0,2}[\w.]+)\s*(\?\??))\s*;?\s*$")
 CELL = re.compile(r"\s*%%(\w+)[ \t]*(.*)")
 STRING = re.compile(r"'''|\"\"\"|'|\"")
-# Commands of a shell that are magics, too.
+# Shell commands that are also magics.
 ALIASES = {"cat", "conda", "cp", "ls", "ll", "mkdir", "mv", "rm", "rmdir", "uv"}
-# Words that begin a line which is a magic without its mark, where it is no Python.
+# Words that begin a magic without `%`, in a line that is not Python.
 BARE = ALIASES | {"cd", "env", "pip", "pwd", "run", "time", "timeit", "who", "whos"}
-# What to write in place of magics that are not here.
+# What to write instead of unsupported magics.
 INSTEAD = {
     "aimport": "importlib.reload(module)",
     "alias": "a function",
-    "autoreload": "importlib.reload(module) after a module has changed",
-    "cython": "cython.inline(), or a module of its own",
-    "debug": "print() what there is to see, for nobody could answer a debugger",
+    "autoreload": "importlib.reload(module) after changing the module",
+    "cython": "cython.inline(), or a separate module",
+    "debug": "print(), because a debugger could not read commands here",
     "edit": "the file API, or %%writefile",
-    "js": "a context of JavaScript", "javascript": "a context of JavaScript",
+    "js": "a JavaScript context", "javascript": "a JavaScript context",
     "load": "exec(open(file).read())",
     "load_ext": "import the module; for autoreload, importlib.reload(module)",
     "lprun": "cProfile.run(code)",
     "memit": "tracemalloc",
     "mprun": "tracemalloc",
-    "pdb": "print() what there is to see, for nobody could answer a debugger",
+    "pdb": "print(), because a debugger could not read commands here",
     "perl": "%%script perl",
     "prun": "cProfile.run(code)",
     "pylab": "import numpy as np, matplotlib.pyplot as plt",
-    "R": "a context or a process of R",
+    "R": "an R process",
     "sql": "a library, such as sqlite3",
     "store": "pickle, into a file",
     "tb": "traceback.print_exc() in the run that fails",
     "xmode": "traceback.print_exc()",
 }
-# Magics that change how a front end looks, which is no matter here.
+# Magics that change the look of a front end, which have no effect here.
 IGNORED = {"automagic", "colors", "matplotlib", "pprint"}
 FIGURES = {"svg": "svg", "jpeg": "jpg", "jpg": "jpg", "png": "png", "retina": "png",
            "png2x": "png"}
@@ -62,23 +62,23 @@ UNITS = [(1, "s"), (1e-3, "ms"), (1e-6, "μs"), (1e-9, "ns")]
 
 
 class UsageError(Exception):
-    """A magic that is not here, or is used otherwise than it can be."""
+    """A magic that is not supported, or is used incorrectly."""
 
     __module__ = "builtins"
 
 
 class Lines(list):
-    """What a command printed: its lines, `n` with ends of lines between, `s` with spaces."""
+    """The output lines of a command; `n` joins them with newlines, `s` with spaces."""
 
     n = property("\n".join)
     s = property(" ".join)
     l = property(list)  # noqa: E741
 
 
-# --- Finding them ---------------------------------------------------------------------------
+# --- Parsing -------------------------------------------------------------------------------
 
 def replaced(source, is_known):
-    """The code with its magics as calls; None if it has none."""
+    """Returns the code with its magics replaced by calls; None if it has none."""
     cell = CELL.match(source)
     if cell and not source.strip().endswith("?"):
         body = source[cell.end():].removeprefix("\r").removeprefix("\n")
@@ -112,7 +112,7 @@ def is_magic(line):
 
 
 def of_line(line):
-    """One line that begins a statement, as Python; None if it is no magic."""
+    """Converts the first line of a statement to Python; None if it is not a magic."""
     indent = line[:len(line) - len(line.lstrip())]
     text = line.strip()
     asked = HELP.match(line)
@@ -151,7 +151,7 @@ def call(kind, *words):
 
 
 class State:
-    """Whether the next line begins a statement, or is inside a string or brackets."""
+    """Tracks whether the next line begins a statement, or is inside a string or brackets."""
 
     def __init__(self):
         self.quote = None
@@ -188,11 +188,10 @@ class State:
             self.quote = None  # it should have ended
 
 
-# --- Doing them -----------------------------------------------------------------------------
+# --- Execution ------------------------------------------------------------------------------
 
 class Magics:
-    """What `__magic__` is. Each method beginning with `do_` is a magic, with `cell_` one of a
-    whole cell."""
+    """The value of `__magic__`. Methods `do_*` are line magics, and `cell_*` are cell magics."""
 
     def __init__(self, context):
         self.context = context
@@ -219,14 +218,14 @@ class Magics:
         other = "cell_" if kind == "do_" else "do_"
         if hasattr(self, other + name):
             shown_other = "%" * (2 if kind == "do_" else 1) + name
-            raise UsageError(f"{shown} is not here, but {shown_other} is")
+            raise UsageError(f"{shown} is not supported, but {shown_other} is")
         instead = INSTEAD.get(name)
         hint = f"; write instead: {instead}" if instead else \
-            "; %lsmagic lists those that are, and !command runs a command"
-        raise UsageError(f"there is no magic {shown} here{hint}")
+            "; %lsmagic lists the supported ones, and !command runs a command"
+        raise UsageError(f"the magic {shown} is not supported{hint}")
 
     def expanded(self, text):
-        """With `{expression}` and `$name` replaced by what they are; as it is if they are not."""
+        """Returns the text with `{expression}` and `$name` replaced by their values, if any."""
         def value(found):
             if found[0] == "$$":
                 return "$"
@@ -241,11 +240,11 @@ class Magics:
     # --- Commands
 
     def shell(self, command):
-        """`!command`: what it prints, is printed."""
+        """`!command`: prints the output of the command."""
         self.names["_exit_code"] = self.run_command(self.shell_words(self.expanded(command)))
 
     def taken(self, command):
-        """`x = !command`: what it prints, is a list of lines."""
+        """`x = !command`: returns the output as a list of lines."""
         done = subprocess.run(self.shell_words(self.expanded(command)), stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, check=False)
         self.names["_exit_code"] = done.returncode
@@ -255,7 +254,7 @@ class Magics:
         return ["/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh", "-c", command]
 
     def run_command(self, words, given=None):
-        """Its exit code. Where Python's own streams are somebody else's, so is its output."""
+        """Runs a command and returns its exit code. Its output goes to Python's own streams."""
         if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:
             done = subprocess.run(words, input=given, check=False)
         else:
@@ -291,7 +290,7 @@ class Magics:
         raises = "--no-raise-error" not in words
         words = [word for word in words if word != "--no-raise-error"]
         if not words:
-            raise UsageError("%%script wants the program that is to run the cell")
+            raise UsageError("%%script needs a program that runs the cell")
         code = self.run_command(words, body.encode("utf-8", "replace"))
         if code and raises:
             raise subprocess.CalledProcessError(code, words)
@@ -303,7 +302,7 @@ class Magics:
         target = words[-1] if words else "~"
         if target == "-":
             if self.place is None:
-                raise UsageError("%cd -: there was no directory before")
+                raise UsageError("%cd -: there is no previous directory")
             target = self.place
         before = os.getcwd()
         os.chdir(os.path.expanduser(target))
@@ -322,7 +321,7 @@ class Magics:
             name, _, value = rest.partition(" ")
             if not value:
                 if name not in os.environ:
-                    raise UsageError(f"there is no variable {name} in the environment")
+                    raise UsageError(f"there is no environment variable {name}")
                 return os.environ[name]
         self.do_set_env(f"{name.strip()}={value.strip()}")
 
@@ -336,7 +335,7 @@ class Magics:
         append = "-a" in words or "--append" in words
         names = [word for word in words if not word.startswith("-")]
         if len(names) != 1:
-            raise UsageError("%%writefile wants one file, and -a to append to it")
+            raise UsageError("%%writefile needs one file name; -a appends to the file")
         path = os.path.expanduser(self.expanded(names[0]))
         done = "Appending to" if append else "Overwriting" if os.path.exists(path) else "Writing"
         with open(path, "a" if append else "w", encoding="utf-8") as file:
@@ -349,7 +348,7 @@ class Magics:
 
     def do_time(self, rest):
         if not rest.strip():
-            raise UsageError("%time wants code, in the same line")
+            raise UsageError("%time needs code on the same line")
         return self.timed(rest)
 
     def cell_time(self, rest, body):
@@ -376,7 +375,7 @@ class Magics:
             rest = rest[option.end():]
         code, setup = (body, rest or "pass") if body else (rest, "pass")
         if not code.strip():
-            raise UsageError("%timeit wants code, in the same line")
+            raise UsageError("%timeit needs code on the same line")
         timer = timeit.Timer(code, setup, globals=self.names)
         number = number or timer.autorange()[0]
         times = [seconds / number for seconds in timer.repeat(max(1, repeat), number)]
@@ -400,7 +399,7 @@ class Magics:
         within = "-i" in words[:1]
         words = words[within:]
         if not words:
-            raise UsageError("%run wants a file")
+            raise UsageError("%run needs a file")
         path = os.path.expanduser(words[0])
         if not os.path.exists(path) and os.path.exists(f"{path}.py"):
             path += ".py"
@@ -481,7 +480,7 @@ class Magics:
             import matplotlib
             matplotlib.rcParams["savefig.format"] = FIGURES[kind]
         elif not name.strip().startswith("InlineBackend."):
-            raise UsageError("%config has nothing to set here but InlineBackend.figure_format")
+            raise UsageError("%config supports only InlineBackend.figure_format")
 
     def do_lsmagic(self, _):
         for kind, mark in ("do_", "%"), ("cell_", "%%"):
@@ -500,7 +499,7 @@ class Magics:
     def help(self, name, mark="?"):
         """`name?`, and with its source `name??`."""
         if name.startswith("%"):
-            raise UsageError("%lsmagic lists the magics that are here")
+            raise UsageError("%lsmagic lists the supported magics")
         try:
             value = eval(name, self.names)
         except Exception:
@@ -523,7 +522,7 @@ class Magics:
 
 
 class Captured:
-    """What `%%capture name` caught."""
+    """The output that `%%capture name` captured."""
 
     def __init__(self, stdout, stderr):
         self.stdout, self.stderr = stdout, stderr
@@ -540,7 +539,7 @@ class Captured:
 
 
 def span(seconds):
-    """A duration in a unit that suits it."""
+    """Formats a duration in a suitable unit."""
     if seconds >= 60:
         return f"{int(seconds // 60)}min {seconds % 60:.0f}s"
     scale, unit = next(((scale, unit) for scale, unit in UNITS if seconds >= scale), UNITS[-1])

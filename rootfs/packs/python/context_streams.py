@@ -1,4 +1,4 @@
-"""Standard output and error of a context, whose order is kept: each is a pipe of its own."""
+"""Standard output and error of a context: two pipes, between which the order is kept."""
 
 import fcntl
 import io
@@ -8,16 +8,16 @@ import stat
 import sys
 import time
 
-# Where copies of standard output and error are kept, at least: they are put back if closed.
+# Lowest descriptor for copies of standard output and error, which are restored if closed.
 KEPT_FD = 60
-# Asks how many bytes a pipe holds; an answer of none.
+# Requests the number of bytes in a pipe, and an empty answer.
 FIONREAD, NOTHING = 0x541B, bytes(4)
 
 
 class Pipe(io.BufferedWriter):
-    """Standard output or error. Each is a pipe of its own, and they are read apart: what one was
-    given has been read before the other is written to, so that the order stays. Not the writing
-    itself is in Python: an interrupt behind it would have it done twice."""
+    """Standard output or error. The agent reads the two pipes separately. To keep their order, data
+    in one pipe is read before the other is written to. The write itself is not in Python, because
+    an interrupt after it would repeat it."""
 
     def __init__(self, number, name):
         raw = io.FileIO(number, "w", closefd=False)
@@ -41,7 +41,7 @@ class Pipe(io.BufferedWriter):
 
 
 class Stream(io.TextIOWrapper):
-    """Text to a pipe, line by line, behind what the other stream has not let go of."""
+    """Writes text to a pipe, line by line, after flushing the other stream."""
 
     other = None
     is_waiting = False
@@ -56,7 +56,7 @@ class Stream(io.TextIOWrapper):
 
 
 def settle(number):
-    """Waits until a pipe of ours is empty. Who reads it has then put what it held in its place."""
+    """Waits until a pipe is empty, which means that the agent has read its data in order."""
     turns = 0
     while has_unread(number):
         turns += 1
@@ -71,7 +71,7 @@ def has_unread(number):
     try:
         if fcntl.ioctl(number, FIONREAD, NOTHING) == NOTHING:
             return False
-        # It may be anything by now, which nobody may ever read, as when its reader has gone.
+        # The descriptor may have been replaced by one that is never read.
         poll = select.poll()
         poll.register(number, 0)
         return PIPES.get(number) == identity(number) and not poll.poll(0)
@@ -85,7 +85,7 @@ def identity(number):
 
 
 def open_streams():
-    """Output goes out line by line; input is at its end, and back there after `exit()`."""
+    """Makes output line-buffered and input empty; restores both after `exit()`."""
     current = getattr(sys, "stdin", None)
     if current is None or getattr(current, "closed", False):
         sys.stdin = sys.__stdin__ = open(0, closefd=False)
@@ -104,8 +104,8 @@ def open_streams():
 
 
 def new_stream(name, number, former):
-    """Takes the place of the interpreter's own stream, or of one that was closed."""
-    # Any string can be printed, half a surrogate pair too.
+    """Replaces the interpreter's own stream, or one that was closed."""
+    # Any string can be printed, including unpaired surrogates.
     stream = Stream(Pipe(number, f"<{name}>"), getattr(former, "encoding", None) or "utf-8",
                     errors="backslashreplace", line_buffering=True)
     stream.mode = "w"
@@ -128,14 +128,14 @@ def flush_streams():
 
 
 KEPT = {number: fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, KEPT_FD) for number in (1, 2)}
-# Whether a pipe may hold something, and those that children may write to as well.
+# Whether a pipe may have data, and pipes that children may write to as well.
 UNREAD = {1: False, 2: False}
 written_by_others = set()
 PIPES = {number: identity(number) for number in (1, 2)}
 
 
 def watch_children():
-    """What was printed before a child begins is to be read before what the child prints."""
+    """Makes output before a child starts precede the output of the child."""
     pid = os.getpid()
 
     def hear(event, _):

@@ -11,15 +11,15 @@ import sys
 import traceback
 import types
 
-# The largest form of one value, and all forms of it together, in bytes: the host takes lines of
+# Maximum size of one form of a value, and of all its forms, in bytes: the host accepts lines of
 # 32 MiB.
 FORM_BYTES_MAX = 8 << 20
 EVENT_BYTES_MAX = 24 << 20
-# Most bytes that a character of JSON takes: the escape of a control character.
+# Maximum number of bytes of a character in JSON: the escape of a control character.
 CHARACTER_BYTES_MAX = 6
-# How deep a form may nest: readers of JSON have limits.
+# Maximum depth of a form, because JSON readers have limits.
 JSON_DEPTH_MAX = 100
-# What a value has to show for itself, beside its repr(), and what the method is to return.
+# Methods that show a value, beside repr(), with the types that they return.
 FORMS = {
     "text/html": ("_repr_html_", str),
     "text/markdown": ("_repr_markdown_", str),
@@ -29,11 +29,11 @@ FORMS = {
     "text/latex": ("_repr_latex_", str),
     "application/json": ("_repr_json_", (dict, list, str, int, float)),
 }
-# A method that nobody has. Whoever has it has every method, and means none.
+# A method that does not exist. An object that has it answers to every name, such as a proxy.
 CANARY = "_ipython_canary_method_should_not_exist_"
-# Values of these very types have nothing but their repr() to show.
+# Values of exactly these types have only a repr().
 PLAIN = {bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple}
-# Formats of `savefig.format` in matplotlib's settings, beside png.
+# Values of `savefig.format` in matplotlib's settings, besides png.
 FIGURE_FORMS = {"svg": "image/svg+xml", "jpg": "image/jpeg", "jpeg": "image/jpeg"}
 
 
@@ -41,12 +41,12 @@ ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 
 def line_of(event):
-    # Half a surrogate pair is no Unicode: it becomes a question mark.
+    # An unpaired surrogate is not valid Unicode, and becomes a question mark.
     return (ENCODER.encode(event) + "\n").encode("utf-8", "replace")
 
 
 def forms_of(value):
-    """The value in each of its forms, by MIME type. Fails if it has none."""
+    """Returns the forms of a value, by MIME type. Fails if it has none."""
     if type(value) in PLAIN:
         return bounded({"text/plain": repr(value)})
     own = figure_forms(value) or own_forms(value)
@@ -61,7 +61,7 @@ def forms_of(value):
 
 
 def own_forms(value):
-    """What the value's own methods show."""
+    """Returns the forms from the value's own methods."""
     bundle = asked(value, "_repr_mimebundle_", dict, include=None, exclude=None) or {}
     own = {mime: form for mime, form in bundle.items()
            if isinstance(mime, str) and form is not None}
@@ -74,8 +74,8 @@ def own_forms(value):
 
 
 def method_of(value, name):
-    """A method by which the value shows itself, if it is meant: a proxy has every attribute, and
-    a class has those that are its values'."""
+    """Returns a method that shows the value. Ignores proxies, which have every attribute, and
+    classes, whose methods are for their instances."""
     try:
         if getattr(value, CANARY, None) is not None:
             return None
@@ -88,7 +88,7 @@ def method_of(value, name):
 
 
 def asked(value, name, kinds, **arguments):
-    """What the value's own method shows; None if it has none, fails, or returns something odd."""
+    """Returns the form from the value's method; None if that is missing, fails or is invalid."""
     method = method_of(value, name)
     if method is None:
         return None
@@ -107,18 +107,18 @@ def asked(value, name, kinds, **arguments):
 
 
 def complain(value, method, error):
-    """Says on standard error how a method failed that shows a value."""
+    """Reports on standard error the failure of a method that shows a value."""
     told = "".join(traceback.TracebackException.from_exception(error).format_exception_only())
     print(f"{name_of(type(value))}.{method}: {told}", end="", file=sys.stderr)
 
 
 def name_of(kind):
-    """The name of a class, whatever its metaclass says."""
+    """Returns the name of a class, regardless of its metaclass."""
     return type.__dict__["__name__"].__get__(kind)
 
 
 def bounded(forms):
-    """The forms as JSON can carry them, within the limits; what is left out is said."""
+    """Returns the forms that JSON can represent within the limits, and notes on omitted ones."""
     kept, notes, total = {}, [], 0
     for mime, form in sorted(forms.items(), key=lambda item: item[0] != "text/plain"):
         if isinstance(form, (bytes, bytearray, memoryview)):
@@ -126,14 +126,14 @@ def bounded(forms):
         elif mime.endswith("json") and not isinstance(form, str):
             try:
                 text = json.dumps(form, allow_nan=False)
-                form = json.loads(text) if is_shallow(text) else ValueError("it nests too deep")
+                form = json.loads(text) if is_shallow(text) else ValueError("it is nested too deep")
             except (RecursionError, TypeError, ValueError) as error:
                 form = error
             if isinstance(form, Exception):
                 notes.append(f"{mime} left out: {form}")
                 continue
         else:
-            # A string of a class of its own is one to Python only.
+            # A subclass of str is a string in Python only.
             form = str.__str__(form) if isinstance(form, str) else str(form)
         if mime == "text/plain":
             form = cut(form, FORM_BYTES_MAX // 8)
@@ -150,14 +150,14 @@ def bounded(forms):
 
 
 def size_of(form):
-    """How many bytes of a line it takes; a guess for what is small in any case."""
+    """Returns the size of a form in a line, in bytes; an estimate for small forms."""
     if isinstance(form, str) and len(form) < FORM_BYTES_MAX // CHARACTER_BYTES_MAX:
         return len(form)
     return len(line_of(form))
 
 
 def is_shallow(text):
-    """Whether JSON nests no deeper than it may."""
+    """Returns whether the depth of JSON is within the limit."""
     depth = 0
     for bracket in re.finditer(r'"(?:[^"\\]|\\.)*"|[][{}]', text):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(bracket[0], 0)
@@ -167,14 +167,14 @@ def is_shallow(text):
 
 
 def cut(text, limit):
-    """Text of at most `limit` characters, with a word on what is missing."""
+    """Cuts text after `limit` characters, with a note on how much is missing."""
     if len(text) <= limit:
         return text
     return f"{text[:limit]}… [{len(text) - limit} more characters left out]"
 
 
 def shows_itself(value):
-    """Whether the value has a method that displays it, which is called."""
+    """Calls the method with which the value displays itself; returns whether there is one."""
     method = None if type(value) in PLAIN else method_of(value, "_ipython_display_")
     if method is None:
         return False
@@ -191,7 +191,7 @@ def shows_itself(value):
 # --- Figures of matplotlib ------------------------------------------------------------------
 
 def figure_forms(value):
-    """The forms of a figure; None for anything else."""
+    """Returns the forms of a figure; None for other values."""
     figures = sys.modules.get("matplotlib.figure")
     if figures is None or not issubclass(type(value), getattr(figures, "Figure", ())):
         return None
@@ -206,7 +206,7 @@ def figure_forms(value):
 
 
 def figure_is_open(value):
-    """Whether the value is a figure that would be displayed at the end of the run once more."""
+    """Returns whether the value is a figure that will be displayed at the end of the run anyway."""
     pyplot = sys.modules.get("matplotlib.pyplot")
     figures = sys.modules.get("matplotlib.figure")
     return (pyplot is not None and figures is not None

@@ -2,23 +2,23 @@
 
     zygote ── fork ahead ──▶ spare ── work ──▶ the program ──▶ {"exit": code} ──▶ gone
 
-The agent asks for a fork; the child (a *spare*) waits on a socket of its own. The work that
-comes there makes the spare what `python3 file.py` would be, to the last frame of a traceback,
-if the file lay in the working directory: that is the first place where modules are looked for.
-What cannot be had that way is left to a new interpreter, executed in place.
+The agent requests a fork; the child (a *spare*) waits on its own socket. The work that it
+receives makes it behave like `python3 file.py`, including tracebacks, with the file in the
+working directory, where modules are searched for first. If that is not possible, the spare
+executes a new interpreter.
 
 Usage: python3 zygote.py MODULE..., with the control socket in EMBERD_ZYGOTE_FD.
 """
 
-# Before any other name exists here: what a program finds in `__main__`, in this order.
+# The names that a program finds in `__main__`, in this order; before any other name exists here.
 IN_MAIN = dict(globals(), __doc__=None)
 
 import sys
 
 BARE = frozenset(sys.modules)
-# Modules are looked for in the working directory of the program, not in that of the zygote.
+# Modules are searched for in the working directory of the program, not of the zygote.
 HERE = sys.path.pop(0)
-# What is in front of a program's file on the interpreter's command line.
+# Arguments of the interpreter before the program's file.
 INTERPRETER = sys.orig_argv[:-len(sys.argv)]
 
 import _io
@@ -44,11 +44,11 @@ from importlib.machinery import ExtensionFileLoader, all_suffixes
 # Where the spare keeps its socket: out of the way of the numbers a program's own files get,
 # and within the 64 descriptors a process has room for from the start.
 REPORT_FD = 63
-# The longest datagram on the control socket, and what one read of the work takes, in bytes.
+# Maximum size of a datagram on the control socket, and read size of the work, in bytes.
 CONTROL_BYTES_MAX = 4 << 10
 WORK_READ_BYTES = 64 << 10
 SOURCE_READ_BYTES = 64 << 10
-# A program that does a little of everything, and nothing that stays.
+# A program that uses typical features and leaves nothing behind.
 REHEARSAL = """
 import sys
 def function(value):
@@ -170,8 +170,8 @@ def disown_report():
 
 
 def become_spare(given):
-    """Everything that need not wait for the work. Signals are as a new interpreter has them:
-    the zygote touches none."""
+    """Prepares everything that does not depend on the work. Signals are as in a new interpreter,
+    because the zygote changes none."""
     global report
     os.setsid()
     if len(given) > 1:
@@ -191,10 +191,10 @@ def become_spare(given):
     told = select.poll()
     told.register(REPORT_FD, select.POLLIN)
     for _ in rehearse(new_main()):
-        # Whoever waits gains nothing by what is done twice.
+        # If an exec is already waiting, the rehearsal would only delay it.
         if told.poll(0):
             break
-    # What is collected at the program's end is the program's, and no more.
+    # Only the program's objects are collected at its end.
     gc.freeze()
     return new_main()
 
@@ -209,8 +209,8 @@ def new_main():
 
 
 def rehearse(main):
-    """Does once what work will ask for. Whatever a child writes to, reference counts above
-    all, the kernel has to copy first, a page at a time: now nobody waits for it."""
+    """Rehearses the work once. The kernel copies each page that a child writes to, mostly because
+    of reference counts, and does so here, while no exec waits."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     os.dup2(null, 1)
     os.close(null)
@@ -232,7 +232,7 @@ def rehearse(main):
     adopt(main, os.devnull, HERE, [], code)
     types.FunctionType(code, {"__builtins__": __builtins__})()
     del sys.path[0], sys.path_importer_cache[os.devnull]
-    # Before it may be left: what waits in a buffer would be the program's.
+    # Flushed first, because buffered data would become the program's output.
     flush("stdout")
     flush("stderr")
     yield
@@ -241,7 +241,7 @@ def rehearse(main):
 
 
 def receive_work(descriptor):
-    """Waits for the work, and for nothing but it: the agent that goes takes the spare along."""
+    """Waits for the work. The spare ends when the agent does."""
     channel = _socket.socket(fileno=descriptor)
     message, ancillary, _, _ = channel.recvmsg(WORK_READ_BYTES, _socket.CMSG_SPACE(12))
     while len(message) < 4 or len(message) < 4 + int.from_bytes(message[:4], "big"):
@@ -257,7 +257,7 @@ def receive_work(descriptor):
 
 
 def prepare(main, environment):
-    """Takes the identity of one program; returns it as a function. Its globals are `main`."""
+    """Sets up the process for one program, and returns it as a function with the globals `main`."""
     work = receive_work(REPORT_FD)
     file, arguments = work["file"], work["args"]
     os.chdir(work["cwd"])
@@ -273,7 +273,7 @@ def prepare(main, environment):
 
 
 def seed():
-    """Clones of one machine are in the same state up to here, and differ from here on."""
+    """Draws new random state, which is the same in all clones of one machine up to here."""
     random.seed()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
@@ -287,13 +287,13 @@ def adopt(main, file, directory, arguments, code):
     sys.orig_argv = [*INTERPRETER, file, *arguments]
     main["__file__"] = file
     main["__loader__"] = type(IN_MAIN["__loader__"])("__main__", file)
-    # Called, a function of a module's code does what executing the module does.
+    # Calling a function made of a module's code executes the module.
     return types.FunctionType(code, main)
 
 
 def compiled(file):
-    """The code in `file`; None where anything is to be said about it, for the interpreter reads
-    a file otherwise than compile() does, and its words are to be its own."""
+    """Compiles `file`; None if there are errors or warnings. The interpreter itself reports those,
+    because it reads a file differently from compile()."""
     warnings.filters.insert(0, SAID)
     opened = None
     try:
@@ -315,7 +315,7 @@ SITE = [*site.getsitepackages(), site.getusersitepackages()]
 
 
 def changed(path):
-    """When something was last added to the directory or removed; None where there is none."""
+    """Returns when an entry of the directory was last added or removed; None if it is missing."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:
@@ -327,8 +327,8 @@ def site_times():
 
 
 def site_hooks():
-    """What `site` would act on at start-up: directories, and files that name more of them or
-    are executed."""
+    """Returns what `site` reads at start-up: directories, and files that name further ones or are
+    executed."""
     hooks = []
     for path in SITE:
         try:
@@ -344,13 +344,13 @@ def site_hooks():
 
 
 def unchanged():
-    """Whether a new interpreter would start as this one has: packages may have been
+    """Returns whether a new interpreter would start in the same way. Packages may have been
     installed since."""
     return site_times() == SITE_TIMES or site_hooks() == SITE_HOOKS
 
 
 def shadows(directory):
-    """Whether modules in the working directory hide some that were imported in their stead."""
+    """Returns whether modules in the working directory shadow some that are already imported."""
     try:
         names = os.listdir(directory)
     except OSError:
@@ -364,10 +364,10 @@ def shadows(directory):
 
 
 # --- The program's end ----------------------------------------------------------------------
-# What Py_RunMain() and Py_FinalizeEx() of CPython do, in their order.
+# The steps of Py_RunMain() and Py_FinalizeEx() of CPython, in order.
 
 def unraisable_type():
-    """The type of what C code tells `sys.unraisablehook`; it has no name anywhere."""
+    """Returns the type of the argument of `sys.unraisablehook`, which has no public name."""
     class Failing:
         def __del__(self):
             raise Exception
@@ -384,7 +384,7 @@ Unraisable = unraisable_type()
 
 @hidden
 def ignored(error, culprit, doing):
-    """What C code does with an exception it cannot raise."""
+    """Reports an exception as C code does that cannot raise it."""
     blamed = None, culprit
     if sys.version_info >= (3, 13):
         blamed = f"Exception ignored on {doing}", None
@@ -396,7 +396,7 @@ def ignored(error, culprit, doing):
 
 @hidden
 def exit_status(error):
-    """The status that a SystemExit asks for; one that is no number is printed."""
+    """Returns the status of a SystemExit; a code that is not a number is printed."""
     try:
         code = error.code
     except BaseException:
@@ -404,7 +404,7 @@ def exit_status(error):
     if code is None:
         return 0
     if isinstance(code, int):
-        # Cut as C's exit() does, from a C long.
+        # Truncated from a C long, as exit() does.
         return int(code) & 0xff if -1 << 63 <= code < 1 << 63 else 0xff
     try:
         if sys.stderr is None:
@@ -419,7 +419,7 @@ def exit_status(error):
 
 @hidden
 def say(text):
-    """Writes as the interpreter itself does."""
+    """Writes to standard error as the interpreter does."""
     try:
         sys.stderr.write(text)
     except BaseException:
@@ -452,7 +452,7 @@ def show(error):
 
 @hidden
 def flush(name, aloud=False):
-    """Flushes a stream of `sys`; False if that fails, which is said aloud or not."""
+    """Flushes a stream of `sys`; returns False if that fails, and optionally reports it."""
     stream = vars(sys).get(name)
     try:
         closed = stream is None or stream.closed
@@ -470,8 +470,8 @@ def flush(name, aloud=False):
 
 @hidden
 def let_go():
-    """Runs the finalizers of what the program leaves, and writes out the files it left open.
-    The modules of the zygote are let be: tearing them down takes longer than many a program."""
+    """Runs the finalizers of the program's objects, and flushes the files that it left open. Does
+    not tear down the zygote's modules, which takes longer than many programs."""
     if gc.isenabled():
         gc.collect()
     for name in SYS_DELETED:
@@ -479,11 +479,11 @@ def let_go():
             setattr(sys, name, None)
     for name in ("stdin", "stdout", "stderr"):
         setattr(sys, name, getattr(sys, f"__{name}__"))
-    # Tracebacks show no source from here on, as in any interpreter that goes.
+    # Tracebacks show no source from here on, as in any interpreter that is ending.
     for name in ["__main__", "io", "linecache", "traceback", *new_modules()]:
         sys.modules.pop(name, None)
     gc.collect()
-    # A thread that has been left behind may hold a file's lock for ever.
+    # A remaining thread may hold a file's lock indefinitely.
     if _thread._count() == 0:
         for thing in gc.get_objects():
             if issubclass(type(thing), _io._IOBase):
@@ -495,14 +495,14 @@ def let_go():
 
 @hidden
 def new_modules():
-    """Those the program has imported: the last ones. The others are not as much as looked at,
-    for each one's reference count is on a page of memory that would have to be copied."""
+    """Returns the modules that the program imported, which are the last ones. The others are not
+    accessed, because changing their reference counts would copy their memory pages."""
     return list(itertools.takewhile(lambda name: name not in KEPT, reversed(sys.modules)))
 
 
 @hidden
 def foreign_streams():
-    """What flushes the streams of C's stdio, by which only code of other languages writes."""
+    """Returns the function that flushes C's stdio streams, which only native code writes to."""
     for name in new_modules():
         module = sys.modules[name]
         spec = vars(module).get("__spec__") if type(module) is types.ModuleType else None
@@ -546,7 +546,7 @@ def finish(status, interrupted):
 
 @hidden
 def bottom(*_):
-    """Called by C, as `sys.excepthook`, once the last frame of this file is gone."""
+    """Called by C, as `sys.excepthook`, after the last frame of this file has ended."""
     main = become_spare(serve(_socket.socket(fileno=CONTROL_FD)))
     program = prepare(main, [*os.environ.items()])
     failure, status = None, 0
@@ -581,7 +581,7 @@ os.register_at_fork(after_in_child=disown_report)
 preload(sys.argv[1:])
 SUFFIXES = frozenset(all_suffixes())
 PRELOADED = {name.partition(".")[0] for name in sys.modules.keys() - BARE}
-# Kept beyond the end of a program, for letting go of them takes time.
+# Kept until the process ends, because freeing them takes time.
 KEPT = {**sys.modules}
 KEPT_OF_SYS = sys.path_importer_cache, sys.path, sys.path_hooks, sys.meta_path
 SITE_TIMES, SITE_HOOKS = site_times(), site_hooks()
@@ -589,4 +589,4 @@ sys.path_importer_cache.pop(__file__, None)
 gc.collect()
 gc.freeze()
 sys.excepthook = bottom
-raise SystemError("the zygote goes on in `bottom`, with nothing of this file on the stack")
+raise SystemError("the zygote continues in `bottom`, without a frame of this file on the stack")

@@ -3,11 +3,11 @@
  *
  *     {"call":"run","code":...} -> started -> (output)* -> error? -> done
  *
- * One line of JSON each, on what is standard input at the start. This library is preloaded into an
- * ordinary Bash that does not interact and whose input is empty. Where Bash would end, by exit(3),
- * the library takes over: it waits for code and has Bash's own reader read it as its input, so that
- * nothing of this is written in the caller's language, nor can be seen or named there. `exit`,
- * `set -e` and the like end as ever, by exit(3), and that is the end of the run.
+ * One line of JSON each, on the initial standard input. This library is preloaded into an ordinary,
+ * non-interactive Bash with empty input. When Bash would end, by exit(3), the library takes over.
+ * It waits for code and makes Bash read it as its input. No part of this is Bash code, so the
+ * caller's code cannot see or name it. `exit`, `set -e` and so on still call exit(3), which ends the
+ * run.
  *
  * The functions and variables of Bash are those that it exports for loadable builtins.
  */
@@ -28,25 +28,24 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Longest call, in bytes (64 MiB): the host leaves no more unread. */
+/* Maximum size of a call, in bytes (64 MiB), which the host enforces. */
 #define CALL_BYTES_MAX ((size_t)64 << 20)
-/* What is read at once, and the most that is kept of the buffer between calls, in bytes. */
+/* Read size, and maximum size of the buffer between calls, in bytes. */
 #define PIECE_BYTES ((size_t)64 << 10)
-/* Where the context's own descriptors begin, if there is room: scripts that number theirs seldom
- * get there. */
+/* First descriptor of the context's own, if possible: scripts rarely use such numbers. */
 #define OWN_FD 1000
-/* What a shell adds to the number of the signal that ended a command. */
+/* Offset of a signal number in the status of a command. */
 #define SIGNALLED 128
-/* Status of code that is none. */
+/* Status of code with a NUL character. */
 #define STATUS_NO_CODE 2
 /* Bash's numbers of traps: EXIT, the signals, and DEBUG, ERR and RETURN. */
 #define TRAP_EXIT 0
 #define TRAPS (_NSIG + 3)
-/* What `EOF_Reached` is when the shell is to exit, not when its input is at its end. */
+/* Value of `EOF_Reached` when the shell has to exit, and not at the end of its input. */
 #define EXITING (-1)
 
-/* What this Bash exports, as loadable builtins see it. Weak, so that the lack of one is told here
- * and not by the dynamic linker. */
+/* Symbols that Bash exports for loadable builtins. Weak, so that a missing one is reported here and
+ * not by the dynamic linker. */
 #define OF_BASH extern __attribute__((weak, visibility("default")))
 typedef union {
     void *file;
@@ -113,7 +112,7 @@ static const struct {
     NEEDED(wait_intr_flag), NEEDED(interrupt_state),
 };
 
-/* The C library's own, where this library has a function of the same name. */
+/* Functions of the C library that this library overrides. */
 static struct {
     void (*exit)(int) __attribute__((noreturn));
     int (*close)(int);
@@ -124,31 +123,30 @@ static struct {
     int (*sigaction)(int, const struct sigaction *, struct sigaction *);
 } libc;
 
-/* dlsym(3) as it was before it moved, which is what every C library has. */
+/* The old version of dlsym(3), which every C library has. */
 __asm__(".symver dlsym_of_old, dlsym@GLIBC_2.2.5");
 void *dlsym_of_old(void *, const char *);
 
-/* Whether this process is the context: its shell, and not one of the shell's children. */
+/* Whether this process is the context's shell, and not a child of it. */
 static int at_home;
-/* Descriptors that the caller is not to see: the channel, and what the standard streams were when
- * the context began. */
+/* Descriptors hidden from the caller: the channel, and the initial standard streams. */
 enum { CHANNEL, STREAMS, OWN = STREAMS + 3 };
 static int own[OWN] = {-1, -1, -1, -1};
-/* Runs so far, this one included. */
+/* Number of runs so far, including this one. */
 static unsigned long long runs;
-/* Where a run ends that exits. */
+/* Jump target for a run that exits. */
 static sigjmp_buf end_of_run;
-/* Whether there is a run that a signal can end, and the signal that is to. */
+/* Whether a signal can end the current run, and the signal that does. */
 static volatile sig_atomic_t running, ending;
-/* The options that a new shell has, as Bash keeps them. */
+/* The options of a new shell. */
 static char *first_options;
-/* How Bash hears of its children. */
+/* Bash's action for SIGCHLD. */
 static struct sigaction on_child;
 
-/* What came from the host: calls, one a line. */
+/* Data from the host: calls, one a line. */
 static char *calls;
 static size_t calls_held, calls_room;
-/* The code of the run, and what Bash has read of it. */
+/* The code of the run, and how much Bash has read. */
 static char *code;
 static size_t code_bytes, code_read;
 
@@ -192,12 +190,12 @@ static void say_error(int status, int interrupted) {
     say(line);
 }
 
-/* Takes more from the host; the host's leaving ends the context. */
+/* Reads from the host. The end of the channel ends the context. */
 static void hear(void) {
     if (calls_held > CALL_BYTES_MAX)
         give_up("the host sent a call that is too long");
     if (calls_room - calls_held < PIECE_BYTES) {
-        /* Twice as much, so that a long call is not copied again and again. */
+        /* Doubled, so that a long call is not copied repeatedly. */
         calls_room = (calls_held + PIECE_BYTES) * 2;
         calls = realloc(calls, calls_room);
         if (calls == NULL)
@@ -218,13 +216,13 @@ static void hear(void) {
 
 /* ---- JSON ----------------------------------------------------------------------------------- */
 
-/* A piece of JSON, read from the left. */
+/* The rest of a JSON text. */
 typedef struct {
     char *at, *end;
 } json;
 
 static __attribute__((noreturn)) void malformed(void) {
-    give_up("the host sent what is no call");
+    give_up("the host sent an invalid call");
 }
 
 static int skip_to(json *text, char wanted) {
@@ -251,7 +249,7 @@ static unsigned hex4(json *text) {
     return value;
 }
 
-/* The character after `\u`; half of a pair alone stands for none. */
+/* Reads the character after `\u`; an unpaired surrogate is invalid. */
 static unsigned escaped(json *text) {
     unsigned first = hex4(text);
     if (first < 0xd800 || first > 0xdfff)
@@ -267,7 +265,7 @@ static unsigned escaped(json *text) {
     return 0xfffd;
 }
 
-/* Writes a character as UTF-8, which is no longer than its escape was. */
+/* Writes a character as UTF-8, which is not longer than its escape. */
 static char *put(char *to, unsigned character) {
     if (character < 0x80) {
         *to++ = (char)character;
@@ -281,7 +279,7 @@ static char *put(char *to, unsigned character) {
     return to;
 }
 
-/* Reads a string, which is put in place of its JSON. */
+/* Decodes a string in place. */
 static char *string(json *text, size_t *bytes) {
     static const char letters[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
     if (!skip_to(text, '"'))
@@ -312,7 +310,7 @@ static char *string(json *text, size_t *bytes) {
     return begin;
 }
 
-/* Whether `line` asks for a run; makes its code `code`. */
+/* Parses `line`; returns whether it is a run, and sets `code`. */
 static int is_run(char *line, size_t bytes) {
     json text = {line, line + bytes};
     int is_run = 0;
@@ -351,10 +349,10 @@ static int previous_byte(int byte) {
     return byte;
 }
 
-/* Makes `code` what Bash reads next. It is no file and has no descriptor. */
+/* Makes `code` Bash's input, without a file or a descriptor. */
 static void begin_input(void) {
     input_location nowhere = {0};
-    /* In place of the quote that ended it; a line has its end. */
+    /* Replaces the closing quote; a line needs a newline. */
     if (code_bytes > 0 && code[code_bytes - 1] != '\n')
         code[code_bytes++] = '\n';
     code_read = 0;
@@ -369,15 +367,15 @@ static void begin_input(void) {
 
 /* ---- Signals -------------------------------------------------------------------------------- */
 
-/* What would end the shell and is to end its run. */
+/* Signals that would end the shell, and end the run instead. */
 static const int deadly[] = {SIGINT,  SIGHUP,  SIGTERM, SIGPIPE,   SIGALRM, SIGUSR1,
                              SIGUSR2, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF};
 #define DEADLY (sizeof deadly / sizeof *deadly)
-/* What Bash believes it has set for these signals. */
+/* Actions that Bash has set for these signals. */
 static struct sigaction wanted[DEADLY];
-/* What was set when the context began. */
+/* Actions at the start of the context. */
 static struct sigaction first_actions[DEADLY];
-/* Whether `on_signal` is set in its place. */
+/* Whether `on_signal` is set instead. */
 static char replaced[DEADLY];
 
 static int index_of(int signal) {
@@ -390,7 +388,7 @@ static int index_of(int signal) {
 static void on_signal(int signal) {
     int kept = errno;
     if (signal_is_trapped(signal)) {
-        /* The one that Bash has while it waits for a child that may hear of it, too. */
+        /* The handler of Bash while it waits for a child that may get the signal too. */
         void (*handler)(int) = wanted[index_of(signal)].sa_handler;
         if (handler != SIG_DFL)
             handler(signal);
@@ -438,7 +436,7 @@ static void set_first_actions(void) {
 
 /* ---- What Bash asks of the C library -------------------------------------------------------- */
 
-/* Makes a process that has just been forked an ordinary child of a shell. */
+/* Makes a forked process an ordinary child of a shell. */
 static void leave_home(void) {
     static const struct sigaction first = {.sa_handler = SIG_DFL};
     at_home = 0;
@@ -463,13 +461,13 @@ __attribute__((visibility("default"))) pid_t fork(void) {
     if (child > 0 && at_home) {
         int signal = interrupt_state ? ending : is_pending(SIGINT) ? SIGINT : 0;
         if (signal != 0)
-            /* It came before there was this child, for which the shell would wait. */
+            /* The signal arrived before this child existed, and the shell would wait for it. */
             kill(child, signal);
     }
     return child;
 }
 
-/* A descriptor out of the caller's way for what `descriptor` stands for. */
+/* Duplicates `descriptor` to a number that the caller does not use. */
 static int keep(int descriptor) {
     int kept = libc.fcntl(descriptor, F_DUPFD_CLOEXEC, OWN_FD);
     return kept >= 0 ? kept : libc.fcntl(descriptor, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
@@ -480,8 +478,7 @@ static int no_descriptor(void) {
     return -1;
 }
 
-/* Which of the context's own `descriptor` is, which to the caller does not exist; none if
- * negative. */
+/* Returns the index of `descriptor` among the hidden ones; negative if it is not hidden. */
 static int own_of(int descriptor) {
     for (int i = 0; at_home && i < OWN; i++)
         if (own[i] == descriptor)
@@ -514,7 +511,7 @@ __attribute__((visibility("default"))) int fcntl(int descriptor, int command, ..
     return own_of(descriptor) >= 0 ? no_descriptor() : libc.fcntl(descriptor, command, argument);
 }
 
-/* Waits until `child` has ended; its status, as a shell has it. */
+/* Waits until `child` has ended; returns its status as a shell does. */
 static int status_of(pid_t child) {
     int status = 0;
     while (waitpid(child, &status, 0) < 0)
@@ -523,8 +520,8 @@ static int status_of(pid_t child) {
     return WIFSIGNALED(status) ? SIGNALLED + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-/* The builtin `exec` of the shell itself: a child becomes the program, and the run ends as it
- * does. */
+/* Implements the builtin `exec` of the shell: a child executes the program, and the run ends with
+ * it. */
 __attribute__((visibility("default"))) int execve(const char *path, char *const *words,
                                                   char *const *environment) {
     if (!at_home)
@@ -541,8 +538,7 @@ __attribute__((visibility("default"))) int execve(const char *path, char *const 
         sigprocmask(SIG_SETMASK, &before, NULL);
         libc.execve(path, words, environment);
         error = errno;
-        /* Not a program but a script without a first line that names one: Bash goes on to read
-         * it, in this process. */
+        /* A script without an interpreter line: Bash continues by reading it in this process. */
         if (error != ENOEXEC && write(told[1], &error, sizeof error) == sizeof error)
             _exit(SIGNALLED - 1);
         libc.close(told[0]);
@@ -564,20 +560,19 @@ __attribute__((visibility("default"))) int execve(const char *path, char *const 
     }
     if (environment[0] != NULL)
         adjust_shell_level(1);
-    /* They are only off, which is what is to be said of those that are to go. */
+    /* The options are only turned off. */
     restore_traps();
     exit(status);
 }
 
 /* ---- A run ---------------------------------------------------------------------------------- */
 
-/* Undoes what the shell was in the midst of when it exited: its stack is gone, and the caller's
- * functions, loops and redirections with it. What Bash itself does where it goes back to its top
- * level. */
+/* Resets the state of the shell after it exited: its stack is gone, with the caller's functions,
+ * loops and redirections. Bash does the same when it returns to its top level. */
 static void unwind(void) {
     for (int level = parse_and_execute_level; level > 0 && parse_and_execute_level > 0; level--)
         parse_and_execute_cleanup(-1);
-    /* Functions that `set -e` has ended are gone already, which would be complained about. */
+    /* Functions that `set -e` ended are already gone, which would print an error. */
     FILE *complaints = stderr;
     static FILE *nowhere;
     if (nowhere == NULL)
@@ -599,11 +594,11 @@ static void unwind(void) {
     restore_sigmask();
 }
 
-/* Makes the shell one that has just begun, but for what the context keeps. */
+/* Resets the shell to its initial state, except for what the context keeps. */
 static void begin_anew(void) {
     for (int trap = 0; trap < TRAPS; trap++) {
         run_trap_cleanup(trap);
-        /* One that stands for no signal may be off and listed all the same. */
+        /* A trap for something other than a signal may be listed although it is off. */
         if (trap == TRAP_EXIT || trap >= _NSIG || signal_is_trapped(trap))
             restore_default_signal(trap);
     }
@@ -617,20 +612,20 @@ static void begin_anew(void) {
     set_shellopts();
 }
 
-/* Runs the code; whether it was interrupted. */
+/* Runs the code; returns whether it was interrupted. */
 static int run_code(int *status) {
     volatile int first_command = current_command_number;
     if (sigsetjmp(end_of_run, 0) == 0) {
         reader_loop();
         if (EOF_Reached == EXITING) {
-            /* The trap on EXIT may be interrupted, too. */
+            /* The EXIT trap may be interrupted too. */
             interrupt_state = 0;
             if (ending != 0)
                 last_command_exit_value = SIGNALLED + ending;
             exit_shell(last_command_exit_value);
         }
         running = 0;
-        /* Code without a command is a success, and leaves `$?` alone. */
+        /* Code without a command succeeds, and does not change `$?`. */
         *status = current_command_number == first_command ? 0 : last_command_exit_value;
         ending = 0;
     } else {
@@ -642,7 +637,7 @@ static int run_code(int *status) {
     }
     interrupt_state = 0;
     if (read_but_dont_execute) {
-        /* Else there would be no more runs. */
+        /* Otherwise no further run would work. */
         read_but_dont_execute = 0;
         set_shellopts();
     }
@@ -692,7 +687,7 @@ static __attribute__((noreturn)) void serve(void) {
     }
 }
 
-/* Where Bash ends. The first time it has read its input, which is empty. */
+/* Called when Bash ends. The first time, it has read its empty input. */
 __attribute__((visibility("default"), noreturn)) void exit(int status) {
     if (own[CHANNEL] < 0 || !shell_initialized)
         libc.exit(status);
@@ -717,7 +712,7 @@ __attribute__((visibility("default"), noreturn)) void exit(int status) {
 
 #define FIND(name) (libc.name = (__typeof__(libc.name))(uintptr_t)dlsym_of_old(RTLD_NEXT, #name))
 
-/* Takes this library, the first that is preloaded, out of the environment. */
+/* Removes this library, the first in LD_PRELOAD, from the environment. */
 static void hide(void) {
     static const char name[] = "LD_PRELOAD=";
     for (char **variable = environ; variable != NULL && *variable != NULL; variable++) {
@@ -726,7 +721,7 @@ static void hide(void) {
         char *rest = strchr(*variable, ':');
         if (rest != NULL)
             memmove(*variable + strlen(name), rest + 1, strlen(rest));
-        /* Bash's own unsetenv(3) does not know of these yet. */
+        /* Bash's own unsetenv(3) does not have these variables yet. */
         for (; rest == NULL && *variable != NULL; variable++)
             variable[0] = variable[1];
         return;
@@ -738,18 +733,18 @@ __attribute__((constructor)) static void begin(int words, char **word) {
     hide();
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
         if (needed[i].address == NULL) {
-            dprintf(STDERR_FILENO, "shell context: this Bash has no %s; it must be one that exports "
+            dprintf(STDERR_FILENO, "shell context: this Bash has no %s; use a Bash that exports "
                                    "its symbols, as Debian's does\n", needed[i].name);
             _exit(1);
         }
     own[CHANNEL] = keep(STDIN_FILENO);
     int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (own[CHANNEL] < 0 || nothing < 0 || libc.dup2(nothing, STDIN_FILENO) < 0)
-        give_up("no descriptor for its channel");
+        give_up("there is no descriptor for the channel");
     libc.close(nothing);
     for (int stream = 0; stream < OWN - STREAMS; stream++)
         own[STREAMS + stream] = keep(stream);
-    /* As whoever types `bash` has it in messages and `$0`. */
+    /* The name in messages and `$0`, as if `bash` had been typed. */
     static char name[] = "bash";
     if (words > 0)
         word[0] = name;

@@ -34,7 +34,7 @@ fn builds_that_cannot_be_are_refused_with_a_hint() {
         (&["build", "pack"], "required"),
         (&["build", "pack", "cobol"], "python"),
         (&["build", "pack", "Python"], "1 to 32 of"),
-        (&["build", "pack", "python", "--compression", "rar"], "no compression"),
+        (&["build", "pack", "python", "--compression", "rar"], "unknown compression"),
         (&["build", "kernel", "--kernel", "/nonexistent"], "/nonexistent"),
         (&["build", "initramfs", "--agent", agent], "rootfs/build.sh"),
         (&["check", agent], "cannot check"),

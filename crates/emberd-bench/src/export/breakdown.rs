@@ -1,6 +1,6 @@
-//! Where the time of a series went: its stages, and their parts of the whole's median.
+//! The stages of a series, with their share of the whole's median.
 //!
-//! Each stage's median is its own, so the stages need not add up to the whole's median.
+//! Each stage has its own median, so the stages may not add up to the whole's median.
 
 use super::table::Row;
 use super::text::{Align, columns, heading};
@@ -10,7 +10,7 @@ use crate::units::{Quantity, Unit};
 /// Scenarios whose stages are shown.
 const SHOWN: [&str; 6] = ["overhead", "cold-boot", "restore", "ttfr", "exec", "stream"];
 
-/// A table of stages for every series that has some; empty where none has.
+/// Returns a table of stages for every series with stages; empty if there are none.
 pub fn breakdown(rows: &[Row]) -> String {
     let wholes = rows.iter().filter(|row| SHOWN.contains(&row.scenario) && !row.is_stage());
     wholes.filter_map(|whole| stages(rows, whole)).collect::<Vec<_>>().join("\n")
@@ -40,7 +40,7 @@ fn stages(rows: &[Row], whole: &Row) -> Option<String> {
     Some(format!("{title}\n{}", columns(titles, &lines)))
 }
 
-/// A stage in a unit of its own, and its part of `whole`.
+/// Formats a stage in a suitable unit, with its share of `whole`.
 fn line(row: &Row, whole: u64) -> [String; 6] {
     let Summary { min, p50, p90, .. } = row.summary;
     let unit = Unit::fitting(p50, Quantity::Time);

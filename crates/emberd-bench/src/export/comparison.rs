@@ -1,18 +1,18 @@
-//! The table of ratios to an earlier run, and what makes them doubtful.
+//! The table of ratios to an earlier run, and reasons to doubt them.
 
 use super::document::Document;
 use super::text::{Align, columns, good, warning};
 use crate::statistics::{Change, STAGE_SEPARATOR, changes};
 use crate::units::{Quantity, Unit, fixed};
 
-/// Change of a median, in thousandths, below which it is neither better nor worse: two runs of
-/// the same program on a shared machine differ by that much.
+/// Change of a median, in thousandths, below which it counts as neither better nor worse. Two
+/// runs of one program on a shared machine differ by that much.
 const NO_CHANGE_PERMILLE: u64 = 100;
 
-/// Change of the calibration loop's time, in percent, beyond which ratios are doubtful.
+/// Change of the calibration loop's time, in percent, above which ratios are doubtful.
 const CALIBRATION_PERCENT_MAX: u64 = 10;
 
-/// Medians of `new` over those of `old`, and remarks on how far they can be compared.
+/// Formats the medians of `new` over those of `old`, with remarks on how comparable they are.
 pub fn comparison(old: &Document, new: &Document) -> (String, Vec<String>) {
     use Align::{Left, Right};
     let titles = [
@@ -60,7 +60,7 @@ fn doubts(old: &Document, new: &Document, nothing_shared: bool) -> Vec<String> {
     if before.abs_diff(now).saturating_mul(100) / before > CALIBRATION_PERCENT_MAX {
         let ratio = fixed(now, before, 2);
         doubts.push(format!(
-            "the calibration loop took {ratio} × as long as then: hold ratios against that"
+            "the calibration loop took {ratio} × as long as in the old run: compare ratios with that"
         ));
     }
     if nothing_shared {

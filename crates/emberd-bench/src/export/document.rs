@@ -1,4 +1,4 @@
-//! The document of a run: what `--json` writes, `--compare` reads and the repository keeps.
+//! The results of a run as a document, for `--json`, `--compare` and the repository.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,16 +12,16 @@ use crate::statistics::Results;
 /// A run as a document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Document {
-    /// Where and when.
+    /// The host and the time.
     pub host: Host,
-    /// Summaries by scenario and series: integers; where the series' name ends with `_bytes`
-    /// bytes, with `_bytes_per_s` bytes in a second, with `_count` how many, else microseconds.
-    /// A series named `A/B` is the stage B of the series A.
+    /// Summaries by scenario and series, as integers. The unit is bytes if the name of the series
+    /// ends with `_bytes`, bytes per second with `_bytes_per_s`, a number with `_count`, else
+    /// microseconds. A series named `A/B` is the stage B of the series A.
     pub scenarios: Results,
-    /// What must hold after a scenario, by scenario.
+    /// Conditions that must hold after a scenario, by scenario.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub checks: BTreeMap<String, Vec<Check>>,
-    /// What makes figures doubtful, by scenario; of the whole run under `run`.
+    /// Reasons to doubt figures, by scenario; those of the whole run are under `run`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub warnings: BTreeMap<String, Vec<String>>,
 }
@@ -29,26 +29,26 @@ pub struct Document {
 /// Why a document cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// There is no such file, or it does not open.
+    /// The file does not exist or cannot be opened.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It holds something else.
+    /// The file is not such a document.
     #[error("{} is not a result of emberd-bench", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The cause.
         source: serde_json::Error,
     },
 }
 
 impl Document {
-    /// The document at `path`.
+    /// Reads the document at `path`.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -59,7 +59,7 @@ impl Document {
             .map_err(|source| ReadError::Parse { path: path.to_owned(), source })
     }
 
-    /// The document as text, which the same results make the same.
+    /// Returns the document as text, which is the same for the same results.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("documents have string keys only") + "\n"
     }
@@ -69,7 +69,7 @@ impl Document {
 mod tests {
     use super::*;
 
-    /// What programs rely on; a change here is a change for them.
+    /// The format that programs rely on.
     const TEXT: &str = r#"{
   "host": {
     "cpu": "Some CPU",

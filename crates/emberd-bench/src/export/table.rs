@@ -1,4 +1,4 @@
-//! The table of a run: a row for each series, its unit chosen by its median.
+//! The table of a run: a row for each series, in a unit chosen by its median.
 
 use super::text::{Align, columns, good, warning};
 use crate::measure::Host;
@@ -6,27 +6,27 @@ use crate::statistics::{STAGE_SEPARATOR, Summary};
 use crate::targets::Verdict;
 use crate::units::{Quantity, Unit, fixed};
 
-/// One series in the table.
+/// A row of the table.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// Its scenario.
+    /// Scenario.
     pub scenario: &'static str,
-    /// Its name.
+    /// Name of the series.
     pub series: String,
-    /// Its numbers.
+    /// Summary of the samples.
     pub summary: Summary,
-    /// How it fared against its target, if it has one here.
+    /// Result for its target, if it has one on this host.
     pub verdict: Option<Verdict>,
 }
 
 impl Row {
-    /// Whether the row is a stage of another, which only the breakdown shows.
+    /// Returns whether the row is a stage, which only the breakdown shows.
     pub fn is_stage(&self) -> bool {
         self.series.contains(STAGE_SEPARATOR)
     }
 }
 
-/// The table of every series that is no stage.
+/// Formats the table of every series that is not a stage.
 pub fn table(rows: &[Row]) -> String {
     use Align::{Left, Right};
     let titles = [
@@ -72,7 +72,7 @@ fn verdict(verdict: &Verdict) -> String {
     format!("{}  {word}{}", verdict.target, ratio.unwrap_or_default())
 }
 
-/// The host in one line.
+/// Formats the host in one line.
 pub fn host_line(host: &Host) -> String {
     let gib = fixed(host.memory_bytes, 1 << 30, 1);
     let [before, after] = [host.load_before[0], host.load_after[0]];

@@ -1,18 +1,18 @@
-//! Text on a terminal: styles, which the stream drops where it is none, and columns.
+//! Text for a terminal: styles, which are dropped if it is not one, and columns.
 
 use clap::builder::styling::{AnsiColor, Style};
 
-/// A bold line.
+/// Formats a bold line.
 pub fn heading(text: &str) -> String {
     styled(text, Style::new().bold())
 }
 
-/// Something kept.
+/// Formats a met target.
 pub fn good(text: &str) -> String {
     styled(text, AnsiColor::Green.on_default())
 }
 
-/// Something to be looked at.
+/// Formats a missed target or a warning.
 pub fn warning(text: &str) -> String {
     styled(text, AnsiColor::Yellow.on_default())
 }
@@ -21,17 +21,17 @@ fn styled(text: &str, style: Style) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// A column's side that lines up.
+/// Alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
-    /// Words.
+    /// Left, for words.
     Left,
-    /// Numbers.
+    /// Right, for numbers.
     Right,
 }
 
-/// Rows under a heading, each column as wide as its widest cell. The last column may hold
-/// styled text; it is not padded.
+/// Formats rows under a heading, with each column as wide as its widest cell. The last column is
+/// not padded and may have styled text.
 pub fn columns<const N: usize>(titles: [(&str, Align); N], rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
@@ -57,7 +57,7 @@ pub fn columns<const N: usize>(titles: [(&str, Align); N], rows: &[[String; N]])
     text
 }
 
-/// `text` without styles.
+/// Returns `text` without styles.
 #[cfg(test)]
 pub fn plain(text: &str) -> String {
     anstream::adapter::strip_str(text).to_string()

@@ -1,4 +1,5 @@
-//! A connection to the agent of a double's guest, past the daemon: what the way there costs.
+//! A connection to the agent of a double's guest that bypasses the daemon, to measure the
+//! transport.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -10,10 +11,10 @@ use emberd_proto::frame::encode_message;
 use emberd_proto::message::{AGENT_PORT, GENERATION};
 use emberd_proto::{Decoder, HostMessage};
 
-/// Most bytes taken from the socket at once; an answer is far shorter.
+/// Maximum read size, in bytes; an answer is much shorter.
 const CHUNK_BYTES: usize = 4096;
 
-/// A connection, greeted.
+/// A connection after the hello.
 #[derive(Debug)]
 pub struct BareAgent {
     stream: UnixStream,
@@ -21,10 +22,10 @@ pub struct BareAgent {
 }
 
 impl BareAgent {
-    /// Connects through the VMM's socket: hybrid vsock, as Firecracker has it.
+    /// Connects through the VMM's socket, which is a hybrid vsock as Firecracker's.
     ///
     /// # Errors
-    /// The socket, or an answer that is no frame.
+    /// If the socket fails, or an answer is not a frame.
     pub fn connect(socket: &Path) -> io::Result<Self> {
         let mut stream = UnixStream::connect(socket)?;
         stream.write_all(format!("CONNECT {AGENT_PORT}\n").as_bytes())?;
@@ -37,17 +38,17 @@ impl BareAgent {
         Ok(agent)
     }
 
-    /// How long the agent takes to say that it is there.
+    /// Measures a ping of the agent.
     ///
     /// # Errors
-    /// The socket, or an answer that is no frame.
+    /// If the socket fails, or an answer is not a frame.
     pub fn ping(&mut self) -> io::Result<Duration> {
         let sent = Instant::now();
         self.ask(&HostMessage::Ping)?;
         Ok(sent.elapsed())
     }
 
-    /// Sends `message` and waits for its answer, whatever it is.
+    /// Sends `message` and waits for any answer.
     fn ask(&mut self, message: &HostMessage) -> io::Result<()> {
         let mut request = BytesMut::new();
         encode_message(message, &mut request);

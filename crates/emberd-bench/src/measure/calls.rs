@@ -1,4 +1,4 @@
-//! The daemon's routes, as far as they are measured or waited for, over one [`Connection`].
+//! The daemon's routes that are measured or polled, over one [`Connection`].
 
 use std::time::Duration;
 
@@ -10,26 +10,26 @@ use serde::de::DeserializeOwned;
 
 use super::connection::{Answer, CallError, Connection};
 
-/// How long a call took, and where that went by the daemon's own account.
+/// The latency of a call, and the daemon's own account of it.
 #[derive(Debug, Clone, Default)]
 pub struct Timing {
     /// From the request's first byte to the answer's last.
     pub latency: Duration,
-    told: ServerTiming,
+    server_timing: ServerTiming,
 }
 
 impl Timing {
     fn of(answer: &Answer) -> Self {
-        Self { latency: answer.latency, told: answer.told.clone() }
+        Self { latency: answer.latency, server_timing: answer.server_timing.clone() }
     }
 
-    /// The daemon's stages, in microseconds. What of its total none of them explains is the
-    /// stage `daemon`.
+    /// Returns the daemon's stages, in microseconds. The part of its total outside all stages is
+    /// the stage `daemon`.
     pub fn stages(&self) -> Vec<(String, u64)> {
-        let named = self.told.stages.iter().filter(|stage| stage.name != STAGE_TOTAL);
+        let named = self.server_timing.stages.iter().filter(|stage| stage.name != STAGE_TOTAL);
         let named = named.filter_map(|stage| Some((stage.name.to_string(), stage.duration_us?)));
         let mut stages: Vec<_> = named.collect();
-        if let Some(total) = self.told.duration(STAGE_TOTAL) {
+        if let Some(total) = self.server_timing.duration(STAGE_TOTAL) {
             let explained = stages.iter().map(|(_, us)| us).sum();
             let total = u64::try_from(total.as_micros()).unwrap_or(u64::MAX);
             stages.push(("daemon".to_owned(), total.saturating_sub(explained)));
@@ -39,10 +39,10 @@ impl Timing {
 }
 
 impl Connection {
-    /// Creates a sandbox of `pack`; its id.
+    /// Creates a sandbox of `pack` and returns its id.
     ///
     /// # Errors
-    /// [`CallError`], as all calls.
+    /// [`CallError`], as for all calls.
     pub fn create(&mut self, pack: &str) -> Result<(String, Timing), CallError> {
         let body = json(&CreateSandbox { language_pack: Some(pack.to_owned()) });
         let answer = self.call("POST", paths::SANDBOXES, &body)?;
@@ -53,7 +53,7 @@ impl Connection {
     /// Runs code in a sandbox.
     ///
     /// # Errors
-    /// [`CallError`]; however the program ends is none.
+    /// [`CallError`]; a program that fails is not an error.
     pub fn exec(&mut self, id: &str, body: &ExecBody) -> Result<(ExecOutcome, Timing), CallError> {
         let path = paths::exec(id);
         let answer = self.call("POST", &path, &json(body))?;
@@ -71,7 +71,7 @@ impl Connection {
         Ok((process.pid, answer.latency))
     }
 
-    /// The processes of a sandbox that are not forgotten.
+    /// Returns the processes of a sandbox, including recently ended ones.
     ///
     /// # Errors
     /// [`CallError`].
@@ -88,7 +88,7 @@ impl Connection {
         Ok(self.call("POST", &path, bytes)?.latency)
     }
 
-    /// Kills a process and has it forgotten.
+    /// Kills a process and removes it from the list.
     ///
     /// # Errors
     /// [`CallError`].
@@ -122,7 +122,7 @@ impl Connection {
         Ok((answer.body, answer.latency))
     }
 
-    /// Removes a file of a sandbox, if it is there.
+    /// Removes a file of a sandbox, if it exists.
     ///
     /// # Errors
     /// [`CallError`].
@@ -131,7 +131,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Asks what a path of a sandbox leads to.
+    /// Returns the attributes of a path in a sandbox.
     ///
     /// # Errors
     /// [`CallError`].
@@ -139,7 +139,7 @@ impl Connection {
         Ok(self.call("GET", &files(paths::FILES_STAT, id, path), b"")?.latency)
     }
 
-    /// One sandbox as it is now.
+    /// Returns the current state of a sandbox.
     ///
     /// # Errors
     /// [`CallError`].
@@ -147,7 +147,7 @@ impl Connection {
         self.get(&paths::sandbox(id))
     }
 
-    /// What the daemon is.
+    /// Returns information about the daemon.
     ///
     /// # Errors
     /// [`CallError`].
@@ -155,7 +155,7 @@ impl Connection {
         self.get(paths::INFO)
     }
 
-    /// Whether the daemon is up: the least it can be asked.
+    /// Checks whether the daemon is running, which is the smallest request.
     ///
     /// # Errors
     /// [`CallError`].
@@ -163,8 +163,8 @@ impl Connection {
         Ok(self.call("GET", paths::HEALTHZ, b"")?.latency)
     }
 
-    /// Has the template of `pack` built if there is none, and waits until there is. Nothing
-    /// where the daemon makes no templates.
+    /// Builds the template of `pack` if there is none, and waits for it. Does nothing if the
+    /// daemon makes no templates.
     ///
     /// # Errors
     /// [`CallError`].
@@ -209,9 +209,10 @@ mod tests {
 
     #[test]
     fn what_the_daemon_does_not_name_is_its_own_stage() {
-        let told = |header: &str| Timing { told: header.parse().unwrap(), ..Timing::default() };
+        let timing =
+            |header: &str| Timing { server_timing: header.parse().unwrap(), ..Timing::default() };
         let stages = |header| -> Vec<_> {
-            let stages = told(header).stages();
+            let stages = timing(header).stages();
             stages.into_iter().map(|(name, us)| format!("{name} {us}")).collect()
         };
         let header = "boot-path;desc=\"x\", load;dur=12.5, guest;dur=30.000, total;dur=50";

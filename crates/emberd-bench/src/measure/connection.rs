@@ -1,8 +1,7 @@
-//! One HTTP/1.1 connection, kept open: what is timed goes over it and through nothing else.
+//! An HTTP/1.1 connection that stays open, for everything that is timed.
 //!
-//! The clock runs from before the request's first byte is written until after the answer's
-//! last byte is read. Making the request's text and reading the answer's JSON are not timed:
-//! they are the caller's own.
+//! The clock runs from before the request's first byte is written until after the answer's last
+//! byte is read. Formatting the request and parsing the answer's JSON are not timed.
 
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -11,42 +10,42 @@ use std::time::{Duration, Instant};
 
 use emberd_api::{Address, ErrorBody, SERVER_TIMING_HEADER, ServerTiming};
 
-/// Longest wait for an answer: a cold boot under emulation on a busy host takes seconds.
+/// Time limit for an answer: a cold boot under emulation on a busy host takes seconds.
 const ANSWER_MAX: Duration = Duration::from_secs(180);
 
-/// Idle time after which the connection is made anew before the next request: less than the
-/// 10 s after which the daemon closes it.
+/// Idle time after which a new connection is made for the next request: less than the 10 s after
+/// which the daemon closes it.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
-/// Longest line of an answer's head, in bytes, and most lines.
+/// Maximum length of a line of an answer's head, in bytes, and maximum number of lines.
 const HEAD_LINE_BYTES_MAX: u64 = 8 << 10;
 const HEAD_LINES_MAX: usize = 64;
 
-/// Largest answer, in bytes (256 MiB): twice the largest file that is read.
+/// Maximum size of an answer, in bytes (256 MiB): twice the largest file that is read.
 const BODY_BYTES_MAX: usize = 256 << 20;
 
-/// Why a call brought no result.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Nobody answers.
+    /// The daemon cannot be reached.
     #[error("cannot connect to a daemon at {addr}")]
     Connect {
         /// The daemon's address.
         addr: Address,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The connection broke.
+    /// The connection failed.
     #[error("{method} {path}: the connection broke")]
     Broken {
         /// HTTP method.
         method: &'static str,
         /// Path of the request.
         path: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The daemon refused.
+    /// The daemon answered with an error.
     #[error("{method} {path}: {} (HTTP {status})", body.error)]
     Refused {
         /// HTTP method.
@@ -55,30 +54,30 @@ pub enum CallError {
         path: String,
         /// HTTP status.
         status: u16,
-        /// What it said.
+        /// The error.
         body: ErrorBody,
     },
-    /// The answer's body is not what this route gives.
-    #[error("the answer to {method} {path} is not one an emberd gives")]
+    /// The answer does not have the expected body.
+    #[error("unexpected answer to {method} {path}; is this an emberd?")]
     Body {
         /// HTTP method.
         method: &'static str,
         /// Path of the request.
         path: String,
-        /// What is wrong with it.
+        /// The cause.
         source: serde_json::Error,
     },
 }
 
-/// A success, and how long it took to come.
+/// A successful answer and its latency.
 #[derive(Debug)]
 pub struct Answer {
-    /// The body; empty where there is none.
+    /// The body, which may be empty.
     pub body: Vec<u8>,
-    /// From the request's first byte to the answer's last.
+    /// Time from the request's first byte to the answer's last.
     pub latency: Duration,
-    /// Where the time went by the daemon's own account.
-    pub told: ServerTiming,
+    /// The daemon's own account of the time.
+    pub server_timing: ServerTiming,
 }
 
 /// A connection to the daemon at an address.
@@ -89,32 +88,32 @@ pub struct Connection {
     used: Instant,
 }
 
-/// Bytes both ways.
+/// A byte stream in both directions.
 #[derive(Debug)]
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// What stands before a body.
+/// The head of an answer.
 pub(super) struct Head {
     /// HTTP status.
     pub status: u16,
-    /// How long the body is.
+    /// Length of the body.
     pub length: Length,
-    told: ServerTiming,
+    server_timing: ServerTiming,
 }
 
-/// How long a body is.
+/// Length of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Length {
-    /// So many bytes.
+    /// A number of bytes.
     Known(usize),
-    /// It comes in chunks, the last of which is empty (RFC 9112 §7.1).
+    /// Chunks, the last of which is empty (RFC 9112 §7.1).
     Chunked,
 }
 
-/// The error that answer `status` with `body` is.
+/// Returns the error for answer `status` with `body`.
 pub(super) fn refusal(method: &'static str, path: &str, status: u16, body: &[u8]) -> CallError {
     let path = path.to_owned();
     match serde_json::from_slice(body) {
@@ -138,7 +137,7 @@ impl Connection {
     /// Sends one request and waits for the answer.
     ///
     /// # Errors
-    /// [`CallError`]; every status but 2xx is one.
+    /// [`CallError`]; every status except 2xx is one.
     pub fn call(
         &mut self,
         method: &'static str,
@@ -175,7 +174,7 @@ impl Connection {
         self.socket.read_exact(&mut body)?;
         let latency = sent.elapsed();
         self.used = Instant::now();
-        Ok((head.status, Answer { body, latency, told: head.told }))
+        Ok((head.status, Answer { body, latency, server_timing: head.server_timing }))
     }
 }
 
@@ -219,12 +218,13 @@ impl Write for Socket {
     }
 }
 
-/// Reads status line and headers, up to the empty line that ends them.
+/// Reads the status line and headers, including the empty line after them.
 pub(super) fn read_head(reader: &mut impl io::BufRead) -> io::Result<Head> {
     let status_line = read_line(reader)?;
     let status = status_line.split(' ').nth(1).and_then(|word| word.parse().ok());
     let status = status.ok_or_else(|| malformed("status line", &status_line))?;
-    let mut head = Head { status, length: Length::Known(0), told: ServerTiming::default() };
+    let mut head =
+        Head { status, length: Length::Known(0), server_timing: ServerTiming::default() };
     for _ in 0..HEAD_LINES_MAX {
         let line = read_line(reader)?;
         if line.is_empty() {
@@ -238,14 +238,14 @@ pub(super) fn read_head(reader: &mut impl io::BufRead) -> io::Result<Head> {
             }
             "transfer-encoding" if value.trim() == "chunked" => head.length = Length::Chunked,
             "transfer-encoding" => return Err(malformed("transfer encoding", value)),
-            SERVER_TIMING_HEADER => head.told = value.parse().unwrap_or_default(),
+            SERVER_TIMING_HEADER => head.server_timing = value.parse().unwrap_or_default(),
             _ => {}
         }
     }
     Err(malformed("head", "too many headers"))
 }
 
-/// A line of a head, or of what stands between chunks.
+/// Reads a line of a head or of the chunk framing.
 pub(super) fn read_line(reader: &mut impl io::BufRead) -> io::Result<String> {
     let mut line = String::new();
     reader.take(HEAD_LINE_BYTES_MAX).read_line(&mut line)?;
@@ -270,7 +270,10 @@ mod tests {
         let text = "HTTP/1.1 204 No Content\r\nserver-timing: total;dur=1\r\n\r\nrest";
         let parsed = head(text).unwrap();
         let none = Length::Known(0);
-        assert_eq!((parsed.status, parsed.length, parsed.told.stages.len()), (204, none, 1));
+        assert_eq!(
+            (parsed.status, parsed.length, parsed.server_timing.stages.len()),
+            (204, none, 1)
+        );
         let length = |field: &str| head(&format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n")).unwrap();
         assert_eq!(length("Content-Length: 5").length, Length::Known(5));
         assert_eq!(length("Transfer-Encoding: chunked").length, Length::Chunked);

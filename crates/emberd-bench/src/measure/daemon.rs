@@ -1,5 +1,5 @@
-//! A daemon of the bench's own: started for one scenario, stopped after it, and looked after
-//! for anything left behind.
+//! A daemon that the bench starts for one scenario and stops after it. Anything that it leaves
+//! behind is reported.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,54 +16,54 @@ use tempfile::TempDir;
 
 use super::proc;
 
-/// How long a daemon may take to stop: it drains requests for 10 s, then removes its microVMs.
+/// Time limit for a daemon to stop: it drains requests for 10 s, then removes its microVMs.
 const STOP_MAX: Duration = Duration::from_secs(60);
 
-/// How long a process below the daemon may outlive it: the test double's guest is a process of
-/// its own, which ends once it notices that its VMM is gone.
+/// Time for which a child process may outlive the daemon. The test double's guest is a separate
+/// process, which ends once it notices that its VMM is gone.
 const OUTLIVE_MAX: Duration = Duration::from_secs(5);
 
-/// Pause between two looks at a daemon that stops.
+/// Pause between two checks of a stopping daemon.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Lines of the log shown of a daemon that did not start.
+/// Number of log lines shown if a daemon did not start.
 const LOG_LINES_SHOWN: usize = 5;
 
-/// Environment variables that configure a daemon.
+/// Prefix of environment variables that configure a daemon.
 const VARIABLE_PREFIX: &str = "EMBERD_";
 
-/// What the daemon prints before its address once it serves.
+/// Text that the daemon prints before its address once it serves.
 const READY: &str = "listening on ";
 
-/// Why there is no daemon.
+/// Why a daemon could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A program is not where it is looked for.
-    #[error("there is no {}", path.display())]
+    /// A program is missing.
+    #[error("{} does not exist", path.display())]
     Missing {
-        /// Where it was looked for.
+        /// The expected path.
         path: PathBuf,
-        /// The command that makes it.
+        /// The command that builds it.
         hint: String,
     },
-    /// It does not start.
+    /// The program could not be started.
     #[error("cannot start {}", path.display())]
     Spawn {
         /// The program.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It ended before it served.
+    /// The daemon ended before it served.
     #[error("the daemon did not start: {log}")]
     Ended {
         /// The end of its log.
         log: String,
     },
-    /// Its files cannot be made.
-    #[error("cannot prepare a daemon's directory")]
+    /// Its files could not be created.
+    #[error("cannot prepare the daemon's directory")]
     Room(#[from] io::Error),
-    /// Images for the double cannot be made.
+    /// Images for the double could not be created.
     #[error("cannot make images for the test double")]
     Images(#[from] emberd_image::BuildError),
 }
@@ -71,20 +71,20 @@ pub enum StartError {
 /// A running daemon, its run directory and its log. Dropping it stops it.
 #[derive(Debug)]
 pub struct Daemon {
-    /// Where it listens.
+    /// Address.
     pub address: Address,
     process: Child,
     room: TempDir,
 }
 
 impl Daemon {
-    /// Starts `binary` with `flags`, on a port and in a run directory of its own; returns once
-    /// it serves. Without `variables` the environment configures nothing.
+    /// Starts `binary` with `flags`, on its own port and in its own run directory; returns once
+    /// it serves. Without `variables`, the environment does not configure it.
     ///
     /// # Errors
     /// [`StartError`].
     pub fn start(binary: &Path, flags: &[OsString], variables: bool) -> Result<Self, StartError> {
-        // Short: under it are sockets, whose paths have 108 bytes at most.
+        // Short, because it contains sockets, whose paths have at most 108 bytes.
         let room = tempfile::Builder::new().prefix("bench").tempdir()?;
         let log = File::create(room.path().join("emberd.log"))?;
         let mut command = Command::new(binary);
@@ -96,7 +96,7 @@ impl Daemon {
         }
         command.args(["--addr", "127.0.0.1:0", "--run-dir"]).arg(room.path().join("run"));
         command.args(flags).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        // Ctrl-C is the bench's: it stops the daemon when it has noticed.
+        // Ctrl-C must reach only the bench, which then stops the daemon.
         let spawned = command.process_group(0).spawn();
         let mut process =
             spawned.map_err(|source| StartError::Spawn { path: binary.to_owned(), source })?;
@@ -113,25 +113,25 @@ impl Daemon {
         Ok(Self { address, process, room })
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    /// Its run directory.
+    /// Returns the run directory.
     pub fn run_dir(&self) -> PathBuf {
         self.room.path().join("run")
     }
 
-    /// The last lines of its log.
+    /// Returns the last lines of the log.
     pub fn log_end(&self) -> String {
         log_end(self.room.path())
     }
 
-    /// Stops it and says what of it is left, which should be nothing.
+    /// Stops the daemon and returns what it left behind, which should be nothing.
     ///
     /// # Errors
-    /// The system refuses to tell.
+    /// If the system cannot be inspected.
     pub fn stop(mut self) -> io::Result<Vec<String>> {
         let processes = proc::descendants(self.pid());
         let mut left = Vec::new();
@@ -151,7 +151,8 @@ impl Daemon {
         Ok(left)
     }
 
-    /// Asks it to stop and waits; kills it if it does not. Its status, unless it was killed.
+    /// Asks the daemon to stop and waits; kills it if it does not stop. Returns its status,
+    /// unless it was killed.
     fn end(&mut self) -> io::Result<Option<ExitStatus>> {
         if let Some(status) = self.process.try_wait()? {
             return Ok(Some(status));
@@ -172,7 +173,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Whoever wants to know calls `stop`.
+        // Errors are reported by `stop`.
         drop(self.end());
     }
 }
@@ -183,7 +184,7 @@ fn log_end(room: &Path) -> String {
     lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
 }
 
-/// The program `name` beside this one, or what builds it.
+/// Returns the path of the program `name` beside this one, or the command that builds it.
 ///
 /// # Errors
 /// [`StartError::Missing`].

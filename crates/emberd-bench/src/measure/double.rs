@@ -1,6 +1,6 @@
 //! Guests of the test double: images whose language packs are this host's own interpreters.
 //!
-//! With it nothing runs but emberd itself, so what is measured is what emberd costs.
+//! With the double, only emberd itself is measured.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,11 +13,11 @@ use tempfile::TempDir;
 
 use super::daemon::{StartError, beside};
 
-/// Where Python is looked for; without it there is no such pack.
+/// Path of Python; without it, there is no such pack.
 const PYTHONS: [&str; 3] = ["/usr/bin/python3", "/usr/local/bin/python3", "/bin/python3"];
 
-/// The interpreter of a context: whatever it is to run, it counts its runs. Its descriptor 0 is
-/// the socket of the conversation.
+/// The interpreter of a context, which counts its runs and ignores their code. Its descriptor 0
+/// is the channel.
 const COUNTING: &str = r#"
 printf '{"event":"ready"}\n' >&0
 count=0
@@ -28,17 +28,17 @@ while read -r line; do
     printf '{"event":"done","execution_count":%d}\n' $count >&0
 done"#;
 
-/// The double and a data directory for it.
+/// The double and its data directory.
 #[derive(Debug)]
 pub struct DoubleRoom {
     temp: TempDir,
 }
 
 impl DoubleRoom {
-    /// Makes both.
+    /// Creates both.
     ///
     /// # Errors
-    /// [`StartError`]; among others when the double or its agent is not built.
+    /// [`StartError`], for example if the double or its agent is not built.
     pub fn new() -> Result<Self, StartError> {
         let double = beside("fake-firecracker")?;
         beside("emberd-init")?;
@@ -57,7 +57,7 @@ impl DoubleRoom {
         self.temp.path().join("firecracker")
     }
 
-    /// Flags that make a daemon use it.
+    /// Returns the flags that make a daemon use the double.
     pub fn flags(&self) -> Vec<OsString> {
         let words = ["--vmm", "firecracker", "--accel", "kvm", "--jail", "off", "--firecracker"];
         let mut flags: Vec<OsString> = words.map(OsString::from).into();
@@ -86,7 +86,7 @@ fn write_images(dir: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The root image of such a pack is the one file of a real one that the agent reads.
+/// Writes the root image of such a pack: only the file that the agent reads.
 fn write_pack(
     dir: &Path,
     name: &str,
@@ -115,7 +115,7 @@ fn write_pack(
     Ok(())
 }
 
-/// The least that passes for a 64-bit x86 ELF file, static and without sections.
+/// Returns a minimal valid 64-bit x86 ELF file, static and without sections.
 fn program_of(content: &str) -> Vec<u8> {
     let mut elf = vec![0; 64];
     elf[..6].copy_from_slice(b"\x7fELF\x02\x01");

@@ -1,4 +1,4 @@
-//! What happens to a process, as server-sent events over a connection of their own.
+//! The events of a process, as server-sent events over a separate connection.
 
 use std::io::{self, BufRead, BufReader, Read, Write as _};
 
@@ -6,16 +6,16 @@ use emberd_api::{Address, ExecExit, ProcessEvent, ProcessEventKind, paths};
 
 use super::connection::{CallError, Length, Socket, malformed, read_head, read_line, refusal};
 
-/// Longest line of an event, in bytes (8 MiB): 64 KiB of output, every byte of it escaped as six
-/// and as base64 besides, and room.
+/// Maximum length of an event's line, in bytes (8 MiB): 64 KiB of output, with every byte escaped
+/// as six and also in base64, with room to spare.
 const LINE_BYTES_MAX: u64 = 8 << 20;
 
-/// Largest refusal that is read, in bytes (64 KiB).
+/// Maximum size of an error answer, in bytes (64 KiB).
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
 const METHOD: &str = "GET";
 
-/// A connection that follows nothing yet, made before the clock runs.
+/// A connection for events, made before the clock starts.
 #[derive(Debug)]
 pub struct Listener(BufReader<Socket>);
 
@@ -37,7 +37,7 @@ impl Listener {
         Ok(Self(BufReader::new(socket)))
     }
 
-    /// Follows process `pid` from its first event on; returns once the daemon has agreed.
+    /// Follows process `pid` from its first event; returns once the daemon has accepted.
     ///
     /// # Errors
     /// [`CallError`].
@@ -53,7 +53,7 @@ impl Listener {
         }
     }
 
-    /// Status and body of an answer that is no stream.
+    /// Reads status and body of an answer that is not a stream.
     fn ask(&mut self, path: &str) -> io::Result<Option<(u16, Vec<u8>)>> {
         let request = format!("{METHOD} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         self.0.get_mut().write_all(request.as_bytes())?;
@@ -71,7 +71,7 @@ impl Listener {
 }
 
 impl Events {
-    /// Waits for the next event; none after the last.
+    /// Waits for the next event; `None` after the last.
     ///
     /// # Errors
     /// [`CallError`].
@@ -90,7 +90,7 @@ impl Events {
         Ok(Some(event))
     }
 
-    /// Waits for output: its text. None if the process ends without any.
+    /// Waits for output and returns its text; `None` if the process ends without output.
     ///
     /// # Errors
     /// [`CallError`].
@@ -103,7 +103,7 @@ impl Events {
         Ok(None)
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the process.
     ///
     /// # Errors
     /// [`CallError`].
@@ -117,7 +117,7 @@ impl Events {
     }
 }
 
-/// The next `data` field: what comes besides is told in it too, or says that the stream lives.
+/// Returns the next `data` field. Other fields and comments are skipped.
 fn next_data(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     loop {
         let mut line = String::new();
@@ -131,11 +131,11 @@ fn next_data(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     }
 }
 
-/// A chunked body, without what stands between its chunks.
+/// A chunked body, without the framing of its chunks.
 #[derive(Debug)]
 struct Chunked<R> {
     inner: R,
-    /// Bytes of the chunk not yet read.
+    /// Unread bytes of the current chunk.
     left: usize,
     state: State,
 }
@@ -182,7 +182,7 @@ impl<R: BufRead> Read for Chunked<R> {
 mod tests {
     use super::*;
 
-    /// The data of every event in `body`.
+    /// Returns the data of every event in `body`.
     fn check(body: &str, expect: &[&str]) -> io::Result<()> {
         let chunked = Chunked { inner: body.as_bytes(), left: 0, state: State::First };
         let mut reader = BufReader::new(chunked);

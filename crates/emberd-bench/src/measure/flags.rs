@@ -1,8 +1,8 @@
-//! Flags of a daemon: those a scenario needs replace those of the same name.
+//! Flags of a daemon. Flags of a scenario replace the user's flags of the same name.
 
 use std::ffi::{OsStr, OsString};
 
-/// `flags` without those that `stronger` names too, and their values.
+/// Returns `flags` without those that `stronger` has too, and without their values.
 pub fn without(flags: &[OsString], stronger: &[OsString]) -> Vec<OsString> {
     let stronger: Vec<_> = names(stronger).collect();
     let mut kept = Vec::new();
@@ -22,7 +22,7 @@ pub fn without(flags: &[OsString], stronger: &[OsString]) -> Vec<OsString> {
     kept
 }
 
-/// The names among `flags`, without values.
+/// Returns the names in `flags`, without values.
 pub fn names(flags: &[OsString]) -> impl Iterator<Item = String> {
     flags.iter().filter_map(|flag| name(flag))
 }

@@ -1,4 +1,4 @@
-//! What the same costs without emberd: the least a machine takes to move bytes.
+//! The cost of the same work without emberd.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -6,13 +6,13 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes that are written, and read, at once (64 KiB): as much as a frame to a guest holds.
+/// Size of each write and read, in bytes (64 KiB): as much as a frame to a guest holds.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// How long `bytes` bytes take over the loopback interface, from one thread to another.
+/// Measures `bytes` bytes over the loopback interface, from one thread to another.
 ///
 /// # Errors
-/// The sockets.
+/// If a socket fails.
 pub fn loopback(bytes: usize) -> io::Result<Duration> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let mut far = TcpStream::connect(listener.local_addr()?)?;
@@ -41,7 +41,7 @@ pub fn loopback(bytes: usize) -> io::Result<Duration> {
     Ok(took)
 }
 
-/// A `cat` of this host's, which sends back over two pipes what it is sent.
+/// A `cat` on this host, which echoes over two pipes.
 #[derive(Debug)]
 pub struct Cat {
     process: Child,
@@ -53,7 +53,7 @@ impl Cat {
     /// Starts one.
     ///
     /// # Errors
-    /// There is none.
+    /// If there is no `cat`.
     pub fn start() -> io::Result<Self> {
         let mut command = Command::new("cat");
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -63,10 +63,10 @@ impl Cat {
         }
     }
 
-    /// How long `line` takes there and back.
+    /// Measures a round trip of `line`.
     ///
     /// # Errors
-    /// The pipes.
+    /// If a pipe fails.
     pub fn echo(&mut self, line: &str) -> io::Result<Duration> {
         let mut answer = vec![0; line.len()];
         let sent = Instant::now();
@@ -75,10 +75,10 @@ impl Cat {
         Ok(sent.elapsed())
     }
 
-    /// Ends it.
+    /// Ends the process.
     ///
     /// # Errors
-    /// The system.
+    /// If the system refuses.
     pub fn end(self) -> io::Result<()> {
         let Self { mut process, stdin, stdout } = self;
         drop((stdin, stdout));

@@ -1,4 +1,4 @@
-//! The stamp on every result: which machine, which programs, when.
+//! The description of the host, the programs and the time in every result.
 
 use std::fs;
 use std::process::Command;
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::noise::{self, Noise};
 use super::proc;
 
-/// What is said where the system does not tell.
+/// Text for values that the system does not report.
 const UNKNOWN: &str = "unknown";
 
-/// Where figures come from.
+/// The origin of figures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Host {
     /// The processor's name.
@@ -22,23 +22,23 @@ pub struct Host {
     pub cores: usize,
     /// Memory of the host, in bytes.
     pub memory_bytes: u64,
-    /// The part of it programs could still have before the run.
+    /// Available memory before the run, in bytes.
     pub memory_available_bytes: u64,
     /// Kernel release.
     pub kernel: String,
-    /// `none`, or what the host itself is a virtual machine of.
+    /// The virtualisation of the host itself, or `none`.
     pub virtualisation: String,
-    /// The driver: `firecracker`, `qemu`, or `double` where no guest was real.
+    /// The driver: `firecracker`, `qemu`, or `double` if there was no real guest.
     pub driver: String,
     /// Version of the VMM.
     pub vmm_version: String,
-    /// `kvm`, `tcg` (software emulation), or `none` where no guest was real.
+    /// `kvm`, `tcg` (software emulation), or `none` if there was no real guest.
     pub accelerator: String,
     /// Memory of each guest, in MiB.
     pub guest_ram_mib: u32,
     /// Version of the daemon.
     pub emberd_version: String,
-    /// Commit of the working directory, with `-dirty` where files differ from it.
+    /// Commit of the working directory, with `-dirty` if files differ from it.
     pub commit: String,
     /// `release` or `debug`.
     pub build: String,
@@ -46,15 +46,15 @@ pub struct Host {
     pub date: String,
     /// Load averages of 1, 5 and 15 minutes before the run.
     pub load_before: [f64; 3],
-    /// The same after it.
+    /// Load averages after the run.
     pub load_after: [f64; 3],
-    /// What the calibration loop took before the run, in nanoseconds: the speed of this
-    /// machine in this hour.
+    /// Time of the calibration loop before the run, in nanoseconds: the current speed of this
+    /// machine.
     pub calibration_ns: u64,
 }
 
 impl Host {
-    /// The host before a run; the daemons are described later.
+    /// Describes the host before a run; daemons are added later.
     pub fn before() -> Self {
         let (memory_bytes, memory_available_bytes) = proc::memory().unwrap_or_default();
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -80,7 +80,7 @@ impl Host {
         }
     }
 
-    /// Adds what the daemon says of itself. One over the double does not replace a real one.
+    /// Adds the daemon's description. One over the double does not replace a real one.
     pub fn describe(&mut self, info: &Info, is_double: bool) {
         if is_double && self.driver != UNKNOWN {
             return;
@@ -97,7 +97,7 @@ impl Host {
         self.guest_ram_mib = info.guest_ram_mib;
     }
 
-    /// Facts in which `self` and `other` differ and that make their figures incomparable.
+    /// Returns the differences between `self` and `other` that make their figures incomparable.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let numbers = [self, other].map(|host| (host.cores.to_string(), host.guest_ram_mib));
         let ram = numbers.each_ref().map(|(_, mib)| format!("{mib} MiB"));
@@ -148,7 +148,7 @@ fn commit() -> String {
     })
 }
 
-/// A time since the Unix epoch as `2026-11-23T22:47:48Z`.
+/// Formats a time since the Unix epoch as `2026-11-23T22:47:48Z`.
 fn utc(since_epoch: Duration) -> String {
     let seconds = since_epoch.as_secs();
     let (mut days, second) = (seconds / 86_400, seconds % 86_400);

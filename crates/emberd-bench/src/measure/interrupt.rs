@@ -1,5 +1,5 @@
-//! Ctrl-C and termination as a flag that is looked at between two iterations, so that a run
-//! cut short stops its daemon in order.
+//! Ctrl-C and termination as a flag that is checked between iterations, so that an interrupted
+//! run stops its daemon in order.
 
 use std::io;
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use std::thread;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Whether the user or the system asked to stop. Clones share it.
+/// Whether the run was interrupted. Clones share the flag.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
-/// The user or the system asked to stop.
+/// The run was interrupted.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
 
 impl Interrupt {
-    /// From now on SIGINT, SIGTERM and SIGHUP set the flag and end nothing by themselves.
+    /// Makes SIGINT, SIGTERM and SIGHUP set the flag instead of ending the process.
     ///
     /// # Errors
-    /// The signals cannot be caught.
+    /// If the signals cannot be caught.
     pub fn listen() -> io::Result<Self> {
         let interrupt = Self::default();
         let flag = interrupt.clone();
@@ -45,7 +45,7 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Fails once somebody asked to stop.
+    /// Fails once the run was interrupted.
     ///
     /// # Errors
     /// [`Interrupted`].

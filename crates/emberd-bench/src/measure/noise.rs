@@ -1,5 +1,5 @@
-//! Whether the machine was quiet: load, stolen time, and a loop that should take the same
-//! time whenever it runs.
+//! Detects noise of the machine: load, stolen time, and a loop that should always take the same
+//! time.
 
 use std::hint::black_box;
 use std::num::NonZero;
@@ -8,23 +8,24 @@ use std::time::Instant;
 
 use super::proc::Ticks;
 
-/// Rounds of the calibration loop: some 2 ms, well above the clock's resolution and below a
+/// Rounds of the calibration loop: about 2 ms, well above the clock's resolution and below a
 /// scheduler's time slice.
 const CALIBRATION_ROUNDS: u64 = 2_000_000;
 
-/// Times the loop runs, of which the median counts.
+/// Number of runs of the loop, of which the median counts.
 const CALIBRATION_RUNS: usize = 15;
 
-/// Change of the calibration loop's time that warns, in percent.
+/// Change of the calibration loop's time that causes a warning, in percent.
 const DRIFT_PERCENT_MAX: u64 = 10;
 
-/// Stolen time that warns, in thousandths: percentiles of a hundred samples feel one percent.
+/// Stolen time that causes a warning, in thousandths: one percent affects the percentiles of a
+/// hundred samples.
 const STOLEN_PERMILLE_MAX: u64 = 10;
 
-/// Load before a run that warns, per processor.
+/// Load before a run that causes a warning, per processor.
 const LOAD_PER_CORE_MAX: f64 = 0.5;
 
-/// The machine at one instant.
+/// The state of the machine at one instant.
 #[derive(Debug, Clone, Copy)]
 pub struct Noise {
     /// Time of the calibration loop, in nanoseconds.
@@ -33,12 +34,12 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// Takes some 30 ms.
+    /// Measures; takes about 30 ms.
     pub fn sample() -> Self {
         Self { calibration_ns: calibrate(), ticks: Ticks::now() }
     }
 
-    /// What makes figures taken between `self` and `after` doubtful.
+    /// Returns the reasons to doubt figures taken between `self` and `after`.
     pub fn doubts(&self, after: &Self) -> Vec<String> {
         let mut doubts = Vec::new();
         let (before_ns, after_ns) = (self.calibration_ns.max(1), after.calibration_ns);
@@ -51,21 +52,23 @@ impl Noise {
             let stolen = after.stolen_permille(before);
             if stolen > STOLEN_PERMILLE_MAX {
                 let (whole, tenth) = (stolen / 10, stolen % 10);
-                doubts.push(format!("{whole}.{tenth} % of the time other machines ran instead"));
+                doubts.push(format!(
+                    "the hypervisor gave {whole}.{tenth} % of the time to other machines"
+                ));
             }
         }
         doubts
     }
 }
 
-/// What the machine's load before a run makes doubtful.
+/// Returns a warning about the machine's load before a run.
 pub fn load_doubt(load: [f64; 3], cores: usize) -> Option<String> {
     let cores_bound = f64::from(u32::try_from(cores).unwrap_or(u32::MAX));
     (load[0] > LOAD_PER_CORE_MAX * cores_bound)
         .then(|| format!("the load was {:.2} on {cores} processors before the run", load[0]))
 }
 
-/// Processors this process may use.
+/// Returns the number of processors that this process may use.
 pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
@@ -76,7 +79,7 @@ fn calibrate() -> u64 {
     runs[CALIBRATION_RUNS / 2]
 }
 
-/// Multiplications, each of which needs the one before.
+/// Runs multiplications that each depend on the one before.
 fn calibration_run() -> u64 {
     let started = Instant::now();
     let mut value = black_box(1_u64);
@@ -101,7 +104,10 @@ mod tests {
         assert_eq!(before.doubts(&noise(1100, 1000, 10)), Vec::<String>::new());
         let doubts = before.doubts(&noise(1500, 1000, 25));
         assert_eq!(doubts.len(), 2, "{doubts:?}");
-        assert!(doubts[0].contains("50 % slower") && doubts[1].starts_with("2.5 %"), "{doubts:?}");
+        assert!(
+            doubts[0].contains("50 % slower") && doubts[1].contains("gave 2.5 %"),
+            "{doubts:?}"
+        );
         assert!(before.doubts(&noise(500, 1000, 0))[0].contains("faster"));
     }
 

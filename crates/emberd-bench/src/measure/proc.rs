@@ -1,9 +1,9 @@
-//! What `/proc` says: processes, what they hold, what they weigh, how loaded the host is.
+//! Reads `/proc`: processes, their resources and memory, and the load of the host.
 
 use std::fs;
 use std::path::Path;
 
-/// Processes below `root`, zombies included, itself not.
+/// Returns the descendants of `root`, including zombies.
 pub fn descendants(root: u32) -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let parents: Vec<(u32, u32)> = entries
@@ -23,22 +23,23 @@ pub fn descendants(root: u32) -> Vec<u32> {
 
 fn parent_of(process: &Path) -> Option<u32> {
     let stat = fs::read_to_string(process.join("stat")).ok()?;
-    // The name, in parentheses, may hold anything; state and parent follow the last one.
+    // The name, in parentheses, may contain anything; state and parent follow the last
+    // parenthesis.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Whether the process exists. A zombie does not: it holds nothing but its number.
+/// Returns whether the process exists. A zombie does not count, because it holds only its pid.
 pub fn is_running(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
 }
 
-/// Open file descriptors of a process.
+/// Returns the number of open file descriptors of a process.
 pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// Entries of a directory.
+/// Returns the number of entries of a directory.
 pub fn entries(dir: &Path) -> usize {
     fs::read_dir(dir).map_or(0, Iterator::count)
 }
@@ -48,12 +49,12 @@ pub fn entries(dir: &Path) -> usize {
 pub struct Weight {
     /// Proportional set size: pages shared by n processes count 1/n.
     pub pss_bytes: u64,
-    /// Pages nobody shares: what its end gives back.
+    /// Pages that are not shared, which the end of the process frees.
     pub private_bytes: u64,
 }
 
 impl Weight {
-    /// The weight of process `pid`; nothing if it cannot be read.
+    /// Returns the memory of process `pid`; `None` if it cannot be read.
     pub fn of(pid: u32) -> Option<Self> {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?)
     }
@@ -64,48 +65,48 @@ impl Weight {
     }
 }
 
-/// Memory of the host, in bytes: all of it, and what programs can still have.
+/// Returns the host's memory in bytes: total, and available to programs.
 pub fn memory() -> Option<(u64, u64)> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     Some((kib(&meminfo, "MemTotal:")? << 10, kib(&meminfo, "MemAvailable:")? << 10))
 }
 
-/// The number on the line that starts with `name`.
+/// Returns the number on the line that starts with `name`.
 fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Runnable processes, averaged over 1, 5 and 15 minutes.
+/// Returns the load averages of 1, 5 and 15 minutes.
 pub fn load() -> Option<[f64; 3]> {
     let text = fs::read_to_string("/proc/loadavg").ok()?;
     let mut words = text.split_whitespace().map(|word| word.parse().ok());
     Some([words.next()??, words.next()??, words.next()??])
 }
 
-/// Time of all processors since the host's start, in clock ticks.
+/// Time of all processors since the host started, in clock ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticks {
-    /// All of it.
+    /// Total time.
     pub total: u64,
-    /// The part in which another machine of the same host ran instead.
+    /// Time in which the hypervisor ran other machines.
     pub stolen: u64,
 }
 
 impl Ticks {
-    /// Up to now.
+    /// Returns the time until now.
     pub fn now() -> Option<Self> {
         Self::parse(&fs::read_to_string("/proc/stat").ok()?)
     }
 
     fn parse(stat: &str) -> Option<Self> {
-        // user nice system idle iowait irq softirq steal; what follows is part of the former.
+        // user nice system idle iowait irq softirq steal; later fields are included in these.
         let words = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
         let ticks = words.take(8).map(|word| word.parse().ok()).collect::<Option<Vec<u64>>>()?;
         Some(Self { total: ticks.iter().sum(), stolen: *ticks.get(7)? })
     }
 
-    /// Thousandths of the time since `earlier` that were stolen.
+    /// Returns the stolen time since `earlier`, in thousandths.
     pub fn stolen_permille(self, earlier: Self) -> u64 {
         let stolen = self.stolen.saturating_sub(earlier.stolen);
         let total = self.total.saturating_sub(earlier.total);

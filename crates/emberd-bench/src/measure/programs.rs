@@ -1,4 +1,4 @@
-//! The programs guests run, in every language that is measured, and what each must do.
+//! The programs that guests run, in each supported language, and their expected results.
 
 use emberd_api::ExecOutcome;
 use emberd_api::exec::EXIT_CODE_NONE;
@@ -7,19 +7,19 @@ use super::MeasureError;
 
 const KIB: usize = 1 << 10;
 
-/// Longest part of an unexpected output that is shown, in characters.
-const SHOWN_CHARS_MAX: usize = 200;
+/// Maximum length of an unexpected output in messages, in characters.
+const EXCERPT_CHARS_MAX: usize = 200;
 
-/// A program, its input, and what it must do.
+/// A program, its input, and its expected result.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// Its text.
+    /// Code.
     pub code: String,
-    /// Its standard input.
+    /// Standard input.
     pub stdin: Option<String>,
-    /// Its time limit, where it is to run into it.
+    /// Time limit, if the program has to exceed it.
     pub timeout_ms: Option<u64>,
-    /// Whether a new interpreter is to run it.
+    /// Whether to use a new interpreter.
     pub fresh: bool,
     exit_code: i32,
     stdout: Stdout,
@@ -33,12 +33,12 @@ enum Stdout {
 }
 
 impl Program {
-    /// A program that must print `stdout` and succeed.
+    /// Returns a program that must print `stdout` and succeed.
     pub fn printing(code: impl Into<String>, stdout: impl Into<String>) -> Self {
         Self::new(code, Stdout::Text(stdout.into()))
     }
 
-    /// A program that must succeed, whatever it prints.
+    /// Returns a program that must succeed, with any output.
     pub fn succeeding(code: impl Into<String>) -> Self {
         Self::new(code, Stdout::Any)
     }
@@ -48,12 +48,12 @@ impl Program {
         Self { code, stdin: None, timeout_ms: None, fresh: false, exit_code: 0, stdout }
     }
 
-    /// The same in a new interpreter.
+    /// Returns the same program for a new interpreter.
     pub fn fresh(self) -> Self {
         Self { fresh: true, ..self }
     }
 
-    /// Holds `outcome` against what this program must do.
+    /// Compares `outcome` with the expected result.
     ///
     /// # Errors
     /// [`MeasureError::Unexpected`].
@@ -68,26 +68,26 @@ impl Program {
         if as_wanted && ended_well {
             return Ok(());
         }
-        let shown = |text: &str| text.chars().take(SHOWN_CHARS_MAX).collect::<String>();
+        let excerpt = |text: &str| text.chars().take(EXCERPT_CHARS_MAX).collect::<String>();
         let expected = match &self.stdout {
             Stdout::Text(text) => format!("exit {} and {text:?}", self.exit_code),
             Stdout::Bytes(bytes) => format!("exit {} and {bytes} bytes", self.exit_code),
             Stdout::Any => format!("exit {}", self.exit_code),
         };
         Err(MeasureError::Unexpected {
-            what: shown(&self.code),
+            what: excerpt(&self.code),
             expected,
             seen: format!(
                 "exit {exit_code}, {} bytes {:?}, standard error {:?}",
                 outcome.stdout.len(),
-                shown(&outcome.stdout),
-                shown(&outcome.stderr)
+                excerpt(&outcome.stdout),
+                excerpt(&outcome.stderr)
             ),
         })
     }
 }
 
-/// A language pack's language, by the pack's name; of other packs nothing is known.
+/// The language of a language pack, by the pack's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
     /// `python`.
@@ -99,10 +99,10 @@ pub enum Language {
 }
 
 impl Language {
-    /// The language of `pack`.
+    /// Returns the language of `pack`.
     ///
     /// # Errors
-    /// No program is known in its language.
+    /// If there are no programs for it.
     pub fn of(pack: &str) -> Result<Self, MeasureError> {
         match pack {
             "python" => Ok(Self::Python),
@@ -127,7 +127,8 @@ impl Language {
         Program::printing(code, format!("{word}\n"))
     }
 
-    /// What begins a count in a context, and what goes on with it and tells it.
+    /// Returns the code that starts a count in a context, and the code that increments and prints
+    /// it.
     pub fn counting(self) -> [&'static str; 2] {
         match self {
             Self::Python => ["count = 0", "count += 1\ncount"],
@@ -152,8 +153,8 @@ impl Language {
         Some(Program::printing(code, "ok\n"))
     }
 
-    /// A program of `bytes` that prints `ok` after as much comment as that takes: what a long
-    /// text costs on its way, not what parsing one costs.
+    /// Returns a program of `bytes` that prints `ok` and otherwise consists of a comment, to
+    /// measure the transport of a long text and not its parsing.
     pub fn long(self, bytes: usize) -> Program {
         const LINE_BYTES: usize = 64;
         let (comment, say) = match self {
@@ -178,7 +179,7 @@ impl Language {
         Program::new(code, Stdout::Bytes(bytes))
     }
 
-    /// Prints the file at `path`, which holds `bytes` bytes and needs no quoting.
+    /// Prints the file at `path`, which has `bytes` bytes and needs no quoting.
     pub fn file(self, path: &str, bytes: usize) -> Program {
         let code = match self {
             Self::Python => format!(
@@ -222,7 +223,7 @@ impl Language {
         Program { timeout_ms, exit_code: EXIT_CODE_NONE, ..Program::printing(code, "") }
     }
 
-    /// Every workload, by name.
+    /// Returns every workload, by name.
     pub fn workloads(self) -> Vec<(&'static str, Program)> {
         let imports = self.imports().map(|program| ("imports", program));
         let mut workloads = vec![("hello", self.hello())];

@@ -1,4 +1,4 @@
-//! What a scenario writes down: samples by series, what makes them doubtful, what was checked.
+//! The record of a scenario: samples by series, reasons to doubt them, and checks.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use serde::{Deserialize, Serialize};
 use super::calls::Timing;
 use crate::statistics::{RATE_SUFFIX, STAGE_SEPARATOR, strays};
 
-/// Part of a series that may stray before it is doubtful, as a divisor.
+/// Fraction of strays in a series above which it is doubtful, as a divisor.
 const STRAYS_DIVISOR: usize = 20;
 
-/// Fewest samples of which strays are told: a few have no middle to stray from.
+/// Minimum number of samples for detecting strays.
 const STRAYS_SAMPLES_MIN: usize = 20;
 
 /// Samples and remarks.
 #[derive(Debug, Default)]
 pub struct Record {
-    /// Samples by series, in the order in which the series began; of what, the name says.
+    /// Samples by series, in the order in which the series began; the name implies the unit.
     pub series: Vec<(String, Vec<u64>)>,
-    /// What makes the samples doubtful.
+    /// Reasons to doubt the samples.
     pub doubts: Vec<String>,
-    /// What must hold after the scenario, and whether it does.
+    /// Conditions that must hold after the scenario, with their results.
     pub checks: Vec<Check>,
 }
 
-/// Something that must hold.
+/// A condition that must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// What was looked at.
+    /// Description.
     pub what: String,
-    /// Whether it is as it must be.
+    /// Whether the condition holds.
     pub holds: bool,
-    /// What was seen.
+    /// The observed state.
     pub seen: String,
 }
 
@@ -49,7 +49,7 @@ impl Record {
         self.sample(series, microseconds(duration));
     }
 
-    /// Adds to `series` how long `bytes` took on their way, and how many that is in a second.
+    /// Adds the time for `bytes` to `series`, and the rate in bytes per second.
     pub fn transfer(&mut self, series: &str, bytes: usize, duration: Duration) {
         self.time(series, duration);
         let us = u128::from(microseconds(duration).max(1));
@@ -57,13 +57,13 @@ impl Record {
         self.sample(&format!("{series}{RATE_SUFFIX}"), rate);
     }
 
-    /// Adds a call's latency to `series`, and where it went to its stages.
+    /// Adds a call's latency to `series`, and its stages.
     pub fn call(&mut self, series: &str, timing: &Timing) {
         self.time_with_stages(series, timing.latency, &timing.stages());
     }
 
-    /// Adds a duration to `series` and where it went to its stages; what no stage explains,
-    /// which of a call is the way to the daemon and back, is a stage named `rest`.
+    /// Adds a duration to `series`, and its stages. The rest, which for a call is the way to the
+    /// daemon and back, becomes the stage `rest`.
     pub fn time_with_stages(&mut self, series: &str, whole: Duration, stages: &[(String, u64)]) {
         self.time(series, whole);
         if stages.is_empty() {
@@ -77,7 +77,7 @@ impl Record {
         self.sample(&stage_name(series, "rest"), rest);
     }
 
-    /// Writes down a remark, once.
+    /// Adds a remark, once.
     pub fn doubt(&mut self, remark: impl Into<String>) {
         let remark = remark.into();
         if !self.doubts.contains(&remark) {
@@ -85,12 +85,12 @@ impl Record {
         }
     }
 
-    /// Writes down whether something that must hold does.
+    /// Adds the result of a check.
     pub fn check(&mut self, what: &str, holds: bool, seen: impl Into<String>) {
         self.checks.push(Check { what: what.to_owned(), holds, seen: seen.into() });
     }
 
-    /// Doubts every series in which too many samples lie far from the rest.
+    /// Marks every series with too many strays as doubtful.
     pub fn doubt_strays(&mut self) {
         for (name, samples) in &self.series {
             let (n, strays) = (samples.len(), strays(samples));
@@ -102,7 +102,7 @@ impl Record {
     }
 }
 
-/// Rounded to the nearest.
+/// Rounds to the nearest.
 fn microseconds(duration: Duration) -> u64 {
     u64::try_from((duration.as_nanos() + 500) / 1000).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! What a scenario is given: a daemon at rest, a connection to it, a record to write in.
+//! The environment of a scenario: an idle daemon, a connection to it, and a record.
 
 use std::path::PathBuf;
 use std::thread;
@@ -15,67 +15,65 @@ use super::programs::Program;
 use super::record::Record;
 use super::{MeasureError, proc};
 
-/// Longest wait for the daemon to come to rest: under emulation a pool of Python guests
-/// takes seconds, and a busy host makes that a minute.
+/// Time limit for the daemon to become idle. Under emulation a pool of Python guests takes
+/// seconds, and on a busy host a minute.
 const SETTLE_MAX: Duration = Duration::from_secs(180);
 
-/// Pause between two looks at a daemon that is not at rest. Each look costs it an HTTP
-/// request, some 50 µs.
+/// Pause between two checks of a busy daemon. Each check costs it an HTTP request, about 50 µs.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Longest wait for a VMM that stands by, after which this daemon is taken to have none. A
-/// busy host needs seconds to start one.
+/// Time limit for a standby, after which this daemon is assumed to have none. A busy host needs
+/// seconds to start one.
 const STAND_BY_MAX: Duration = Duration::from_secs(60);
 
-/// Rest between two iterations once the daemon says that it is done: what guests do for
-/// themselves after an exec, such as forking the next spare interpreter, takes some 15 ms
-/// under emulation.
+/// Pause between two iterations once the daemon is idle. After an exec, guests still do work such
+/// as forking the next spare interpreter, which takes about 15 ms under emulation.
 pub const REST: Duration = Duration::from_millis(50);
 
-/// Executions before those that count, so that what is touched once has been.
+/// Warm-up executions, which do not count.
 pub const WARM_UPS: usize = 2;
 
-/// Time limit of every program that is not to run into it, in milliseconds: far above what
-/// one takes when 64 emulated guests share two processors.
+/// Time limit of every program that must not exceed it, in milliseconds: far above the time of a
+/// program when 64 emulated guests share two processors.
 const TIMEOUT_MS: u64 = 180_000;
 
-/// A daemon on this host that nobody else uses.
+/// A daemon on this host that only the bench uses.
 #[derive(Debug)]
 pub struct Home {
-    /// Its process id.
+    /// Process id.
     pub pid: u32,
-    /// Its run directory.
+    /// Run directory.
     pub run_dir: PathBuf,
 }
 
-/// What a scenario works with.
+/// The environment of a scenario.
 #[derive(Debug)]
 pub struct Rig<'a> {
-    /// The connection that what is timed goes over.
+    /// The connection for everything that is timed.
     pub connection: Connection,
-    /// Where the daemon listens.
+    /// Address of the daemon.
     pub address: &'a Address,
     /// The language packs to measure.
     pub packs: &'a [String],
-    /// Iterations.
+    /// Number of iterations.
     pub iterations: usize,
-    /// Where samples go.
+    /// The record for samples.
     pub record: &'a mut Record,
-    /// The daemon's process; none of a daemon that is not ours.
+    /// The daemon's process; absent for a daemon that the bench did not start.
     pub home: Option<Home>,
-    /// Whether to go on.
+    /// The interrupt flag.
     pub interrupt: &'a Interrupt,
-    /// Whether VMMs are expected to stand by, their template not yet loaded.
+    /// Whether standbys are expected.
     pub stands_by: bool,
 }
 
 impl Rig<'_> {
-    /// Waits until the daemon is at rest: its pools are full, VMMs stand by, and nothing is
-    /// being reaped; then lets it rest. Between two iterations, so that none pays for the one
-    /// before.
+    /// Waits until the daemon is idle: its pools are full, there are standbys, and nothing is
+    /// being reaped. Then pauses. This is done between iterations, so that none pays for the work
+    /// of the one before.
     ///
     /// # Errors
-    /// It does not come to rest, or somebody asked to stop.
+    /// If it does not become idle, or the run was interrupted.
     pub fn settle(&mut self) -> Result<(), MeasureError> {
         let since = Instant::now();
         loop {
@@ -84,7 +82,7 @@ impl Rig<'_> {
             let unrest = unrest(&info).or_else(|| self.missing_stand_by(&info, since));
             let Some(seen) = unrest else { break };
             if since.elapsed() > SETTLE_MAX {
-                return Err(MeasureError::Restless { seen });
+                return Err(MeasureError::Busy { seen });
             }
             thread::sleep(LOOK_AGAIN);
         }
@@ -95,21 +93,21 @@ impl Rig<'_> {
     fn missing_stand_by(&mut self, info: &Info, since: Instant) -> Option<String> {
         let lacking = info.pools.iter().find(|pool| pool.standing_by == 0)?;
         self.stands_by &= since.elapsed() < STAND_BY_MAX;
-        self.stands_by.then(|| format!("no VMM stands by for {}", lacking.language_pack))
+        self.stands_by.then(|| format!("there is no standby for {}", lacking.language_pack))
     }
 
     /// Creates a sandbox.
     ///
     /// # Errors
-    /// The call failed.
+    /// If the call fails.
     pub fn create(&mut self, pack: &str) -> Result<(String, Timing), MeasureError> {
         Ok(self.connection.create(pack)?)
     }
 
-    /// Runs `program` and holds what it did against what it should do.
+    /// Runs `program` and compares its result with the expected one.
     ///
     /// # Errors
-    /// The call failed, or the program did something else.
+    /// If the call fails, or the program has another result.
     pub fn exec(
         &mut self,
         id: &str,
@@ -120,11 +118,11 @@ impl Rig<'_> {
         Ok((outcome, timing))
     }
 
-    /// Runs the program `argv` names in a sandbox, outside of which nothing moves meanwhile:
-    /// how it ended, and what it took, by the guest's own account.
+    /// Runs the program `argv` in a sandbox, without other traffic meanwhile. Returns how it
+    /// ended, and the time that the guest reports.
     ///
     /// # Errors
-    /// A call failed, or the program did.
+    /// If a call or the program fails.
     pub fn in_guest<const N: usize>(
         &mut self,
         id: &str,
@@ -149,28 +147,29 @@ impl Rig<'_> {
     /// Deletes a sandbox.
     ///
     /// # Errors
-    /// The call failed.
+    /// If the call fails.
     pub fn delete(&mut self, id: &str) -> Result<Timing, MeasureError> {
         Ok(self.connection.delete(id)?)
     }
 
-    /// One sandbox as it is now; doubts the record if it did not come by `boot_path`.
+    /// Returns the current state of a sandbox; doubts the record if it was not made by
+    /// `boot_path`.
     ///
     /// # Errors
-    /// The call failed.
+    /// If the call fails.
     pub fn inspect(&mut self, id: &str, boot_path: &str) -> Result<Sandbox, MeasureError> {
         let sandbox = self.connection.sandbox(id)?;
         let came_by = sandbox.boot_path.as_deref().unwrap_or("an unknown way");
         if came_by != boot_path {
-            self.record.doubt(format!("a sandbox came by {came_by}, not by {boot_path}"));
+            self.record.doubt(format!("a sandbox was made by {came_by}, not by {boot_path}"));
         }
         Ok(sandbox)
     }
 
-    /// Holdings of the daemon; none of a daemon that is not ours.
+    /// Returns the resources of the daemon; `None` for a daemon that the bench did not start.
     ///
     /// # Errors
-    /// The call failed.
+    /// If the call fails.
     pub fn holdings(&mut self) -> Result<Option<Holdings>, MeasureError> {
         let Some(home) = &self.home else { return Ok(None) };
         let pools = self.connection.info()?.pools;
@@ -184,27 +183,27 @@ impl Rig<'_> {
     }
 }
 
-/// What a daemon has, by count.
+/// Resources of a daemon, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holdings {
-    /// MicroVMs in pools, and VMMs that stand by.
+    /// MicroVMs in pools, and standbys.
     pub pooled: usize,
-    /// Processes below it.
+    /// Child processes.
     pub processes: usize,
-    /// Its open file descriptors.
+    /// Open file descriptors.
     pub descriptors: usize,
     /// Entries of its run directory.
     pub directories: usize,
 }
 
-/// The request that runs `program`.
+/// Returns the request that runs `program`.
 pub fn body(program: &Program) -> ExecBody {
     let timeout_ms = program.timeout_ms.unwrap_or(TIMEOUT_MS);
     let spec = ExecSpec { timeout_ms, fresh: program.fresh, ..ExecSpec::new(&*program.code) };
     ExecBody { spec, stdin: program.stdin.clone(), stdin_base64: None }
 }
 
-/// The word in series names for how a program was started.
+/// Returns the name in series for how a program was started.
 pub fn started_word(started_by: Option<StartedBy>) -> &'static str {
     match started_by {
         Some(StartedBy::Zygote) => "zygote",
@@ -212,7 +211,7 @@ pub fn started_word(started_by: Option<StartedBy>) -> &'static str {
     }
 }
 
-/// What keeps the daemon from rest; nothing if it rests.
+/// Returns what keeps the daemon from being idle; `None` if it is.
 fn unrest(info: &Info) -> Option<String> {
     if info.reaping > 0 {
         return Some(format!("{} sandboxes are being reaped", info.reaping));

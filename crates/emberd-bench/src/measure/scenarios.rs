@@ -1,4 +1,4 @@
-//! Every scenario, in the order of `all`: what it is, and the daemon it needs.
+//! The scenarios, in the order of `all`, and the daemons they need.
 
 use super::MeasureError;
 use super::rig::Rig;
@@ -21,39 +21,39 @@ mod ttfr;
 mod warm_create;
 mod workloads;
 
-/// Something that is measured.
+/// A scenario.
 #[derive(Debug)]
 pub struct Scenario {
     /// Its name.
     pub name: &'static str,
-    /// What it is, for people.
+    /// Description, for people.
     pub about: &'static str,
-    /// Iterations unless the user says otherwise.
+    /// Default number of iterations.
     pub iterations: usize,
-    /// How its daemon is started.
+    /// Configuration of its daemon.
     pub start: Start,
-    /// Measures.
+    /// Runs the scenario.
     pub run: fn(&mut Rig) -> Result<(), MeasureError>,
 }
 
-/// How a scenario's daemon is started.
+/// Configuration of a scenario's daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     /// With templates and pools.
     Pooled,
-    /// With templates and no pool.
+    /// With templates and without a pool.
     Restoring,
     /// Without templates.
     Cold,
-    /// Without templates, its guests large enough for the files of `files`.
+    /// Without templates, and with guests large enough for the files of `files`.
     Roomy,
     /// Over the test double, without templates.
     Double,
 }
 
 impl Start {
-    /// The flags that takes. The pooled daemon is asked to hold the widest sweep, beside
-    /// which its pools need room of their own.
+    /// Returns the flags for this. The daemon with pools must also hold the widest sweep, beside
+    /// which its pools need memory.
     pub fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Pooled => &["--templates", "on", "--max-sandboxes", "128"],
@@ -64,7 +64,7 @@ impl Start {
     }
 }
 
-/// All of them.
+/// All scenarios.
 pub const SCENARIOS: [Scenario; 17] = [
     Scenario {
         name: "overhead",
@@ -82,7 +82,7 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "restore",
-        about: "create from a template with no pool, and on to the first result",
+        about: "create from a template without a pool, and run a first program",
         iterations: 50,
         start: Start::Restoring,
         run: restore::run,
@@ -110,14 +110,14 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "exec",
-        about: "exec in a sandbox that lives: by zygote, in a new interpreter",
+        about: "exec in an existing sandbox: by zygote, and in a new interpreter",
         iterations: 100,
         start: Start::Pooled,
         run: exec::run,
     },
     Scenario {
         name: "bare-fork",
-        about: "an exec by zygote beside a bare fork, exit and wait in the same guest",
+        about: "an exec by zygote compared with a bare fork, exit and wait in the same guest",
         iterations: 100,
         start: Start::Pooled,
         run: bare_fork::run,
@@ -145,14 +145,14 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "context",
-        about: "a run in an interpreter that remembers",
+        about: "a run in a context",
         iterations: 100,
         start: Start::Pooled,
         run: context::run,
     },
     Scenario {
         name: "held",
-        about: "processes held in one sandbox, each with somebody who listens",
+        about: "many processes in one sandbox, each with a client that follows it",
         iterations: 1,
         start: Start::Pooled,
         run: held::run,
@@ -180,18 +180,18 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "churn",
-        about: "many lives one after the other: drift and leaks",
+        about: "many sandboxes one after the other: drift and leaks",
         iterations: 300,
         start: Start::Pooled,
         run: churn::run,
     },
 ];
 
-/// How a sandbox from a pool names its way.
+/// Boot path of a sandbox from a pool.
 const WARM_POOL: &str = "warm-pool";
-/// How a restored sandbox names its way.
+/// Boot path of a restored sandbox.
 const SNAPSHOT_RESTORE: &str = "snapshot-restore";
-/// How a booted sandbox names its way.
+/// Boot path of a booted sandbox.
 const COLD_BOOT: &str = "cold-boot";
 
 #[cfg(test)]

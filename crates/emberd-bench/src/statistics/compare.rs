@@ -1,13 +1,13 @@
-//! One run held against an earlier one, series by series.
+//! Compares a run with an earlier one, series by series.
 
 use super::{Results, find};
 
-/// A series that both runs have.
+/// A series of both runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Its scenario.
+    /// Scenario.
     pub scenario: String,
-    /// Its name.
+    /// Name of the series.
     pub series: String,
     /// Median of the earlier run.
     pub old: u64,
@@ -16,13 +16,13 @@ pub struct Change {
 }
 
 impl Change {
-    /// New over old, in thousandths; nothing where the old median is zero.
+    /// Returns new over old, in thousandths; `None` if the old median is zero.
     pub fn ratio_permille(&self) -> Option<u64> {
         self.new.saturating_mul(1000).checked_div(self.old)
     }
 }
 
-/// Every series both runs have, in the order of their names.
+/// Returns every series of both runs, sorted by name.
 pub fn changes(old: &Results, new: &Results) -> Vec<Change> {
     let series = new.iter().flat_map(|(scenario, series)| {
         series.iter().map(move |(name, summary)| (scenario, name, summary.p50))

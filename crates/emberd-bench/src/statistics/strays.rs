@@ -1,14 +1,14 @@
-//! Samples far from the rest: something other than the measured thing took part.
+//! Samples far from the rest, which were affected by something other than the measured operation.
 
-/// Median distances from the median beyond which a sample strays. For normally distributed
-/// samples one in a hundred thousand million lies out there.
+/// Number of median distances from the median beyond which a sample is a stray. Of normally
+/// distributed samples, one in a hundred thousand million is.
 const DISTANCES_MAX: u64 = 10;
 
-/// Part of the median that the median distance counts as at least, as a divisor: where most
-/// samples agree to the microsecond, the next microsecond is no stray.
+/// Minimum of the median distance, as a fraction of the median (a divisor). If most samples agree
+/// to the microsecond, the next microsecond is not a stray.
 const DISTANCE_MIN_DIVISOR: u64 = 50;
 
-/// How many of `samples` lie far above their median.
+/// Returns how many of `samples` are far above their median.
 pub fn strays(samples: &[u64]) -> usize {
     let Some(median) = median(samples.to_vec()) else { return 0 };
     let distances = samples.iter().map(|sample| sample.abs_diff(median)).collect();

@@ -1,17 +1,17 @@
-//! Percentiles of one series, by nearest rank: each is a value that was measured.
+//! Percentiles of one series by nearest rank, so each is a measured value.
 
 use serde::{Deserialize, Serialize};
 
-/// Fewest samples of which a 95th percentile is told: below, it is the maximum.
+/// Minimum number of samples for a 95th percentile; with fewer, it would equal the maximum.
 const P95_SAMPLES_MIN: usize = 20;
 
-/// Fewest samples of which a 99th percentile is told: below, it is the maximum.
+/// Minimum number of samples for a 99th percentile; with fewer, it would equal the maximum.
 const P99_SAMPLES_MIN: usize = 100;
 
-/// A series in seven numbers, in what its name says.
+/// A series as seven numbers, in the unit that its name implies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Samples.
+    /// Number of samples.
     pub n: usize,
     /// The smallest.
     pub min: u64,
@@ -30,7 +30,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The summary of `samples`, in any order; nothing of none.
+    /// Returns the summary of `samples`, in any order; `None` if there are none.
     pub fn of(samples: &[u64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_unstable();
@@ -49,7 +49,7 @@ impl Summary {
     }
 }
 
-/// The smallest value that at least `percent` of 100 values do not exceed.
+/// Returns the smallest value that at least `percent` of 100 values do not exceed.
 fn nearest_rank(sorted: &[u64], percent: usize) -> u64 {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted[rank.max(1) - 1]

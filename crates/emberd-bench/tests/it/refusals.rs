@@ -21,8 +21,8 @@ fn what_cannot_work_is_refused_before_anything_is_measured() {
     let cases = [
         (["--compare", "/nonexistent.json"], "cannot read /nonexistent.json"),
         (["--compare", "/dev/null"], "is not a result of emberd-bench"),
-        (["--json", "/nonexistent/x.json"], "there is no directory /nonexistent"),
-        (["--daemon", "/nonexistent"], "there is no program /nonexistent"),
+        (["--json", "/nonexistent/x.json"], "the directory /nonexistent does not exist"),
+        (["--daemon", "/nonexistent"], "the program /nonexistent does not exist"),
     ];
     for (flags, said) in cases {
         let output = bench(temp.path(), &["overhead", flags[0], flags[1]]).output().unwrap();
@@ -42,7 +42,7 @@ fn a_daemon_that_is_not_built_is_named_with_the_command_that_builds_it() {
     let output = Command::new(&alone).arg("exec").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output);
-    assert!(said.contains("there is no") && said.contains("a/b/emberd"), "{said}");
+    assert!(said.contains("does not exist") && said.contains("a/b/emberd"), "{said}");
     assert!(said.contains("hint: build it with: cargo build"), "{said}");
 }
 
@@ -64,7 +64,10 @@ fn nobody_at_the_address() {
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output);
     assert!(said.contains("cannot connect to a daemon at unix:/nonexistent"), "{said}");
-    assert!(said.contains("overhead: failed: it needs a daemon with flags of its own"), "{said}");
+    assert!(
+        said.contains("overhead: failed: the scenario needs a daemon with its own flags"),
+        "{said}"
+    );
 }
 
 fn left_in(dir: &Path) -> usize {

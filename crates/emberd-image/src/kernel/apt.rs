@@ -1,4 +1,4 @@
-//! The host's package tools, used as any user and without changing the host.
+//! The host's package tools, used without root and without changing the host.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,19 +8,19 @@ use crate::build::BuildError;
 use crate::command::{Tool, ToolError};
 use crate::store::StoreError;
 
-/// apt with the host's package lists or with lists of its own.
+/// apt with the host's package lists or with separate ones.
 pub(super) struct Apt {
     options: Vec<OsString>,
 }
 
 impl Apt {
-    /// With the package lists the host has.
+    /// Uses the host's package lists.
     pub fn host() -> Self {
-        // Root would otherwise download as a user who cannot write everywhere.
+        // Otherwise apt, run by root, would download as a user who may not write everywhere.
         Self { options: ["-o", "APT::Sandbox::User=root"].map(OsString::from).into() }
     }
 
-    /// With current package lists, kept below `dir`.
+    /// Uses current package lists, stored below `dir`.
     pub fn updated(dir: &Path) -> Result<Self, BuildError> {
         let mut apt = Self::host();
         for (option, name) in [("Dir::State::Lists", "lists"), ("Dir::Cache", "cache")] {
@@ -34,13 +34,13 @@ impl Apt {
         Ok(apt)
     }
 
-    /// The packages `package` needs.
+    /// Returns the packages that `package` needs.
     pub fn depends(&self, package: &str) -> Result<Vec<String>, ToolError> {
         let tool = self.tool("apt-cache").with(|command| command.args(["depends", package]));
         Ok(parse_depends(&String::from_utf8_lossy(&tool.output()?)))
     }
 
-    /// Downloads archives into `dir`. apt holds them against the distribution's signatures.
+    /// Downloads archives into `dir`. apt verifies them with the distribution's signatures.
     pub fn download(&self, packages: &[String], dir: &Path) -> Result<(), ToolError> {
         let tool = self
             .tool("apt-get")
@@ -53,7 +53,7 @@ impl Apt {
     }
 }
 
-/// The packages `apt-cache depends` lists as needed, alternatives included.
+/// Parses the output of `apt-cache depends`: the needed packages, including alternatives.
 fn parse_depends(output: &str) -> Vec<String> {
     let lines = output.lines().map(|line| line.trim_start().trim_start_matches('|'));
     let needed = lines.filter_map(|line| {

@@ -1,8 +1,8 @@
-//! From a bootable kernel image to the ELF file inside.
+//! Extracts the ELF file from a bootable kernel image.
 //!
 //! Layout: Documentation/arch/x86/boot.rst of Linux, "The Real-Mode Kernel Header".
-//! The payload ends with the size of its content as a little-endian `u32`, which gzip
-//! carries by itself and the kernel's build appends for every other compressor.
+//! The payload ends with the size of its content as a little-endian `u32`. gzip has it anyway,
+//! and the kernel's build appends it for every other compressor.
 
 use std::borrow::Cow;
 use std::io;
@@ -10,7 +10,7 @@ use std::io;
 use crate::decompress::{Format, read_at_most};
 use crate::elf::Elf;
 
-/// Largest kernel, as a file and decompressed, in bytes (512 MiB).
+/// Maximum size of a kernel, as a file and decompressed, in bytes (512 MiB).
 pub const KERNEL_BYTES_MAX: u64 = 512 << 20;
 
 const SECTOR_BYTES: usize = 512;
@@ -19,35 +19,35 @@ const MAGIC_AT: usize = 0x202;
 const VERSION_AT: usize = 0x206;
 const PAYLOAD_OFFSET_AT: usize = 0x248;
 const PAYLOAD_LENGTH_AT: usize = 0x24c;
-/// Boot protocol 2.08 brought the payload fields.
+/// The boot protocol version with the payload fields (2.08).
 const VERSION_MIN: u16 = 0x208;
 
 const LZ4_LEGACY_MAGIC: &[u8] = b"\x02\x21\x4c\x18";
-/// Content of every block of an lz4 legacy stream but the last, in bytes.
+/// Content of each block of an lz4 legacy stream except the last, in bytes.
 const LZ4_BLOCK_BYTES: usize = 8 << 20;
 
-/// Why a file is no kernel a guest can boot.
+/// Why a file is not a kernel that a guest can boot.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the kernel")]
     Read(#[source] io::Error),
-    /// It is neither a 64-bit x86 ELF file nor a bzImage.
+    /// The file is neither a 64-bit x86 ELF file nor a bzImage.
     #[error("neither a 64-bit x86 ELF file nor a bzImage")]
     Unrecognised,
-    /// It is over [`KERNEL_BYTES_MAX`].
+    /// The file is over [`KERNEL_BYTES_MAX`].
     #[error("larger than {KERNEL_BYTES_MAX} bytes")]
     TooLarge,
-    /// The image ends before what its header promises.
-    #[error("truncated: its header promises more than there is")]
+    /// The image is shorter than its header says.
+    #[error("truncated: its header announces more data than the file has")]
     Truncated,
-    /// The compressor is none of lz4, zstd, xz, gzip.
+    /// The compressor is not lz4, zstd, xz or gzip.
     #[error("compressed in an unknown way (its payload starts with {0:02x?})")]
     UnknownCompression([u8; 4]),
     /// The compressed payload is damaged.
     #[error("cannot decompress the payload")]
     Decompress(#[source] io::Error),
-    /// The payload's content is not as long as the payload says.
+    /// The content does not have the size that the payload says.
     #[error("the payload holds {found} bytes instead of {expected}")]
     SizeMismatch {
         /// Bytes decompressed.
@@ -55,15 +55,15 @@ pub enum KernelError {
         /// Bytes announced.
         expected: usize,
     },
-    /// There is no `Linux version` in it.
-    #[error("no Linux kernel: it names no release")]
+    /// The file does not contain `Linux version`.
+    #[error("not a Linux kernel: it has no release")]
     NoRelease,
 }
 
-/// The ELF file in `image`: `image` itself, or the payload of a bzImage.
+/// Returns the ELF file in `image`: `image` itself, or the payload of a bzImage.
 ///
 /// # Errors
-/// [`KernelError`] for anything else, within the memory of [`KERNEL_BYTES_MAX`].
+/// [`KernelError`] for anything else; uses at most [`KERNEL_BYTES_MAX`] of memory.
 pub(crate) fn vmlinux(image: &[u8]) -> Result<Cow<'_, [u8]>, KernelError> {
     if Elf::parse(image).is_some() {
         return Ok(Cow::Borrowed(image));
@@ -78,7 +78,7 @@ pub(crate) fn vmlinux(image: &[u8]) -> Result<Cow<'_, [u8]>, KernelError> {
     Ok(Cow::Owned(content))
 }
 
-/// The compressed kernel, with the size at its end.
+/// Returns the compressed kernel, with the size at its end.
 fn payload(image: &[u8]) -> Result<&[u8], KernelError> {
     if image.get(MAGIC_AT..MAGIC_AT + 4) != Some(b"HdrS") {
         return Err(KernelError::Unrecognised);
@@ -91,7 +91,7 @@ fn payload(image: &[u8]) -> Result<&[u8], KernelError> {
         let bytes = image.get(at..).and_then(<[u8]>::first_chunk).ok_or(KernelError::Truncated)?;
         Ok(u32::from_le_bytes(*bytes) as usize)
     };
-    // Zero stands for four, for the sake of very old boot loaders.
+    // Zero means four, for very old boot loaders.
     let setup_sectors = match image[SETUP_SECTORS_AT] {
         0 => 4,
         count => usize::from(count),
@@ -113,8 +113,8 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>, KernelError> {
     content.ok_or(KernelError::TooLarge)
 }
 
-/// Blocks, each after its compressed length; less than one length, or the four bytes of the
-/// content's size, end the stream.
+/// Reads blocks, each after its compressed length. The stream ends with less than a length, or
+/// with the four bytes of the content's size.
 fn decompress_lz4(mut blocks: &[u8]) -> Result<Vec<u8>, KernelError> {
     let mut content = Vec::new();
     let mut block = vec![0; LZ4_BLOCK_BYTES];
@@ -141,7 +141,7 @@ mod tests {
     use crate::decompress::synthetic as compressors;
     use crate::elf::synthetic::kernel;
 
-    /// A bzImage around `payload`, which starts 16 bytes into the protected-mode code.
+    /// Returns a bzImage with `payload`, which starts 16 bytes into the protected-mode code.
     fn bzimage(payload: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 2 * SECTOR_BYTES];
         image[SETUP_SECTORS_AT] = 1;

@@ -7,14 +7,14 @@ use std::io::{BufReader, Read};
 use flate2::bufread::GzDecoder;
 use memchr::memmem;
 
-/// Largest config text, in bytes (4 MiB; distributions' have 0.3).
+/// Maximum size of a config file, in bytes (4 MiB; those of distributions have 0.3).
 pub(crate) const CONFIG_BYTES_MAX: u64 = 4 << 20;
 
-/// What stands before the config in a kernel: the marker and the start of a gzip stream.
+/// The bytes before the config in a kernel: the marker and the start of a gzip stream.
 const MARKER: &[u8] = b"IKCFG_ST\x1f\x8b\x08";
 const MARKER_NAME_BYTES: usize = 8;
 
-/// The options of a kernel, without their `CONFIG_`. An option not set is absent.
+/// The options of a kernel, without `CONFIG_`. Options that are not set are absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct KernelConfig(BTreeMap<String, String>);
 
@@ -28,7 +28,7 @@ impl KernelConfig {
         Self(options.collect())
     }
 
-    /// The config a kernel carries, as text; nothing when it carries none.
+    /// Returns the config that a kernel contains, as text; `None` if it has none.
     pub fn text_in(vmlinux: &[u8]) -> Option<String> {
         memmem::find_iter(vmlinux, MARKER).find_map(|at| {
             let gzip = BufReader::new(&vmlinux[at + MARKER_NAME_BYTES..]);
@@ -38,22 +38,22 @@ impl KernelConfig {
         })
     }
 
-    /// The value of an option: `y`, `m`, a number or a string.
+    /// Returns the value of an option: `y`, `m`, a number or a string.
     pub fn get(&self, option: &str) -> Option<&str> {
         self.0.get(option).map(String::as_str)
     }
 
-    /// Ticks per second.
+    /// Returns the ticks per second.
     pub fn hz(&self) -> Option<u32> {
         self.get("HZ")?.parse().ok()
     }
 }
 
-/// Longest release name, in bytes (the kernel's own limit, with its NUL, is 65).
+/// Maximum length of a release name, in bytes (the kernel's own limit, with its NUL, is 65).
 const RELEASE_BYTES_MAX: usize = 64;
 const BANNER: &[u8] = b"Linux version ";
 
-/// What `uname -r` prints under this kernel, from its banner.
+/// Returns the output of `uname -r` under this kernel, from its banner.
 pub(crate) fn release(vmlinux: &[u8]) -> Option<String> {
     memmem::find_iter(vmlinux, BANNER).find_map(|at| {
         let rest = &vmlinux[at + BANNER.len()..];

@@ -1,4 +1,4 @@
-//! The distribution's kernel: its package is downloaded and unpacked, never installed.
+//! Downloads and unpacks the distribution's kernel package, without installing it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::progress::Progress;
 use crate::store::{Store, StoreError};
 
 const IMAGE_PREFIX: &str = "linux-image-";
-/// Packages a kernel image depends on for its modules or its own binary.
+/// Prefixes of packages that a kernel image depends on for its modules or its own binary.
 const PART_PREFIXES: [&str; 2] = ["linux-modules-", "linux-binary-"];
 
-/// Packages that stand for the newest kernel, the best suited first.
+/// Packages that depend on the newest kernel, in order of preference.
 pub(super) fn candidates() -> [&'static str; 2] {
     if OsRelease::of_host().is_ubuntu() {
         ["linux-image-virtual", "linux-image-generic"]
@@ -24,8 +24,8 @@ pub(super) fn candidates() -> [&'static str; 2] {
     }
 }
 
-/// Downloads the first of `candidates` there is and reads what it holds. Where the host's
-/// package lists are missing or outdated, lists of our own take their place.
+/// Downloads the first existing package of `candidates` and reads its files. If the host's
+/// package lists are missing or outdated, separate lists are used.
 pub(super) fn fetch(
     store: &Store<'_>,
     candidates: &[&str],
@@ -53,7 +53,7 @@ pub(super) fn fetch(
     Ok(Parts { source: source(&archives, &packages[0]), ..parts })
 }
 
-/// Resolves and downloads, and returns the packages, that of the kernel first.
+/// Resolves and downloads the packages, and returns them, that of the kernel first.
 fn download(
     apt: &Apt,
     candidates: &[&str],
@@ -70,7 +70,7 @@ fn download(
     Ok(packages)
 }
 
-/// Finds kernel, modules and config where Debian and its descendants put them.
+/// Finds kernel, modules and config in the places that Debian and its descendants use.
 fn read_unpacked(root: &Path, packages: &[String]) -> Result<Parts, BuildError> {
     let release = release_of(&packages[0]);
     let first = |paths: [String; 2]| {
@@ -86,10 +86,10 @@ fn read_unpacked(root: &Path, packages: &[String]) -> Result<Parts, BuildError> 
     read_parts(&kernel, modules.as_deref(), config.as_deref())
 }
 
-/// The package of an actual kernel the first known candidate stands for.
+/// Returns the kernel package that the first known candidate depends on.
 fn resolve(apt: &Apt, candidates: &[&str]) -> Result<String, BuildError> {
     for candidate in candidates {
-        // A candidate this distribution does not have fails; the next may do.
+        // A candidate that this distribution does not have fails; the next one is tried.
         match apt.depends(candidate) {
             Ok(names) => {
                 if let Some(image) = names.into_iter().find(|name| is_image(name)) {
@@ -107,8 +107,8 @@ fn release_of(image: &str) -> &str {
     image.strip_prefix(IMAGE_PREFIX).unwrap_or(image)
 }
 
-/// Whether this is the package of one kernel: its release, which starts with a digit,
-/// follows the prefix.
+/// Returns whether this is the package of one kernel, in which the release, starting with a
+/// digit, follows the prefix.
 fn is_image(name: &str) -> bool {
     let release = name.strip_prefix(IMAGE_PREFIX);
     release.is_some_and(|release| release.starts_with(|first: char| first.is_ascii_digit()))
@@ -128,7 +128,7 @@ fn archives(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(archives)
 }
 
-/// `package version` from the name of its archive, `package_version_architecture.deb`.
+/// Returns `package version` from the name of its archive, `package_version_architecture.deb`.
 fn source(archives: &[PathBuf], package: &str) -> String {
     let file_names = archives.iter().filter_map(|path| path.file_name()?.to_str());
     let mut versions = file_names.filter_map(|file_name| {

@@ -1,17 +1,17 @@
-//! Root file systems as tar archives: a look at the headers of a stranger's archive, and
-//! the entries put in front of it. Nothing is ever unpacked on the host.
+//! Root file systems as tar archives: checks the headers of an untrusted archive, and makes the
+//! entries that are put in front of it. Nothing is ever unpacked on the host.
 //!
-//! Layout: tar(5). Only what bounds the work is judged here; names, link targets and
-//! everything else are for the squashfs tool to accept or refuse.
+//! Layout: tar(5). Only limits are checked here. Names, link targets and everything else are
+//! accepted or refused by the squashfs tool.
 
 use std::io::{self, Read};
 
-/// Largest root file system, in bytes: as a tar stream, and the sum of its files' sizes
-/// with their holes filled (16 GiB).
+/// Maximum size of a root file system, in bytes (16 GiB): as a tar stream, and as the sum of its
+/// files' sizes including holes.
 pub const ROOT_BYTES_MAX: u64 = 16 << 30;
-/// Most entries of a root file system.
+/// Maximum number of entries of a root file system.
 pub const ROOT_ENTRIES_MAX: u64 = 2_000_000;
-/// Largest extended header, in bytes (1 MiB).
+/// Maximum size of an extended header, in bytes (1 MiB).
 const EXTENDED_BYTES_MAX: u64 = 1 << 20;
 
 pub(super) const BLOCK_BYTES: usize = 512;
@@ -19,24 +19,24 @@ pub(super) const BLOCK_BYTES: usize = 512;
 /// Why a root file system cannot become a pack.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// It cannot be read, or its compression is damaged.
+    /// The stream cannot be read, or its compression is damaged.
     #[error("cannot read it")]
     Read(#[source] io::Error),
-    /// It is no tar archive, or ends inside an entry.
-    #[error("no tar archive, or damaged at byte {0}")]
+    /// The stream is not a tar archive, or ends within an entry.
+    #[error("not a tar archive, or damaged at byte {0}")]
     Damaged(u64),
-    /// It is over [`ROOT_BYTES_MAX`].
+    /// The root is over [`ROOT_BYTES_MAX`].
     #[error("larger than {ROOT_BYTES_MAX} bytes")]
     TooLarge,
-    /// It has over [`ROOT_ENTRIES_MAX`] entries.
+    /// The root has over [`ROOT_ENTRIES_MAX`] entries.
     #[error("more than {ROOT_ENTRIES_MAX} files")]
     TooMany,
-    /// It has nothing in it.
+    /// The root is empty.
     #[error("empty")]
     Empty,
 }
 
-/// What the headers of an archive say.
+/// Summary of the headers of an archive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Survey {
     pub entries: u64,
@@ -44,7 +44,7 @@ pub(super) struct Survey {
     pub newest: u32,
 }
 
-/// Reads all of `archive`, uncompressed, and holds its headers against the limits.
+/// Reads all of `archive`, uncompressed, and checks its headers against the limits.
 pub(super) fn survey(archive: impl Read) -> Result<Survey, ArchiveError> {
     survey_within(archive, ROOT_ENTRIES_MAX)
 }
@@ -56,7 +56,7 @@ fn survey_within(archive: impl Read, entries_max: u64) -> Result<Survey, Archive
         let size = header.number(124, 12).ok_or(ArchiveError::Damaged(walk.at))?;
         match header.0[156] {
             b'x' => extended.read(&walk.content(size)?),
-            // Global headers and long names bind no sizes.
+            // Global headers and long names do not affect sizes.
             b'g' | b'L' | b'K' => walk.skip(size)?,
             kind => {
                 let stored = extended.size.unwrap_or(size);
@@ -66,7 +66,7 @@ fn survey_within(archive: impl Read, entries_max: u64) -> Result<Survey, Archive
                     walk.skip_sparse_map(&header)?;
                 }
                 walk.entry(&header, full.max(stored))?;
-                // Links and devices carry no content, whatever their size says.
+                // Links and devices have no content, whatever size they declare.
                 if !matches!(kind, b'1'..=b'6') {
                     walk.skip(stored)?;
                 }
@@ -88,7 +88,7 @@ struct Walk<R> {
 }
 
 impl<R: Read> Walk<R> {
-    /// The next header; nothing at the end, where a zero block stands or the archive ends.
+    /// Returns the next header; `None` at a zero block or at the end of the archive.
     fn header(&mut self) -> Result<Option<Header>, ArchiveError> {
         let mut block = [0; BLOCK_BYTES];
         let mut filled = 0;
@@ -129,7 +129,7 @@ impl<R: Read> Walk<R> {
         if self.sizes > ROOT_BYTES_MAX { Err(ArchiveError::TooLarge) } else { Ok(()) }
     }
 
-    /// Skips `size` bytes of content and what fills its last block.
+    /// Skips `size` bytes of content and the padding of its last block.
     fn skip(&mut self, size: u64) -> Result<(), ArchiveError> {
         let start = self.at;
         let bytes = size.checked_next_multiple_of(BLOCK_BYTES as u64);
@@ -142,7 +142,7 @@ impl<R: Read> Walk<R> {
         }
     }
 
-    /// The content of an extended header.
+    /// Reads the content of an extended header.
     fn content(&mut self, size: u64) -> Result<Vec<u8>, ArchiveError> {
         if size > EXTENDED_BYTES_MAX {
             return Err(ArchiveError::Damaged(self.at));
@@ -161,7 +161,7 @@ impl<R: Read> Walk<R> {
         Ok(content)
     }
 
-    /// An old GNU sparse file's map goes on in blocks after its header.
+    /// Skips the blocks after a header that continue the map of an old GNU sparse file.
     fn skip_sparse_map(&mut self, header: &Header) -> Result<(), ArchiveError> {
         let mut more = header.0[482] != 0;
         while more {
@@ -172,16 +172,17 @@ impl<R: Read> Walk<R> {
     }
 }
 
-/// What an extended (pax) header says about the next entry.
+/// The fields of an extended (pax) header for the next entry.
 #[derive(Debug, Default)]
 struct Extended {
     size: Option<u64>,
-    /// Of a sparse file with its holes filled.
+    /// Size of a sparse file, including holes.
     full_size: Option<u64>,
 }
 
 impl Extended {
-    /// Reads records `length keyword=value\n`; stops at the first that is malformed.
+    /// Parses records `length keyword=value
+    /// `; stops at the first malformed one.
     fn read(&mut self, mut records: &[u8]) {
         while let Some((keyword, value, rest)) = split_record(records) {
             let number = || str::from_utf8(value).ok()?.parse().ok();
@@ -207,7 +208,7 @@ fn split_record(records: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 struct Header([u8; BLOCK_BYTES]);
 
 impl Header {
-    /// A number in octal, or in base 256 if its first bit is set; nothing if it is neither
+    /// Parses a number in octal, or in base 256 if its first bit is set; `None` if it is invalid
     /// or negative.
     fn number(&self, at: usize, bytes: usize) -> Option<u64> {
         let field = &self.0[at..at + bytes];
@@ -220,7 +221,7 @@ impl Header {
         if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
     }
 
-    /// The checksum counts its own field as spaces.
+    /// Returns the checksum, which counts its own field as spaces.
     fn sum_is_right(&self) -> bool {
         let bytes = self.0.iter().enumerate();
         let sum: u64 = bytes
@@ -230,8 +231,8 @@ impl Header {
     }
 }
 
-/// Entries made here, as the start of an archive: no end mark. The squashfs tool keeps the
-/// first of several entries of one name, so these win over whatever follows.
+/// Entries for the start of an archive, without an end mark. The squashfs tool keeps the first of
+/// several entries with the same name, so these replace later ones.
 #[derive(Debug, Default)]
 pub(super) struct Prelude(Vec<u8>);
 
@@ -250,7 +251,7 @@ impl Prelude {
         self.0
     }
 
-    /// A ustar header of an entry of root's.
+    /// Writes a ustar header of an entry that belongs to root.
     fn header(&mut self, path: &str, kind: u8, mode: u32, size: usize, time: u32) {
         let mut header = [0; BLOCK_BYTES];
         let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
@@ -269,7 +270,7 @@ impl Prelude {
 mod tests {
     use super::*;
 
-    /// An archive of one entry made by `edit` and its content.
+    /// Returns an archive with one entry, made by `edit`, and its content.
     fn archive(content: &[u8], edit: impl FnOnce(&mut [u8])) -> Vec<u8> {
         let mut prelude = Prelude::default();
         prelude.file("x", content, 1000);
@@ -285,7 +286,7 @@ mod tests {
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     }
 
-    /// An extended header with one record, then an entry.
+    /// Returns an extended header with one record, then an entry.
     fn extended(record: &str, content: &[u8]) -> Vec<u8> {
         let mut length = record.len() + 3;
         length += usize::from(length.to_string().len() == 2);
@@ -353,7 +354,7 @@ mod tests {
     #[test]
     fn an_extended_size_replaces_the_headers_own() {
         let mut bytes = extended("size=3", b"abc");
-        // The entry's own header says zero, as writers do for sizes beyond octal.
+        // The entry's own header says zero, as writers do for sizes that do not fit octal.
         let header = &mut bytes[2 * BLOCK_BYTES..3 * BLOCK_BYTES];
         header[124..136].copy_from_slice(b"00000000000\0");
         sign(header);

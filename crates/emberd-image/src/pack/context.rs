@@ -1,5 +1,5 @@
-//! The contexts of a pack, as its definition names them: programs in the pack's folder that are
-//! installed in the image, one for each language.
+//! The contexts of a pack, from its definition: programs beside `pack.toml` that are installed in
+//! the image, one for each language.
 
 use std::iter;
 use std::path::Path;
@@ -11,44 +11,45 @@ use super::definition::DefinitionError;
 use super::zygote::{PROGRAM_PLACEHOLDER, filled_in, installed, is_plain, read_program};
 use crate::artifact::Digest;
 
-/// The program of shell contexts: a shared object that Bash is started with in `LD_PRELOAD`.
+/// The program of shell contexts: a shared object for `LD_PRELOAD` of Bash.
 pub const SHELL_CONTEXT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/context.so"));
-/// Its name in a definition. It is compiled with this crate: a pack's folder need not have it.
+/// Its name in a definition. It is compiled with this crate, so a pack's directory need not have
+/// it.
 pub(super) const SHELL_PROGRAM: &str = "context.so";
-/// Most contexts a pack defines.
+/// Maximum number of contexts of a pack.
 pub(super) const CONTEXTS_MAX: usize = 16;
-/// Most names of one language.
+/// Maximum number of names of one language.
 const LANGUAGES_MAX: usize = 8;
-/// Most files beside a program.
+/// Maximum number of files beside a program.
 const FILES_MAX: usize = 16;
-/// Longest name of a language, in bytes.
+/// Maximum length of a language's name, in bytes.
 const LANGUAGE_BYTES_MAX: usize = 32;
 
 /// An interpreter that keeps its variables between runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContextDefinition {
-    /// Names of its language, the usual one first.
+    /// Names of the language, the usual one first.
     pub languages: Vec<String>,
-    /// Name of its file beside `pack.toml`, installed in `/usr/lib/emberd`. `context.so`, where
-    /// there is no such file, is [`SHELL_CONTEXT`].
+    /// Name of the file beside `pack.toml`, installed in `/usr/lib/emberd`. If there is no file
+    /// `context.so`, [`SHELL_CONTEXT`] is used.
     pub program: String,
-    /// Names of more files beside `pack.toml`, which the program reads: installed beside it.
+    /// Names of further files beside `pack.toml` that the program reads; installed beside it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
     /// Program and arguments that become the interpreter; `{program}` stands for the installed
     /// file.
     pub run: Vec<String>,
-    /// Whether a fork of the pack's zygote runs the file in place of `run`.
+    /// Whether a fork of the pack's zygote runs the file instead of `run`.
     #[serde(default)]
     pub zygote: bool,
-    /// What is in the program's file, and in each of the others.
+    /// Contents of the program's file and of the others.
     #[serde(skip)]
     pub(super) contents: Vec<Vec<u8>>,
 }
 
 impl ContextDefinition {
-    /// The rule it breaks.
+    /// Returns the rule that the definition breaks.
     pub(super) fn broken_rule(&self, has_zygote: bool) -> Option<&'static str> {
         let is_name = |name: &String| {
             let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -76,17 +77,17 @@ impl ContextDefinition {
             return Some("contexts.run must not contain NUL");
         }
         if self.zygote && !has_zygote {
-            return Some("contexts.zygote wants a pack with a zygote");
+            return Some("contexts.zygote needs a pack with a zygote");
         }
         None
     }
 
-    /// Names of its files, the program first.
+    /// Returns the names of the files, the program first.
     fn names(&self) -> impl Iterator<Item = &String> {
         iter::once(&self.program).chain(&self.files)
     }
 
-    /// Takes what is in its files from whoever knows them by name.
+    /// Gets the contents of the files by name from a function.
     pub(super) fn fill<E>(
         &mut self,
         content: impl Fn(&str) -> Result<Vec<u8>, E>,
@@ -95,7 +96,7 @@ impl ContextDefinition {
         Ok(())
     }
 
-    /// Reads its files in `folder`.
+    /// Reads the files in `folder`.
     pub(super) fn read_files(&mut self, folder: &Path) -> Result<(), DefinitionError> {
         self.fill(|name| match name {
             SHELL_PROGRAM if !folder.join(name).exists() => Ok(SHELL_CONTEXT.into()),
@@ -103,20 +104,20 @@ impl ContextDefinition {
         })
     }
 
-    /// Its files by their paths in the image without the leading slash.
+    /// Returns the files, with their paths in the image without the leading slash.
     pub(super) fn programs(&self) -> impl Iterator<Item = (String, &[u8])> {
         let contents = self.contents.iter().map(Vec::as_slice);
         self.names().map(|name| installed(name)).zip(contents)
     }
 
-    /// What the guest agent is told.
+    /// Returns the description for the guest agent.
     pub(super) fn spec(&self) -> ContextProgram {
         let file = format!("/{}", installed(&self.program));
         let (languages, run) = (self.languages.clone(), filled_in(&self.run, &file));
         ContextProgram { languages, run, zygote_file: self.zygote.then_some(file) }
     }
 
-    /// Digest of what is in its files.
+    /// Returns the digest of the files' contents.
     pub(super) fn content_digest(&self) -> Digest {
         Digest::of_parts(&self.contents.iter().map(Vec::as_slice).collect::<Vec<_>>())
     }

@@ -1,7 +1,7 @@
-//! A root file system from the distribution's packages, as a tar stream from `mmdebstrap`.
+//! Makes a root file system from the distribution's packages, as a tar stream from `mmdebstrap`.
 //!
-//! Its bytes depend on the packages alone: file times are cut off at [`EPOCH`], and what
-//! differs from run to run is removed.
+//! Its bytes depend only on the packages: file times are limited to [`EPOCH`], and files that
+//! differ between builds are removed.
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -13,10 +13,10 @@ use crate::build::BuildError;
 use crate::command::Tool;
 use crate::os_release::OsRelease;
 
-/// No file of a pack is newer than this: 2025-01-01, in seconds since the Unix epoch.
+/// Maximum time of a pack's files: 2025-01-01, in seconds since the Unix epoch.
 pub(super) const EPOCH: u32 = 1_735_689_600;
 
-/// What no guest reads. Copyright notices stay.
+/// Files that no guest reads. Copyright notices stay.
 const LEFT_OUT: [&str; 12] = [
     "path-exclude=/boot/*",
     "path-exclude=/usr/share/bash-completion/*",
@@ -32,16 +32,16 @@ const LEFT_OUT: [&str; 12] = [
     "path-exclude=/usr/share/zsh/*",
 ];
 
-/// Where mmdebstrap's package keeps the hooks of that name.
+/// Directory of the hooks in mmdebstrap's package.
 const MERGED_USR_HOOKS: &str = "/usr/share/mmdebstrap/hooks/merged-usr";
 
-/// Removes what differs between two runs or is of no use in a guest; `$1` is the root.
+/// Removes files that differ between builds or are not used in a guest; `$1` is the root.
 const CLEAN: &str = r#"rm -rf "$1"/boot/* "$1"/var/cache/apt/* "$1"/var/cache/debconf/* \
 "$1"/var/cache/ldconfig "$1"/var/lib/apt/lists/* "$1"/var/lib/dpkg/*-old "$1"/var/lib/pam \
 "$1"/var/log/* "$1"/etc/*- "$1"/tmp/* "$1"/root/.cache"#;
 
-/// Which packages of which distribution: all that decides the root file system's bytes,
-/// but for the moment the packages are fetched.
+/// The distribution and its packages: everything that determines the bytes of the root file
+/// system, except when the packages are downloaded.
 #[derive(Debug, Clone)]
 pub(super) struct Distribution {
     suite: String,
@@ -50,11 +50,11 @@ pub(super) struct Distribution {
 }
 
 impl Distribution {
-    /// The given release and mirrors; where not given, the host's and the defaults.
+    /// Uses the given release and mirrors, or the host's and the defaults.
     pub fn new(suite: Option<&str>, mirrors: &[String]) -> Result<Self, BuildError> {
         let host = OsRelease::of_host();
         let suite = suite.map(str::to_owned).or_else(|| host.codename.clone());
-        // Ubuntu keeps node and pip outside of main.
+        // Ubuntu has node and pip outside of main.
         let components = if host.is_ubuntu() { "main,universe" } else { "main" };
         let valid = |suite: &String| {
             !suite.starts_with('-')
@@ -69,7 +69,7 @@ impl Distribution {
         Digest::of_parts(&[self.suite.as_bytes(), self.components.as_bytes(), mirrors.as_bytes()])
     }
 
-    /// For people.
+    /// Returns a description for people.
     pub fn source(&self) -> String {
         format!("packages of {}", self.suite)
     }
@@ -84,15 +84,15 @@ impl Distribution {
         let root = rustix::process::geteuid().is_root();
         let tool = Tool::leashed("mmdebstrap", "mmdebstrap", root).with(|command| {
             if root {
-                // There the next build clears what a killed one leaves. The users an ordinary
-                // user's build maps to cannot get there, so that one stays in /tmp.
+                // The next build clears this directory after a killed one. The mapped users of an
+                // ordinary user's build cannot access it, so that build uses /tmp.
                 command.env("TMPDIR", scratch);
             }
             command.env("SOURCE_DATE_EPOCH", EPOCH.to_string());
             command.args(self.arguments(pack, root))
         });
         let mut tool = tool.start(move |line| {
-            // Nobody listens any more only when the build has been given up.
+            // The receiver is gone only if the build was cancelled.
             events.send(Event::Line(line.to_owned())).ok();
         })?;
         Ok(RootStream {
@@ -112,7 +112,7 @@ impl Distribution {
             format!("--components={}", self.components),
         ];
         if self.suite == "bookworm" {
-            // Starts with /usr merged instead of merging it with a program that brings Perl.
+            // Starts with a merged /usr instead of merging it with a program that needs Perl.
             arguments.push(format!("--hook-dir={MERGED_USR_HOOKS}"));
         }
         if !pack.packages.is_empty() {

@@ -1,4 +1,4 @@
-//! What a language pack is made from: the built-in ones, and `pack.toml` files.
+//! Definitions of language packs: the built-in ones, and `pack.toml` files.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,27 +16,27 @@ use crate::artifact::Digest;
 use crate::decompress::read_at_most;
 use crate::name::PackName;
 
-/// Name of the file that defines a pack, in a folder of its own.
+/// Name of the file that defines a pack, in a directory of its own.
 const FILE_NAME: &str = "pack.toml";
-/// Largest such file, in bytes (64 KiB).
+/// Maximum size of that file, in bytes (64 KiB).
 const DEFINITION_BYTES_MAX: u64 = 64 << 10;
-/// Most packages a definition names.
+/// Maximum number of packages in a definition.
 const PACKAGES_MAX: usize = 1000;
 
-/// A file of a built-in pack: its name and what is in it.
+/// A file of a built-in pack: its name and content.
 type BuiltInFile = (&'static str, &'static [u8]);
 
-/// The file at a path under `rootfs/packs`.
+/// Includes the file at a path under `rootfs/packs`.
 macro_rules! pack_file {
     ($path:literal) => {
         include_str!(concat!("../../../../rootfs/packs/", $path))
     };
 }
 
-/// The program of every pack's shell contexts.
+/// The program of all shell contexts.
 const SHELL_FILE: BuiltInFile = (SHELL_PROGRAM, SHELL_CONTEXT);
 
-/// Definitions, and the programs of their zygotes and contexts.
+/// The built-in definitions, with the programs of their zygotes and contexts.
 const BUILT_IN: [(&str, &[BuiltInFile]); 4] = [
     (
         pack_file!("python/pack.toml"),
@@ -71,14 +71,14 @@ const BUILT_IN: [(&str, &[BuiltInFile]); 4] = [
 
 /// A language pack made from the distribution's packages.
 ///
-/// A definition is trusted as a script is: its packages and its snippet run as root of the
-/// root file system under construction.
+/// A definition is trusted in the way a script is: its packages and its snippet run as root of
+/// the root file system under construction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PackDefinition {
     /// The pack's name.
     pub name: PackName,
-    /// What the pack is, in one line.
+    /// Description of the pack, in one line.
     pub description: String,
     /// Program and arguments that run the code; `{file}` stands for its file.
     pub run: Vec<String>,
@@ -96,11 +96,11 @@ pub struct PackDefinition {
     /// The warm interpreter, if the pack has one.
     #[serde(default, deserialize_with = "ZygoteDefinition::setting")]
     pub zygote: Option<ZygoteDefinition>,
-    /// The interpreters that keep their variables between runs; the first is the pack's own.
+    /// The interpreters for contexts; the first is the default.
     #[serde(default)]
     pub contexts: Vec<ContextDefinition>,
-    /// Code that touches what most programs touch, run once in a machine about to become a
-    /// template. It must leave nothing behind and exit with 0.
+    /// Code that uses what most programs use. It runs once in a microVM that is about to become a
+    /// template, must leave nothing behind and must exit with 0.
     #[serde(default)]
     pub warm_up: Option<String>,
 }
@@ -109,7 +109,7 @@ pub struct PackDefinition {
 #[derive(Debug, thiserror::Error)]
 pub enum DefinitionError {
     /// There is no such built-in pack.
-    #[error("no built-in language pack `{0}`; there are {names}, or give the folder of a pack.toml",
+    #[error("there is no built-in language pack `{0}`; use {names}, or the directory of a pack.toml",
         names = built_in_names())]
     Unknown(PackName),
     /// The file cannot be read.
@@ -117,15 +117,15 @@ pub enum DefinitionError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The file is no definition.
-    #[error("{} is no pack definition", path.display())]
+    /// The file is not a definition.
+    #[error("{} is not a pack definition", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: Box<toml::de::Error>,
     },
     /// A value breaks a rule.
@@ -133,7 +133,7 @@ pub enum DefinitionError {
     Invalid {
         /// The pack.
         name: PackName,
-        /// The rule, as a sentence about what must be.
+        /// The rule, as a requirement.
         rule: &'static str,
     },
 }
@@ -144,7 +144,7 @@ fn built_in_names() -> String {
 }
 
 impl PackDefinition {
-    /// The built-in pack of this name.
+    /// Returns the built-in pack of this name.
     ///
     /// # Errors
     /// [`DefinitionError::Unknown`].
@@ -153,7 +153,7 @@ impl PackDefinition {
         all.find(|pack| pack.name == *name).ok_or_else(|| DefinitionError::Unknown(name.clone()))
     }
 
-    /// Names of the built-in packs.
+    /// Returns the names of the built-in packs.
     pub fn built_in_names() -> impl Iterator<Item = PackName> {
         Self::all_built_in().map(|pack| pack.name)
     }
@@ -177,10 +177,10 @@ impl PackDefinition {
     }
 
     /// Reads `pack.toml` in `folder`, or the file itself, and the programs of its zygote and
-    /// its contexts beside it.
+    /// contexts beside it.
     ///
     /// # Errors
-    /// [`DefinitionError`] when it cannot be read or breaks a rule.
+    /// [`DefinitionError`] if it cannot be read or breaks a rule.
     pub fn read(folder: &Path) -> Result<Self, DefinitionError> {
         let path = if folder.is_dir() { folder.join(FILE_NAME) } else { folder.to_owned() };
         let failed = |source| DefinitionError::Read { path: path.clone(), source };
@@ -229,7 +229,7 @@ impl PackDefinition {
         check_spec(&self.name, &self.spec())
     }
 
-    /// What the guest agent is told.
+    /// Returns the description for the guest agent.
     pub fn spec(&self) -> PackSpec {
         PackSpec {
             name: self.name.to_string(),
@@ -241,7 +241,8 @@ impl PackDefinition {
         }
     }
 
-    /// Digest of everything in it, the programs of its zygote and its contexts too.
+    /// Returns the digest of the whole definition, including the programs of its zygote and
+    /// contexts.
     pub(crate) fn digest(&self) -> Digest {
         let json = serde_json::to_vec(self).expect("string keys only");
         let zygote = self.zygote.as_ref().map(ZygoteDefinition::content_digest);
@@ -253,19 +254,19 @@ impl PackDefinition {
         Digest::of_parts(&parts)
     }
 
-    /// The programs of its own, by their paths in the image without the leading slash.
+    /// Returns the programs, with their paths in the image without the leading slash.
     pub(super) fn programs(&self) -> BTreeMap<String, &[u8]> {
         let zygote = self.zygote.iter().map(|zygote| (zygote.installed(), &zygote.content[..]));
         zygote.chain(self.contexts.iter().flat_map(ContextDefinition::programs)).collect()
     }
 }
 
-/// Holds what the agent will be told against its own rules.
+/// Checks the description for the agent against the agent's rules.
 pub(crate) fn check_spec(name: &PackName, spec: &PackSpec) -> Result<(), DefinitionError> {
     let fail = |rule| Err(DefinitionError::Invalid { name: name.clone(), rule });
     let json = serde_json::to_vec(spec).expect("string keys only");
     if json.len() as u64 > PACK_FILE_BYTES_MAX {
-        return fail("what the agent is told must fit 64 KiB");
+        return fail("the pack description must fit into 64 KiB");
     }
     if !spec.run.first().is_some_and(|program| program.starts_with('/')) {
         return fail("run must start with the absolute path of a program");
@@ -315,7 +316,7 @@ mod tests {
             pack.check().unwrap();
             assert_eq!(PackDefinition::built_in(&pack.name).unwrap(), pack);
             assert!(pack.warm_up.is_some());
-            // A folder's pack is the same, program and all.
+            // A pack from a directory is the same, including its programs.
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs/packs");
             assert_eq!(PackDefinition::read(&folder.join(pack.name.as_str())).unwrap(), pack);
         }

@@ -1,5 +1,5 @@
-//! A root file system of the user's own: a directory, or a tar archive such as
-//! `docker export` writes.
+//! A root file system given by the user: a directory, or a tar archive such as the output of
+//! `docker export`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,15 +20,15 @@ use crate::command::Tool;
 use crate::decompress::plain;
 use crate::name::PackName;
 
-/// Deepest directory of a root file system.
+/// Maximum depth of a directory in a root file system.
 const DEPTH_MAX: usize = 128;
 
-/// A language pack from a root file system that exists.
+/// A language pack from an existing root file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootPack {
     /// The pack's name.
     pub name: PackName,
-    /// What the pack is, in one line.
+    /// Description of the pack, in one line.
     pub description: String,
     /// A directory, or a tar archive: plain, gzip, xz or zstd.
     pub root: PathBuf,
@@ -40,7 +40,7 @@ pub struct RootPack {
     pub env: BTreeMap<String, String>,
 }
 
-/// Splits a command line at white space, without quoting, and adds `{file}` if it lacks it.
+/// Splits a command line at white space, without quoting, and adds `{file}` if it is missing.
 pub fn run_words(command: &str) -> Vec<String> {
     let mut words: Vec<_> = command.split_whitespace().map(str::to_owned).collect();
     if !words.iter().any(|word| word == FILE_PLACEHOLDER) {
@@ -49,16 +49,16 @@ pub fn run_words(command: &str) -> Vec<String> {
     words
 }
 
-/// What a look at a root file system found, before anything is made of it.
+/// Result of inspecting a root file system, before anything is built from it.
 pub(super) struct Surveyed {
-    /// Digest of its content, or of a directory's names, sizes and times of change.
+    /// Digest of its content; for a directory, of names, sizes and times of change.
     pub digest: Digest,
     /// Newest modification time in it, in seconds since the Unix epoch.
     pub newest: u32,
 }
 
 impl RootPack {
-    /// What the guest agent is told.
+    /// Returns the description for the guest agent.
     pub(super) fn spec(&self) -> Result<PackSpec, DefinitionError> {
         let spec = PackSpec {
             name: self.name.to_string(),
@@ -72,7 +72,7 @@ impl RootPack {
         Ok(spec)
     }
 
-    /// Reads the archive, or lists the directory, and holds it against the limits.
+    /// Reads the archive, or lists the directory, and checks it against the limits.
     pub(super) fn survey(&self) -> Result<Surveyed, BuildError> {
         let surveyed = if self.root.is_dir() {
             survey_directory(&self.root)
@@ -97,13 +97,14 @@ impl RootPack {
         let tool = Tool::new("tar", "tar").with(|command| {
             command.args(["--create", "--sort=name", "--numeric-owner", "--format=gnu"]);
             if !rustix::process::geteuid().is_root() {
-                // Files an ordinary user unpacked are all that user's; in the guest, root's.
+                // Files that an ordinary user unpacked all belong to that user; in the guest, to
+                // root.
                 command.args(["--owner=0", "--group=0"]);
             }
             command.args(["--directory"]).arg(&self.root).arg(".")
         });
         let mut tool = tool.start(move |line| {
-            // Nobody listens any more only when the build has been given up.
+            // The receiver is gone only if the build was cancelled.
             events.send(Event::Line(line.to_owned())).ok();
         })?;
         let reader = Box::new(tool.take_stdout());
@@ -136,7 +137,7 @@ struct Listing {
 }
 
 impl Listing {
-    /// Adds what is in `dir`, sorted. The time of change (ctime) tells any edit.
+    /// Adds the entries of `dir`, sorted. The time of change (ctime) detects any edit.
     fn add(&mut self, dir: &Path, depth: usize) -> Result<(), ArchiveError> {
         let mut paths = fs::read_dir(dir)
             .and_then(|entries| {

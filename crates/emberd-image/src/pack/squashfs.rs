@@ -1,4 +1,4 @@
-//! From a tar stream to a SquashFS image: the stream is piped through, never unpacked.
+//! Converts a tar stream to a SquashFS image without unpacking it.
 //!
 //! ```text
 //! prelude + tar stream ──▶ pump (counts, limits) ──▶ sqfstar ──▶ image
@@ -16,11 +16,11 @@ use crate::build::BuildError;
 use crate::command::{RunningTool, Tool};
 use crate::progress::Progress;
 
-/// Data block, in bytes: SquashFS's default, a fair deal between ratio and read size.
+/// Size of a data block, in bytes: the default of SquashFS, a compromise of ratio and read size.
 const BLOCK_BYTES: u32 = 128 << 10;
 const PUMP_BYTES: usize = 256 << 10;
 
-/// What a tool or the pump tells while an image is made.
+/// A message from a tool or the pump while an image is made.
 pub(super) enum Event {
     Line(String),
     Bytes(u64),
@@ -29,16 +29,16 @@ pub(super) enum Event {
 /// A root file system as a tar stream.
 pub(super) struct RootStream {
     pub reader: Box<dyn Read + Send>,
-    /// The tool that writes the stream, where one does.
+    /// The tool that writes the stream, if there is one.
     pub tool: Option<RunningTool>,
-    /// Bytes of the stream, where known.
+    /// Size of the stream in bytes, if known.
     pub total_bytes: Option<u64>,
-    /// What errors in the stream itself are blamed on.
+    /// The source to name in errors of the stream.
     pub origin: std::path::PathBuf,
 }
 
-/// Writes the image of `prelude` and then `root` to `out`, which must not exist. No time in
-/// it is after `newest`; what has no time of its own, such as the image, gets that one.
+/// Writes the image of `prelude` and then `root` to `out`, which must not exist. Times after
+/// `newest` are replaced by it, and so are missing times, such as the image's own.
 pub(super) fn write(
     out: &Path,
     prelude: Vec<u8>,
@@ -50,13 +50,13 @@ pub(super) fn write(
 ) -> Result<(), BuildError> {
     let lines = events.clone();
     let mut squash = sqfstar(out, compression, newest).start(move |line| {
-        // What the tool leaves out, such as a link to nothing, it only mentions.
+        // The tool only reports what it skips, such as a broken link.
         lines.send(Event::Line(line.to_owned())).ok();
     })?;
     let stdin = squash.take_stdin();
     let RootStream { reader, tool, total_bytes, origin } = root;
     let pump = thread::spawn(move || pump(&prelude, reader, stdin, &events));
-    // Ends once the pump and both tools have let go of their senders.
+    // Ends once the pump and both tools have dropped their senders.
     for event in received {
         match event {
             Event::Line(line) => progress.line(&line),
@@ -64,7 +64,7 @@ pub(super) fn write(
         }
     }
     let pumped = pump.join().expect("the pump does not panic");
-    // Blame in the order in which one failure leads to the next.
+    // Reports the first failure of the chain.
     if let Err(PumpError::Root(source)) = pumped {
         return Err(BuildError::Root { path: origin, source });
     }
@@ -79,15 +79,15 @@ fn sqfstar(out: &Path, compression: Compression, newest: u32) -> Tool {
     Tool::new("sqfstar", "squashfs-tools").with(|command| {
         command.stdin(Stdio::piped()).env("SOURCE_DATE_EPOCH", newest.to_string());
         command.args(["-quiet", "-no-progress", "-no-xattrs", "-exit-on-error"]);
-        // With file handles the overlay keeps names of one file together.
+        // File handles let the overlay keep hard links together.
         command.arg("-exports");
         command.args(["-root-mode", "0755", "-root-uid", "0", "-root-gid", "0"]);
         command.args(["-b", &BLOCK_BYTES.to_string()]);
         match compression {
-            // At the tool's own level, 15: sqfstar 4.5 cannot parse the option that sets it.
+            // The tool's default level is 15: sqfstar 4.5 cannot parse the option that sets it.
             Compression::Zstd => command.args(["-comp", "zstd"]),
             Compression::Lz4 => command.args(["-comp", "lz4", "-Xhc"]),
-            // The super block names a compressor all the same, which the kernel must have.
+            // The super block names a compressor anyway, which the kernel must support.
             Compression::None => command.args(["-comp", "zstd", "-noI", "-noD", "-noF", "-noX"]),
         };
         command.arg(out)
@@ -96,9 +96,9 @@ fn sqfstar(out: &Path, compression: Compression, newest: u32) -> Tool {
 
 #[derive(Debug)]
 enum PumpError {
-    /// The stream is to blame.
+    /// The stream failed.
     Root(ArchiveError),
-    /// The squashfs tool stopped reading; its own error says why.
+    /// The squashfs tool stopped reading; its own error gives the reason.
     Closed(io::Error),
 }
 
@@ -132,7 +132,7 @@ fn pump(
             return Err(PumpError::Root(ArchiveError::TooLarge));
         }
         out.write_all(&buffer[..count]).map_err(PumpError::Closed)?;
-        // Nobody listens any more only when the build has been given up.
+        // The receiver is gone only if the build was cancelled.
         events.send(Event::Bytes(done)).ok();
     }
 }

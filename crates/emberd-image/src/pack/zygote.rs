@@ -1,5 +1,5 @@
-//! The zygote of a pack, as its definition names it: a program in the pack's folder that is
-//! installed in the image.
+//! The zygote of a pack, from its definition: a program beside `pack.toml` that is installed in
+//! the image.
 
 use std::fs::File;
 use std::io;
@@ -13,29 +13,29 @@ use super::definition::DefinitionError;
 use crate::artifact::Digest;
 use crate::decompress::read_at_most;
 
-/// Stands in [`ZygoteDefinition::run`] for the path of the installed program.
+/// Placeholder in [`ZygoteDefinition::run`] for the path of the installed program.
 pub(super) const PROGRAM_PLACEHOLDER: &str = "{program}";
-/// Where the program is installed, without its leading slash.
+/// Directory in which programs are installed, without its leading slash.
 pub(super) const PROGRAM_DIR: &str = "usr/lib/emberd";
-/// Longest name of a program, in bytes: with its directory it fits a tar header's 100.
+/// Maximum length of a program's name, in bytes: with its directory, it fits a tar header's 100.
 const NAME_BYTES_MAX: usize = 80;
-/// Largest program, in bytes (1 MiB): a script, or a small binary.
+/// Maximum size of a program, in bytes (1 MiB): a script, or a small binary.
 const PROGRAM_BYTES_MAX: u64 = 1 << 20;
 
 /// The warm interpreter of a pack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ZygoteDefinition {
-    /// Name of its file beside `pack.toml`, installed in `/usr/lib/emberd`.
+    /// Name of the file beside `pack.toml`, installed in `/usr/lib/emberd`.
     pub program: String,
     /// Program and arguments that become the zygote; `{program}` stands for the installed
     /// file.
     pub run: Vec<String>,
-    /// Environment variables only a new interpreter heeds: names, or beginnings of names
-    /// with a final `*`.
+    /// Environment variables that only a new interpreter reads: names, or prefixes of names with
+    /// a final `*`.
     #[serde(default)]
     pub spawn_for_env: Vec<String>,
-    /// What is in the file.
+    /// Content of the file.
     #[serde(skip)]
     pub(super) content: Vec<u8>,
 }
@@ -50,7 +50,7 @@ impl ZygoteDefinition {
         }
     }
 
-    /// The rule it breaks.
+    /// Returns the rule that the definition breaks.
     pub(super) fn broken_rule(&self) -> Option<&'static str> {
         if !is_plain(&self.program) {
             return Some("zygote.program must be a plain file name such as zygote.py");
@@ -80,24 +80,24 @@ impl ZygoteDefinition {
         Ok(())
     }
 
-    /// Where the program is in the image, without its leading slash.
+    /// Returns the path of the program in the image, without its leading slash.
     pub(super) fn installed(&self) -> String {
         installed(&self.program)
     }
 
-    /// What the guest agent is told.
+    /// Returns the description for the guest agent.
     pub(super) fn spec(&self) -> ZygoteSpec {
         let run = filled_in(&self.run, &format!("/{}", self.installed()));
         ZygoteSpec { run, spawn_for_env: self.spawn_for_env.clone() }
     }
 
-    /// Digest of the program's content.
+    /// Returns the digest of the program's content.
     pub(super) fn content_digest(&self) -> Digest {
         Digest::of(&self.content)
     }
 }
 
-/// Whether `program` is the name of a file beside `pack.toml`.
+/// Returns whether `program` is a valid name of a file beside `pack.toml`.
 pub(super) fn is_plain(program: &str) -> bool {
     !program.is_empty()
         && !program.starts_with('.')
@@ -105,18 +105,18 @@ pub(super) fn is_plain(program: &str) -> bool {
         && !program.contains(['/', '\0', '{', '}'])
 }
 
-/// Where `program` is in the image, without its leading slash.
+/// Returns the path of `program` in the image, without its leading slash.
 pub(super) fn installed(program: &str) -> String {
     format!("{PROGRAM_DIR}/{program}")
 }
 
-/// `run` with `file` where the placeholder stands.
+/// Returns `run` with the placeholder replaced by `file`.
 pub(super) fn filled_in(run: &[String], file: &str) -> Vec<String> {
     let word = |word: &String| if word == PROGRAM_PLACEHOLDER { file } else { word }.to_owned();
     run.iter().map(word).collect()
 }
 
-/// What is in the file `program` of `folder`.
+/// Reads the file `program` in `folder`.
 pub(super) fn read_program(folder: &Path, program: &str) -> Result<Vec<u8>, DefinitionError> {
     let path = folder.join(program);
     let read = File::open(&path).and_then(|file| read_at_most(file, PROGRAM_BYTES_MAX));

@@ -1,8 +1,8 @@
-//! What of the machine's memory may be filled with things that outlive programs.
+//! Limits on the memory that files and other objects may take after their program ended.
 //!
-//! No file system here has a disk: files, inodes and System V objects all take memory that the
-//! kernel cannot take back by killing a program. So what they may take together is bounded,
-//! with room left for the kernel, the agent and a program that removes them again.
+//! No file system here has a disk. Files, inodes and System V objects take memory that the kernel
+//! cannot free by killing a program. Their total is limited, with memory left for the kernel, the
+//! agent and a program that removes them.
 
 use std::fs;
 use std::io;
@@ -10,34 +10,34 @@ use std::path::Path;
 
 use crate::process_tree::CGROUPS_MAX_FILE;
 
-/// Memory of the machine for each inode of the disk, in bytes (16 KiB): 6 KiB of files for each.
-/// With its name an inode takes 1 KiB of the kernel's memory.
+/// Memory of the machine per inode of the disk, in bytes (16 KiB), which allows 6 KiB of files
+/// for each. An inode with its name takes 1 KiB of the kernel's memory.
 const BYTES_PER_INODE: u64 = 16 << 10;
 
-/// Least memory the code of running execs may take, in bytes (9 MiB): the longest code there
-/// can be, and what is beside it.
+/// Minimum size of the file system for the code of running execs, in bytes (9 MiB): the longest
+/// code, and the files beside it.
 const SCRATCH_BYTES_MIN: u64 = 9 << 20;
 
-/// Files and directories of running execs: one each for as many as there can be.
+/// Inodes for running execs: a directory and a file for each of the maximum number.
 const SCRATCH_INODES: u64 = 4096;
 
-/// What may be written to `/dev`, in bytes (1 MiB). Devices take none of it.
+/// Size limit of `/dev`, in bytes (1 MiB). Devices take none of it.
 const DEVICES_BYTES: u64 = 1 << 20;
 
-/// Entries of `/dev`: several times what kernels make there.
+/// Inode limit of `/dev`: several times what kernels create there.
 const DEVICES_INODES: u64 = 1024;
 
-/// Memory of the machine for each cgroup below the root's, in bytes (256 KiB): programs that
-/// need one each take as much. One takes 9 KiB of the kernel's, 25 with every controller on.
+/// Memory of the machine for each cgroup below the root, in bytes (256 KiB): a program in it needs
+/// as much. A cgroup takes 9 KiB of the kernel's memory, 25 with every controller on.
 const BYTES_PER_CGROUP: u64 = 256 << 10;
 
-/// Least number of cgroups: as many as execs and processes can be at once, three times.
+/// Least limit of cgroups: three times the number of execs and processes there can be at once.
 const CGROUPS_MIN: u64 = 1024;
 
-/// Bytes of a page.
+/// Size of a page, in bytes.
 const PAGE_BYTES: u64 = 4 << 10;
 
-/// What each place may take: less than two thirds of the memory in all, with the inodes.
+/// Limits of all file systems: less than two thirds of the memory in total, including inodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     disk: Bound,
@@ -49,7 +49,7 @@ pub struct Bounds {
     cgroups: u64,
 }
 
-/// What one file system may take.
+/// Limits of one file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Bound {
     bytes: u64,
@@ -57,17 +57,17 @@ struct Bound {
 }
 
 impl Bounds {
-    /// Those of this machine.
+    /// Returns the limits for this machine.
     ///
     /// # Errors
-    /// When `/proc` does not say how much memory it has.
+    /// If `/proc` does not report the size of the memory.
     pub fn of_machine() -> io::Result<Self> {
         let meminfo = fs::read_to_string("/proc/meminfo")?;
         let memory = memory_bytes(&meminfo).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self::of(memory))
     }
 
-    /// Those of a machine with `memory` bytes.
+    /// Returns the limits for a machine with `memory` bytes.
     fn of(memory: u64) -> Self {
         Self {
             disk: Bound { bytes: memory / 8 * 3, inodes: memory / BYTES_PER_INODE },
@@ -78,32 +78,32 @@ impl Bounds {
         }
     }
 
-    /// Options of the tmpfs that holds what is written below `/`.
+    /// Returns the mount options of the tmpfs for everything that is written below `/`.
     pub fn disk_options(&self) -> String {
         self.disk.options("0755")
     }
 
-    /// Options of the tmpfs that holds `/dev/shm` and `/run`. A full one leaves the disk as it
-    /// is, and the other way round.
+    /// Returns the mount options of the tmpfs for `/dev/shm` and `/run`, which can fill up
+    /// independently of the disk.
     pub fn shared_options(&self) -> String {
         self.shared.options("0755")
     }
 
-    /// Options of the tmpfs that holds the code of running execs, which can be written when the
-    /// others are full.
+    /// Returns the mount options of the tmpfs for the code of running execs, which can be written
+    /// when the others are full.
     pub fn scratch_options(&self) -> String {
         self.scratch.options("0711")
     }
 
-    /// Bounds what System V's objects take, which stay when their program ends. A kernel
-    /// without them has nothing to bound.
+    /// Limits the memory of System V objects, which outlive their program. A kernel without them
+    /// needs no limit.
     pub fn hold_shared_objects(&self) {
         let pages = self.system_v_bytes / PAGE_BYTES;
         for (name, value) in [
             ("shmall", pages.to_string()),
             // 16 KiB in each queue.
             ("msgmni", "128".to_owned()),
-            // Semaphores of a set, of all sets, operations at once, sets.
+            // Semaphores per set, in all sets, operations per call, sets.
             ("sem", "250 32000 100 128".to_owned()),
         ] {
             fs::write(format!("/proc/sys/kernel/{name}"), value).ok();
@@ -127,12 +127,12 @@ impl Bound {
     }
 }
 
-/// Options of `/dev`, which is a tmpfs of the kernel's.
+/// Returns the mount options of `/dev`, which is a tmpfs of the kernel.
 pub fn devices_options() -> String {
     Bound { bytes: DEVICES_BYTES, inodes: DEVICES_INODES }.options("0755")
 }
 
-/// From `/proc/meminfo`.
+/// Parses `/proc/meminfo`.
 fn memory_bytes(meminfo: &str) -> Option<u64> {
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = total.split_whitespace().next()?.parse().ok()?;
@@ -143,7 +143,7 @@ fn memory_bytes(meminfo: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What one inode with a name of usual length takes of the kernel's memory.
+    /// Kernel memory of an inode with a name of usual length.
     const INODE_BYTES: u64 = 1 << 10;
 
     /// What one cgroup takes of it with every controller on.

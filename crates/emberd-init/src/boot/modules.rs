@@ -1,4 +1,4 @@
-//! Loads the kernel modules the initramfs brings, in the order it lists them.
+//! Loads the kernel modules of the initramfs, in the order of its list.
 
 use std::ffi::CStr;
 use std::fs::{self, File};
@@ -13,10 +13,10 @@ use crate::console;
 /// Directory of the modules, plain decompressed `.ko` files.
 pub const MODULES_DIR: &str = "/modules";
 
-/// File in [`MODULES_DIR`] that names one module a line, each after those it needs.
+/// File in [`MODULES_DIR`] with one module name a line, each after the modules it depends on.
 const LOAD_LIST: &str = "load";
 
-/// Why a module was not loaded.
+/// A module that was not loaded.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot load module {name}")]
 struct ModuleError {
@@ -24,10 +24,10 @@ struct ModuleError {
     source: io::Error,
 }
 
-/// Loads every module listed; without a list there is nothing to load.
+/// Loads every module in the list. Without a list, there is nothing to load.
 ///
-/// A module that fails is reported and passed over: if the root device or the channel needed
-/// it, that step says so with more to act on.
+/// A module that fails is reported and skipped. If the root device or the channel needed it, the
+/// later step fails with a more useful error.
 pub fn load_modules() {
     let dir = Path::new(MODULES_DIR);
     let Ok(list) = fs::read_to_string(dir.join(LOAD_LIST)) else { return };

@@ -1,4 +1,4 @@
-//! Puts the root file system together and moves into it.
+//! Assembles the root file system and switches to it.
 //!
 //! ```text
 //! /dev/vda squashfs, read-only ─▶ /lower ──────┐
@@ -6,7 +6,7 @@
 //! tmpfs, shared ────▶ /shared ┬─ shm ────────────▶ /dev/shm
 //!                             └─ run ────────────▶ /run
 //! ```
-//! All of them are bounded, so that no order of filling takes more memory than there is.
+//! All of them have size limits, so that they cannot fill the memory in any order of writing.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -25,8 +25,8 @@ use crate::uevents::Uevents;
 /// The block device that holds the root image.
 const ROOT_DEVICE: &str = "/dev/vda";
 
-/// Longest wait for [`ROOT_DEVICE`] once the modules are loaded. Emulated guests need
-/// milliseconds; a device that is not there after this was not attached.
+/// Maximum wait for [`ROOT_DEVICE`] after the modules are loaded. Emulated guests need
+/// milliseconds; a device that is missing after this time was not attached.
 const ROOT_DEVICE_WAIT: Duration = Duration::from_secs(10);
 
 const LOWER: &str = "/lower";
@@ -37,10 +37,10 @@ const NEW_ROOT: &str = "/newroot";
 /// Directory of the agent's own files.
 pub const SCRATCH: &str = "/run/emberd";
 
-/// What makes the overlay look like one disk, the most first; a kernel that does not know a
-/// word of a line takes the next. Directories of the image can be renamed, all files are on
-/// one device, names of one file stay that when it is changed, and a change of owner, mode or
-/// time copies no content.
+/// Mount options of the overlay, the most complete first; a kernel that does not support a line
+/// gets the next. They make the overlay behave like one disk: directories of the image can be
+/// renamed, all files are on one device, hard links stay together when a file is changed, and
+/// changing owner, mode or time copies no content.
 const OVERLAY_OPTIONS: [&str; 4] = [
     ",redirect_dir=on,xino=on,index=on,metacopy=on",
     ",redirect_dir=on,xino=on,index=on",
@@ -48,7 +48,7 @@ const OVERLAY_OPTIONS: [&str; 4] = [
     "",
 ];
 
-/// Why a file system is not where it should be.
+/// A file system that could not be mounted.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot mount {kind} on {target}")]
 pub struct MountError {
@@ -57,19 +57,19 @@ pub struct MountError {
     source: io::Error,
 }
 
-/// Why there is no root file system to boot into.
+/// Why the root file system cannot be assembled.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
-    /// The root device never came.
+    /// The root device did not appear.
     #[error("{ROOT_DEVICE} did not appear within {ROOT_DEVICE_WAIT:?}")]
     NoDevice,
-    /// One of its parts cannot be mounted.
+    /// A file system cannot be mounted.
     #[error(transparent)]
     Mount(#[from] MountError),
-    /// A directory or link in it cannot be made.
+    /// A directory or link cannot be created.
     #[error("cannot make {0}")]
     Make(String, #[source] io::Error),
-    /// It cannot become `/`.
+    /// The root cannot be switched.
     #[error("cannot switch to the new root")]
     Switch(#[source] io::Error),
 }
@@ -81,13 +81,13 @@ pub enum RootError {
 pub fn mount_kernel_filesystems() -> Result<(), MountError> {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount_new("proc", "/proc", quiet | MsFlags::MS_NODEV, "")?;
-    // A kernel without tmpfs has a `/dev` that knows no bounds.
+    // On a kernel without tmpfs, the size of `/dev` cannot be limited.
     mount_new("devtmpfs", "/dev", quiet, &bounds::devices_options())
         .or_else(|_unknown_option| mount_new("devtmpfs", "/dev", quiet, "mode=0755"))?;
     mount_new("sysfs", "/sys", quiet | MsFlags::MS_NODEV, "")
 }
 
-/// Mounts the root image with a writable layer over it on `/newroot`.
+/// Mounts the root image with a writable layer on `/newroot`.
 ///
 /// # Errors
 /// [`RootError`].
@@ -128,7 +128,7 @@ fn wait_for_root_device(uevents: &Uevents) -> Result<(), RootError> {
 }
 
 /// Makes `/newroot` the root, with `/proc`, `/dev`, `/sys`, `/dev/shm` and `/run` in it, and
-/// frees the memory of what the initramfs brought. (`pivot_root` is refused on an initramfs.)
+/// frees the memory of the initramfs. (`pivot_root` is refused on an initramfs.)
 ///
 /// # Errors
 /// [`RootError`].
@@ -150,10 +150,10 @@ pub fn switch_root() -> Result<(), RootError> {
     switch().map_err(RootError::Switch)
 }
 
-/// Mounts what running programs expect, and makes the places they expect to find.
+/// Mounts the file systems and creates the directories that programs expect.
 ///
-/// `/tmp` stays on the overlay, as on a machine with one disk. The code of execs has a place of
-/// its own, so that it can be written when the disk is full.
+/// `/tmp` stays on the overlay, as on a machine with one disk. The code of execs has a file
+/// system of its own, so that it can be written when the disk is full.
 ///
 /// # Errors
 /// [`RootError`].
@@ -163,13 +163,14 @@ pub fn mount_runtime_filesystems(bounds: &Bounds) -> Result<(), RootError> {
     let no_device = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount_new("devpts", "/dev/pts", no_device, "gid=5,mode=0620,ptmxmode=0666")?;
     mount_new("tmpfs", SCRATCH, private, &bounds.scratch_options())?;
-    // An exec joins its cgroup in 1.5 ms with `favordynmods` and in 14 ms without, where it
-    // waits for an RCU grace period (emulated guest). Kernels before 6.0 do not know it.
+    // An exec joins its cgroup in 1.5 ms with `favordynmods`. Without it, joining waits for an
+    // RCU grace period and takes 14 ms (emulated guest). Kernels before 6.0 do not support the
+    // option.
     mount_new("cgroup2", CGROUP_ROOT, quiet, "favordynmods")
         .or_else(|_unknown_option| mount_new("cgroup2", CGROUP_ROOT, quiet, ""))?;
-    // A kernel that cannot bound them is no reason not to boot.
+    // The boot goes on where the kernel cannot limit them.
     bounds.hold_cgroups(Path::new(CGROUP_ROOT)).ok();
-    // devtmpfs makes devices only; shells need these for `<(…)` and `/dev/stdin`.
+    // devtmpfs creates devices only; shells need these links for `<(…)` and `/dev/stdin`.
     for (link, target) in [
         ("/dev/fd", "/proc/self/fd"),
         ("/dev/stdin", "/proc/self/fd/0"),
@@ -182,7 +183,7 @@ pub fn mount_runtime_filesystems(bounds: &Bounds) -> Result<(), RootError> {
     make_dir(HOME, 0o700)
 }
 
-/// A directory that may not be there yet.
+/// Creates a directory unless it exists.
 fn make_dir(path: &str, mode: u32) -> Result<(), RootError> {
     fs::create_dir_all(path)
         .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
@@ -217,14 +218,14 @@ fn move_mount(kind: &'static str, from: &str, target: &str) -> Result<(), MountE
         .map_err(|source| MountError { kind, target: target.to_owned(), source })
 }
 
-/// Shows the directory `from` at `target` too, without devices and set-user-id programs.
+/// Mounts the directory `from` at `target` too, without devices and set-user-id programs.
 fn bind_mount(from: &str, target: &str) -> Result<(), MountError> {
     let none = None::<&str>;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     fs::create_dir_all(target)
         .and_then(|()| Ok(mount(Some(from), target, none, MsFlags::MS_BIND, none)?))
         .and_then(|()| {
-            // A bind mount takes its flags when it is there.
+            // The flags of a bind mount can be set only by a remount.
             let again = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
             Ok(mount(none, target, none, again, none)?)
         })

@@ -1,4 +1,4 @@
-//! The agent's end of the socket by which a context's interpreter is told what to run.
+//! The agent's end of the socket that carries calls and events of a context's interpreter.
 
 use std::collections::VecDeque;
 use std::future;
@@ -14,36 +14,36 @@ use tokio::net::UnixStream;
 
 use crate::connection::ConnectionError;
 
-/// Most bytes read of what an interpreter left behind when it ended (1 MiB): more than a
-/// socket's buffer holds.
+/// Maximum number of bytes read from an interpreter that has ended (1 MiB): more than a socket's
+/// buffer holds.
 const REST_BYTES_MAX: usize = 1 << 20;
 
-/// An interpreter says this, which is no byte of JSON, when its output so far is to be read
-/// before it goes on: its two streams are read apart, and their order would be lost.
+/// Byte with which an interpreter asks the agent to read its output so far. It is not valid in
+/// JSON. The two output streams are read separately, so their order would be lost otherwise.
 const ORDER: u8 = 0x16;
 
-/// What it is told then, between any two bytes of a line.
+/// The answer, which may come between any two bytes of a line.
 const ORDERED: u8 = 0x06;
 
-/// Most answers that are written at once.
+/// Maximum number of answers written at once.
 const ANSWERS_AT_ONCE: usize = 64;
 
-/// Takes what the host sends as fast as it comes, and hands it on as fast as it is read.
+/// Buffers the host's data until the interpreter reads it.
 #[derive(Debug)]
 pub struct Channel {
     /// Closed once the interpreter has closed its end.
     socket: Option<UnixStream>,
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
-    /// How many times the interpreter is to be told that its output was read.
+    /// Number of answers that the interpreter still has to get.
     answers: usize,
 }
 
 impl Channel {
-    /// A channel, and the end of it that becomes the interpreter's standard input.
+    /// Returns a channel, and the socket that becomes the interpreter's standard input.
     ///
     /// # Errors
-    /// When there is no socket to be had.
+    /// If no socket can be created.
     pub fn open() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -51,10 +51,11 @@ impl Channel {
         Ok((Self { socket, waiting: VecDeque::new(), waiting_bytes: 0, answers: 0 }, theirs.into()))
     }
 
-    /// Accepts what the host sent.
+    /// Accepts data from the host.
     ///
     /// # Errors
-    /// [`ConnectionError::TooMuchData`] when more than [`CONTEXT_CALLS_BYTES_MAX`] would wait.
+    /// [`ConnectionError::TooMuchData`] if more than [`CONTEXT_CALLS_BYTES_MAX`] would be
+    /// buffered.
     pub fn push(&mut self, bytes: Bytes) -> Result<(), ConnectionError> {
         if self.socket.is_none() || bytes.is_empty() {
             return Ok(());
@@ -67,8 +68,8 @@ impl Channel {
         Ok(())
     }
 
-    /// Waits until the interpreter can take more; for ever while there is nothing to give.
-    /// Cancel safe.
+    /// Waits until the interpreter can accept more; never returns while there is nothing to
+    /// write. Cancel safe.
     pub async fn writable(&self) -> io::Result<()> {
         match &self.socket {
             Some(socket) if self.answers > 0 || !self.waiting.is_empty() => socket.writable().await,
@@ -76,7 +77,7 @@ impl Channel {
         }
     }
 
-    /// Hands on as much as the interpreter takes without waiting.
+    /// Writes as much as the interpreter accepts without waiting.
     pub fn write_some(&mut self) {
         let Some(socket) = &self.socket else { return };
         if self.answers > 0 {
@@ -102,8 +103,8 @@ impl Channel {
         }
     }
 
-    /// Leaves of what the interpreter said the lines; its output has been read by now, and where
-    /// it asked for that, it is told.
+    /// Removes order bytes from the interpreter's data, which leaves the lines. The output has
+    /// been read by now, so each order byte is answered.
     pub fn answer(&mut self, said: &mut BytesMut) {
         let before = said.len();
         if said.contains(&ORDER) {
@@ -112,7 +113,8 @@ impl Channel {
         self.answers += before - said.len();
     }
 
-    /// Waits until the interpreter has said something; for ever once it cannot. Cancel safe.
+    /// Waits until there is data from the interpreter; never returns once it is closed. Cancel
+    /// safe.
     pub async fn readable(&self) -> io::Result<()> {
         match &self.socket {
             Some(socket) => socket.readable().await,
@@ -133,13 +135,13 @@ impl Channel {
         chunk
     }
 
-    /// Reads what an interpreter that has ended left behind.
+    /// Reads the remaining data of an interpreter that has ended.
     pub fn read_rest(&mut self) -> BytesMut {
         let mut rest = BytesMut::new();
         let Some(socket) = self.socket.take() else { return rest };
         let mut chunk = [0; 4 << 10];
         while rest.len() < REST_BYTES_MAX {
-            // Past the runtime, which may not have heard yet that there is something.
+            // Bypasses the runtime, which may not have noticed yet that there is data.
             match nix::unistd::read(socket.as_fd(), &mut chunk) {
                 Err(Errno::EINTR) => {}
                 Ok(0) | Err(_) => break,

@@ -12,14 +12,14 @@ use tokio::net::unix::pipe::Sender;
 use super::terminal::{END_OF_INPUT, Terminal};
 use crate::connection::ConnectionError;
 
-/// Bytes taken after which the host is told, though more wait (a quarter of the window).
+/// Number of consumed bytes after which the host is told (a quarter of the window).
 const TELL_BYTES: usize = STDIN_WINDOW_BYTES / 4;
 
-/// Takes input as fast as the host sends it and hands it on as fast as the program reads:
-/// a program that does not read must not keep the host from sending.
+/// Buffers input until the program reads it. A program that does not read must not block the
+/// host.
 #[derive(Debug)]
 pub struct Input {
-    /// Closed once the program has all its input or wants no more.
+    /// Closed once the program has all its input or has closed its end.
     sink: Option<Sink>,
     waiting: VecDeque<Bytes>,
     bound: Bound,
@@ -32,22 +32,22 @@ enum Sink {
     Terminal(Terminal),
 }
 
-/// What bounds the input that waits.
+/// Limits of buffered input.
 #[derive(Debug)]
 enum Bound {
-    /// All there is may come at once: an exec's.
+    /// All input may arrive at once, for an exec.
     Whole { received_bytes: usize },
-    /// As much as the window; the host is told how much was taken.
+    /// At most a window of input; the host is told how much was consumed.
     Window { waiting_bytes: usize, taken_bytes: usize },
 }
 
 impl Input {
-    /// Input for the program at the other end of `pipe`.
+    /// Returns the input of the program at the other end of `pipe`.
     pub fn new(pipe: Sender) -> Self {
         Self::into(Sink::Pipe(pipe))
     }
 
-    /// Input for the program at the other end of `terminal`.
+    /// Returns the input of the program at the other end of `terminal`.
     pub fn of_terminal(terminal: Terminal) -> Self {
         Self::into(Sink::Terminal(terminal))
     }
@@ -57,12 +57,12 @@ impl Input {
         Self { sink: Some(sink), waiting: VecDeque::new(), bound, ended: false }
     }
 
-    /// From now on the host must not send more than the window.
+    /// Limits the host to the window.
     pub fn window(&mut self) {
         self.bound = Bound::Window { waiting_bytes: 0, taken_bytes: 0 };
     }
 
-    /// Accepts what the host sent.
+    /// Accepts data from the host.
     ///
     /// # Errors
     /// [`ConnectionError::TooMuchStdin`] beyond [`STDIN_BYTES_MAX`], or beyond the window.
@@ -91,8 +91,8 @@ impl Input {
         Ok(())
     }
 
-    /// Says that the host sends no more. A terminal stays open: its program is sent what a
-    /// person would type.
+    /// Marks the end of the host's input. A terminal stays open, and its program gets the
+    /// end-of-input character.
     pub fn end(&mut self) {
         if matches!(self.sink, Some(Sink::Terminal(_))) && !self.ended {
             self.waiting.push_back(Bytes::from_static(END_OF_INPUT));
@@ -101,7 +101,7 @@ impl Input {
         self.close_when_done();
     }
 
-    /// Waits until the program can take more; forever while there is nothing to give.
+    /// Waits until the program can accept more; never returns while there is nothing to write.
     /// Cancel safe.
     pub async fn writable(&self) -> io::Result<()> {
         match &self.sink {
@@ -111,7 +111,7 @@ impl Input {
         }
     }
 
-    /// Hands on as much as the program takes without waiting.
+    /// Writes as much as the program accepts without waiting.
     pub fn write_some(&mut self) {
         let (Some(sink), Some(next)) = (&self.sink, self.waiting.front_mut()) else { return };
         let written = match sink {
@@ -125,7 +125,7 @@ impl Input {
                     self.waiting.pop_front();
                 }
                 if let Bound::Window { waiting_bytes, taken_bytes } = &mut self.bound {
-                    // The character that ends input was never the host's.
+                    // The end-of-input character was not part of the host's data.
                     let taken = written.min(*waiting_bytes);
                     *waiting_bytes -= taken;
                     *taken_bytes += taken;
@@ -138,7 +138,7 @@ impl Input {
         }
     }
 
-    /// How much was taken since this was last asked, if that is worth telling the host.
+    /// Returns how much was consumed since the last call, if it is enough to tell the host.
     pub fn taken(&mut self) -> Option<usize> {
         match &mut self.bound {
             Bound::Window { waiting_bytes, taken_bytes }
@@ -150,7 +150,7 @@ impl Input {
         }
     }
 
-    /// Drops the pipe and what was waiting.
+    /// Drops the pipe and the buffered input.
     pub fn close(&mut self) {
         self.sink = None;
         self.waiting.clear();

@@ -10,47 +10,47 @@ use std::path::{Path, PathBuf};
 use emberd_proto::process::ProcessSpec;
 use emberd_proto::{RefusalCode, StartedBy};
 
-use super::berth::{Berth, CodeFile, Streams};
 use super::leader::Leader;
 use super::leftover::Leftovers;
+use super::slot::{CodeFile, Slot, Streams};
 use crate::agent::{Agent, Environment};
 use crate::process::{NewProcess, ResourceLimits};
 use crate::process_tree::{Cgroup, Controller, LimitError, ProcessTree};
 use crate::users::{self, User, UserError};
 use crate::zygote::Work;
 
-/// Kind of terminal a program is told it has, unless its environment names one.
+/// Value of `TERM` for a program at a terminal, unless its environment has one.
 const TERM_DEFAULT: &str = "xterm-256color";
 
 /// Why a program was not started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// Its code could not be written to a file.
+    /// The code could not be written to a file.
     #[error("cannot write the code to {}", .0.display())]
     Code(PathBuf, #[source] io::Error),
-    /// Its working directory is none.
+    /// The working directory cannot be entered.
     #[error("cannot enter the directory {}", .0.display())]
     Directory(PathBuf, #[source] io::Error),
-    /// There is no cgroup for it.
-    #[error("cannot make a cgroup")]
+    /// No cgroup could be created.
+    #[error("cannot create a cgroup")]
     Cgroup(#[source] io::Error),
-    /// It, or what runs it, could not be executed.
+    /// The program, or its interpreter, could not be executed.
     #[error("cannot run {0}")]
     Run(String, #[source] io::Error),
-    /// Its pipes or its terminal could not be made or watched.
-    #[error("cannot make the program's pipes")]
+    /// The pipes or the terminal could not be created or watched.
+    #[error("cannot create the program's pipes")]
     Pipes(#[source] io::Error),
-    /// It cannot run as the user asked for.
+    /// The requested user cannot be used.
     #[error(transparent)]
     User(#[from] UserError),
-    /// A limit asked for cannot be held here.
+    /// A requested limit cannot be enforced.
     #[error(transparent)]
     Limit(#[from] LimitError),
 }
 
 impl LaunchError {
-    /// What it is to a host that asked for what this guest does not have; `None` where
-    /// starting was tried.
+    /// Returns the refusal if the request named something that this guest does not have; `None`
+    /// if starting was attempted.
     pub fn refusal(&self) -> Option<RefusalCode> {
         match self {
             Self::User(UserError::Unknown(_)) => Some(RefusalCode::NotFound),
@@ -60,31 +60,31 @@ impl LaunchError {
     }
 }
 
-/// A program that was started. Dropping it kills its process tree unless its leader has
-/// ended, and removes the file of its code.
+/// A started program. Dropping it kills its process tree unless its leader has ended, and removes
+/// the file of its code.
 #[derive(Debug)]
 pub struct Program {
-    /// Its first process.
+    /// The first process.
     pub leader: Leader,
-    /// What goes to it and comes from it.
+    /// The input and output streams.
     pub streams: Streams,
-    /// How it was started.
+    /// How the program was started.
     pub started_by: StartedBy,
-    /// The other ends of its output pipes. While they are open, the runtime is not woken to
-    /// hear that the program, which is just ending, has closed them.
+    /// The program's ends of its output pipes. While they are open, the runtime is not woken when
+    /// the ending program closes its own.
     outputs: [OwnedFd; 2],
     code: CodeFile,
 }
 
 impl Program {
-    /// The program that `leader` leads in `berth`.
-    pub(crate) fn new(berth: Berth, leader: Leader, started_by: StartedBy) -> Self {
-        let Berth { code, streams, stdio: [_stdin, stdout, stderr], .. } = berth;
+    /// Returns the program that `leader` leads, with the resources of `slot`.
+    pub(crate) fn new(slot: Slot, leader: Leader, started_by: StartedBy) -> Self {
+        let Slot { code, streams, stdio: [_stdin, stdout, stderr], .. } = slot;
         Self { leader, streams, started_by, outputs: [stdout, stderr], code }
     }
 
-    /// Lets go of it once its leader has ended. What it left behind lives on, and whatever
-    /// that writes is read on.
+    /// Releases the program once its leader has ended. Processes that it left behind keep
+    /// running, and their output is read.
     pub fn leave(self, leftovers: &Leftovers) {
         let Self { leader, streams, outputs, code, .. } = self;
         drop((outputs, code));
@@ -92,10 +92,10 @@ impl Program {
     }
 }
 
-/// Starts what `spec` asks for, as the agent's pack says.
+/// Starts the program of `spec`, as the agent's pack defines.
 ///
 /// # Errors
-/// [`LaunchError`]; nothing is left behind then.
+/// [`LaunchError`]; nothing is left behind.
 pub async fn launch(agent: &Agent, spec: &ProcessSpec) -> Result<Program, LaunchError> {
     check_limits(agent, spec)?;
     let user = spec.user.as_deref().map(users::find).transpose()?;
@@ -108,7 +108,8 @@ pub async fn launch(agent: &Agent, spec: &ProcessSpec) -> Result<Program, Launch
     }
 }
 
-/// The agent's environment, under the user's, under the spec's.
+/// Returns the environment of a program: the agent's, overridden by the user's and then by the
+/// spec's.
 fn environment<'a>(
     agent: &'a Agent,
     spec: &ProcessSpec,
@@ -125,7 +126,7 @@ fn environment<'a>(
     environment
 }
 
-/// The agent's environment, under what a login of the user's sets.
+/// Returns the agent's environment, overridden by what a login of the user sets.
 pub(crate) fn environment_of<'a>(agent: &'a Agent, user: Option<&User>) -> Cow<'a, Environment> {
     let Some(user) = user else { return Cow::Borrowed(&agent.environment) };
     let home = user.home.to_string_lossy().into_owned();
@@ -139,7 +140,7 @@ pub(crate) fn environment_of<'a>(agent: &'a Agent, user: Option<&User>) -> Cow<'
     Cow::Owned(agent.environment.overlaid(&own))
 }
 
-/// Where the program starts. A user whose home is not there starts at the root, as with su(1).
+/// Returns the working directory. A user whose home does not exist starts in `/`, as with su(1).
 pub(crate) fn directory<'a>(
     cwd: Option<&str>,
     environment: &'a Environment,
@@ -153,7 +154,7 @@ pub(crate) fn directory<'a>(
     }
 }
 
-/// Refuses limits that could only be ignored here.
+/// Refuses limits that cannot be enforced here.
 fn check_limits(agent: &Agent, spec: &ProcessSpec) -> Result<(), LimitError> {
     let wanted = [
         (spec.limits.memory_mib.is_some(), Controller::Memory),
@@ -168,7 +169,7 @@ fn check_limits(agent: &Agent, spec: &ProcessSpec) -> Result<(), LimitError> {
     Ok(())
 }
 
-/// Has a fork of the zygote run the code; `None` where it must, or can only, be spawned.
+/// Runs the code in a fork of the zygote; `None` if it must be spawned.
 async fn fork(
     agent: &Agent,
     spec: &ProcessSpec,
@@ -182,7 +183,7 @@ async fn fork(
     let Some(work) = Work::new(&spec.args, environment, directory) else { return Ok(None) };
     let Some(spare) = zygote.spare(agent).await else { return Ok(None) };
     let started = spare.set_to(&work, code, &spec.limits)?;
-    Ok(started.map(|(berth, leader)| Program::new(berth, leader, StartedBy::Zygote)))
+    Ok(started.map(|(slot, leader)| Program::new(slot, leader, StartedBy::Zygote)))
 }
 
 fn spawn(
@@ -192,40 +193,40 @@ fn spawn(
     environment: &Environment,
     directory: &Path,
 ) -> Result<Program, LaunchError> {
-    let mut berth = match spec.tty {
-        Some(size) => Berth::with_terminal(agent, size)?,
-        None => Berth::make(agent)?,
+    let mut slot = match spec.tty {
+        Some(size) => Slot::with_terminal(agent, size)?,
+        None => Slot::make(agent)?,
     };
     if let Some(user) = user {
-        berth.give_to(user)?;
+        slot.give_to(user)?;
     }
     let words = match &spec.code {
         Some(code) => {
-            let file = berth.code.write(code)?;
+            let file = slot.code.write(code)?;
             agent.pack.command(&file.to_string_lossy(), &spec.args)
         }
         None => spec.argv.iter().chain(&spec.args).cloned().collect(),
     };
     let refused = |source| LaunchError::Run(words[0].clone(), source);
-    if let Some(cgroup) = &berth.cgroup {
+    if let Some(cgroup) = &slot.cgroup {
         cgroup.limit(&spec.limits)?;
     }
-    let procs = berth.cgroup.as_ref().map(Cgroup::procs).transpose();
+    let procs = slot.cgroup.as_ref().map(Cgroup::procs).transpose();
     let procs = procs.map_err(LaunchError::Cgroup)?;
     let mut process =
-        NewProcess::new(&words, environment, directory, berth.stdio()).map_err(refused)?;
+        NewProcess::new(&words, environment, directory, slot.stdio()).map_err(refused)?;
     process.cgroup_procs = procs.as_ref().map(|file| file.as_fd());
     process.user = user;
     process.terminal = spec.tty.is_some();
     process.resources = ResourceLimits::of(&spec.limits);
     let (pid, exit) = agent.reaper.start(&process).map_err(refused)?;
 
-    let leader = Leader::new(exit, ProcessTree { leader: pid, cgroup: berth.cgroup.take() });
-    Ok(Program::new(berth, leader, StartedBy::Spawn))
+    let leader = Leader::new(exit, ProcessTree { leader: pid, cgroup: slot.cgroup.take() });
+    Ok(Program::new(slot, leader, StartedBy::Spawn))
 }
 
-/// Finds out what is wrong with a directory before the failure of fork-and-exec as a whole
-/// could only be blamed on the program.
+/// Checks a directory before the program is started, because a later failure could not be told
+/// from a failure of the program.
 pub(crate) fn check_directory(directory: &Path) -> Result<(), LaunchError> {
     let problem = match fs::metadata(directory) {
         Ok(metadata) if metadata.is_dir() => return Ok(()),

@@ -1,4 +1,4 @@
-//! The first process of a program, whose end is the program's end.
+//! The first process of a program. The program ends when it does.
 
 use std::process::ExitStatus;
 
@@ -12,43 +12,43 @@ use crate::zygote::Report;
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It was waited for.
+    /// The process was waited for.
     Reaped(ExitStatus),
-    /// It said that all it does is done, and with which exit code; what remains is its
-    /// process's own teardown.
+    /// The program reported that it is done, with its exit code; the process itself may still be
+    /// exiting.
     Reported(u8),
-    /// Nobody will ever know.
+    /// The exit status will never be known.
     Lost,
 }
 
-/// A leader at work. Dropping it kills the whole process tree unless it has ended.
+/// A running leader. Dropping it kills the whole process tree unless the leader has ended.
 #[derive(Debug)]
 pub struct Leader {
     exit: Exit,
-    /// What a fork of the zygote says itself.
+    /// The report of a fork of the zygote.
     report: Option<Report>,
     tree: ProcessTree,
     ended: bool,
 }
 
 impl Leader {
-    /// The leader of `tree`, whose end `exit` tells.
+    /// Returns the leader of `tree`, whose exit status comes through `exit`.
     pub fn new(exit: Exit, tree: ProcessTree) -> Self {
         Self { exit, report: None, tree, ended: false }
     }
 
-    /// The same leader, which may report its end itself.
+    /// Returns the same leader with a socket on which it may report its end.
     pub fn reporting(mut self, report: Report) -> Self {
         self.report = Some(report);
         self
     }
 
-    /// Its process id.
+    /// Returns the leader's process id.
     pub fn pid(&self) -> u32 {
         self.tree.leader
     }
 
-    /// Waits for its end. Cancel safe; not to be called again once it returned.
+    /// Waits for the program's end. Cancel safe; must not be called again once it returned.
     pub async fn ended(&mut self) -> End {
         let end = match &mut self.report {
             None => status(&mut self.exit).await,
@@ -62,19 +62,20 @@ impl Leader {
         end
     }
 
-    /// Whether its process is known to be gone. One that reported its end may be there still.
+    /// Returns whether the process is known to be gone. A program that reported its end may still
+    /// have its process.
     pub fn is_gone(&self) -> bool {
         self.exit.is_terminated()
     }
 
-    /// Waits until its process is gone, once it has ended.
+    /// Waits until the process is gone, after the program has ended.
     pub async fn gone(&mut self) {
         if !self.is_gone() {
             status(&mut self.exit).await;
         }
     }
 
-    /// Whether it, or what it started, was killed for reaching its limit of memory.
+    /// Returns whether a process of the tree was killed for reaching the memory limit.
     pub fn ran_out_of_memory(&self) -> bool {
         self.tree.ran_out_of_memory()
     }
@@ -86,16 +87,17 @@ impl Leader {
         }
     }
 
-    /// Sends `signal` to its process group, as a terminal does, unless it has ended.
+    /// Sends `signal` to the leader's process group, as a terminal does, unless the leader has
+    /// ended.
     pub fn interrupt(&self, signal: Signal) {
         if self.runs() {
-            // A group that is gone, or is not there yet, has nothing to hear.
+            // A group that has ended, or does not exist yet, needs no signal.
             killpg(Pid::from_raw(self.tree.leader.cast_signed()), signal).ok();
         }
     }
 
-    /// Kills the whole tree; `false` if the leader has already ended by itself, in which case
-    /// the rest of the tree lives on.
+    /// Kills the whole tree; `false` if the leader has already ended by itself, in which case the
+    /// rest of the tree keeps running.
     pub fn kill(&self) -> bool {
         let running = self.runs();
         if running {
@@ -104,7 +106,7 @@ impl Leader {
         running
     }
 
-    /// A leader whose status is here has been reaped: its pid may be another's by now.
+    /// A leader whose status is known has been reaped, so its pid may be reused.
     fn runs(&self) -> bool {
         !self.ended && self.exit.is_empty()
     }

@@ -1,7 +1,8 @@
-//! What a program left behind goes on writing to the pipes it inherited.
+//! Reads the output of processes that a program left behind.
 //!
-//! Without a reader its next line would end it by SIGPIPE: a server left behind would die of its
-//! own log. So somebody goes on reading, and drops what is read, until nobody can write any more.
+//! Without a reader, their next write would end them by SIGPIPE, for example a server that writes
+//! a log. The agent therefore keeps reading and drops the output until no process can write any
+//! more.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -16,21 +17,21 @@ use tokio::time::sleep;
 use super::leader::Leader;
 use super::output::Output;
 
-/// Pipes that are read on at a time. Each costs the agent a descriptor and the kernel some
-/// 2 KiB, and each takes a process that lives on; one more than this is closed.
+/// Maximum number of pipes that are read. Each costs the agent a descriptor and the kernel about
+/// 2 KiB, and belongs to a running process. Further pipes are closed.
 const PIPES_MAX: usize = 4096;
 
-/// Pause between two readings of a pipe: one that is written to without end takes little of
-/// the processor from programs somebody waits for.
+/// Pause between two reads of a pipe, so that a process that writes without end takes little
+/// processor time from other programs.
 const READ_PAUSE: Duration = Duration::from_millis(10);
 
-/// What is read at once, in bytes (16 KiB).
+/// Read size, in bytes (16 KiB).
 const CHUNK_BYTES: usize = 16 << 10;
 
-/// Most that is read between two pauses, in bytes (256 KiB): as much as a pipe was made to hold.
+/// Maximum read between two pauses, in bytes (256 KiB): the capacity that pipes were given.
 const TURN_BYTES: usize = 256 << 10;
 
-/// The pipes that are read on.
+/// The pipes of processes that were left behind.
 #[derive(Debug, Default)]
 pub struct Leftovers {
     pipes: Arc<AtomicUsize>,
@@ -38,17 +39,18 @@ pub struct Leftovers {
 
 /// One of [`PIPES_MAX`].
 #[derive(Debug)]
-struct Seat(Arc<AtomicUsize>);
+struct Permit(Arc<AtomicUsize>);
 
 impl Leftovers {
-    /// Takes over the output of a program whose `leader` has ended, until those it left behind
-    /// have ended too. Returns at once, and has nothing to do where nobody was left behind.
+    /// Takes over the output of a program whose `leader` has ended, until the processes that it
+    /// left behind have ended too. Returns at once, and does nothing if no process was left
+    /// behind.
     pub fn take(&self, mut leader: Leader, outputs: [Output; 2]) {
         if leader.is_gone() {
             drop(leader);
             return self.read_on(outputs);
         }
-        // It has told its end, and its process is just being torn down, which closes its pipes.
+        // The program has reported its end, and its process is exiting, which closes its pipes.
         let all = Self { pipes: Arc::clone(&self.pipes) };
         tokio::spawn(async move {
             leader.gone().await;
@@ -62,10 +64,10 @@ impl Leftovers {
             if is_closed(&pipe) {
                 continue;
             }
-            let Some(seat) = self.seat() else { return };
+            let Some(permit) = self.permit() else { return };
             let Ok(pipe) = Receiver::from_owned_fd_unchecked(pipe) else { continue };
             tokio::spawn(async move {
-                let _seat = seat;
+                let _permit = permit;
                 while pipe.readable().await.is_ok() && discard(&pipe).is_ok() {
                     sleep(READ_PAUSE).await;
                 }
@@ -73,27 +75,27 @@ impl Leftovers {
         }
     }
 
-    fn seat(&self) -> Option<Seat> {
+    fn permit(&self) -> Option<Permit> {
         let taken = self.pipes.fetch_add(1, Ordering::Relaxed);
-        let seat = Seat(Arc::clone(&self.pipes));
-        (taken < PIPES_MAX).then_some(seat)
+        let permit = Permit(Arc::clone(&self.pipes));
+        (taken < PIPES_MAX).then_some(permit)
     }
 }
 
-impl Drop for Seat {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Whether nobody holds the other end.
+/// Returns whether the other end is closed.
 fn is_closed(pipe: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
     poll(&mut fds, PollTimeout::ZERO).is_ok()
         && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
-/// Reads what is there; fails once nobody can write any more.
+/// Reads available data; fails once no process can write any more.
 fn discard(pipe: &Receiver) -> io::Result<()> {
     let mut chunk = [0; CHUNK_BYTES];
     let mut total = 0;

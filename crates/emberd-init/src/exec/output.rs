@@ -14,26 +14,27 @@ use tokio::net::unix::pipe::Receiver;
 
 use super::terminal::Terminal;
 
-/// Capacity assumed for a pipe that does not tell, in bytes (1 MiB): the most an
-/// unprivileged program can give it.
+/// Capacity assumed for a pipe that does not report one, in bytes (1 MiB): the maximum that an
+/// unprivileged program can set.
 const PIPE_BYTES_FALLBACK: usize = 1 << 20;
 
-/// What the pipe of a program that filled it may hold, in bytes (256 KiB): as much as may wait
-/// for the host.
+/// Capacity given to the pipe of a program that filled it, in bytes (256 KiB): as much as may
+/// wait for the host.
 const WIDE_PIPE_BYTES: i32 = 256 << 10;
 
-/// What is read at once of what a program leaves behind, in bytes (4 KiB): mostly nothing.
+/// Read size for programs that were left behind, in bytes (4 KiB); mostly they have no output.
 const REST_CHUNK_BYTES: usize = 4 << 10;
 
-/// What is read at once from a terminal, in bytes (16 KiB): more than it holds.
+/// Read size for a terminal, in bytes (16 KiB): more than it holds.
 const TERMINAL_READ_BYTES: usize = 16 << 10;
 
-/// Turns what the program writes into frames, up to a cap; the rest is read and dropped, so
-/// that the program runs on as if it had been read.
+/// Turns a program's output into frames, up to a cap. Output beyond the cap is read and dropped,
+/// so that the program does not block.
 #[derive(Debug)]
 pub struct Output {
     kind: Kind,
-    /// Closed once the program, and whoever inherited it, has closed the other end.
+    /// Closed once the program, and every process that inherited the pipe, has closed the other
+    /// end.
     source: Option<Source>,
     bytes_max: usize,
     sent_bytes: usize,
@@ -43,29 +44,30 @@ pub struct Output {
 
 #[derive(Debug)]
 enum Source {
-    /// A pipe the runtime has not heard of: nobody is woken when the program writes.
+    /// A pipe that is not registered with the runtime, so that writes of the program wake no
+    /// task.
     Unwatched(OwnedFd),
     Pipe(Receiver),
     Terminal(Terminal),
 }
 
 impl Output {
-    /// Output of the program at the other end of `pipe`, at most [`OUTPUT_BYTES_MAX`] of it,
-    /// sent as frames of `kind`.
+    /// Returns the output of the program at the other end of `pipe`, sent as frames of `kind` and
+    /// cut after [`OUTPUT_BYTES_MAX`].
     ///
     /// # Errors
-    /// When the pipe cannot be told not to block.
+    /// If the pipe cannot be made non-blocking.
     pub fn new(kind: Kind, pipe: OwnedFd) -> io::Result<Self> {
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(Self::of(kind, Some(Source::Unwatched(pipe))))
     }
 
-    /// What the program at the other end of `terminal` writes there.
+    /// Returns the output of the program at the other end of `terminal`.
     pub fn of_terminal(terminal: Terminal) -> Self {
         Self::of(Kind::Stdout, Some(Source::Terminal(terminal)))
     }
 
-    /// No output: a program at a terminal has no other.
+    /// Returns an empty output, for the second stream of a program at a terminal.
     pub fn none(kind: Kind) -> Self {
         Self::of(kind, None)
     }
@@ -81,7 +83,7 @@ impl Output {
         }
     }
 
-    /// The pipe, if it was one and is still open.
+    /// Returns the pipe, if this is one and still open.
     pub fn into_pipe(self) -> Option<OwnedFd> {
         match self.source? {
             Source::Unwatched(pipe) => Some(pipe),
@@ -90,18 +92,18 @@ impl Output {
         }
     }
 
-    /// From now on nothing is cut.
+    /// Turns off the cap.
     pub fn unbounded(&mut self) {
         self.bytes_max = usize::MAX;
     }
 
-    /// Whether anything was dropped.
+    /// Returns whether output was dropped.
     pub fn truncated(&self) -> bool {
         self.truncated
     }
 
-    /// Waits until there is something to read; forever once the pipe is closed. Cancel safe.
-    /// From the first wait on, the runtime watches it.
+    /// Waits until there is output; never returns once the pipe is closed. Registers the pipe
+    /// with the runtime. Cancel safe.
     pub async fn readable(&mut self) -> io::Result<()> {
         if let Some(Source::Unwatched(pipe)) =
             self.source.take_if(|source| matches!(source, Source::Unwatched(_)))
@@ -119,7 +121,8 @@ impl Output {
     /// Reads once, without waiting, and appends the frames to `frames`.
     pub fn read_some(&mut self, frames: &mut BytesMut) {
         let Some(source) = &self.source else { return };
-        // Read to where it is sent from: its header is known only then.
+        // Data is read to where it is sent from; its header is written afterwards, when the size
+        // is known.
         let start = frames.len();
         frames.reserve(HEADER_BYTES + BULK_BYTES_MAX);
         frames.put_bytes(0, HEADER_BYTES);
@@ -139,23 +142,23 @@ impl Output {
         frames.truncate(start);
     }
 
-    /// Reads what is in the pipe, once the program has ended.
+    /// Reads the remaining output after the program has ended.
     ///
-    /// All the program wrote before it ended is there, so one pipe's capacity is enough, and
-    /// a child of it that goes on writing cannot keep this from ending.
+    /// Everything that the program wrote is in the pipe, so reading one capacity is enough. A
+    /// child that continues to write cannot keep this from ending.
     pub fn read_rest(&mut self, frames: &mut BytesMut) {
         let Some(source) = self.source.take() else { return };
         let mut chunk = [0; REST_CHUNK_BYTES];
         let mut left = None;
         loop {
-            // Past the runtime, which may not have heard yet that the pipe is readable.
+            // Bypasses the runtime, which may not have noticed yet that the pipe is readable.
             let bytes = match nix::unistd::read(source.as_fd(), &mut chunk) {
                 Ok(bytes) => bytes,
                 Err(Errno::EINTR) => continue,
                 Err(_) => break,
             };
             self.append(&chunk[..bytes], frames);
-            // Less than was asked for is all there is: in a pipe. A terminal gives lines.
+            // A short read means that a pipe is empty. A terminal returns lines.
             let is_all = match source {
                 Source::Unwatched(_) | Source::Pipe(_) => bytes < chunk.len(),
                 Source::Terminal(_) => bytes == 0,
@@ -168,11 +171,11 @@ impl Output {
                 less => left = less,
             }
         }
-        // Closed when nobody waits for it any more.
+        // Closed when the receiver is gone.
         self.source = Some(source);
     }
 
-    /// Makes a frame of what was read behind the room for its header at `start`.
+    /// Completes the frame whose header starts at `start` with the data behind it.
     fn complete(&mut self, start: usize, bytes: usize, frames: &mut BytesMut) {
         let kept = self.keep(bytes);
         let frame_bytes = if kept == 0 { 0 } else { HEADER_BYTES + kept };
@@ -187,7 +190,7 @@ impl Output {
         encode_bulk(self.kind, &bytes[..kept], frames);
     }
 
-    /// How many of `bytes` more bytes are sent.
+    /// Returns how many of `bytes` more bytes are sent.
     fn keep(&mut self, bytes: usize) -> usize {
         let kept = bytes.min(self.bytes_max - self.sent_bytes);
         self.truncated |= kept < bytes;
@@ -197,7 +200,7 @@ impl Output {
 }
 
 impl Source {
-    /// Appends what there is to `buffer`, [`BULK_BYTES_MAX`] bytes at most.
+    /// Appends available output to `buffer`, at most [`BULK_BYTES_MAX`].
     fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
             Self::Unwatched(_) => Err(io::ErrorKind::WouldBlock.into()),
@@ -212,15 +215,15 @@ impl Source {
         }
     }
 
-    /// Lets a pipe hold more, so that a program that fills it and its reader take turns less
-    /// often. A system that does not allow it leaves it as it is.
+    /// Enlarges the pipe, so that a program that fills it and its reader alternate less often.
+    /// Does nothing if the system does not allow it.
     fn widen(&self) {
         if let Self::Pipe(pipe) = self {
             fcntl(pipe, FcntlArg::F_SETPIPE_SZ(WIDE_PIPE_BYTES)).ok();
         }
     }
 
-    /// How many bytes it holds.
+    /// Returns the capacity of the pipe.
     fn capacity(&self) -> usize {
         let bytes = match self {
             Self::Unwatched(_) | Self::Pipe(_) => fcntl(self.as_fd(), FcntlArg::F_GETPIPE_SZ).ok(),
@@ -273,7 +276,7 @@ mod tests {
         writer.write_all(&vec![b'x'; BULK_BYTES_MAX]).unwrap();
         output.readable().await.unwrap();
         output.read_some(&mut frames);
-        // Would block, if it were as narrow as before.
+        // Would block with the old capacity.
         writer.write_all(&vec![b'y'; 2 * BULK_BYTES_MAX]).unwrap();
         output.readable().await.unwrap();
         output.read_some(&mut frames);

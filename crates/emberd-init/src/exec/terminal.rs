@@ -14,10 +14,10 @@ use tokio::io::unix::AsyncFd;
 
 use crate::sys;
 
-/// The character that ends input, as a terminal begins with (`VEOF`, Ctrl-D).
+/// The default end-of-input character of a terminal (`VEOF`, Ctrl-D).
 pub const END_OF_INPUT: &[u8] = b"\x04";
 
-/// One pseudo terminal (pty(7)), the end a screen and a keyboard would be at.
+/// The master end of a pseudo terminal (pty(7)).
 #[derive(Debug, Clone)]
 pub struct Terminal(Arc<AsyncFd<OwnedFd>>);
 
@@ -25,15 +25,15 @@ impl Terminal {
     /// Opens a terminal of that size; the second value is the program's end.
     ///
     /// # Errors
-    /// When the system has none left.
+    /// If the system has no terminal left.
     pub fn open(size: TtySize) -> io::Result<(Self, OwnedFd)> {
         let OpenptyResult { master, slave } = openpty(Some(&winsize(size)), None)?;
-        // The kernel's own settings are those of a login, but for this: what is typed is UTF-8,
-        // so that Backspace takes back a character and not one byte of it.
+        // The kernel's defaults are those of a login, except for this: input is UTF-8, so that
+        // Backspace removes a character and not one byte of it.
         let mut settings = tcgetattr(&slave)?;
         settings.input_flags |= InputFlags::IUTF8;
         tcsetattr(&slave, SetArg::TCSANOW, &settings)?;
-        // No other child is started in between: this is the agent's only thread.
+        // No other child is started in between, because this is the agent's only thread.
         for end in [&master, &slave] {
             fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         }
@@ -42,17 +42,17 @@ impl Terminal {
         Ok((Self(Arc::new(master)), slave))
     }
 
-    /// Waits until there is something to read, or the program's end is closed. Cancel safe.
+    /// Waits until there is output, or the program's end is closed. Cancel safe.
     pub async fn readable(&self) -> io::Result<()> {
         self.0.ready(Interest::READABLE).await.map(drop)
     }
 
-    /// Waits until something can be written. Cancel safe.
+    /// Waits until input can be written. Cancel safe.
     pub async fn writable(&self) -> io::Result<()> {
         self.0.ready(Interest::WRITABLE).await.map(drop)
     }
 
-    /// Reads without waiting. EIO says that nobody holds the other end.
+    /// Reads without waiting. EIO means that the other end is closed.
     pub fn try_read(&self, chunk: &mut [u8]) -> io::Result<usize> {
         let read = |end: &OwnedFd| nix::unistd::read(end, chunk).map_err(io::Error::from);
         self.0.try_io(Interest::READABLE, read)
@@ -64,7 +64,7 @@ impl Terminal {
         self.0.try_io(Interest::WRITABLE, write)
     }
 
-    /// Changes its size, which the program is told by SIGWINCH.
+    /// Changes the size, which the program notices by SIGWINCH.
     ///
     /// # Errors
     /// As `TIOCSWINSZ`.

@@ -1,7 +1,7 @@
-//! A directory as a tar stream, and back.
+//! Packs a directory as a tar stream, and unpacks one.
 //!
-//! Devices and sockets are left out both ways; owners are not kept, for what is unpacked belongs
-//! to the user it is unpacked for.
+//! Devices and sockets are skipped both ways. Owners are not kept: unpacked files belong to the
+//! requested user.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ use super::errors::FileError;
 use super::place::Place;
 use super::stream::{DataWriter, Sink, Source};
 
-/// Sends what `path` is, then the directory's content, or the file alone, as a tar stream.
+/// Sends the attributes of `path`, then the directory's contents, or the file, as a tar stream.
 pub fn pack(place: &Place, path: &GuestPath, sink: &Sink) -> Result<(), FileError> {
     let path = place.resolve(path)?;
     let metadata = fs::metadata(&path).map_err(FileError::system("pack", &path))?;
@@ -43,8 +43,8 @@ pub fn pack(place: &Place, path: &GuestPath, sink: &Sink) -> Result<(), FileErro
     packed.map(|_| ()).map_err(FileError::packing)
 }
 
-/// Unpacks the tar stream of `source` into the directory at `path`, which is made. Nothing
-/// outside of it is changed, whatever names and links the archive has.
+/// Unpacks the tar stream of `source` into the directory at `path`, which is created if missing.
+/// Nothing outside it is changed, whatever names and links the archive has.
 pub fn unpack(place: &Place, path: &GuestPath, source: &mut Source) -> Result<(), FileError> {
     let path = place.resolve(path)?;
     let made = fs::metadata(&path).is_err();
@@ -53,7 +53,7 @@ pub fn unpack(place: &Place, path: &GuestPath, source: &mut Source) -> Result<()
         return Err(FileError::wrong_type(&path, "not a directory"));
     }
     let owner = place.owner.map(|owner| Owner { uid: owner.uid, gid: owner.gid });
-    // `/tmp` and a home are shared: an archive made of some other directory does not close them.
+    // `/tmp` and homes are shared, so an archive of another directory does not change their mode.
     let options = UnpackOptions { owner, special: true, own_mode: made };
     emberd_tar::unpack(source, &path, options).map_err(FileError::unpacking)
 }

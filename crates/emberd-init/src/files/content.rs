@@ -1,4 +1,4 @@
-//! What is in a file: read in pieces, written whole or not at all.
+//! Reads the content of files in pieces, and writes files atomically.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
@@ -16,26 +16,26 @@ use super::errors::FileError;
 use super::place::{Owner, Place, follow};
 use super::stream::{Sink, Source};
 
-/// Mode of a file made without naming one.
+/// Default mode of a new file.
 const FILE_MODE: u32 = 0o644;
 
-/// How names of files that are still being written begin.
+/// Prefix of the names of files that are being written.
 const UNFINISHED_PREFIX: &str = ".emberd-unfinished-";
 
-/// Largest file that is read before its size is told (64 KiB): those of `/sys` say that they
-/// are larger than they are.
+/// Largest file that is read before its size is sent (64 KiB). Files in `/sys` report a larger
+/// size than they have.
 const READ_AHEAD_BYTES_MAX: u64 = BULK_BYTES_MAX as u64;
 
-/// Most bytes of a file that says it is empty and is not, as those of `/proc` (1 MiB).
+/// Maximum number of bytes read from a file of size 0, as in `/proc` (1 MiB).
 const UNSIZED_BYTES_MAX: u64 = 1 << 20;
 
-/// Whether `name` is that of a file still being written.
+/// Returns whether `name` is that of a file that is being written.
 pub fn is_unfinished(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().starts_with(UNFINISHED_PREFIX.as_bytes())
 }
 
-/// Opens the regular file that `path` leads to. What would block, such as a FIFO without a
-/// writer, is not waited for.
+/// Opens the regular file that `path` refers to. Does not wait for a FIFO without a writer or
+/// similar files.
 pub fn open(path: &Path) -> Result<(File, fs::Metadata), FileError> {
     let flags = O_NONBLOCK | O_NOCTTY;
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
@@ -50,7 +50,7 @@ pub fn open(path: &Path) -> Result<(File, fs::Metadata), FileError> {
     Ok((file, metadata))
 }
 
-/// Sends what the file is, and `length` bytes of it from `offset` on.
+/// Sends the attributes of the file, and `length` bytes of it from `offset` on.
 pub fn read(
     place: &Place,
     path: &GuestPath,
@@ -75,11 +75,11 @@ pub fn read(
     let rest = entry.size.saturating_sub(offset);
     sink.send(GuestMessage::File(entry))?;
     file.seek(SeekFrom::Start(offset.min(metadata.len()))).map_err(failed)?;
-    // Never more than was said, though the file may grow.
+    // Sends no more than announced, even if the file grows.
     send(&mut file.take(rest.min(length.unwrap_or(u64::MAX))), sink).map_err(failed)?
 }
 
-/// Sends all that `from` has; the outer result is of the reading.
+/// Sends all content of `from`; the outer result is that of reading.
 fn send(from: &mut impl Read, sink: &Sink) -> io::Result<Result<(), FileError>> {
     loop {
         let mut piece = Vec::with_capacity(BULK_BYTES_MAX);
@@ -93,7 +93,7 @@ fn send(from: &mut impl Read, sink: &Sink) -> io::Result<Result<(), FileError>> 
     }
 }
 
-/// Makes or replaces a file by what `source` brings.
+/// Creates or replaces a file with the content of `source`.
 pub fn write(
     place: &Place,
     path: &GuestPath,
@@ -126,7 +126,7 @@ pub fn write(
     Ok(FileEntry { path: GuestPath(asked), ..entry })
 }
 
-/// A file that is not at its place yet; removed when dropped before it is.
+/// A file that has not been moved to its path yet; removed if dropped before.
 struct Unfinished {
     file: File,
     path: PathBuf,
@@ -163,13 +163,13 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.placed {
-            // Whoever removed it first has done the same.
+            // Another process may have removed the file already.
             fs::remove_file(&self.path).ok();
         }
     }
 }
 
-/// A name beside `path` that nothing has.
+/// Returns an unused name in the directory of `path`.
 pub fn unfinished_path(path: &Path) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     loop {

@@ -1,7 +1,7 @@
-//! A file or a directory with all that is in it, copied to another file system.
+//! Copies a file, or a directory with its contents, to another file system.
 //!
-//! The kernel renames within one file system only. A guest has several (`/run`, `/dev/shm`), and
-//! a directory that is in the root image cannot be renamed in an overlay either.
+//! The kernel renames within one file system only. A guest has several (`/run`, `/dev/shm`). In
+//! an overlay, a directory of the root image cannot be renamed either.
 
 use std::fs::{self, DirBuilder, FileTimes, OpenOptions, Permissions};
 use std::io;
@@ -17,14 +17,14 @@ use super::content::{open, unfinished_path};
 use super::errors::FileError;
 use super::place::Owner;
 
-/// Copies `from` with its owner, mode and time to `to`, which it replaces if it is a file. On
-/// an error nothing is there but what was.
+/// Copies `from` with its owner, mode and time to `to`, which it replaces if that is a file. On
+/// an error, nothing has changed.
 pub fn copy(from: &Path, to: &Path) -> Result<(), FileError> {
     let at = unfinished_path(to);
     let placed = copy_tree(from, &at, DEPTH_MAX)
         .and_then(|()| fs::rename(&at, to).map_err(FileError::system("move to", to)));
     if placed.is_err() {
-        // What cannot be removed either is told by the error there is.
+        // A failure to remove the copy is not reported beside the original error.
         fs::remove_dir_all(&at).or_else(|_| fs::remove_file(&at)).ok();
     }
     placed

@@ -1,4 +1,4 @@
-//! What a file is, as the host is told.
+//! Attributes of a file, as sent to the host.
 
 use std::collections::HashMap;
 use std::fs::{self, File, FileType as StdFileType, Metadata};
@@ -11,7 +11,7 @@ use emberd_proto::{FileEntry, FileType, GuestPath};
 use super::errors::FileError;
 use super::place::Place;
 
-/// Most bytes of a file of names that are read (1 MiB).
+/// Maximum number of bytes read from a passwd or group file (1 MiB).
 const NAMES_BYTES_MAX: u64 = 1 << 20;
 
 /// Names of users and groups by number.
@@ -22,17 +22,17 @@ pub struct Names {
 }
 
 impl Names {
-    /// The names the guest knows now.
+    /// Reads the current names.
     pub fn read() -> Self {
         let names = |path: &str| {
             let text = read_start(Path::new(path)).unwrap_or_default();
-            // The first line counts where several have a number, as in getpwuid(3).
+            // If several lines have the same number, the first is used, as in getpwuid(3).
             text.lines().rev().filter_map(account).collect()
         };
         Self { users: names("/etc/passwd"), groups: names("/etc/group") }
     }
 
-    /// What `path`, of which `metadata` was read, is.
+    /// Returns the attributes of `path`, whose `metadata` was read.
     pub fn entry(&self, path: &Path, metadata: &Metadata) -> FileEntry {
         let file_type = file_type(metadata.file_type());
         let is_link = file_type == FileType::Symlink;
@@ -57,14 +57,14 @@ impl Names {
     }
 }
 
-/// A file of names, as far as its limit.
+/// Reads a passwd or group file, up to its size limit.
 fn read_start(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(NAMES_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Number and name of a line of passwd(5) or group(5).
+/// Parses number and name of a line of passwd(5) or group(5).
 fn account(line: &str) -> Option<(u32, String)> {
     let mut fields = line.split(':');
     let name = fields.next()?;
@@ -80,22 +80,22 @@ fn file_type(file_type: StdFileType) -> FileType {
     }
 }
 
-/// What a path leads to.
+/// Returns the type of the file that a path resolves to.
 pub fn stat(place: &Place, path: &GuestPath) -> Result<FileEntry, FileError> {
     stat_at(&place.resolve(path)?)
 }
 
-/// What is at an absolute path.
+/// Returns the attributes of an absolute path.
 pub fn stat_at(path: &Path) -> Result<FileEntry, FileError> {
     let metadata = fs::symlink_metadata(path).map_err(FileError::system("look at", path))?;
     Ok(Names::read().entry(path, &metadata))
 }
 
-/// Most bytes `entry` takes as JSON, so that frames stay small whatever names there are.
+/// Returns the maximum size of `entry` as JSON, in bytes, which keeps frames small for any names.
 pub fn json_bytes_max(entry: &FileEntry) -> usize {
     let texts = [&entry.owner, &entry.group].into_iter().flatten().map(String::len);
     let paths = [Some(&entry.path), entry.target.as_ref()].into_iter().flatten();
     let paths = paths.map(|path| path.as_path().as_os_str().len());
-    // JSON makes six bytes of a control character; the rest of an entry takes less than 300.
+    // JSON encodes a control character as six bytes; the rest of an entry takes less than 300.
     300 + 6 * texts.chain(paths).sum::<usize>()
 }

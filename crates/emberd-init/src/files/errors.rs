@@ -1,4 +1,4 @@
-//! Why files were not what was asked, and what that is to the host.
+//! Errors of file operations, and the refusals they become.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,51 +10,51 @@ use nix::errno::Errno;
 use crate::console;
 use crate::users::UserError;
 
-/// Why an operation on files was not carried out.
+/// Why a file operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The request breaks a rule.
     #[error("{0}")]
     Invalid(&'static str),
-    /// There is no such user.
+    /// The user does not exist.
     #[error(transparent)]
     User(#[from] UserError),
-    /// What is there is not what the operation is for.
+    /// The file has the wrong type for the operation.
     #[error("{} is {what}", path.display())]
     WrongType {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What it is, or is not.
+        /// A description of the wrong type.
         what: &'static str,
     },
-    /// Something is in the way.
-    #[error("{} is there already", .0.display())]
+    /// The path already exists.
+    #[error("{} already exists", .0.display())]
     InTheWay(PathBuf),
-    /// The kernel refused.
+    /// The kernel refused the operation.
     #[error("cannot {verb} {}", path.display())]
     System {
-        /// What was tried.
+        /// The operation.
         verb: &'static str,
-        /// On what.
+        /// The path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// An archive could not be unpacked, or a directory not packed.
+    /// An archive could not be unpacked, or a directory could not be packed.
     #[error("{verb}")]
     Archive {
-        /// What could not be done.
+        /// The operation that failed.
         verb: &'static str,
-        /// Why.
+        /// The cause.
         source: TarError,
     },
-    /// The host left; nobody is told.
-    #[error("the host left")]
+    /// The host closed the connection, so no answer is sent.
+    #[error("the host closed the connection")]
     HostLeft,
 }
 
 impl FileError {
-    /// A refusal of the kernel, for `map_err`.
+    /// Returns a kernel error, for `map_err`.
     pub fn system<E: Into<io::Error>>(verb: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
         move |source| Self::System { verb, path: path.into(), source: source.into() }
     }
@@ -63,17 +63,17 @@ impl FileError {
         Self::WrongType { path: path.into(), what }
     }
 
-    /// Why a directory was not packed, for `map_err`.
+    /// Returns a packing error, for `map_err`.
     pub fn packing(source: TarError) -> Self {
         Self::Archive { verb: "the directory cannot be packed", source }
     }
 
-    /// Why an archive was not unpacked, for `map_err`.
+    /// Returns an unpacking error, for `map_err`.
     pub fn unpacking(source: TarError) -> Self {
         Self::Archive { verb: "the archive cannot be unpacked", source }
     }
 
-    /// What the host is told.
+    /// Returns the refusal for the host.
     pub fn refusal(&self) -> Refusal {
         let code = match self {
             Self::Invalid(_) => RefusalCode::Invalid,
@@ -91,7 +91,7 @@ impl FileError {
     }
 }
 
-/// What an errno is to the host.
+/// Returns the refusal code for an errno.
 fn code_of(error: &io::Error) -> RefusalCode {
     let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
         return code_of_kind(error.kind());
@@ -107,7 +107,7 @@ fn code_of(error: &io::Error) -> RefusalCode {
     }
 }
 
-/// As [`code_of`], where only the kind of an error was passed on.
+/// As [`code_of`], if only the kind of an error is known.
 fn code_of_kind(kind: io::ErrorKind) -> RefusalCode {
     match kind {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RefusalCode::NoSpace,

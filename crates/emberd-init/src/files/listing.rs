@@ -1,4 +1,4 @@
-//! What a directory holds, level by level.
+//! Lists directories, level by level.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,11 +13,11 @@ use super::errors::FileError;
 use super::place::Place;
 use super::stream::Sink;
 
-/// Most bytes of one batch (256 KiB): a frame the host takes, whatever the names.
+/// Maximum size of one batch (256 KiB), which fits a frame.
 pub const BATCH_BYTES_MAX: usize = 256 << 10;
 
-/// Sends the entries below `path`, each directory's sorted by name and before its content's
-/// siblings. Links are not followed, but for the one `path` itself may be.
+/// Sends the entries below `path`. Those of a directory are sorted by name, and its contents
+/// follow it. Links are not followed, except `path` itself.
 pub fn list(place: &Place, path: &GuestPath, depth: u32, sink: &Sink) -> Result<(), FileError> {
     if !(1..=DEPTH_MAX).contains(&depth) {
         return Err(FileError::Invalid("depth is not between 1 and 256"));
@@ -42,17 +42,17 @@ struct Listing<'a> {
     sink: &'a Sink,
     batch: Vec<FileEntry>,
     batch_bytes: usize,
-    /// How many more entries there may be.
+    /// Number of further entries allowed.
     room: usize,
 }
 
 impl Listing<'_> {
-    /// Lists one directory; says whether all of it found room.
+    /// Lists one directory; returns whether all of it fitted.
     fn directory(&mut self, path: &Path, depth: u32) -> Result<bool, FileError> {
         let (names, mut whole) = self.read(path)?;
         for name in names {
             let path = path.join(name);
-            // It may be gone by now.
+            // The directory may have been removed.
             let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
             if self.room == 0 {
                 return Ok(false);
@@ -62,7 +62,7 @@ impl Listing<'_> {
             self.push(entry)?;
             if is_dir && depth > 1 {
                 whole &= match self.directory(&path, depth - 1) {
-                    // So may this.
+                    // The entry may have been removed.
                     Err(FileError::System { .. }) => true,
                     listed => listed?,
                 };
@@ -71,7 +71,7 @@ impl Listing<'_> {
         Ok(whole)
     }
 
-    /// The names in a directory, sorted, as many as there is room for, and whether that is all.
+    /// Returns the sorted names in a directory, as many as allowed, and whether that is all.
     fn read(&self, path: &Path) -> Result<(Vec<OsString>, bool), FileError> {
         let entries = fs::read_dir(path).map_err(FileError::system("list", path))?;
         let mut names = Vec::new();

@@ -1,4 +1,4 @@
-//! Where paths begin and whom new files belong to.
+//! Resolves relative paths, and determines the owner of new files.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -11,50 +11,50 @@ use emberd_proto::GuestPath;
 use super::errors::FileError;
 use crate::users;
 
-/// Mode of a directory made without naming one.
+/// Default mode of a new directory.
 pub const DIR_MODE: u32 = 0o755;
 
-/// Most symbolic links that are followed one after the other, as in the kernel.
+/// Maximum number of symbolic links followed in a row, as in the kernel.
 const LINKS_MAX: usize = 40;
 
-/// See the module.
+/// The home directory and owner for one request.
 #[derive(Debug)]
 pub struct Place {
     home: PathBuf,
-    /// Absent where files belong to whom the agent runs as.
+    /// Owner of new files; absent if it is the agent's user.
     pub owner: Option<Owner>,
 }
 
-/// Whom a file belongs to.
+/// An owner of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
-    /// Number of the user.
+    /// User id.
     pub uid: u32,
-    /// Number of the group.
+    /// Group id.
     pub gid: u32,
 }
 
 impl Owner {
-    /// Whom a file belongs to.
+    /// Returns the owner of a file.
     pub fn of(metadata: &fs::Metadata) -> Self {
         Self { uid: metadata.uid(), gid: metadata.gid() }
     }
 
-    /// Makes `path` belong to it. A link itself is meant, not what it leads to.
+    /// Makes this the owner of `path`. Does not follow a link.
     pub fn own(self, path: &Path) -> io::Result<()> {
         lchown(path, Some(self.uid), Some(self.gid))
     }
 }
 
 impl Place {
-    /// The place of a user; that of the agent, whose home is `home`, where none is named.
+    /// Returns the place of a user; without a user, that of the agent, whose home is `home`.
     pub fn of(user: Option<&str>, home: PathBuf) -> Result<Self, FileError> {
         let Some(name) = user else { return Ok(Self { home, owner: None }) };
         let user = users::find(name)?;
         Ok(Self { home: user.home, owner: Some(Owner { uid: user.uid, gid: user.gid }) })
     }
 
-    /// The absolute path that `path` stands for. Links in it are not resolved.
+    /// Returns the absolute path of `path`. Links in it are not resolved.
     pub fn resolve(&self, path: &GuestPath) -> Result<PathBuf, FileError> {
         match path.broken_rule() {
             Some(rule) => Err(FileError::Invalid(rule)),
@@ -62,7 +62,7 @@ impl Place {
         }
     }
 
-    /// As [`Self::resolve`], of what is no directory.
+    /// As [`Self::resolve`], for a path that must not be a directory's name.
     pub fn resolve_file(&self, path: &GuestPath) -> Result<PathBuf, FileError> {
         let resolved = self.resolve(path)?;
         let bytes = path.as_path().as_os_str().as_bytes();
@@ -72,15 +72,15 @@ impl Place {
         Ok(resolved)
     }
 
-    /// Makes the directory at `path` and its parents where they are missing; all that are made
-    /// belong to the user.
+    /// Creates the directory at `path` and its missing parents. All new directories belong to the
+    /// user.
     pub fn make_dirs(&self, path: &Path) -> Result<(), FileError> {
         let missing = |path: &&Path| fs::metadata(path).is_err();
         let mut missing: Vec<_> = path.ancestors().take_while(missing).collect();
         while let Some(path) = missing.pop() {
             match fs::create_dir(path) {
                 Ok(()) => self.adopt_dir(path, DIR_MODE)?,
-                // Somebody else was faster.
+                // Another process has created it.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
                 Err(error) => return Err(FileError::system("make", path)(error)),
             }
@@ -88,19 +88,19 @@ impl Place {
         Ok(())
     }
 
-    /// Makes the directory that is to hold `path`.
+    /// Creates the parent directory of `path`.
     pub fn make_parents(&self, path: &Path) -> Result<(), FileError> {
         path.parent().map_or(Ok(()), |parent| self.make_dirs(parent))
     }
 
-    /// Gives a new directory its owner and its mode, whatever the umask.
+    /// Sets the owner and mode of a new directory, regardless of the umask.
     pub fn adopt_dir(&self, path: &Path, mode: u32) -> Result<(), FileError> {
         self.adopt(path)?;
         fs::set_permissions(path, Permissions::from_mode(mode))
             .map_err(FileError::system("change the mode of", path))
     }
 
-    /// Gives what was just made to the user. A link itself is given, not what it leads to.
+    /// Makes the user the owner of a new file. Does not follow a link.
     pub fn adopt(&self, path: &Path) -> Result<(), FileError> {
         self.owner.map_or(Ok(()), |owner| {
             owner.own(path).map_err(FileError::system("change the owner of", path))
@@ -108,13 +108,13 @@ impl Place {
     }
 }
 
-/// What `path` leads to once its last part is no link, be something there or not.
+/// Resolves the last part of `path` while it is a link, whether or not the target exists.
 pub fn follow(path: PathBuf) -> Result<PathBuf, FileError> {
     let mut at = path;
     for _ in 0..LINKS_MAX {
         match fs::read_link(&at) {
             Ok(target) => at = at.parent().unwrap_or(Path::new("/")).join(target),
-            // It is no link, or nothing at all.
+            // The path is not a link, or does not exist.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(at),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(at),
             Err(error) => return Err(FileError::system("look at", &at)(error)),

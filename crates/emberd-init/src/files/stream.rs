@@ -1,12 +1,12 @@
-//! The way between the connection and a thread that works on files.
+//! Transfers data between the connection and a thread that works on files.
 //!
 //! ```text
 //! answer    work ──────────────────────────────▶ one message
 //! produce   work ─▶ Sink ─(few pieces at a time)─▶ frames, then the ending
 //! consume   frames ─(few pieces at a time)─▶ Source ─▶ work ─▶ one message
 //! ```
-//! Work that fails is a refusal. What is still to come from the host then is read and dropped,
-//! so that the connection is idle again.
+//! If the work fails, the answer is a refusal. The remaining data from the host is then read and
+//! dropped, so that the connection becomes idle.
 
 use std::io::{self, Read, Write};
 
@@ -19,10 +19,10 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use super::errors::FileError;
 use crate::connection::{Connection, ConnectionError, Outgoing};
 
-/// Pieces on their way between the connection and the work.
+/// Maximum number of pieces between the connection and the work.
 const PIECES_MAX: usize = 4;
 
-/// What ends the pieces of [`produce`].
+/// How the pieces of [`produce`] end.
 #[derive(Debug, Clone, Copy)]
 pub enum Ending {
     /// [`GuestMessage::Done`].
@@ -31,7 +31,7 @@ pub enum Ending {
     DataEnd,
 }
 
-/// Something on its way to the host.
+/// An item for the host.
 #[derive(Debug)]
 pub enum Piece {
     /// A message.
@@ -40,7 +40,7 @@ pub enum Piece {
     Data(Bytes),
 }
 
-/// Where work sends what it finds.
+/// Output of the work.
 pub struct Sink(pub mpsc::Sender<Piece>);
 
 impl Sink {
@@ -55,7 +55,7 @@ impl Sink {
     }
 }
 
-/// A [`Sink`] of bytes that are written in small pieces.
+/// A [`Sink`] that buffers small writes.
 pub struct DataWriter<'a> {
     sink: &'a Sink,
     buffer: Vec<u8>,
@@ -87,16 +87,16 @@ impl Write for DataWriter<'_> {
     }
 }
 
-/// Where work gets what the host sends. Nothing else than the host's word is its end.
+/// Input of the work, from the host. It ends only when the host says so.
 pub struct Source {
     pieces: mpsc::Receiver<Option<Bytes>>,
-    /// What [`Read`] has not read of a piece.
+    /// The part of a piece that [`Read`] has not returned yet.
     rest: Bytes,
     ended: bool,
 }
 
 impl Source {
-    /// The next piece; none at the end. Waits for the host.
+    /// Returns the next piece; none at the end. Waits for the host.
     pub fn next(&mut self) -> Result<Option<Bytes>, FileError> {
         if self.ended {
             return Ok(None);
@@ -121,7 +121,7 @@ impl Read for Source {
     }
 }
 
-/// Does `work` and sends what it says.
+/// Runs `work` and sends its message.
 pub async fn answer(
     connection: &mut Connection,
     work: impl FnOnce() -> Result<GuestMessage, FileError> + Send + 'static,
@@ -131,7 +131,7 @@ pub async fn answer(
     write_all(&mut connection.outgoing).await
 }
 
-/// Does `work`, sends what it finds, and the ending.
+/// Runs `work`, sends its items, and then the ending.
 pub async fn produce(
     connection: &mut Connection,
     ending: Ending,
@@ -155,7 +155,7 @@ pub async fn produce(
     write_all(outgoing).await
 }
 
-/// Does `work` with what the host sends, and sends what it says.
+/// Runs `work` with the host's data, and sends its message.
 pub async fn consume(
     connection: &mut Connection,
     work: impl FnOnce(&mut Source) -> Result<GuestMessage, FileError> + Send + 'static,
@@ -169,7 +169,7 @@ pub async fn consume(
     if ended {
         return Ok(());
     }
-    // A host that leaves now is noticed by whoever reads next.
+    // If the host disconnects now, the next read notices it.
     while let Some(frame) = connection.incoming.frame().await? {
         if data(frame)?.is_none() {
             break;
@@ -178,7 +178,8 @@ pub async fn consume(
     Ok(())
 }
 
-/// Passes on what the host sends until the work has ended; says how, and whether the host had.
+/// Passes on the host's data until the work ends. Returns its result, and whether the host's data
+/// had ended.
 async fn feed(
     connection: &mut Connection,
     sender: mpsc::Sender<Option<Bytes>>,
@@ -192,14 +193,14 @@ async fn feed(
             frame = connection.incoming.frame(), if !ended => {
                 let piece = data(frame?.ok_or(ConnectionError::HostLeft)?)?;
                 ended = piece.is_none();
-                // It fails where the work has ended, which is the next thing to be seen.
+                // Fails if the work has ended, which the next step notices.
                 sender.send(piece).await.ok();
             }
         }
     }
 }
 
-/// The bytes in a frame that came for an operation; none at their end.
+/// Returns the data in a frame of an operation; none at the end.
 fn data(frame: Frame) -> Result<Option<Bytes>, ConnectionError> {
     match frame.kind {
         Kind::Data => Ok(Some(frame.payload)),
@@ -212,7 +213,7 @@ pub fn message(outcome: Result<GuestMessage, FileError>) -> GuestMessage {
     outcome.unwrap_or_else(|error| GuestMessage::Refused(error.refusal()))
 }
 
-/// What a thread returned; its panic is ours.
+/// Returns the result of a thread, and resumes its panic.
 pub fn finished<T>(joined: Result<T, JoinError>) -> T {
     joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -1,4 +1,4 @@
-//! Directories made, and things moved and removed.
+//! Creates directories, and moves and removes files.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use super::entry::stat_at;
 use super::errors::FileError;
 use super::place::{DIR_MODE, Place};
 
-/// Makes a directory and its parents.
+/// Creates a directory and its parents.
 pub fn make_dir(
     place: &Place,
     path: &GuestPath,
@@ -29,7 +29,7 @@ pub fn make_dir(
     stat_at(&path)
 }
 
-/// Renames, also from one file system to another.
+/// Moves a file, also from one file system to another.
 pub fn rename(place: &Place, from: &GuestPath, to: &GuestPath) -> Result<FileEntry, FileError> {
     let (from, to) = (place.resolve(from)?, place.resolve(to)?);
     fs::symlink_metadata(&from).map_err(FileError::system("move", &from))?;
@@ -50,7 +50,7 @@ pub fn rename(place: &Place, from: &GuestPath, to: &GuestPath) -> Result<FileEnt
     stat_at(&to)
 }
 
-/// Removes a file, or a directory with all that is in it. No error where nothing is.
+/// Removes a file, or a directory with its contents. Not an error if the path does not exist.
 pub fn remove(place: &Place, path: &GuestPath) -> Result<(), FileError> {
     let path = place.resolve(path)?;
     if path.parent().is_none() {

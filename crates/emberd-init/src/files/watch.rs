@@ -1,7 +1,7 @@
-//! Changes of files, as inotify(7) tells them.
+//! Watches files for changes with inotify(7).
 //!
-//! Below a directory that is watched with all that is in it, one that is made later is watched
-//! too. What came to be in it before the watch stood is told as created, some of it twice.
+//! In a recursive watch, directories that are created later are watched too. Entries that they
+//! have before they are watched are reported as created, some of them twice.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -25,7 +25,7 @@ use super::stream::{finished, write_all};
 use crate::connection::{Connection, ConnectionError};
 use crate::sys;
 
-/// Tells the host what changes, until it leaves.
+/// Sends changes to the host until it closes the connection.
 pub async fn watch(
     connection: &mut Connection,
     request: impl FnOnce() -> Result<(Place, GuestPath, bool), FileError> + Send + 'static,
@@ -67,11 +67,11 @@ pub async fn watch(
     }
 }
 
-/// Appends `changes` in batches the host takes.
+/// Appends `changes` in batches that fit a frame.
 fn tell(connection: &mut Connection, changes: Vec<FileChange>) {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     for change in changes {
-        // JSON makes six bytes of a control character; the rest takes less than 100.
+        // JSON encodes a control character as six bytes; the rest takes less than 100.
         let change_bytes = 100 + 6 * change.path.as_path().as_os_str().len();
         if batch.len() == BATCH_MAX || bytes + change_bytes > BATCH_BYTES_MAX {
             let changes = std::mem::take(&mut batch);
@@ -88,12 +88,12 @@ fn tell(connection: &mut Connection, changes: Vec<FileChange>) {
 
 struct Watcher {
     inotify: Inotify,
-    /// What is watched.
+    /// The watched directories.
     root: PathBuf,
-    /// The watch of the root, or of the directory it is in.
+    /// The watch of the root, or of the directory that contains it.
     root_watch: WatchDescriptor,
-    /// The only name that counts, where the root is no directory. It is watched through its
-    /// directory, so that it can be replaced.
+    /// The only name to report if the root is not a directory. The watch is on its directory, so
+    /// that it continues after the file is replaced.
     only: Option<OsString>,
     recursive: bool,
     dirs: HashMap<WatchDescriptor, PathBuf>,
@@ -123,12 +123,12 @@ impl Watcher {
         Ok(watcher)
     }
 
-    /// What becomes readable when something has changed.
+    /// Returns the descriptor that becomes readable when something has changed.
     fn readiness(&self) -> io::Result<OwnedFd> {
         self.inotify.as_fd().try_clone_to_owned()
     }
 
-    /// What has changed since it was last asked; none when nothing has.
+    /// Returns the changes since the last call.
     fn read(&mut self) -> io::Result<Option<Vec<FileChange>>> {
         let events = match self.inotify.read_events() {
             Err(Errno::EAGAIN) => return Ok(None),
@@ -144,7 +144,7 @@ impl Watcher {
     fn take(&mut self, event: &InotifyEvent, changes: &mut Vec<FileChange>) {
         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
             push(changes, ChangeKind::Overflow, &self.root);
-            // Directories made meanwhile are watched from now on.
+            // Directories that were created meanwhile are watched from now on.
             self.rescan(&self.root.clone(), None, changes);
             return;
         }
@@ -171,14 +171,14 @@ impl Watcher {
                     self.rescan(&path, Some(&mut found), changes);
                     changes.append(&mut found);
                 }
-                // It is told of where it is now, if that is watched.
+                // Its new path is reported if that is watched.
                 ChangeKind::Renamed => self.forget(&path),
                 _ => {}
             }
         }
     }
 
-    /// What happened to the root itself.
+    /// Handles an event of the root itself.
     fn take_own(&mut self, mask: AddWatchFlags, changes: &mut Vec<FileChange>) {
         let root = self.root.clone();
         if mask.contains(AddWatchFlags::IN_DELETE_SELF) {
@@ -190,7 +190,7 @@ impl Watcher {
         }
     }
 
-    /// As [`Self::scan`]; what cannot be watched is told as lost.
+    /// As [`Self::scan`]; directories that cannot be watched are reported as overflow.
     fn rescan(
         &mut self,
         dir: &Path,
@@ -202,7 +202,7 @@ impl Watcher {
         }
     }
 
-    /// Watches `dir` and the directories below it, and notes what is in them as created.
+    /// Watches `dir` and the directories below it, and records their entries as created.
     fn scan(
         &mut self,
         dir: &Path,
@@ -227,7 +227,7 @@ impl Watcher {
         Ok(())
     }
 
-    /// Watches one directory; says whether it is there.
+    /// Watches one directory; returns whether it exists.
     fn add(&mut self, dir: &Path) -> Result<bool, FileError> {
         let mask = events() | AddWatchFlags::IN_ONLYDIR | AddWatchFlags::IN_DONT_FOLLOW;
         if self.dirs.len() >= WATCHED_DIRS_MAX {
@@ -243,13 +243,13 @@ impl Watcher {
         }
     }
 
-    /// Watches what was at `path` no longer.
+    /// Stops watching the directory that was at `path`.
     fn forget(&mut self, path: &Path) {
         let inotify = &self.inotify;
         self.dirs.retain(|watch, dir| {
             let stays = !dir.starts_with(path);
             if !stays {
-                // It fails where the directory is gone, and its watch with it.
+                // Fails if the directory is gone, and its watch with it.
                 inotify.rm_watch(*watch).ok();
             }
             stays
@@ -267,7 +267,7 @@ fn events() -> AddWatchFlags {
         | AddWatchFlags::IN_MOVE_SELF
 }
 
-/// What an event of a name in a directory says of it.
+/// Returns the change for an event of a directory entry.
 fn change(mask: AddWatchFlags) -> Option<ChangeKind> {
     let kinds = [
         (AddWatchFlags::IN_CREATE, ChangeKind::Created),
@@ -280,7 +280,7 @@ fn change(mask: AddWatchFlags) -> Option<ChangeKind> {
     kinds.into_iter().find_map(|(bit, change)| mask.contains(bit).then_some(change))
 }
 
-/// Notes a change, unless the last one was the same.
+/// Records a change, unless it equals the last one.
 fn push(changes: &mut Vec<FileChange>, change: ChangeKind, path: &Path) {
     let same = |last: &FileChange| last.change == change && last.path.as_path() == path;
     if !changes.last().is_some_and(same) {

@@ -1,4 +1,4 @@
-//! A process tree as `/proc` shows it.
+//! Finds a process tree in `/proc`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,13 +7,13 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill as send_signal};
 use nix::unistd::Pid;
 
-/// Most looks at `/proc` for processes forked since the last look.
+/// Maximum number of scans of `/proc` for processes that were forked since the last one.
 const LOOKS_MAX: usize = 32;
 
 /// Kills `leader`, its descendants and its session.
 ///
-/// Stops all of them first, until a look finds no new one: a process killed at once would
-/// hand its children to another parent, and they could no longer be told apart.
+/// Stops all of them first, until a scan finds no new one. A process that is killed at once would
+/// leave its children to another parent, and they could no longer be recognised.
 pub fn kill(proc: &Path, leader: i32) {
     let mut stopped = BTreeSet::new();
     for _ in 0..LOOKS_MAX {
@@ -34,12 +34,12 @@ pub fn kill(proc: &Path, leader: i32) {
     }
 }
 
-/// `leader`, its descendants and its session, as they are just now.
+/// Returns `leader`, its descendants and its session, as they are now.
 pub fn tree(proc: &Path, leader: i32) -> Vec<i32> {
     members(&processes(proc), leader).into_iter().collect()
 }
 
-/// Sends `what`; a process that has just ended is not an error.
+/// Sends `what`; it is not an error if the process has just ended.
 pub fn signal(pid: i32, what: Signal) {
     send_signal(Pid::from_raw(pid), what).ok();
 }
@@ -53,8 +53,8 @@ struct Process {
 }
 
 impl Process {
-    /// Parses `/proc/<pid>/stat`: `pid (name) state ppid pgrp session …` (proc(5)). The name
-    /// is the program's choice and may hold spaces and parentheses.
+    /// Parses `/proc/<pid>/stat`: `pid (name) state ppid pgrp session …` (proc(5)). The program
+    /// chooses the name, which may contain spaces and parentheses.
     fn parse(stat: &str) -> Option<Self> {
         let (pid, rest) = stat.split_once(' ')?;
         let (_name, rest) = rest.rsplit_once(')')?;
@@ -75,7 +75,7 @@ fn processes(proc: &Path) -> Vec<Process> {
         .collect()
 }
 
-/// The processes of `leader`'s session, and all their descendants in any session.
+/// Returns the processes of `leader`'s session, and all their descendants in any session.
 fn members(processes: &[Process], leader: i32) -> BTreeSet<i32> {
     let mut tree = BTreeSet::from([leader]);
     loop {

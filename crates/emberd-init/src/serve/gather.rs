@@ -1,7 +1,7 @@
-//! A byte stream that is written to once for each flush.
+//! A byte stream that writes only when it is flushed.
 //!
-//! The mux writes a frame's header and its body apart, and flushes after each frame. Every write
-//! to a port is a buffer and a call to the VMM, which costs far more than to copy the bytes.
+//! The mux writes a frame's header and body separately, and flushes after each frame. Every write
+//! to a port is a buffer and a call to the VMM, which costs far more than copying the bytes.
 
 use std::io;
 use std::pin::Pin;
@@ -9,27 +9,27 @@ use std::task::{Context, Poll, ready};
 
 use futures::io::{AsyncRead, AsyncWrite};
 
-/// Bytes that wait for a flush at most (32 KiB): as many as the kernel passes on in one write to
-/// a virtio port (`port_fops_write` in `drivers/char/virtio_console.c`).
+/// Maximum number of buffered bytes (32 KiB): what the kernel passes on in one write to a virtio
+/// port (`port_fops_write` in `drivers/char/virtio_console.c`).
 pub const GATHERED_BYTES_MAX: usize = 32 << 10;
 
-/// See the module.
+/// A byte stream that writes only when it is flushed.
 #[derive(Debug)]
 pub struct Gather<T> {
     stream: T,
-    /// What was written and not passed on yet.
+    /// Buffered bytes.
     waiting: Vec<u8>,
-    /// How much of it has been passed on since.
+    /// Number of those bytes that have been written.
     passed: usize,
 }
 
 impl<T: AsyncWrite + Unpin> Gather<T> {
-    /// Gathers what is written to `stream`.
+    /// Buffers writes to `stream`.
     pub fn new(stream: T) -> Self {
         Self { stream, waiting: Vec::with_capacity(GATHERED_BYTES_MAX), passed: 0 }
     }
 
-    /// Passes on all that waits.
+    /// Writes all buffered bytes.
     fn poll_pass(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.passed < self.waiting.len() {
             let rest = &self.waiting[self.passed..];

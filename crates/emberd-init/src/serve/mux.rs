@@ -5,8 +5,8 @@
 //!                    ▲                 │
 //!                    └── host left ────┘  (its streams end, and with them their execs)
 //! ```
-//! A host that leaves and comes back at once must close its session first: the port only
-//! says whether a host is there, not that it is another one.
+//! A host that disconnects and reconnects must close its session first. The port only reports
+//! that a host is connected, not that it is a new one.
 
 use std::convert::Infallible;
 use std::future::{self, poll_fn};
@@ -23,21 +23,21 @@ use super::{CONNECTIONS_MAX, Hall};
 use crate::console;
 use crate::uevents::AsyncUevents;
 
-/// Most streams of one session. The mux ends a whole session over one stream too many, so
-/// this leaves room above [`CONNECTIONS_MAX`] for streams that are just closing.
+/// Maximum number of streams of one session. The mux ends a whole session over one stream too
+/// many, so this leaves room above [`CONNECTIONS_MAX`] for streams that are closing.
 const STREAMS_MAX: usize = 2 * CONNECTIONS_MAX;
 
-/// Bytes before the body of a frame of the mux (yamux specification).
+/// Size of the header of a mux frame, in bytes (yamux specification).
 const HEADER_BYTES: usize = 12;
 
-/// Received bytes all streams together may hold unread (128 MiB): what yamux grants each
-/// stream from the start, 256 KiB.
+/// Maximum number of unread bytes of all streams together (128 MiB): the 256 KiB that yamux
+/// grants each stream from the start.
 const RECEIVE_WINDOW_BYTES_MAX: usize = STREAMS_MAX * yamux::DEFAULT_CREDIT as usize;
 
-/// Serves the agent's virtio port as soon as there is one.
+/// Serves the agent's virtio port as soon as it exists.
 ///
 /// # Errors
-/// When the port fails.
+/// If the port fails.
 pub async fn serve(hall: &Hall, uevents: &AsyncUevents) -> io::Result<Infallible> {
     let mut port = Port::open(&find_port(uevents).await?)?;
     loop {
@@ -55,8 +55,8 @@ pub async fn serve(hall: &Hall, uevents: &AsyncUevents) -> io::Result<Infallible
     }
 }
 
-/// Waits until the kernel knows the port by its name, which the VMM tells it some time after
-/// it announced the port.
+/// Waits until the kernel knows the port's name, which the VMM sends some time after it announced
+/// the port.
 async fn find_port(uevents: &AsyncUevents) -> io::Result<PathBuf> {
     loop {
         if let Some(device) = port::find(Path::new(port::CLASS_DIR), AGENT_PORT_NAME) {
@@ -70,7 +70,7 @@ fn config() -> Config {
     let mut config = Config::default();
     config.set_max_num_streams(STREAMS_MAX);
     config.set_max_connection_receive_window(Some(RECEIVE_WINDOW_BYTES_MAX));
-    // The largest frame that is one write.
+    // The largest frame that is sent in one write.
     config.set_split_send_size(GATHERED_BYTES_MAX - HEADER_BYTES);
     config
 }

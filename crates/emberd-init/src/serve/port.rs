@@ -1,8 +1,8 @@
-//! A virtio-serial port as a byte stream that outlives its peers.
+//! A virtio-serial port as a byte stream that stays usable across host connections.
 //!
-//! While no host is connected the port reads as ended and polls as hung up. The runtime
-//! takes a hang-up for final, so it does not watch the port itself but an epoll instance
-//! that holds it, and which is emptied before each attempt to read or write.
+//! While no host is connected, the port reads as ended and polls as hung up. The runtime treats a
+//! hang-up as final, so it watches an epoll instance that contains the port. That instance is
+//! emptied before each attempt to read or write.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -22,11 +22,11 @@ use tokio::io::unix::AsyncFd;
 
 use crate::sys;
 
-/// Where the kernel lists virtio ports: one directory each, named like the device, with the
-/// VMM's name for it in the file `name`.
+/// Directory in which the kernel lists virtio ports: one directory for each, named like the
+/// device, with the VMM's name for it in the file `name`.
 pub const CLASS_DIR: &str = "/sys/class/virtio-ports";
 
-/// Device name, such as `vport1p1`, of the port the VMM calls `name`.
+/// Returns the device name, such as `vport1p1`, of the port that the VMM calls `name`.
 pub fn find(class_dir: &Path, name: &str) -> Option<OsString> {
     let ports = fs::read_dir(class_dir).ok()?;
     ports.filter_map(Result::ok).find_map(|port| {
@@ -39,17 +39,17 @@ pub fn find(class_dir: &Path, name: &str) -> Option<OsString> {
 #[derive(Debug)]
 pub struct Port {
     device: File,
-    /// Holds the device, edge-triggered.
+    /// Contains the device, edge-triggered.
     events: Epoll,
     /// The same epoll instance, watched by the runtime.
     changed: AsyncFd<OwnedFd>,
 }
 
 impl Port {
-    /// Opens the port at `path`, of which there can be one opener at a time.
+    /// Opens the port at `path`, which can be open only once.
     ///
     /// # Errors
-    /// When the device cannot be opened or watched.
+    /// If the device cannot be opened or watched.
     pub fn open(path: &Path) -> io::Result<Self> {
         let device =
             OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).open(path)?;
@@ -63,7 +63,7 @@ impl Port {
     /// Waits until a host is connected. Cancel safe.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub async fn host_connected(&self) -> io::Result<()> {
         loop {
             let mut state = [PollFd::new(self.device.as_fd(), PollFlags::empty())];
@@ -77,7 +77,7 @@ impl Port {
         }
     }
 
-    /// Attempts `transfer` until it need not wait.
+    /// Repeats `transfer` until it does not block.
     fn poll_transfer(
         &self,
         context: &mut Context<'_>,
@@ -95,7 +95,7 @@ impl Port {
         }
     }
 
-    /// Rearms the epoll instance. Whatever happens afterwards makes it readable again.
+    /// Rearms the epoll instance. Any later event makes it readable again.
     fn forget_events(&self) -> io::Result<()> {
         self.events.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO)?;
         Ok(())

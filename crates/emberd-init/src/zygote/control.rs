@@ -6,7 +6,7 @@
 //! zygote ─▶ {"forked":N,"pid":P}  or  {"failed":N,"error":"…"}
 //! zygote ─▶ {"ended":P,"status":W}              it reaped its child; W as of wait(2)
 //! ```
-//! Either side takes the end of the stream for the other's end.
+//! The end of the stream means that the other side ended.
 
 use std::io::{self, IoSlice};
 use std::num::NonZeroU32;
@@ -24,52 +24,52 @@ use crate::sys;
 /// Largest datagram, in bytes (4 KiB).
 const DATAGRAM_BYTES_MAX: usize = 4 << 10;
 
-/// What a zygote says.
+/// A message of the zygote.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub enum Message {
-    /// It can fork from now on.
+    /// The zygote can fork from now on.
     Ready {
         /// Always true.
         ready: bool,
     },
-    /// It forked.
+    /// The zygote forked.
     Forked {
-        /// The number it was asked by.
+        /// The number of the request.
         forked: u64,
-        /// The child.
+        /// The child's pid.
         pid: NonZeroU32,
     },
-    /// It could not fork.
+    /// The zygote could not fork.
     Failed {
-        /// The number it was asked by.
+        /// The number of the request.
         failed: u64,
-        /// Why, for people.
+        /// The reason, for people.
         error: String,
     },
-    /// A child of it ended and was reaped.
+    /// A child of the zygote ended and was reaped.
     Ended {
         /// The child's pid.
         ended: u32,
-        /// How it ended, as wait(2) tells.
+        /// The exit status, as of wait(2).
         status: i32,
     },
 }
 
-/// Why nothing more can be heard.
+/// Why the control socket failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The zygote closed its end.
-    #[error("the zygote left")]
+    #[error("the zygote closed its socket")]
     Left,
     /// A datagram is over [`DATAGRAM_BYTES_MAX`].
     #[error("the zygote sent a datagram of {0} bytes")]
     Oversize(usize),
-    /// A datagram is no message.
-    #[error("the zygote sent something else than a message")]
+    /// A datagram is not a message.
+    #[error("the zygote sent an invalid message")]
     Garbage(#[from] serde_json::Error),
     /// The socket failed.
-    #[error("the zygote cannot be heard")]
+    #[error("cannot read from the zygote")]
     Io(#[from] io::Error),
 }
 
@@ -80,16 +80,16 @@ pub struct Control {
 }
 
 impl Control {
-    /// Speaks through `socket`.
+    /// Uses `socket`.
     ///
     /// # Errors
-    /// When it cannot be watched.
+    /// If the socket cannot be watched.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self { socket: Arc::new(sys::watch(socket, Interest::READABLE)?) })
     }
 
-    /// Asks for a child with that number, which will be given its end of `socket` and joins
-    /// the cgroup of `procs`. Never waits: a zygote that does not listen is an error.
+    /// Requests a child with that number, which gets its end of `socket` and joins the cgroup of
+    /// `procs`. Never waits: a zygote that does not read is an error.
     ///
     /// # Errors
     /// As sendmsg(2).
@@ -111,7 +111,7 @@ impl Control {
         Ok(())
     }
 
-    /// The next message. Cancel safe.
+    /// Returns the next message. Cancel safe.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -125,7 +125,7 @@ impl Control {
         }
     }
 
-    /// The next message, if there is one already.
+    /// Returns the next message, if there is one already.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -138,7 +138,7 @@ impl Control {
                 Ok(bytes) if bytes > DATAGRAM_BYTES_MAX => Err(ControlError::Oversize(bytes)),
                 Ok(bytes) => Ok(Some(serde_json::from_slice(&datagram[..bytes])?)),
                 Err(Errno::EAGAIN) => Ok(None),
-                // A reset comes before what was sent ahead of it.
+                // A reset is reported before data that was sent earlier.
                 Err(Errno::EINTR | Errno::ECONNRESET) => continue,
                 Err(errno) => Err(io::Error::from(errno).into()),
             };

@@ -1,4 +1,4 @@
-//! The zygote's process, one life after the other.
+//! Runs the zygote's process, and restarts it when it ends.
 
 use std::convert::Infallible;
 use std::future;
@@ -17,59 +17,59 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::control::{Control, ControlError, Message};
-use super::{Nonsense, State, Zygote, load};
+use super::{Malformed, State, Zygote, load};
 use crate::agent::Agent;
 use crate::console;
 use crate::process::NewProcess;
 use crate::reaper::Exit;
 
-/// Variable that tells the zygote the number of its control socket.
+/// Environment variable with the number of the zygote's control socket.
 const CONTROL_FD_VARIABLE: &str = "EMBERD_ZYGOTE_FD";
 
-/// How long a zygote may take to become ready: an emulated interpreter on a busy host
-/// imports its modules in several seconds.
+/// Time limit for a zygote to become ready. An emulated interpreter on a busy host imports its
+/// modules in several seconds.
 const READY_WAIT: Duration = Duration::from_secs(90);
 
-/// Pause before the zygote is started anew; it doubles with each failure in a row up to
-/// [`RESTART_PAUSE_MAX`], so that one that cannot live costs execs next to nothing.
+/// Pause before the zygote is restarted. It doubles with each consecutive failure up to
+/// [`RESTART_PAUSE_MAX`], so that a zygote that always fails costs execs almost nothing.
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
 
-/// Longest pause before the zygote is started anew.
+/// Maximum pause before the zygote is restarted.
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// A life this long makes up for the failures before it.
+/// Run time after which earlier failures no longer count.
 const STEADY_LIFE: Duration = Duration::from_secs(60);
 
-/// Most bytes of one life's output that reach the console (16 KiB); the rest is dropped.
+/// Maximum output of one process on the console, in bytes (16 KiB); the rest is dropped.
 const WORDS_BYTES_MAX: usize = 16 << 10;
 
-/// Most bytes of output in one line of the console, which the kernel's log keeps whole.
+/// Maximum output in one line of the console, which the kernel's log does not split.
 const LINE_BYTES_MAX: usize = 512;
 
-/// How a life of the zygote ended.
+/// Why the zygote's process ended.
 #[derive(Debug, thiserror::Error)]
 enum LifeError {
-    /// It never began.
+    /// The process could not be started.
     #[error("cannot start the zygote")]
     Start(#[source] io::Error),
-    /// Its process ended.
+    /// The process ended.
     #[error("the zygote ended with {0}")]
     Ended(ExitStatus),
-    /// Nothing more can be heard of it.
+    /// The control socket failed.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// It said something out of turn.
+    /// The zygote sent an unexpected message.
     #[error(transparent)]
-    Nonsense(#[from] Nonsense),
-    /// It did not become ready in time.
+    Malformed(#[from] Malformed),
+    /// The zygote was not ready in time.
     #[error("the zygote was not ready within {READY_WAIT:?}")]
     NotReady,
-    /// It was silent when it should not have been.
-    #[error("the zygote is silent")]
+    /// The zygote did not answer in time.
+    #[error("the zygote stopped answering")]
     Silent,
 }
 
-/// Keeps the agent's zygote alive, if its pack has one.
+/// Keeps the agent's zygote running, if its pack has one.
 pub async fn keep(agent: &Agent) -> Infallible {
     let Some(zygote) = &agent.zygote else { return future::pending().await };
     let mut pause = RESTART_PAUSE_MIN;
@@ -85,71 +85,71 @@ pub async fn keep(agent: &Agent) -> Infallible {
     }
 }
 
-/// One life, from start to burial.
+/// Runs one process of the zygote, from start to clean-up.
 async fn live(agent: &Agent, zygote: &Zygote) -> Result<Infallible, LifeError> {
     let mut process = match Process::start(agent, zygote) {
         Ok(process) => process,
         Err(error) => {
-            zygote.bury(agent);
+            zygote.clean_up(agent);
             return Err(LifeError::Start(error));
         }
     };
     let Err(error) = attend(agent, zygote, &mut process).await;
     if !matches!(error, LifeError::Ended(_)) && process.exit.is_empty() {
-        // It has not been reaped, so the pid is still its own.
+        // The process has not been reaped, so the pid is still its own.
         kill(Pid::from_raw(process.pid.cast_signed()), Signal::SIGKILL).ok();
         process.exit.await.ok();
     }
-    // What it said last counts, even if it left out of turn.
+    // Reports that the zygote sent before it ended are still valid.
     while let Ok(Some(message @ Message::Ended { .. })) = process.control.waiting_message() {
-        if zygote.hear(agent, message).is_err() {
+        if zygote.handle(agent, message).is_err() {
             break;
         }
     }
-    zygote.bury(agent);
+    zygote.clean_up(agent);
     Err(error)
 }
 
-/// Listens to the zygote until it ends or must.
+/// Handles the zygote's messages until it ends or has to be killed.
 async fn attend(
     agent: &Agent,
     zygote: &Zygote,
     process: &mut Process,
 ) -> Result<Infallible, LifeError> {
     let Process { exit, control, words, .. } = process;
-    let mut doubted = pin!(zygote.doubted.notified());
-    doubted.as_mut().enable();
+    let mut suspected = pin!(zygote.suspected.notified());
+    suspected.as_mut().enable();
     let converse = async {
         match timeout(READY_WAIT, control.message()).await {
             Ok(message) => match message? {
                 Message::Ready { ready: true } => zygote.begin(agent, control.clone()),
-                other => return Err(Nonsense(format!("{other:?}")).into()),
+                other => return Err(Malformed(format!("{other:?}")).into()),
             },
             Err(_elapsed) => return Err(LifeError::NotReady),
         }
         loop {
-            zygote.hear(agent, control.message().await?)?;
+            zygote.handle(agent, control.message().await?)?;
         }
     };
     tokio::select! {
         error = converse => error,
         Ok(status) = &mut *exit => Err(LifeError::Ended(status)),
-        () = doubted => Err(LifeError::Silent),
+        () = suspected => Err(LifeError::Silent),
         never = pass_on(words) => match never {},
         never = load::keep(agent, zygote) => match never {},
     }
 }
 
 impl Zygote {
-    /// Takes up work with a zygote that is ready.
+    /// Starts using a zygote that is ready.
     fn begin(&self, agent: &Agent, control: Control) {
         self.state().control = Some(control);
         self.replenish(agent);
     }
 
-    /// Lets go of everything that hung on a zygote that is dead and reaped. Children at work
-    /// live on, as children of the agent.
-    fn bury(&self, agent: &Agent) {
+    /// Releases the state of a zygote that is dead and reaped. Working children continue as
+    /// children of the agent.
+    fn clean_up(&self, agent: &Agent) {
         let dead = {
             let mut state = self.state();
             let failures = state.failures + 1;
@@ -167,9 +167,9 @@ struct Process {
     pid: u32,
     exit: Exit,
     control: Control,
-    /// Its standard output and standard error.
+    /// Standard output and standard error of the zygote.
     words: [Receiver; 2],
-    /// Nothing comes through its standard input, which must be a pipe all the same.
+    /// Standard input, through which nothing is sent. It has to be a pipe anyway.
     _stdin: OwnedFd,
 }
 
@@ -193,7 +193,7 @@ impl Process {
     }
 }
 
-/// Passes on to the console what the zygote prints.
+/// Passes on the zygote's output to the console.
 async fn pass_on(words: &[Receiver; 2]) -> Infallible {
     let [stdout, stderr] = words;
     let mut chunk = [0; LINE_BYTES_MAX];

@@ -1,11 +1,11 @@
-//! A child the zygote forked ahead, and the work it is given.
+//! A child that the zygote forked ahead, and the work that it is given.
 //!
 //! ```text
 //! agent ─▶ {"file":…,"args":[…],"env":{…},"cwd":…} + [stdin, stdout, stderr]
 //! child ─▶ {"exit":CODE}        all the program does is done
 //! ```
-//! Each is a `u32` big-endian byte count, then that many bytes. The end of the stream
-//! without a report says nothing: programs close descriptors, or execute others.
+//! Each message is a `u32` big-endian byte count, then that many bytes. If the stream ends
+//! without a report, the end is unknown, because programs close descriptors or execute others.
 
 use std::ffi::OsString;
 use std::fs;
@@ -20,75 +20,76 @@ use serde::{Deserialize, Serialize, Serializer};
 use tokio::net::UnixStream;
 
 use crate::agent::Environment;
-use crate::exec::{Berth, LaunchError, Leader};
+use crate::exec::{LaunchError, Leader, Slot};
 use crate::process_tree::ProcessTree;
 use crate::reaper::Exit;
 
-/// Largest report, in bytes.
+/// Maximum size of a report, in bytes.
 const REPORT_BYTES_MAX: usize = 64;
 
-/// Bytes of the count before a message.
+/// Size of the count before a message, in bytes.
 const COUNT_BYTES: usize = size_of::<u32>();
 
 /// A child that waits for work. Dropping it ends the child.
 #[derive(Debug)]
 pub struct Spare {
-    berth: Berth,
+    slot: Slot,
     pid: u32,
     socket: UnixStream,
     exit: Exit,
 }
 
 impl Spare {
-    /// The child `pid` at the other end of `socket`, whose end `exit` tells.
-    pub fn new(berth: Berth, pid: u32, socket: UnixStream, exit: Exit) -> Self {
-        Self { berth, pid, socket, exit }
+    /// Returns the child `pid` at the other end of `socket`, whose exit status comes through
+    /// `exit`.
+    pub fn new(slot: Slot, pid: u32, socket: UnixStream, exit: Exit) -> Self {
+        Self { slot, pid, socket, exit }
     }
 
-    /// Whether it still lives, as far as is known.
+    /// Returns whether the child is alive, as far as is known.
     pub fn waits(&self) -> bool {
         self.exit.is_empty()
     }
 
-    /// Whether it has come to rest: it sleeps, and thus waits for its work.
+    /// Returns whether the child sleeps, which means that it waits for work.
     pub fn rests(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         stat.rsplit_once(')').is_some_and(|(_name, rest)| rest.starts_with(" S "))
     }
 
-    /// Sets it to work on `code` within `limits`; `None` when it cannot be told to.
+    /// Gives the child `code` to run within `limits`; `None` if the work cannot be sent.
     ///
     /// # Errors
-    /// When the code cannot be written or a limit cannot be set.
+    /// If the code cannot be written or a limit cannot be set.
     pub fn set_to(
         mut self,
         work: &Work<'_>,
         code: &str,
         limits: &Limits,
-    ) -> Result<Option<(Berth, Leader)>, LaunchError> {
-        if let Some(cgroup) = &self.berth.cgroup {
+    ) -> Result<Option<(Slot, Leader)>, LaunchError> {
+        if let Some(cgroup) = &self.slot.cgroup {
             cgroup.limit(limits)?;
         }
-        let message = work.encode(self.berth.code.write(code)?);
+        let message = work.encode(self.slot.code.write(code)?);
         Ok(message.and_then(|message| self.tell(&message)))
     }
 
-    /// Sets it to work on a file that is there, with `input` as its standard input; `None` when
-    /// it cannot be told to.
+    /// Gives the child an existing file to run, with `input` as its standard input; `None` if the
+    /// work cannot be sent.
     pub fn set_to_file(
         mut self,
         work: &Work<'_>,
         file: &Path,
         input: OwnedFd,
-    ) -> Option<(Berth, Leader)> {
-        self.berth.stdio[0] = input;
+    ) -> Option<(Slot, Leader)> {
+        self.slot.stdio[0] = input;
         let message = work.encode(file)?;
         self.tell(&message)
     }
 
-    fn tell(self, message: &[u8]) -> Option<(Berth, Leader)> {
-        let Self { mut berth, pid, socket, exit } = self;
-        let fds = berth.stdio.each_ref().map(OwnedFd::as_raw_fd);
+    fn tell(self, message: &[u8]) -> Option<(Slot, Leader)> {
+        let Self { mut slot, pid, socket, exit } = self;
+        let fds = slot.stdio.each_ref().map(OwnedFd::as_raw_fd);
         let sent = sendmsg::<UnixAddr>(
             socket.as_raw_fd(),
             &[IoSlice::new(message)],
@@ -96,16 +97,16 @@ impl Spare {
             MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
             None,
         );
-        // A child that was told only half finds the stream at its end, and ends too.
+        // A child that got only part of the work sees the end of the stream and ends.
         if sent != Ok(message.len()) {
             return None;
         }
-        let tree = ProcessTree { leader: pid, cgroup: berth.cgroup.take() };
-        Some((berth, Leader::new(exit, tree).reporting(Report::new(socket))))
+        let tree = ProcessTree { leader: pid, cgroup: slot.cgroup.take() };
+        Some((slot, Leader::new(exit, tree).reporting(Report::new(socket))))
     }
 }
 
-/// What a child is to do, less the file of its code.
+/// The work of a child, without the file of its code.
 #[derive(Debug)]
 pub struct Work<'a> {
     args: &'a [String],
@@ -114,7 +115,7 @@ pub struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// `None` when a part of it is not Unicode and thus cannot be said.
+    /// `None` if a part of it is not Unicode and cannot be encoded.
     pub fn new(
         args: &'a [String],
         environment: &'a Environment,
@@ -127,7 +128,7 @@ impl<'a> Work<'a> {
         environment.into_iter().all(unicode).then_some(Self { args, environment, directory })
     }
 
-    /// The whole message; `None` when the file's name is not Unicode.
+    /// Returns the whole message; `None` if the file's name is not Unicode.
     fn encode(&self, file: &Path) -> Option<Vec<u8>> {
         let mut message = vec![0; COUNT_BYTES];
         let order = Order {
@@ -143,7 +144,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// The JSON of an order to work.
+/// The JSON of the work.
 #[derive(Debug, Serialize)]
 struct Order<'a> {
     file: &'a str,
@@ -152,7 +153,7 @@ struct Order<'a> {
     cwd: &'a str,
 }
 
-/// An environment that is all Unicode.
+/// Returns the environment if all of it is Unicode.
 #[derive(Debug)]
 struct Variables<'a>(&'a Environment);
 
@@ -164,10 +165,10 @@ impl Serialize for Variables<'_> {
     }
 }
 
-/// What a child at work says about its end.
+/// The report of a working child.
 #[derive(Debug)]
 pub struct Report {
-    /// Dropped when it can say nothing more that counts.
+    /// Dropped when no further report is possible.
     socket: Option<UnixStream>,
     received: Vec<u8>,
 }
@@ -183,7 +184,7 @@ impl Report {
         Self { socket: Some(socket), received: Vec::new() }
     }
 
-    /// Waits for the report; for ever when none comes. Cancel safe.
+    /// Waits for the report; never returns if none comes. Cancel safe.
     pub async fn exit_code(&mut self) -> u8 {
         while let Some(socket) = &self.socket {
             let mut chunk = [0; COUNT_BYTES + REPORT_BYTES_MAX];
@@ -208,11 +209,11 @@ impl Report {
     }
 }
 
-/// What a child said is no report.
+/// A child sent an invalid report.
 #[derive(Debug, PartialEq, Eq)]
 struct Unreadable;
 
-/// The exit code in a report; `None` while it is not there in full.
+/// Returns the exit code in a report; `None` until it is complete.
 fn parse(received: &[u8]) -> Option<Result<u8, Unreadable>> {
     let (count, rest) = received.split_first_chunk::<COUNT_BYTES>()?;
     let count = usize::try_from(u32::from_be_bytes(*count)).unwrap_or(usize::MAX);

@@ -273,7 +273,7 @@ fn end_that_died_with_the_zygote_is_lost_and_says_so() {
     assert_eq!(settle(&guest), Some(true));
     let outcome = guest.run("import os; print('said', flush=True); os._exit(7)");
     assert_eq!(outcome.text(), "said");
-    let error = "the program's end was lost with its zygote";
+    let error = "the zygote ended before it reported the program's exit";
     assert_eq!(outcome.exit.error.as_deref(), Some(error));
     assert_eq!(outcome.exit.exit_code, -1);
 }

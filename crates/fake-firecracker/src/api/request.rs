@@ -1,5 +1,5 @@
-//! From method, path and body to a call, as in firecracker's
-//! `api_server/parsed_request.rs`: the body is judged before the VM's state is.
+//! Parses method, path and body into a call, as firecracker's `api_server/parsed_request.rs`
+//! does: the body is checked before the VM's state.
 
 use hyper::Method;
 use serde::de::DeserializeOwned;
@@ -11,7 +11,7 @@ use crate::resources::{
 };
 use crate::version::Version;
 
-/// What a request asks for.
+/// A parsed request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
     GetInstance,
@@ -35,12 +35,12 @@ pub enum Call {
     PatchVm(VmState),
     CreateSnapshot(CreateSnapshot),
     LoadSnapshot(Box<LoadSnapshot>),
-    /// Firecracker has it, the double has not.
+    /// A call that Firecracker has and the double does not.
     NotImitated(String),
 }
 
 impl Call {
-    /// Whether the answer carries a `Deprecation` header. reference §1.3.
+    /// Returns whether the answer has a `Deprecation` header. reference §1.3.
     pub fn is_deprecated(&self) -> bool {
         match self {
             Self::LoadSnapshot(load) => load.mem_file_path.is_some() || load.enable_diff_snapshots,
@@ -51,13 +51,13 @@ impl Call {
     }
 }
 
-/// Why a request is refused before the VM hears of it.
+/// Why a request is refused before it reaches the VM.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// The resource's name is missing.
     #[error("The ID cannot be empty.")]
     EmptyId,
-    /// The resource's name has other characters.
+    /// The resource's name has invalid characters.
     #[error("API Resource IDs can only contain alphanumeric characters and underscores.")]
     InvalidId,
     /// There is no such route.
@@ -128,17 +128,17 @@ pub fn parse(
     }
 }
 
-/// Routes Firecracker has and emberd has no use for. They are refused out loud rather than
-/// accepted in vain.
+/// Routes of Firecracker that emberd does not use. They are refused with an error instead of
+/// accepted without effect.
 const NOT_IMITATED: [&str; 6] =
     ["balloon", "cpu-config", "hotplug", "mmds", "network-interfaces", "pmem"];
 
-/// Routes and the version they came with. reference §1.2.
+/// Routes, and the version that added them. reference §1.2.
 fn is_known(route: &str, version: &Version) -> bool {
     !["serial", "pmem", "hotplug"].contains(&route) || version.since(1, 14)
 }
 
-/// A field, or one value of it, that came with a version.
+/// A field, or one of its values, that a version added.
 struct Newer {
     route: &'static str,
     field: &'static str,

@@ -1,6 +1,6 @@
-//! The HTTP server, with the limits and the wording of firecracker's micro-http: an empty
-//! reason phrase, and errors below the API that are not JSON (`{ "error": "…` with a raw
-//! newline in it). reference §1.1.
+//! The HTTP server, with the limits and the messages of firecracker's micro-http: an empty reason
+//! phrase, and errors below the API that are not JSON (`{ "error": "…` with a raw newline in it).
+//! reference §1.1.
 
 use std::convert::Infallible;
 use std::io;
@@ -30,28 +30,28 @@ use crate::log::Log;
 use crate::machine::{Machine, Refusal};
 use crate::marks;
 
-/// Most connections; the next is told so and closed. reference §1.1.
+/// Maximum number of connections; a further one gets an error and is closed. reference §1.1.
 const CONNECTIONS_MAX: usize = 10;
-/// Longest header line, in bytes. reference §1.1.
+/// Maximum length of a header line, in bytes. reference §1.1.
 const HEADER_LINE_BYTES_MAX: usize = 1024;
-/// What the connection beyond the limit reads.
+/// The error for a connection over the limit.
 const SERVER_FULL: &[u8] = b"HTTP/1.1 503\r\nServer: Firecracker API\r\nConnection: close\r\n\
     Content-Length: 40\r\n\r\n{ \"error\": \"Too many open connections\" }";
 
-/// What all connections share. One request is served at a time: the lock on the machine.
+/// State that all connections share. The lock on the machine serves one request at a time.
 #[derive(Debug)]
 pub struct Api {
     /// The VM.
     pub machine: Mutex<Machine>,
-    /// How to behave.
+    /// Behaviour of the double.
     pub config: Arc<Config>,
-    /// Where it is told.
+    /// The log.
     pub log: Arc<Log>,
-    /// The end.
+    /// The exit of the process.
     pub exits: Exits,
 }
 
-/// Serves `listener` for as long as the process lives.
+/// Serves `listener` until the process ends.
 pub async fn serve(listener: UnixListener, api: Arc<Api>) {
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -63,7 +63,7 @@ pub async fn serve(listener: UnixListener, api: Arc<Api>) {
                 drop(place);
             });
         } else {
-            // Whoever does not read it loses it.
+            // A client that does not read the answer loses it.
             stream.write_all(SERVER_FULL).await.ok();
         }
     }
@@ -79,7 +79,7 @@ async fn serve_connection(stream: UnixStream, api: &Arc<Api>) {
             .serve_connection(TokioIo::new(stream), answers)
     );
     let code = tokio::select! {
-        // However it ended: the next connection does not care.
+        // A failure does not affect the next connection.
         _ = connection.as_mut() => return,
         code = api.exits.wait_after_answer() => code,
     };
@@ -137,7 +137,7 @@ fn handle(api: &Api, machine: &mut Machine, call: Call) -> Response<Full<Bytes>>
     }
 }
 
-/// Rules below the API: method, header lines, size of the body.
+/// Checks the rules below the API: method, header lines, size of the body.
 fn broken_rule(api: &Api, request: &Request<Incoming>) -> Option<String> {
     if ![Method::GET, Method::PUT, Method::PATCH, Method::DELETE].contains(request.method()) {
         return Some("Invalid HTTP Method: Unsupported HTTP method.".to_owned());
@@ -186,7 +186,7 @@ fn response(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
     response
 }
 
-/// A stream that breaks off after a number of written bytes.
+/// A stream that ends after a number of written bytes.
 struct CutStream {
     stream: UnixStream,
     left: Option<usize>,

@@ -1,4 +1,4 @@
-//! Starting the guest.
+//! Starts the guest.
 
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -11,10 +11,10 @@ use super::{Machine, Phase, Refusal};
 use crate::exits::Exits;
 use crate::guest::Guest;
 
-/// Kernel arguments when none are given. reference §2.
+/// Default kernel arguments. reference §2.
 const BOOT_ARGS_DEFAULT: &str = "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux \
                                  i8042.nomux i8042.dumbkbd swiotlb=noforce";
-/// First bytes of a kernel image.
+/// The first bytes of a kernel image.
 const ELF_MAGIC: &[u8] = b"\x7fELF";
 
 impl Machine {
@@ -42,7 +42,7 @@ impl Machine {
         self.run_guest().map_err(|error| refusal(format!("cannot start the agent: {error}")))
     }
 
-    /// Starts the agent and lets the device serve.
+    /// Starts the agent, and lets the device accept connections.
     pub(super) fn run_guest(&mut self) -> io::Result<()> {
         let boot_args = self.resources.boot_source.boot_args.as_deref();
         let boot_args = boot_args.unwrap_or(BOOT_ARGS_DEFAULT);

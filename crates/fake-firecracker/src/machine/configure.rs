@@ -1,4 +1,4 @@
-//! Configuring the VM: each resource is checked, and its files are opened, when it is given.
+//! Configures the VM: each resource is checked, and its files are opened, when it is set.
 
 use std::fs::File;
 use std::io;
@@ -11,11 +11,11 @@ use crate::resources::{
 };
 use crate::vsock::{Device, Settings};
 
-/// Longest kernel command line, in bytes. reference §1.2.
+/// Maximum length of the kernel command line, in bytes. reference §1.2.
 const BOOT_ARGS_BYTES_MAX: usize = 2048;
 
 impl Machine {
-    /// Calls after which no snapshot can be loaded any more. reference §1.4.
+    /// Calls after which no snapshot can be loaded. reference §1.4.
     pub(super) fn configure(&mut self, call: Call) -> Result<(), Refusal> {
         self.boot_path = true;
         match call {
@@ -44,7 +44,7 @@ impl Machine {
                 self.set_machine_config(update.applied_to(&self.resources.machine_config))?;
             }
             Call::PutVsock(vsock) => {
-                // Only here does Firecracker unlink the socket. reference §1.1.
+                // This is the only case in which Firecracker unlinks the socket. reference §1.1.
                 if let Some(device) = self.vsock.take() {
                     std::fs::remove_file(device.uds_path()).ok();
                 }
@@ -72,7 +72,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The file is opened, and stays empty.
+    /// Opens the file, which stays empty.
     pub(super) fn put_metrics(&mut self, metrics: &Metrics) -> Result<(), Refusal> {
         let refusal = |reason: &str| {
             Refusal::new(format!(
@@ -90,7 +90,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Log and metrics files are made when absent since 1.14. reference §1.6.
+    /// Since 1.14, missing log and metrics files are created. reference §1.6.
     fn makes_files(&self) -> bool {
         self.config.version.since(1, 14)
     }
@@ -114,7 +114,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Before boot a drive is configured; after it, plugged in, which needs PCI.
+    /// Before boot, a drive is configured; after it, it is plugged in, which needs PCI.
     pub(super) fn put_drive(&mut self, mut drive: Drive) -> Result<Answer, Refusal> {
         if self.phase != Phase::NotStarted {
             return Err(Refusal::new(PCI_ONLY));

@@ -1,4 +1,4 @@
-//! Making and loading snapshots. reference §3.
+//! Creating and loading snapshots. reference §3.
 
 use std::fs::File;
 use std::path::Path;
@@ -37,7 +37,7 @@ impl Machine {
         Ok(())
     }
 
-    /// A load that fails ends the process, unless it came too late. reference §1.4.
+    /// A failed load ends the process, unless it was refused as too late. reference §1.4.
     pub(super) fn load_snapshot(&mut self, load: &LoadSnapshot) -> Result<(), Refusal> {
         let refusal = |reason: String| Refusal::new(format!("Load snapshot error: {reason}"));
         if self.boot_path {
@@ -99,15 +99,15 @@ impl Machine {
         }
         self.resources = state.resources;
         self.phase = Phase::Paused;
-        // The guest's driver heard of the reset when the snapshot was made.
+        // The guest's driver was notified of the reset when the snapshot was created.
         self.snapshot_made = true;
         self.restored = true;
         Ok(())
     }
 }
 
-/// A file that is too short is refused; one cut later ends the VMM by SIGBUS (149), which the
-/// double cannot meet: it maps no memory. reference §3.
+/// A file that is too short is refused. A file that is truncated later ends the real VMM by
+/// SIGBUS (149), but not the double, which maps no memory. reference §3.
 fn check_memory(path: &Path, mem_size_mib: u32) -> Result<(), String> {
     let memory = File::open(path).and_then(|file| file.metadata());
     let memory = memory.map_err(|error| format!("Failed to load guest memory: {error}"))?;

@@ -1,14 +1,14 @@
-//! `bare-fork`: what the guest's kernel needs to fork an interpreter, let it exit and wait for
-//! it, measured by a program in the guest; beside it, in turns, execs by zygote in that guest.
+//! `bare-fork`: the time for the guest's kernel to fork an interpreter, let it exit and wait for
+//! it, measured by a program in the guest. It alternates with execs by zygote in that guest.
 
 use crate::measure::MeasureError;
 use crate::measure::programs::{Language, Program};
 use crate::measure::rig::{Rig, WARM_UPS, started_word};
 
-/// Forks and execs in one turn.
+/// Forks and execs in one round.
 const TURN: usize = 10;
 
-/// Prints microseconds of so many forks, after one that does not count.
+/// Prints the microseconds of each fork, after one that does not count.
 const FORKS: &str = "\
 import os, time
 def fork():
@@ -24,7 +24,7 @@ print(*[fork() for _ in range(TURN)])
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     if !rig.packs.iter().any(|pack| pack == "python") {
-        return Err(MeasureError::NotHere("it needs the pack python"));
+        return Err(MeasureError::NotHere("the scenario needs the pack python"));
     }
     let hello = Language::Python.hello();
     let forks = Program::succeeding(FORKS.replace("TURN", &TURN.to_string()));

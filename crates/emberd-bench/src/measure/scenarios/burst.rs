@@ -1,5 +1,5 @@
-//! `burst`: more sandboxes created at once than the pool holds. Those beyond it wait for
-//! restores, which share the host's processors with each other and with nothing else.
+//! `burst`: more concurrent creates than the pool holds. The others wait for restores, which
+//! compete for the host's processors.
 
 use std::sync::Barrier;
 use std::thread;
@@ -11,7 +11,7 @@ use crate::measure::MeasureError;
 use crate::measure::connection::Connection;
 use crate::measure::rig::Rig;
 
-/// Sandboxes created at once: three times what a pool holds unless it is told otherwise.
+/// Number of concurrent creates: three times the default size of a pool.
 const WIDTH: usize = 6;
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
@@ -35,7 +35,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// An id and how long its creation took, for each; and how long until all were there.
+/// Returns each id with the time of its creation, and the time until all were created.
 type Burst = (Vec<Result<(String, Duration), MeasureError>>, Duration);
 
 fn create_at_once(address: &Address, pack: &str) -> Burst {

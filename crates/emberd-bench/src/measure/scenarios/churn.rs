@@ -1,5 +1,5 @@
-//! `churn`: many lives one after the other, as fast as they go: whether the last are slower
-//! than the first, and whether anything is left of them.
+//! `churn`: many cycles of create, exec and delete without a pause: whether the last are slower
+//! than the first, and whether anything is left behind.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,18 +11,18 @@ use crate::measure::rig::{Holdings, Rig};
 /// Slowdown of the last third against the first that is doubtful, in percent.
 const DRIFT_PERCENT_MAX: u64 = 10;
 
-/// How long the daemon may take to be back to what it held before: what lives without a pause
-/// have made its pools grow by, they give up one by one, each after 10 s of calm.
+/// Time limit for the daemon to return to its initial resources. Cycles without a pause make its
+/// pools grow, and they shrink one by one, each after 10 s without load.
 const BACK_MAX: Duration = Duration::from_secs(180);
 
-/// Pause between two looks at what the daemon holds.
+/// Pause between two checks of the daemon's resources.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let packs = rig.packs;
     for pack in packs {
         let hello = Language::of(pack)?.hello();
-        // What is opened once is open after the first life.
+        // Descriptors that are opened once are open after the first cycle.
         life(rig, pack, &hello)?;
         rig.settle()?;
         let before = rig.holdings()?;
@@ -43,7 +43,10 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
             } else {
                 format!("before {before:?}, after {after:?}")
             };
-            let what = format!("held as before after {} lives of {pack}", lives.len());
+            let what = format!(
+                "the daemon holds as much as before after {} sandboxes of {pack}",
+                lives.len()
+            );
             rig.record.check(&what, after == before, seen);
         }
     }
@@ -58,7 +61,7 @@ fn life(rig: &mut Rig, pack: &str, program: &Program) -> Result<Duration, Measur
     Ok(born.elapsed())
 }
 
-/// The first and the last third as series of their own.
+/// Adds the first and the last third as separate series.
 fn record_drift(rig: &mut Rig, pack: &str, lives: &[Duration]) {
     let third = lives.len() / 3;
     if third == 0 {
@@ -83,7 +86,7 @@ fn median(lives: &[Duration]) -> Duration {
     lives[(lives.len() - 1) / 2]
 }
 
-/// What the daemon holds once that is `before` again, or after a long wait.
+/// Returns the daemon's resources once they equal `before` again, or after the time limit.
 fn back_to(rig: &mut Rig, before: Holdings) -> Result<Holdings, MeasureError> {
     let since = Instant::now();
     loop {

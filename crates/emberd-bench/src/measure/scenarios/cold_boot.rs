@@ -24,8 +24,8 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// Parts the stage `guest` by the guest's own clock, where the agent told it: before and after
-/// kernel and init it is the VMM's loading and the agent's first answer.
+/// Splits the stage `guest` by the guest's clock, if the agent reported it. The time before and
+/// after kernel and init is the VMM's loading and the agent's first answer.
 fn split_guest(stages: &mut Vec<(String, u64)>, boot: &BootTimes) {
     let (Some(kernel), Some(init)) = (boot.kernel_us, boot.init_us) else { return };
     let Some(at) = stages.iter().position(|(name, _)| name == "guest") else { return };

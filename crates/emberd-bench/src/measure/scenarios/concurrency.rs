@@ -1,5 +1,5 @@
-//! `concurrency`: create, exec and delete by so many callers at once, in a sweep that doubles
-//! from 1 to 64. Beyond the pool's size callers wait for restores.
+//! `concurrency`: create, exec and delete by concurrent callers, whose number doubles from 1 to
+//! 64. Beyond the pool's size, callers wait for restores.
 
 use std::sync::Barrier;
 use std::thread;
@@ -13,11 +13,11 @@ use crate::measure::proc;
 use crate::measure::programs::Language;
 use crate::measure::rig::{Rig, body};
 
-/// Callers at once.
+/// Numbers of concurrent callers.
 const WIDTHS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
-/// Memory the host must have for each caller, in bytes: what a guest of the measured packs
-/// touches at most, with its VMM, under emulation.
+/// Memory that the host needs for each caller, in bytes: the maximum that a guest of the measured
+/// packs and its VMM use under emulation.
 const BYTES_PER_CALLER: u64 = 160 << 20;
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
@@ -26,7 +26,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     for width in WIDTHS {
         let needed = BYTES_PER_CALLER * width as u64;
         if proc::memory().is_none_or(|(_, available)| available < needed) {
-            rig.record.doubt(format!("too little memory for {width} at once: left out"));
+            rig.record.doubt(format!("too little memory for {width} at once: skipped"));
             break;
         }
         let mut failures = Vec::new();
@@ -44,15 +44,15 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
         // Wider sweeps would only fail more slowly.
         if let Some(first) = failures.first() {
             let (count, of) = (failures.len(), width * rig.iterations);
-            let seen = format!("{count} of {of} failed, the first so: {}", crate::chain(first));
-            rig.record.check(&format!("all of {width} at once are answered"), false, seen);
+            let seen = format!("{count} of {of} failed, the first with: {}", crate::chain(first));
+            rig.record.check(&format!("all {width} concurrent callers are answered"), false, seen);
             break;
         }
     }
     Ok(())
 }
 
-/// Lets `width` callers go at once: how long each took, and all together.
+/// Runs `width` concurrent callers; returns the time of each, and the total time.
 fn race(
     address: &Address,
     pack: &str,

@@ -1,5 +1,5 @@
-//! `context`: a run in a context that lives, from the request to its last event. Beside it an
-//! exec of the same pack and a request that the agent answers without any program, in turns.
+//! `context`: a run in an existing context, from the request to its last event. It alternates
+//! with an exec of the same pack and a request that the agent answers without a program.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -48,13 +48,13 @@ pub struct Counter<'a> {
     counted: usize,
 }
 
-/// What a run took.
+/// The times of a run.
 pub struct Stages {
-    /// Until the answer's head: the request is understood, the run has its turn.
+    /// Until the answer's head: the request was parsed and the run was admitted.
     accepted: Duration,
-    /// From there until the interpreter had begun.
+    /// From there until the interpreter began.
     begun: Duration,
-    /// All of it.
+    /// Total.
     pub whole: Duration,
 }
 
@@ -69,7 +69,7 @@ impl Stages {
 }
 
 impl<'a> Counter<'a> {
-    /// Opens a context of `pack` in a sandbox, and has it begin.
+    /// Opens a context of `pack` in a sandbox, and starts the count.
     pub async fn open(client: &'a Client, id: &'a str, pack: &str) -> Result<Self, MeasureError> {
         let [begin, code] = Language::of(pack)?.counting();
         let opened = client.open_context(id, &ContextSpec::default()).await.map_err(failed)?;
@@ -78,7 +78,7 @@ impl<'a> Counter<'a> {
         Ok(counter)
     }
 
-    /// Counts one on, and holds what it says against that.
+    /// Increments the count, and checks the result.
     pub async fn count(&mut self) -> Result<Stages, MeasureError> {
         let (said, stages) = self.run(self.code).await.map_err(failed)?;
         self.counted += 1;
@@ -90,7 +90,7 @@ impl<'a> Counter<'a> {
         Err(MeasureError::Unexpected { what, expected, seen: said })
     }
 
-    /// Runs `code`; what it printed, or its result.
+    /// Runs `code`; returns its output or its result.
     async fn run(&self, code: &str) -> Result<(String, Stages), ClientError> {
         let run = ContextRun { code: code.to_owned(), timeout_ms: None };
         let asked = Instant::now();

@@ -7,10 +7,10 @@ use crate::measure::MeasureError;
 use crate::measure::proc;
 use crate::measure::rig::Rig;
 
-/// Pause between two looks at a process that ends: the error of `gone`.
+/// Pause between two checks of an ending process, which is the error of `gone`.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
-/// Longest wait for a deleted sandbox's process to be gone.
+/// Time limit for a deleted sandbox's process to end.
 const GONE_MAX: Duration = Duration::from_secs(30);
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
@@ -20,7 +20,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
             rig.settle()?;
             let (id, _) = rig.create(pack)?;
             let vmm_pid = rig.connection.sandbox(&id)?.vmm_pid;
-            // A pool that refills meanwhile is not what is measured.
+            // A pool that refills meanwhile must not be measured.
             rig.settle()?;
             let asked = Instant::now();
             let answered = rig.delete(&id)?;
@@ -28,7 +28,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
             let Some(pid) = vmm_pid.filter(|_| rig.home.is_some()) else { continue };
             while proc::is_running(pid) {
                 if asked.elapsed() > GONE_MAX {
-                    return Err(MeasureError::Restless { seen: format!("process {pid} lives on") });
+                    return Err(MeasureError::Busy { seen: format!("process {pid} still exists") });
                 }
                 thread::sleep(LOOK_AGAIN);
             }

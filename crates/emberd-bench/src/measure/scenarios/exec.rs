@@ -1,16 +1,15 @@
-//! `exec`: one program again and again in a sandbox that lives, by zygote where the pack has
-//! one, in a new interpreter, and the same without a pause between two, on and on and three in
-//! a row. Each way has a sandbox of its own: what one leaves in the caches of guest and emulator
-//! is not the other's.
+//! `exec`: one program repeatedly in an existing sandbox, by zygote where the pack has one and in
+//! a new interpreter, with pauses, without pauses, and three in a row. Each variant has its own
+//! sandbox, so that it does not affect the caches of the others.
 
 use crate::measure::MeasureError;
 use crate::measure::programs::{Language, Program};
 use crate::measure::rig::{Rig, WARM_UPS, started_word};
 
-/// Programs in a row, with a rest after them.
+/// Programs in a row, before a pause.
 const IN_A_ROW: usize = 3;
 
-/// One way to run the program.
+/// A variant of running the program.
 struct Way {
     series: String,
     id: String,

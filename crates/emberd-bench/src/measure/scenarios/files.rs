@@ -1,6 +1,6 @@
-//! `files`: a large file into a sandbox and out of it, and small ones, which cost what a request
-//! costs. Beside it what the large one costs where emberd moves nothing: a program in the guest
-//! that writes one, another that reads it, and as many bytes over the host's loopback interface.
+//! `files`: transfers of a large file, and of small ones, which cost about as much as a request.
+//! For comparison, a program in the guest writes and reads as much, and the host's loopback
+//! interface carries as many bytes.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::measure::MeasureError;
 use crate::measure::floors;
 use crate::measure::rig::{Rig, WARM_UPS};
 
-/// Bytes of the large file (128 MiB): long enough that beginning and end do not count.
+/// Size of the large file, in bytes (128 MiB), which makes the start and end negligible.
 const LARGE_BYTES: usize = 128 << 20;
 
-/// Bytes of the small one (4 KiB).
+/// Size of the small file, in bytes (4 KiB).
 const SMALL_BYTES: usize = 4 << 10;
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
@@ -19,13 +19,14 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let packs = rig.packs;
     for pack in packs {
         let (id, _) = rig.create(pack)?;
-        // In a guest it is made; over the double it is there, and goes with the sandbox.
+        // In a guest the file is created; over the double it exists, and is removed with the
+        // sandbox.
         let dir = rig.connection.sandbox(&id)?.dir;
         for iteration in 0..WARM_UPS + rig.iterations {
             for (size, content) in [("128m", &large[..]), ("4k", &large[..SMALL_BYTES])] {
                 rig.interrupt.check()?;
                 let path = format!("{dir}/{size}");
-                // To free what a file takes is no part of writing another.
+                // Freeing the old file must not count as part of writing the new one.
                 rig.connection.remove(&id, &path)?;
                 let pushed = rig.connection.write(&id, &path, content)?;
                 let (read, pulled) = rig.connection.read(&id, &path)?;
@@ -65,20 +66,20 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// How long a program in the guest takes to write as much to a new file in place of `path`.
+/// Measures a program in the guest that writes as much to a new file in place of `path`.
 fn write_floor(rig: &mut Rig, id: &str, path: &str) -> Result<Duration, MeasureError> {
     rig.connection.remove(id, path)?;
     let (into, count) = (format!("of={path}"), format!("count={}", LARGE_BYTES >> 16));
     rig.in_guest(id, ["dd", "if=/dev/zero", &into, "bs=64k", &count, "status=none"])
 }
 
-/// How long a program in the guest takes to read it.
+/// Measures a program in the guest that reads the file.
 fn read_floor(rig: &mut Rig, id: &str, path: &str) -> Result<Duration, MeasureError> {
     let from = format!("if={path}");
     rig.in_guest(id, ["dd", &from, "of=/dev/null", "bs=64k", "status=none"])
 }
 
-/// Bytes that repeat late (a linear congruence), so that nothing on their way can shorten them.
+/// Returns pseudo-random bytes (a linear congruence), which cannot be compressed.
 fn content(bytes: usize) -> Vec<u8> {
     let mut state = 1_u64;
     let words = std::iter::repeat_with(|| {

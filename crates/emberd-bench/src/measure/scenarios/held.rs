@@ -1,6 +1,6 @@
-//! `held`: how many processes one sandbox holds, each with somebody who listens, and what each
-//! takes. As many as the daemon lets be started; then every one of them is spoken to and
-//! answers; then all are killed, and nothing of them may be left, on the host or in the guest.
+//! `held`: how many processes one sandbox holds, each with a client that follows it, and what
+//! each costs. Starts as many as the daemon allows. Each is sent a line and answers. Then all are
+//! killed, and must leave nothing on the host or in the guest.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,27 +14,27 @@ use crate::measure::proc::{self, Weight};
 use crate::measure::rig::{Rig, WARM_UPS};
 use crate::statistics::{BYTES_SUFFIX, COUNT_SUFFIX};
 
-/// Processes after which no more are asked for, whether refused or not: each has a connection
-/// to the daemon, which takes 1,024.
+/// Number of processes after which no more are started: each has a connection to the daemon,
+/// which accepts 1,024.
 const HELD_MAX: usize = 512;
 
-/// What is written to each, and comes back.
+/// The line that each process echoes.
 const LINE: &str = "hello\n";
 
-/// Lines to a process that has no others beside it.
+/// Lines to a process without others beside it.
 const LINES_ALONE: usize = 50;
 
-/// Longest wait until killed processes are gone, and what the daemon held for them.
+/// Time limit for killed processes to end and the daemon to release their resources.
 const GONE_MAX: Duration = Duration::from_secs(60);
 
-/// Connections to a guest the daemon keeps for what comes next, at most; over the double and under
-/// Firecracker each is a descriptor.
+/// Maximum number of connections to a guest that the daemon keeps for reuse. Over the double and
+/// under Firecracker, each is a descriptor.
 const CONNECTIONS_KEPT: usize = 8;
 
-/// Pause between two looks at what goes.
+/// Pause between two checks.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// A `cat` and its listener.
+/// A `cat` and its client.
 struct Held {
     pid: u32,
     events: Events,
@@ -63,7 +63,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// Lines to one process that has no others beside it.
+/// Sends lines to one process without others beside it.
 fn alone(rig: &mut Rig, id: &str, pack: &str) -> Result<(), MeasureError> {
     let mut held = start(rig, id)?.0;
     for line in 0..WARM_UPS + LINES_ALONE {
@@ -77,7 +77,7 @@ fn alone(rig: &mut Rig, id: &str, pack: &str) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// Starts as many as may be.
+/// Starts as many as allowed.
 fn start_all(rig: &mut Rig, id: &str, pack: &str) -> Result<Vec<Held>, MeasureError> {
     let mut all = Vec::new();
     let asked = Instant::now();
@@ -97,7 +97,7 @@ fn start_all(rig: &mut Rig, id: &str, pack: &str) -> Result<Vec<Held>, MeasureEr
     Ok(all)
 }
 
-/// Starts one and listens to it: until the daemon has told the first event.
+/// Starts one and follows it; returns after its first event.
 fn start(rig: &mut Rig, id: &str) -> Result<(Held, Duration), CallError> {
     let listener = Listener::connect(rig.address)?;
     let asked = Instant::now();
@@ -107,7 +107,7 @@ fn start(rig: &mut Rig, id: &str) -> Result<(Held, Duration), CallError> {
     Ok((Held { pid, events }, asked.elapsed()))
 }
 
-/// Speaks to each in turn: how many do not answer as they should.
+/// Sends a line to each in turn, and returns how many do not answer correctly.
 fn answer_all(
     rig: &mut Rig,
     id: &str,
@@ -124,7 +124,7 @@ fn answer_all(
     Ok(unanswered)
 }
 
-/// Speaks to one: whether it answers as it should, and how long that took.
+/// Sends a line to one; returns whether it answers correctly, and the time.
 fn answer(rig: &mut Rig, id: &str, held: &mut Held) -> Result<(bool, Duration), CallError> {
     let sent = Instant::now();
     rig.connection.stdin(id, held.pid, LINE.as_bytes())?;
@@ -132,7 +132,7 @@ fn answer(rig: &mut Rig, id: &str, held: &mut Held) -> Result<(bool, Duration), 
     Ok((text.as_deref() == Some(LINE), sent.elapsed()))
 }
 
-/// Kills them, and looks in the guest until none is left.
+/// Kills all of them, and checks in the guest until none is left.
 fn kill_all(rig: &mut Rig, id: &str, pack: &str, all: Vec<Held>) -> Result<(), MeasureError> {
     let pids: Vec<_> = all.iter().map(|held| held.pid.to_string()).collect();
     let asked = Instant::now();
@@ -144,7 +144,7 @@ fn kill_all(rig: &mut Rig, id: &str, pack: &str, all: Vec<Held>) -> Result<(), M
     rig.record.check("no process is listed", listed == 0, format!("{listed} are"));
     let look = format!("for pid in {}; do ! kill -0 $pid || exit 1; done", pids.join(" "));
     let left = loop {
-        // While they end there may be no room for one more.
+        // While they end, there may be no room for another process.
         let Err(left) = rig.in_guest(id, ["/bin/sh", "-c", &look]) else { break None };
         if asked.elapsed() > GONE_MAX {
             break Some(left);
@@ -158,7 +158,7 @@ fn kill_all(rig: &mut Rig, id: &str, pack: &str, all: Vec<Held>) -> Result<(), M
     Ok(())
 }
 
-/// What the daemon and a sandbox's VMM hold.
+/// Resources of the daemon and of a sandbox's VMM.
 #[derive(Debug, Clone, Copy)]
 struct Holding {
     daemon_bytes: Option<u64>,
@@ -178,7 +178,7 @@ impl Holding {
         })
     }
 
-    /// What each of `count` processes took more than `self`.
+    /// Returns the difference to `self` for each of `count` processes.
     fn record_growth(self, rig: &mut Rig, pack: &str, held: Self, count: usize) {
         for (whose, before, after) in [
             ("daemon", self.daemon_bytes, held.daemon_bytes),
@@ -191,7 +191,8 @@ impl Holding {
         }
     }
 
-    /// Holds against `self` how many descriptors the daemon has once nobody listens any more.
+    /// Checks that the daemon has as many descriptors as `self`, after all clients have
+    /// disconnected.
     fn check_released(self, rig: &mut Rig, id: &str) -> Result<(), MeasureError> {
         let Some(before) = self.descriptors else { return Ok(()) };
         let since = Instant::now();
@@ -200,7 +201,7 @@ impl Holding {
             let are_released = now <= before + CONNECTIONS_KEPT;
             if are_released || since.elapsed() > GONE_MAX {
                 let seen = format!("{before} before, {now} after");
-                rig.record.check("the daemon's descriptors are given back", are_released, seen);
+                rig.record.check("the daemon closed its descriptors", are_released, seen);
                 return Ok(());
             }
             rig.interrupt.check()?;

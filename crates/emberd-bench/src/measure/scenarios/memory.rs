@@ -1,5 +1,5 @@
-//! `memory`: what a sandbox weighs when it waits for its first program and after some work,
-//! by its VMM's process and by what the host has left.
+//! `memory`: memory of a sandbox before its first program and after some work, by its VMM's
+//! process and by the host's available memory.
 
 use crate::measure::MeasureError;
 use crate::measure::proc::{self, Weight};
@@ -15,10 +15,10 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
         let mut ids = Vec::new();
         for _ in 0..rig.iterations {
             ids.push(rig.create(pack)?.0);
-            // The next one is to come from the pool too, and with the warm-up that brings.
+            // The next sandbox must come from the pool too, after its warm-up.
             rig.settle()?;
         }
-        // The pool is full as before: what is gone has gone into the sandboxes.
+        // The pool is full as before, so the difference is the memory of the sandboxes.
         weigh(rig, pack, "idle", &ids)?;
         record_delta(rig, &format!("idle_available_delta_{pack}_bytes"), before, ids.len());
         for id in &ids {
@@ -50,7 +50,7 @@ fn weigh(rig: &mut Rig, pack: &str, when: &str, ids: &[String]) -> Result<(), Me
     Ok(())
 }
 
-/// What one of `count` sandboxes took of the memory that was available `before`.
+/// Returns how much each of `count` sandboxes took of the memory available `before`.
 fn record_delta(rig: &mut Rig, series: &str, before: u64, count: usize) {
     let taken = before.saturating_sub(available_bytes());
     if let Some(each) = taken.checked_div(count as u64) {

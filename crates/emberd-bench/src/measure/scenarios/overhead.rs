@@ -1,7 +1,7 @@
-//! `overhead`: what emberd itself adds to an exec, over the test double: the latency less the
-//! guest's own account of its time. Beside it what its parts cost by themselves: HTTP, the way
-//! to the agent (a ping past the daemon, through the double's relay: two processes to wake
-//! that a real VMM does not have), a byte there and back through the kernel's sockets.
+//! `overhead`: emberd's own part of an exec, over the test double: the latency minus the time
+//! that the guest reports. For comparison, the cost of its parts: HTTP, the transport to the
+//! agent (a ping that bypasses the daemon; the double's relay has two processes to wake that a
+//! real VMM does not have), and a round trip of a byte through the kernel's sockets.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -53,8 +53,8 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// By the typed client: the same least request, so that its own cost is the difference, and a
-/// run in a context, whose interpreter only counts.
+/// With the Rust client: the same smallest request, to show the client's own cost, and a run in a
+/// context whose interpreter only counts.
 fn by_client(rig: &mut Rig, id: &str) -> Result<(), MeasureError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = Client::new(&rig.address.to_string()).map_err(io::Error::other)?;
@@ -74,7 +74,7 @@ fn by_client(rig: &mut Rig, id: &str) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// A byte there and back.
+/// Measures a round trip of a byte.
 fn round_trip(stream: &mut (impl Read + Write)) -> io::Result<Duration> {
     let mut byte = [0];
     let sent = Instant::now();
@@ -83,7 +83,7 @@ fn round_trip(stream: &mut (impl Read + Write)) -> io::Result<Duration> {
     Ok(sent.elapsed())
 }
 
-/// A loopback connection to a thread that sends back what comes. The thread ends with it.
+/// Returns a loopback connection to a thread that echoes. The thread ends with the connection.
 fn tcp_echo() -> io::Result<TcpStream> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let near = TcpStream::connect(listener.local_addr()?)?;
@@ -94,7 +94,7 @@ fn tcp_echo() -> io::Result<TcpStream> {
     Ok(near)
 }
 
-/// The same over a Unix socket.
+/// Returns the same over a Unix socket.
 fn unix_echo() -> io::Result<UnixStream> {
     let (near, far) = UnixStream::pair()?;
     thread::spawn(move || echo(far));

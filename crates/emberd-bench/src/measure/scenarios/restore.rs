@@ -1,5 +1,5 @@
-//! `restore`: create from a template with no pool, until the guest has answered, until it is
-//! itself, and on to the result of a first program.
+//! `restore`: create from a template without a pool: until the guest has answered, until it has
+//! its identity, and until the result of a first program.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::measure::rig::Rig;
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let packs = rig.packs;
-    // The first restore of a template may find its file out of the page cache.
+    // For the first restore of a template, its file may not be in the page cache.
     for iteration in 0..=rig.iterations {
         for pack in packs {
             rig.settle()?;
@@ -33,7 +33,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// The part of a creation after the guest's first answer: what makes it itself.
+/// The part of a creation after the guest's first answer: the renewal.
 fn renewal(created: &Timing) -> Duration {
     let stages = created.stages();
     let renewal = stages.iter().find(|(name, _)| name == "renew");

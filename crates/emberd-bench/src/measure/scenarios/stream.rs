@@ -1,6 +1,6 @@
-//! `stream`: what a process says as it says it. The first output of one that is started, beside
-//! an exec of the same program; a line to a `cat` and back; much output, and how much of it is
-//! lost. Beside each what the same costs without that part of emberd, in turns.
+//! `stream`: output of processes. Measures the first output of a process compared with an exec of
+//! the same program, a line to a `cat` and back, and bulk output with its losses. Each alternates
+//! with the same work without that part of emberd.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,23 +16,24 @@ use crate::measure::programs::Language;
 use crate::measure::rig::{Rig, WARM_UPS};
 use crate::statistics::BYTES_SUFFIX;
 
-/// What is sent to a `cat` and comes back.
+/// The line that a `cat` echoes.
 const LINE: &str = "a line that goes there and back\n";
 
-/// Bytes of the file that is put out (16 MiB), and how often it is.
+/// Size of the file that is output, in bytes (16 MiB), and how often.
 const FILE_BYTES: usize = 16 << 20;
 const FILE_TIMES: usize = 8;
 
-/// Bytes of all that output (128 MiB): long enough that beginning and end do not count.
+/// Total size of that output, in bytes (128 MiB), which makes the start and end negligible.
 const OUTPUT_BYTES: usize = FILE_BYTES * FILE_TIMES;
 
-/// Bytes of an exec's output (8 MiB): the most it keeps.
+/// Size of an exec's output, in bytes (8 MiB): the maximum that is kept.
 const EXEC_OUTPUT_BYTES: usize = 8 << 20;
 
-/// One in so many iterations of the latencies puts out [`OUTPUT_BYTES`], for seconds.
+/// The latencies have this many iterations for each one that outputs [`OUTPUT_BYTES`], which
+/// takes seconds.
 const OUTPUT_DIVISOR: usize = 10;
 
-/// Bytes of each line of output, its end included: as programs write them.
+/// Length of each line of output with its newline, in bytes, as in typical programs.
 const OUTPUT_LINE_BYTES: usize = 64;
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
@@ -75,7 +76,8 @@ impl Room<'_> {
     }
 }
 
-/// Until a program's first output is heard: it is started, its events are asked for, one comes.
+/// Measures the time until a program's first output arrives: start, request of events, first
+/// event.
 fn first_byte(rig: &mut Rig, id: &str, pack: &str) -> Result<(), MeasureError> {
     let program = Language::of(pack)?.hello();
     let spec = ProcessSpec { code: Some(program.code.clone()), ..ProcessSpec::default() };
@@ -107,8 +109,8 @@ fn first_byte(rig: &mut Rig, id: &str, pack: &str) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// A line to a `cat` and back: over one WebSocket; beside it a request that the agent answers
-/// without any program, and a `cat` of the host's own.
+/// Measures a line to a `cat` and back over one WebSocket. For comparison: a request that the
+/// agent answers without a program, and a `cat` on the host.
 fn echo(rig: &mut Rig, room: &Room) -> Result<(), MeasureError> {
     let (pid, mut attachment) = room.start(["cat"])?;
     let mut host = Cat::start()?;
@@ -142,8 +144,8 @@ async fn there_and_back(attachment: &mut Attachment) -> Result<Option<String>, C
     Ok(None)
 }
 
-/// Much output: over a WebSocket, and as an exec's; beside it the same program into a pipe
-/// inside the guest, and as many bytes over the host's loopback interface.
+/// Measures bulk output over a WebSocket and of an exec. For comparison: the same program into a
+/// pipe inside the guest, and as many bytes over the host's loopback interface.
 fn output(rig: &mut Rig, room: &Room) -> Result<(), MeasureError> {
     let Room { id, pack, .. } = room;
     let text = lines();
@@ -151,7 +153,7 @@ fn output(rig: &mut Rig, room: &Room) -> Result<(), MeasureError> {
     let path = format!("{dir}/output");
     rig.connection.write(id, &path, &text)?;
     let files = [path.as_str(); FILE_TIMES].join(" ");
-    // Nothing is written before somebody listens: what is not heard in time is lost.
+    // The program waits for a client, because output without one may be lost.
     let program = format!("read go; exec cat {files}");
     let floor = format!("cat {files} | cat > /dev/null");
     let exec_path = format!("{dir}/exec-output");
@@ -161,7 +163,7 @@ fn output(rig: &mut Rig, room: &Room) -> Result<(), MeasureError> {
         rig.settle()?;
         let (pid, mut attachment) = room.start(["/bin/sh", "-c", &program])?;
         let began = Instant::now();
-        let heard = room.runtime.block_on(hear(&mut attachment, &text)).map_err(failed)?;
+        let received = room.runtime.block_on(receive(&mut attachment, &text)).map_err(failed)?;
         let took = began.elapsed();
         rig.connection.kill(id, pid)?;
         rig.settle()?;
@@ -169,14 +171,14 @@ fn output(rig: &mut Rig, room: &Room) -> Result<(), MeasureError> {
         rig.settle()?;
         let in_guest = rig.in_guest(id, ["/bin/sh", "-c", &floor])?;
         let loopback = floors::loopback(OUTPUT_BYTES)?;
-        if !heard.is_right {
+        if !received.is_right {
             expect("the output", Some("other bytes"), "the file's")?;
         }
         if iteration < WARM_UPS {
             continue;
         }
-        rig.record.transfer(&format!("output_128m_{pack}"), heard.bytes, took);
-        let lost = OUTPUT_BYTES.saturating_sub(heard.bytes) as u64;
+        rig.record.transfer(&format!("output_128m_{pack}"), received.bytes, took);
+        let lost = OUTPUT_BYTES.saturating_sub(received.bytes) as u64;
         rig.record.sample(&format!("output_128m_{pack}_lost{BYTES_SUFFIX}"), lost);
         rig.record.transfer(&format!("exec_8m_{pack}"), EXEC_OUTPUT_BYTES, ran.latency);
         rig.record.transfer(&format!("output_128m_{pack}_floor"), OUTPUT_BYTES, in_guest);
@@ -185,40 +187,40 @@ fn output(rig: &mut Rig, room: &Room) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// What of a process's output was heard.
-struct Heard {
+/// The received part of a process's output.
+struct Received {
     bytes: usize,
-    /// Whether all of it, up to the first loss, is what was to come.
+    /// Whether the output up to the first loss is correct.
     is_right: bool,
 }
 
-/// Has the process begin, and listens to its end.
-async fn hear(attachment: &mut Attachment, file: &[u8]) -> Result<Heard, ClientError> {
+/// Lets the process begin, and follows it to its end.
+async fn receive(attachment: &mut Attachment, file: &[u8]) -> Result<Received, ClientError> {
     attachment.write(b"\n").await?;
-    let mut heard = Heard { bytes: 0, is_right: true };
+    let mut received = Received { bytes: 0, is_right: true };
     let mut is_whole = true;
     while let Some(event) = attachment.event().await? {
         match event.kind {
             ProcessEventKind::Stdout(text) => {
                 let piece = text.text.as_bytes();
-                heard.is_right &= !is_whole || is_next(piece, file, heard.bytes % file.len());
-                heard.bytes += text.text.len();
+                received.is_right &= !is_whole || is_next(piece, file, received.bytes % file.len());
+                received.bytes += text.text.len();
             }
             ProcessEventKind::Gap { .. } => is_whole = false,
             _ => {}
         }
     }
-    Ok(heard)
+    Ok(received)
 }
 
-/// Whether `piece` is what comes at `offset` in `file`, after whose end it begins again.
+/// Returns whether `piece` is at `offset` of the repeated `file`.
 fn is_next(piece: &[u8], file: &[u8], offset: usize) -> bool {
     let (start, end) = file.split_at(offset);
     let (first, second) = piece.split_at(piece.len().min(end.len()));
     end.starts_with(first) && start.starts_with(second)
 }
 
-/// Lines of text, each of which differs from the others.
+/// Returns distinct lines of text.
 fn lines() -> Vec<u8> {
     let digits = OUTPUT_LINE_BYTES - 1;
     let lines = (0..FILE_BYTES / OUTPUT_LINE_BYTES).map(|line| format!("{line:0digits$}\n"));

@@ -1,5 +1,5 @@
-//! `ttfr`: create, first exec and delete, from the pool: what a caller with one program to run
-//! waits for. Beside it the same program in a sandbox that lives, for comparison.
+//! `ttfr`: create, first exec and delete, from the pool, as for a caller with one program to run.
+//! For comparison, the same program in an existing sandbox.
 
 use super::WARM_POOL;
 use crate::measure::MeasureError;

@@ -1,5 +1,5 @@
-//! `warm-create`: create from the pool; beside it the least a daemon at rest can be asked, which
-//! shows what waking up the machine costs.
+//! `warm-create`: create from the pool. For comparison, the smallest request to an idle daemon,
+//! which shows the cost of waking up the machine.
 
 use super::WARM_POOL;
 use crate::measure::MeasureError;

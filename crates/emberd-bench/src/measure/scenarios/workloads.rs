@@ -1,4 +1,4 @@
-//! `workloads`: what else programs do: long texts, much input and output, failing, hanging.
+//! `workloads`: programs with long code, much input and output, failures and time-outs.
 
 use crate::measure::MeasureError;
 use crate::measure::programs::Language;

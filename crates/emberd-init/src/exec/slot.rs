@@ -1,4 +1,4 @@
-//! What one exec needs besides its process. A zygote's spare has its berth made ahead.
+//! The resources of one exec besides its process. Those of a zygote's spare are made ahead.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -22,18 +22,19 @@ use crate::agent::Agent;
 use crate::process_tree::Cgroup;
 use crate::users::User;
 
-/// Who may open a program's pipes by name (`/dev/stdout`): everybody, for programs give up their
-/// rights, and start others as somebody else. Whoever has such a name can see the program.
+/// Mode of a program's pipes when opened by name (`/dev/stdout`). Every user may open them,
+/// because programs give up their rights and start others as another user. Only a process that
+/// can see the program can use such a name.
 const PIPE_MODE: Mode = Mode::from_bits_truncate(0o666);
 
-/// A place for one program to run in.
+/// The resources for running one program.
 #[derive(Debug)]
-pub struct Berth {
-    /// A number no other berth of this agent has.
+pub struct Slot {
+    /// A number that is unique in this agent.
     pub number: u64,
-    /// Where its code goes.
+    /// File for the code.
     pub code: CodeFile,
-    /// Its cgroup, where there are cgroups.
+    /// Cgroup, where cgroups are supported.
     pub cgroup: Option<Cgroup>,
     /// The agent's ends of its pipes.
     pub streams: Streams,
@@ -41,16 +42,16 @@ pub struct Berth {
     pub stdio: [OwnedFd; 3],
 }
 
-impl Berth {
-    /// Makes a berth, empty and ready.
+impl Slot {
+    /// Creates the resources.
     ///
     /// # Errors
-    /// [`LaunchError`]; nothing is left behind then.
+    /// [`LaunchError`]; nothing is left behind.
     pub fn make(agent: &Agent) -> Result<Self, LaunchError> {
         Self::with(agent, pipes)
     }
 
-    /// As [`Self::make`], with a terminal of that size in place of pipes.
+    /// As [`Self::make`], with a terminal of that size instead of pipes.
     ///
     /// # Errors
     /// [`LaunchError`].
@@ -71,7 +72,7 @@ impl Berth {
         Ok(Self { number, code, cgroup, streams, stdio })
     }
 
-    /// Makes its pipes or its terminal, and the file of its code, `user`'s.
+    /// Creates the pipes or the terminal, and the file of the code, owned by `user`.
     ///
     /// # Errors
     /// [`LaunchError`].
@@ -83,27 +84,27 @@ impl Berth {
         self.code.give_to(user)
     }
 
-    /// The program's ends of its pipes.
+    /// Returns the program's ends of its pipes.
     pub fn stdio(&self) -> [BorrowedFd<'_>; 3] {
         self.stdio.each_ref().map(OwnedFd::as_fd)
     }
 }
 
-/// What goes to a program and what comes from it.
+/// The streams of a program.
 #[derive(Debug)]
 pub struct Streams {
-    /// What it reads.
+    /// Standard input.
     pub input: Input,
-    /// What it writes.
+    /// Standard output.
     pub stdout: Output,
-    /// What it complains.
+    /// Standard error.
     pub stderr: Output,
-    /// Its terminal, if it has one in place of pipes.
+    /// Terminal, if the program has one instead of pipes.
     pub terminal: Option<Terminal>,
 }
 
 impl Streams {
-    /// Makes them those of a process whose output is not collected: nothing is cut, and
+    /// Configures the streams for a process whose output is not collected: nothing is cut, and
     /// input has a window.
     pub fn unbounded(&mut self) {
         self.input.window();
@@ -140,13 +141,13 @@ fn terminal(size: TtySize) -> io::Result<(Streams, [OwnedFd; 3])> {
     Ok((streams, [stdin, stdout, stderr]))
 }
 
-/// The file of one exec's code, in a directory of its own. Dropping it removes the directory
-/// with all that is in it.
+/// The file with one exec's code, in its own directory. Dropping it removes the directory with
+/// its contents.
 #[derive(Debug)]
 pub struct CodeFile {
     dir: PathBuf,
     path: PathBuf,
-    /// There until the code is written.
+    /// Present until the code is written.
     open: Option<File>,
 }
 
@@ -162,7 +163,7 @@ impl CodeFile {
         Ok(file)
     }
 
-    /// Makes it `user`'s, who is to read it.
+    /// Makes `user`, who reads the file, its owner.
     fn give_to(&self, user: &User) -> Result<(), LaunchError> {
         for path in [&self.path, &self.dir] {
             lchown(path, Some(user.uid), Some(user.gid))
@@ -171,7 +172,7 @@ impl CodeFile {
         Ok(())
     }
 
-    /// Writes `code`, once, and returns where it is.
+    /// Writes `code`, once, and returns the path of the file.
     ///
     /// # Errors
     /// [`LaunchError::Code`].
@@ -186,8 +187,8 @@ impl CodeFile {
 
 impl Drop for CodeFile {
     fn drop(&mut self) {
-        // The program may have removed it, or have left files of its own beside its code
-        // (`__pycache__`), which go too: the directory was made for this exec.
+        // The program may have removed the directory, or left files beside its code
+        // (`__pycache__`), which are removed too: the directory was created for this exec.
         fs::remove_dir_all(&self.dir).ok();
     }
 }
