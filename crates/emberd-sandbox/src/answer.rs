@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use emberd_proto::Welcome;
 use emberd_proto::message::AGENT_PORT;
-use emberd_vmm::{ExitReason, ExitWatch, MicroVm, console_tail};
+use emberd_vmm::{AnyMicroVm, ExitReason, ExitWatch, MicroVm as _, Stream, console_tail};
 use tokio::time::{Instant, timeout_at};
 
 use crate::channel::{ChannelError, GuestConnection};
@@ -58,8 +58,8 @@ impl std::fmt::Display for Console {
 }
 
 /// Carries on `conversation` with the guest of `vm`, for at most `wait_max` from `since` on.
-pub(crate) async fn answer<M: MicroVm, T>(
-    vm: &M,
+pub(crate) async fn answer<T>(
+    vm: &AnyMicroVm,
     since: Instant,
     wait_max: Duration,
     conversation: impl Future<Output = Result<T, ChannelError>>,
@@ -82,9 +82,9 @@ pub(crate) async fn answer<M: MicroVm, T>(
 }
 
 /// Opens a connection and greets the guest; waits for as long as it boots.
-pub(crate) async fn connect<M: MicroVm>(
-    vm: &M,
-) -> Result<(GuestConnection<M::Stream>, Welcome), ChannelError> {
+pub(crate) async fn connect(
+    vm: &AnyMicroVm,
+) -> Result<(GuestConnection<Stream>, Welcome), ChannelError> {
     let stream = vm.connect(AGENT_PORT).await.map_err(ChannelError::Connect)?;
     GuestConnection::greet(stream).await
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use emberd_image::{Digest, Images, PackImage, PackName};
-use emberd_vmm::{BootSpec, ImageHashes, MachineShape, RestoreSpec, SnapshotVmm};
+use emberd_vmm::{AnyVmm, BootSpec, ImageHashes, MachineShape, RestoreSpec};
 
 use crate::SandboxId;
 use crate::config::SandboxesConfig;
@@ -14,27 +14,22 @@ use crate::sandbox::Sandbox;
 const RECIPE_GENERATION: u32 = 1;
 
 /// See the module.
-pub(crate) struct Base<V> {
-    pub vmm: V,
+pub(crate) struct Base {
+    pub vmm: AnyVmm,
     pub images: Images,
     pub config: SandboxesConfig,
     pub run_dir: RunDir,
 }
 
-impl<V: SnapshotVmm> Base<V> {
+impl Base {
     /// A sandbox with an id and a directory of its own, and nothing else yet.
-    pub fn sandbox(&self, pack: &PackName) -> Arc<Sandbox<V::MicroVm>> {
+    pub fn sandbox(&self, pack: &PackName) -> Arc<Sandbox> {
         let id = SandboxId::random();
         Arc::new(Sandbox::new(id, pack.clone(), self.run_dir.path().join(id.to_string())))
     }
 
     /// What `sandbox` is booted from.
-    pub fn boot_spec(
-        &self,
-        sandbox: &Sandbox<V::MicroVm>,
-        image: &PackImage,
-        for_template: bool,
-    ) -> BootSpec {
+    pub fn boot_spec(&self, sandbox: &Sandbox, image: &PackImage, for_template: bool) -> BootSpec {
         BootSpec {
             dir: sandbox.dir.clone(),
             kernel: self.images.kernel.path.clone(),
@@ -49,7 +44,7 @@ impl<V: SnapshotVmm> Base<V> {
     }
 
     /// What `sandbox` is restored with, besides its template.
-    pub fn restore_spec(&self, sandbox: &Sandbox<V::MicroVm>, image: &PackImage) -> RestoreSpec {
+    pub fn restore_spec(&self, sandbox: &Sandbox, image: &PackImage) -> RestoreSpec {
         RestoreSpec {
             dir: sandbox.dir.clone(),
             rootfs: image.rootfs.clone(),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use emberd_vmm::{ConsoleReader, ExitWatch, MicroVm as _, SnapshotVmm};
+use emberd_vmm::{ConsoleReader, ExitWatch, MicroVm as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::operation::OperationError;
@@ -12,7 +12,7 @@ use crate::{SandboxId, Sandboxes};
 /// Pause between two looks at a log that is followed: nobody is woken when a file grows.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-impl<V: SnapshotVmm> Sandboxes<V> {
+impl Sandboxes {
     /// The sandbox's console log from `lines_max` lines before its end on, or all that is held
     /// of it. With `follow` it goes on until the sandbox or the daemon ends.
     ///

@@ -14,7 +14,6 @@ use std::time::{Duration, SystemTime};
 
 use emberd_proto::context::CONTEXT_LINE_BYTES_MAX;
 use emberd_proto::{ContextRun, ContextSpec};
-use emberd_vmm::{MicroVm, SnapshotVmm};
 use tokio::sync::Semaphore;
 
 use crate::operation::OperationError;
@@ -177,7 +176,7 @@ impl Drop for Place<'_> {
     }
 }
 
-impl<V: SnapshotVmm> Sandboxes<V> {
+impl Sandboxes {
     /// Opens a context in the sandbox and waits until its interpreter is ready.
     ///
     /// Dropping the future ends the interpreter.
@@ -295,10 +294,7 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         Ok(())
     }
 
-    fn holder(&self, id: SandboxId) -> Result<Arc<Sandbox<V::MicroVm>>, OperationError>
-    where
-        V::MicroVm: MicroVm,
-    {
+    fn holder(&self, id: SandboxId) -> Result<Arc<Sandbox>, OperationError> {
         self.0.table.find(id).ok_or(OperationError::Unknown(id))
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use emberd_image::{PackImage, PackName};
-use emberd_vmm::{BootError, ExitReason, MicroVm, SnapshotVmm};
+use emberd_vmm::{AnyMicroVm, BootError, ExitReason, MicroVm as _, Stream, Vmm as _};
 use tokio::time::Instant;
 
 use crate::SandboxId;
@@ -101,9 +101,9 @@ pub struct Created {
 }
 
 /// A microVM whose guest has answered.
-pub(crate) struct Answered<M: MicroVm> {
-    pub vm: M,
-    pub connection: GuestConnection<M::Stream>,
+pub(crate) struct Answered {
+    pub vm: AnyMicroVm,
+    pub connection: GuestConnection<Stream>,
     pub boot_path: BootPath,
     pub boot: BootTimes,
 }
@@ -111,12 +111,12 @@ pub(crate) struct Answered<M: MicroVm> {
 /// Boots the microVM of `sandbox` and waits until its guest answers.
 ///
 /// Dropping the future removes whatever was started.
-pub(crate) async fn boot<V: SnapshotVmm>(
-    base: &Base<V>,
-    sandbox: &Sandbox<V::MicroVm>,
+pub(crate) async fn boot(
+    base: &Base,
+    sandbox: &Sandbox,
     image: &PackImage,
     for_template: bool,
-) -> Result<Answered<V::MicroVm>, CreateError> {
+) -> Result<Answered, CreateError> {
     let id = sandbox.id;
     let started = Instant::now();
     let spec = base.boot_spec(sandbox, image, for_template);
@@ -140,9 +140,9 @@ pub(crate) async fn boot<V: SnapshotVmm>(
 /// Lets `making` make the microVM of `sandbox`, unless the sandbox is to end before.
 ///
 /// Cancelled by that and by being dropped; whatever was started is gone then.
-pub(crate) async fn fulfil<M: MicroVm, E>(
-    sandbox: &Sandbox<M>,
-    making: impl Future<Output = Result<Answered<M>, E>>,
+pub(crate) async fn fulfil<E>(
+    sandbox: &Sandbox,
+    making: impl Future<Output = Result<Answered, E>>,
 ) -> Option<Result<Created, E>> {
     // Held until the end: whoever deletes the sandbox waits for that.
     let mut slot = sandbox.vm.write().await;
@@ -161,7 +161,7 @@ pub(crate) async fn fulfil<M: MicroVm, E>(
 }
 
 /// Kills the microVM of a sandbox that did not come about.
-pub(crate) async fn end(id: SandboxId, vm: impl MicroVm) {
+pub(crate) async fn end(id: SandboxId, vm: AnyMicroVm) {
     if let Err(error) = vm.kill().await {
         tracing::error!(%id, error = &error as &dyn std::error::Error, "not cleaned up");
     }

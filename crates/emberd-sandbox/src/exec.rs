@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use emberd_proto::exec::STDIN_BYTES_MAX;
 use emberd_proto::{ExecOutcome, ExecSpec};
-use emberd_vmm::MicroVm;
 
 use crate::channel::ChannelError;
 use crate::operation::{OperationError, failed, guarded};
@@ -56,8 +55,8 @@ pub(crate) fn check(spec: &ExecSpec, stdin: &[u8]) -> Result<(), OperationError>
 }
 
 /// Runs a checked `spec` in `sandbox`. Dropping the future ends the program.
-pub(crate) async fn exec<M: MicroVm>(
-    sandbox: &Arc<Sandbox<M>>,
+pub(crate) async fn exec(
+    sandbox: &Arc<Sandbox>,
     spec: ExecSpec,
     stdin: &[u8],
     grace: Duration,
@@ -66,9 +65,9 @@ pub(crate) async fn exec<M: MicroVm>(
     guarded(sandbox, in_turn(sandbox, ready, spec, stdin, grace)).await
 }
 
-async fn in_turn<M: MicroVm>(
-    sandbox: &Arc<Sandbox<M>>,
-    ready: &Ready<M::Stream>,
+async fn in_turn(
+    sandbox: &Arc<Sandbox>,
+    ready: &Ready,
     spec: ExecSpec,
     stdin: &[u8],
     grace: Duration,
@@ -90,9 +89,9 @@ async fn in_turn<M: MicroVm>(
     }
 }
 
-async fn converse<M: MicroVm>(
-    sandbox: &Arc<Sandbox<M>>,
-    ready: &Ready<M::Stream>,
+async fn converse(
+    sandbox: &Arc<Sandbox>,
+    ready: &Ready,
     spec: ExecSpec,
     stdin: &[u8],
 ) -> Result<(ExecOutcome, Duration), ChannelError> {

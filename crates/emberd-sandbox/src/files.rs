@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use emberd_proto::{FileEntry, FileOp, FileRequest, GuestMessage, GuestPath};
-use emberd_vmm::SnapshotVmm;
 
 use crate::SandboxId;
 use crate::operation::{ANSWER_MAX, OperationError};
@@ -30,7 +29,7 @@ pub const STREAM_BYTES_MAX: u64 = 16 << 30;
 /// How long a guest may take to move or remove a tree of files.
 const TREE_MAX: Duration = Duration::from_secs(600);
 
-impl<V: SnapshotVmm> Sandboxes<V> {
+impl Sandboxes {
     /// What a path leads to. A relative one begins at the home of `user`, or of root.
     ///
     /// # Errors
@@ -54,7 +53,7 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         user: Option<String>,
         path: GuestPath,
         depth: u32,
-    ) -> Result<FileListing<V>, OperationError> {
+    ) -> Result<FileListing, OperationError> {
         FileListing::begin(self.ask(id, user, FileOp::List { path, depth }, Turn::File).await?)
             .await
     }
@@ -118,7 +117,7 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         path: GuestPath,
         offset: u64,
         length: Option<u64>,
-    ) -> Result<FileContent<V>, OperationError> {
+    ) -> Result<FileContent, OperationError> {
         let op = FileOp::Read { path, offset, length };
         FileContent::of_file(self.ask(id, user, op, Turn::File).await?, offset, length).await
     }
@@ -134,7 +133,7 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         user: Option<String>,
         path: GuestPath,
         mode: Option<u32>,
-    ) -> Result<FileUpload<V>, OperationError> {
+    ) -> Result<FileUpload, OperationError> {
         let asked = self.ask(id, user, FileOp::Write { path, mode }, Turn::File).await?;
         Ok(FileUpload::new(asked))
     }
@@ -148,7 +147,7 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         id: SandboxId,
         user: Option<String>,
         path: GuestPath,
-    ) -> Result<FileContent<V>, OperationError> {
+    ) -> Result<FileContent, OperationError> {
         FileContent::of_archive(self.ask(id, user, FileOp::Pack { path }, Turn::File).await?).await
     }
 
@@ -162,7 +161,7 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         id: SandboxId,
         user: Option<String>,
         path: GuestPath,
-    ) -> Result<ArchiveUpload<V>, OperationError> {
+    ) -> Result<ArchiveUpload, OperationError> {
         let asked = self.ask(id, user, FileOp::Unpack { path }, Turn::File).await?;
         Ok(ArchiveUpload::new(asked))
     }
@@ -178,7 +177,7 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         user: Option<String>,
         path: GuestPath,
         recursive: bool,
-    ) -> Result<FileWatch<V>, OperationError> {
+    ) -> Result<FileWatch, OperationError> {
         let op = FileOp::Watch { path, recursive };
         FileWatch::begin(self.ask(id, user, op, Turn::Watch).await?).await
     }
@@ -204,7 +203,7 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         user: Option<String>,
         op: FileOp,
         turn: Turn,
-    ) -> Result<Conversation<V>, OperationError> {
+    ) -> Result<Conversation, OperationError> {
         Conversation::begin(&self.0, id, FileRequest { user, op }, turn).await
     }
 }

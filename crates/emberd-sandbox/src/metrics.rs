@@ -1,12 +1,11 @@
 //! What a sandbox uses, by its guest's own account.
 
 use emberd_proto::{GuestMessage, HostMessage, Metrics};
-use emberd_vmm::SnapshotVmm;
 
 use crate::operation::{Line, OperationError};
 use crate::{SandboxId, Sandboxes};
 
-impl<V: SnapshotVmm> Sandboxes<V> {
+impl Sandboxes {
     /// What the sandbox uses now. Its guest says so, and may say anything.
     ///
     /// # Errors

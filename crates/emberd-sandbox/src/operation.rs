@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use emberd_proto::exec::STDIN_BYTES_MAX;
 use emberd_proto::{Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal, SpecError};
-use emberd_vmm::{ExitReason, MicroVm};
+use emberd_vmm::{ExitReason, Stream};
 
 use crate::SandboxId;
 use crate::answer::ended;
@@ -68,8 +68,8 @@ pub enum OperationError {
 }
 
 /// Waits for `operation` in `sandbox`, for as long as that lives.
-pub(crate) async fn guarded<M: MicroVm, T>(
-    sandbox: &Sandbox<M>,
+pub(crate) async fn guarded<T>(
+    sandbox: &Sandbox,
     operation: impl Future<Output = Result<T, OperationError>>,
 ) -> Result<T, OperationError> {
     let id = sandbox.id;
@@ -84,10 +84,7 @@ pub(crate) async fn guarded<M: MicroVm, T>(
 }
 
 /// What a failed conversation means, and the end of a guest that broke the protocol.
-pub(crate) async fn failed<M: MicroVm>(
-    sandbox: &Arc<Sandbox<M>>,
-    source: ChannelError,
-) -> OperationError {
+pub(crate) async fn failed(sandbox: &Arc<Sandbox>, source: ChannelError) -> OperationError {
     let id = sandbox.id;
     let hostile = match source {
         ChannelError::Refused(refusal) => return OperationError::Refused(refusal),
@@ -114,14 +111,14 @@ pub(crate) async fn failed<M: MicroVm>(
 
 /// A connection to the guest of one sandbox, for one operation at a time. Dropping it in the
 /// middle of one ends that in the guest.
-pub(crate) struct Line<M: MicroVm> {
-    sandbox: Arc<Sandbox<M>>,
-    connection: GuestConnection<M::Stream>,
+pub(crate) struct Line {
+    sandbox: Arc<Sandbox>,
+    connection: GuestConnection<Stream>,
 }
 
-impl<M: MicroVm> Line<M> {
+impl Line {
     /// Takes an idle connection of the sandbox, or opens one.
-    pub async fn open(sandbox: Arc<Sandbox<M>>) -> Result<Self, OperationError> {
+    pub async fn open(sandbox: Arc<Sandbox>) -> Result<Self, OperationError> {
         let ready = sandbox.ready.get().ok_or(OperationError::NotReady(sandbox.id))?;
         let open = in_time(&sandbox, async { sandbox.connection(ready).await });
         let connection = open.await?;
@@ -158,7 +155,7 @@ impl<M: MicroVm> Line<M> {
     pub fn broken(
         &self,
         rule: &'static str,
-    ) -> impl Future<Output = OperationError> + Send + use<M> {
+    ) -> impl Future<Output = OperationError> + Send + use<> {
         let sandbox = Arc::clone(&self.sandbox);
         async move { failed(&sandbox, ChannelError::Protocol(rule)).await }
     }
@@ -179,13 +176,13 @@ impl<M: MicroVm> Line<M> {
     }
 
     /// Both directions of one line together again.
-    pub fn join(reader: LineReader<M>, writer: LineWriter<M>) -> Self {
+    pub fn join(reader: LineReader, writer: LineWriter) -> Self {
         let connection = GuestConnection::join(reader.reader, writer.writer);
         Self { sandbox: reader.sandbox, connection }
     }
 
     /// Both directions apart.
-    pub fn split(self) -> (LineReader<M>, LineWriter<M>) {
+    pub fn split(self) -> (LineReader, LineWriter) {
         let (reader, writer) = self.connection.split();
         let reader = LineReader { sandbox: Arc::clone(&self.sandbox), reader };
         (reader, LineWriter { sandbox: self.sandbox, writer })
@@ -193,12 +190,12 @@ impl<M: MicroVm> Line<M> {
 }
 
 /// What comes from the guest.
-pub(crate) struct LineReader<M: MicroVm> {
-    sandbox: Arc<Sandbox<M>>,
-    reader: Reader<M::Stream>,
+pub(crate) struct LineReader {
+    sandbox: Arc<Sandbox>,
+    reader: Reader<Stream>,
 }
 
-impl<M: MicroVm> LineReader<M> {
+impl LineReader {
     /// Reads the next frame, however long it takes. Cancel safe.
     pub async fn frame(&mut self) -> Result<Frame, OperationError> {
         patiently(&self.sandbox, self.reader.frame()).await
@@ -220,12 +217,12 @@ impl<M: MicroVm> LineReader<M> {
 }
 
 /// What goes to the guest.
-pub(crate) struct LineWriter<M: MicroVm> {
-    sandbox: Arc<Sandbox<M>>,
-    writer: Writer<M::Stream>,
+pub(crate) struct LineWriter {
+    sandbox: Arc<Sandbox>,
+    writer: Writer<Stream>,
 }
 
-impl<M: MicroVm> LineWriter<M> {
+impl LineWriter {
     /// Writes one message, however long it takes.
     pub async fn say(&mut self, message: &HostMessage) -> Result<(), OperationError> {
         patiently(&self.sandbox, self.writer.say(message)).await
@@ -237,8 +234,8 @@ impl<M: MicroVm> LineWriter<M> {
     }
 }
 
-async fn in_time<M: MicroVm, T>(
-    sandbox: &Arc<Sandbox<M>>,
+async fn in_time<T>(
+    sandbox: &Arc<Sandbox>,
     conversation: impl Future<Output = Result<T, ChannelError>>,
 ) -> Result<T, OperationError> {
     let id = sandbox.id;
@@ -253,8 +250,8 @@ async fn in_time<M: MicroVm, T>(
     guarded(sandbox, timely).await
 }
 
-async fn patiently<M: MicroVm, T>(
-    sandbox: &Arc<Sandbox<M>>,
+async fn patiently<T>(
+    sandbox: &Arc<Sandbox>,
     conversation: impl Future<Output = Result<T, ChannelError>>,
 ) -> Result<T, OperationError> {
     let explained = async {

@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use emberd_image::PackName;
-use emberd_vmm::SnapshotVmm;
 use tokio::sync::Notify;
 
 use crate::SandboxId;
@@ -65,8 +64,8 @@ pub struct PoolView {
 }
 
 /// All pools of one daemon.
-pub(crate) struct Pools<V: SnapshotVmm> {
-    by_pack: BTreeMap<PackName, Pool<V>>,
+pub(crate) struct Pools {
+    by_pack: BTreeMap<PackName, Pool>,
     pub pace: Pace,
     /// Most microVMs in all pools.
     held_max: usize,
@@ -75,16 +74,16 @@ pub(crate) struct Pools<V: SnapshotVmm> {
 }
 
 /// See the module.
-pub(crate) struct Pool<V: SnapshotVmm> {
-    state: Mutex<State<V>>,
+pub(crate) struct Pool {
+    state: Mutex<State>,
     /// Creations under way that found nothing ready.
     waiting: AtomicUsize,
 }
 
-struct State<V: SnapshotVmm> {
+struct State {
     /// The last made is handed out first: it is the warmest.
-    ready: Vec<Arc<Sandbox<V::MicroVm>>>,
-    stock: Vec<Stand<V>>,
+    ready: Vec<Arc<Sandbox>>,
+    stock: Vec<Stand>,
     /// MicroVMs being made.
     filling: usize,
     /// MicroVMs whose health is being looked at.
@@ -103,11 +102,12 @@ struct State<V: SnapshotVmm> {
 }
 
 /// What a creation gets.
-pub(crate) enum Taken<V: SnapshotVmm> {
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
+pub(crate) enum Taken {
     /// Everything.
-    Ready(Arc<Sandbox<V::MicroVm>>),
+    Ready(Arc<Sandbox>),
     /// A head start.
-    Standing(Stand<V>),
+    Standing(Stand),
     /// Nothing.
     Nothing,
 }
@@ -121,7 +121,7 @@ pub(crate) enum Work {
     StandBy,
 }
 
-impl<V: SnapshotVmm> Pools<V> {
+impl Pools {
     /// Empty pools for `packs`; without `config` they hold only VMMs that stand by.
     pub fn new<'a>(
         packs: impl Iterator<Item = &'a PackName>,
@@ -139,11 +139,11 @@ impl<V: SnapshotVmm> Pools<V> {
         }
     }
 
-    pub fn get(&self, pack: &PackName) -> Option<&Pool<V>> {
+    pub fn get(&self, pack: &PackName) -> Option<&Pool> {
         self.by_pack.get(pack)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&PackName, &Pool<V>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&PackName, &Pool)> {
         self.by_pack.iter()
     }
 
@@ -212,7 +212,7 @@ impl<V: SnapshotVmm> Pools<V> {
     }
 }
 
-impl<V: SnapshotVmm> Pool<V> {
+impl Pool {
     fn new(target: usize) -> Self {
         let state = State {
             ready: Vec::new(),
@@ -232,7 +232,7 @@ impl<V: SnapshotVmm> Pool<V> {
     }
 
     /// The best there is for a creation.
-    pub fn take(&self, reaper: &Reaper) -> Taken<V> {
+    pub fn take(&self, reaper: &Reaper) -> Taken {
         let mut state = self.lock();
         while let Some(sandbox) = state.ready.pop() {
             if sandbox.is_fit() {
@@ -259,7 +259,7 @@ impl<V: SnapshotVmm> Pool<V> {
     }
 
     /// Begins to make a microVM, with a head start if there is one.
-    pub fn fill(&self, generation: u64, reaper: &Reaper) -> (Filling<'_, V>, Option<Stand<V>>) {
+    pub fn fill(&self, generation: u64, reaper: &Reaper) -> (Filling<'_>, Option<Stand>) {
         let mut state = self.lock();
         state.filling += 1;
         let stand = state.take_stand(reaper);
@@ -267,7 +267,7 @@ impl<V: SnapshotVmm> Pool<V> {
     }
 
     /// Puts `stand` into the stock, unless the pool was emptied since `generation`.
-    pub fn stock(&self, stand: Stand<V>, generation: u64, reaper: &Reaper) {
+    pub fn stock(&self, stand: Stand, generation: u64, reaper: &Reaper) {
         let mut state = self.lock();
         if state.generation == generation {
             state.succeed();
@@ -297,7 +297,7 @@ impl<V: SnapshotVmm> Pool<V> {
     }
 
     /// Takes a microVM out to look at it, if it is still there.
-    pub fn lend(&self, id: SandboxId) -> Option<Lent<'_, V>> {
+    pub fn lend(&self, id: SandboxId) -> Option<Lent<'_>> {
         let mut state = self.lock();
         let index = state.ready.iter().position(|sandbox| sandbox.id == id)?;
         let sandbox = state.ready.remove(index);
@@ -329,12 +329,12 @@ impl<V: SnapshotVmm> Pool<V> {
     }
 
     /// No code that could panic half-way through a change runs under this lock.
-    fn lock(&self) -> MutexGuard<'_, State<V>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<V: SnapshotVmm> State<V> {
+impl State {
     /// MicroVMs that are in the pool or will be.
     fn held(&self) -> usize {
         self.ready.len() + self.filling + self.lent
@@ -360,7 +360,7 @@ impl<V: SnapshotVmm> State<V> {
         (self.failures, self.rests_until) = (0, None);
     }
 
-    fn take_stand(&mut self, reaper: &Reaper) -> Option<Stand<V>> {
+    fn take_stand(&mut self, reaper: &Reaper) -> Option<Stand> {
         while let Some(stand) = self.stock.pop() {
             if stand.is_alive() {
                 return Some(stand);
@@ -380,14 +380,14 @@ impl Drop for Waiting<'_> {
 }
 
 /// A microVM being made for a pool.
-pub(crate) struct Filling<'a, V: SnapshotVmm> {
-    pool: &'a Pool<V>,
+pub(crate) struct Filling<'a> {
+    pool: &'a Pool,
     generation: u64,
 }
 
-impl<V: SnapshotVmm> Filling<'_, V> {
+impl Filling<'_> {
     /// Puts it into the pool, unless that was emptied meanwhile.
-    pub fn done(self, sandbox: Arc<Sandbox<V::MicroVm>>, reaper: &Reaper) {
+    pub fn done(self, sandbox: Arc<Sandbox>, reaper: &Reaper) {
         let mut state = self.pool.lock();
         if state.generation == self.generation {
             state.succeed();
@@ -400,21 +400,21 @@ impl<V: SnapshotVmm> Filling<'_, V> {
     }
 }
 
-impl<V: SnapshotVmm> Drop for Filling<'_, V> {
+impl Drop for Filling<'_> {
     fn drop(&mut self) {
         self.pool.lock().filling -= 1;
     }
 }
 
 /// A microVM that was taken out to be looked at. Dropping it ends the microVM.
-pub(crate) struct Lent<'a, V: SnapshotVmm> {
-    pool: &'a Pool<V>,
-    sandbox: Arc<Sandbox<V::MicroVm>>,
+pub(crate) struct Lent<'a> {
+    pool: &'a Pool,
+    sandbox: Arc<Sandbox>,
     generation: u64,
 }
 
-impl<V: SnapshotVmm> Lent<'_, V> {
-    pub fn sandbox(&self) -> &Sandbox<V::MicroVm> {
+impl Lent<'_> {
+    pub fn sandbox(&self) -> &Sandbox {
         &self.sandbox
     }
 
@@ -437,7 +437,7 @@ impl<V: SnapshotVmm> Lent<'_, V> {
     }
 }
 
-impl<V: SnapshotVmm> Drop for Lent<'_, V> {
+impl Drop for Lent<'_> {
     fn drop(&mut self) {
         self.pool.lock().lent -= 1;
     }

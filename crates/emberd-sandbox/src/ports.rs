@@ -18,7 +18,6 @@ use bytes::{Buf as _, Bytes};
 use emberd_proto::frame::BULK_BYTES_MAX;
 use emberd_proto::message::DIAL_WINDOW_BYTES;
 use emberd_proto::{Frame, GuestMessage, HostMessage, Kind, RefusalCode};
-use emberd_vmm::{MicroVm, SnapshotVmm};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf,
 };
@@ -57,7 +56,7 @@ pub enum DialError {
     Operation(#[from] OperationError),
 }
 
-impl<V: SnapshotVmm> Sandboxes<V> {
+impl Sandboxes {
     /// Connects to a TCP port of the sandbox's own loopback interface.
     ///
     /// # Errors
@@ -158,11 +157,7 @@ impl Drop for GuestTcp {
 }
 
 /// Moves bytes until both directions have ended; the guest's connection is idle again then.
-async fn carry<M: MicroVm>(
-    line: Line<M>,
-    far: DuplexStream,
-    end: &End,
-) -> Result<(), OperationError> {
+async fn carry(line: Line, far: DuplexStream, end: &End) -> Result<(), OperationError> {
     let outcome = Carrier::new(line, far).run(end).await;
     if let Err(error) = &outcome {
         // Set once, and before the caller's end is dropped, which is when it is looked at.
@@ -171,8 +166,8 @@ async fn carry<M: MicroVm>(
     outcome
 }
 
-struct Carrier<M: MicroVm> {
-    line: Line<M>,
+struct Carrier {
+    line: Line,
     far: DuplexStream,
     /// From the port, on its way to the caller.
     pending: Bytes,
@@ -184,8 +179,8 @@ struct Carrier<M: MicroVm> {
     caller_ended: bool,
 }
 
-impl<M: MicroVm> Carrier<M> {
-    fn new(line: Line<M>, far: DuplexStream) -> Self {
+impl Carrier {
+    fn new(line: Line, far: DuplexStream) -> Self {
         Self {
             line,
             far,

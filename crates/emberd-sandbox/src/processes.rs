@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use emberd_proto::process::ProcessSpec;
 use emberd_proto::{GuestMessage, HostMessage, SpecError};
-use emberd_vmm::MicroVm;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -146,8 +145,8 @@ impl Processes {
 }
 
 /// Starts `spec` in `sandbox`. Dropping the future ends what was started.
-pub(crate) async fn start<M: MicroVm>(
-    sandbox: &Arc<Sandbox<M>>,
+pub(crate) async fn start(
+    sandbox: &Arc<Sandbox>,
     spec: ProcessSpec,
 ) -> Result<Process, ProcessError> {
     spec.check()?;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use emberd_vmm::MicroVm;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -31,7 +30,7 @@ impl Reaper {
     }
 
     /// Ends `sandbox`, and returns once that is under way. Goes on when the future is dropped.
-    pub async fn reap<M: MicroVm>(&self, sandbox: Arc<Sandbox<M>>) {
+    pub async fn reap(&self, sandbox: Arc<Sandbox>) {
         sandbox.ending.cancel();
         if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
             self.under_way.spawn(async move {
@@ -47,13 +46,13 @@ impl Reaper {
     }
 
     /// Ends `sandbox` when its turn comes.
-    pub fn reap_later<M: MicroVm>(&self, sandbox: Arc<Sandbox<M>>) {
+    pub fn reap_later(&self, sandbox: Arc<Sandbox>) {
         sandbox.ending.cancel();
         self.reap_in_turn(sandbox, ());
     }
 
     /// Drops `begins` when it begins.
-    fn reap_in_turn<M: MicroVm>(&self, sandbox: Arc<Sandbox<M>>, begins: impl Send + 'static) {
+    fn reap_in_turn(&self, sandbox: Arc<Sandbox>, begins: impl Send + 'static) {
         let turns = Arc::clone(&self.turns);
         self.under_way.spawn(async move {
             let _turn = turns.acquire_owned().await.expect("the semaphore is never closed");
@@ -74,7 +73,7 @@ impl Reaper {
     }
 }
 
-async fn end<M: MicroVm>(sandbox: &Sandbox<M>) {
+async fn end(sandbox: &Sandbox) {
     if let Err(error) = sandbox.end().await {
         let error = &error as &dyn std::error::Error;
         tracing::error!(id = %sandbox.id, error, "left behind");

@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use emberd_vmm::MicroVm;
 use serde::Serialize;
 
 use crate::sandbox::Sandbox;
@@ -15,7 +14,7 @@ const FILE_NAME: &str = "sandbox.json";
 /// Writes identity and origin of `sandbox`, whose microVM was just started, into its
 /// directory, as JSON. It never changes after: one that waited in a pool was made before it
 /// was asked for.
-pub(crate) fn write<M: MicroVm>(sandbox: &Sandbox<M>) -> io::Result<()> {
+pub(crate) fn write(sandbox: &Sandbox) -> io::Result<()> {
     #[derive(Serialize)]
     struct OnDisk {
         id: String,

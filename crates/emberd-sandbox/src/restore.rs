@@ -13,7 +13,10 @@ use std::time::Duration;
 use emberd_image::PackImage;
 use emberd_proto::ExecSpec;
 use emberd_proto::message::AGENT_PORT;
-use emberd_vmm::{BootError, MicroVm, RestoreError, SnapshotVmm, Standby as _, Template};
+use emberd_vmm::{
+    AnyMicroVm, AnyStandby, BootError, MicroVm as _, RestoreError, Standby as _, Stream, Template,
+    Vmm as _,
+};
 use tokio::time::Instant;
 
 use crate::SandboxId;
@@ -82,15 +85,15 @@ impl RestoreFailure {
 }
 
 /// A VMM that has its template before it, and the sandbox it will be.
-pub(crate) struct Stand<V: SnapshotVmm> {
-    pub sandbox: Arc<Sandbox<V::MicroVm>>,
+pub(crate) struct Stand {
+    pub sandbox: Arc<Sandbox>,
     pub template: Arc<Template>,
-    standby: V::Standby,
+    standby: AnyStandby,
     /// What starting it took whoever waits for it.
     vmm_time: Duration,
 }
 
-impl<V: SnapshotVmm> Stand<V> {
+impl Stand {
     /// The same, with nobody waiting for it yet.
     pub fn ahead(self) -> Self {
         Self { vmm_time: Duration::ZERO, ..self }
@@ -105,12 +108,12 @@ impl<V: SnapshotVmm> Stand<V> {
 /// Starts a VMM for `sandbox` that is ready to load `template`.
 ///
 /// Dropping the future removes whatever was started.
-pub(crate) async fn stand_by<V: SnapshotVmm>(
-    base: &Base<V>,
+pub(crate) async fn stand_by(
+    base: &Base,
     template: Arc<Template>,
-    sandbox: Arc<Sandbox<V::MicroVm>>,
+    sandbox: Arc<Sandbox>,
     image: &PackImage,
-) -> Result<Stand<V>, RestoreFailure> {
+) -> Result<Stand, RestoreFailure> {
     let started = Instant::now();
     let spec = base.restore_spec(&sandbox, image);
     let standby = base.vmm.stand_by(&template, spec).await;
@@ -125,12 +128,12 @@ pub(crate) async fn stand_by<V: SnapshotVmm>(
 /// too; who waits for the other kind warms it up by using it.
 ///
 /// Dropping the future removes the microVM.
-pub(crate) async fn load<V: SnapshotVmm>(
-    base: &Base<V>,
-    stand: Stand<V>,
+pub(crate) async fn load(
+    base: &Base,
+    stand: Stand,
     image: &PackImage,
     boot_path: BootPath,
-) -> Result<Answered<V::MicroVm>, RestoreFailure> {
+) -> Result<Answered, RestoreFailure> {
     let warm_up = image.warm_up.as_deref().filter(|_| boot_path == BootPath::WarmPool);
     let Stand { sandbox, template, standby, vmm_time } = stand;
     let template = || template.dir().to_owned();
@@ -167,18 +170,18 @@ pub(crate) async fn load<V: SnapshotVmm>(
 }
 
 /// Connects to a guest that has just been restored, and makes it itself.
-async fn wake<M: MicroVm>(
-    vm: &M,
+async fn wake(
+    vm: &AnyMicroVm,
     id: SandboxId,
-) -> Result<(GuestConnection<M::Stream>, Instant), ChannelError> {
+) -> Result<(GuestConnection<Stream>, Instant), ChannelError> {
     let stream = vm.connect(AGENT_PORT).await.map_err(ChannelError::Connect)?;
     renewal::greet(stream, id).await
 }
 
 /// Runs a pack's warm-up once. How it ends is the pack's affair; that the guest answers is not.
-pub(crate) async fn run_warm_up<M: MicroVm>(
-    vm: &M,
-    connection: &mut GuestConnection<M::Stream>,
+pub(crate) async fn run_warm_up(
+    vm: &AnyMicroVm,
+    connection: &mut GuestConnection<Stream>,
     code: &str,
 ) -> Result<(), AnswerError> {
     let spec = ExecSpec { timeout_ms: WARM_UP_MS, ..ExecSpec::new(code) };

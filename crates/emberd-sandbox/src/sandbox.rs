@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use emberd_image::PackName;
-use emberd_vmm::{ConnectError, ExitReason, ExitWatch, KillError, MicroVm};
+use emberd_vmm::{
+    AnyMicroVm, ConnectError, ExitReason, ExitWatch, KillError, MicroVm as _, Stream,
+};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::sync::{RwLock, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -69,20 +71,20 @@ pub enum SandboxState {
 }
 
 /// See the module.
-pub(crate) struct Sandbox<M: MicroVm> {
+pub(crate) struct Sandbox {
     pub id: SandboxId,
     pub pack: PackName,
     pub dir: PathBuf,
     /// Cancelled once the sandbox is to end; its creation and its execs stop then.
     pub ending: CancellationToken,
-    pub vm: RwLock<Option<M>>,
-    pub ready: OnceLock<Ready<M::Stream>>,
+    pub vm: RwLock<Option<AnyMicroVm>>,
+    pub ready: OnceLock<Ready>,
     pub processes: Processes,
     pub contexts: Contexts,
 }
 
 /// What is known and open once the guest has answered.
-pub(crate) struct Ready<S> {
+pub(crate) struct Ready {
     pub vmm_pid: u32,
     pub boot_path: BootPath,
     pub boot: BootTimes,
@@ -95,16 +97,16 @@ pub(crate) struct Ready<S> {
     pub file_turns: Arc<Semaphore>,
     /// One permit for each watch of files.
     pub watches: Arc<Semaphore>,
-    idle: Mutex<Vec<GuestConnection<S>>>,
+    idle: Mutex<Vec<GuestConnection<Stream>>>,
 }
 
-impl<S> Ready<S> {
+impl Ready {
     pub fn new(
         vmm_pid: u32,
         boot_path: BootPath,
         boot: BootTimes,
         exit: ExitWatch,
-        first: GuestConnection<S>,
+        first: GuestConnection<Stream>,
     ) -> Self {
         let (turns, idle) = (Semaphore::new(EXECS_MAX), Mutex::new(vec![first]));
         let dials = Arc::new(Semaphore::new(PORT_CONNECTIONS_MAX));
@@ -114,7 +116,7 @@ impl<S> Ready<S> {
     }
 
     /// Keeps a connection whose exec ended in step.
-    pub fn keep(&self, connection: GuestConnection<S>) {
+    pub fn keep(&self, connection: GuestConnection<Stream>) {
         let mut idle = self.idle();
         if idle.len() < IDLE_CONNECTIONS_MAX {
             idle.push(connection);
@@ -122,12 +124,12 @@ impl<S> Ready<S> {
     }
 
     /// No code that could panic runs under this lock.
-    fn idle(&self) -> MutexGuard<'_, Vec<GuestConnection<S>>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<GuestConnection<Stream>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<M: MicroVm> Sandbox<M> {
+impl Sandbox {
     pub fn new(id: SandboxId, pack: PackName, dir: PathBuf) -> Self {
         let (ending, vm, ready) = (CancellationToken::new(), RwLock::new(None), OnceLock::new());
         let (processes, contexts) = (Processes::new(), Contexts::default());
@@ -162,10 +164,7 @@ impl<M: MicroVm> Sandbox<M> {
     }
 
     /// A connection for one exec: an idle one, else a new one.
-    pub async fn connection(
-        &self,
-        ready: &Ready<M::Stream>,
-    ) -> Result<GuestConnection<M::Stream>, ChannelError> {
+    pub async fn connection(&self, ready: &Ready) -> Result<GuestConnection<Stream>, ChannelError> {
         while let Some(mut connection) = ready.idle().pop() {
             if connection.is_idle() {
                 return Ok(connection);

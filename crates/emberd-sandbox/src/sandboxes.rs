@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use emberd_image::{Images, PackName};
 use emberd_proto::{ExecSpec, ProcessSpec};
-use emberd_vmm::{MicroVm, SnapshotVmm};
+use emberd_vmm::{AnyVmm, Vmm as _, VmmDescription};
 use tokio_util::sync::CancellationToken;
 
 use crate::SandboxId;
@@ -30,15 +30,15 @@ pub enum DeleteError {
 }
 
 /// All sandboxes of one daemon. Clones share them.
-pub struct Sandboxes<V: SnapshotVmm>(pub(crate) Arc<Shared<V>>);
+pub struct Sandboxes(pub(crate) Arc<Shared>);
 
-impl<V: SnapshotVmm> Clone for Sandboxes<V> {
+impl Clone for Sandboxes {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<V: SnapshotVmm> Sandboxes<V> {
+impl Sandboxes {
     /// Locks the run directory and removes what an earlier daemon left in it; with templates,
     /// begins to build them and to fill the pools. Blocks.
     ///
@@ -47,7 +47,7 @@ impl<V: SnapshotVmm> Sandboxes<V> {
     ///
     /// # Panics
     /// With templates, outside of a tokio runtime.
-    pub fn open(config: SandboxesConfig, images: Images, vmm: V) -> Result<Self, OpenError> {
+    pub fn open(config: SandboxesConfig, images: Images, vmm: AnyVmm) -> Result<Self, OpenError> {
         Shared::open(config, images, vmm).map(Self)
     }
 
@@ -61,9 +61,9 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         &self.0.base.images
     }
 
-    /// The driver.
-    pub fn vmm(&self) -> &V {
-        &self.0.base.vmm
+    /// What microVMs run in.
+    pub fn vmm(&self) -> &VmmDescription {
+        self.0.base.vmm.description()
     }
 
     /// Creates a sandbox: takes one from the pool, else restores one from the pack's template,
@@ -165,7 +165,7 @@ impl<V: SnapshotVmm> Sandboxes<V> {
         Ok(())
     }
 
-    fn find(&self, id: SandboxId) -> Result<Arc<Sandbox<V::MicroVm>>, OperationError> {
+    fn find(&self, id: SandboxId) -> Result<Arc<Sandbox>, OperationError> {
         self.0.table.find(id).ok_or(OperationError::Unknown(id))
     }
 
@@ -193,7 +193,7 @@ impl<V: SnapshotVmm> Sandboxes<V> {
 
     /// Waits until the sandbox is deleted, or its microVM has ended by itself; for nothing where
     /// there is no such sandbox, or no longer.
-    pub fn ended(&self, id: SandboxId) -> impl Future<Output = ()> + Send + use<V> {
+    pub fn ended(&self, id: SandboxId) -> impl Future<Output = ()> + Send + use<> {
         let sandbox = self.0.table.find(id);
         let exit = sandbox.as_ref().and_then(|it| Some(it.ready.get()?.exit.clone()));
         let ending = sandbox.map(|sandbox| sandbox.ending.clone());
@@ -286,7 +286,7 @@ impl<V: SnapshotVmm> Sandboxes<V> {
     }
 
     /// Waits until the daemon is about to stop: what would go on for ever is to end then.
-    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<V> {
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         self.0.closing.clone().cancelled_owned()
     }
 
@@ -306,13 +306,13 @@ impl<V: SnapshotVmm> Sandboxes<V> {
 }
 
 /// What a creation starts with.
-struct Picked<V: SnapshotVmm> {
-    sandbox: Arc<Sandbox<V::MicroVm>>,
-    stand: Option<Stand<V>>,
+struct Picked {
+    sandbox: Arc<Sandbox>,
+    stand: Option<Stand>,
 }
 
-impl<V: SnapshotVmm> Picked<V> {
-    fn new(taken: Taken<V>, new: impl FnOnce() -> Arc<Sandbox<V::MicroVm>>) -> Self {
+impl Picked {
+    fn new(taken: Taken, new: impl FnOnce() -> Arc<Sandbox>) -> Self {
         match taken {
             Taken::Ready(sandbox) => Self { sandbox, stand: None },
             Taken::Standing(stand) => {
@@ -324,19 +324,19 @@ impl<V: SnapshotVmm> Picked<V> {
 }
 
 /// The entry of a sandbox being created; taken out again when dropped, unless kept.
-struct Entry<'a, M: MicroVm> {
-    table: &'a Table<M>,
-    sandbox: Arc<Sandbox<M>>,
+struct Entry<'a> {
+    table: &'a Table,
+    sandbox: Arc<Sandbox>,
     kept: bool,
 }
 
-impl<M: MicroVm> Entry<'_, M> {
+impl Entry<'_> {
     fn keep(mut self) {
         self.kept = true;
     }
 }
 
-impl<M: MicroVm> Drop for Entry<'_, M> {
+impl Drop for Entry<'_> {
     fn drop(&mut self) {
         if !self.kept {
             self.table.remove(self.sandbox.id);

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use emberd_image::{Images, PackImage, PackName};
-use emberd_vmm::{OrphanError, RestoreError, SnapshotVmm, Template, TemplateError, TemplateKey};
+use emberd_vmm::{
+    AnyVmm, OrphanError, RestoreError, Template, TemplateError, TemplateKey, Vmm as _,
+};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,9 +77,9 @@ pub enum OpenError {
 const RESTORES_PER_PROCESSOR: usize = 2;
 
 /// See the module.
-pub(crate) struct Shared<V: SnapshotVmm> {
-    pub table: Table<V::MicroVm>,
-    pub pools: Pools<V>,
+pub(crate) struct Shared {
+    pub table: Table,
+    pub pools: Pools,
     /// Or why there are none.
     pub templates: Result<Arc<Templates>, String>,
     pub reaper: Reaper,
@@ -89,12 +91,16 @@ pub(crate) struct Shared<V: SnapshotVmm> {
     /// What goes on behind everybody's back.
     pub background: TaskTracker,
     // Last: the run directory is unlocked when everything in it is gone.
-    pub base: Base<V>,
+    pub base: Base,
 }
 
-impl<V: SnapshotVmm> Shared<V> {
+impl Shared {
     /// As [`Sandboxes::open`](crate::Sandboxes::open).
-    pub fn open(config: SandboxesConfig, images: Images, vmm: V) -> Result<Arc<Self>, OpenError> {
+    pub fn open(
+        config: SandboxesConfig,
+        images: Images,
+        vmm: AnyVmm,
+    ) -> Result<Arc<Self>, OpenError> {
         let run_dir = RunDir::open(&config.run_dir)?;
         let is_sandbox = |name: &str| name.parse::<SandboxId>().is_ok();
         let removed = emberd_vmm::remove_orphans(run_dir.path(), is_sandbox);
@@ -172,9 +178,9 @@ impl<V: SnapshotVmm> Shared<V> {
     pub async fn restore_or_boot(
         &self,
         image: &PackImage,
-        sandbox: &Arc<Sandbox<V::MicroVm>>,
-        stand: Option<Stand<V>>,
-    ) -> Result<Answered<V::MicroVm>, CreateError> {
+        sandbox: &Arc<Sandbox>,
+        stand: Option<Stand>,
+    ) -> Result<Answered, CreateError> {
         let restorable = stand.is_some() || self.ready_template(&sandbox.pack).is_some();
         if restorable && let Some(restored) = self.restore(image, sandbox, stand).await {
             return Ok(restored);
@@ -185,9 +191,9 @@ impl<V: SnapshotVmm> Shared<V> {
     async fn restore(
         &self,
         image: &PackImage,
-        sandbox: &Arc<Sandbox<V::MicroVm>>,
-        stand: Option<Stand<V>>,
-    ) -> Option<Answered<V::MicroVm>> {
+        sandbox: &Arc<Sandbox>,
+        stand: Option<Stand>,
+    ) -> Option<Answered> {
         let pack = &sandbox.pack;
         let _turn = self.restores.acquire().await.expect("the semaphore is never closed");
         let template = match &stand {
@@ -219,7 +225,7 @@ impl<V: SnapshotVmm> Shared<V> {
 
     /// Says in the log when the microVM ends by itself, and has a pool replace it. Who asks
     /// for the state looks himself.
-    pub fn watch(&self, sandbox: Arc<Sandbox<V::MicroVm>>) {
+    pub fn watch(&self, sandbox: Arc<Sandbox>) {
         let wake = Arc::clone(&self.pools.wake);
         tokio::spawn(async move {
             let Some(mut exit) = sandbox.ready.get().map(|ready| ready.exit.clone()) else {
@@ -246,9 +252,7 @@ impl<V: SnapshotVmm> Shared<V> {
 }
 
 /// Opens the directory of templates, or says why there are none.
-fn open_templates<V: SnapshotVmm>(
-    base: &Base<V>,
-) -> Result<Result<Arc<Templates>, String>, OpenError> {
+fn open_templates(base: &Base) -> Result<Result<Arc<Templates>, String>, OpenError> {
     let Some(dir) = &base.config.template_dir else {
         return Ok(Err("it was told to make none".to_owned()));
     };

@@ -4,32 +4,30 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use emberd_vmm::MicroVm;
-
 use crate::SandboxId;
 use crate::create::CreateError;
 use crate::sandbox::{Sandbox, SandboxView};
 
 /// See the module.
-pub(crate) struct Table<M: MicroVm> {
+pub(crate) struct Table {
     sandboxes_max: usize,
-    entries: Mutex<Entries<M>>,
+    entries: Mutex<Entries>,
 }
 
-struct Entries<M: MicroVm> {
-    by_id: HashMap<SandboxId, Entry<M>>,
+struct Entries {
+    by_id: HashMap<SandboxId, Entry>,
     next_serial: u64,
     closed: bool,
 }
 
-struct Entry<M: MicroVm> {
-    sandbox: Arc<Sandbox<M>>,
+struct Entry {
+    sandbox: Arc<Sandbox>,
     /// Grows with every sandbox: the order of creation.
     serial: u64,
     created_at: SystemTime,
 }
 
-impl<M: MicroVm> Table<M> {
+impl Table {
     pub fn new(sandboxes_max: usize) -> Self {
         let entries = Entries { by_id: HashMap::new(), next_serial: 0, closed: false };
         Self { sandboxes_max, entries: Mutex::new(entries) }
@@ -39,7 +37,7 @@ impl<M: MicroVm> Table<M> {
     pub fn enter<T>(
         &self,
         pick: impl FnOnce() -> T,
-        sandbox: impl FnOnce(&T) -> &Arc<Sandbox<M>>,
+        sandbox: impl FnOnce(&T) -> &Arc<Sandbox>,
     ) -> Result<T, CreateError> {
         let mut entries = self.lock();
         if entries.closed {
@@ -56,11 +54,11 @@ impl<M: MicroVm> Table<M> {
         Ok(picked)
     }
 
-    pub fn find(&self, id: SandboxId) -> Option<Arc<Sandbox<M>>> {
+    pub fn find(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
         self.lock().by_id.get(&id).map(|entry| Arc::clone(&entry.sandbox))
     }
 
-    pub fn remove(&self, id: SandboxId) -> Option<Arc<Sandbox<M>>> {
+    pub fn remove(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
         self.lock().by_id.remove(&id).map(|entry| entry.sandbox)
     }
 
@@ -100,12 +98,12 @@ impl<M: MicroVm> Table<M> {
     }
 
     /// Takes all out.
-    pub fn drain(&self) -> Vec<Arc<Sandbox<M>>> {
+    pub fn drain(&self) -> Vec<Arc<Sandbox>> {
         self.lock().by_id.drain().map(|(_, entry)| entry.sandbox).collect()
     }
 
     /// No code that could panic half-way through a change runs under this lock.
-    fn lock(&self) -> MutexGuard<'_, Entries<M>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

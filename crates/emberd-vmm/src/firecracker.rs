@@ -15,8 +15,8 @@ use std::time::Duration;
 use crate::host::{CPUINFO, Identity};
 use crate::jail::JailConfig;
 use crate::{
-    BootError, BootSpec, ExitWatch, ImageHashes, MachineShape, RestoreError, RestoreSpec,
-    SnapshotVmm, Standby, Template, TemplateKey, Vmm, VmmDescription,
+    BootError, BootSpec, ExitWatch, ImageHashes, MachineShape, RestoreError, RestoreSpec, Standby,
+    Template, TemplateKey, Vmm, VmmDescription,
 };
 
 mod api;
@@ -176,6 +176,7 @@ impl Firecracker {
 
 impl Vmm for Firecracker {
     type MicroVm = FirecrackerVm;
+    type Standby = FirecrackerStandby;
 
     fn description(&self) -> &VmmDescription {
         &self.description
@@ -202,11 +203,6 @@ impl Vmm for Firecracker {
         vm.put("/actions", &api::types::Action::InstanceStart).await?;
         Ok(vm.into_microvm())
     }
-}
-
-impl SnapshotVmm for Firecracker {
-    type Standby = FirecrackerStandby;
-
     fn template_key(
         &self,
         images: ImageHashes,

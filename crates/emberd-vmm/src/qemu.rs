@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use crate::host::{self, Identity, KvmVerdict};
 use crate::{
-    BootError, BootSpec, ImageHashes, MachineShape, RestoreError, RestoreSpec, SnapshotVmm,
-    Template, TemplateKey, Vmm, VmmDescription,
+    BootError, BootSpec, ImageHashes, MachineShape, RestoreError, RestoreSpec, Template,
+    TemplateKey, Vmm, VmmDescription,
 };
 
 mod arguments;
@@ -125,6 +125,7 @@ impl Qemu {
 
 impl Vmm for Qemu {
     type MicroVm = QemuMicroVm;
+    type Standby = QemuStandby;
 
     fn description(&self) -> &VmmDescription {
         &self.description
@@ -150,11 +151,6 @@ impl Vmm for Qemu {
         let shape = for_template.then_some(shape);
         Ok(launched.into_microvm(None, shape))
     }
-}
-
-impl SnapshotVmm for Qemu {
-    type Standby = QemuStandby;
-
     fn template_key(
         &self,
         images: ImageHashes,

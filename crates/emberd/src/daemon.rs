@@ -14,7 +14,7 @@ use clap::Parser as _;
 use emberd_api::Address;
 use emberd_image::Images;
 use emberd_sandbox::{OpenError, Sandboxes};
-use emberd_vmm::SnapshotVmm;
+use emberd_vmm::AnyVmm;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
@@ -96,7 +96,7 @@ pub fn report(error: &anyhow::Error, hint: Option<&str>) -> ExitCode {
 ///
 /// # Errors
 /// [`RunError`].
-pub async fn run<V: SnapshotVmm>(config: Config, images: Images, vmm: V) -> Result<(), RunError> {
+pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunError> {
     server::raise_descriptors();
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let listener = Listener::bind(&config.addr).await?;
@@ -155,12 +155,8 @@ async fn bind_socket(socket: Option<&SocketOption>) -> Result<Option<Listener>, 
     }
 }
 
-fn announce<V: SnapshotVmm>(
-    listener: &Listener,
-    socket: Option<&Listener>,
-    sandboxes: &Sandboxes<V>,
-) {
-    let vmm = sandboxes.vmm().description();
+fn announce(listener: &Listener, socket: Option<&Listener>, sandboxes: &Sandboxes) {
+    let vmm = sandboxes.vmm();
     tracing::info!(
         driver = vmm.driver,
         version = %vmm.version,

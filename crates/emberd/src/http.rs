@@ -5,7 +5,6 @@ use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Router};
 use emberd_api::{ErrorCode, paths};
 use emberd_sandbox::Sandboxes;
-use emberd_vmm::SnapshotVmm;
 use utoipa::OpenApi;
 
 mod body;
@@ -100,7 +99,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
 }
 
 /// The whole API over `sandboxes`, for requests to `hosts` within `limits`.
-pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>, hosts: Hosts, limits: Limits) -> Router {
+pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits) -> Router {
     let router =
         routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
     router
@@ -118,40 +117,38 @@ pub fn router<V: SnapshotVmm>(sandboxes: Sandboxes<V>, hosts: Hosts, limits: Lim
 }
 
 /// Every path and what it answers.
-pub fn routes<V: SnapshotVmm>() -> [(&'static str, MethodRouter<Sandboxes<V>>); 29] {
+pub fn routes() -> [(&'static str, MethodRouter<Sandboxes>); 29] {
     [
-        (paths::SANDBOXES, post(sandboxes::create::<V>).get(sandboxes::list::<V>)),
-        (paths::SANDBOX, get(sandboxes::get::<V>).delete(sandboxes::delete::<V>)),
-        (paths::EXEC, post(exec::exec::<V>)),
-        (paths::METRICS, get(metrics::metrics::<V>)),
-        (paths::LOGS, get(logs::logs::<V>)),
-        (paths::PORT, get(ports::connect::<V>)),
+        (paths::SANDBOXES, post(sandboxes::create).get(sandboxes::list)),
+        (paths::SANDBOX, get(sandboxes::get).delete(sandboxes::delete)),
+        (paths::EXEC, post(exec::exec)),
+        (paths::METRICS, get(metrics::metrics)),
+        (paths::LOGS, get(logs::logs)),
+        (paths::PORT, get(ports::connect)),
         (
             paths::FILES,
-            get(files::content::read::<V>)
-                .put(files::content::write::<V>)
-                .delete(files::tree::remove::<V>),
+            get(files::content::read).put(files::content::write).delete(files::tree::remove),
         ),
-        (paths::FILES_STAT, get(files::tree::stat::<V>)),
-        (paths::FILES_LIST, get(files::tree::list::<V>)),
-        (paths::FILES_DIR, post(files::tree::make_dir::<V>)),
-        (paths::FILES_MOVE, post(files::tree::rename::<V>)),
-        (paths::FILES_WATCH, get(files::watch::watch::<V>)),
-        (paths::FILES_ARCHIVE, get(files::content::pack::<V>).put(files::content::unpack::<V>)),
-        (paths::PROCESSES, post(processes::start::<V>).get(processes::list::<V>)),
-        (paths::PROCESS, get(processes::get::<V>).delete(processes::delete::<V>)),
-        (paths::PROCESS_EVENTS, get(processes::events::events::<V>)),
-        (paths::PROCESS_STDIN, post(processes::stdin::<V>)),
-        (paths::PROCESS_SIGNAL, post(processes::signal::<V>)),
-        (paths::PROCESS_RESIZE, post(processes::resize::<V>)),
-        (paths::CONTEXTS, post(contexts::open::<V>).get(contexts::list::<V>)),
-        (paths::CONTEXT, delete(contexts::delete::<V>)),
-        (paths::CONTEXT_RUN, post(contexts::run::<V>)),
-        (paths::CONTEXT_INTERRUPT, post(contexts::interrupt::<V>)),
-        (paths::CONTEXT_RESTART, post(contexts::restart::<V>)),
-        (paths::TEMPLATES, get(templates::list::<V>)),
-        (paths::TEMPLATE, post(templates::build::<V>).delete(templates::delete::<V>)),
-        (paths::INFO, get(info::info::<V>)),
+        (paths::FILES_STAT, get(files::tree::stat)),
+        (paths::FILES_LIST, get(files::tree::list)),
+        (paths::FILES_DIR, post(files::tree::make_dir)),
+        (paths::FILES_MOVE, post(files::tree::rename)),
+        (paths::FILES_WATCH, get(files::watch::watch)),
+        (paths::FILES_ARCHIVE, get(files::content::pack).put(files::content::unpack)),
+        (paths::PROCESSES, post(processes::start).get(processes::list)),
+        (paths::PROCESS, get(processes::get).delete(processes::delete)),
+        (paths::PROCESS_EVENTS, get(processes::events::events)),
+        (paths::PROCESS_STDIN, post(processes::stdin)),
+        (paths::PROCESS_SIGNAL, post(processes::signal)),
+        (paths::PROCESS_RESIZE, post(processes::resize)),
+        (paths::CONTEXTS, post(contexts::open).get(contexts::list)),
+        (paths::CONTEXT, delete(contexts::delete)),
+        (paths::CONTEXT_RUN, post(contexts::run)),
+        (paths::CONTEXT_INTERRUPT, post(contexts::interrupt)),
+        (paths::CONTEXT_RESTART, post(contexts::restart)),
+        (paths::TEMPLATES, get(templates::list)),
+        (paths::TEMPLATE, post(templates::build).delete(templates::delete)),
+        (paths::INFO, get(info::info)),
         (paths::HEALTHZ, get(info::healthz)),
         (paths::OPENAPI, get(info::openapi)),
     ]

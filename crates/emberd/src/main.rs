@@ -9,7 +9,7 @@ use emberd::daemon;
 use emberd_proto::message::READY_PORT;
 use emberd_vmm::firecracker::{self, Firecracker, FirecrackerConfig};
 use emberd_vmm::{
-    self as vmm, Driver, FindQemuError, HostFacts, IdRange, JailConfig, Qemu, QemuConfig,
+    self as vmm, AnyVmm, Driver, FindQemuError, HostFacts, IdRange, JailConfig, Qemu, QemuConfig,
     SelectError,
 };
 
@@ -28,23 +28,22 @@ async fn run() -> anyhow::Result<()> {
     vmm::close_on_exec().context("cannot keep inherited descriptors from children")?;
     let config = daemon::configure()?;
     let selection = vmm::select(vmm_choice(config.vmm), &host_facts(&config))?;
-    match selection.driver {
+    let vmm = match selection.driver {
         Driver::Firecracker { binary } => {
             let wanted = FirecrackerConfig {
                 binary: Some(binary),
                 reason: selection.reason,
                 ..firecracker_config(&config)
             };
-            let firecracker = Firecracker::find(wanted)?;
-            let images = config.images()?;
-            daemon::run(config, images, firecracker).await?;
+            AnyVmm::Firecracker(Firecracker::find(wanted)?)
         }
         Driver::Qemu => {
-            let qemu = Qemu::find(QemuConfig { reason: selection.reason, ..qemu_config(&config) })?;
-            let images = config.images()?;
-            daemon::run(config, images, qemu).await?;
+            let wanted = QemuConfig { reason: selection.reason, ..qemu_config(&config) };
+            AnyVmm::Qemu(Qemu::find(wanted)?)
         }
-    }
+    };
+    let images = config.images()?;
+    daemon::run(config, images, vmm).await?;
     Ok(())
 }
 

@@ -17,7 +17,6 @@ use emberd_proto::{
     ContextCall, ContextEvent, ExecExit, Frame, GuestMessage, HostMessage, InterruptedBy, Kind,
     SignalName,
 };
-use emberd_vmm::MicroVm;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -99,9 +98,9 @@ impl Ended {
 }
 
 /// An interpreter, at the other end of a connection of its own.
-pub(super) struct Interpreter<M: MicroVm> {
-    reader: LineReader<M>,
-    writer: LineWriter<M>,
+pub(super) struct Interpreter {
+    reader: LineReader,
+    writer: LineWriter,
     lines: Lines,
     status: Arc<Status>,
     interrupted: watch::Receiver<u64>,
@@ -113,10 +112,10 @@ enum Heard {
     Lines(Vec<Said>),
 }
 
-impl<M: MicroVm> Interpreter<M> {
+impl Interpreter {
     pub fn new(
-        reader: LineReader<M>,
-        writer: LineWriter<M>,
+        reader: LineReader,
+        writer: LineWriter,
         status: Arc<Status>,
         interrupted: watch::Receiver<u64>,
         line_bytes: Arc<Semaphore>,
@@ -247,7 +246,7 @@ pub(super) fn line_of(call: &ContextCall) -> Vec<u8> {
 }
 
 /// Waits for what the guest says next. Cancel safe.
-async fn hear<M: MicroVm>(reader: &mut LineReader<M>, lines: &mut Lines) -> Result<Heard, Ended> {
+async fn hear(reader: &mut LineReader, lines: &mut Lines) -> Result<Heard, Ended> {
     reader.unless_ended(lines.room()).await?;
     let frame = reader.frame().await?;
     match frame.kind {

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use emberd_proto::{ContextCall, ContextSpec, GuestMessage, HostMessage};
-use emberd_vmm::MicroVm;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -101,10 +100,7 @@ pub(super) struct Life {
 
 impl Life {
     /// Starts an interpreter and waits until it is ready.
-    pub async fn begin<M: MicroVm>(
-        sandbox: &Arc<Sandbox<M>>,
-        spec: &ContextSpec,
-    ) -> Result<Self, ContextError> {
+    pub async fn begin(sandbox: &Arc<Sandbox>, spec: &ContextSpec) -> Result<Self, ContextError> {
         let mut connection = Line::open(Arc::clone(sandbox)).await?;
         let answer = connection.ask(&HostMessage::Context(spec.clone())).await?;
         let (mut reader, writer) = connection.split();

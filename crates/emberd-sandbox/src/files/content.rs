@@ -2,26 +2,25 @@
 
 use bytes::Bytes;
 use emberd_proto::{FileEntry, Kind, Refusal, RefusalCode};
-use emberd_vmm::SnapshotVmm;
 
 use super::STREAM_BYTES_MAX;
 use super::conversation::Conversation;
 use crate::operation::{ANSWER_MAX, OperationError};
 
 /// Content that comes from the guest. Dropping it ends the reading.
-pub struct FileContent<V: SnapshotVmm> {
+pub struct FileContent {
     entry: FileEntry,
     /// How many bytes there will be, where that is known.
     length: Option<u64>,
     received: u64,
     /// Gone once all has come.
-    conversation: Option<Conversation<V>>,
+    conversation: Option<Conversation>,
 }
 
-impl<V: SnapshotVmm> FileContent<V> {
+impl FileContent {
     /// What was asked for is part of a file.
     pub(super) async fn of_file(
-        mut conversation: Conversation<V>,
+        mut conversation: Conversation,
         offset: u64,
         length: Option<u64>,
     ) -> Result<Self, OperationError> {
@@ -31,9 +30,7 @@ impl<V: SnapshotVmm> FileContent<V> {
     }
 
     /// What was asked for is an archive.
-    pub(super) async fn of_archive(
-        mut conversation: Conversation<V>,
-    ) -> Result<Self, OperationError> {
+    pub(super) async fn of_archive(mut conversation: Conversation) -> Result<Self, OperationError> {
         let entry = conversation.entry(ANSWER_MAX).await?;
         Ok(Self { entry, length: None, received: 0, conversation: Some(conversation) })
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use emberd_proto::{FileEntry, FileRequest, Frame, GuestMessage, HostMessage, Kind};
-use emberd_vmm::SnapshotVmm;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::SandboxId;
@@ -21,16 +20,16 @@ pub(crate) enum Turn {
 }
 
 /// An operation under way. Dropping it ends it in the guest.
-pub(crate) struct Conversation<V: SnapshotVmm> {
-    shared: Arc<Shared<V>>,
-    line: Line<V::MicroVm>,
+pub(crate) struct Conversation {
+    shared: Arc<Shared>,
+    line: Line,
     _turn: OwnedSemaphorePermit,
 }
 
-impl<V: SnapshotVmm> Conversation<V> {
+impl Conversation {
     /// Waits for a turn, and asks.
     pub async fn begin(
-        shared: &Arc<Shared<V>>,
+        shared: &Arc<Shared>,
         id: SandboxId,
         request: FileRequest,
         turn: Turn,
@@ -110,7 +109,7 @@ impl<V: SnapshotVmm> Conversation<V> {
     pub fn broken(
         &self,
         rule: &'static str,
-    ) -> impl Future<Output = OperationError> + Send + use<V> {
+    ) -> impl Future<Output = OperationError> + Send + use<> {
         self.line.broken(rule)
     }
 

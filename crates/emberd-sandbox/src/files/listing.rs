@@ -2,23 +2,22 @@
 
 use emberd_proto::file::{BATCH_MAX, ENTRIES_MAX};
 use emberd_proto::{FileEntry, GuestMessage};
-use emberd_vmm::SnapshotVmm;
 
 use super::conversation::Conversation;
 use crate::operation::{ANSWER_MAX, OperationError};
 
 /// Entries that come from the guest. Dropping it ends the listing.
-pub struct FileListing<V: SnapshotVmm> {
+pub struct FileListing {
     /// Gone once all have come.
-    conversation: Option<Conversation<V>>,
+    conversation: Option<Conversation>,
     first: Option<Vec<FileEntry>>,
     received: usize,
     cut: bool,
 }
 
-impl<V: SnapshotVmm> FileListing<V> {
+impl FileListing {
     /// Waits for the first batch, so that what can be refused is.
-    pub(super) async fn begin(conversation: Conversation<V>) -> Result<Self, OperationError> {
+    pub(super) async fn begin(conversation: Conversation) -> Result<Self, OperationError> {
         let conversation = Some(conversation);
         let mut listing = Self { conversation, first: None, received: 0, cut: false };
         listing.first = listing.next().await?;

@@ -2,17 +2,16 @@
 
 use bytes::Bytes;
 use emberd_proto::{FileEntry, GuestMessage, Kind};
-use emberd_vmm::SnapshotVmm;
 use futures::FutureExt as _;
 
 use super::conversation::Conversation;
 use crate::operation::{ANSWER_MAX, OperationError};
 
 /// A file on its way to the guest. Dropped before it is finished, it leaves what was there.
-pub struct FileUpload<V: SnapshotVmm>(Upload<V>);
+pub struct FileUpload(Upload);
 
-impl<V: SnapshotVmm> FileUpload<V> {
-    pub(super) fn new(conversation: Conversation<V>) -> Self {
+impl FileUpload {
+    pub(super) fn new(conversation: Conversation) -> Self {
         Self(Upload(conversation))
     }
 
@@ -47,10 +46,10 @@ impl<V: SnapshotVmm> FileUpload<V> {
 }
 
 /// An archive on its way to the guest. What was unpacked stays, whenever it is dropped.
-pub struct ArchiveUpload<V: SnapshotVmm>(Upload<V>);
+pub struct ArchiveUpload(Upload);
 
-impl<V: SnapshotVmm> ArchiveUpload<V> {
-    pub(super) fn new(conversation: Conversation<V>) -> Self {
+impl ArchiveUpload {
+    pub(super) fn new(conversation: Conversation) -> Self {
         Self(Upload(conversation))
     }
 
@@ -84,9 +83,9 @@ impl<V: SnapshotVmm> ArchiveUpload<V> {
     }
 }
 
-struct Upload<V: SnapshotVmm>(Conversation<V>);
+struct Upload(Conversation);
 
-impl<V: SnapshotVmm> Upload<V> {
+impl Upload {
     async fn send(&mut self, piece: &Bytes) -> Result<(), OperationError> {
         // A guest that has no room left says so at once, and drops the rest.
         if let Some(error) = self.failure().now_or_never() {
@@ -106,7 +105,7 @@ impl<V: SnapshotVmm> Upload<V> {
         }
     }
 
-    async fn finish(mut self) -> Result<(GuestMessage, Conversation<V>), OperationError> {
+    async fn finish(mut self) -> Result<(GuestMessage, Conversation), OperationError> {
         self.0.send(Kind::DataEnd, &[]).await?;
         let answer = self.0.answer(ANSWER_MAX).await?;
         Ok((answer, self.0))

@@ -2,16 +2,15 @@
 
 use emberd_proto::file::BATCH_MAX;
 use emberd_proto::{FileChange, GuestMessage};
-use emberd_vmm::SnapshotVmm;
 
 use super::conversation::Conversation;
 use crate::operation::{ANSWER_MAX, OperationError};
 
 /// Changes that come from the guest. Dropping it ends the watch.
-pub struct FileWatch<V: SnapshotVmm>(Conversation<V>);
+pub struct FileWatch(Conversation);
 
-impl<V: SnapshotVmm> FileWatch<V> {
-    pub(super) async fn begin(mut conversation: Conversation<V>) -> Result<Self, OperationError> {
+impl FileWatch {
+    pub(super) async fn begin(mut conversation: Conversation) -> Result<Self, OperationError> {
         match conversation.answer(ANSWER_MAX).await? {
             GuestMessage::Watching => Ok(Self(conversation)),
             _ => Err(conversation.broken("it did not say that it watches").await),

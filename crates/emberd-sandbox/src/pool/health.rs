@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use emberd_vmm::{MicroVm, SnapshotVmm};
 use tokio::time::{sleep, timeout};
 
 use crate::channel::ChannelError;
@@ -20,7 +19,7 @@ enum SickError {
 }
 
 /// Asks every waiting guest, one after the other, whether it still answers; for ever.
-pub(crate) async fn look_after<V: SnapshotVmm>(shared: Arc<Shared<V>>) {
+pub(crate) async fn look_after(shared: Arc<Shared>) {
     let pace = shared.pools.pace;
     loop {
         sleep(pace.health_period).await;
@@ -41,7 +40,7 @@ pub(crate) async fn look_after<V: SnapshotVmm>(shared: Arc<Shared<V>>) {
     }
 }
 
-async fn examine<M: MicroVm>(sandbox: &Sandbox<M>, wait_max: Duration) -> Result<(), SickError> {
+async fn examine(sandbox: &Sandbox, wait_max: Duration) -> Result<(), SickError> {
     let ready = sandbox.ready.get().expect("what waits in a pool is ready");
     let ping = async {
         let mut connection = sandbox.connection(ready).await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use emberd_image::PackName;
-use emberd_vmm::{SnapshotVmm, Template};
+use emberd_vmm::Template;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Pool, Work};
@@ -13,7 +13,7 @@ use crate::restore::{self, RestoreFailure, Stand};
 use crate::shared::Shared;
 
 /// Fills the pools; for ever.
-pub(crate) async fn keep<V: SnapshotVmm>(shared: Arc<Shared<V>>) {
+pub(crate) async fn keep(shared: Arc<Shared>) {
     let pools = &shared.pools;
     loop {
         pools.tidy(&shared.reaper);
@@ -36,7 +36,7 @@ pub(crate) async fn keep<V: SnapshotVmm>(shared: Arc<Shared<V>>) {
 
 /// Returns when nobody would be disturbed, or when patience has run out. Creations that found
 /// nothing ready restore for themselves: what is made ahead meanwhile is made at their cost.
-async fn wait_for_quiet<V: SnapshotVmm>(shared: &Shared<V>) {
+async fn wait_for_quiet(shared: &Shared) {
     let pace = shared.pools.pace;
     let deadline = Instant::now() + pace.patience;
     while (!shared.activity.is_quiet(pace.breath) || shared.pools.are_waited_for())
@@ -46,12 +46,7 @@ async fn wait_for_quiet<V: SnapshotVmm>(shared: &Shared<V>) {
     }
 }
 
-async fn carry_out<V: SnapshotVmm>(
-    shared: &Shared<V>,
-    pack: &PackName,
-    pool: &Pool<V>,
-    work: Work,
-) {
+async fn carry_out(shared: &Shared, pack: &PackName, pool: &Pool, work: Work) {
     let _turn = shared.restores.acquire().await.expect("the semaphore is never closed");
     // Asked for before the template: should that be replaced meanwhile, the pool refuses what
     // is made from it.
@@ -71,20 +66,20 @@ async fn carry_out<V: SnapshotVmm>(
     }
 }
 
-async fn stand_by<V: SnapshotVmm>(
-    shared: &Shared<V>,
+async fn stand_by(
+    shared: &Shared,
     pack: &PackName,
     template: &Arc<Template>,
-) -> Result<Stand<V>, RestoreFailure> {
+) -> Result<Stand, RestoreFailure> {
     let base = &shared.base;
     let sandbox = base.sandbox(pack);
     restore::stand_by(base, Arc::clone(template), sandbox, shared.image(pack)).await
 }
 
-async fn fill<V: SnapshotVmm>(
-    shared: &Shared<V>,
+async fn fill(
+    shared: &Shared,
     pack: &PackName,
-    pool: &Pool<V>,
+    pool: &Pool,
     template: &Arc<Template>,
     generation: u64,
 ) -> Result<(), RestoreFailure> {

@@ -8,7 +8,6 @@ use std::time::Duration;
 use emberd_proto::exec::EXIT_CODE_NONE;
 use emberd_proto::process::SignalName;
 use emberd_proto::{ExecExit, GuestMessage, Kind};
-use emberd_vmm::MicroVm;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{sleep, timeout};
 
@@ -24,11 +23,11 @@ use crate::sandbox::Sandbox;
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
 /// Attends `process` until it has ended, and remembers it for a while.
-pub(super) async fn attend<M: MicroVm>(
-    sandbox: Arc<Sandbox<M>>,
+pub(super) async fn attend(
+    sandbox: Arc<Sandbox>,
     process: Process,
-    mut reader: LineReader<M>,
-    mut writer: LineWriter<M>,
+    mut reader: LineReader,
+    mut writer: LineWriter,
     words: mpsc::Receiver<Word>,
     seat: OwnedSemaphorePermit,
 ) {
@@ -57,10 +56,7 @@ pub(super) async fn attend<M: MicroVm>(
 }
 
 /// Notes what the guest says, until that is the end; else why the end is not known.
-async fn listen<M: MicroVm>(
-    process: &Process,
-    reader: &mut LineReader<M>,
-) -> Result<ExecExit, String> {
+async fn listen(process: &Process, reader: &mut LineReader) -> Result<ExecExit, String> {
     loop {
         let frame = reader.frame().await.map_err(|error| chain(&error))?;
         let rule = match frame.kind {
@@ -89,8 +85,8 @@ async fn listen<M: MicroVm>(
 /// `in_step` stays set while it does not matter whether the guest reads a word before or after
 /// the process's end: then it ignores input, and would take a message for another operation. A
 /// word that is half written when this is dropped is out of step, too.
-async fn speak<M: MicroVm>(
-    writer: &mut LineWriter<M>,
+async fn speak(
+    writer: &mut LineWriter,
     mut words: mpsc::Receiver<Word>,
     in_step: &mut bool,
 ) -> Infallible {

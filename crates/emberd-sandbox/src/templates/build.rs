@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use emberd_image::PackImage;
 use emberd_proto::{Refusal, RefusalCode, Settled};
-use emberd_vmm::{MicroVm, SnapshotError, SnapshotMicroVm as _, SnapshotVmm, Template};
+use emberd_vmm::{AnyMicroVm, MicroVm as _, SnapshotError, Stream, Template};
 use tokio::time::Instant;
 
 use crate::SandboxId;
@@ -47,9 +47,9 @@ pub(crate) enum MakeError {
 /// Makes the template `into` for the pack with `image`, of a microVM in the place of `sandbox`.
 ///
 /// Dropping the future leaves neither microVM nor half a template.
-pub(crate) async fn make<V: SnapshotVmm>(
-    base: &Base<V>,
-    sandbox: &Sandbox<V::MicroVm>,
+pub(crate) async fn make(
+    base: &Base,
+    sandbox: &Sandbox,
     image: &PackImage,
     into: &Path,
 ) -> Result<Template, MakeError> {
@@ -66,9 +66,9 @@ pub(crate) async fn make<V: SnapshotVmm>(
 }
 
 /// Brings the guest to where every clone is to begin.
-async fn prepare<M: MicroVm>(
-    vm: &M,
-    connection: &mut GuestConnection<M::Stream>,
+async fn prepare(
+    vm: &AnyMicroVm,
+    connection: &mut GuestConnection<Stream>,
     id: SandboxId,
     image: &PackImage,
 ) -> Result<(), AnswerError> {
@@ -85,9 +85,9 @@ async fn prepare<M: MicroVm>(
     Ok(())
 }
 
-async fn settle<M: MicroVm>(
-    vm: &M,
-    connection: &mut GuestConnection<M::Stream>,
+async fn settle(
+    vm: &AnyMicroVm,
+    connection: &mut GuestConnection<Stream>,
 ) -> Result<(), AnswerError> {
     let settling = async {
         match connection.settle().await {

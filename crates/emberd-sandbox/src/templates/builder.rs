@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use emberd_image::PackName;
-use emberd_vmm::{SnapshotVmm, Template, TemplateError};
+use emberd_vmm::{Template, TemplateError};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,7 @@ enum Task {
 }
 
 /// Does what is wanted; for ever.
-pub(crate) async fn build_all<V: SnapshotVmm>(shared: Arc<Shared<V>>, templates: Arc<Templates>) {
+pub(crate) async fn build_all(shared: Arc<Shared>, templates: Arc<Templates>) {
     loop {
         let told = templates.work.notified();
         match templates.next_task() {
@@ -112,8 +112,8 @@ impl Slot {
     }
 }
 
-async fn obtain<V: SnapshotVmm>(
-    shared: &Shared<V>,
+async fn obtain(
+    shared: &Shared,
     templates: &Templates,
     pack: &PackName,
     slot: &Slot,
@@ -141,8 +141,8 @@ async fn obtain<V: SnapshotVmm>(
 }
 
 /// The template that lies there, else a new one.
-async fn open_or_make<V: SnapshotVmm>(
-    shared: &Shared<V>,
+async fn open_or_make(
+    shared: &Shared,
     templates: &Templates,
     pack: &PackName,
     slot: &Slot,
@@ -182,12 +182,7 @@ async fn opened(path: &std::path::Path, slot: &Slot) -> Result<Template, Templat
 }
 
 /// Reads a template again of which a restore failed.
-async fn verify<V: SnapshotVmm>(
-    shared: &Shared<V>,
-    pack: &PackName,
-    slot: &Slot,
-    template: Arc<Template>,
-) {
+async fn verify(shared: &Shared, pack: &PackName, slot: &Slot, template: Arc<Template>) {
     if let Err(error) = opened(template.dir(), slot).await {
         shared.condemn(pack, &template, &error);
     }

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use emberd_proto::file::{BATCH_MAX, ChangeKind, ENTRIES_MAX};
 use emberd_proto::{FileEntry, FileType, GuestMessage, GuestPath, Kind, RefusalCode};
 use emberd_sandbox::{FileContent, OperationError, SandboxId, SandboxState};
-use emberd_vmm::firecracker::Firecracker;
 use rustix::process::Signal;
 
 use crate::fixture::{Fixture, lying, said, until};
@@ -28,7 +27,7 @@ async fn upload(fixture: &Fixture, id: SandboxId, path: &Path, content: &[u8]) -
     upload.finish().await.unwrap()
 }
 
-async fn collect(mut content: FileContent<Firecracker>) -> Result<Vec<u8>, OperationError> {
+async fn collect(mut content: FileContent) -> Result<Vec<u8>, OperationError> {
     let mut bytes = Vec::new();
     while let Some(piece) = content.next().await? {
         bytes.extend_from_slice(&piece);

@@ -16,7 +16,7 @@ use emberd_sandbox::{
     SandboxesConfig, TemplateView,
 };
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
-use emberd_vmm::{JailChoice, JailConfig};
+use emberd_vmm::{AnyVmm, JailChoice, JailConfig};
 use fake_firecracker::{Double, Then};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -29,7 +29,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 pub struct Fixture {
-    pub sandboxes: Sandboxes<Firecracker>,
+    pub sandboxes: Sandboxes,
     pub run_dir: PathBuf,
     /// How the next microVMs behave.
     pub double: Double,
@@ -77,7 +77,7 @@ impl Fixture {
     pub fn prepared(
         prepare: impl FnOnce(&Double),
         edit: impl FnOnce(&mut SandboxesConfig),
-        driver: impl FnOnce(&Double) -> Firecracker,
+        driver: impl FnOnce(&Double) -> AnyVmm,
     ) -> Self {
         let temp = tempfile::Builder::new().prefix("sb").tempdir_in("/tmp").unwrap();
         let double = Double::new(temp.path());
@@ -261,18 +261,18 @@ pub fn pool(config: &mut SandboxesConfig) -> &mut PoolConfig {
 }
 
 /// The driver as the daemon makes it, over `double`.
-pub fn driver(double: &Double) -> Firecracker {
+pub fn driver(double: &Double) -> AnyVmm {
     driver_of(double.binary())
 }
 
-pub fn driver_of(binary: PathBuf) -> Firecracker {
+pub fn driver_of(binary: PathBuf) -> AnyVmm {
     let config = FirecrackerConfig {
         binary: Some(binary),
         ready_port: Some(READY_PORT),
         jail: JailConfig { choice: JailChoice::Off, ..JailConfig::default() },
         ..FirecrackerConfig::default()
     };
-    Firecracker::find(config).unwrap()
+    AnyVmm::Firecracker(Firecracker::find(config).unwrap())
 }
 
 pub fn shell() -> PackName {

@@ -16,7 +16,7 @@ use crate::root::Root;
 use crate::template::{Draft, MEMORY_FILE, STATE_FILE};
 use crate::{
     ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, MicroVm, PauseError,
-    SnapshotError, SnapshotMicroVm, Template, TemplateKey,
+    SnapshotError, Template, TemplateKey,
 };
 
 /// Name under which a VMM finds the state file it is to load.
@@ -111,24 +111,6 @@ impl MicroVm for FirecrackerVm {
         }
     }
 
-    fn exited(&self) -> ExitWatch {
-        self.process.exited()
-    }
-
-    fn process_id(&self) -> u32 {
-        self.process.process_id()
-    }
-
-    fn console_log(&self) -> &Path {
-        self.process.console_log()
-    }
-
-    async fn kill(self) -> Result<(), KillError> {
-        self.process.kill().await
-    }
-}
-
-impl SnapshotMicroVm for FirecrackerVm {
     async fn pause(&self) -> Result<(), PauseError> {
         self.set_state(VmState::Paused).await
     }
@@ -160,5 +142,21 @@ impl SnapshotMicroVm for FirecrackerVm {
         // A copy between file systems takes its time; the closure finishes or is not begun.
         let template = tokio::task::spawn_blocking(finish).await;
         template.map_err(|error| publish(error.into()))?.map_err(publish)
+    }
+
+    fn exited(&self) -> ExitWatch {
+        self.process.exited()
+    }
+
+    fn process_id(&self) -> u32 {
+        self.process.process_id()
+    }
+
+    fn console_log(&self) -> &Path {
+        self.process.console_log()
+    }
+
+    async fn kill(self) -> Result<(), KillError> {
+        self.process.kill().await
     }
 }

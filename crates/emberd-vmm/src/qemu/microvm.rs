@@ -16,7 +16,7 @@ use crate::process::VmmProcess;
 use crate::template::{Draft, MEMORY_FILE, STATE_FILE};
 use crate::{
     ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, MicroVm, PauseError,
-    SnapshotError, SnapshotMicroVm, Template,
+    SnapshotError, Template,
 };
 
 /// File in the microVM's directory to which its devices are saved.
@@ -60,24 +60,6 @@ impl MicroVm for QemuMicroVm {
         self.mux.open().await
     }
 
-    fn exited(&self) -> ExitWatch {
-        self.process.exited()
-    }
-
-    fn process_id(&self) -> u32 {
-        self.process.process_id()
-    }
-
-    fn console_log(&self) -> &Path {
-        self.process.console_log()
-    }
-
-    async fn kill(self) -> Result<(), KillError> {
-        self.process.kill().await
-    }
-}
-
-impl SnapshotMicroVm for QemuMicroVm {
     async fn pause(&self) -> Result<(), PauseError> {
         self.tell("stop").await
     }
@@ -86,7 +68,7 @@ impl SnapshotMicroVm for QemuMicroVm {
         self.tell("cont").await
     }
 
-    /// As [`SnapshotMicroVm::snapshot`]. The guest must run: it is told that the host's
+    /// As [`MicroVm::snapshot`]. The guest must run: it is told that the host's
     /// session is over, and must have heard it, before it is paused.
     async fn snapshot(&self, into: &Path, images: ImageHashes) -> Result<Template, SnapshotError> {
         let create = |error: SaveError| SnapshotError::Create(error.into());
@@ -114,6 +96,22 @@ impl SnapshotMicroVm for QemuMicroVm {
         // The closure finishes or is not begun.
         let template = tokio::task::spawn_blocking(finish).await;
         template.map_err(|error| publish(error.into()))?.map_err(publish)
+    }
+
+    fn exited(&self) -> ExitWatch {
+        self.process.exited()
+    }
+
+    fn process_id(&self) -> u32 {
+        self.process.process_id()
+    }
+
+    fn console_log(&self) -> &Path {
+        self.process.console_log()
+    }
+
+    async fn kill(self) -> Result<(), KillError> {
+        self.process.kill().await
     }
 }
 

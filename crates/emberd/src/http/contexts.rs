@@ -15,7 +15,6 @@ use emberd_api::{
 use emberd_sandbox::{
     ContextId, ContextState as State_, ContextView, RunEvent as Event, SandboxId, Sandboxes,
 };
-use emberd_vmm::SnapshotVmm;
 use futures::stream::{self, StreamExt as _};
 
 use super::body::Body;
@@ -47,8 +46,8 @@ const EVENT_STREAM: &str = "text/event-stream";
         (status = 502, description = "The interpreter did not start", body = ErrorBody),
     )
 )]
-pub async fn open<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn open(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     body: Body,
 ) -> Result<(StatusCode, Json<Context>), ApiError> {
@@ -67,8 +66,8 @@ pub async fn open<V: SnapshotVmm>(
         (status = 404, description = "There is no such sandbox", body = ErrorBody),
     )
 )]
-pub async fn list<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn list(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<ContextList>, ApiError> {
     let contexts = sandboxes.contexts(id)?.into_iter().map(shown).collect();
@@ -88,8 +87,8 @@ pub async fn list<V: SnapshotVmm>(
         (status = 404, description = "There is no such sandbox or context", body = ErrorBody),
     )
 )]
-pub async fn delete<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn delete(
+    State(sandboxes): State<Sandboxes>,
     Ids(id, context): Ids,
 ) -> Result<StatusCode, ApiError> {
     sandboxes.delete_context(id, context).await?;
@@ -118,8 +117,8 @@ pub async fn delete<V: SnapshotVmm>(
         (status = 429, description = "As many runs wait as may", body = ErrorBody),
     )
 )]
-pub async fn run<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn run(
+    State(sandboxes): State<Sandboxes>,
     Ids(id, context): Ids,
     headers: HeaderMap,
     body: Body,
@@ -153,8 +152,8 @@ pub async fn run<V: SnapshotVmm>(
         (status = 404, description = "There is no such sandbox or context", body = ErrorBody),
     )
 )]
-pub async fn interrupt<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn interrupt(
+    State(sandboxes): State<Sandboxes>,
     Ids(id, context): Ids,
 ) -> Result<StatusCode, ApiError> {
     sandboxes.interrupt_context(id, context)?;
@@ -176,8 +175,8 @@ pub async fn interrupt<V: SnapshotVmm>(
         (status = 502, description = "The interpreter did not start", body = ErrorBody),
     )
 )]
-pub async fn restart<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn restart(
+    State(sandboxes): State<Sandboxes>,
     Ids(id, context): Ids,
 ) -> Result<Json<Context>, ApiError> {
     Ok(Json(shown(sandboxes.restart_context(id, context).await?)))

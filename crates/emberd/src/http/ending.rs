@@ -8,7 +8,6 @@ use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
 use emberd_sandbox::{SandboxId, Sandboxes};
-use emberd_vmm::SnapshotVmm;
 use hyper::body::Body as _;
 
 use crate::server::caller::Caller;
@@ -22,8 +21,8 @@ const GRACE: Duration = Duration::from_secs(1);
 const SMALL_BYTES_MAX: u64 = 64 << 10;
 
 /// Ends the response of every route below a sandbox with that sandbox.
-pub async fn with_sandbox<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn with_sandbox(
+    State(sandboxes): State<Sandboxes>,
     request: Request,
     next: Next,
 ) -> Response {

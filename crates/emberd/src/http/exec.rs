@@ -6,7 +6,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use emberd_api::{ErrorBody, ErrorCode, ExecBody, ExecOutcome, ServerTiming, paths};
 use emberd_sandbox::{ExecTimes, Sandboxes};
-use emberd_vmm::SnapshotVmm;
 
 use super::body::Body;
 use super::errors::ApiError;
@@ -33,8 +32,8 @@ use super::observe::Timed;
         (status = 502, description = "The guest did not do as it should", body = ErrorBody),
     )
 )]
-pub async fn exec<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn exec(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     body: Body,
 ) -> Result<(Extension<Timed>, Json<ExecOutcome>), ApiError> {

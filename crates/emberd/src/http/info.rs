@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::State;
 use emberd_api::{Health, Info, Pool, VmmInfo, paths};
 use emberd_sandbox::{PoolView, Sandboxes};
-use emberd_vmm::SnapshotVmm;
 
 /// What the daemon is and what it was given.
 #[utoipa::path(
@@ -12,8 +11,8 @@ use emberd_vmm::SnapshotVmm;
     path = paths::INFO,
     responses((status = 200, description = "The daemon", body = Info))
 )]
-pub async fn info<V: SnapshotVmm>(State(sandboxes): State<Sandboxes<V>>) -> Json<Info> {
-    let (config, vmm) = (sandboxes.config(), sandboxes.vmm().description());
+pub async fn info(State(sandboxes): State<Sandboxes>) -> Json<Info> {
+    let (config, vmm) = (sandboxes.config(), sandboxes.vmm());
     let packs = sandboxes.images().packs.iter();
     Json(Info {
         version: env!("CARGO_PKG_VERSION").to_owned(),

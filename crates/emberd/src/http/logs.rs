@@ -9,7 +9,6 @@ use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode, paths};
 use emberd_sandbox::Sandboxes;
-use emberd_vmm::SnapshotVmm;
 use futures::stream::unfold;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -42,8 +41,8 @@ pub struct Wanted {
         (status = 410, description = "The sandbox was deleted meanwhile", body = ErrorBody),
     )
 )]
-pub async fn logs<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn logs(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, ApiError> {

@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::State;
 use emberd_api::{ErrorBody, Metrics, paths};
 use emberd_sandbox::Sandboxes;
-use emberd_vmm::SnapshotVmm;
 
 use super::errors::ApiError;
 use super::id::Id;
@@ -23,8 +22,8 @@ use super::id::Id;
         (status = 502, description = "The guest did not do as it should", body = ErrorBody),
     )
 )]
-pub async fn metrics<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn metrics(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<Metrics>, ApiError> {
     Ok(Json(sandboxes.metrics(id).await?))

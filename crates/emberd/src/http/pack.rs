@@ -5,7 +5,6 @@ use axum::http::request::Parts;
 use emberd_api::ErrorCode;
 use emberd_image::{PackName, PackNameError};
 use emberd_sandbox::Sandboxes;
-use emberd_vmm::SnapshotVmm;
 
 use super::errors::ApiError;
 
@@ -13,12 +12,12 @@ use super::errors::ApiError;
 #[derive(Debug)]
 pub struct Pack(pub PackName);
 
-impl<V: SnapshotVmm> FromRequestParts<Sandboxes<V>> for Pack {
+impl FromRequestParts<Sandboxes> for Pack {
     type Rejection = ApiError;
 
     async fn from_request_parts(
         parts: &mut Parts,
-        sandboxes: &Sandboxes<V>,
+        sandboxes: &Sandboxes,
     ) -> Result<Self, ApiError> {
         let text = Path::<String>::from_request_parts(parts, sandboxes).await;
         let Path(text) = text.map_err(|rejection| unknown(sandboxes, rejection.body_text()))?;
@@ -30,10 +29,7 @@ impl<V: SnapshotVmm> FromRequestParts<Sandboxes<V>> for Pack {
 ///
 /// # Errors
 /// None is installed; the hint names those that are.
-pub fn installed<V: SnapshotVmm>(
-    sandboxes: &Sandboxes<V>,
-    name: &str,
-) -> Result<PackName, ApiError> {
+pub fn installed(sandboxes: &Sandboxes, name: &str) -> Result<PackName, ApiError> {
     let pack: PackName =
         name.parse().map_err(|error: PackNameError| unknown(sandboxes, error.to_string()))?;
     if sandboxes.images().packs.contains_key(&pack) {
@@ -43,7 +39,7 @@ pub fn installed<V: SnapshotVmm>(
     }
 }
 
-fn unknown<V: SnapshotVmm>(sandboxes: &Sandboxes<V>, error: String) -> ApiError {
+fn unknown(sandboxes: &Sandboxes, error: String) -> ApiError {
     let names: Vec<_> = sandboxes.images().packs.keys().map(PackName::as_str).collect();
     ApiError::new(ErrorCode::UnknownPack, error)
         .hint(format!("installed are: {}", names.join(", ")))

@@ -6,7 +6,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode, TUNNEL_PROTOCOL, paths};
 use emberd_sandbox::Sandboxes;
-use emberd_vmm::SnapshotVmm;
 use hyper::upgrade::OnUpgrade;
 
 use super::errors::ApiError;
@@ -35,8 +34,8 @@ use crate::server::caller::Caller;
             should", body = ErrorBody),
     )
 )]
-pub async fn connect<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn connect(
+    State(sandboxes): State<Sandboxes>,
     path: Path<(String, String)>,
     mut request: Request,
 ) -> Result<Response, ApiError> {

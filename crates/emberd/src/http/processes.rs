@@ -6,7 +6,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use emberd_api::{ErrorBody, Process, ProcessList, ProcessSpec, SignalProcess, TtySize, paths};
 use emberd_sandbox::{ProcessError, ProcessView, Sandboxes};
-use emberd_vmm::SnapshotVmm;
 use serde::Deserialize;
 
 use super::body::{Body, Pieces};
@@ -38,8 +37,8 @@ mod websocket;
         (status = 502, description = "The guest did not do as it should", body = ErrorBody),
     )
 )]
-pub async fn start<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn start(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     body: Body,
 ) -> Result<(StatusCode, Json<Process>), ApiError> {
@@ -60,8 +59,8 @@ pub async fn start<V: SnapshotVmm>(
         (status = 404, description = "There is no such sandbox", body = ErrorBody),
     )
 )]
-pub async fn list<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn list(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<ProcessList>, ApiError> {
     let processes = sandboxes.processes(id)?;
@@ -81,8 +80,8 @@ pub async fn list<V: SnapshotVmm>(
         (status = 404, description = "There is no such sandbox or process", body = ErrorBody),
     )
 )]
-pub async fn get<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn get(
+    State(sandboxes): State<Sandboxes>,
     ProcessId(id, pid): ProcessId,
 ) -> Result<Json<Process>, ApiError> {
     Ok(Json(shown(sandboxes.process(id, pid)?.view())))
@@ -100,8 +99,8 @@ pub async fn get<V: SnapshotVmm>(
         (status = 404, description = "There is no such sandbox or process", body = ErrorBody),
     )
 )]
-pub async fn delete<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn delete(
+    State(sandboxes): State<Sandboxes>,
     ProcessId(id, pid): ProcessId,
 ) -> Result<StatusCode, ApiError> {
     sandboxes.delete_process(id, pid)?;
@@ -133,8 +132,8 @@ pub struct StdinQuery {
         (status = 409, description = "The process, or its input, has ended", body = ErrorBody),
     )
 )]
-pub async fn stdin<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn stdin(
+    State(sandboxes): State<Sandboxes>,
     ProcessId(id, pid): ProcessId,
     Query(query): Query<StdinQuery>,
     headers: HeaderMap,
@@ -176,8 +175,8 @@ pub async fn stdin<V: SnapshotVmm>(
         (status = 409, description = "The process has ended", body = ErrorBody),
     )
 )]
-pub async fn signal<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn signal(
+    State(sandboxes): State<Sandboxes>,
     ProcessId(id, pid): ProcessId,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
@@ -202,8 +201,8 @@ pub async fn signal<V: SnapshotVmm>(
         (status = 409, description = "The process has ended", body = ErrorBody),
     )
 )]
-pub async fn resize<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn resize(
+    State(sandboxes): State<Sandboxes>,
     ProcessId(id, pid): ProcessId,
     body: Body,
 ) -> Result<StatusCode, ApiError> {

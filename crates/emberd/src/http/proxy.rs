@@ -8,7 +8,6 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use emberd_api::ErrorCode;
 use emberd_sandbox::Sandboxes;
-use emberd_vmm::SnapshotVmm;
 use futures::future::join;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -27,11 +26,7 @@ use target::Target;
 pub use target::port;
 
 /// Answers a request to a port inside a sandbox, and lets all others pass.
-pub async fn divert<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub async fn divert(State(sandboxes): State<Sandboxes>, request: Request, next: Next) -> Response {
     match target::of(&request) {
         Ok(None) => next.run(request).await,
         Ok(Some(target)) => {
@@ -41,8 +36,8 @@ pub async fn divert<V: SnapshotVmm>(
     }
 }
 
-async fn forward<V: SnapshotVmm>(
-    sandboxes: &Sandboxes<V>,
+async fn forward(
+    sandboxes: &Sandboxes,
     target: Target,
     mut request: Request,
 ) -> Result<Response, ApiError> {

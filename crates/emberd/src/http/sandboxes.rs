@@ -10,7 +10,6 @@ use emberd_api::{
     SandboxList, SandboxState, ServerTiming, paths,
 };
 use emberd_sandbox::{BootPath, Created, SandboxState as State_, SandboxView, Sandboxes};
-use emberd_vmm::SnapshotVmm;
 
 use super::body::Body;
 use super::errors::ApiError;
@@ -33,8 +32,8 @@ use super::pack;
         (status = 503, description = "The microVM did not boot, or the daemon stops", body = ErrorBody),
     )
 )]
-pub async fn create<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn create(
+    State(sandboxes): State<Sandboxes>,
     body: Body,
 ) -> Result<(StatusCode, Extension<Timed>, Json<CreatedSandbox>), ApiError> {
     let wanted: CreateSandbox = body.json_or_default()?;
@@ -71,7 +70,7 @@ fn timed(created: &Created) -> Timed {
     operation_id = "list_sandboxes",
     responses((status = 200, description = "All sandboxes", body = SandboxList))
 )]
-pub async fn list<V: SnapshotVmm>(State(sandboxes): State<Sandboxes<V>>) -> Json<SandboxList> {
+pub async fn list(State(sandboxes): State<Sandboxes>) -> Json<SandboxList> {
     Json(SandboxList { sandboxes: sandboxes.list().iter().map(shown).collect() })
 }
 
@@ -86,8 +85,8 @@ pub async fn list<V: SnapshotVmm>(State(sandboxes): State<Sandboxes<V>>) -> Json
         (status = 404, description = "There is no such sandbox", body = ErrorBody),
     )
 )]
-pub async fn get<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn get(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<Sandbox>, ApiError> {
     let unknown = || ApiError::new(ErrorCode::UnknownSandbox, format!("unknown sandbox {id}"));
@@ -107,8 +106,8 @@ pub async fn get<V: SnapshotVmm>(
         (status = 404, description = "There is no such sandbox", body = ErrorBody),
     )
 )]
-pub async fn delete<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn delete(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<(StatusCode, Extension<Timed>), ApiError> {
     sandboxes.delete(id).await?;

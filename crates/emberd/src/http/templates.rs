@@ -5,7 +5,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use emberd_api::{ErrorBody, Template, TemplateList, TemplateState, paths};
 use emberd_sandbox::{Sandboxes, TemplateState as State_, TemplateView};
-use emberd_vmm::SnapshotVmm;
 
 use super::errors::ApiError;
 use super::pack::Pack;
@@ -18,7 +17,7 @@ use super::sandboxes::epoch_ms;
     operation_id = "list_templates",
     responses((status = 200, description = "All templates", body = TemplateList))
 )]
-pub async fn list<V: SnapshotVmm>(State(sandboxes): State<Sandboxes<V>>) -> Json<TemplateList> {
+pub async fn list(State(sandboxes): State<Sandboxes>) -> Json<TemplateList> {
     Json(TemplateList { templates: sandboxes.templates().into_iter().map(shown).collect() })
 }
 
@@ -37,8 +36,8 @@ pub async fn list<V: SnapshotVmm>(State(sandboxes): State<Sandboxes<V>>) -> Json
             daemon stops", body = ErrorBody),
     )
 )]
-pub async fn build<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn build(
+    State(sandboxes): State<Sandboxes>,
     Pack(pack): Pack,
 ) -> Result<Json<Template>, ApiError> {
     Ok(Json(shown(sandboxes.build_template(&pack).await?)))
@@ -57,8 +56,8 @@ pub async fn build<V: SnapshotVmm>(
         (status = 409, description = "This daemon makes no templates", body = ErrorBody),
     )
 )]
-pub async fn delete<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn delete(
+    State(sandboxes): State<Sandboxes>,
     Pack(pack): Pack,
 ) -> Result<StatusCode, ApiError> {
     sandboxes.remove_template(&pack).await?;

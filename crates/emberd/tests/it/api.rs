@@ -11,7 +11,7 @@ use emberd_proto::ExecSpec;
 use emberd_proto::message::READY_PORT;
 use emberd_sandbox::{Sandboxes, SandboxesConfig};
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
-use emberd_vmm::{JailChoice, JailConfig};
+use emberd_vmm::{AnyVmm, JailChoice, JailConfig};
 use fake_firecracker::Double;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -34,7 +34,7 @@ mod templates;
 pub struct Api {
     pub client: Client,
     pub authority: String,
-    pub sandboxes: Sandboxes<Firecracker>,
+    pub sandboxes: Sandboxes,
     pub run_dir: PathBuf,
     /// How the next microVMs behave.
     pub double: Double,
@@ -120,7 +120,7 @@ impl Api {
 }
 
 /// The driver as the daemon's binary makes it, over `double`.
-fn driver(double: &Double) -> Firecracker {
+fn driver(double: &Double) -> AnyVmm {
     let config = FirecrackerConfig {
         binary: Some(double.binary()),
         reason: "tests ask for it".to_owned(),
@@ -128,7 +128,7 @@ fn driver(double: &Double) -> Firecracker {
         jail: JailConfig { choice: JailChoice::Off, ..JailConfig::default() },
         ..FirecrackerConfig::default()
     };
-    Firecracker::find(config).unwrap()
+    AnyVmm::Firecracker(Firecracker::find(config).unwrap())
 }
 
 pub fn body(code: &str) -> ExecBody {

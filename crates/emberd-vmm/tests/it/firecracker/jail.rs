@@ -5,12 +5,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use emberd_vmm::firecracker::{FindError, Firecracker, FirecrackerConfig};
-use emberd_vmm::{
-    IdRange, JailChoice, MicroVm as _, SnapshotMicroVm as _, SnapshotVmm as _, Vmm as _,
-};
+use emberd_vmm::{IdRange, JailChoice, MicroVm as _, Vmm as _};
 use fake_firecracker::write_program;
 
-use super::lab::Lab;
+use super::lab::{Lab, restore};
 use crate::agent::Agent;
 
 const JAILER: &str = r#"PATH=/usr/bin:/bin
@@ -63,7 +61,7 @@ async fn a_jailed_guest_boots_is_cloned_and_leaves_nothing() {
     assert!(log.contains("--uid 1900000000 --gid 1900000000"), "{log}");
 
     let template = vm.snapshot(&lab.path("template"), Lab::images()).await.unwrap();
-    let clone = driver.restore(&template, lab.restore_spec("sb_2")).await.unwrap();
+    let clone = restore(&driver, &template, lab.restore_spec("sb_2")).await.unwrap();
     assert_eq!(Agent::connect(&clone).await.run("echo ok").await, "ok\n");
     assert!(template.memory().metadata().unwrap().nlink() > 1, "the clone maps the very file");
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use emberd_vmm::JailChoice;
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
-use emberd_vmm::{BootSpec, ImageHashes, MachineShape, RestoreSpec};
+use emberd_vmm::{
+    BootSpec, ImageHashes, MachineShape, RestoreError, RestoreSpec, Standby as _, Template, Vmm,
+};
 use fake_firecracker::write_program;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -19,6 +21,15 @@ pub const MEM_SIZE_MIB: u32 = 16;
 /// How often, and how far apart, a process that must end is looked at.
 const LOOKS_MAX: u32 = 10_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// Starts a microVM from `template`.
+pub async fn restore<V: Vmm>(
+    driver: &V,
+    template: &Template,
+    spec: RestoreSpec,
+) -> Result<V::MicroVm, RestoreError> {
+    driver.stand_by(template, spec).await?.load().await
+}
 
 /// Images, and a place for microVMs.
 pub struct Lab {

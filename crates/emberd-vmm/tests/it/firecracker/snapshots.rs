@@ -8,11 +8,11 @@ use std::time::Duration;
 use emberd_proto::message::AGENT_PORT;
 use emberd_vmm::firecracker::{Firecracker, FirecrackerVm};
 use emberd_vmm::{
-    BootError, MicroVm as _, PauseError, RestoreError, SnapshotError, SnapshotMicroVm as _,
-    SnapshotVmm as _, Template, TemplateError, Vmm as _,
+    BootError, MicroVm as _, PauseError, RestoreError, SnapshotError, Template, TemplateError,
+    Vmm as _,
 };
 
-use super::lab::Lab;
+use super::lab::{Lab, restore};
 use crate::agent::Agent;
 
 /// A template made of a guest that has answered once.
@@ -54,7 +54,7 @@ async fn one_template_gives_twenty_guests() {
     let mut clones = Vec::new();
     for number in 0..20 {
         let spec = lab.restore_spec(&format!("sb_{number}"));
-        clones.push(driver.restore(&template, spec).await.unwrap());
+        clones.push(restore(&driver, &template, spec).await.unwrap());
     }
     for clone in &clones {
         assert!(answers(clone).await);
@@ -74,10 +74,10 @@ async fn a_guest_goes_on_after_its_snapshot_and_a_clone_makes_a_template_too() {
     let first = vm.snapshot(&lab.path("first"), Lab::images()).await.unwrap();
     vm.resume().await.unwrap();
     assert!(answers(&vm).await);
-    let clone = driver.restore(&first, lab.restore_spec("sb_2")).await.unwrap();
+    let clone = restore(&driver, &first, lab.restore_spec("sb_2")).await.unwrap();
     assert!(answers(&clone).await);
     let second = clone.snapshot(&lab.path("second"), Lab::images()).await.unwrap();
-    let grandchild = driver.restore(&second, lab.restore_spec("sb_3")).await.unwrap();
+    let grandchild = restore(&driver, &second, lab.restore_spec("sb_3")).await.unwrap();
     assert!(answers(&grandchild).await);
 }
 
@@ -116,7 +116,7 @@ async fn releases_that_break_what_they_pause_do_not() {
     }
     let template = template(&lab, &lab.driver(&[])).await;
     let driver = lab.driver(&["--fake-version 1.16.1"]);
-    let error = driver.restore(&template, lab.restore_spec("sb_1")).await.unwrap_err();
+    let error = restore(&driver, &template, lab.restore_spec("sb_1")).await.unwrap_err();
     assert!(matches!(error, RestoreError::Unsupported { .. }), "{error:?}");
 }
 
@@ -125,14 +125,14 @@ async fn a_template_of_something_else_is_refused_before_anything_starts() {
     let lab = Lab::new();
     let template = template(&lab, &lab.driver(&[])).await;
     let other_release = lab.driver(&["--fake-version 1.17.0"]);
-    let error = other_release.restore(&template, lab.restore_spec("sb_1")).await.unwrap_err();
+    let error = restore(&other_release, &template, lab.restore_spec("sb_1")).await.unwrap_err();
     assert!(
         matches!(&error, RestoreError::Template(TemplateError::Differs { aspect: "VMM", .. })),
         "{error:?}"
     );
     let mut spec = lab.restore_spec("sb_1");
     spec.images.rootfs = "another".into();
-    let error = lab.driver(&[]).restore(&template, spec).await.unwrap_err();
+    let error = restore(&lab.driver(&[]), &template, spec).await.unwrap_err();
     assert!(
         matches!(
             &error,
@@ -151,7 +151,7 @@ async fn a_damaged_template_is_refused_and_leaves_nothing() {
     let state = fs::read(template.state()).unwrap();
     fs::set_permissions(template.state(), Permissions::from_mode(0o644)).unwrap();
     fs::write(template.state(), b"garbage").unwrap();
-    let error = driver.restore(&template, lab.restore_spec("sb_1")).await.unwrap_err();
+    let error = restore(&driver, &template, lab.restore_spec("sb_1")).await.unwrap_err();
     assert!(
         matches!(&error, RestoreError::Start(BootError::Step { .. } | BootError::Exited { .. })),
         "{error:?}"
@@ -162,7 +162,7 @@ async fn a_damaged_template_is_refused_and_leaves_nothing() {
     fs::write(template.state(), state).unwrap();
     fs::set_permissions(template.memory(), Permissions::from_mode(0o644)).unwrap();
     fs::File::options().write(true).open(template.memory()).unwrap().set_len(4096).unwrap();
-    let error = driver.restore(&template, lab.restore_spec("sb_1")).await.unwrap_err();
+    let error = restore(&driver, &template, lab.restore_spec("sb_1")).await.unwrap_err();
     assert!(
         matches!(&error, RestoreError::Template(TemplateError::Memory { bytes: 4096, .. })),
         "{error:?}"
@@ -176,14 +176,14 @@ async fn a_load_that_fails_in_any_way_leaves_nothing() {
     let template = template(&lab, &lab.driver(&[])).await;
     for fault in ["die-at=PUT /snapshot/load=149", "refuse-at=PUT /snapshot/load"] {
         let driver = lab.driver(&[&format!("--fault {fault}")]);
-        let error = driver.restore(&template, lab.restore_spec("sb_1")).await.unwrap_err();
+        let error = restore(&driver, &template, lab.restore_spec("sb_1")).await.unwrap_err();
         assert!(matches!(&error, RestoreError::Start(_)), "{error:?}");
         lab.assert_empty();
     }
     let mut config = lab.config(&["--fault hang-at=PUT /snapshot/load"]);
     config.snapshot_timeout = Duration::from_millis(300);
     let driver = Firecracker::find(config).unwrap();
-    let error = driver.restore(&template, lab.restore_spec("sb_1")).await.unwrap_err();
+    let error = restore(&driver, &template, lab.restore_spec("sb_1")).await.unwrap_err();
     assert!(matches!(&error, RestoreError::Start(BootError::Step { .. })), "{error:?}");
     lab.assert_empty();
 }

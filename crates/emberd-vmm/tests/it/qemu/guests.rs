@@ -13,8 +13,7 @@ use emberd_image::{DataDir, Images};
 use emberd_vmm::{
     AccelChoice, BootError, BootSpec, ExitReason, ImageHashes, MachineShape, MicroVm as _,
     OrphanVmm, Qemu, QemuConfig, QemuMicroVm, QemuStandby, RestoreError, RestoreSpec,
-    SnapshotError, SnapshotMicroVm as _, SnapshotVmm as _, Standby as _, Template, TemplateError,
-    Vmm as _, remove_orphans,
+    SnapshotError, Standby as _, Template, TemplateError, Vmm as _, remove_orphans,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;

@@ -9,8 +9,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
 
 use emberd_vmm::{
-    IdRange, JailChoice, MicroVm as _, OrphanVmm, SnapshotMicroVm as _, Template, Vmm as _,
-    remove_orphans,
+    IdRange, JailChoice, MicroVm as _, OrphanVmm, Template, Vmm as _, remove_orphans,
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 

@@ -15,7 +15,6 @@ use emberd_api::{ErrorBody, ErrorCode, FileEntry, GuestPath, paths};
 use emberd_sandbox::{
     ArchiveUpload, FileContent, FileUpload, OperationError, SandboxId, Sandboxes,
 };
-use emberd_vmm::SnapshotVmm;
 use futures::stream;
 
 use super::encoding::{Compressor, accepts_gzip};
@@ -50,8 +49,8 @@ use crate::http::id::Id;
          body = ErrorBody),
     )
 )]
-pub async fn read<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn read(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     query: Query,
     method: Method,
@@ -86,13 +85,13 @@ pub async fn read<V: SnapshotVmm>(
 }
 
 /// The part of a file that `range` is, and where it begins.
-async fn part<V: SnapshotVmm>(
-    sandboxes: &Sandboxes<V>,
+async fn part(
+    sandboxes: &Sandboxes,
     id: SandboxId,
     user: Option<String>,
     path: GuestPath,
     range: Range,
-) -> Result<(u64, FileContent<V>), OperationError> {
+) -> Result<(u64, FileContent), OperationError> {
     let (first, length) = match range {
         Range::From(first, length) => (first, length),
         Range::Last(count) => {
@@ -136,8 +135,8 @@ fn unsatisfiable(size: u64) -> Response {
         (status = 507, description = "The sandbox has no room left", body = ErrorBody),
     )
 )]
-pub async fn write<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn write(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     query: Query,
     headers: HeaderMap,
@@ -175,8 +174,8 @@ pub async fn write<V: SnapshotVmm>(
         (status = 404, description = "There is no such sandbox, file or user", body = ErrorBody),
     )
 )]
-pub async fn pack<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn pack(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     query: Query,
     headers: HeaderMap,
@@ -214,8 +213,8 @@ pub async fn pack<V: SnapshotVmm>(
         (status = 507, description = "The sandbox has no room left", body = ErrorBody),
     )
 )]
-pub async fn unpack<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn unpack(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     query: Query,
     headers: HeaderMap,
@@ -243,7 +242,7 @@ trait Take {
     fn failure(&mut self) -> impl Future<Output = OperationError> + Send;
 }
 
-impl<V: SnapshotVmm> Take for FileUpload<V> {
+impl Take for FileUpload {
     fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send {
         self.send(piece)
     }
@@ -253,7 +252,7 @@ impl<V: SnapshotVmm> Take for FileUpload<V> {
     }
 }
 
-impl<V: SnapshotVmm> Take for ArchiveUpload<V> {
+impl Take for ArchiveUpload {
     fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send {
         self.send(piece)
     }
@@ -277,7 +276,7 @@ async fn pour(pieces: &mut UploadBody, upload: &mut impl Take) -> Result<(), Api
 }
 
 /// A file of `length` bytes as it is. A `HEAD` has its length and not its content.
-fn plain<V: SnapshotVmm>(content: FileContent<V>, length: u64) -> Response {
+fn plain(content: FileContent, length: u64) -> Response {
     let body = Body::from_stream(stream::try_unfold(content, uncompressed));
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
@@ -286,7 +285,7 @@ fn plain<V: SnapshotVmm>(content: FileContent<V>, length: u64) -> Response {
     (headers, body).into_response()
 }
 
-fn compressed<V: SnapshotVmm>(content: FileContent<V>) -> Response {
+fn compressed(content: FileContent) -> Response {
     let state = Some((content, Compressor::new()));
     let pieces = stream::try_unfold(state, async |state| {
         let Some((content, mut compressor)) = state else { return Ok::<_, io::Error>(None) };
@@ -303,9 +302,7 @@ fn compressed<V: SnapshotVmm>(content: FileContent<V>) -> Response {
 }
 
 /// The next piece; an error ends the connection, which is all that can be done by then.
-async fn uncompressed<V: SnapshotVmm>(
-    mut content: FileContent<V>,
-) -> io::Result<Option<(Bytes, FileContent<V>)>> {
+async fn uncompressed(mut content: FileContent) -> io::Result<Option<(Bytes, FileContent)>> {
     match content.next().await {
         Ok(piece) => Ok(piece.map(|piece| (piece, content))),
         Err(error) => {

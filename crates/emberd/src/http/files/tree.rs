@@ -11,7 +11,6 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use emberd_api::{ErrorBody, FileEntry, FileList, paths};
 use emberd_sandbox::{FileListing, Sandboxes};
-use emberd_vmm::SnapshotVmm;
 use futures::stream;
 
 use super::query::Query;
@@ -34,8 +33,8 @@ use crate::http::id::Id;
         (status = 404, description = "There is no such sandbox, file or user", body = ErrorBody),
     )
 )]
-pub async fn stat<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn stat(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     query: Query,
 ) -> Result<Json<FileEntry>, ApiError> {
@@ -60,8 +59,8 @@ pub async fn stat<V: SnapshotVmm>(
         (status = 404, description = "There is no such sandbox, directory or user", body = ErrorBody),
     )
 )]
-pub async fn list<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn list(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     query: Query,
 ) -> Result<Response, ApiError> {
@@ -76,14 +75,14 @@ pub async fn list<V: SnapshotVmm>(
 }
 
 /// A listing on its way out as the JSON of a [`FileList`], which is never held as a whole.
-struct Printing<V: SnapshotVmm> {
+struct Printing {
     /// Gone once all is printed.
-    listing: Option<FileListing<V>>,
+    listing: Option<FileListing>,
     is_begun: bool,
     has_entries: bool,
 }
 
-impl<V: SnapshotVmm> Printing<V> {
+impl Printing {
     async fn step(mut self) -> io::Result<Option<(Bytes, Self)>> {
         let Some(listing) = &mut self.listing else { return Ok(None) };
         let mut json = Vec::new();
@@ -129,8 +128,8 @@ impl<V: SnapshotVmm> Printing<V> {
         (status = 409, description = "Something is there already", body = ErrorBody),
     )
 )]
-pub async fn make_dir<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn make_dir(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     query: Query,
 ) -> Result<(StatusCode, Json<FileEntry>), ApiError> {
@@ -156,8 +155,8 @@ pub async fn make_dir<V: SnapshotVmm>(
         (status = 409, description = "A directory is there already", body = ErrorBody),
     )
 )]
-pub async fn rename<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn rename(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     query: Query,
 ) -> Result<Json<FileEntry>, ApiError> {
@@ -181,8 +180,8 @@ pub async fn rename<V: SnapshotVmm>(
         (status = 404, description = "There is no such sandbox or user", body = ErrorBody),
     )
 )]
-pub async fn remove<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn remove(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     query: Query,
 ) -> Result<StatusCode, ApiError> {

@@ -5,7 +5,6 @@ use axum::response::Response;
 use axum::response::sse::Event;
 use emberd_api::{ErrorBody, FileChange, paths};
 use emberd_sandbox::{FileWatch, Sandboxes};
-use emberd_vmm::SnapshotVmm;
 use futures::stream::{self, StreamExt as _};
 use serde_json::json;
 
@@ -35,8 +34,8 @@ use crate::http::sse;
         (status = 404, description = "There is no such sandbox, file or user", body = ErrorBody),
     )
 )]
-pub async fn watch<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn watch(
+    State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     query: Query,
 ) -> Result<Response, ApiError> {
@@ -46,13 +45,13 @@ pub async fn watch<V: SnapshotVmm>(
     Ok(sse::answer(events.map(stream::iter).flatten()))
 }
 
-enum Telling<V: SnapshotVmm> {
-    Begin(FileWatch<V>),
-    More(FileWatch<V>),
+enum Telling {
+    Begin(FileWatch),
+    More(FileWatch),
     End,
 }
 
-impl<V: SnapshotVmm> Telling<V> {
+impl Telling {
     async fn step(self) -> Option<(Vec<Event>, Self)> {
         let mut watch = match self {
             Self::Begin(watch) => {

@@ -12,7 +12,6 @@ use emberd_api::{ErrorBody, ErrorCode, ProcessEvent, ProcessEventKind, Text, pat
 use emberd_sandbox::{
     Process, ProcessEvent as Happened, ProcessEventKind as What, ProcessEvents, Sandboxes,
 };
-use emberd_vmm::SnapshotVmm;
 use futures::stream::{self, StreamExt as _};
 use serde::Deserialize;
 
@@ -57,8 +56,8 @@ pub struct EventsQuery {
         (status = 429, description = "There are as many WebSockets as allowed", body = ErrorBody),
     )
 )]
-pub async fn events<V: SnapshotVmm>(
-    State(sandboxes): State<Sandboxes<V>>,
+pub async fn events(
+    State(sandboxes): State<Sandboxes>,
     ProcessId(id, pid): ProcessId,
     Query(EventsQuery { from }): Query<EventsQuery>,
     headers: HeaderMap,

@@ -1,0 +1,137 @@
+//! What a driver does: start microVMs, from images or from a template, and run them.
+//!
+//! ```text
+//! images ─── boot ─────────────────────────▶ MicroVm
+//! template ─ stand_by ─▶ Standby ─ load ───▶ MicroVm ─ snapshot ─▶ template
+//!            (process)                      (guest runs)
+//! ```
+
+use std::future::Future;
+use std::path::Path;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{
+    BootError, BootSpec, ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, PauseError,
+    RestoreError, RestoreSpec, SnapshotError, Template, TemplateKey, VmmDescription,
+};
+
+/// What [`MicroVm`]s are made with: one value per driver, alive as long as the daemon.
+pub trait Vmm: Send + Sync + 'static {
+    /// The running microVM this driver makes.
+    type MicroVm: MicroVm;
+
+    /// A VMM process that has nothing to do but load its template.
+    type Standby: Standby<MicroVm = Self::MicroVm>;
+
+    /// What this driver runs, for people: `/info`, the start-up log and doctor.
+    fn description(&self) -> &VmmDescription;
+
+    /// Starts a microVM and returns as soon as its VMM runs; the guest is still booting.
+    ///
+    /// Dropping the future kills whatever was started.
+    ///
+    /// # Errors
+    /// [`BootError`]; nothing is left behind then, neither process nor directory.
+    fn boot(&self, spec: BootSpec)
+    -> impl Future<Output = Result<Self::MicroVm, BootError>> + Send;
+
+    /// What a template made here of `images` on `machine` is valid with.
+    ///
+    /// # Errors
+    /// [`RestoreError::Unsupported`].
+    fn template_key(
+        &self,
+        images: ImageHashes,
+        machine: MachineShape,
+    ) -> Result<TemplateKey, RestoreError>;
+
+    /// Starts a VMM that is ready to load `template`.
+    ///
+    /// Dropping the future kills whatever was started.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; nothing is left behind then, neither process nor directory.
+    fn stand_by(
+        &self,
+        template: &Template,
+        spec: RestoreSpec,
+    ) -> impl Future<Output = Result<Self::Standby, RestoreError>> + Send;
+}
+
+/// A VMM started ahead of need. Dropping it ends it as it ends a [`MicroVm`].
+pub trait Standby: Send + Sync + 'static {
+    /// What it becomes.
+    type MicroVm: MicroVm;
+
+    /// Loads the template; the guest runs when this returns. It believes it is where the
+    /// template was made: clock, random numbers and identity are the caller's to renew before
+    /// anything else runs there.
+    ///
+    /// Dropping the future kills the VMM.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; nothing is left behind then, neither process nor directory.
+    fn load(self) -> impl Future<Output = Result<Self::MicroVm, RestoreError>> + Send;
+
+    /// Tells when the VMM process has ended, and why.
+    fn exited(&self) -> ExitWatch;
+
+    /// Process id of the VMM.
+    fn process_id(&self) -> u32;
+}
+
+/// A running microVM. Dropping it kills its VMM, waits for it and removes its directory.
+pub trait MicroVm: Send + Sync + 'static {
+    /// A byte stream to a guest port.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// Opens a stream to `port` of the guest. While the guest still boots this waits, for as
+    /// long as it takes: callers bound it with a deadline.
+    ///
+    /// # Errors
+    /// [`ConnectError`] once no later attempt can succeed.
+    fn connect(&self, port: u32)
+    -> impl Future<Output = Result<Self::Stream, ConnectError>> + Send;
+
+    /// Stops the guest's processors; no error if they are. Streams do not survive: close
+    /// them before, and connect afresh after [`Self::resume`].
+    ///
+    /// # Errors
+    /// [`PauseError`].
+    fn pause(&self) -> impl Future<Output = Result<(), PauseError>> + Send;
+
+    /// Lets the guest's processors run again; no error if they do.
+    ///
+    /// # Errors
+    /// [`PauseError`].
+    fn resume(&self) -> impl Future<Output = Result<(), PauseError>> + Send;
+
+    /// Makes the template `into`, whose parent must exist and itself must not, from this
+    /// microVM, which was booted from `images` with [`BootSpec::for_template`]. It is
+    /// paused for that and stays paused: kill it, or resume it. Streams do not survive: close
+    /// them before. Dropping the future leaves no half-made template.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    fn snapshot(
+        &self,
+        into: &Path,
+        images: ImageHashes,
+    ) -> impl Future<Output = Result<Template, SnapshotError>> + Send;
+
+    /// Tells when the VMM process has ended, and why.
+    fn exited(&self) -> ExitWatch;
+
+    /// Process id of the VMM.
+    fn process_id(&self) -> u32;
+
+    /// The bounded log of guest console and VMM: a file in the VM's directory.
+    fn console_log(&self) -> &Path;
+
+    /// Kills the VMM, waits until it is reaped and removes the VM's directory.
+    ///
+    /// # Errors
+    /// [`KillError`] when the directory could not be removed; the process is gone even then.
+    fn kill(self) -> impl Future<Output = Result<(), KillError>> + Send;
+}
