@@ -29,20 +29,20 @@ pub const CONTEXT_LINE_LIMITS: JsonLimits =
 /// code, JSON-escaped.
 pub const CONTEXT_CALLS_BYTES_MAX: usize = 64 << 20;
 
-/// What a context is opened with.
+/// The context to create.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ContextSpec {
-    /// Its language; the sandbox's own when absent.
+    /// Language of the context. The sandbox's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// Its first working directory; the user's home when absent.
+    /// First working directory. The user's home when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// Environment variables added to the sandbox's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Who it runs as, by name; root when absent.
+    /// Name of the user to run as. Root when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
 }
@@ -59,14 +59,14 @@ impl ContextSpec {
     }
 }
 
-/// What a context is asked to run.
+/// The code that a context runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ContextRun {
-    /// The code, at most 8 MiB.
+    /// Program text, at most 8 MiB.
     pub code: String,
-    /// Time limit in milliseconds, 1 to 3,600,000, from its turn on; then it is interrupted, and
-    /// killed with its context where that does not help. None when absent.
+    /// Time limit in milliseconds, 1 to 3,600,000, counted from `started`. At the limit, the run is
+    /// interrupted, and killed with its context if that has no effect. No limit when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
 }

@@ -196,7 +196,7 @@ pub enum FileOp {
     },
 }
 
-/// What a path leads to.
+/// Type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -215,31 +215,32 @@ pub enum FileType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileEntry {
-    /// Its absolute path, as it was asked for: links in it are not resolved.
+    /// Absolute path of the request. Links in it are not resolved.
     pub path: GuestPath,
-    /// What it is itself: a symbolic link is a link.
+    /// Type of the file itself: a symbolic link is a link.
     #[serde(rename = "type")]
     pub file_type: FileType,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Its permission bits, 0 to 0o7777.
+    /// Permission bits as a number, 0 to 4095 (0o7777).
     pub mode: u32,
-    /// Number of its owner.
+    /// Number of the owner.
     pub uid: u32,
-    /// Number of its group.
+    /// Number of the group.
     pub gid: u32,
-    /// Name of its owner, where the guest knows one.
+    /// Name of the owner. Absent if the guest does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// Name of its group, where the guest knows one.
+    /// Name of the group. Absent if the guest does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// When its content last changed, in milliseconds since the Unix epoch.
+    /// When the content changed last, in milliseconds since the Unix epoch.
     pub modified_ms: i64,
-    /// Where a symbolic link points.
+    /// Path that a symbolic link contains. Absent for other files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<GuestPath>,
-    /// What a symbolic link leads to in the end; absent for all else, and for a broken one.
+    /// Type of the file that a symbolic link leads to. Absent for other files, and for a broken
+    /// link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_type: Option<FileType>,
 }
@@ -248,28 +249,28 @@ pub struct FileEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileChange {
-    /// What happened.
+    /// Kind of the change.
     pub change: ChangeKind,
-    /// To what: its absolute path.
+    /// Absolute path of the file.
     pub path: GuestPath,
 }
 
-/// What happened to a file.
+/// Kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeKind {
-    /// It came to be, or was moved here.
+    /// The file was made, or moved here.
     Created,
-    /// Its content changed.
+    /// The content changed.
     Modified,
-    /// It is gone.
+    /// The file was deleted.
     Removed,
-    /// It was moved away from here.
+    /// The file was moved away from here.
     Renamed,
-    /// Its mode, owner or times changed.
+    /// Mode, owner or times changed.
     Attributes,
-    /// Changes were lost, here and below: look again.
+    /// Changes here and below were lost: list the files again.
     Overflow,
 }
 

@@ -20,14 +20,14 @@ pub const TTY_SIDE_MAX: u16 = 4096;
 /// Longest name of a user, in bytes: what `useradd` takes.
 pub const USER_BYTES_MAX: usize = 32;
 
-/// A program to start, and its surroundings.
+/// The program to start, and its surroundings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ProcessSpec {
-    /// Program text in the sandbox's language, at most 8 MiB. Either this or `argv`.
+    /// Program text in the sandbox's language, at most 8 MiB. Excludes `argv`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// Program and arguments, found as a shell finds them. Either this or `code`.
+    /// Program, found on `PATH` as by a shell, and its arguments. Excludes `code`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub argv: Vec<String>,
     /// Arguments after the file of `code`.
@@ -36,24 +36,24 @@ pub struct ProcessSpec {
     /// Environment variables added to the sandbox's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Working directory; the user's home when absent.
+    /// Working directory. The user's home when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// Who it runs as, by name; root when absent.
+    /// Name of the user to run as. Root when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// A terminal of that size for it, in place of pipes: its output is then all standard
-    /// output.
+    /// Size of a terminal for the program. A program with a terminal writes standard output only.
+    /// Pipes when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tty: Option<TtySize>,
-    /// Time limit in milliseconds, 1 to 3,600,000; then the whole process tree is killed. None
-    /// when absent.
+    /// Time limit in milliseconds, 1 to 3,600,000. At the limit, the whole process tree is killed.
+    /// No limit when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// What it may use up.
+    /// Limits of the program and all it starts.
     #[serde(default, skip_serializing_if = "Limits::is_none")]
     pub limits: Limits,
-    /// Whether a new interpreter is started even where the pack keeps a warm one to fork.
+    /// Whether to start a new interpreter, even if the pack keeps a warm one to fork.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fresh: bool,
 }
@@ -121,9 +121,9 @@ pub fn check_user(user: Option<&str>) -> Result<(), SpecError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TtySize {
-    /// Columns, 1 to 4,096.
+    /// Number of columns, 1 to 4,096.
     pub cols: u16,
-    /// Rows, 1 to 4,096.
+    /// Number of rows, 1 to 4,096.
     pub rows: u16,
 }
 
@@ -142,22 +142,23 @@ impl TtySize {
     }
 }
 
-/// What a program and all it starts may use up. Absent means what the machine has.
+/// Limits of a program and all it starts. A limit that is absent is that of the machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Limits {
-    /// Processor time of each process, in milliseconds, rounded up to whole seconds; then it
-    /// gets SIGXCPU (`RLIMIT_CPU`).
+    /// Processor time of each process, in milliseconds, rounded up to whole seconds. At the limit,
+    /// the process receives SIGXCPU (`RLIMIT_CPU`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_ms: Option<u64>,
-    /// Memory of all processes together, in MiB; then the guest's kernel kills one of them
+    /// Memory of all processes together, in MiB. At the limit, the guest's kernel kills one of them
     /// (cgroup `memory.max`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u64>,
-    /// Processes and threads at once (cgroup `pids.max`).
+    /// Number of processes and threads at once (cgroup `pids.max`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
-    /// Size of each file written, in MiB; then the writer gets SIGXFSZ (`RLIMIT_FSIZE`).
+    /// Size of each written file, in MiB. At the limit, the writer receives SIGXFSZ
+    /// (`RLIMIT_FSIZE`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_mib: Option<u64>,
 }
@@ -194,7 +195,7 @@ impl Limits {
     }
 }
 
-/// A signal that may be sent to a process and all it started.
+/// Name of a signal that a process and all it started can receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "UPPERCASE")]
