@@ -8,7 +8,7 @@ use emberd_image::DataDir;
 
 use crate::args::{Cli, Command};
 use crate::output::Output;
-use crate::report::Hinted;
+use crate::report::{self, Hinted};
 
 pub mod attach;
 pub mod completions;
@@ -41,9 +41,12 @@ pub mod vmconfig;
 /// # Errors
 /// Whatever kept `emberctl` from doing so; what a program or a check says is an exit code.
 pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
-    let client = || match &cli.addr {
-        Some(addr) => Client::new(addr),
-        None => Ok(Client::of_user()),
+    let client = || {
+        let client = match &cli.addr {
+            Some(addr) => Client::new(addr)?,
+            None => Client::of_user(),
+        };
+        anyhow::Ok(client.on_unknown_fields(report::unknown_fields(output)))
     };
     match cli.command {
         Command::Run(args) => run::run(&client()?, args, output).await,
