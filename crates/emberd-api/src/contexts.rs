@@ -57,21 +57,25 @@ pub struct ContextList {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum RunEvent {
     /// The run began.
+    #[cfg_attr(feature = "schema", schema(title = "RunStarted"))]
     Started {
         /// Number of runs of the interpreter, this one included.
         execution_count: u64,
     },
     /// The code wrote to standard output.
+    #[cfg_attr(feature = "schema", schema(title = "RunStdout"))]
     Stdout {
         /// The output, with every invalid UTF-8 sequence replaced by U+FFFD.
         text: String,
     },
     /// The code wrote to standard error.
+    #[cfg_attr(feature = "schema", schema(title = "RunStderr"))]
     Stderr {
         /// The output, with every invalid UTF-8 sequence replaced by U+FFFD.
         text: String,
     },
     /// The code displayed a value.
+    #[cfg_attr(feature = "schema", schema(title = "RunDisplay"))]
     Display {
         /// The value in each of its forms, by MIME type. Text is a string, an image is base64,
         /// JSON is JSON.
@@ -79,6 +83,7 @@ pub enum RunEvent {
         data: Forms,
     },
     /// The last expression had a value.
+    #[cfg_attr(feature = "schema", schema(title = "RunResult"))]
     Result {
         /// The value in each of its forms, by MIME type. Text is a string, an image is base64,
         /// JSON is JSON.
@@ -86,6 +91,7 @@ pub enum RunEvent {
         data: Forms,
     },
     /// The code failed.
+    #[cfg_attr(feature = "schema", schema(title = "RunError"))]
     Error {
         /// Name of the exception's class. `ExitCode` for a shell. `ContextEnded` when the
         /// interpreter itself has ended, so that the context is dead.
@@ -96,6 +102,7 @@ pub enum RunEvent {
         traceback: String,
     },
     /// The run has ended.
+    #[cfg_attr(feature = "schema", schema(title = "RunEnd"))]
     End {
         /// Number of runs of the interpreter, this one included.
         execution_count: u64,
@@ -107,6 +114,7 @@ pub enum RunEvent {
         duration_us: u64,
     },
     /// An event that this version does not know.
+    #[cfg_attr(feature = "schema", schema(title = "RunOther"))]
     Other,
 }
 

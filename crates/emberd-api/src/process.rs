@@ -68,23 +68,29 @@ pub struct ProcessEvent {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ProcessEventKind {
     /// The process runs.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessStarted"))]
     Started {
         /// Process id in the sandbox.
         pid: u32,
     },
     /// The process wrote to standard output, or to its terminal.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessStdout"))]
     Stdout(Text),
     /// The process wrote to standard error.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessStderr"))]
     Stderr(Text),
     /// The process ended, or its sandbox did. No event follows.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessExit"))]
     Exit(ExecExit),
     /// The events from `first_missing` to this event's number are not kept any more.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessGap"))]
     Gap {
         /// Number of the first event that is not kept any more.
         first_missing: u64,
     },
     /// An event that this version does not know.
     #[serde(other)]
+    #[cfg_attr(feature = "schema", schema(title = "ProcessOther"))]
     Other,
 }
 
@@ -139,15 +145,19 @@ impl Text {
 #[serde(tag = "say", rename_all = "snake_case")]
 pub enum ProcessMessage {
     /// Writes text to standard input.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessMessageStdin"))]
     Stdin {
         /// The text.
         text: String,
     },
     /// Ends standard input. A terminal receives Ctrl-D.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessMessageStdinEnd"))]
     StdinEnd,
     /// Sends a signal to the process and all it started.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessMessageSignal"))]
     Signal(SignalProcess),
     /// Changes the size of the terminal.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessMessageResize"))]
     Resize(TtySize),
 }
 
