@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::args::{Cli, Command};
 use crate::daemon_options::Globals;
 use crate::output::Output;
+use crate::report;
 
 pub mod attach;
 pub mod completions;
@@ -38,7 +39,7 @@ pub mod vmconfig;
 /// Whatever kept `emberctl` from doing so; what a program or a check says is an exit code.
 pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
     let globals = Globals::new(cli.addr, cli.data_dir);
-    let client = || globals.client();
+    let client = || anyhow::Ok(globals.client()?.on_unknown_fields(report::unknown_fields(output)));
     match cli.command {
         Command::Run(args) => run::run(&client()?, args, output).await,
         Command::Create(args) => create::run(&client()?, args, output).await,

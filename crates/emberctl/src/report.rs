@@ -105,6 +105,27 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// What to do with the fields of a request that the daemon does not know: a warning on standard
+/// error, since a limit among them does not hold.
+pub fn unknown_fields(output: Output) -> fn(&str) {
+    let text = |fields: &str| {
+        let word = coloured("warning:", AnsiColor::Yellow);
+        let (fields, hint) = (printable(fields), coloured("hint:", AnsiColor::Cyan));
+        let warning = format!("{word} the daemon does not know and has ignored: {fields}");
+        // A closed standard error has no reader.
+        writeln!(anstream::stderr(), "{warning}\n{hint} update the daemon").ok();
+    };
+    let json = |fields: &str| {
+        let fields = fields.split(", ").collect::<Vec<_>>();
+        let warning = serde_json::json!({
+            "warning": "the daemon does not know these fields and has ignored them",
+            "fields": fields,
+        });
+        writeln!(io::stderr(), "{warning}").ok();
+    };
+    if output.json { json } else { text }
+}
+
 fn print(document: &ErrorDocument, json: bool) {
     let printed = if json {
         let document = serde_json::to_string(document).expect("strings become JSON");

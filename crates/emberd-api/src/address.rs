@@ -1,4 +1,4 @@
-//! Where a daemon listens and clients find it.
+//! Addresses that a daemon listens on and clients connect to.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::ADDR_UNIX_PREFIX;
 
-/// Scheme that may stand before a TCP address: what the daemon prints can be pasted.
+/// Scheme that may precede a TCP address, so that an address the daemon prints can be pasted.
 const SCHEME: &str = "http://";
 
 /// Longest path of a Unix socket, in bytes: 108 with its final NUL (unix(7)).
@@ -15,9 +15,10 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Name of the socket, and of its directory, in a runtime directory.
 const SOCKET_PATH: &str = "emberd/emberd.sock";
 
-/// Where the daemon of a user listens beside [`ADDR_DEFAULT`](crate::ADDR_DEFAULT), and that
-/// user's clients look first: `/run/emberd/emberd.sock` for root, else in `runtime_dir`, which is
-/// the user's own (`$XDG_RUNTIME_DIR`). None without one, or where its path is too long.
+/// Path of a user's Unix socket: the daemon listens on it beside
+/// [`ADDR_DEFAULT`](crate::ADDR_DEFAULT), and clients try it first. `/run/emberd/emberd.sock` for
+/// root, else a path in `runtime_dir` (`$XDG_RUNTIME_DIR`). None without that directory, or where
+/// the path is too long.
 pub fn socket_path(user_id: u32, runtime_dir: Option<&Path>) -> Option<PathBuf> {
     let dir = if user_id == 0 { Path::new("/run") } else { runtime_dir? };
     let path = dir.join(SOCKET_PATH);
@@ -33,12 +34,12 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// Why a text is no [`Address`].
+/// Why a text is not an [`Address`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddressError {
-    /// It is neither `HOST:PORT` nor `unix:PATH`.
+    /// The text is neither `HOST:PORT` nor `unix:PATH`.
     Malformed(String),
-    /// The kernel takes no socket path that long.
+    /// The path of the socket is longer than the kernel allows.
     PathTooLong(usize),
 }
 

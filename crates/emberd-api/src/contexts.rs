@@ -5,110 +5,121 @@ use std::borrow::Cow;
 use emberd_proto::Forms;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
-use utoipa::ToSchema;
 
-/// What a context is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// State of a context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ContextState {
-    /// It waits for something to run.
+    /// The context waits for code to run.
     Idle,
-    /// It runs.
+    /// The context runs code.
     Busy,
-    /// Its interpreter has ended; it can be restarted, with nothing of what it knew.
+    /// The interpreter has ended. A restart gives the context a new one, without its variables.
     Dead,
 }
 
 /// One context of a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Context {
-    /// `ctx_` and 12 hexadecimal digits.
+    /// Id of the context: `ctx_` and 12 hexadecimal digits.
     pub id: String,
-    /// The language it was opened with; absent when it is the sandbox's own.
+    /// Language that the request named. Absent when it is the sandbox's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// The working directory it was opened with; absent when it is the user's home.
+    /// First working directory that the request named. Absent when it is the user's home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// What it is doing.
+    /// State of the context.
     pub state: ContextState,
-    /// Why its interpreter has ended; absent unless `state` is `dead`.
+    /// Why the interpreter has ended. Absent unless `state` is `dead`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How many runs its interpreter has begun.
+    /// Number of runs that the interpreter has begun.
     pub execution_count: u64,
-    /// When it was asked for, in milliseconds since the Unix epoch.
+    /// When the request to create it arrived, in milliseconds since the Unix epoch.
     pub created_at_ms: u64,
 }
 
-/// Answer to `GET /sandboxes/{id}/contexts`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// All contexts of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ContextList {
-    /// Every context, oldest first.
+    /// All contexts, oldest first.
     pub contexts: Vec<Context>,
 }
 
-/// What happens during a run: one line of JSON each, or the data of one server-sent event, whose
-/// name is then that of `event`. The last is `end`.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+/// One event of a run: a line of JSON, or the data of a server-sent event whose name is the value
+/// of `event`. The last event is `end`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum RunEvent {
-    /// Its turn came.
+    /// The run began.
+    #[cfg_attr(feature = "schema", schema(title = "RunStarted"))]
     Started {
-        /// How many runs there were, this one included.
+        /// Number of runs of the interpreter, this one included.
         execution_count: u64,
     },
-    /// It wrote to standard output.
+    /// The code wrote to standard output.
+    #[cfg_attr(feature = "schema", schema(title = "RunStdout"))]
     Stdout {
-        /// What, with every invalid UTF-8 sequence replaced by U+FFFD.
+        /// The output, with every invalid UTF-8 sequence replaced by U+FFFD.
         text: String,
     },
-    /// It wrote to standard error.
+    /// The code wrote to standard error.
+    #[cfg_attr(feature = "schema", schema(title = "RunStderr"))]
     Stderr {
-        /// What, with every invalid UTF-8 sequence replaced by U+FFFD.
+        /// The output, with every invalid UTF-8 sequence replaced by U+FFFD.
         text: String,
     },
-    /// It displayed something.
+    /// The code displayed a value.
+    #[cfg_attr(feature = "schema", schema(title = "RunDisplay"))]
     Display {
-        /// That in each of its forms, by MIME type: text as it is, images as base64, JSON as
-        /// JSON.
-        #[schema(value_type = BTreeMap<String, Value>)]
+        /// The value in each of its forms, by MIME type. Text is a string, an image is base64,
+        /// JSON is JSON.
+        #[cfg_attr(feature = "schema", schema(value_type = BTreeMap<String, Value>))]
         data: Forms,
     },
-    /// The value of its last expression.
+    /// The last expression had a value.
+    #[cfg_attr(feature = "schema", schema(title = "RunResult"))]
     Result {
-        /// That in each of its forms, by MIME type: text as it is, images as base64, JSON as
-        /// JSON.
-        #[schema(value_type = BTreeMap<String, Value>)]
+        /// The value in each of its forms, by MIME type. Text is a string, an image is base64,
+        /// JSON is JSON.
+        #[cfg_attr(feature = "schema", schema(value_type = BTreeMap<String, Value>))]
         data: Forms,
     },
-    /// It failed.
+    /// The code failed.
+    #[cfg_attr(feature = "schema", schema(title = "RunError"))]
     Error {
-        /// Name of the exception's class; `ExitCode` for a shell; `ContextEnded` when the
-        /// interpreter itself has ended, and the context is dead.
+        /// Name of the exception's class. `ExitCode` for a shell. `ContextEnded` when the
+        /// interpreter itself has ended, so that the context is dead.
         name: String,
-        /// Its text.
+        /// Message of the exception.
         value: String,
-        /// The traceback as printed.
+        /// The traceback as it is printed.
         traceback: String,
     },
-    /// It is over.
+    /// The run has ended.
+    #[cfg_attr(feature = "schema", schema(title = "RunEnd"))]
     End {
-        /// How many runs there were, this one included.
+        /// Number of runs of the interpreter, this one included.
         execution_count: u64,
-        /// Whether it was ended at its time limit.
+        /// Whether the run reached its time limit.
         timed_out: bool,
-        /// Whether it said more than 64 MiB, or something that is over another limit, and that was
-        /// dropped.
+        /// Whether output over 64 MiB, or a value over another limit, was dropped.
         truncated: bool,
-        /// From its turn to its end, in microseconds.
+        /// Time from `started` to the end, in microseconds.
         duration_us: u64,
     },
-    /// A kind of event newer than this code.
+    /// An event that this version does not know.
+    #[cfg_attr(feature = "schema", schema(title = "RunOther"))]
     Other,
 }
 
-/// An event of any kind. Not the derived way, which reads an event twice, by way of a tree.
+/// The fields of every kind of event. A derived `Deserialize` would read an event twice, by way of
+/// a tree.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow)]

@@ -1,20 +1,20 @@
 //! The paths of the HTTP API, as routes and as links.
 
-/// `POST` creates a sandbox, `GET` lists all.
+/// `POST` creates a sandbox, `GET` lists all sandboxes.
 pub const SANDBOXES: &str = "/sandboxes";
-/// `GET` shows one sandbox, `DELETE` throws it away.
+/// `GET` shows one sandbox, `DELETE` deletes it.
 pub const SANDBOX: &str = "/sandboxes/{id}";
 /// `POST` runs code.
 pub const EXEC: &str = "/sandboxes/{id}/exec";
-/// `GET` shows what a sandbox uses.
+/// `GET` shows what a sandbox uses of its machine.
 pub const METRICS: &str = "/sandboxes/{id}/metrics";
 /// `GET` reads a sandbox's console log.
 pub const LOGS: &str = "/sandboxes/{id}/logs";
-/// `GET`, upgraded, becomes a connection to a port inside a sandbox.
+/// `GET` with an upgrade connects to a port inside a sandbox.
 pub const PORT: &str = "/sandboxes/{id}/ports/{port}";
-/// `GET` reads a file, `PUT` writes one, `DELETE` removes one or a directory.
+/// `GET` reads a file, `PUT` writes a file, `DELETE` deletes a file or a directory.
 pub const FILES: &str = "/sandboxes/{id}/files";
-/// `GET` shows what a path leads to.
+/// `GET` shows the type, size and owner of a file.
 pub const FILES_STAT: &str = "/sandboxes/{id}/files/stat";
 /// `GET` lists a directory.
 pub const FILES_LIST: &str = "/sandboxes/{id}/files/list";
@@ -22,15 +22,15 @@ pub const FILES_LIST: &str = "/sandboxes/{id}/files/list";
 pub const FILES_DIR: &str = "/sandboxes/{id}/files/dir";
 /// `POST` moves a file or a directory.
 pub const FILES_MOVE: &str = "/sandboxes/{id}/files/move";
-/// `GET` tells of changes as they happen.
+/// `GET` follows changes of files.
 pub const FILES_WATCH: &str = "/sandboxes/{id}/files/watch";
-/// `GET` reads a directory as a tar archive, `PUT` unpacks one.
+/// `GET` reads a directory as a tar archive, `PUT` unpacks a tar archive.
 pub const FILES_ARCHIVE: &str = "/sandboxes/{id}/files/archive";
-/// `POST` starts a process, `GET` lists all.
+/// `POST` starts a process, `GET` lists the processes.
 pub const PROCESSES: &str = "/sandboxes/{id}/processes";
-/// `GET` shows one process, `DELETE` kills and forgets it.
+/// `GET` shows one process, `DELETE` kills it and forgets it.
 pub const PROCESS: &str = "/sandboxes/{id}/processes/{pid}";
-/// `GET` tells what happens to a process, and as a WebSocket takes what is said to it.
+/// `GET` follows the events of a process; as a WebSocket, it also takes messages to it.
 pub const PROCESS_EVENTS: &str = "/sandboxes/{id}/processes/{pid}/events";
 /// `POST` writes to the standard input of a process.
 pub const PROCESS_STDIN: &str = "/sandboxes/{id}/processes/{pid}/stdin";
@@ -38,13 +38,13 @@ pub const PROCESS_STDIN: &str = "/sandboxes/{id}/processes/{pid}/stdin";
 pub const PROCESS_SIGNAL: &str = "/sandboxes/{id}/processes/{pid}/signal";
 /// `POST` changes the size of a process's terminal.
 pub const PROCESS_RESIZE: &str = "/sandboxes/{id}/processes/{pid}/resize";
-/// `POST` opens a context, `GET` lists all of a sandbox.
+/// `POST` creates a context, `GET` lists the contexts.
 pub const CONTEXTS: &str = "/sandboxes/{id}/contexts";
-/// `DELETE` closes a context.
+/// `DELETE` deletes a context.
 pub const CONTEXT: &str = "/sandboxes/{id}/contexts/{context}";
 /// `POST` runs code in a context.
 pub const CONTEXT_RUN: &str = "/sandboxes/{id}/contexts/{context}/run";
-/// `POST` interrupts what a context runs.
+/// `POST` interrupts the run of a context.
 pub const CONTEXT_INTERRUPT: &str = "/sandboxes/{id}/contexts/{context}/interrupt";
 /// `POST` gives a context a new interpreter.
 pub const CONTEXT_RESTART: &str = "/sandboxes/{id}/contexts/{context}/restart";
@@ -52,11 +52,11 @@ pub const CONTEXT_RESTART: &str = "/sandboxes/{id}/contexts/{context}/restart";
 pub const TEMPLATES: &str = "/templates";
 /// `POST` builds the template of a language pack, `DELETE` removes it.
 pub const TEMPLATE: &str = "/templates/{pack}";
-/// `GET` shows what the daemon is.
+/// `GET` shows version, VMM, limits and use of the daemon.
 pub const INFO: &str = "/info";
 /// `GET` answers when the daemon is up.
 pub const HEALTHZ: &str = "/healthz";
-/// `GET` shows the OpenAPI document.
+/// `GET` reads the OpenAPI document.
 pub const OPENAPI: &str = "/openapi.json";
 
 /// Path of one sandbox.
@@ -69,13 +69,13 @@ pub fn exec(id: &str) -> String {
     EXEC.replace("{id}", &segment(id))
 }
 
-/// Path that shows what one sandbox uses.
+/// Path of the metrics of one sandbox.
 pub fn metrics(id: &str) -> String {
     METRICS.replace("{id}", &segment(id))
 }
 
-/// Path of one sandbox's console log: its last `tail` lines, or all that is held, and with
-/// `follow` what is added.
+/// Path of one sandbox's console log: the last `tail` lines, or all that are kept, and with
+/// `follow` the lines that are added.
 pub fn logs(id: &str, tail: Option<usize>, follow: bool) -> String {
     let path = LOGS.replace("{id}", &segment(id));
     match tail {
@@ -84,7 +84,7 @@ pub fn logs(id: &str, tail: Option<usize>, follow: bool) -> String {
     }
 }
 
-/// Path that, upgraded, becomes a connection to a port of one sandbox.
+/// Path that connects to a port of one sandbox, with an upgrade.
 pub fn port(id: &str, port: u16) -> String {
     PORT.replace("{id}", &segment(id)).replace("{port}", &port.to_string())
 }
@@ -94,7 +94,7 @@ pub fn processes(id: &str) -> String {
     PROCESSES.replace("{id}", &segment(id))
 }
 
-/// Path of one process, or of something of it: one of the constants of this module.
+/// Path of one process; `path` is [`PROCESS`] or a constant below it.
 pub fn process(path: &str, id: &str, pid: u32) -> String {
     path.replace("{id}", &segment(id)).replace("{pid}", &pid.to_string())
 }
@@ -104,7 +104,7 @@ pub fn contexts(id: &str) -> String {
     CONTEXTS.replace("{id}", &segment(id))
 }
 
-/// Path of one context; `route` is [`CONTEXT`] or one below it.
+/// Path of one context; `route` is [`CONTEXT`] or a constant below it.
 pub fn context(route: &str, id: &str, context: &str) -> String {
     route.replace("{id}", &segment(id)).replace("{context}", &segment(context))
 }
@@ -114,8 +114,8 @@ pub fn template(pack: &str) -> String {
     TEMPLATE.replace("{pack}", &segment(pack))
 }
 
-/// Path of an operation on the files of one sandbox, one of the constants above, with the values
-/// of its query.
+/// Path of an operation on the files of one sandbox, with its query; `route` is [`FILES`] or a
+/// constant below it.
 pub fn files(route: &str, id: &str, query: &[(&str, &[u8])]) -> String {
     let mut path = route.replace("{id}", &segment(id));
     for (number, (name, value)) in query.iter().enumerate() {
@@ -127,12 +127,12 @@ pub fn files(route: &str, id: &str, query: &[(&str, &[u8])]) -> String {
     path
 }
 
-/// `text` as one segment of a path, so that no text becomes another path.
+/// Encodes `text` as one segment of a path.
 fn segment(text: &str) -> String {
     encoded(text.as_bytes())
 }
 
-/// `bytes` with everything but unreserved characters (RFC 3986 §2.3) percent-encoded.
+/// Percent-encodes all but unreserved characters (RFC 3986 §2.3).
 fn encoded(bytes: &[u8]) -> String {
     let encode = |byte: &u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => char::from(*byte).into(),

@@ -1,11 +1,10 @@
-//! Processes: what is shown of them, what is told of them, what is told to them.
+//! Processes: their state, their events, and the messages to them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use emberd_proto::process::{SignalName, TtySize};
 use emberd_proto::{ExecExit, ProcessSpec};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// Largest WebSocket message a client may send, in bytes (1 MiB).
 pub const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -13,79 +12,90 @@ pub const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Body of `POST /sandboxes/{id}/processes`.
 pub type StartProcess = ProcessSpec;
 
-/// A process of a sandbox, or what is remembered of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// A process of a sandbox, running or ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Process {
-    /// Its number in the sandbox.
+    /// Process id in the sandbox.
     pub pid: u32,
-    /// Program and arguments; only arguments if it was started from code.
+    /// Program and arguments. Arguments only, if the process was started from code.
     pub argv: Vec<String>,
-    /// Who it was asked to run as; absent for root.
+    /// User that the request named. Absent for root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Whether it has a terminal.
+    /// Whether the process has a terminal.
     pub tty: bool,
-    /// When it was started, in milliseconds since the Unix epoch.
+    /// When the process was started, in milliseconds since the Unix epoch.
     pub started_at_ms: u64,
-    /// Number of the next event there will be.
+    /// Number of the next event.
     pub next_event: u64,
-    /// How it ended; absent while it runs.
+    /// How the process ended. Absent while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<ExecExit>,
 }
 
-/// Answer to `GET /sandboxes/{id}/processes`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// Processes of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ProcessList {
-    /// Every process that runs, and those that ended lately, by process id.
+    /// Processes that run, and those that ended recently, sorted by process id.
     pub processes: Vec<Process>,
 }
 
-/// Body of `POST …/signal`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// The signal to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct SignalProcess {
-    /// Which signal.
+    /// Name of the signal.
     pub signal: SignalName,
 }
 
-/// One thing that happened to a process: the `data` of a server-sent event, whose `id` is its
-/// number; or a WebSocket message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// One event of a process: the data of a server-sent event whose `id` is the event's number, or a
+/// WebSocket message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ProcessEvent {
-    /// Its number; one more than that of the event before it.
+    /// Number of the event: one more than that of the event before it.
     pub id: u64,
-    /// What happened.
+    /// Kind of the event, with its data.
     #[serde(flatten)]
     pub kind: ProcessEventKind,
 }
 
-/// What happened to a process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// Kind of an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ProcessEventKind {
-    /// It runs.
+    /// The process runs.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessStarted"))]
     Started {
-        /// Its number in the sandbox.
+        /// Process id in the sandbox.
         pid: u32,
     },
-    /// It wrote to standard output, or to its terminal.
+    /// The process wrote to standard output, or to its terminal.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessStdout"))]
     Stdout(Text),
-    /// It wrote to standard error.
+    /// The process wrote to standard error.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessStderr"))]
     Stderr(Text),
-    /// It ended, or its sandbox did; nothing follows.
+    /// The process ended, or its sandbox did. No event follows.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessExit"))]
     Exit(ExecExit),
-    /// Events from `first_missing` up to and with this one's number are kept no longer.
+    /// The events from `first_missing` to this event's number are not kept any more.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessGap"))]
     Gap {
-        /// The number of the first of them.
+        /// Number of the first event that is not kept any more.
         first_missing: u64,
     },
-    /// Something newer than this client.
+    /// An event that this version does not know.
     #[serde(other)]
+    #[cfg_attr(feature = "schema", schema(title = "ProcessOther"))]
     Other,
 }
 
 impl ProcessEventKind {
-    /// Its name.
+    /// Name of the kind, as in JSON.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Started { .. } => "started",
@@ -98,14 +108,15 @@ impl ProcessEventKind {
     }
 }
 
-/// Bytes in JSON, which is Unicode: `text` is what they say with every invalid UTF-8 sequence
-/// replaced by U+FFFD, and exactly when that changed something `base64` has them as they were.
-/// A character is never cut in two between events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// Bytes in JSON, which is Unicode. `text` has every invalid UTF-8 sequence replaced by U+FFFD;
+/// exactly when that changed something, `base64` has the bytes themselves. A character is never
+/// cut in two between events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Text {
     /// The bytes as text.
     pub text: String,
-    /// The bytes as base64, present only when they are not valid UTF-8.
+    /// The bytes as base64. Absent when they are valid UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base64: Option<String>,
 }
@@ -120,28 +131,33 @@ impl Text {
         Self { text, base64 }
     }
 
-    /// The bytes. Falls back to the text when the base64 is damaged: the daemon sends no such.
+    /// The bytes; those of the text if the base64 is damaged, as the daemon never sends it.
     pub fn bytes(&self) -> Vec<u8> {
         let decoded = self.base64.as_deref().and_then(|base64| BASE64.decode(base64).ok());
         decoded.unwrap_or_else(|| self.text.clone().into_bytes())
     }
 }
 
-/// What a client says to a process over a WebSocket, as a text message. A binary message is
-/// standard input as it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// A text message to a process over its WebSocket. A binary message is standard input,
+/// unchanged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "say", rename_all = "snake_case")]
-pub enum ProcessWord {
-    /// Text for its standard input.
+pub enum ProcessMessage {
+    /// Writes text to standard input.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessMessageStdin"))]
     Stdin {
         /// The text.
         text: String,
     },
-    /// Its standard input ends; a terminal is sent Ctrl-D.
+    /// Ends standard input. A terminal receives Ctrl-D.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessMessageStdinEnd"))]
     StdinEnd,
-    /// A signal for it and all it started.
+    /// Sends a signal to the process and all it started.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessMessageSignal"))]
     Signal(SignalProcess),
-    /// Its terminal has another size.
+    /// Changes the size of the terminal.
+    #[cfg_attr(feature = "schema", schema(title = "ProcessMessageResize"))]
     Resize(TtySize),
 }
 
@@ -158,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn golden_events_and_words() {
+    fn golden_events_and_messages() {
         let event = |kind| ProcessEvent { id: 7, kind };
         check(
             &event(ProcessEventKind::Started { pid: 3 }),
@@ -176,13 +192,13 @@ mod tests {
             &event(ProcessEventKind::Gap { first_missing: 2 }),
             r#"{"id":7,"event":"gap","first_missing":2}"#,
         );
-        check(&ProcessWord::StdinEnd, r#"{"say":"stdin_end"}"#);
+        check(&ProcessMessage::StdinEnd, r#"{"say":"stdin_end"}"#);
         check(
-            &ProcessWord::Signal(SignalProcess { signal: SignalName::SigInt }),
+            &ProcessMessage::Signal(SignalProcess { signal: SignalName::SigInt }),
             r#"{"say":"signal","signal":"SIGINT"}"#,
         );
         check(
-            &ProcessWord::Resize(TtySize { cols: 80, rows: 24 }),
+            &ProcessMessage::Resize(TtySize { cols: 80, rows: 24 }),
             r#"{"say":"resize","cols":80,"rows":24}"#,
         );
     }

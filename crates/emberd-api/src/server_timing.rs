@@ -1,4 +1,4 @@
-//! The `Server-Timing` header (W3C): where the time of an answer went, stage by stage.
+//! The `Server-Timing` header (W3C): how long each stage of a request took.
 //!
 //! ```text
 //! Server-Timing: boot-path;desc="warm-pool", total;dur=0.142
@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Response header that says where the time of an answer went.
+/// Response header with the time that each stage of a request took.
 pub const SERVER_TIMING_HEADER: &str = "server-timing";
 
-/// Name of the stage that is all of the daemon's time, from the request's head to the answer.
+/// Name of the stage that is the daemon's whole time, from the request's head to the response.
 pub const STAGE_TOTAL: &str = "total";
 
-/// Most stages that are read; the daemon names fewer than ten.
+/// Most stages that are read. The daemon sends fewer than ten.
 const STAGES_MAX: usize = 64;
 
-/// Where the time of an answer went.
+/// The stages of a request, with the time that each took.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ServerTiming {
@@ -28,20 +28,20 @@ pub struct ServerTiming {
     pub stages: Vec<Stage>,
 }
 
-/// One stage of an answer's making.
+/// One stage of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stage {
-    /// What it is: letters, digits and `-`.
+    /// Name of the stage: letters, digits and `-`.
     pub name: Cow<'static, str>,
-    /// How long it took, in microseconds.
+    /// Time that the stage took, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_us: Option<u64>,
-    /// What else there is to say about it.
+    /// A fact about the request, for a stage without a duration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<Cow<'static, str>>,
 }
 
-/// Why a text is no `Server-Timing` header.
+/// Why a text is not a `Server-Timing` header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerTimingError(String);
 
@@ -54,7 +54,7 @@ impl fmt::Display for ServerTimingError {
 impl std::error::Error for ServerTimingError {}
 
 impl ServerTiming {
-    /// The same with a stage that took `duration`, kept to the microsecond.
+    /// Adds a stage that took `duration`, rounded down to the microsecond.
     #[must_use]
     pub fn with(mut self, name: &'static str, duration: Duration) -> Self {
         let duration_us = Some(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
@@ -62,8 +62,8 @@ impl ServerTiming {
         self
     }
 
-    /// The same with a fact that has no duration. `description` is of the letters, digits and
-    /// `-` of names, so that nothing in it needs escaping.
+    /// Adds a fact that has no duration. `description` consists of letters, digits and `-`, so
+    /// that nothing in it needs escaping.
     #[must_use]
     pub fn saying(mut self, name: &'static str, description: impl Into<Cow<'static, str>>) -> Self {
         let description = Some(description.into());
@@ -71,7 +71,7 @@ impl ServerTiming {
         self
     }
 
-    /// How long the stage of that name took.
+    /// Duration of the stage `name`.
     pub fn duration(&self, name: &str) -> Option<Duration> {
         let stage = self.stages.iter().find(|stage| stage.name == name)?;
         stage.duration_us.map(Duration::from_micros)
@@ -97,7 +97,7 @@ impl fmt::Display for ServerTiming {
 impl FromStr for ServerTiming {
     type Err = ServerTimingError;
 
-    /// Reads what [`Display`](fmt::Display) writes; parameters it does not know are ignored.
+    /// Reads what [`Display`](fmt::Display) writes. Unknown parameters are ignored.
     fn from_str(text: &str) -> Result<Self, ServerTimingError> {
         let stages = text.split(',').take(STAGES_MAX).map(str::trim);
         let stages = stages.filter(|stage| !stage.is_empty()).map(stage).collect::<Result<_, _>>();

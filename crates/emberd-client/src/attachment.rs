@@ -1,13 +1,13 @@
 //! A process at the other end of one WebSocket.
 //!
-//! A connection that breaks is made anew from the event after the last one seen, so that none
-//! is lost and none comes twice.
+//! A connection that breaks is opened again from the event after the last one received, so that no
+//! event is lost or repeated.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use emberd_api::{
-    ProcessEvent, ProcessEventKind, ProcessWord, SignalName, SignalProcess, TtySize, paths,
+    ProcessEvent, ProcessEventKind, ProcessMessage, SignalName, SignalProcess, TtySize, paths,
 };
 use futures::{SinkExt as _, StreamExt as _};
 use hyper::StatusCode;
@@ -22,27 +22,27 @@ use tokio_util::either::Either;
 use crate::client::{Client, ClientError};
 use crate::link;
 
-/// Attempts to come back in a row, after which the connection is taken for lost.
+/// Most attempts in a row to connect again.
 const RETURNS_MAX: u32 = 6;
 
-/// Pause before the first of them; each further one is twice as long.
+/// Pause before the first attempt. Each further pause is twice as long.
 const RETURN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Most bytes of standard input in one message (64 KiB).
 const INPUT_BYTES_MAX: usize = 64 << 10;
 
-/// Status of the answer that a socket's messages are part of.
+/// Status of the response that a WebSocket's messages belong to.
 const SWITCHED: StatusCode = StatusCode::SWITCHING_PROTOCOLS;
 
 type Socket = WebSocketStream<Either<TcpStream, UnixStream>>;
 
-/// See the module.
+/// A process at the other end of one WebSocket.
 #[derive(Debug)]
 pub struct Attachment {
     client: Client,
     id: String,
     pid: u32,
-    /// Number of the next event wanted.
+    /// Number of the next event to receive.
     next: u64,
     /// None between two connections.
     socket: Option<Socket>,
@@ -61,10 +61,11 @@ impl Attachment {
         Ok(Self { client, id, pid, next: from, socket: Some(socket), ended: false })
     }
 
-    /// The next event; none after the process's end. Cancel safe.
+    /// Waits for the next event; none after the end of the process. Cancel safe.
     ///
     /// # Errors
-    /// When the connection broke and could not be made anew, or the daemon refuses.
+    /// [`ClientError`] if the connection broke and could not be opened again, or the daemon refuses
+    /// it.
     pub async fn event(&mut self) -> Result<Option<ProcessEvent>, ClientError> {
         let mut returns = 0;
         while !self.ended {
@@ -104,11 +105,11 @@ impl Attachment {
         Ok(None)
     }
 
-    /// Writes to the process's standard input. A program that reads none of it for a mebibyte
-    /// ends the attachment; [`Client::write_stdin`] waits instead.
+    /// Writes to the standard input of the process. A mebibyte that the program does not read ends
+    /// the attachment; [`Client::write_stdin`] waits instead.
     ///
     /// # Errors
-    /// When the connection is broken: [`Self::event`] makes it anew.
+    /// [`ClientError::Broken`] if the connection is broken; [`Self::event`] opens it again.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         for piece in bytes.chunks(INPUT_BYTES_MAX) {
             self.send(Message::Binary(Bytes::copy_from_slice(piece))).await?;
@@ -116,12 +117,12 @@ impl Attachment {
         Ok(())
     }
 
-    /// Ends its standard input; a terminal is sent Ctrl-D.
+    /// Ends the standard input of the process. A terminal receives Ctrl-D.
     ///
     /// # Errors
     /// As [`Self::write`].
     pub async fn end_input(&mut self) -> Result<(), ClientError> {
-        self.say(&ProcessWord::StdinEnd).await
+        self.say(&ProcessMessage::StdinEnd).await
     }
 
     /// Sends a signal to the process and all it started.
@@ -129,25 +130,25 @@ impl Attachment {
     /// # Errors
     /// As [`Self::write`].
     pub async fn signal(&mut self, signal: SignalName) -> Result<(), ClientError> {
-        self.say(&ProcessWord::Signal(SignalProcess { signal })).await
+        self.say(&ProcessMessage::Signal(SignalProcess { signal })).await
     }
 
-    /// Changes the size of its terminal.
+    /// Changes the size of the terminal.
     ///
     /// # Errors
     /// As [`Self::write`].
     pub async fn resize(&mut self, size: TtySize) -> Result<(), ClientError> {
-        self.say(&ProcessWord::Resize(size)).await
+        self.say(&ProcessMessage::Resize(size)).await
     }
 
-    async fn say(&mut self, word: &ProcessWord) -> Result<(), ClientError> {
-        let json = serde_json::to_string(word).expect("words have string keys only");
+    async fn say(&mut self, message: &ProcessMessage) -> Result<(), ClientError> {
+        let json = serde_json::to_string(message).expect("messages have string keys only");
         self.send(Message::Text(json.into())).await
     }
 
     async fn send(&mut self, message: Message) -> Result<(), ClientError> {
         let Some(socket) = &mut self.socket else {
-            return Err(self.client.broken("the connection is being made anew"));
+            return Err(self.client.broken("the connection is being opened again"));
         };
         socket.send(message).await.map_err(|error| self.client.broken(error))
     }

@@ -1,4 +1,4 @@
-//! One method per route, and every way a call can end.
+//! The client, its methods for sandboxes, templates and the daemon, and every error of a call.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use emberd_api::{
     ADDR_DEFAULT, Address, AddressError, CreateSandbox, CreatedSandbox, ErrorBody, ExecBody,
     ExecOutcome, Health, Info, Metrics, SERVER_TIMING_HEADER, Sandbox, SandboxList, ServerTiming,
-    Template, TemplateList, paths, socket_path,
+    Template, TemplateList, UNKNOWN_FIELDS_HEADER, paths, socket_path,
 };
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
@@ -19,24 +19,24 @@ use serde::de::DeserializeOwned;
 
 use crate::link::{Answering, LinkError, Links};
 
-/// Largest answer that says why there is no stream, in bytes (1 MiB).
+/// Largest error response in place of a stream, in bytes (1 MiB).
 const ERROR_BYTES_MAX: usize = 1 << 20;
 
-/// `Host` of a request that goes to a Unix socket.
+/// `Host` of requests over a Unix socket.
 const UNIX_HOST: &str = "emberd";
 
-/// Why a call brought no result.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No daemon answers at the address.
+    /// No daemon listens at the address.
     #[error("cannot connect to a daemon at {addr}")]
     Connect {
         /// The address.
         addr: Address,
-        /// Why.
+        /// Error of the connection.
         source: io::Error,
     },
-    /// Whoever listens on the Unix socket must not hear what would be sent. Nothing was.
+    /// Another user, who is not root, listens on the Unix socket. Nothing was sent.
     #[error("{addr} belongs to user {uid}, who is neither you nor root")]
     Foreign {
         /// The address.
@@ -49,31 +49,31 @@ pub enum ClientError {
     Api {
         /// HTTP status.
         status: u16,
-        /// What it said.
+        /// The error.
         body: ErrorBody,
     },
-    /// The connection broke before the answer was complete.
+    /// The connection broke before the response was complete.
     #[error("the connection to the daemon at {addr} broke")]
     Broken {
         /// The address.
         addr: Address,
-        /// Why.
+        /// Error of the connection.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// What answered is not an emberd, or one of another time.
-    #[error("the answer of {addr} (HTTP {status}) is not one an emberd gives")]
+    /// The server is not emberd, or a version that this client does not understand.
+    #[error("the response of {addr} (HTTP {status}) is not a response of emberd")]
     Protocol {
         /// The address.
         addr: Address,
         /// HTTP status.
         status: u16,
-        /// What is wrong with the body.
+        /// Error in the body.
         source: serde_json::Error,
     },
 }
 
 impl ClientError {
-    /// A request to the daemon at `address` got no answer, or not all of it.
+    /// The error of a request to the daemon at `address` that had no complete response.
     pub(crate) fn unanswered(address: &Address, error: LinkError) -> Self {
         let addr = address.clone();
         match error {
@@ -84,15 +84,14 @@ impl ClientError {
     }
 }
 
-/// An answer, and where its time went.
+/// The result of a call, and the time that its stages took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Traced<T> {
-    /// The answer.
+    /// The result.
     pub answer: T,
-    /// From the request's first byte until the answer's last, by this client's clock.
+    /// Time from the request's first byte to the response's last, by this client's clock.
     pub round_trip: Duration,
-    /// The daemon's part of it. Empty if what answers does not say, or not so that it can be
-    /// read: that is no reason to lose the answer.
+    /// The daemon's part of the time. Empty if the response has no readable `Server-Timing`.
     pub timing: ServerTiming,
 }
 
@@ -103,13 +102,15 @@ pub struct Client {
     /// `Host` of every request.
     pub(crate) host: HeaderValue,
     links: Arc<Links>,
+    /// Called with the unknown fields of each request that has some.
+    tell_unknown: Option<fn(&str)>,
 }
 
 impl Client {
-    /// A client of the daemon at `addr`, `HOST:PORT` or `unix:PATH`. Nothing is sent yet.
+    /// Makes a client of the daemon at `addr`, `HOST:PORT` or `unix:PATH`. Nothing is sent yet.
     ///
     /// # Errors
-    /// When `addr` is no address.
+    /// [`AddressError`] if `addr` is not an address.
     pub fn new(addr: &str) -> Result<Self, AddressError> {
         let address: Address = addr.parse()?;
         let host = match &address {
@@ -118,12 +119,12 @@ impl Client {
         };
         let malformed = |_| AddressError::Malformed(addr.to_owned());
         let host = HeaderValue::from_str(host).map_err(malformed)?;
-        Ok(Self { address, host, links: Arc::default() })
+        Ok(Self { address, host, links: Arc::default(), tell_unknown: None })
     }
 
-    /// A client of this user's daemon: at its Unix socket if there is one, else at
-    /// [`ADDR_DEFAULT`]. Of a socket nobody listens on, calls tell; no port takes its place, which
-    /// anybody may have taken.
+    /// Makes a client of this user's daemon: at its Unix socket if that exists, else at
+    /// [`ADDR_DEFAULT`]. If nothing listens on the socket, calls fail: another user could listen on
+    /// the port.
     ///
     /// # Panics
     /// Never: the default is an address.
@@ -138,10 +139,22 @@ impl Client {
             Some(path) => (Address::Unix(path), UNIX_HOST),
             None => (Address::Tcp(ADDR_DEFAULT.to_owned()), ADDR_DEFAULT),
         };
-        Self { address, host: HeaderValue::from_static(host), links: Arc::default() }
+        Self {
+            address,
+            host: HeaderValue::from_static(host),
+            links: Arc::default(),
+            tell_unknown: None,
+        }
     }
 
-    /// Creates a sandbox of `language_pack`, or of the daemon's default; waits until it is
+    /// Calls `tell` with the names of the fields that the daemon does not know and has ignored,
+    /// separated by commas, for each request that has some: the daemon is older than this client.
+    #[must_use]
+    pub fn on_unknown_fields(self, tell: fn(&str)) -> Self {
+        Self { tell_unknown: Some(tell), ..self }
+    }
+
+    /// Creates a sandbox of `language_pack`, or of the daemon's default, and waits until it is
     /// ready.
     ///
     /// # Errors
@@ -150,7 +163,7 @@ impl Client {
         Ok(self.create_traced(language_pack).await?.answer)
     }
 
-    /// As [`Self::create`], with where the time went.
+    /// As [`Self::create`], with the time that each stage took.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -165,12 +178,12 @@ impl Client {
     /// Runs code in a sandbox and waits for its end.
     ///
     /// # Errors
-    /// [`ClientError`]; however the program ends is no error.
+    /// [`ClientError`]. A program that fails is not an error.
     pub async fn exec(&self, id: &str, body: &ExecBody) -> Result<ExecOutcome, ClientError> {
         Ok(self.exec_traced(id, body).await?.answer)
     }
 
-    /// As [`Self::exec`], with where the time went.
+    /// As [`Self::exec`], with the time that each stage took.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -182,8 +195,8 @@ impl Client {
         self.call_traced(Method::POST, &paths::exec(id), json(body)).await
     }
 
-    /// Deletes a sandbox. It is out of reach when this returns; what is left of it on the host
-    /// goes soon after.
+    /// Deletes a sandbox. When this returns, no request can reach the sandbox; the rest of it on
+    /// the host is removed soon after.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -192,7 +205,7 @@ impl Client {
         Ok(())
     }
 
-    /// As [`Self::delete`], with where the time went.
+    /// As [`Self::delete`], with the time that each stage took.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -202,7 +215,7 @@ impl Client {
         Ok(Traced { answer: (), round_trip, timing })
     }
 
-    /// One sandbox as it is now.
+    /// Shows one sandbox.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -210,7 +223,7 @@ impl Client {
         self.call(Method::GET, &paths::sandbox(id), Bytes::new()).await
     }
 
-    /// All sandboxes as they are now, oldest first.
+    /// Lists all sandboxes, oldest first.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -218,7 +231,7 @@ impl Client {
         self.call(Method::GET, paths::SANDBOXES, Bytes::new()).await
     }
 
-    /// What a sandbox uses, by its guest's own account.
+    /// Shows what a sandbox uses of its machine, by its guest's own account.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -226,7 +239,7 @@ impl Client {
         self.call(Method::GET, &paths::metrics(id), Bytes::new()).await
     }
 
-    /// The templates of all installed language packs, by name.
+    /// Lists the templates of all installed language packs, by name.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -234,8 +247,8 @@ impl Client {
         self.call(Method::GET, paths::TEMPLATES, Bytes::new()).await
     }
 
-    /// Builds the template of a language pack if there is none, and waits until it is ready.
-    /// The daemon goes on building when the future is dropped.
+    /// Builds the template of a language pack unless it exists, and waits until it is ready. The
+    /// daemon goes on building if the future is dropped.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -243,7 +256,7 @@ impl Client {
         self.call(Method::POST, &paths::template(language_pack), Bytes::new()).await
     }
 
-    /// Removes the template of a language pack; no error if there is none.
+    /// Deletes the template of a language pack. A template that does not exist is not an error.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -252,7 +265,7 @@ impl Client {
         Ok(())
     }
 
-    /// What the daemon is.
+    /// Shows version, VMM, guests and language packs of the daemon, and how much is in use.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -260,12 +273,20 @@ impl Client {
         self.call(Method::GET, paths::INFO, Bytes::new()).await
     }
 
-    /// Whether the daemon is up.
+    /// Asks whether the daemon is up.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn healthz(&self) -> Result<Health, ClientError> {
         self.call(Method::GET, paths::HEALTHZ, Bytes::new()).await
+    }
+
+    /// Reads the OpenAPI document of the daemon's API.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn openapi(&self) -> Result<serde_json::Value, ClientError> {
+        self.call(Method::GET, paths::OPENAPI, Bytes::new()).await
     }
 
     /// `Host` of every request.
@@ -294,7 +315,7 @@ impl Client {
         Ok(Traced { answer, round_trip, timing })
     }
 
-    /// Sends a request and returns the answer if it is a success.
+    /// Sends a request and returns the response if it is a success.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -306,6 +327,7 @@ impl Client {
         let asked = self.links.ask(&self.address, request).await;
         let (head, body) = asked.map_err(|error| self.unanswered(error))?;
         let (round_trip, status) = (sent.elapsed(), head.status);
+        self.note_unknown(&head.headers);
         if status.is_success() {
             let timing = timing(&head.headers);
             return Ok(Answer { status, body, round_trip, timing });
@@ -313,7 +335,7 @@ impl Client {
         Err(self.refused(status, &body))
     }
 
-    /// Sends a request and returns as soon as the answer begins, if that is a success.
+    /// Sends a request and returns the beginning of the response, if it is a success.
     pub(crate) async fn stream(
         &self,
         method: Method,
@@ -324,6 +346,7 @@ impl Client {
         let answer = self.links.stream(&self.address, request).await;
         let (head, mut answering) = answer.map_err(|error| self.unanswered(error))?;
         let status = head.status;
+        self.note_unknown(&head.headers);
         if status.is_success() {
             return Ok((status, answering));
         }
@@ -334,6 +357,13 @@ impl Client {
     /// The daemon's address.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    fn note_unknown(&self, headers: &HeaderMap) {
+        let fields = headers.get(UNKNOWN_FIELDS_HEADER).and_then(|value| value.to_str().ok());
+        if let Some((fields, tell)) = fields.zip(self.tell_unknown) {
+            tell(fields);
+        }
     }
 
     fn json_request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
@@ -348,7 +378,7 @@ impl Client {
         request.body(Full::new(body)).expect("paths are encoded")
     }
 
-    /// What an answer that is no success says.
+    /// The error that a response without success contains.
     pub(crate) fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
         match serde_json::from_slice(body) {
             Ok(body) => ClientError::Api { status: status.as_u16(), body },
@@ -372,12 +402,12 @@ impl Client {
     }
 }
 
-/// Whether something is at `path`; what cannot be looked at counts.
+/// Whether a file exists at `path`. A path that cannot be read counts as existing.
 fn is_there(path: &Path) -> bool {
     !matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
-/// A success, as it came.
+/// A successful response.
 pub(crate) struct Answer {
     status: StatusCode,
     body: Bytes,
@@ -404,7 +434,7 @@ mod tests {
         let path = dir.path().join("s");
         assert!(!is_there(&path));
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        // Nobody listens any more: that is to be told, not gone round.
+        // Nothing listens any more: calls fail instead of trying the port.
         assert!(is_there(&path));
         assert_eq!(Client::of_socket(Some(path.clone())).address(), &Address::Unix(path));
         let by_port = Client::of_socket(None);

@@ -1,4 +1,4 @@
-//! Contexts: opened, run with events as they come, interrupted, restarted, deleted.
+//! Contexts of a sandbox, and the events of their runs.
 
 use bytes::Bytes;
 use emberd_api::{Address, Context, ContextList, ContextRun, ContextSpec, RunEvent, paths};
@@ -12,7 +12,7 @@ use crate::link::Answering;
 const EVENT_BYTES_MAX: usize = 256 << 20;
 
 impl Client {
-    /// Opens a context in a sandbox and waits until its interpreter is ready.
+    /// Creates a context in a sandbox and waits until its interpreter is ready.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -20,7 +20,7 @@ impl Client {
         self.call(Method::POST, &paths::contexts(id), json(spec)).await
     }
 
-    /// The contexts of a sandbox as they are now, oldest first.
+    /// Lists the contexts of a sandbox, oldest first.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -28,10 +28,10 @@ impl Client {
         self.call(Method::GET, &paths::contexts(id), Bytes::new()).await
     }
 
-    /// Runs code in a context. Dropping what is returned before its end interrupts the run.
+    /// Runs code in a context. Dropping the events before their end interrupts the run.
     ///
     /// # Errors
-    /// [`ClientError`]; however the code ends is an event.
+    /// [`ClientError`]. Code that fails is an event, not an error.
     pub async fn run_context(
         &self,
         id: &str,
@@ -44,7 +44,7 @@ impl Client {
         Ok(RunEvents { address, status, answering, lines, over: false })
     }
 
-    /// Interrupts what a context runs; does nothing when that is nothing.
+    /// Interrupts the run of a context, if it runs anything.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -54,7 +54,7 @@ impl Client {
         Ok(())
     }
 
-    /// Gives a context a new interpreter, whatever the old one is doing.
+    /// Kills the interpreter of a context, whatever it is doing, and starts another.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -88,7 +88,7 @@ impl RunEvents {
     /// The next event; `None` after [`RunEvent::End`]. Cancel safe.
     ///
     /// # Errors
-    /// The connection broke before the end, or what came is no event.
+    /// [`ClientError::Broken`] before the end, [`ClientError::Protocol`] for anything but an event.
     pub async fn next(&mut self) -> Result<Option<RunEvent>, ClientError> {
         if self.over {
             return Ok(None);
@@ -108,7 +108,7 @@ impl RunEvents {
             }
             match self.answering.piece().await.map_err(broken)? {
                 Some(piece) => self.lines.push(&piece),
-                None => return Err(broken("the events ended without an end".into())),
+                None => return Err(broken("the events broke off".into())),
             }
         }
     }

@@ -12,42 +12,42 @@ use hyper::{Method, Request, StatusCode};
 use crate::client::{Client, ClientError};
 use crate::stream::{self, Download, Upload};
 
-/// Most bytes of one event of a watch (1 MiB): a change is one path.
+/// Largest event of a watch, in bytes (1 MiB): a change has one path.
 const EVENT_BYTES_MAX: usize = 1 << 20;
 
-/// How an operation on files is meant.
+/// Options of an operation on files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileOptions {
-    /// The user relative paths are of and new files belong to; root when absent.
+    /// User whose home relative paths begin at and who owns new files. Root when absent.
     pub user: Option<String>,
-    /// Mode bits of what is made.
+    /// Mode bits of the new file or directory.
     pub mode: Option<u32>,
 }
 
-/// Which part of a file.
+/// A part of a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FileSpan {
-    /// Where it begins, in bytes.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// How many bytes at most, at least one; all when absent.
+    /// Largest number of bytes, at least one. All the rest when absent.
     pub length: Option<u64>,
 }
 
 /// Why a watch ended.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// The daemon said why.
+    /// The daemon ended the watch with an error.
     #[error("{}", .0.error)]
     Ended(ErrorBody),
     /// The connection broke.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// What came is no event an emberd sends.
-    #[error("the daemon sent something else than events")]
+    /// The daemon sent anything but events.
+    #[error("the events of the daemon are malformed")]
     Malformed,
 }
 
-/// Values of a query.
+/// Names and values of a query.
 type Values<'a> = Vec<(&'a str, Vec<u8>)>;
 
 impl FileOptions {
@@ -66,7 +66,7 @@ fn route(route: &str, id: &str, values: &Values<'_>) -> String {
 }
 
 impl Client {
-    /// What a path leads to.
+    /// Shows the type, size, owner and mode of a file.
     ///
     /// # Errors
     /// [`ClientError`], as all calls.
@@ -80,7 +80,7 @@ impl Client {
         self.call(Method::GET, &path, Bytes::new()).await
     }
 
-    /// Lists what a directory holds, `depth` levels deep.
+    /// Lists a directory, `depth` levels deep.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -110,7 +110,7 @@ impl Client {
         self.call(Method::POST, &path, Bytes::new()).await
     }
 
-    /// Moves a file or a directory, replacing a file that is there; makes parents.
+    /// Moves a file or a directory. A file at the new path is replaced; parents are made.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -125,7 +125,8 @@ impl Client {
         self.call(Method::POST, &route(paths::FILES_MOVE, id, &values), Bytes::new()).await
     }
 
-    /// Removes a file, or a directory with all that is in it. No error where nothing is.
+    /// Deletes a file, or a directory with its content. A path that does not exist is not an
+    /// error.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -163,7 +164,7 @@ impl Client {
         self.exchange(request, Upload::bytes(Bytes::new())).await
     }
 
-    /// Makes or replaces a file, whole or not at all; makes parents.
+    /// Writes a file, whole or not at all. Parents are made.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -181,7 +182,7 @@ impl Client {
         serde_json::from_slice(&body).map_err(|source| self.protocol(StatusCode::OK, source))
     }
 
-    /// Reads what is in a directory, or one file, as a tar archive.
+    /// Reads a directory, or one file, as a tar archive.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -196,7 +197,7 @@ impl Client {
         self.exchange(request, Upload::bytes(Bytes::new())).await
     }
 
-    /// Unpacks a tar archive into a directory, which is made.
+    /// Unpacks a tar archive into a directory, which is made if it does not exist.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -214,8 +215,8 @@ impl Client {
         Ok(())
     }
 
-    /// Watches a file, or what a directory holds, and with `recursive` all below it. Changes
-    /// from when this returns on are told.
+    /// Watches a file, or the files in a directory; with `recursive`, all files below it. Changes
+    /// after this returns are reported.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -255,7 +256,7 @@ impl Client {
     }
 }
 
-/// Changes as they happen. Dropping it ends the watch.
+/// Changes of watched files. Dropping it ends the watch.
 #[derive(Debug)]
 pub struct Watch {
     download: Download,
@@ -266,7 +267,7 @@ impl Watch {
     /// Waits for the next change; none once the daemon stops. Cancel safe.
     ///
     /// # Errors
-    /// [`WatchError`]; the watch has ended then.
+    /// [`WatchError`]; the watch has ended.
     pub async fn next(&mut self) -> Result<Option<FileChange>, WatchError> {
         loop {
             while let Some(event) = self.event() {
@@ -278,7 +279,7 @@ impl Watch {
                         let body = serde_json::from_str(data).map_err(malformed)?;
                         return Err(WatchError::Ended(body));
                     }
-                    // A sign of life, or something newer than this code.
+                    // A comment that shows life, or an event that this version does not know.
                     _ => {}
                 }
             }
@@ -292,7 +293,7 @@ impl Watch {
         }
     }
 
-    /// Takes the next whole event out of what has come.
+    /// Takes the next whole event out of the buffer.
     fn event(&mut self) -> Option<Bytes> {
         let end = self.buffer.windows(2).position(|window| window == b"\n\n")?;
         let event = self.buffer.split_to(end).freeze();

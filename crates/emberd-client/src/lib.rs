@@ -1,8 +1,8 @@
 //! Typed client of the emberd HTTP API, over TCP and Unix sockets.
 //!
-//! Connections are kept and reused. No call has a time limit of its own, for an exec
-//! may take an hour: wrap a call in one where that is wanted. Dropping a call's future
-//! drops the request, which ends a creation or a program under way.
+//! Connections are kept and reused. Calls have no time limit, since an exec may take an hour: wrap
+//! a call in a timeout where one is wanted. Dropping the future of a call drops the request, which
+//! ends a creation or a program under way.
 
 mod attachment;
 mod client;

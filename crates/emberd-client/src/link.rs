@@ -1,7 +1,7 @@
-//! Connections to the daemon, and one request at a time on each.
+//! Connections to the daemon, with one request at a time on each.
 //!
-//! Whoever waits for an answer moves the bytes of its connection himself: no task stands
-//! between, which would have to be woken for every request and every answer.
+//! The future that waits for a response moves the bytes of its connection: no task is woken for a
+//! request or a response.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,12 +20,12 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 
-/// Largest answer that is read, in bytes (256 MiB): 8 MiB of standard output and of standard
-/// error, each byte escaped in JSON as six, and once more as base64.
+/// Largest response that is read, in bytes (256 MiB): 8 MiB of standard output and of standard
+/// error, each byte escaped in JSON as six, and again as base64.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
-/// How long an unused connection is kept: less than the 10 s after which the daemon closes it,
-/// so that a request does not meet a connection being closed.
+/// How long an unused connection is kept: less than the 10 s after which the daemon closes it, so
+/// that no request meets a closing connection.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
 /// Most unused connections that are kept.
@@ -34,17 +34,17 @@ const IDLE_LINKS_MAX: usize = 64;
 /// A connection to the daemon.
 pub(crate) type Stream = TokioIo<Either<TcpStream, UnixStream>>;
 
-/// Why bytes did not come, or go.
+/// Why bytes could not be received or sent.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a request was not answered.
+/// Why a request has no response.
 #[derive(Debug)]
 pub(crate) enum LinkError {
-    /// No connection came about.
+    /// The connection could not be opened.
     Connect(io::Error),
-    /// A user who is neither this one nor root listens there.
+    /// Another user, who is not root, listens on the socket.
     Foreign(u32),
-    /// The connection ended before the answer was complete.
+    /// The connection ended before the response was complete.
     Broken(Cause),
 }
 
@@ -53,9 +53,9 @@ pub(crate) enum LinkError {
 pub(crate) struct Links(Mutex<Vec<(Instant, Link)>>);
 
 impl Links {
-    /// Sends `request` to the daemon at `address` and reads its whole answer.
+    /// Sends `request` to the daemon at `address` and reads the whole response.
     ///
-    /// Dropping the future closes the connection, which ends what was asked for.
+    /// Dropping the future closes the connection, which ends the operation.
     pub async fn ask(
         &self,
         address: &Address,
@@ -75,10 +75,9 @@ impl Links {
         Ok(answer)
     }
 
-    /// Sends `request` on a connection of its own, if need be one that is unused, and returns as
-    /// soon as the answer begins.
+    /// Sends `request` on an unused connection, or a new one, and returns once the response begins.
     ///
-    /// Dropping what is returned closes the connection, which ends what was asked for.
+    /// Dropping the response closes the connection, which ends the operation.
     pub async fn stream(
         &self,
         address: &Address,
@@ -90,12 +89,12 @@ impl Links {
         }
     }
 
-    /// The connection that was used last, if it is still good.
+    /// The connection that was used last, if it is still open.
     async fn idle(&self) -> Option<Link> {
         loop {
             let (since, mut link) = self.lock().pop()?;
             if since.elapsed() > IDLE_MAX {
-                // Those below were used before it.
+                // The others were used before it.
                 self.lock().clear();
             } else if link.is_open().await {
                 return Some(link);
@@ -109,8 +108,8 @@ impl Links {
     }
 }
 
-/// Connects to the daemon at `address`; nothing was said on the connection yet. Whoever listens
-/// on a Unix socket is this user, or root.
+/// Connects to the daemon at `address` without sending anything. Only this user or root may listen
+/// on a Unix socket.
 pub(crate) async fn connect(address: &Address) -> Result<Stream, LinkError> {
     let stream = match address {
         Address::Tcp(authority) => {
@@ -130,12 +129,12 @@ pub(crate) async fn connect(address: &Address) -> Result<Stream, LinkError> {
     Ok(TokioIo::new(stream))
 }
 
-/// Whether `user` may hear what is sent to a daemon of `listener`.
+/// Whether `user` may send requests to a daemon of `listener`.
 fn is_trusted(listener: u32, user: u32) -> bool {
     listener == user || listener == 0
 }
 
-/// One connection, for requests whose bodies are `B`.
+/// One connection, for requests with bodies of type `B`.
 #[derive(Debug)]
 struct Link<B: Body + 'static = Full<Bytes>> {
     sender: SendRequest<B>,
@@ -156,14 +155,13 @@ where
         Ok(Self { sender, connection, ended: false })
     }
 
-    /// Whether another request may be sent; learns what has happened to the connection since
-    /// it was used, and never waits.
+    /// Whether another request may be sent. Reads the state of the connection without waiting.
     async fn is_open(&mut self) -> bool {
         self.attend(async {}).await;
         !self.ended && self.sender.is_ready()
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of the response.
     async fn begin(&mut self, request: Request<B>) -> Result<Response<Incoming>, Cause> {
         let answer = self.sender.send_request(request);
         Ok(self.attend(answer).await?)
@@ -179,10 +177,10 @@ where
         self.attend(answer).await
     }
 
-    /// Waits for something, and moves the connection's bytes meanwhile.
+    /// Waits for `awaited`, and moves the bytes of the connection meanwhile.
     ///
-    /// What a connection that ends has brought until then counts; what is waited for tells
-    /// itself if that was not all.
+    /// Bytes that arrived before the connection's end count; `awaited` reports whether they are
+    /// all.
     async fn attend<F: Future>(&mut self, awaited: F) -> F::Output {
         let mut awaited = pin!(awaited);
         poll_fn(|context| {
@@ -193,7 +191,7 @@ where
     }
 }
 
-/// An answer that comes piece by piece. Dropping it closes the connection.
+/// A response that is read piece by piece. Dropping it closes the connection.
 #[derive(Debug)]
 pub(crate) struct Answering<B: Body + 'static = Full<Bytes>> {
     link: Link<B>,
@@ -205,12 +203,12 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Cause>,
 {
-    /// How many bytes it has in all, if the daemon said.
+    /// Length in bytes, if the daemon named it.
     pub fn length(&self) -> Option<u64> {
         self.body.size_hint().exact()
     }
 
-    /// The next piece; `None` at the end. Cancel safe.
+    /// Reads the next piece; `None` at the end. Cancel safe.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, Cause> {
         loop {
             match self.link.attend(self.body.frame()).await.transpose()? {
@@ -224,21 +222,21 @@ where
         }
     }
 
-    /// All that is left, at most `bytes_max`.
+    /// Reads the rest, at most `bytes_max` bytes.
     pub async fn rest(&mut self, bytes_max: usize) -> Result<Vec<u8>, Cause> {
         let mut rest = Vec::new();
         while let Some(piece) = self.piece().await? {
             rest.extend_from_slice(&piece);
             if rest.len() > bytes_max {
-                return Err(format!("the answer has more than {bytes_max} bytes").into());
+                return Err(format!("the response has more than {bytes_max} bytes").into());
             }
         }
         Ok(rest)
     }
 }
 
-/// Sends `request` to the daemon at `address` on a connection of its own, and returns as soon as
-/// the answer begins.
+/// Sends `request` to the daemon at `address` on its own connection, and returns once the response
+/// begins.
 pub(crate) async fn ask_streaming<B>(
     address: &Address,
     request: Request<B>,

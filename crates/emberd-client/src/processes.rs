@@ -1,4 +1,4 @@
-//! Processes of a sandbox, one method per route.
+//! Processes of a sandbox.
 
 use bytes::Bytes;
 use emberd_api::{Process, ProcessList, ProcessSpec, SignalName, SignalProcess, TtySize, paths};
@@ -8,7 +8,7 @@ use crate::attachment::Attachment;
 use crate::client::{Client, ClientError, json};
 
 impl Client {
-    /// Starts a process in a sandbox; returns once it runs.
+    /// Starts a process in a sandbox and waits until it runs.
     ///
     /// # Errors
     /// [`ClientError`], as all calls.
@@ -20,7 +20,7 @@ impl Client {
         self.call(Method::POST, &paths::processes(id), json(spec)).await
     }
 
-    /// The processes of a sandbox, and those that ended lately.
+    /// Lists the processes of a sandbox, and those that ended recently.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -28,7 +28,7 @@ impl Client {
         self.call(Method::GET, &paths::processes(id), Bytes::new()).await
     }
 
-    /// One process as it is now.
+    /// Shows one process.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -37,7 +37,7 @@ impl Client {
         self.call(Method::GET, &path, Bytes::new()).await
     }
 
-    /// Kills a process with all it started; it is forgotten then.
+    /// Kills a process and all it started, and forgets it.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -46,8 +46,8 @@ impl Client {
         self.send(Method::DELETE, &path, Bytes::new()).await.map(drop)
     }
 
-    /// Writes to the standard input of a process, and ends it if `end`. Waits for as long as the
-    /// program does not read.
+    /// Writes to the standard input of a process, and ends it if `end` is true. Waits as long as
+    /// the program does not read.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -93,8 +93,8 @@ impl Client {
         self.send(Method::POST, &path, json(&size)).await.map(drop)
     }
 
-    /// Listens to a process from event number `from` on, and may speak to it on the same
-    /// connection.
+    /// Follows the events of a process from number `from` on. The same connection takes messages to
+    /// the process.
     ///
     /// # Errors
     /// [`ClientError`].

@@ -1,5 +1,4 @@
-//! Bodies that are not held as a whole: a request's on its way out, an answer's on its way in.
-//! Each such request has a connection of its own.
+//! Bodies of requests and responses that are streams. Each such request has its own connection.
 
 use std::fmt;
 use std::io;
@@ -17,32 +16,32 @@ use tokio_util::io::ReaderStream;
 use crate::client::ClientError;
 use crate::link::{Answering, Cause, LinkError, ask_streaming};
 
-/// Bytes that are read from a file at once (64 KiB).
+/// Most bytes that are read from a file at once (64 KiB).
 const READ_BYTES: usize = 64 << 10;
 
-/// Largest answer that is read as a whole, in bytes (1 MiB).
+/// Largest response that is read as a whole, in bytes (1 MiB).
 const SMALL_BYTES_MAX: usize = 1 << 20;
 
 type Source = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
-/// What is uploaded.
+/// Content of an upload.
 pub struct Upload {
     source: Source,
     length: Option<u64>,
 }
 
 impl Upload {
-    /// The pieces of `source`, of a length nobody knows yet. An error of it ends the request.
+    /// Uploads the pieces of `source`, of unknown length. An error of `source` ends the request.
     pub fn new(source: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
         Self { source: Box::pin(source), length: None }
     }
 
-    /// All that `reader` has.
+    /// Uploads all that `reader` yields.
     pub fn reader(reader: impl AsyncRead + Send + 'static) -> Self {
         Self::new(ReaderStream::with_capacity(reader, READ_BYTES))
     }
 
-    /// Bytes that are at hand.
+    /// Uploads `bytes`.
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let length = Some(bytes.len() as u64);
@@ -50,13 +49,13 @@ impl Upload {
         Self { source: Box::pin(stream::iter(pieces)), length }
     }
 
-    /// Says how many bytes there are; fewer or more end the request.
+    /// Sets the length in bytes. Fewer or more bytes end the request.
     #[must_use]
     pub fn of_length(self, length: u64) -> Self {
         Self { length: Some(length), ..self }
     }
 
-    /// Calls `told` with the size of each piece that is sent.
+    /// Calls `told` with the size in bytes of each piece that is sent.
     #[must_use]
     pub fn told(self, mut told: impl FnMut(usize) + Send + 'static) -> Self {
         let source = self.source.inspect_ok(move |piece| told(piece.len()));
@@ -87,7 +86,7 @@ impl Body for Upload {
     }
 }
 
-/// An answer on its way in. Dropping it closes the connection.
+/// A response that is read piece by piece. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Download {
     address: Address,
@@ -95,20 +94,20 @@ pub struct Download {
 }
 
 impl Download {
-    /// How many bytes there are, if the daemon said.
+    /// Length in bytes, if the daemon named it.
     pub fn length(&self) -> Option<u64> {
         self.answering.length()
     }
 
-    /// The next piece; none at the end. Cancel safe.
+    /// Reads the next piece; none at the end. Cancel safe.
     ///
     /// # Errors
-    /// [`ClientError::Broken`] when the daemon could not send all.
+    /// [`ClientError::Broken`] if the response breaks off.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         self.answering.piece().await.map_err(|cause| self.broken(cause))
     }
 
-    /// The whole of an answer that is small.
+    /// Reads the whole of a small response.
     pub(crate) async fn small(mut self) -> Result<Vec<u8>, ClientError> {
         self.answering.rest(SMALL_BYTES_MAX).await.map_err(|cause| self.broken(cause))
     }
@@ -118,7 +117,7 @@ impl Download {
     }
 }
 
-/// Sends `request` to the daemon at `address` on a connection of its own.
+/// Sends `request` to the daemon at `address` on its own connection.
 pub(crate) async fn ask(
     address: &Address,
     request: Request<Upload>,

@@ -1,4 +1,4 @@
-//! Answers that are not read whole: a log as it grows, a connection to a port.
+//! Logs as they grow, and connections to ports.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,8 +23,8 @@ use crate::link::{LinkError, connect};
 const ERROR_BYTES_MAX: usize = 1 << 20;
 
 impl Client {
-    /// Reads the console log of a sandbox: its last `tail` lines, or all that is held, and with
-    /// `follow` what is added until the sandbox or the daemon ends.
+    /// Reads the console log of a sandbox: the last `tail` lines, or all that are kept. With
+    /// `follow`, the log goes on until the sandbox or the daemon ends.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -45,7 +45,7 @@ impl Client {
     /// Connects to a TCP port inside a sandbox.
     ///
     /// # Errors
-    /// [`ClientError`]; also when nothing listens on the port.
+    /// [`ClientError`], also if nothing listens on the port.
     pub async fn connect_port(&self, id: &str, port: u16) -> Result<Tunnel, ClientError> {
         let mut request = self.request(Method::GET, &paths::port(id, port), Bytes::new());
         let headers = request.headers_mut();
@@ -60,7 +60,7 @@ impl Client {
         Ok(Tunnel(TokioIo::new(upgraded)))
     }
 
-    /// Sends a request on a connection of its own and waits for the head of its answer.
+    /// Sends a request on its own connection and waits for the head of the response.
     async fn begin(
         &self,
         request: Request<Full<Bytes>>,
@@ -82,19 +82,18 @@ impl Client {
     }
 }
 
-/// What moves the bytes of a connection, until it has ended.
+/// Moves the bytes of a connection until it ends.
 struct Mover(Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>);
 
 impl Mover {
     fn advance(&mut self, context: &mut Context<'_>) {
-        // What a connection that ends has brought until then counts; it tells itself if that
-        // was not all.
+        // Bytes that arrived before the end count; the body reports whether they are all.
         if self.0.as_mut().is_some_and(|moved| moved.as_mut().poll(context).is_ready()) {
             self.0 = None;
         }
     }
 
-    /// Waits for `wanted`, which takes what the connection brings.
+    /// Waits for `wanted`, and moves the bytes of the connection meanwhile.
     async fn moving<T>(&mut self, wanted: impl Future<Output = T>) -> T {
         let mut wanted = pin!(wanted);
         poll_fn(|context| {
@@ -105,7 +104,7 @@ impl Mover {
     }
 }
 
-/// A console log being read. Dropping it ends that.
+/// A console log that is being read. Dropping it closes the connection.
 pub struct Logs {
     client: Client,
     body: Incoming,
@@ -113,7 +112,7 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// The next piece of it; `None` at its end. Cancel safe.
+    /// Reads the next piece; `None` at the end. Cancel safe.
     ///
     /// # Errors
     /// [`ClientError::Broken`].
@@ -132,7 +131,7 @@ impl Logs {
     }
 }
 
-/// A connection to a port inside a sandbox. Shutting it down ends what goes to the port.
+/// A connection to a port inside a sandbox. Shutting it down ends the bytes to the port.
 #[derive(Debug)]
 pub struct Tunnel(TokioIo<Upgraded>);
 

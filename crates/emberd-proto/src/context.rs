@@ -30,20 +30,20 @@ pub const CONTEXT_LINE_LIMITS: JsonLimits =
 /// largest code, JSON-escaped.
 pub const CONTEXT_CALLS_BYTES_MAX: usize = 64 << 20;
 
-/// How to open a context.
+/// The context to create.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ContextSpec {
-    /// Language; by default the sandbox's own.
+    /// Language of the context. The sandbox's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// Initial working directory; by default the user's home directory.
+    /// First working directory. The user's home when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// Environment variables added to the sandbox's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// User to run as, by name or number; root by default.
+    /// Name of the user to run as. Root when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
 }
@@ -60,14 +60,14 @@ impl ContextSpec {
     }
 }
 
-/// A run of code in a context.
+/// The code that a context runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ContextRun {
-    /// The code, at most 8 MiB.
+    /// Program text, at most 8 MiB.
     pub code: String,
-    /// Time limit in milliseconds, 1 to 3,600,000, counted from the start of the run. The run is
-    /// then interrupted, and its context is killed if that has no effect. None by default.
+    /// Time limit in milliseconds, 1 to 3,600,000, counted from `started`. At the limit, the run is
+    /// interrupted, and killed with its context if that has no effect. No limit when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
 }

@@ -29,7 +29,7 @@ pub const TIMEOUT_MS_MAX: u64 = 3_600_000;
 /// `exit_code` of a program that was never started or was killed at its time limit.
 pub const EXIT_CODE_NONE: i32 = -1;
 
-/// Code to run, and its environment.
+/// The code to run, and its surroundings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExecSpec {
@@ -41,19 +41,19 @@ pub struct ExecSpec {
     /// Environment variables added to the sandbox's own, at most 1,024.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Working directory; by default the user's home directory.
+    /// Working directory. The user's home when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// User to run as, by name or number; root by default.
+    /// Name of the user to run as. Root when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Time limit in milliseconds, 1 to 3,600,000, after which the whole process tree is killed.
+    /// Time limit in milliseconds, 1 to 3,600,000. At the limit, the whole process tree is killed.
     #[serde(default = "timeout_ms_default")]
     pub timeout_ms: u64,
-    /// Resource limits.
+    /// Limits of the program and all it starts.
     #[serde(default, skip_serializing_if = "Limits::is_none")]
     pub limits: Limits,
-    /// Whether to start a new interpreter even if the pack has a warm one to fork.
+    /// Whether to start a new interpreter, even if the pack keeps a warm one to fork.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fresh: bool,
 }
@@ -179,26 +179,26 @@ pub enum StartedBy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExecExit {
-    /// Exit code of the program; 128 + n if signal n killed it; -1 if it was never started or
-    /// exceeded its time limit.
+    /// Exit code of the program. 128 + n if signal n killed it, -1 if it was never started or
+    /// reached its time limit.
     pub exit_code: i32,
-    /// Number of the signal that killed the program.
+    /// Number of the signal that killed the program, or null.
     pub signal: Option<i32>,
-    /// Whether the time limit was reached and the process tree killed.
+    /// Whether the program reached its time limit, so that its process tree was killed.
     pub timed_out: bool,
-    /// Whether `limits.memory_mib` was reached and the guest's kernel killed the program or a
-    /// child process.
+    /// Whether `limits.memory_mib` was reached, so that the guest's kernel killed the program or a
+    /// process that it started.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub out_of_memory: bool,
-    /// Set only if the program could not be started or timed out.
+    /// Why the program could not be started, or that it timed out; else null.
     pub error: Option<String>,
-    /// Wall time from the request's arrival in the guest to the program's end, in
+    /// Wall time from the arrival of the request in the guest to the end of the program, in
     /// microseconds.
     pub duration_us: u64,
-    /// Part of `duration_us` before the program was given its code, in microseconds.
+    /// Part of `duration_us` before the program had its work, in microseconds.
     #[serde(default)]
     pub launch_us: u64,
-    /// How the program was started; absent if it was not.
+    /// How the program was started. Absent if it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_by: Option<StartedBy>,
     /// Whether standard output exceeded 8 MiB, or what there was room for, and was cut.
@@ -209,9 +209,9 @@ pub struct ExecExit {
 
 /// How a program ended, with its output.
 ///
-/// Output is bytes, but JSON is Unicode. `stdout` has the output with every invalid UTF-8
-/// sequence replaced by U+FFFD. `stdout_base64` has the original bytes, and is present only if
-/// something was replaced. The same applies to `stderr`.
+/// Output is bytes, JSON is Unicode. `stdout` has every invalid UTF-8 sequence replaced by U+FFFD;
+/// exactly when that changed something, `stdout_base64` has the bytes themselves. The same holds
+/// for `stderr`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExecOutcome {
@@ -219,10 +219,10 @@ pub struct ExecOutcome {
     pub stdout: String,
     /// Standard error as text.
     pub stderr: String,
-    /// Standard output as base64, present only if it is not valid UTF-8.
+    /// Standard output as base64. Absent when it is valid UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout_base64: Option<String>,
-    /// Standard error as base64, present only if it is not valid UTF-8.
+    /// Standard error as base64. Absent when it is valid UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr_base64: Option<String>,
     /// `duration_us` in whole milliseconds.

@@ -197,7 +197,7 @@ pub enum FileOp {
     },
 }
 
-/// The type of a file.
+/// Type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -216,32 +216,32 @@ pub enum FileType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileEntry {
-    /// Absolute path as requested; links in it are not resolved.
+    /// Absolute path of the request. Links in it are not resolved.
     pub path: GuestPath,
-    /// Type of the path itself, which may be a symbolic link.
+    /// Type of the file itself: a symbolic link is a link.
     #[serde(rename = "type")]
     pub file_type: FileType,
     /// Size in bytes.
     pub size: u64,
-    /// Permission bits, 0 to 0o7777.
+    /// Permission bits as a number, 0 to 4095 (0o7777).
     pub mode: u32,
-    /// User id of the owner.
+    /// Number of the owner.
     pub uid: u32,
-    /// Group id.
+    /// Number of the group.
     pub gid: u32,
-    /// User name of the owner, if the guest knows one.
+    /// Name of the owner. Absent if the guest does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// Name of the group, if the guest knows one.
+    /// Name of the group. Absent if the guest does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Time of the last change of the content, in milliseconds since the Unix epoch.
+    /// When the content changed last, in milliseconds since the Unix epoch.
     pub modified_ms: i64,
-    /// Target of a symbolic link.
+    /// Path that a symbolic link contains. Absent for other files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<GuestPath>,
-    /// Type of the file that a symbolic link resolves to; absent for other files and for broken
-    /// links.
+    /// Type of the file that a symbolic link leads to. Absent for other files, and for a broken
+    /// link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_type: Option<FileType>,
 }
@@ -250,28 +250,28 @@ pub struct FileEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FileChange {
-    /// The kind of change.
+    /// Kind of the change.
     pub change: ChangeKind,
-    /// Absolute path of the changed file.
+    /// Absolute path of the file.
     pub path: GuestPath,
 }
 
-/// A kind of change.
+/// Kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeKind {
-    /// The path was created, or moved here.
+    /// The file was made, or moved here.
     Created,
     /// The content changed.
     Modified,
-    /// The path was removed.
+    /// The file was deleted.
     Removed,
-    /// The path was moved away.
+    /// The file was moved away from here.
     Renamed,
     /// Mode, owner or times changed.
     Attributes,
-    /// Changes at or below the path were lost: list it again.
+    /// Changes here and below were lost: list the files again.
     Overflow,
 }
 

@@ -1,19 +1,19 @@
-//! Resource usage of a guest.
+//! Metrics of a guest.
 
 use serde::{Deserialize, Serialize};
 
-/// Current resource usage, as reported by the guest.
+/// Current use of a sandbox's machine, by its guest's own account.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Metrics {
-    /// Time of the measurement, in milliseconds since the Unix epoch, by the guest's clock.
+    /// Time of the measurement by the guest's clock, in milliseconds since the Unix epoch.
     pub time_ms: u64,
     /// Number of processors.
     pub cpu_count: u32,
-    /// Share of all processors used since the last request for metrics, or since the guest
-    /// started, in percent, 0 to 100.
+    /// Share of all processors that was in use since the previous request, or since the start, 0 to
+    /// 100.
     pub cpu_used_percent: f64,
-    /// Total memory, in bytes.
+    /// Memory of the machine, in bytes.
     pub memory_total_bytes: u64,
     /// Memory that is not available to programs, in bytes.
     pub memory_used_bytes: u64,
@@ -21,10 +21,10 @@ pub struct Metrics {
     pub memory_cached_bytes: u64,
     /// Space for files, in bytes.
     pub disk_total_bytes: u64,
-    /// Used space, in bytes.
+    /// Space for files that is in use, in bytes.
     pub disk_used_bytes: u64,
     /// Number of processes.
     pub process_count: u32,
-    /// Time since the guest's kernel started, in milliseconds.
+    /// Time since the start of the guest's kernel, in milliseconds.
     pub uptime_ms: u64,
 }

@@ -20,15 +20,14 @@ pub const TTY_SIDE_MAX: u16 = 4096;
 /// Maximum length of a user name, in bytes: that of `useradd`.
 pub const USER_BYTES_MAX: usize = 32;
 
-/// A program to start, and its environment.
+/// The program to start, and its surroundings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ProcessSpec {
-    /// Program text in the sandbox's language, at most 8 MiB. One of this and `argv` is required.
+    /// Program text in the sandbox's language, at most 8 MiB. Excludes `argv`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// Program and arguments; the program is searched for as a shell does. One of this and `code`
-    /// is required.
+    /// Program, found on `PATH` as by a shell, and its arguments. Excludes `code`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub argv: Vec<String>,
     /// Arguments after the file of `code`.
@@ -37,23 +36,24 @@ pub struct ProcessSpec {
     /// Environment variables added to the sandbox's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Working directory; by default the user's home directory.
+    /// Working directory. The user's home when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// User to run as, by name or number; root by default.
+    /// Name of the user to run as. Root when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Size of a terminal to use instead of pipes. All output is then standard output.
+    /// Size of a terminal for the program. A program with a terminal writes standard output only.
+    /// Pipes when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tty: Option<TtySize>,
-    /// Time limit in milliseconds, 1 to 3,600,000, after which the whole process tree is killed;
-    /// none by default.
+    /// Time limit in milliseconds, 1 to 3,600,000. At the limit, the whole process tree is killed.
+    /// No limit when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// Resource limits.
+    /// Limits of the program and all it starts.
     #[serde(default, skip_serializing_if = "Limits::is_none")]
     pub limits: Limits,
-    /// Whether to start a new interpreter even if the pack has a warm one to fork.
+    /// Whether to start a new interpreter, even if the pack keeps a warm one to fork.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fresh: bool,
 }
@@ -121,9 +121,9 @@ pub fn check_user(user: Option<&str>) -> Result<(), SpecError> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TtySize {
-    /// Columns, 1 to 4,096.
+    /// Number of columns, 1 to 4,096.
     pub cols: u16,
-    /// Rows, 1 to 4,096.
+    /// Number of rows, 1 to 4,096.
     pub rows: u16,
 }
 
@@ -142,22 +142,22 @@ impl TtySize {
     }
 }
 
-/// Resource limits of a program and its children. An absent limit means no limit.
+/// Limits of a program and all it starts. A limit that is absent is that of the machine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Limits {
-    /// Processor time of each process, in milliseconds, rounded up to whole seconds. A process
-    /// that exceeds it gets SIGXCPU (`RLIMIT_CPU`).
+    /// Processor time of each process, in milliseconds, rounded up to whole seconds. At the limit,
+    /// the process receives SIGXCPU (`RLIMIT_CPU`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_ms: Option<u64>,
-    /// Memory of all processes together, in MiB. If it is exceeded, the guest's kernel kills one
-    /// of them (cgroup `memory.max`).
+    /// Memory of all processes together, in MiB. At the limit, the guest's kernel kills one of them
+    /// (cgroup `memory.max`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u64>,
-    /// Maximum number of processes and threads (cgroup `pids.max`).
+    /// Number of processes and threads at once (cgroup `pids.max`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
-    /// Maximum size of each file written, in MiB. A process that exceeds it gets SIGXFSZ
+    /// Size of each written file, in MiB. At the limit, the writer receives SIGXFSZ
     /// (`RLIMIT_FSIZE`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_mib: Option<u64>,
@@ -195,7 +195,7 @@ impl Limits {
     }
 }
 
-/// A signal that can be sent to a process and its children.
+/// Name of a signal that a process and all it started can receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "UPPERCASE")]

@@ -1,11 +1,12 @@
-//! The HTTP API: one file per resource, one table of routes, one of errors.
+//! The HTTP API: one file per resource, one line per path, one table per error enum.
 
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Router};
-use emberd_api::{ErrorCode, paths};
+use emberd_api::{ADDR_DEFAULT, ErrorCode};
 use emberd_sandbox::Sandboxes;
-use utoipa::OpenApi;
+use utoipa::{OpenApi, openapi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 mod body;
 mod budget;
@@ -13,6 +14,7 @@ mod contexts;
 mod ending;
 mod errors;
 mod exec;
+mod failures;
 mod files;
 mod host;
 mod id;
@@ -33,6 +35,8 @@ mod scope;
 mod sse;
 mod templates;
 mod tunnel;
+mod unknown;
+mod views;
 
 use errors::ApiError;
 pub use host::Hosts;
@@ -41,73 +45,88 @@ pub use scope::{PROXIED, Role, SCOPES, Scope};
 
 use crate::server::observe::{self, OnPanic};
 
-/// The OpenAPI document, from the routes and the bodies themselves.
+/// The OpenAPI document without its operations.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "emberd", description = "Runs code in microVMs."),
-    paths(
-        sandboxes::create,
-        sandboxes::list,
-        sandboxes::get,
-        sandboxes::delete,
-        exec::exec,
-        metrics::metrics,
-        logs::logs,
-        ports::connect,
-        files::content::read,
-        files::content::write,
-        files::tree::remove,
-        files::tree::stat,
-        files::tree::list,
-        files::tree::make_dir,
-        files::tree::rename,
-        files::watch::watch,
-        files::content::pack,
-        files::content::unpack,
-        processes::start,
-        processes::list,
-        processes::get,
-        processes::delete,
-        processes::events::events,
-        processes::stdin,
-        processes::signal,
-        processes::resize,
-        contexts::open,
-        contexts::list,
-        contexts::delete,
-        contexts::run,
-        contexts::interrupt,
-        contexts::restart,
-        templates::list,
-        templates::build,
-        templates::delete,
-        info::info,
-        info::healthz,
-        info::openapi,
+    info(
+        title = "emberd",
+        description = "Creates microVMs and runs code in them. Every response has the header \
+            `x-request-id`: the id of the request in the daemon's log. Every response that is not \
+            a success has an `ErrorBody`; `x-error-codes` names the codes that a response of an \
+            operation can have.",
+        license(name = "MIT", identifier = "MIT"),
+    ),
+    tags(
+        (name = "sandboxes", description = "Sandboxes, and code that runs in them."),
+        (name = "processes", description = "Processes and terminals in a sandbox."),
+        (name = "contexts", description = "Interpreters that keep their variables between runs."),
+        (name = "files", description = "Files and directories in a sandbox."),
+        (name = "ports", description = "Connections to servers in a sandbox."),
+        (name = "templates", description = "Templates, from which sandboxes are restored."),
+        (name = "daemon", description = "The daemon itself."),
     ),
     components(schemas(
         emberd_api::ErrorBody,
         ErrorCode,
-        emberd_api::ProcessWord,
+        emberd_api::ProcessMessage,
         emberd_api::RunEvent,
     ))
 )]
 struct Document;
 
 /// The OpenAPI document.
-pub fn document() -> utoipa::openapi::OpenApi {
-    Document::openapi()
+pub fn document() -> openapi::OpenApi {
+    let mut document = operations().into_openapi();
+    let server = openapi::ServerBuilder::new()
+        .url(format!("http://{ADDR_DEFAULT}"))
+        .description(Some("The default address of a daemon."));
+    document.servers = Some(vec![server.build()]);
+    unknown::describe(&mut document);
+    document
+}
+
+/// Every operation: its path, its method and its part of the document. `scope` gives each a scope.
+fn operations() -> OpenApiRouter<Sandboxes> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(sandboxes::create, sandboxes::list))
+        .routes(routes!(sandboxes::get, sandboxes::delete))
+        .routes(routes!(exec::exec))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(logs::logs))
+        .routes(routes!(ports::connect))
+        .routes(routes!(files::content::read, files::content::write, files::tree::remove))
+        .routes(routes!(files::tree::stat))
+        .routes(routes!(files::tree::list))
+        .routes(routes!(files::tree::make_dir))
+        .routes(routes!(files::tree::rename))
+        .routes(routes!(files::watch::watch))
+        .routes(routes!(files::content::pack, files::content::unpack))
+        .routes(routes!(processes::start, processes::list))
+        .routes(routes!(processes::get, processes::delete))
+        .routes(routes!(processes::events::events))
+        .routes(routes!(processes::stdin))
+        .routes(routes!(processes::signal))
+        .routes(routes!(processes::resize))
+        .routes(routes!(contexts::open, contexts::list))
+        .routes(routes!(contexts::delete))
+        .routes(routes!(contexts::run))
+        .routes(routes!(contexts::interrupt))
+        .routes(routes!(contexts::restart))
+        .routes(routes!(templates::list))
+        .routes(routes!(templates::build, templates::delete))
+        .routes(routes!(info::info))
+        .routes(routes!(info::healthz))
+        .routes(routes!(info::openapi))
 }
 
 /// The whole API over `sandboxes`, for requests to `hosts` within `limits`.
 pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits) -> Router {
-    let router =
-        routes().into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route));
-    router
-        .fallback(async || ApiError::new(ErrorCode::UnknownRoute, "no such path"))
+    Router::from(operations())
+        .fallback(async || ApiError::new(ErrorCode::UnknownRoute, "unknown path"))
         .method_not_allowed_fallback(async || {
             ApiError::new(ErrorCode::MethodNotAllowed, "the path does not take this method")
         })
+        .layer(from_fn(unknown::name_unknown_fields))
         .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
         .layer(Extension(limits))
         .layer(from_fn_with_state(hosts, host::refuse_strangers))
@@ -115,42 +134,4 @@ pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits) -> Router {
         .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
         .layer(from_fn_with_state(errors::defect as OnPanic, observe::observe))
         .with_state(sandboxes)
-}
-
-/// Every path and what it answers.
-pub fn routes() -> [(&'static str, MethodRouter<Sandboxes>); 29] {
-    [
-        (paths::SANDBOXES, post(sandboxes::create).get(sandboxes::list)),
-        (paths::SANDBOX, get(sandboxes::get).delete(sandboxes::delete)),
-        (paths::EXEC, post(exec::exec)),
-        (paths::METRICS, get(metrics::metrics)),
-        (paths::LOGS, get(logs::logs)),
-        (paths::PORT, get(ports::connect)),
-        (
-            paths::FILES,
-            get(files::content::read).put(files::content::write).delete(files::tree::remove),
-        ),
-        (paths::FILES_STAT, get(files::tree::stat)),
-        (paths::FILES_LIST, get(files::tree::list)),
-        (paths::FILES_DIR, post(files::tree::make_dir)),
-        (paths::FILES_MOVE, post(files::tree::rename)),
-        (paths::FILES_WATCH, get(files::watch::watch)),
-        (paths::FILES_ARCHIVE, get(files::content::pack).put(files::content::unpack)),
-        (paths::PROCESSES, post(processes::start).get(processes::list)),
-        (paths::PROCESS, get(processes::get).delete(processes::delete)),
-        (paths::PROCESS_EVENTS, get(processes::events::events)),
-        (paths::PROCESS_STDIN, post(processes::stdin)),
-        (paths::PROCESS_SIGNAL, post(processes::signal)),
-        (paths::PROCESS_RESIZE, post(processes::resize)),
-        (paths::CONTEXTS, post(contexts::open).get(contexts::list)),
-        (paths::CONTEXT, delete(contexts::delete)),
-        (paths::CONTEXT_RUN, post(contexts::run)),
-        (paths::CONTEXT_INTERRUPT, post(contexts::interrupt)),
-        (paths::CONTEXT_RESTART, post(contexts::restart)),
-        (paths::TEMPLATES, get(templates::list)),
-        (paths::TEMPLATE, post(templates::build).delete(templates::delete)),
-        (paths::INFO, get(info::info)),
-        (paths::HEALTHZ, get(info::healthz)),
-        (paths::OPENAPI, get(info::openapi)),
-    ]
 }

@@ -22,6 +22,8 @@ pub const HANG: &str = "hang";
 pub const GUEST_FAILS: &str = "fail";
 /// The fake answers this as if the guest had no interpreter.
 pub const NOT_STARTED: &str = "no interpreter";
+/// The fake answers an exec of this like a daemon that does not know some of its fields.
+pub const OLD_DAEMON: &str = "old daemon";
 /// Code that reaches its limit of memory.
 pub const OUT_OF_MEMORY: &str = "out of memory";
 
@@ -115,6 +117,13 @@ impl FakeDaemon {
     }
 }
 
+/// The header of unknown fields, for an exec of [`OLD_DAEMON`].
+fn unknown_fields(body: &[u8]) -> &'static str {
+    let is_old =
+        serde_json::from_slice::<ExecBody>(body).is_ok_and(|body| body.spec.code == OLD_DAEMON);
+    if is_old { "x-emberd-unknown-fields: limits.pids, fresh\r\n" } else { "" }
+}
+
 impl State {
     fn serve(&self, mut stream: TcpStream) {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -141,8 +150,9 @@ impl State {
         };
         let head = format!(
             "HTTP/1.1 {status} -\r\nconnection: close\r\ncontent-type: application/json\r\n\
-             {}content-length: {}\r\n\r\n",
+             {}{}content-length: {}\r\n\r\n",
             timing(&method, &path),
+            unknown_fields(&body),
             answer.len()
         );
         stream.write_all(format!("{head}{answer}").as_bytes()).unwrap();

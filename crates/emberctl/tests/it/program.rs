@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::fake_daemon::{FakeDaemon, Flaws, GUEST_FAILS, HANG, NOT_STARTED, OUT_OF_MEMORY};
+use crate::fake_daemon::{
+    FakeDaemon, Flaws, GUEST_FAILS, HANG, NOT_STARTED, OLD_DAEMON, OUT_OF_MEMORY,
+};
 use crate::{complaint, emberctl, printed, run, run_with_stdin};
 
 fn daemon() -> FakeDaemon {
@@ -52,6 +54,18 @@ fn failures_of_the_program_are_named() {
     assert_eq!(complaint(&not_started), "emberctl: cannot start /bin/none\n");
     let failed = run(&daemon.addr, &["run", "shell", GUEST_FAILS]);
     assert_eq!(complaint(&failed), "error: the guest is silent\n");
+}
+
+#[test]
+fn fields_that_the_daemon_does_not_know_are_a_warning() {
+    let daemon = daemon();
+    let warned = String::from_utf8(run(&daemon.addr, &["run", "shell", OLD_DAEMON]).stderr);
+    let warning = "warning: the daemon does not know and has ignored: limits.pids, fresh\n";
+    assert!(warned.unwrap().starts_with(&format!("{warning}hint: update the daemon\n")));
+    let warned = run(&daemon.addr, &["run", "shell", "--json", OLD_DAEMON]).stderr;
+    let line = String::from_utf8(warned).unwrap();
+    let warning: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    assert_eq!(warning["fields"], serde_json::json!(["limits.pids", "fresh"]));
 }
 
 #[test]

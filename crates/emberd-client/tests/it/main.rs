@@ -1,5 +1,5 @@
-//! The client against peers that are no daemon, or a bad one. What it does with a good one
-//! the daemon's own tests show.
+//! The client against peers that are not a daemon, or a defective one. The daemon's own tests show
+//! it against a real one.
 
 #[cfg(test)]
 mod peers;

@@ -1,4 +1,4 @@
-//! Request bodies: as JSON, with errors that say where, and piece by piece.
+//! Request bodies: as JSON, with errors that name the position, and piece by piece.
 
 use std::time::Duration;
 
@@ -6,15 +6,16 @@ use axum::body::{BodyDataStream, Bytes};
 use axum::extract::{FromRequest, FromRequestParts as _, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
-use emberd_api::{BODY_BYTES_MAX, ErrorCode};
+use emberd_api::BODY_BYTES_MAX;
 use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::budget::{Budget, Share};
 use super::errors::ApiError;
-use super::json;
+use super::json::{self, Unread};
 use super::limits::Limits;
+use super::unknown::{Names, UnknownFields};
 use crate::server::principal::Principal;
 
 /// How long a body may take to arrive, once its share of the budget is there.
@@ -26,33 +27,67 @@ const HELD_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How long a client may pause within a body that is passed on piece by piece.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// How much of a body that nobody wants is still read (64 MiB), and for how long: a client that
-/// is sending when its connection closes may never see why.
+/// Most bytes of a refused body that are still read (64 MiB), and for how long: a client that is
+/// sending when its connection closes may never see the response.
 const UNWANTED_BYTES_MAX: usize = 64 << 20;
 const UNWANTED_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Why the next piece of a body did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum PiecesError {
+    /// The client paused for too long.
+    #[error("no more of the body arrived within {0:?}")]
+    Pause(Duration),
+    /// The connection broke, or the body is not HTTP.
+    #[error("the body broke off")]
+    Broken(#[source] axum::Error),
+}
+
+/// Why a whole body could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The body stopped arriving.
+    #[error(transparent)]
+    Pieces(#[from] PiecesError),
+    /// The body arrived too slowly.
+    #[error("the body did not arrive within {BODY_TIMEOUT:?}")]
+    Late,
+    /// The body is too large.
+    #[error("the body is over the limit of {BODY_BYTES_MAX} bytes")]
+    TooLarge,
+    /// The body is not the JSON that was expected.
+    #[error("invalid JSON: {0}")]
+    Malformed(Unread),
+    /// The memory for bodies is used up.
+    #[error("the request bodies under way have used up their memory")]
+    Exhausted,
+}
 
 /// A whole request body, within its limits.
 #[derive(Debug)]
 pub struct Body {
     bytes: Vec<u8>,
     share: Share,
+    unknown: UnknownFields,
 }
 
 impl Body {
-    /// The body as a `T`. Unknown fields are ignored.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        json::parse(&self.bytes).map_err(|error| {
-            ApiError::new(ErrorCode::InvalidJson, format!("invalid JSON: {error}"))
-        })
+    /// Reads the body as a `T`. Fields that `T` does not have are ignored, and named in a header
+    /// of the response.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, BodyError> {
+        let mut names = Names::default();
+        let read = json::parse_noting(&self.bytes, |path| names.add(&path));
+        self.unknown.keep(names);
+        read.map_err(BodyError::Malformed)
     }
 
-    /// As [`Self::json`]; an empty body stands for every default.
-    pub fn json_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, ApiError> {
+    /// As [`Self::json`]; an empty body means every default.
+    pub fn json_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, BodyError> {
         if self.bytes.trim_ascii().is_empty() { Ok(T::default()) } else { self.json() }
     }
 
-    /// Lets go of the bytes, and of all of their share but that of the `kept` that what was read
-    /// from them takes.
+    /// Drops the bytes, and shrinks their share of the memory to `kept` bytes: those that the value
+    /// read from them still takes.
     pub fn keep(mut self, kept: usize) -> Share {
         self.bytes = Vec::new();
         self.share.shrink_to(kept);
@@ -68,12 +103,14 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         let Ok(principal) = Principal::from_request_parts(&mut parts, &()).await;
         let limits = Limits::of(&parts);
         let mut pieces = Pieces::new(&parts.headers, body).pausing(HELD_PAUSE_MAX);
-        let read =
-            read(&mut pieces, content_length(&parts.headers), limits.bodies(), principal).await;
-        if read.is_err() {
-            pieces.drain().await;
+        let length = content_length(&parts.headers);
+        match read(&mut pieces, length, limits.bodies(), principal).await {
+            Ok((bytes, share)) => Ok(Self { bytes, share, unknown: UnknownFields::of(&parts) }),
+            Err(error) => {
+                pieces.drain().await;
+                Err(error.into())
+            }
         }
-        read
     }
 }
 
@@ -82,10 +119,10 @@ async fn read(
     length: Option<u64>,
     budget: &Budget,
     principal: Principal,
-) -> Result<Body, ApiError> {
+) -> Result<(Vec<u8>, Share), BodyError> {
     let length = usize::try_from(length.unwrap_or_default()).unwrap_or(usize::MAX);
     if length > BODY_BYTES_MAX {
-        return Err(too_large());
+        return Err(BodyError::TooLarge);
     }
     let mut share = budget.take(principal, length).await?;
     // Room for all of it is memory only where it is filled.
@@ -94,37 +131,27 @@ async fn read(
         while let Some(piece) = pieces.next().await? {
             let length = bytes.len() + piece.len();
             if length > BODY_BYTES_MAX {
-                return Err(too_large());
+                return Err(BodyError::TooLarge);
             }
             share.grow_to(length)?;
             bytes.extend_from_slice(&piece);
         }
-        Ok(())
+        Ok::<_, BodyError>(())
     };
-    let late = |_| {
-        let error = format!("the body did not arrive within {BODY_TIMEOUT:?}");
-        ApiError::new(ErrorCode::BodyTimeout, error)
-    };
-    timeout(BODY_TIMEOUT, whole).await.map_err(late)??;
-    Ok(Body { bytes, share })
+    timeout(BODY_TIMEOUT, whole).await.map_err(|_| BodyError::Late)??;
+    Ok((bytes, share))
 }
 
-fn too_large() -> ApiError {
-    let error = format!("the body is over the limit of {BODY_BYTES_MAX} bytes");
-    ApiError::new(ErrorCode::BodyTooLarge, error)
-}
-
-/// How long the body is, if its head says so.
+/// Length of the body, if the headers say it.
 pub fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// A request body piece by piece, of any length, and as slow as it may be.
+/// A request body piece by piece, of any length.
 pub struct Pieces {
     stream: BodyDataStream,
     pause_max: Duration,
-    /// Whether the client sends nothing before it is asked to, which it is by the first look at
-    /// the stream.
+    /// Whether the client waits for `100 Continue`, which the first read of the stream sends.
     is_held_back: bool,
 }
 
@@ -134,25 +161,22 @@ impl Pieces {
         Self { stream: body.into_data_stream(), pause_max: PAUSE_MAX, is_held_back }
     }
 
-    /// The same with another limit of pauses.
+    /// Sets the limit of pauses.
     fn pausing(self, pause_max: Duration) -> Self {
         Self { pause_max, ..self }
     }
 
-    /// The next piece; none at its end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+    /// The next piece; none at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, PiecesError> {
         self.is_held_back = false;
         let Ok(piece) = timeout(self.pause_max, self.stream.next()).await else {
-            let error = format!("nothing more of the body came within {:?}", self.pause_max);
-            return Err(ApiError::new(ErrorCode::BodyTimeout, error));
+            return Err(PiecesError::Pause(self.pause_max));
         };
-        piece.transpose().map_err(|error| {
-            ApiError::new(ErrorCode::InvalidRequest, format!("the body broke off: {error}"))
-        })
+        piece.transpose().map_err(PiecesError::Broken)
     }
 
-    /// Reads on for a while, and keeps nothing, so that the client gets to hear why nobody wants
-    /// the rest.
+    /// Reads and drops the rest for a while, so that the client receives the response that refuses
+    /// it.
     pub async fn drain(&mut self) {
         if self.is_held_back {
             return;
@@ -165,7 +189,7 @@ impl Pieces {
                 left -= piece.len();
             }
         };
-        // Whether it was all of it makes no difference to the answer.
+        // The response is the same whether or not that was the whole body.
         timeout(UNWANTED_TIME_MAX, drained).await.ok();
     }
 }
@@ -186,7 +210,7 @@ mod tests {
     /// The sender of every body here.
     const PRINCIPAL: Principal = Principal::Local(Source::User(7));
 
-    /// What becomes of a body of `pieces`, after which `then` comes.
+    /// The result of reading a body of `pieces` and then `then`.
     async fn of(
         limits: &Limits,
         length: Option<usize>,

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use emberd_api::{BODY_BYTES_MAX, ErrorCode};
+use emberd_api::BODY_BYTES_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::timeout;
 
-use super::errors::ApiError;
+use super::body::BodyError;
 use crate::server::limits::PerPrincipal;
 use crate::server::principal::Principal;
 
@@ -65,8 +65,12 @@ impl Budget {
     /// given in the order they are asked for.
     ///
     /// # Errors
-    /// [`ErrorCode::TooManyBytes`] when there is no share within [`WAIT_MAX`].
-    pub(crate) async fn take(&self, principal: Principal, bytes: usize) -> Result<Share, ApiError> {
+    /// [`BodyError::Exhausted`] when there is no share within [`WAIT_MAX`].
+    pub(crate) async fn take(
+        &self,
+        principal: Principal,
+        bytes: usize,
+    ) -> Result<Share, BodyError> {
         let mut share = self.begin(principal);
         let count = permits(bytes);
         if count > 0 {
@@ -77,7 +81,7 @@ impl Budget {
                 Some(Permits { of_principal: of_principal.ok()?, of_all: of_all.ok()? })
             };
             // The semaphores are never closed.
-            share.permits = timeout(WAIT_MAX, both).await.map_err(|_| exhausted())?;
+            share.permits = timeout(WAIT_MAX, both).await.map_err(|_| BodyError::Exhausted)?;
         }
         share.bytes = bytes;
         Ok(share)
@@ -95,15 +99,15 @@ impl Share {
     /// growing shares could wait for each other.
     ///
     /// # Errors
-    /// [`ErrorCode::TooManyBytes`].
-    pub fn grow_to(&mut self, bytes: usize) -> Result<(), ApiError> {
+    /// [`BodyError::Exhausted`].
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), BodyError> {
         let more = permits(bytes).saturating_sub(permits(self.bytes));
         if more > 0 {
             let of = |semaphore: &Arc<Semaphore>| -> Result<_, TryAcquireError> {
                 Arc::clone(semaphore).try_acquire_many_owned(more)
             };
-            let of_principal = of(&self.of_principal).map_err(|_| exhausted())?;
-            let of_all = of(&self.budget.0.all).map_err(|_| exhausted())?;
+            let of_principal = of(&self.of_principal).map_err(|_| BodyError::Exhausted)?;
+            let of_all = of(&self.budget.0.all).map_err(|_| BodyError::Exhausted)?;
             match &mut self.permits {
                 Some(permits) => {
                     permits.of_principal.merge(of_principal);
@@ -130,11 +134,6 @@ impl Share {
 /// Number of permits that a body of `bytes` needs.
 fn permits(bytes: usize) -> u32 {
     if bytes <= SMALL_BYTES_MAX { 0 } else { u32::try_from(bytes).unwrap_or(u32::MAX) }
-}
-
-fn exhausted() -> ApiError {
-    let error = "the requests under way have as many bytes as allowed";
-    ApiError::new(ErrorCode::TooManyBytes, error).hint("send fewer large requests at once")
 }
 
 #[cfg(test)]

@@ -1,49 +1,39 @@
-//! `/sandboxes/{id}/contexts` and what is below it.
+//! `/sandboxes/{id}/contexts` and the paths below it.
 
 use std::convert::Infallible;
 
 use axum::Json;
 use axum::body::{Body as ResponseBody, Bytes};
-use axum::extract::{FromRequestParts, Path, State};
-use axum::http::request::Parts;
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use emberd_api::{
-    Context, ContextList, ContextRun, ContextSpec, ContextState, ErrorBody, ErrorCode, Forms,
-    RunEvent, paths,
-};
-use emberd_sandbox::{
-    ContextId, ContextState as State_, ContextView, RunEvent as Event, SandboxId, Sandboxes,
-};
+use emberd_api::{Context, ContextList, ContextRun, ContextSpec, Forms, RunEvent, paths};
+use emberd_sandbox::{ContextError, Sandboxes};
 use futures::stream::{self, StreamExt as _};
 
-use super::body::Body;
+use super::body::{Body, BodyError};
 use super::errors::ApiError;
-use super::id::Id;
-use super::sandboxes::epoch_ms;
+use super::failures::Failures;
+use super::id::{Id, Ids, PathError};
 use super::sse;
+use super::views::IntoBody;
 
-/// Lines of JSON.
+/// Media type of lines of JSON.
 const NDJSON: &str = "application/x-ndjson";
-/// Server-sent events.
+/// Media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// Open a context: an interpreter that keeps its variables between runs.
+/// Creates a context: an interpreter that keeps its variables between runs.
 #[utoipa::path(
     post,
     path = paths::CONTEXTS,
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
-    request_body = ContextSpec,
+    operation_id = "create_context",
+    tag = "contexts",
+    params(Id),
+    request_body(content = Option<ContextSpec>, description = "An empty body means `{}`."),
     responses(
-        (status = 201, description = "It is ready", body = Context),
-        (status = 400, description = "The body is wrong", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox, language or directory",
-         body = ErrorBody),
-        (status = 409, description = "The sandbox is still being created", body = ErrorBody),
-        (status = 410, description = "The sandbox's microVM is gone", body = ErrorBody),
-        (status = 413, description = "The body is too large", body = ErrorBody),
-        (status = 429, description = "The sandbox has as many as it may", body = ErrorBody),
-        (status = 502, description = "The interpreter did not start", body = ErrorBody),
+        (status = 201, description = "The context is ready.", body = Context),
+        Failures<(BodyError, ContextError)>,
     )
 )]
 pub async fn open(
@@ -53,38 +43,39 @@ pub async fn open(
 ) -> Result<(StatusCode, Json<Context>), ApiError> {
     let spec: ContextSpec = body.json_or_default()?;
     let context = sandboxes.open_context(id, spec).await?;
-    Ok((StatusCode::CREATED, Json(shown(context))))
+    Ok((StatusCode::CREATED, Json(context.into_body())))
 }
 
-/// List a sandbox's contexts, oldest first.
+/// Lists the contexts of a sandbox, oldest first.
 #[utoipa::path(
     get,
     path = paths::CONTEXTS,
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
+    operation_id = "list_contexts",
+    tag = "contexts",
+    params(Id),
     responses(
-        (status = 200, description = "All of them", body = ContextList),
-        (status = 404, description = "There is no such sandbox", body = ErrorBody),
+        (status = 200, description = "All contexts of the sandbox.", body = ContextList),
+        Failures<(ContextError,)>,
     )
 )]
 pub async fn list(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<ContextList>, ApiError> {
-    let contexts = sandboxes.contexts(id)?.into_iter().map(shown).collect();
+    let contexts = sandboxes.contexts(id)?.into_iter().map(IntoBody::into_body).collect();
     Ok(Json(ContextList { contexts }))
 }
 
-/// Kill a context's interpreter and forget the context.
+/// Kills the interpreter of a context and forgets the context.
 #[utoipa::path(
     delete,
     path = paths::CONTEXT,
-    params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("context" = String, Path, description = "`ctx_` and 12 hexadecimal digits"),
-    ),
+    operation_id = "delete_context",
+    tag = "contexts",
+    params(Ids),
     responses(
-        (status = 204, description = "It is gone"),
-        (status = 404, description = "There is no such sandbox or context", body = ErrorBody),
+        (status = 204, description = "The context is deleted."),
+        Failures<(PathError, ContextError)>,
     )
 )]
 pub async fn delete(
@@ -95,26 +86,25 @@ pub async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Run code in a context; answers with events as they come. Runs of one context take turns. A
-/// caller that hangs up interrupts its run.
+/// Runs code in a context and answers with events while it runs.
+///
+/// Runs of one context take turns. A caller that hangs up interrupts its run.
 #[utoipa::path(
     post,
     path = paths::CONTEXT_RUN,
+    operation_id = "run_context",
+    tag = "contexts",
     params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("context" = String, Path, description = "`ctx_` and 12 hexadecimal digits"),
+        Ids,
+        ("accept" = Option<String>, Header,
+         description = "`text/event-stream` asks for server-sent events."),
     ),
     request_body = ContextRun,
     responses(
-        (status = 200, description = "Events, the last of them `end`; one line of JSON each, or \
-            server-sent events for who accepts those",
+        (status = 200, description = "Events, the last of them `end`: one line of JSON each, or \
+            server-sent events where the client accepts those.",
          content((RunEvent = "application/x-ndjson"), (RunEvent = "text/event-stream"))),
-        (status = 400, description = "The body is wrong", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox or context", body = ErrorBody),
-        (status = 409, description = "The context is dead", body = ErrorBody),
-        (status = 410, description = "The sandbox's microVM is gone", body = ErrorBody),
-        (status = 413, description = "The body is too large", body = ErrorBody),
-        (status = 429, description = "As many runs wait as may", body = ErrorBody),
+        Failures<(PathError, BodyError, ContextError)>,
     )
 )]
 pub async fn run(
@@ -130,7 +120,7 @@ pub async fn run(
         let accepted = headers.get_all(header::ACCEPT).iter();
         accepted.filter_map(|value| value.to_str().ok()).any(|value| value.contains(kind))
     };
-    let events = stream::unfold(run, async |mut run| Some((told(run.next().await?), run)));
+    let events = stream::unfold(run, async |mut run| Some((run.next().await?.into_body(), run)));
     if accepts(EVENT_STREAM) {
         return Ok(sse::answer(events.map(|event| sse::event(name(&event), &event))));
     }
@@ -139,17 +129,18 @@ pub async fn run(
     Ok((headers, ResponseBody::from_stream(lines)).into_response())
 }
 
-/// Interrupt what a context runs; does nothing when that is nothing.
+/// Interrupts the run of a context.
+///
+/// A context that runs nothing is a success.
 #[utoipa::path(
     post,
     path = paths::CONTEXT_INTERRUPT,
-    params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("context" = String, Path, description = "`ctx_` and 12 hexadecimal digits"),
-    ),
+    operation_id = "interrupt_context",
+    tag = "contexts",
+    params(Ids),
     responses(
-        (status = 204, description = "It is told; the run's events say whether it heeds"),
-        (status = 404, description = "There is no such sandbox or context", body = ErrorBody),
+        (status = 204, description = "The interrupt is sent. The events of the run show its effect."),
+        Failures<(PathError, ContextError)>,
     )
 )]
 pub async fn interrupt(
@@ -160,84 +151,26 @@ pub async fn interrupt(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Kill a context's interpreter, whatever it is doing, and start another in its place.
+/// Kills the interpreter of a context, whatever it is doing, and starts another in its place.
 #[utoipa::path(
     post,
     path = paths::CONTEXT_RESTART,
-    params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("context" = String, Path, description = "`ctx_` and 12 hexadecimal digits"),
-    ),
+    operation_id = "restart_context",
+    tag = "contexts",
+    params(Ids),
     responses(
-        (status = 200, description = "It is ready", body = Context),
-        (status = 404, description = "There is no such sandbox or context", body = ErrorBody),
-        (status = 410, description = "The sandbox's microVM is gone", body = ErrorBody),
-        (status = 502, description = "The interpreter did not start", body = ErrorBody),
+        (status = 200, description = "The context is ready.", body = Context),
+        Failures<(PathError, ContextError)>,
     )
 )]
 pub async fn restart(
     State(sandboxes): State<Sandboxes>,
     Ids(id, context): Ids,
 ) -> Result<Json<Context>, ApiError> {
-    Ok(Json(shown(sandboxes.restart_context(id, context).await?)))
+    Ok(Json(sandboxes.restart_context(id, context).await?.into_body()))
 }
 
-/// The ids of a path that names a sandbox and a context. What is none names none: 404.
-#[derive(Debug)]
-pub struct Ids(SandboxId, ContextId);
-
-impl<S: Send + Sync> FromRequestParts<S> for Ids {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let texts = Path::<(String, String)>::from_request_parts(parts, state).await;
-        let no_sandbox = |error: String| ApiError::new(ErrorCode::UnknownSandbox, error);
-        let Path((id, context)) = texts.map_err(|rejection| no_sandbox(rejection.body_text()))?;
-        let id = id.parse().map_err(|error| no_sandbox(format!("unknown sandbox: {error}")))?;
-        let context = context.parse().map_err(|error| {
-            ApiError::new(ErrorCode::NotFound, format!("unknown context: {error}"))
-        })?;
-        Ok(Self(id, context))
-    }
-}
-
-fn shown(view: ContextView) -> Context {
-    let (state, reason) = match view.state {
-        State_::Idle => (ContextState::Idle, None),
-        State_::Busy => (ContextState::Busy, None),
-        State_::Dead(reason) => (ContextState::Dead, Some(reason)),
-    };
-    Context {
-        id: view.id.to_string(),
-        language: view.spec.language,
-        cwd: view.spec.cwd,
-        state,
-        reason,
-        execution_count: view.execution_count,
-        created_at_ms: epoch_ms(view.created_at),
-    }
-}
-
-/// An event as clients are told.
-fn told(event: Event) -> RunEvent {
-    let text = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
-    match event {
-        Event::Started { execution_count } => RunEvent::Started { execution_count },
-        Event::Stdout(bytes) => RunEvent::Stdout { text: text(bytes) },
-        Event::Stderr(bytes) => RunEvent::Stderr { text: text(bytes) },
-        Event::Display(data) => RunEvent::Display { data },
-        Event::Result(data) => RunEvent::Result { data },
-        Event::Error { name, value, traceback } => RunEvent::Error { name, value, traceback },
-        Event::End(end) => RunEvent::End {
-            execution_count: end.execution_count,
-            timed_out: end.timed_out,
-            truncated: end.truncated,
-            duration_us: u64::try_from(end.duration.as_micros()).unwrap_or(u64::MAX),
-        },
-    }
-}
-
-/// An event as a line, in pieces: what an interpreter said is passed on as it is.
+/// Writes an event as a line, in pieces: the JSON of an interpreter is passed on unchanged.
 fn line(event: RunEvent) -> [Bytes; 3] {
     let around = |data: Forms, begin| {
         [Bytes::from_static(begin), data.into_json(), Bytes::from_static(b"}\n")]
@@ -253,7 +186,7 @@ fn line(event: RunEvent) -> [Bytes; 3] {
     }
 }
 
-/// What a server-sent event is called: as in its JSON.
+/// Name of a server-sent event: the value of `event` in its JSON.
 fn name(event: &RunEvent) -> &'static str {
     match event {
         RunEvent::Started { .. } => "started",

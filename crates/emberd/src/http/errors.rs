@@ -1,4 +1,4 @@
-//! From every error of the API to its status: the only place that knows status codes.
+//! Error responses, and the table from code to status: the only place that knows status codes.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -8,23 +8,18 @@ use axum::http::StatusCode;
 use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode};
-use emberd_proto::RefusalCode;
-use emberd_sandbox::{
-    BuildTemplateError, ContextError, CreateError, DeleteError, DialError, OperationError,
-    ProcessError, RemoveTemplateError,
-};
 
-use super::proxy::ExchangeError;
+use super::failures::Failure;
 use crate::log::{Chain, excerpt};
 use crate::server::observe::Reported;
 
-/// Longest text of an error, in bytes (16 KiB): a guest has its say in some, and may say a lot.
+/// Longest message of an error, in bytes (16 KiB): some repeat what a guest said.
 const ERROR_BYTES_MAX: usize = 16 << 10;
 
-/// When it is worth trying again where a limit of all callers together is reached, in seconds.
+/// `Retry-After` where a limit that callers share is reached, in seconds.
 const RETRY_SECONDS: u64 = 1;
 
-/// An answer that is not a success.
+/// An error response.
 #[derive(Debug)]
 pub struct ApiError(ErrorBody);
 
@@ -37,29 +32,30 @@ impl ApiError {
         Self(ErrorBody { error, code, hint: None })
     }
 
-    /// The same error with what to do about it.
+    /// Adds advice on how to mend the error.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
 
-    /// What a caller is told, for an answer that has begun already.
+    /// The body alone, for a response that has begun already.
     pub fn into_body(self) -> ErrorBody {
         self.0
-    }
-
-    fn of(code: ErrorCode, error: &dyn Error) -> Self {
-        Self::new(code, Chain(error).to_string())
     }
 }
 
 /// The response to a request whose route panicked.
 pub fn defect() -> Response {
-    ApiError::new(ErrorCode::Internal, "a defect in emberd").into_response()
+    ApiError::from(Defect).into_response()
 }
 
-/// The table from kind of error to status.
-fn status(code: ErrorCode) -> StatusCode {
+/// A route panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("emberd has a defect; its log has the details")]
+pub struct Defect;
+
+/// The table from code to status.
+pub(super) fn status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::InvalidJson | ErrorCode::InvalidRequest | ErrorCode::UnknownPack => {
             StatusCode::BAD_REQUEST
@@ -100,163 +96,12 @@ fn status(code: ErrorCode) -> StatusCode {
     }
 }
 
-impl From<CreateError> for ApiError {
-    fn from(error: CreateError) -> Self {
-        let code = match &error {
-            CreateError::UnknownPack(_) => ErrorCode::UnknownPack,
-            CreateError::TooMany(_) => ErrorCode::TooManySandboxes,
-            CreateError::ShuttingDown => ErrorCode::ShuttingDown,
-            CreateError::Deleted(_) => ErrorCode::SandboxGone,
-            CreateError::Record { .. } => ErrorCode::Internal,
-            CreateError::Boot { .. }
-            | CreateError::Died { .. }
-            | CreateError::NotReady { .. }
-            | CreateError::Guest { .. } => ErrorCode::BootFailed,
-        };
-        let answer = Self::of(code, &error);
-        match error {
-            CreateError::TooMany(_) => {
-                answer.hint("delete a sandbox, or start emberd with a larger --max-sandboxes")
-            }
-            _ => answer,
-        }
-    }
-}
-
-impl From<OperationError> for ApiError {
-    fn from(error: OperationError) -> Self {
-        let code = match &error {
-            OperationError::Unknown(_) => ErrorCode::UnknownSandbox,
-            OperationError::Invalid(_) | OperationError::StdinTooLarge(_) => {
-                ErrorCode::InvalidRequest
-            }
-            OperationError::NotReady(_) => ErrorCode::SandboxNotReady,
-            OperationError::Deleted(_) | OperationError::Gone { .. } => ErrorCode::SandboxGone,
-            OperationError::Refused(refusal) => refused(refusal.code),
-            OperationError::Unresponsive { .. } | OperationError::Guest { .. } => {
-                ErrorCode::GuestFailed
-            }
-        };
-        let answer = Self::of(code, &error);
-        match error {
-            OperationError::Gone { .. } => answer.hint("delete the sandbox and create another"),
-            OperationError::Refused(refusal) if refusal.code == RefusalCode::NoSpace => answer
-                .hint("remove files in the sandbox, or start emberd with a larger --guest-ram-mib"),
-            _ => answer,
-        }
-    }
-}
-
-impl From<ProcessError> for ApiError {
-    fn from(error: ProcessError) -> Self {
-        let (code, hint) = match error {
-            ProcessError::Operation(error) => return error.into(),
-            ProcessError::Unknown { .. } => {
-                (ErrorCode::NotFound, "GET /sandboxes/{id}/processes lists those there are")
-            }
-            ProcessError::TooMany(_) => (ErrorCode::TooMany, "delete one, or wait for one to end"),
-            ProcessError::NotStarted(_) => {
-                (ErrorCode::NotStarted, "name a program the sandbox has, and a directory")
-            }
-            ProcessError::Ended(_) => {
-                (ErrorCode::ProcessEnded, "its last event says how; start another")
-            }
-            ProcessError::StdinEnded(_) => (ErrorCode::ProcessEnded, "start another process"),
-            ProcessError::NoTerminal(_) => {
-                (ErrorCode::InvalidRequest, "start it with `tty` to give it one")
-            }
-            ProcessError::Invalid(_) => return Self::of(ErrorCode::InvalidRequest, &error),
-        };
-        Self::of(code, &error).hint(hint)
-    }
-}
-
-/// What a guest would not do, or could not.
-fn refused(code: RefusalCode) -> ErrorCode {
-    match code {
-        RefusalCode::NotFound => ErrorCode::NotFound,
-        RefusalCode::AlreadyExists => ErrorCode::AlreadyExists,
-        RefusalCode::WrongType | RefusalCode::Invalid => ErrorCode::InvalidRequest,
-        RefusalCode::Denied => ErrorCode::Denied,
-        RefusalCode::NoSpace => ErrorCode::NoSpace,
-        RefusalCode::Generation
-        | RefusalCode::UnknownOperation
-        | RefusalCode::Failed
-        | RefusalCode::Other => ErrorCode::GuestFailed,
-    }
-}
-
-impl From<DialError> for ApiError {
-    fn from(error: DialError) -> Self {
-        match error {
-            DialError::Operation(error) => error.into(),
-            DialError::NotListening { .. } => Self::of(ErrorCode::PortClosed, &error).hint(
-                "start a server in the sandbox that listens on that port, on 127.0.0.1 or 0.0.0.0",
-            ),
-            DialError::TooMany(_) => Self::of(ErrorCode::TooManyConnections, &error)
-                .hint("close some of them, or spread the load over more sandboxes"),
-        }
-    }
-}
-
-impl From<ExchangeError> for ApiError {
-    fn from(error: ExchangeError) -> Self {
-        let code = match &error {
-            ExchangeError::NotHttp(_) | ExchangeError::NotAsked => ErrorCode::PortFailed,
-            ExchangeError::Late(_) => ErrorCode::PortTimeout,
-            ExchangeError::ShuttingDown => ErrorCode::ShuttingDown,
-        };
-        Self::of(code, &error)
-    }
-}
-
-impl From<ContextError> for ApiError {
-    fn from(error: ContextError) -> Self {
-        let (code, hint) = match error {
-            ContextError::Operation(error) => return error.into(),
-            ContextError::Unknown { .. } => (ErrorCode::NotFound, "list the sandbox's contexts"),
-            ContextError::TooMany(_) => (ErrorCode::TooManyContexts, "delete a context"),
-            ContextError::Busy(_) => (ErrorCode::ContextBusy, "wait for a run, or interrupt it"),
-            ContextError::Dead { .. } => (ErrorCode::ContextDead, "restart the context"),
-            ContextError::Start(_) => {
-                (ErrorCode::GuestFailed, "try the interpreter by exec: the sandbox may lack it")
-            }
-        };
-        Self::of(code, &error).hint(hint)
-    }
-}
-
-impl From<DeleteError> for ApiError {
-    fn from(error: DeleteError) -> Self {
-        let code = match &error {
-            DeleteError::Unknown(_) => ErrorCode::UnknownSandbox,
-        };
-        Self::of(code, &error)
-    }
-}
-
-impl From<BuildTemplateError> for ApiError {
-    fn from(error: BuildTemplateError) -> Self {
-        let code = match &error {
-            BuildTemplateError::UnknownPack(_) => ErrorCode::UnknownPack,
-            BuildTemplateError::NoTemplates(_) => ErrorCode::NoTemplates,
-            BuildTemplateError::ShuttingDown => ErrorCode::ShuttingDown,
-            BuildTemplateError::Removed(_) | BuildTemplateError::Failed { .. } => {
-                ErrorCode::TemplateFailed
-            }
-        };
-        Self::of(code, &error)
-    }
-}
-
-impl From<RemoveTemplateError> for ApiError {
-    fn from(error: RemoveTemplateError) -> Self {
-        let code = match &error {
-            RemoveTemplateError::UnknownPack(_) => ErrorCode::UnknownPack,
-            RemoveTemplateError::NoTemplates(_) => ErrorCode::NoTemplates,
-            RemoveTemplateError::Leftover { .. } => ErrorCode::Internal,
-        };
-        Self::of(code, &error)
+impl<E: Failure + Error> From<E> for ApiError {
+    fn from(error: E) -> Self {
+        let (code, hint) = error.judge();
+        let mut answer = Self::new(code, Chain(&error).to_string());
+        answer.0.hint = hint.map(str::to_owned);
+        answer
     }
 }
 

@@ -4,33 +4,31 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use emberd_api::{ErrorBody, ErrorCode, ExecBody, ExecOutcome, ServerTiming, paths};
-use emberd_sandbox::{ExecTimes, Sandboxes};
+use emberd_api::{ErrorCode, ExecBody, ExecOutcome, ServerTiming, paths};
+use emberd_sandbox::{ExecTimes, OperationError, Sandboxes};
 
-use super::body::Body;
+use super::body::{Body, BodyError};
 use super::errors::ApiError;
+use super::failures::Failures;
 use super::id::Id;
 use super::observe::Timed;
 use super::outputs::{Kept, OutputShare};
 
-/// Run code in a sandbox; answers when it has ended. A caller that hangs up ends it.
+/// Runs code in a sandbox and answers once it has ended.
+///
+/// A program that fails is a success of the request: its exit code tells. A caller that hangs up
+/// ends the program.
 #[utoipa::path(
     post,
     path = paths::EXEC,
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
+    operation_id = "exec_code",
+    tag = "sandboxes",
+    params(Id),
     request_body = ExecBody,
     responses(
-        (status = 200, description = "How the program ended, whichever way", body = ExecOutcome,
-         headers(("server-timing" = String, description = "Where the time went"))),
-        (status = 400, description = "The body is wrong", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox", body = ErrorBody),
-        (status = 409, description = "The sandbox is still being created", body = ErrorBody),
-        (status = 410, description = "The sandbox's microVM is gone", body = ErrorBody),
-        (status = 408, description = "The body stopped coming", body = ErrorBody),
-        (status = 413, description = "The body is too large", body = ErrorBody),
-        (status = 429, description = "The bodies under way have as many bytes as they may: try \
-            again after `Retry-After` seconds", body = ErrorBody),
-        (status = 502, description = "The guest did not do as it should", body = ErrorBody),
+        (status = 200, description = "The program has ended.", body = ExecOutcome,
+         headers(("server-timing" = String, description = "Time that each stage took."))),
+        Failures<(BodyError, OperationError)>,
     )
 )]
 pub async fn exec(
@@ -41,7 +39,7 @@ pub async fn exec(
 ) -> Result<(Extension<Timed>, Kept<Json<ExecOutcome>>), ApiError> {
     let ExecBody { spec, stdin, stdin_base64 } = body.json()?;
     let stdin = stdin_bytes(stdin, stdin_base64)?;
-    // Both are held until the program has ended.
+    // Code and input are held until the program has ended.
     let _share = body.keep(spec.code.len() + stdin.len());
     let executed = sandboxes.exec_within(id, spec, &stdin, &mut |piece| output.take(piece)).await?;
     Ok((Extension(timed(&executed.times)), output.kept_by(Json(executed.outcome))))
@@ -60,11 +58,13 @@ fn timed(times: &ExecTimes) -> Timed {
 fn stdin_bytes(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, ApiError> {
     let invalid = |error: String| ApiError::new(ErrorCode::InvalidRequest, error);
     match (text, base64) {
-        (Some(_), Some(_)) => Err(invalid("stdin and stdin_base64 exclude each other".to_owned())),
-        (Some(text), None) => Ok(text.into_bytes()),
-        (None, Some(base64)) => {
-            BASE64.decode(base64).map_err(|error| invalid(format!("stdin_base64: {error}")))
+        (Some(_), Some(_)) => {
+            Err(invalid("`stdin` and `stdin_base64` exclude each other".to_owned()))
         }
+        (Some(text), None) => Ok(text.into_bytes()),
+        (None, Some(base64)) => BASE64
+            .decode(base64)
+            .map_err(|error| invalid(format!("`stdin_base64` is not base64: {error}"))),
         (None, None) => Ok(Vec::new()),
     }
 }

@@ -1,9 +1,9 @@
-//! `/sandboxes/{id}/files` and what is below it.
+//! `/sandboxes/{id}/files` and the paths below it.
 
 pub mod content;
 mod encoding;
 mod query;
-mod range;
+pub mod range;
 pub mod tree;
-mod upload;
+pub mod upload;
 pub mod watch;

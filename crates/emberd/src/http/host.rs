@@ -1,8 +1,8 @@
-//! Keeps out names that were made to point here. A web page whose own name is made to resolve
-//! to this machine (DNS rebinding) is of one origin with the daemon to its browser, and its
-//! plain reads carry no `Origin`; but they carry that name as `Host`.
+//! Refuses requests to names that are not the daemon's. A web page whose name is made to resolve to
+//! this machine (DNS rebinding) has the daemon's origin to its browser, and its plain reads have no
+//! `Origin`; but they have that name as `Host`.
 //!
-//! An IP address is no such name: a page from it came from there, and no resolver was asked.
+//! An IP address is safe: a page has it only if it was served from there.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -11,33 +11,33 @@ use axum::extract::{Request, State};
 use axum::http::header::HOST;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use emberd_api::{Address, ErrorCode};
+use emberd_api::Address;
 
 use super::errors::ApiError;
 
-/// What every daemon is called on its own machine.
+/// Name of every daemon on its own machine.
 const LOCALHOST: &str = "localhost";
 
-/// Longest name that is repeated in an error, in bytes: that of DNS.
+/// Longest name that an error repeats, in bytes: the longest of DNS.
 const NAME_BYTES_MAX: usize = 253;
 
-/// The hosts of requests that the API answers.
+/// Host names of the daemon. Requests to others are refused.
 #[derive(Debug, Clone)]
 pub struct Hosts(
-    /// Names other than `localhost`; none where any host will do.
+    /// Names other than `localhost`; none where every host is accepted.
     Option<Arc<[String]>>,
 );
 
 impl Hosts {
-    /// Those of a daemon that listens on `addr`: on a Unix socket, which no web page reaches,
-    /// any; else `localhost`, the name it was given there, all IP addresses, and `names`.
+    /// The names of a daemon that listens on `addr`: `localhost`, the name in `addr`, all IP
+    /// addresses, and `names`; on a Unix socket, which no web page reaches, every name.
     pub fn new(addr: &Address, names: &[String]) -> Self {
         let Address::Tcp(authority) = addr else { return Self(None) };
         let own = authority.rsplit_once(':').map(|(name, _port)| name.to_owned());
         Self(Some(names.iter().cloned().chain(own).collect()))
     }
 
-    /// Whether a request may name `host`, with or without a port.
+    /// Whether `host`, with or without a port, is a name of the daemon.
     fn contain(&self, host: &str) -> bool {
         let Some(names) = &self.0 else { return true };
         let (name, port) = match host.rsplit_once(':') {
@@ -58,8 +58,12 @@ impl Hosts {
     }
 }
 
-/// Refuses what was sent to another host than these. A request without one, as only programs
-/// send, passes.
+/// The `Host` of a request, quoted, is not a name of this daemon.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not a name of this daemon")]
+pub struct HostError(String);
+
+/// Refuses requests to other hosts. A request without a host passes: only programs send one.
 pub async fn refuse_strangers(
     State(hosts): State<Hosts>,
     request: Request,
@@ -70,17 +74,13 @@ pub async fn refuse_strangers(
     let mut named = target.into_iter().chain(headers).filter(|host| *host != Some(""));
     match named.find(|host| !host.is_some_and(|host| hosts.contain(host))) {
         None => next.run(request).await,
-        Some(host) => refusal(host.unwrap_or_default()).into_response(),
+        Some(host) => ApiError::from(foreign(host.unwrap_or_default())).into_response(),
     }
 }
 
-fn refusal(host: &str) -> ApiError {
+fn foreign(host: &str) -> HostError {
     let shown = (1..=NAME_BYTES_MAX).contains(&host.len());
-    let host = if shown { format!("`{host}`") } else { "what `Host` says".to_owned() };
-    let error = format!("{host} is no name of this daemon");
-    ApiError::new(ErrorCode::ForeignHost, error).hint(
-        "call it by `localhost` or by its IP address, or start emberd with --allowed-host NAME",
-    )
+    HostError(if shown { format!("`{host}`") } else { "the `Host` of the request".to_owned() })
 }
 
 #[cfg(test)]

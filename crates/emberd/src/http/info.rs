@@ -1,15 +1,22 @@
 //! `/info`, `/healthz` and `/openapi.json`.
 
+use std::sync::LazyLock;
+
 use axum::Json;
 use axum::extract::State;
-use emberd_api::{Health, Info, Pool, VmmInfo, paths};
-use emberd_sandbox::{PoolView, Sandboxes};
+use emberd_api::{Health, Info, VmmInfo, paths};
+use emberd_sandbox::Sandboxes;
 
-/// What the daemon is and what it was given.
+use super::failures::Failures;
+use super::views::IntoBody;
+
+/// Shows version, VMM, guests and language packs of the daemon, and how much is in use.
 #[utoipa::path(
     get,
     path = paths::INFO,
-    responses((status = 200, description = "The daemon", body = Info))
+    operation_id = "get_info",
+    tag = "daemon",
+    responses((status = 200, description = "The daemon.", body = Info), Failures<()>)
 )]
 pub async fn info(State(sandboxes): State<Sandboxes>) -> Json<Info> {
     let (config, vmm) = (sandboxes.config(), sandboxes.vmm());
@@ -19,7 +26,7 @@ pub async fn info(State(sandboxes): State<Sandboxes>) -> Json<Info> {
         guest_ram_mib: config.mem_size_mib,
         guest_vcpus: config.vcpu_count,
         boot_path: sandboxes.boot_path().to_string(),
-        pools: sandboxes.pools().iter().map(shown).collect(),
+        pools: sandboxes.pools().into_iter().map(IntoBody::into_body).collect(),
         reaping: sandboxes.reaping(),
         packs: packs.clone().map(|(name, _)| name.to_string()).collect(),
         pack_descriptions: packs
@@ -37,36 +44,27 @@ pub async fn info(State(sandboxes): State<Sandboxes>) -> Json<Info> {
     })
 }
 
-fn shown(view: &PoolView) -> Pool {
-    Pool {
-        language_pack: view.pack.to_string(),
-        ready: view.ready,
-        filling: view.filling,
-        standing_by: view.standing_by,
-        target: view.target,
-        ceiling: view.ceiling,
-        handed_out: view.handed_out,
-        missed: view.missed,
-        discarded: view.discarded,
-    }
-}
-
-/// Whether the daemon is up.
+/// Answers when the daemon is up.
 #[utoipa::path(
     get,
     path = paths::HEALTHZ,
-    responses((status = 200, description = "It is", body = Health))
+    operation_id = "check_health",
+    tag = "daemon",
+    responses((status = 200, description = "The daemon is up.", body = Health), Failures<()>)
 )]
 pub async fn healthz() -> Json<Health> {
     Json(Health { status: "ok".to_owned() })
 }
 
-/// This document.
+/// Reads the OpenAPI document of the API.
 #[utoipa::path(
     get,
     path = paths::OPENAPI,
-    responses((status = 200, description = "The OpenAPI document", body = Object))
+    operation_id = "get_openapi",
+    tag = "daemon",
+    responses((status = 200, description = "The OpenAPI document.", body = Object), Failures<()>)
 )]
-pub async fn openapi() -> Json<utoipa::openapi::OpenApi> {
-    Json(super::document())
+pub async fn openapi() -> Json<&'static utoipa::openapi::OpenApi> {
+    static DOCUMENT: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(super::document);
+    Json(&DOCUMENT)
 }

@@ -3,53 +3,51 @@
 use std::convert::Infallible;
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::{IntoResponse, Response};
-use emberd_api::{ErrorBody, ErrorCode, paths};
-use emberd_sandbox::Sandboxes;
+use emberd_api::paths;
+use emberd_sandbox::{OperationError, Sandboxes};
 use futures::stream::unfold;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::errors::ApiError;
+use super::failures::Failures;
 use super::id::Id;
+use super::query::{Query, QueryError};
 
-/// What of a log is wanted.
+/// Query of `GET …/logs`.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Wanted {
-    /// Go on with what is added, until the sandbox or the daemon ends.
+    /// Whether to follow the log until the sandbox or the daemon ends.
     #[serde(default)]
     follow: bool,
-    /// Begin that many lines before the end; with all that is held when absent.
+    /// Number of lines at the end of the log to begin with. All lines that are kept when absent.
     tail: Option<usize>,
 }
 
-/// Read the console log of a sandbox: what its guest's kernel prints, and its VMM. Control
-/// characters are taken out; the rest is as the guest chose it.
+/// Reads the console log of a sandbox: the output of its guest's kernel, and of its VMM.
+///
+/// Control characters are removed. Code in the sandbox can write to the log.
 #[utoipa::path(
     get,
     path = paths::LOGS,
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"), Wanted),
+    operation_id = "get_logs",
+    tag = "sandboxes",
+    params(Id, Wanted),
     responses(
-        (status = 200, description = "Lines of the log", body = String, content_type = "text/plain"),
-        (status = 400, description = "The query is wrong", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox", body = ErrorBody),
-        (status = 409, description = "The sandbox is still being created", body = ErrorBody),
-        (status = 410, description = "The sandbox was deleted meanwhile", body = ErrorBody),
+        (status = 200, description = "Lines of the log.", body = String,
+         content_type = "text/plain"),
+        Failures<(QueryError, OperationError)>,
     )
 )]
 pub async fn logs(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    Query(Wanted { follow, tail }): Query<Wanted>,
 ) -> Result<Response, ApiError> {
-    let Query(Wanted { follow, tail }) = wanted.map_err(|rejection| {
-        ApiError::new(ErrorCode::InvalidRequest, rejection.body_text())
-            .hint("the query takes follow=true and tail=LINES")
-    })?;
     let log = sandboxes.console_log(id, tail, follow).await?;
     let pieces = unfold(log, async |mut log| {
         let text = log.next().await?;

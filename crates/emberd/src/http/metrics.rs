@@ -2,24 +2,25 @@
 
 use axum::Json;
 use axum::extract::State;
-use emberd_api::{ErrorBody, Metrics, paths};
-use emberd_sandbox::Sandboxes;
+use emberd_api::{Metrics, paths};
+use emberd_sandbox::{OperationError, Sandboxes};
 
 use super::errors::ApiError;
+use super::failures::Failures;
 use super::id::Id;
 
-/// Show what a sandbox uses of its machine, by its guest's own account: code in it can make the
-/// guest say anything.
+/// Shows what a sandbox uses of its machine.
+///
+/// The numbers are the guest's own: code in the sandbox can falsify them.
 #[utoipa::path(
     get,
     path = paths::METRICS,
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
+    operation_id = "get_metrics",
+    tag = "sandboxes",
+    params(Id),
     responses(
-        (status = 200, description = "What it uses now", body = Metrics),
-        (status = 404, description = "There is no such sandbox", body = ErrorBody),
-        (status = 409, description = "The sandbox is still being created", body = ErrorBody),
-        (status = 410, description = "The sandbox's microVM is gone", body = ErrorBody),
-        (status = 502, description = "The guest did not do as it should", body = ErrorBody),
+        (status = 200, description = "The current use.", body = Metrics),
+        Failures<(OperationError,)>,
     )
 )]
 pub async fn metrics(

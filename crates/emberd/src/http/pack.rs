@@ -1,14 +1,16 @@
-//! The language pack a body or a path names.
+//! The language pack that a body or a path names.
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use emberd_api::ErrorCode;
 use emberd_image::{PackName, PackNameError};
 use emberd_sandbox::Sandboxes;
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterIn};
 
 use super::errors::ApiError;
+use super::id::path_parameter;
 
-/// An installed language pack, of the path.
+/// The installed language pack in a path.
 #[derive(Debug)]
 pub struct Pack(pub PackName);
 
@@ -25,10 +27,21 @@ impl FromRequestParts<Sandboxes> for Pack {
     }
 }
 
-/// The pack of that name.
+impl IntoParams for Pack {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![path_parameter("pack", "Name of the language pack, such as `python`.").build()]
+    }
+}
+
+/// The language pack is not installed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct PackError(String);
+
+/// Finds the installed pack `name`.
 ///
 /// # Errors
-/// None is installed; the hint names those that are.
+/// [`PackError`], with a hint that names the installed packs.
 pub fn installed(sandboxes: &Sandboxes, name: &str) -> Result<PackName, ApiError> {
     let pack: PackName =
         name.parse().map_err(|error: PackNameError| unknown(sandboxes, error.to_string()))?;
@@ -41,6 +54,5 @@ pub fn installed(sandboxes: &Sandboxes, name: &str) -> Result<PackName, ApiError
 
 fn unknown(sandboxes: &Sandboxes, error: String) -> ApiError {
     let names: Vec<_> = sandboxes.images().packs.keys().map(PackName::as_str).collect();
-    ApiError::new(ErrorCode::UnknownPack, error)
-        .hint(format!("installed are: {}", names.join(", ")))
+    ApiError::from(PackError(error)).hint(format!("installed packs: {}", names.join(", ")))
 }

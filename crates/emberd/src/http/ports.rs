@@ -1,37 +1,33 @@
-//! `/sandboxes/{id}/ports/{port}`: a connection to a port, as bytes.
+//! `/sandboxes/{id}/ports/{port}`: the bytes of a connection to a port.
 
 use axum::extract::{Path, Request, State};
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use emberd_api::{ErrorBody, ErrorCode, TUNNEL_PROTOCOL, paths};
-use emberd_sandbox::Sandboxes;
+use emberd_api::{TUNNEL_PROTOCOL, paths};
+use emberd_sandbox::{DialError, Sandboxes};
 use hyper::upgrade::OnUpgrade;
 
 use super::errors::ApiError;
+use super::failures::Failures;
+use super::id::Id;
+use super::proxy::TargetError;
 use super::{id, proxy, tunnel};
 use crate::server::caller::Caller;
 
-/// Turn the connection into one to a TCP port inside a sandbox. Asks for `Connection: Upgrade`
-/// and `Upgrade: tcp`; what follows the answer's head are the port's bytes.
+/// Connects to a TCP port inside a sandbox.
+///
+/// The request asks for `Connection: Upgrade` and `Upgrade: tcp`; after the head of the response,
+/// the connection carries the bytes of the port.
 #[utoipa::path(
     get,
     path = paths::PORT,
     operation_id = "connect_port",
-    params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("port" = u16, Path, description = "1 to 65535"),
-    ),
+    tag = "ports",
+    params(Id, ("port" = u16, Path, description = "TCP port, 1 to 65535.")),
     responses(
-        (status = 101, description = "The connection is the port's from here on"),
-        (status = 400, description = "The port is none, or no upgrade was asked for",
-         body = ErrorBody),
-        (status = 404, description = "There is no such sandbox", body = ErrorBody),
-        (status = 409, description = "The sandbox is still being created", body = ErrorBody),
-        (status = 410, description = "The sandbox's microVM is gone", body = ErrorBody),
-        (status = 429, description = "It has as many connections as allowed", body = ErrorBody),
-        (status = 502, description = "Nothing listens on the port, or the guest did not do as it \
-            should", body = ErrorBody),
+        (status = 101, description = "From here on, the connection carries the bytes of the port."),
+        Failures<(TargetError, DialError)>,
     )
 )]
 pub async fn connect(
@@ -44,9 +40,9 @@ pub async fn connect(
     let port = proxy::port(&port)?;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let Some(upgrade) = upgrade.filter(|_| asks_for_tunnel(request.headers())) else {
-        let error = "the request asks for no tunnel";
         let hint = "send `Connection: Upgrade` and `Upgrade: tcp`, or use `emberctl forward`";
-        return Err(ApiError::new(ErrorCode::InvalidRequest, error).hint(hint));
+        let error = TargetError::new("the request does not ask for an upgrade to `tcp`");
+        return Err(ApiError::from(error).hint(hint));
     };
     let guest = sandboxes.dial(id, port).await?;
     let caller = request.extensions_mut().remove::<Caller>();

@@ -1,40 +1,36 @@
-//! `/sandboxes/{id}/processes` and what is below it.
+//! `/sandboxes/{id}/processes` and the paths below it.
 
 use axum::Json;
 use axum::body::Body as RawBody;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use emberd_api::{ErrorBody, Process, ProcessList, ProcessSpec, SignalProcess, TtySize, paths};
-use emberd_sandbox::{ProcessError, ProcessView, Sandboxes};
+use emberd_api::{Process, ProcessList, ProcessSpec, SignalProcess, TtySize, paths};
+use emberd_sandbox::{OperationError, ProcessError, Sandboxes};
 use serde::Deserialize;
 
-use super::body::{Body, Pieces};
+use super::body::{Body, BodyError, Pieces, PiecesError};
 use super::errors::ApiError;
-use super::id::{Id, ProcessId};
-use super::query::Query;
-use super::sandboxes::epoch_ms;
+use super::failures::Failures;
+use super::id::{Id, PathError, ProcessId};
+use super::query::{Query, QueryError};
+use super::views::IntoBody as _;
 
 pub mod events;
 mod websocket;
 
-/// Start a process; answers once it runs. It goes on until it ends, is deleted, or its sandbox
-/// is, whoever listens.
+/// Starts a process and answers once it runs.
+///
+/// The process goes on until it ends, is deleted, or its sandbox is deleted.
 #[utoipa::path(
     post,
     path = paths::PROCESSES,
     operation_id = "start_process",
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
+    tag = "processes",
+    params(Id),
     request_body = ProcessSpec,
     responses(
-        (status = 201, description = "It runs", body = Process),
-        (status = 400, description = "The body is wrong, or asks for a limit the guest cannot hold",
-         body = ErrorBody),
-        (status = 404, description = "There is no such sandbox, or no such user", body = ErrorBody),
-        (status = 409, description = "The sandbox is still being created", body = ErrorBody),
-        (status = 410, description = "The sandbox's microVM is gone", body = ErrorBody),
-        (status = 422, description = "The program could not be started", body = ErrorBody),
-        (status = 429, description = "There are as many processes as allowed", body = ErrorBody),
-        (status = 502, description = "The guest did not do as it should", body = ErrorBody),
+        (status = 201, description = "The process runs.", body = Process),
+        Failures<(BodyError, ProcessError)>,
     )
 )]
 pub async fn start(
@@ -45,18 +41,19 @@ pub async fn start(
     let spec: ProcessSpec = body.json()?;
     drop(body);
     let process = sandboxes.start_process(id, spec).await?;
-    Ok((StatusCode::CREATED, Json(shown(process.view()))))
+    Ok((StatusCode::CREATED, Json(process.view().into_body())))
 }
 
-/// List the processes that run, and those that ended lately, by process id.
+/// Lists the processes that run, and those that ended recently, by process id.
 #[utoipa::path(
     get,
     path = paths::PROCESSES,
     operation_id = "list_processes",
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
+    tag = "processes",
+    params(Id),
     responses(
-        (status = 200, description = "The processes", body = ProcessList),
-        (status = 404, description = "There is no such sandbox", body = ErrorBody),
+        (status = 200, description = "The processes.", body = ProcessList),
+        Failures<(OperationError,)>,
     )
 )]
 pub async fn list(
@@ -64,39 +61,39 @@ pub async fn list(
     Id(id): Id,
 ) -> Result<Json<ProcessList>, ApiError> {
     let processes = sandboxes.processes(id)?;
-    let processes = processes.iter().map(|process| shown(process.view())).collect();
+    let processes = processes.iter().map(|process| process.view().into_body()).collect();
     Ok(Json(ProcessList { processes }))
 }
 
-/// Show one process.
+/// Shows one process.
 #[utoipa::path(
     get,
     path = paths::PROCESS,
     operation_id = "get_process",
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-           ("pid" = u32, Path, description = "The process's number")),
+    tag = "processes",
+    params(ProcessId),
     responses(
-        (status = 200, description = "The process", body = Process),
-        (status = 404, description = "There is no such sandbox or process", body = ErrorBody),
+        (status = 200, description = "The process.", body = Process),
+        Failures<(PathError, ProcessError)>,
     )
 )]
 pub async fn get(
     State(sandboxes): State<Sandboxes>,
     ProcessId(id, pid): ProcessId,
 ) -> Result<Json<Process>, ApiError> {
-    Ok(Json(shown(sandboxes.process(id, pid)?.view())))
+    Ok(Json(sandboxes.process(id, pid)?.view().into_body()))
 }
 
-/// Kill a process with all it started, and forget it.
+/// Kills a process and all it started, and forgets it.
 #[utoipa::path(
     delete,
     path = paths::PROCESS,
     operation_id = "delete_process",
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-           ("pid" = u32, Path, description = "The process's number")),
+    tag = "processes",
+    params(ProcessId),
     responses(
-        (status = 204, description = "It is being killed"),
-        (status = 404, description = "There is no such sandbox or process", body = ErrorBody),
+        (status = 204, description = "The process is being killed."),
+        Failures<(PathError, ProcessError)>,
     )
 )]
 pub async fn delete(
@@ -107,29 +104,31 @@ pub async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What is asked of `POST …/stdin`.
+/// Query of `POST …/stdin`.
 #[derive(Debug, Deserialize)]
 pub struct StdinQuery {
     #[serde(default)]
     end: bool,
 }
 
-/// Write the body to a process's standard input; answers when the guest has it all, which takes
-/// as long as the program does not read. Of several at once, one is written after the other.
+/// Writes the body to the standard input of a process.
+///
+/// Answers once the guest has received all of it, which takes as long as the program does not read.
+/// Concurrent requests write one after the other.
 #[utoipa::path(
     post,
     path = paths::PROCESS_STDIN,
-    operation_id = "write_process_stdin",
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-           ("pid" = u32, Path, description = "The process's number"),
-           ("end" = Option<bool>, Query, description = "Whether input ends with the body; \
-            a terminal is sent Ctrl-D")),
+    operation_id = "write_stdin",
+    tag = "processes",
+    params(
+        ProcessId,
+        ("end" = Option<bool>, Query,
+         description = "Whether standard input ends after the body. A terminal receives Ctrl-D."),
+    ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
-        (status = 204, description = "It is written"),
-        (status = 404, description = "There is no such sandbox or process", body = ErrorBody),
-        (status = 408, description = "The body paused for too long", body = ErrorBody),
-        (status = 409, description = "The process, or its input, has ended", body = ErrorBody),
+        (status = 204, description = "The body is written."),
+        Failures<(PathError, QueryError, PiecesError, ProcessError)>,
     )
 )]
 pub async fn stdin(
@@ -144,7 +143,7 @@ pub async fn stdin(
     let mut pieces = Pieces::new(&headers, body);
     loop {
         let piece = tokio::select! {
-            // What was sent before the end is judged by itself.
+            // Bytes that arrived before the process ended have their own error.
             biased;
             piece = pieces.next() => piece?,
             _ = process.wait() => return Err(ProcessError::Ended(pid).into()),
@@ -160,19 +159,17 @@ pub async fn stdin(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Send a signal to a process and all it started.
+/// Sends a signal to a process and all it started.
 #[utoipa::path(
     post,
     path = paths::PROCESS_SIGNAL,
     operation_id = "signal_process",
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-           ("pid" = u32, Path, description = "The process's number")),
+    tag = "processes",
+    params(ProcessId),
     request_body = SignalProcess,
     responses(
-        (status = 204, description = "It is on its way"),
-        (status = 400, description = "The body is wrong", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox or process", body = ErrorBody),
-        (status = 409, description = "The process has ended", body = ErrorBody),
+        (status = 204, description = "The signal is on its way."),
+        Failures<(PathError, BodyError, ProcessError)>,
     )
 )]
 pub async fn signal(
@@ -185,20 +182,17 @@ pub async fn signal(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Change the size of a process's terminal.
+/// Changes the size of the terminal of a process.
 #[utoipa::path(
     post,
     path = paths::PROCESS_RESIZE,
     operation_id = "resize_process",
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-           ("pid" = u32, Path, description = "The process's number")),
+    tag = "processes",
+    params(ProcessId),
     request_body = TtySize,
     responses(
-        (status = 204, description = "It is on its way"),
-        (status = 400, description = "The body is wrong, or there is no terminal",
-         body = ErrorBody),
-        (status = 404, description = "There is no such sandbox or process", body = ErrorBody),
-        (status = 409, description = "The process has ended", body = ErrorBody),
+        (status = 204, description = "The change is on its way."),
+        Failures<(PathError, BodyError, ProcessError)>,
     )
 )]
 pub async fn resize(
@@ -209,10 +203,4 @@ pub async fn resize(
     let size: TtySize = body.json()?;
     sandboxes.process(id, pid)?.resize(size).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn shown(view: ProcessView) -> Process {
-    let ProcessView { pid, argv, user, tty, started_at, next_seq, exit } = view;
-    let started_at_ms = epoch_ms(started_at);
-    Process { pid, argv, user, tty, started_at_ms, next_event: next_seq, exit }
 }

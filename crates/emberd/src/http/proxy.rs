@@ -1,6 +1,6 @@
-//! Requests to ports inside sandboxes: told by their host, `PORT-ID.anything`, or by two
-//! headers. They never reach the API, and what listens on the port sees them as they came, but
-//! for what concerns one connection only.
+//! Requests to ports inside sandboxes, recognised by their host, `PORT-ID.anything`, or by two
+//! headers. They never reach the API. The server on the port receives them unchanged, without the
+//! fields that concern one connection only.
 
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, Uri};
@@ -23,9 +23,9 @@ mod target;
 
 pub use exchange::ExchangeError;
 use target::Target;
-pub use target::port;
+pub use target::{TargetError, port};
 
-/// Answers a request to a port inside a sandbox, and lets all others pass.
+/// Answers a request to a port inside a sandbox, and passes on all others.
 pub async fn divert(State(sandboxes): State<Sandboxes>, request: Request, next: Next) -> Response {
     match target::of(&request) {
         Ok(None) => next.run(request).await,
@@ -42,7 +42,7 @@ async fn forward(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     if request.method() == Method::CONNECT {
-        let error = "a port inside a sandbox takes no CONNECT";
+        let error = "a port inside a sandbox does not take CONNECT";
         return Err(ApiError::new(ErrorCode::MethodNotAllowed, error)
             .hint("use `emberctl forward`, or upgrade GET /sandboxes/{id}/ports/{port}"));
     }
@@ -60,7 +60,7 @@ async fn forward(
         answer.extensions_mut().insert(Proxied);
         return Ok(ending::until(sandboxes.ended(target.id), caller.as_ref(), answer));
     }
-    // Switching to what was not asked for would leave the caller out of step.
+    // A switch that the caller did not ask for would leave it in another protocol.
     let Some((on_upgrade, _)) = on_upgrade.zip(protocol) else {
         return Err(ExchangeError::NotAsked.into());
     };
@@ -80,7 +80,7 @@ async fn forward(
     Ok(ending::until(sandboxes.ended(target.id), caller.as_ref(), answer))
 }
 
-/// The target of a request as a server, not a proxy, gets it (RFC 9112 §3.2.1).
+/// The target of a request in the form that servers, not proxies, receive (RFC 9112 §3.2.1).
 fn origin_form(uri: &Uri) -> Uri {
     let path = uri.path_and_query().cloned();
     path.map_or_else(Uri::default, Uri::from)

@@ -1,35 +1,32 @@
 //! `/sandboxes` and `/sandboxes/{id}`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use emberd_api::{
-    BootTimes, CreateSandbox, CreatedSandbox, ErrorBody, ErrorCode, LANGUAGE_PACK_DEFAULT, Sandbox,
-    SandboxList, SandboxState, ServerTiming, paths,
+    CreateSandbox, CreatedSandbox, LANGUAGE_PACK_DEFAULT, Sandbox, SandboxList, ServerTiming, paths,
 };
-use emberd_sandbox::{BootPath, Created, SandboxState as State_, SandboxView, Sandboxes};
+use emberd_sandbox::{BootPath, CreateError, Created, DeleteError, Sandboxes};
 
-use super::body::Body;
+use super::body::{Body, BodyError};
 use super::errors::ApiError;
+use super::failures::Failures;
 use super::id::Id;
 use super::observe::Timed;
 use super::pack;
+use super::views::IntoBody;
 
-/// Create a sandbox; answers when it is ready.
+/// Creates a sandbox and answers once it can run code.
 #[utoipa::path(
     post,
     path = paths::SANDBOXES,
     operation_id = "create_sandbox",
-    request_body(content = Option<CreateSandbox>, description = "An empty body is `{}`."),
+    tag = "sandboxes",
+    request_body(content = Option<CreateSandbox>, description = "An empty body means `{}`."),
     responses(
-        (status = 201, description = "The sandbox is ready", body = CreatedSandbox,
-         headers(("server-timing" = String, description = "Where the time went"))),
-        (status = 400, description = "The body is wrong, or there is no such pack", body = ErrorBody),
-        (status = 410, description = "It was deleted while it was created", body = ErrorBody),
-        (status = 429, description = "There are as many sandboxes as allowed", body = ErrorBody),
-        (status = 503, description = "The microVM did not boot, or the daemon stops", body = ErrorBody),
+        (status = 201, description = "The sandbox is ready.", body = CreatedSandbox,
+         headers(("server-timing" = String, description = "Time that each stage took."))),
+        Failures<(BodyError, CreateError)>,
     )
 )]
 pub async fn create(
@@ -45,7 +42,7 @@ pub async fn create(
     Ok((StatusCode::CREATED, Extension(timed(&created)), Json(body)))
 }
 
-/// What was made ahead of need is no part of the answer's time.
+/// A microVM of the warm pool was started before the request: its stages are not in the header.
 fn timed(created: &Created) -> Timed {
     let Created { boot_path, boot, .. } = created;
     let timing = ServerTiming::default().saying("boot-path", boot_path.to_string());
@@ -63,47 +60,52 @@ fn timed(created: &Created) -> Timed {
     Timed(stages.fold(timing, |timing, (name, took)| timing.with(name, took)))
 }
 
-/// List all sandboxes, oldest first.
+/// Lists all sandboxes, oldest first.
 #[utoipa::path(
     get,
     path = paths::SANDBOXES,
     operation_id = "list_sandboxes",
-    responses((status = 200, description = "All sandboxes", body = SandboxList))
+    tag = "sandboxes",
+    responses((status = 200, description = "All sandboxes.", body = SandboxList), Failures<()>)
 )]
 pub async fn list(State(sandboxes): State<Sandboxes>) -> Json<SandboxList> {
-    Json(SandboxList { sandboxes: sandboxes.list().iter().map(shown).collect() })
+    Json(SandboxList { sandboxes: sandboxes.list().into_iter().map(IntoBody::into_body).collect() })
 }
 
-/// Show one sandbox.
+/// Shows one sandbox.
 #[utoipa::path(
     get,
     path = paths::SANDBOX,
     operation_id = "get_sandbox",
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
+    tag = "sandboxes",
+    params(Id),
     responses(
-        (status = 200, description = "The sandbox", body = Sandbox),
-        (status = 404, description = "There is no such sandbox", body = ErrorBody),
+        (status = 200, description = "The sandbox.", body = Sandbox),
+        Failures<(DeleteError,)>,
     )
 )]
 pub async fn get(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<Sandbox>, ApiError> {
-    let unknown = || ApiError::new(ErrorCode::UnknownSandbox, format!("unknown sandbox {id}"));
-    sandboxes.get(id).map(|view| Json(shown(&view))).ok_or_else(unknown)
+    let view = sandboxes.get(id).ok_or(DeleteError::Unknown(id))?;
+    Ok(Json(view.into_body()))
 }
 
-/// Delete a sandbox; answers when it is out of reach and its microVM is being killed. What is
-/// left of it on the host is removed behind the answer, before the daemon stops.
+/// Deletes a sandbox.
+///
+/// Answers once no request can reach the sandbox and its microVM is being killed; the rest of it is
+/// removed after the response, before the daemon stops.
 #[utoipa::path(
     delete,
     path = paths::SANDBOX,
     operation_id = "delete_sandbox",
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits")),
+    tag = "sandboxes",
+    params(Id),
     responses(
-        (status = 204, description = "The sandbox is out of reach",
-         headers(("server-timing" = String, description = "Where the time went"))),
-        (status = 404, description = "There is no such sandbox", body = ErrorBody),
+        (status = 204, description = "The sandbox is out of reach.",
+         headers(("server-timing" = String, description = "Time that each stage took."))),
+        Failures<(DeleteError,)>,
     )
 )]
 pub async fn delete(
@@ -112,38 +114,4 @@ pub async fn delete(
 ) -> Result<(StatusCode, Extension<Timed>), ApiError> {
     sandboxes.delete(id).await?;
     Ok((StatusCode::NO_CONTENT, Extension(Timed::default())))
-}
-
-fn shown(view: &SandboxView) -> Sandbox {
-    let (state, reason, vmm_pid) = match view.state {
-        State_::Creating => (SandboxState::Creating, None, None),
-        State_::Ready { vmm_pid } => (SandboxState::Ready, None, Some(vmm_pid)),
-        State_::Gone(reason) => (SandboxState::Gone, Some(format!("its VMM {reason}")), None),
-    };
-    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    Sandbox {
-        id: view.id.to_string(),
-        language_pack: view.pack.to_string(),
-        state,
-        reason,
-        created_at_ms: epoch_ms(view.created_at),
-        boot_path: view.boot_path.map(|path| path.to_string()),
-        boot: view.boot.map(|boot| BootTimes {
-            vmm_us: micros(boot.vmm),
-            load_us: boot.load.map(micros),
-            guest_us: micros(boot.guest),
-            renew_us: boot.renew.map(micros),
-            warm_up_us: boot.warm_up.map(micros),
-            kernel_us: boot.kernel.map(micros),
-            init_us: boot.init.map(micros),
-        }),
-        vmm_pid,
-        dir: view.dir.display().to_string(),
-    }
-}
-
-/// Milliseconds since the Unix epoch.
-pub fn epoch_ms(time: SystemTime) -> u64 {
-    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }

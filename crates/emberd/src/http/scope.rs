@@ -1,9 +1,9 @@
-//! What a caller must be allowed to do for each route. Nothing is enforced yet.
+//! The permission that each route requires. Nothing is enforced yet.
 
 use axum::http::Method;
 use emberd_api::paths;
 
-/// What a caller must be allowed to do.
+/// Permission that a route requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// Nothing: the route shows nothing of this daemon's state.
@@ -57,7 +57,7 @@ pub const SCOPES: [(&str, &str, Scope); 38] = [
     ("GET", paths::METRICS, Scope::SandboxRead),
     ("GET", paths::LOGS, Scope::SandboxRead),
     ("GET", paths::PORT, Scope::SandboxUse),
-    // What is inside a sandbox belongs to whoever uses it, reading included.
+    // The content of a sandbox belongs to its users, reading included.
     ("GET", paths::FILES, Scope::SandboxUse),
     ("PUT", paths::FILES, Scope::SandboxUse),
     ("DELETE", paths::FILES, Scope::SandboxUse),

@@ -8,16 +8,16 @@ use axum::response::{IntoResponse as _, Response};
 use futures::{Stream, StreamExt as _};
 use serde::Serialize;
 
-/// How long a stream says nothing before a comment says that it is alive: less than the minute
-/// after which proxies take one for dead.
+/// Longest silence of a stream before a comment shows that it is alive: less than the minute after
+/// which proxies close a connection.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
-/// One event: its name, and its data as JSON, which has no line breaks of its own.
+/// One event: its name, and its data as JSON, which has no line breaks.
 pub fn event(name: &str, data: &impl Serialize) -> Event {
     filled(Event::default(), name, data)
 }
 
-/// Likewise, with a number that a client can go on after.
+/// One event with a number, after which a client can go on.
 pub fn numbered(id: u64, name: &str, data: &impl Serialize) -> Event {
     filled(Event::default().id(id.to_string()), name, data)
 }
@@ -27,7 +27,7 @@ fn filled(event: Event, name: &str, data: &impl Serialize) -> Event {
     event.event(name).data(json)
 }
 
-/// The answer whose body is these events.
+/// The response whose body is `events`.
 pub fn answer(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let events = events.map(Ok::<_, Infallible>);
     Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE_MAX)).into_response()

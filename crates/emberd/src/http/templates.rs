@@ -3,57 +3,62 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use emberd_api::{ErrorBody, Template, TemplateList, TemplateState, paths};
-use emberd_sandbox::{Sandboxes, TemplateState as State_, TemplateView};
+use emberd_api::{Template, TemplateList, paths};
+use emberd_sandbox::{BuildTemplateError, RemoveTemplateError, Sandboxes};
 
 use super::errors::ApiError;
-use super::pack::Pack;
-use super::sandboxes::epoch_ms;
+use super::failures::Failures;
+use super::pack::{Pack, PackError};
+use super::views::IntoBody;
 
-/// List the templates, one for each installed language pack.
+/// Lists the templates, one for each installed language pack.
 #[utoipa::path(
     get,
     path = paths::TEMPLATES,
     operation_id = "list_templates",
-    responses((status = 200, description = "All templates", body = TemplateList))
+    tag = "templates",
+    responses((status = 200, description = "All templates.", body = TemplateList), Failures<()>)
 )]
 pub async fn list(State(sandboxes): State<Sandboxes>) -> Json<TemplateList> {
-    Json(TemplateList { templates: sandboxes.templates().into_iter().map(shown).collect() })
+    Json(TemplateList {
+        templates: sandboxes.templates().into_iter().map(IntoBody::into_body).collect(),
+    })
 }
 
-/// Build the template of a language pack, if there is none; answers when it is ready. A caller
-/// that hangs up does not end the build.
+/// Builds the template of a language pack unless it exists, and answers once it is ready.
+///
+/// A caller that hangs up does not end the build.
 #[utoipa::path(
     post,
     path = paths::TEMPLATE,
     operation_id = "build_template",
-    params(("pack" = String, Path, description = "Name of a language pack")),
+    tag = "templates",
+    params(Pack),
     responses(
-        (status = 200, description = "The template is ready", body = Template),
-        (status = 400, description = "There is no such pack", body = ErrorBody),
-        (status = 409, description = "This daemon makes no templates", body = ErrorBody),
-        (status = 503, description = "It could not be built, was removed meanwhile, or the \
-            daemon stops", body = ErrorBody),
+        (status = 200, description = "The template is ready.", body = Template),
+        Failures<(PackError, BuildTemplateError)>,
     )
 )]
 pub async fn build(
     State(sandboxes): State<Sandboxes>,
     Pack(pack): Pack,
 ) -> Result<Json<Template>, ApiError> {
-    Ok(Json(shown(sandboxes.build_template(&pack).await?)))
+    Ok(Json(sandboxes.build_template(&pack).await?.into_body()))
 }
 
-/// Remove the template of a language pack and the microVMs of its pool, and cut off its being
-/// built. Sandboxes boot cold until it is built again. No error if there is none.
+/// Deletes the template of a language pack and the microVMs of its pool, and ends its build.
+///
+/// Sandboxes boot cold until the template is built again. A template that does not exist is a
+/// success.
 #[utoipa::path(
     delete,
     path = paths::TEMPLATE,
     operation_id = "delete_template",
-    params(("pack" = String, Path, description = "Name of a language pack")),
+    tag = "templates",
+    params(Pack),
     responses(
-        (status = 204, description = "There is no template"),
-        (status = 400, description = "There is no such pack", body = ErrorBody),
-        (status = 409, description = "This daemon makes no templates", body = ErrorBody),
+        (status = 204, description = "The template does not exist."),
+        Failures<(PackError, RemoveTemplateError)>,
     )
 )]
 pub async fn delete(
@@ -62,20 +67,4 @@ pub async fn delete(
 ) -> Result<StatusCode, ApiError> {
     sandboxes.remove_template(&pack).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn shown(view: TemplateView) -> Template {
-    Template {
-        language_pack: view.pack.to_string(),
-        state: match view.state {
-            State_::Absent => TemplateState::Absent,
-            State_::Building => TemplateState::Building,
-            State_::Ready => TemplateState::Ready,
-            State_::Failed => TemplateState::Failed,
-        },
-        error: view.error,
-        dir: view.dir.map(|dir| dir.display().to_string()),
-        disk_bytes: view.disk_bytes,
-        made_at_ms: view.made_at.map(epoch_ms),
-    }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use documented::Undocumented;
 use emberd::http::{Hosts, Limits};
 use emberd_api::{ErrorBody, ExecBody, ExecOutcome, SandboxState};
 use emberd_client::{Client, ClientError};
@@ -21,8 +22,10 @@ use crate::{packs, raw, wait};
 
 mod bad_input;
 mod contexts;
+mod documented;
 mod files;
 mod openapi;
+mod operations;
 mod original;
 mod ports;
 mod processes;
@@ -38,6 +41,7 @@ pub struct Api {
     pub run_dir: PathBuf,
     /// How the next microVMs behave.
     pub double: Double,
+    undocumented: Undocumented,
     server: JoinHandle<std::io::Result<()>>,
     temp: TempDir,
 }
@@ -89,8 +93,10 @@ impl Api {
         // `x` is what the tests call it.
         let hosts = Hosts::new(&authority.parse().unwrap(), &["x".to_owned()]);
         let router = emberd::http::router(sandboxes.clone(), hosts, Limits::default());
+        let undocumented = Undocumented::default();
+        let router = undocumented.watch(router);
         let server = tokio::spawn(async { axum::serve(listener, router).await });
-        Self { client, authority, sandboxes, run_dir, double, server, temp }
+        Self { client, authority, sandboxes, run_dir, double, undocumented, server, temp }
     }
 
     /// A sandbox of the pack `shell`.
@@ -111,6 +117,7 @@ impl Api {
         let sandboxes = self.client.list().await.unwrap().sandboxes;
         self.sandboxes.shutdown().await;
         self.server.abort();
+        assert_eq!(self.undocumented.all(), Vec::<String>::new(), "responses without a document");
         assert_eq!(wait::left_in(&self.run_dir), Vec::<PathBuf>::new());
         wait::until(async || Double::processes_in(&self.run_dir).is_empty()).await;
         for sandbox in sandboxes.iter().filter(|sandbox| sandbox.state == SandboxState::Ready) {

@@ -1,4 +1,4 @@
-//! Content of files, and directories as archives, streamed either way.
+//! Content of files, and directories as archives, streamed in both directions.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use emberd_api::{ErrorBody, ErrorCode, FileEntry, GuestPath, paths};
+use emberd_api::{FileEntry, GuestPath, paths};
 use emberd_sandbox::{
     ArchiveUpload, FileContent, FileUpload, OperationError, SandboxId, Sandboxes,
 };
@@ -19,34 +19,36 @@ use futures::stream;
 
 use super::encoding::{Compressor, accepts_gzip};
 use super::query::Query;
-use super::range::Range;
-use super::upload::UploadBody;
+use super::range::{Range, RangeError};
+use super::upload::{UploadBody, UploadError};
 use crate::http::errors::ApiError;
+use crate::http::failures::Failures;
 use crate::http::id::Id;
+use crate::http::query::QueryError;
 
-/// Read a file, or part of it with `Range: bytes=…`. Compressed with gzip where the client takes
-/// that and asks for no part. `HEAD` tells the size.
+/// Reads a file, or a part of it with `Range: bytes=FIRST-LAST`.
+///
+/// The response is compressed with gzip where the client accepts that and asks for no part. `HEAD`
+/// answers with the size alone.
 #[utoipa::path(
     get,
     path = paths::FILES,
     operation_id = "read_file",
+    tag = "files",
     params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("path" = String, Query, description = "A file, percent-encoded bytes"),
-        ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
-        ("range" = Option<String>, Header, description = "`bytes=FIRST-LAST`, `bytes=FIRST-` or \
-            `bytes=-COUNT`"),
+        Id,
+        ("path" = String, Query, description = "Path of the file: percent-encoded bytes."),
+        ("user" = Option<String>, Query,
+         description = "User whose home a relative path begins at. Root when absent."),
+        ("range" = Option<String>, Header,
+         description = "`bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-COUNT`."),
     ),
     responses(
-        (status = 200, description = "The file", body = Vec<u8>,
+        (status = 200, description = "The file.", body = Vec<u8>,
          content_type = "application/octet-stream"),
-        (status = 206, description = "The part asked for", body = Vec<u8>,
+        (status = 206, description = "The part of the file.", body = Vec<u8>,
          content_type = "application/octet-stream"),
-        (status = 400, description = "The query is wrong, or it is no regular file",
-         body = ErrorBody),
-        (status = 404, description = "There is no such sandbox, file or user", body = ErrorBody),
-        (status = 416, description = "The file has nothing where the range begins",
-         body = ErrorBody),
+        Failures<(QueryError, RangeError, OperationError)>,
     )
 )]
 pub async fn read(
@@ -84,7 +86,7 @@ pub async fn read(
     Ok(response)
 }
 
-/// The part of a file that `range` is, and where it begins.
+/// Reads the part of a file that `range` names; with its offset.
 async fn part(
     sandboxes: &Sandboxes,
     id: SandboxId,
@@ -95,7 +97,7 @@ async fn part(
     let (first, length) = match range {
         Range::From(first, length) => (first, length),
         Range::Last(count) => {
-            // Where it begins depends on the size, which is asked for first.
+            // The offset depends on the size, which is read first.
             let whole = sandboxes.file_read(id, user.clone(), path.clone(), 0, Some(0)).await?;
             (whole.entry().size.saturating_sub(count), Some(count))
         }
@@ -104,35 +106,32 @@ async fn part(
 }
 
 fn unsatisfiable(size: u64) -> Response {
-    let error = format!("the range begins behind the file's {size} bytes");
-    let mut response = ApiError::new(ErrorCode::RangeNotSatisfiable, error).into_response();
+    let mut response = ApiError::from(RangeError(size)).into_response();
     response.headers_mut().insert(CONTENT_RANGE, value(&format!("bytes */{size}")));
     response
 }
 
-/// Write a file, whole or not at all: one that breaks off, or finds no room, leaves what was
-/// there. Makes parents. The body is the content, with `Content-Encoding: gzip` if it is
+/// Writes a file, whole or not at all: an upload that breaks off, or finds no space, leaves the old
+/// file.
+///
+/// Parent directories are made. The body is the content, with `Content-Encoding: gzip` if it is
 /// compressed.
 #[utoipa::path(
     put,
     path = paths::FILES,
     operation_id = "write_file",
+    tag = "files",
     params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("path" = String, Query, description = "The file, percent-encoded bytes"),
-        ("mode" = Option<String>, Query, description = "Its mode in octal; if absent as the file \
-            had, or 0644"),
-        ("user" = Option<String>, Query, description = "Whom it is to belong to"),
+        Id,
+        ("path" = String, Query, description = "Path of the file: percent-encoded bytes."),
+        ("mode" = Option<String>, Query,
+         description = "Mode of the file, in octal. That of the old file when absent, or 0644."),
+        ("user" = Option<String>, Query, description = "Owner of the file. Root when absent."),
     ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
-        (status = 200, description = "What the file is now", body = FileEntry),
-        (status = 400, description = "The query is wrong, or something else than a regular file \
-            is there", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox or user", body = ErrorBody),
-        (status = 408, description = "The body stopped coming", body = ErrorBody),
-        (status = 413, description = "The body is over 16 GiB", body = ErrorBody),
-        (status = 507, description = "The sandbox has no room left", body = ErrorBody),
+        (status = 200, description = "The file is written.", body = FileEntry),
+        Failures<(QueryError, UploadError, OperationError)>,
     )
 )]
 pub async fn write(
@@ -156,22 +155,25 @@ pub async fn write(
     written
 }
 
-/// Read what is in a directory, or one file, as a tar archive; compressed with gzip where the
-/// client takes that. An archive that cannot be finished breaks off.
+/// Reads a directory, or one file, as a tar archive.
+///
+/// The response is compressed with gzip where the client accepts that. An archive that cannot be
+/// finished breaks off.
 #[utoipa::path(
     get,
     path = paths::FILES_ARCHIVE,
     operation_id = "read_archive",
+    tag = "files",
     params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("path" = String, Query, description = "A directory or a file, percent-encoded bytes"),
-        ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
+        Id,
+        ("path" = String, Query, description = "Path of the directory or file: percent-encoded bytes."),
+        ("user" = Option<String>, Query,
+         description = "User whose home a relative path begins at. Root when absent."),
     ),
     responses(
-        (status = 200, description = "The archive", body = Vec<u8>,
+        (status = 200, description = "The archive.", body = Vec<u8>,
          content_type = "application/x-tar"),
-        (status = 400, description = "The query is wrong", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox, file or user", body = ErrorBody),
+        Failures<(QueryError, OperationError)>,
     )
 )]
 pub async fn pack(
@@ -191,26 +193,24 @@ pub async fn pack(
     Ok(response)
 }
 
-/// Unpack a tar archive into a directory, which is made. What it holds belongs to the user, and
-/// cannot reach outside of the directory. One that breaks off leaves what was unpacked.
+/// Unpacks a tar archive into a directory, which is made if it does not exist.
+///
+/// The files belong to the user, and none is written outside of the directory. An archive that
+/// breaks off leaves the files unpacked so far.
 #[utoipa::path(
     put,
     path = paths::FILES_ARCHIVE,
     operation_id = "write_archive",
+    tag = "files",
     params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("path" = String, Query, description = "The directory, percent-encoded bytes"),
-        ("user" = Option<String>, Query, description = "Whom all of it is to belong to"),
+        Id,
+        ("path" = String, Query, description = "Path of the directory: percent-encoded bytes."),
+        ("user" = Option<String>, Query, description = "Owner of the files. Root when absent."),
     ),
     request_body(content = Vec<u8>, content_type = "application/x-tar"),
     responses(
-        (status = 204, description = "All is unpacked"),
-        (status = 400, description = "The query is wrong, or the body is no such archive",
-         body = ErrorBody),
-        (status = 404, description = "There is no such sandbox or user", body = ErrorBody),
-        (status = 408, description = "The body stopped coming", body = ErrorBody),
-        (status = 413, description = "The body is over 16 GiB", body = ErrorBody),
-        (status = 507, description = "The sandbox has no room left", body = ErrorBody),
+        (status = 204, description = "The archive is unpacked."),
+        Failures<(QueryError, UploadError, OperationError)>,
     )
 )]
 pub async fn unpack(
@@ -235,10 +235,10 @@ pub async fn unpack(
     unpacked
 }
 
-/// Something that takes what is uploaded.
+/// Destination of an upload.
 trait Take {
     fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send;
-    /// Waits until no more is taken.
+    /// Waits until the destination fails.
     fn failure(&mut self) -> impl Future<Output = OperationError> + Send;
 }
 
@@ -275,7 +275,7 @@ async fn pour(pieces: &mut UploadBody, upload: &mut impl Take) -> Result<(), Api
     }
 }
 
-/// A file of `length` bytes as it is. A `HEAD` has its length and not its content.
+/// The uncompressed response of `length` bytes. A `HEAD` has the length without the content.
 fn plain(content: FileContent, length: u64) -> Response {
     let body = Body::from_stream(stream::try_unfold(content, uncompressed));
     let headers = [
@@ -301,7 +301,7 @@ fn compressed(content: FileContent) -> Response {
     (headers, Body::from_stream(pieces)).into_response()
 }
 
-/// The next piece; an error ends the connection, which is all that can be done by then.
+/// The next piece. An error ends the connection: the head of the response is sent already.
 async fn uncompressed(mut content: FileContent) -> io::Result<Option<(Bytes, FileContent)>> {
     match content.next().await {
         Ok(piece) => Ok(piece.map(|piece| (piece, content))),

@@ -1,20 +1,19 @@
-//! Content compressed with gzip, either way, piece by piece.
+//! Compression and decompression with gzip, piece by piece.
 
 use std::io::{self, Write as _};
 
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use bytes::Bytes;
-use emberd_api::ErrorCode;
 use flate2::Compression;
 use flate2::write::{GzDecoder, GzEncoder};
 
-use crate::http::errors::ApiError;
+use super::upload::UploadError;
 
-/// Most compressed bytes that are decompressed at once (1 KiB): they become 1 MiB at most.
+/// Most compressed bytes that are decompressed at once (1 KiB): they expand to 1 MiB at most.
 pub const SLICE_BYTES: usize = 1 << 10;
 
-/// Whether the client takes gzip.
+/// Whether the client accepts gzip.
 pub fn accepts_gzip(headers: &HeaderMap) -> bool {
     let headers = headers.get_all(ACCEPT_ENCODING).iter();
     let mut codings = headers.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
@@ -29,45 +28,44 @@ pub fn accepts_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether what the client sends is gzip.
-pub fn is_gzip(headers: &HeaderMap) -> Result<bool, ApiError> {
+/// Whether the body of a request is gzip.
+///
+/// # Errors
+/// [`UploadError::Encoding`].
+pub fn is_gzip(headers: &HeaderMap) -> Result<bool, UploadError> {
     match headers.get(CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase()) {
         None => Ok(false),
         Some(coding) => match coding.as_slice() {
             b"identity" | b"" => Ok(false),
             b"gzip" | b"x-gzip" => Ok(true),
-            _ => {
-                let error = "the body has an encoding this daemon does not know";
-                let error = ApiError::new(ErrorCode::InvalidRequest, error);
-                Err(error.hint("send it as it is, or with `Content-Encoding: gzip`"))
-            }
+            _ => Err(UploadError::Encoding),
         },
     }
 }
 
-/// Compresses.
+/// A gzip compressor.
 pub struct Compressor(GzEncoder<Vec<u8>>);
 
 impl Compressor {
     pub fn new() -> Self {
-        // Streams are compressed while somebody waits: speed before size.
+        // Streams are compressed while a client waits: speed before size.
         Self(GzEncoder::new(Vec::new(), Compression::fast()))
     }
 
-    /// What `piece` adds; may be nothing yet.
+    /// Compresses `piece`. The result may be empty: the compressor buffers.
     pub fn push(&mut self, piece: &[u8]) -> io::Result<Bytes> {
         self.0.write_all(piece)?;
         Ok(std::mem::take(self.0.get_mut()).into())
     }
 
-    /// What is left at the end.
+    /// Ends the stream and returns the rest of it.
     pub fn finish(mut self) -> io::Result<Bytes> {
         self.0.try_finish()?;
         Ok(std::mem::take(self.0.get_mut()).into())
     }
 }
 
-/// Decompresses.
+/// A gzip decompressor.
 pub struct Decompressor(GzDecoder<Vec<u8>>);
 
 impl Decompressor {
@@ -75,13 +73,13 @@ impl Decompressor {
         Self(GzDecoder::new(Vec::new()))
     }
 
-    /// What at most [`SLICE_BYTES`] hold; may be nothing yet.
+    /// Decompresses at most [`SLICE_BYTES`]. The result may be empty.
     pub fn push(&mut self, slice: &[u8]) -> io::Result<Bytes> {
         self.0.write_all(slice)?;
         Ok(std::mem::take(self.0.get_mut()).into())
     }
 
-    /// What is left at the end, which must be one of gzip too.
+    /// Returns the rest of the content, once the stream is complete.
     pub fn finish(mut self) -> io::Result<Bytes> {
         self.0.try_finish()?;
         Ok(std::mem::take(self.0.get_mut()).into())

@@ -1,21 +1,21 @@
-//! The query of an operation on files. Paths are bytes: what is percent-encoded need not be
-//! UTF-8.
+//! The query of an operation on files. Paths are bytes: percent-encoded text need not be UTF-8.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use emberd_api::{ErrorCode, GuestPath};
+use emberd_api::GuestPath;
 
 use crate::http::errors::ApiError;
+use crate::http::query::QueryError;
 
 /// Name and value of every part of a query, decoded.
 #[derive(Debug)]
 pub struct Query(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Query {
-    fn parse(query: &str) -> Result<Self, ApiError> {
+    fn parse(query: &str) -> Result<Self, QueryError> {
         let parts = query.split('&').filter(|part| !part.is_empty()).map(|part| {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             Ok((decoded(name)?, decoded(value)?))
@@ -24,7 +24,7 @@ impl Query {
     }
 
     /// The path `name`.
-    pub fn path(&self, name: &str) -> Result<GuestPath, ApiError> {
+    pub fn path(&self, name: &str) -> Result<GuestPath, QueryError> {
         let missing = || invalid(format!("the query lacks `{name}`"));
         let value = self.value(name).filter(|value| !value.is_empty()).ok_or_else(missing)?;
         let path = GuestPath(OsString::from_vec(value.to_vec()).into());
@@ -34,27 +34,27 @@ impl Query {
         }
     }
 
-    /// The user relative paths are of and new files belong to, if one is named.
-    pub fn user(&self) -> Result<Option<String>, ApiError> {
+    /// The user whose home relative paths begin at and who owns new files, if one is named.
+    pub fn user(&self) -> Result<Option<String>, QueryError> {
         self.text("user")
     }
 
-    /// Mode bits, in octal as chmod(1) has them.
-    pub fn mode(&self) -> Result<Option<u32>, ApiError> {
+    /// Mode bits, in octal as in chmod(1).
+    pub fn mode(&self) -> Result<Option<u32>, QueryError> {
         let Some(text) = self.text("mode")? else { return Ok(None) };
         let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777);
         let wrong = || invalid(format!("`mode={text}` is not octal, 0 to 7777"));
         mode.ok_or_else(wrong).map(Some)
     }
 
-    /// A number, if there is one.
-    pub fn number(&self, name: &str) -> Result<Option<u32>, ApiError> {
+    /// The number `name`, if the query has it.
+    pub fn number(&self, name: &str) -> Result<Option<u32>, QueryError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| invalid(format!("`{name}={text}` is no number")))
+        text.parse().map(Some).map_err(|_| invalid(format!("`{name}={text}` is not a number")))
     }
 
-    /// Whether something is wanted: `name`, `name=true`, or `name=false`.
-    pub fn flag(&self, name: &str) -> Result<bool, ApiError> {
+    /// The flag `name`: `name`, `name=true` or `name=false`.
+    pub fn flag(&self, name: &str) -> Result<bool, QueryError> {
         match self.text(name)?.as_deref() {
             None | Some("false") => Ok(false),
             Some("" | "true") => Ok(true),
@@ -62,7 +62,7 @@ impl Query {
         }
     }
 
-    fn text(&self, name: &str) -> Result<Option<String>, ApiError> {
+    fn text(&self, name: &str) -> Result<Option<String>, QueryError> {
         let Some(value) = self.value(name) else { return Ok(None) };
         let text = String::from_utf8(value.to_vec());
         text.map(Some).map_err(|_| invalid(format!("`{name}` in the query is not UTF-8")))
@@ -78,12 +78,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        Self::parse(parts.uri.query().unwrap_or_default())
+        Ok(Self::parse(parts.uri.query().unwrap_or_default())?)
     }
 }
 
-/// Undoes percent-encoding, and `+` for a space, which forms and many clients write.
-fn decoded(text: &str) -> Result<Vec<u8>, ApiError> {
+/// Decodes percent-encoding, and `+` for a space, as forms and many clients write it.
+fn decoded(text: &str) -> Result<Vec<u8>, QueryError> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {
@@ -93,10 +93,7 @@ fn decoded(text: &str) -> Result<Vec<u8>, ApiError> {
                 let mut digit = || char::from(bytes.next()?).to_digit(16);
                 let value = digit().zip(digit()).map(|(high, low)| 16 * high + low);
                 let value = value.and_then(|value| u8::try_from(value).ok());
-                value.ok_or_else(|| {
-                    invalid("the query has a `%` without two hexadecimal digits".to_owned())
-                        .hint("write a `%` itself as `%25`")
-                })?
+                value.ok_or(QueryError::Percent)?
             }
             byte => byte,
         });
@@ -104,8 +101,8 @@ fn decoded(text: &str) -> Result<Vec<u8>, ApiError> {
     Ok(decoded)
 }
 
-fn invalid(error: String) -> ApiError {
-    ApiError::new(ErrorCode::InvalidRequest, error)
+fn invalid(error: String) -> QueryError {
+    QueryError::Invalid(error)
 }
 
 #[cfg(test)]
@@ -128,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn wrong_values_are_refused() {
         for query in ["", "path", "path=", "path=%", "path=%f", "path=%zz", "path=a%00b", "%"] {
             let path = Query::parse(query).and_then(|query| query.path("path"));
             assert!(path.is_err(), "{query}");

@@ -1,16 +1,21 @@
-//! The `Range` of a request (RFC 9110 §14): one range of bytes; anything else is not heard.
+//! The `Range` of a request (RFC 9110 §14): one range of bytes. Any other range is ignored.
 
-/// Which bytes are wanted.
+/// The range begins after the end of the file, whose size in bytes this is.
+#[derive(Debug, thiserror::Error)]
+#[error("the range begins behind the file's {0} bytes")]
+pub struct RangeError(pub u64);
+
+/// Range of bytes that a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
-    /// From the first on, as many as the second says; all the rest when absent.
+    /// Offset of the first byte, and number of bytes; all the rest when absent.
     From(u64, Option<u64>),
-    /// The last so many.
+    /// The last bytes of the file, by their number.
     Last(u64),
 }
 
 impl Range {
-    /// The range a header asks for, if it is one that is heard.
+    /// Reads one range of bytes; none if the header is anything else.
     pub fn parse(header: &str) -> Option<Self> {
         let range = header.trim().strip_prefix("bytes=")?;
         let (first, last) = range.trim().split_once('-')?;
@@ -26,7 +31,7 @@ impl Range {
     }
 }
 
-/// A number of digits alone; one too large for any file is the largest.
+/// Reads digits. A number too large for any file is the largest.
 fn number(digits: &str) -> Option<u64> {
     let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     all_digits.then(|| digits.parse().unwrap_or(u64::MAX))

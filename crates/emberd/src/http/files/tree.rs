@@ -1,4 +1,4 @@
-//! What files are, directories, and things moved and removed.
+//! Types of files, directories, and files moved and deleted.
 
 use std::io;
 
@@ -9,28 +9,33 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use emberd_api::{ErrorBody, FileEntry, FileList, paths};
-use emberd_sandbox::{FileListing, Sandboxes};
+use emberd_api::{FileEntry, FileList, paths};
+use emberd_sandbox::{FileListing, OperationError, Sandboxes};
 use futures::stream;
 
 use super::query::Query;
 use crate::http::errors::ApiError;
+use crate::http::failures::Failures;
 use crate::http::id::Id;
+use crate::http::query::QueryError;
 
-/// Show what a path leads to. A symbolic link is shown itself, with what it leads to.
+/// Shows the type, size, owner and mode of a file.
+///
+/// A symbolic link is shown itself, with its target.
 #[utoipa::path(
     get,
     path = paths::FILES_STAT,
     operation_id = "stat_file",
+    tag = "files",
     params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("path" = String, Query, description = "A path, percent-encoded bytes"),
-        ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
+        Id,
+        ("path" = String, Query, description = "Path of the file: percent-encoded bytes."),
+        ("user" = Option<String>, Query,
+         description = "User whose home a relative path begins at. Root when absent."),
     ),
     responses(
-        (status = 200, description = "What it is", body = FileEntry),
-        (status = 400, description = "The query is wrong", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox, file or user", body = ErrorBody),
+        (status = 200, description = "The file.", body = FileEntry),
+        Failures<(QueryError, OperationError)>,
     )
 )]
 pub async fn stat(
@@ -41,22 +46,25 @@ pub async fn stat(
     Ok(Json(sandboxes.file_stat(id, query.user()?, query.path("path")?).await?))
 }
 
-/// List what a directory holds. Links are not followed. Streamed: a listing that cannot be
-/// finished breaks off.
+/// Lists a directory, without following symbolic links.
+///
+/// The response is a stream: a listing that cannot be finished breaks off.
 #[utoipa::path(
     get,
     path = paths::FILES_LIST,
     operation_id = "list_files",
+    tag = "files",
     params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("path" = String, Query, description = "A directory, percent-encoded bytes"),
-        ("depth" = Option<u32>, Query, description = "Levels below it, 1 (default) to 256"),
-        ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
+        Id,
+        ("path" = String, Query, description = "Path of the directory: percent-encoded bytes."),
+        ("depth" = Option<u32>, Query,
+         description = "Number of levels to list, 1 to 256. 1 when absent."),
+        ("user" = Option<String>, Query,
+         description = "User whose home a relative path begins at. Root when absent."),
     ),
     responses(
-        (status = 200, description = "What is in it", body = FileList),
-        (status = 400, description = "The query is wrong, or it is no directory", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox, directory or user", body = ErrorBody),
+        (status = 200, description = "The files and directories in it.", body = FileList),
+        Failures<(QueryError, OperationError)>,
     )
 )]
 pub async fn list(
@@ -74,9 +82,9 @@ pub async fn list(
     Ok(([(CONTENT_TYPE, "application/json")], Body::from_stream(json)).into_response())
 }
 
-/// A listing on its way out as the JSON of a [`FileList`], which is never held as a whole.
+/// A listing that is written as the JSON of a [`FileList`], piece by piece.
 struct Printing {
-    /// Gone once all is printed.
+    /// None once all is written.
     listing: Option<FileListing>,
     is_begun: bool,
     has_entries: bool,
@@ -110,22 +118,22 @@ impl Printing {
     }
 }
 
-/// Make a directory and its parents.
+/// Makes a directory and its parents.
 #[utoipa::path(
     post,
     path = paths::FILES_DIR,
     operation_id = "make_directory",
+    tag = "files",
     params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("path" = String, Query, description = "The directory, percent-encoded bytes"),
-        ("mode" = Option<String>, Query, description = "Its mode in octal, 0755 if absent"),
-        ("user" = Option<String>, Query, description = "Whom it is to belong to"),
+        Id,
+        ("path" = String, Query, description = "Path of the directory: percent-encoded bytes."),
+        ("mode" = Option<String>, Query,
+         description = "Mode of the directory, in octal. 0755 when absent."),
+        ("user" = Option<String>, Query, description = "Owner of the directory. Root when absent."),
     ),
     responses(
-        (status = 201, description = "It is made", body = FileEntry),
-        (status = 400, description = "The query is wrong", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox or user", body = ErrorBody),
-        (status = 409, description = "Something is there already", body = ErrorBody),
+        (status = 201, description = "The directory is made.", body = FileEntry),
+        Failures<(QueryError, OperationError)>,
     )
 )]
 pub async fn make_dir(
@@ -137,22 +145,24 @@ pub async fn make_dir(
     Ok((StatusCode::CREATED, Json(sandboxes.file_make_dir(id, user, path, mode).await?)))
 }
 
-/// Move a file or a directory, replacing a file that is there; makes parents.
+/// Moves a file or a directory.
+///
+/// A file at the new path is replaced; parent directories are made.
 #[utoipa::path(
     post,
     path = paths::FILES_MOVE,
     operation_id = "move_file",
+    tag = "files",
     params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("from" = String, Query, description = "What, percent-encoded bytes"),
-        ("to" = String, Query, description = "Its new path, percent-encoded bytes"),
-        ("user" = Option<String>, Query, description = "Whose home relative paths begin at"),
+        Id,
+        ("from" = String, Query, description = "Path of the file: percent-encoded bytes."),
+        ("to" = String, Query, description = "New path of the file: percent-encoded bytes."),
+        ("user" = Option<String>, Query,
+         description = "User whose home relative paths begin at. Root when absent."),
     ),
     responses(
-        (status = 200, description = "It is there now", body = FileEntry),
-        (status = 400, description = "The query is wrong", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox, file or user", body = ErrorBody),
-        (status = 409, description = "A directory is there already", body = ErrorBody),
+        (status = 200, description = "The file at its new path.", body = FileEntry),
+        Failures<(QueryError, OperationError)>,
     )
 )]
 pub async fn rename(
@@ -164,20 +174,23 @@ pub async fn rename(
     Ok(Json(sandboxes.file_move(id, user, from, to).await?))
 }
 
-/// Remove a file, or a directory with all that is in it. No error where nothing is.
+/// Deletes a file, or a directory with its content.
+///
+/// A path that does not exist is a success.
 #[utoipa::path(
     delete,
     path = paths::FILES,
     operation_id = "delete_file",
+    tag = "files",
     params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("path" = String, Query, description = "What, percent-encoded bytes"),
-        ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
+        Id,
+        ("path" = String, Query, description = "Path of the file or directory: percent-encoded bytes."),
+        ("user" = Option<String>, Query,
+         description = "User whose home a relative path begins at. Root when absent."),
     ),
     responses(
-        (status = 204, description = "Nothing is there"),
-        (status = 400, description = "The query is wrong", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox or user", body = ErrorBody),
+        (status = 204, description = "Nothing exists at the path."),
+        Failures<(QueryError, OperationError)>,
     )
 )]
 pub async fn remove(

@@ -1,38 +1,54 @@
-//! The body of an upload, piece by piece: as large as it may be, as slow as it may be,
-//! decompressed if it needs to be.
+//! The body of an upload, piece by piece, within its limits of size and pauses, decompressed if it
+//! is gzip.
 
 use std::io;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
 use bytes::{Buf as _, Bytes};
-use emberd_api::{ErrorCode, FILE_BYTES_MAX};
+use emberd_api::FILE_BYTES_MAX;
 
 use super::encoding::{Decompressor, SLICE_BYTES, is_gzip};
-use crate::http::body::{Pieces, content_length};
-use crate::http::errors::ApiError;
+use crate::http::body::{Pieces, PiecesError, content_length};
 
-/// See the module.
+/// Why an upload ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The body stopped arriving.
+    #[error(transparent)]
+    Pieces(#[from] PiecesError),
+    /// The content is too large.
+    #[error("the upload is over the limit of {FILE_BYTES_MAX} bytes")]
+    TooLarge,
+    /// The body is compressed in an unknown way.
+    #[error("the `Content-Encoding` of the body is not supported")]
+    Encoding,
+    /// The body cannot be decompressed.
+    #[error("the body is not gzip")]
+    NotGzip(#[source] io::Error),
+}
+
+/// The body of an upload.
 pub struct UploadBody {
     pieces: Pieces,
     decompressor: Option<Decompressor>,
-    /// What has come and is not decompressed yet.
+    /// Bytes that have arrived and are not decompressed yet.
     compressed: Bytes,
     received: u64,
 }
 
 impl UploadBody {
-    pub fn new(headers: &HeaderMap, body: Body) -> Result<Self, ApiError> {
+    pub fn new(headers: &HeaderMap, body: Body) -> Result<Self, UploadError> {
         if content_length(headers) > Some(FILE_BYTES_MAX) {
-            return Err(too_large());
+            return Err(UploadError::TooLarge);
         }
         let decompressor = is_gzip(headers)?.then(Decompressor::new);
         let pieces = Pieces::new(headers, body);
         Ok(Self { pieces, decompressor, compressed: Bytes::new(), received: 0 })
     }
 
-    /// The next piece of what is uploaded; none at its end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+    /// The next piece of the upload; none at its end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, UploadError> {
         loop {
             let (piece, last) = match &mut self.decompressor {
                 None => (self.pieces.next().await?, false),
@@ -40,7 +56,7 @@ impl UploadBody {
                     let count = self.compressed.len().min(SLICE_BYTES);
                     let piece = decompressor.push(&self.compressed[..count]);
                     self.compressed.advance(count);
-                    (Some(piece.map_err(|error| not_gzip(&error))?), false)
+                    (Some(piece.map_err(UploadError::NotGzip)?), false)
                 }
                 Some(_) => match self.pieces.next().await? {
                     Some(compressed) => {
@@ -53,7 +69,7 @@ impl UploadBody {
             let Some(piece) = piece else { return Ok(None) };
             self.received += piece.len() as u64;
             if self.received > FILE_BYTES_MAX {
-                return Err(too_large());
+                return Err(UploadError::TooLarge);
             }
             if last || !piece.is_empty() {
                 return Ok(Some(piece));
@@ -61,23 +77,14 @@ impl UploadBody {
         }
     }
 
-    /// What the decompressor still held. The stream has ended, and stays so.
-    fn finish(&mut self) -> Result<Option<Bytes>, ApiError> {
+    /// The last bytes of the decompressor. The stream has ended.
+    fn finish(&mut self) -> Result<Option<Bytes>, UploadError> {
         let rest = self.decompressor.take().map(Decompressor::finish).transpose();
-        rest.map_err(|error| not_gzip(&error))
+        rest.map_err(UploadError::NotGzip)
     }
 
     /// As [`Pieces::drain`].
     pub async fn drain(mut self) {
         self.pieces.drain().await;
     }
-}
-
-fn too_large() -> ApiError {
-    let error = format!("what is uploaded is over the limit of {FILE_BYTES_MAX} bytes");
-    ApiError::new(ErrorCode::BodyTooLarge, error)
-}
-
-fn not_gzip(error: &io::Error) -> ApiError {
-    ApiError::new(ErrorCode::InvalidRequest, format!("the body is not gzip: {error}"))
 }

@@ -1,37 +1,41 @@
-//! Changes of files as server-sent events.
+//! Changes of files, as server-sent events.
 
 use axum::extract::State;
 use axum::response::Response;
 use axum::response::sse::Event;
-use emberd_api::{ErrorBody, FileChange, paths};
-use emberd_sandbox::{FileWatch, Sandboxes};
+use emberd_api::{FileChange, paths};
+use emberd_sandbox::{FileWatch, OperationError, Sandboxes};
 use futures::stream::{self, StreamExt as _};
 use serde_json::json;
 
 use super::query::Query;
 use crate::http::errors::ApiError;
+use crate::http::failures::Failures;
 use crate::http::id::Id;
+use crate::http::query::QueryError;
 use crate::http::sse;
 
-/// Tell of changes as they happen, as server-sent events: `watching` once, then a `change` for
-/// each, with a [`FileChange`] as its data. Ends with an `error` when the sandbox does.
+/// Follows changes of files as server-sent events: `watching` once, then `change` for each change,
+/// with a `FileChange` as data.
+///
+/// The stream ends with `error` when the sandbox does.
 #[utoipa::path(
     get,
     path = paths::FILES_WATCH,
     operation_id = "watch_files",
+    tag = "files",
     params(
-        ("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-        ("path" = String, Query, description = "A directory or a file, percent-encoded bytes"),
-        ("recursive" = Option<bool>, Query, description = "Whether directories below are watched \
-            too, new ones included"),
-        ("user" = Option<String>, Query, description = "Whose home a relative path begins at"),
+        Id,
+        ("path" = String, Query, description = "Path of the directory or file: percent-encoded bytes."),
+        ("recursive" = Option<bool>, Query,
+         description = "Whether to watch the directories below too, new ones included."),
+        ("user" = Option<String>, Query,
+         description = "User whose home a relative path begins at. Root when absent."),
     ),
     responses(
-        (status = 200, description = "Changes from now on", body = FileChange,
+        (status = 200, description = "Changes from now on.", body = FileChange,
          content_type = "text/event-stream"),
-        (status = 400, description = "The query is wrong, or there are too many directories",
-         body = ErrorBody),
-        (status = 404, description = "There is no such sandbox, file or user", body = ErrorBody),
+        Failures<(QueryError, OperationError)>,
     )
 )]
 pub async fn watch(

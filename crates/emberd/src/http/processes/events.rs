@@ -8,52 +8,54 @@ use axum::http::HeaderMap;
 use axum::http::header::UPGRADE;
 use axum::response::Response;
 use axum::response::sse::Event;
-use emberd_api::{ErrorBody, ErrorCode, ProcessEvent, ProcessEventKind, Text, paths};
-use emberd_sandbox::{
-    Process, ProcessEvent as Happened, ProcessEventKind as What, ProcessEvents, Sandboxes,
-};
+use emberd_api::{ProcessEvent, paths};
+use emberd_sandbox::{Process, ProcessError, ProcessEvents, Sandboxes};
 use futures::stream::{self, StreamExt as _};
 use serde::Deserialize;
 
 use super::super::ending;
 use super::super::errors::ApiError;
-use super::super::id::ProcessId;
+use super::super::failures::Failures;
+use super::super::id::{PathError, ProcessId};
 use super::super::limits::WebSocketPermits;
-use super::super::query::Query;
+use super::super::query::{Query, QueryError};
 use super::super::sse;
+use super::super::views::IntoBody as _;
 use super::websocket;
 use crate::server::caller::Caller;
 
-/// Where a client that was cut off says what it saw last.
+/// Request header in which a client that was cut off names the last event it received.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// What is asked of `GET …/events`.
+/// Query of `GET …/events`.
 #[derive(Debug, Deserialize)]
 pub struct EventsQuery {
-    /// Number of the first event wanted.
+    /// Number of the first event to send.
     #[serde(default)]
     from: u64,
 }
 
-/// Follow what happens to a process, from any event on, until it has ended. A WebSocket on the
-/// same path also takes what is said to it, as `ProcessWord` or as bytes of standard input.
+/// Follows the events of a process, from any event on, until it has ended.
+///
+/// A WebSocket on the same path also takes messages to the process: `ProcessMessage` as text,
+/// standard input as binary.
 #[utoipa::path(
     get,
     path = paths::PROCESS_EVENTS,
-    operation_id = "process_events",
-    params(("id" = String, Path, description = "`sb_`, the node key if any, and 12 hexadecimal digits"),
-           ("pid" = u32, Path, description = "The process's number"),
-           ("from" = Option<u64>, Query, description = "Number of the first event wanted, \
-            0 when absent"),
-           ("last-event-id" = Option<u64>, Header, description = "Number of the last event seen; \
-            counts more than `from`")),
+    operation_id = "follow_process",
+    tag = "processes",
+    params(
+        ProcessId,
+        ("from" = Option<u64>, Query,
+         description = "Number of the first event to send. 0 when absent."),
+        ("last-event-id" = Option<u64>, Header,
+         description = "Number of the last event received. Overrides `from`."),
+    ),
     responses(
-        (status = 200, description = "Events, each with its number as `id`",
+        (status = 200, description = "Events, each with its number as `id`.",
          content_type = "text/event-stream", body = ProcessEvent),
-        (status = 101, description = "Events as the messages of a WebSocket"),
-        (status = 400, description = "A number is none", body = ErrorBody),
-        (status = 404, description = "There is no such sandbox or process", body = ErrorBody),
-        (status = 429, description = "There are as many WebSockets as allowed", body = ErrorBody),
+        (status = 101, description = "Events as the messages of a WebSocket."),
+        Failures<(PathError, QueryError, ProcessError)>,
     )
 )]
 pub async fn events(
@@ -71,7 +73,7 @@ pub async fn events(
     let answer = match upgrade {
         Ok(upgrade) => websocket::serve(upgrade, process, from, closing, permits.acquire()?),
         Err(rejection) if headers.contains_key(UPGRADE) => {
-            return Err(ApiError::new(ErrorCode::InvalidRequest, rejection.body_text()));
+            return Err(QueryError::Invalid(rejection.body_text()).into());
         }
         Err(_) => {
             let events = following(&process, from).take_until(closing.cancelled_owned());
@@ -82,30 +84,18 @@ pub async fn events(
     Ok(ending::until(deleted, caller, answer))
 }
 
-/// The number after the one the client saw last.
-fn after_last(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+/// Number of the event after the last one that the client received.
+fn after_last(headers: &HeaderMap) -> Result<Option<u64>, QueryError> {
     let Some(last) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
     let number = last.to_str().ok().and_then(|text| text.parse::<u64>().ok());
-    let none = || ApiError::new(ErrorCode::InvalidRequest, "`Last-Event-ID` is not a number");
+    let none = || QueryError::Invalid("`Last-Event-ID` is not a number".to_owned());
     number.map(|last| Some(last.saturating_add(1))).ok_or_else(none)
 }
 
 fn following(process: &Process, from: u64) -> impl futures::Stream<Item = Event> + use<> {
     let pid = process.pid();
     stream::unfold(process.events(from), move |mut events: ProcessEvents| async move {
-        let event = told(pid, events.next().await?);
+        let event = (pid, events.next().await?).into_body();
         Some((sse::numbered(event.id, event.kind.name(), &event), events))
     })
-}
-
-/// An event as clients are told.
-pub fn told(pid: u32, event: Happened) -> ProcessEvent {
-    let kind = match event.kind {
-        What::Started => ProcessEventKind::Started { pid },
-        What::Stdout(bytes) => ProcessEventKind::Stdout(Text::new(&bytes)),
-        What::Stderr(bytes) => ProcessEventKind::Stderr(Text::new(&bytes)),
-        What::Exited(exit) => ProcessEventKind::Exit(exit),
-        What::Gap { first_missing } => ProcessEventKind::Gap { first_missing },
-    };
-    ProcessEvent { id: event.seq, kind }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use bytes::Bytes;
-use emberd_api::{ProcessWord, WEBSOCKET_MESSAGE_BYTES_MAX};
+use emberd_api::{ProcessMessage, WEBSOCKET_MESSAGE_BYTES_MAX};
 use emberd_sandbox::{Process, ProcessError};
 use futures::SinkExt as _;
 use futures::future::pending;
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::super::json;
-use super::events::told;
+use super::super::views::IntoBody as _;
 
 /// Most standard input that waits for the program here, in bytes (1 MiB). The guest keeps some too.
 const STDIN_BYTES_MAX: usize = WEBSOCKET_MESSAGE_BYTES_MAX;
@@ -82,7 +82,7 @@ async fn tell(
 ) -> Option<Closing> {
     let mut events = process.events(from);
     while let Some(event) = events.next().await {
-        let event = told(process.pid(), event);
+        let event = (process.pid(), event).into_body();
         let json = serde_json::to_string(&event).expect("events have string keys only");
         sink.send(Message::Text(json.into())).await.ok()?;
     }
@@ -103,7 +103,9 @@ async fn listen(mut stream: SplitStream<WebSocket>, process: &Process) -> Option
                 Message::Binary(bytes) => give(&input, &room, Some(bytes)),
                 Message::Text(json) => match json::parse(json.as_bytes()) {
                     Ok(word) => say(&input, &room, process, word).await,
-                    Err(error) => Err(violation(format!("no word for a process: {error}"))),
+                    Err(error) => {
+                        Err(violation(format!("malformed message to a process: {error}")))
+                    }
                 },
                 // Pings are answered below this.
                 Message::Ping(_) | Message::Pong(_) => Ok(()),
@@ -124,13 +126,13 @@ async fn say(
     input: &mpsc::UnboundedSender<Input>,
     room: &Arc<Semaphore>,
     process: &Process,
-    word: ProcessWord,
+    word: ProcessMessage,
 ) -> Result<(), Closing> {
     let said = match word {
-        ProcessWord::Stdin { text } => return give(input, room, Some(text.into())),
-        ProcessWord::StdinEnd => return give(input, room, None),
-        ProcessWord::Signal(body) => process.signal(body.signal).await,
-        ProcessWord::Resize(size) => process.resize(size).await,
+        ProcessMessage::Stdin { text } => return give(input, room, Some(text.into())),
+        ProcessMessage::StdinEnd => return give(input, room, None),
+        ProcessMessage::Signal(body) => process.signal(body.signal).await,
+        ProcessMessage::Resize(size) => process.resize(size).await,
     };
     match said {
         Ok(()) | Err(ProcessError::Ended(_)) => Ok(()),

@@ -1,7 +1,7 @@
-//! One request to a port and its answer, over a connection of its own.
+//! One request to a port and its response, over its own connection.
 //!
-//! Whoever waits for the answer, or takes its body, moves the connection's bytes himself; when
-//! he is gone, so is the connection.
+//! The future of the response, and then its body, move the bytes of the connection. Dropping them
+//! closes it.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -18,36 +18,36 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::time::{sleep, timeout};
 
-/// Largest head of an answer, in bytes (128 KiB), which is also what is read ahead of its body.
+/// Largest head of a response, in bytes (128 KiB). As many bytes are read ahead of the body.
 const HEAD_BYTES_MAX: usize = 128 << 10;
 
-/// Most fields in the head of an answer.
+/// Most fields in the head of a response.
 const HEAD_FIELDS_MAX: usize = 200;
 
-/// How long what listens on a port may take until the head of its answer.
+/// How long the server on a port may take until the head of its response.
 const HEAD_MAX: Duration = Duration::from_secs(600);
 
-/// How long an exchange may go on when the daemon stops: the sandbox is about to end.
+/// How long an exchange may go on once the daemon shuts down: the sandbox is about to end.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
-/// Why a port gave no answer.
+/// Why a port has no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// It speaks something else, or closed the connection.
-    #[error("what listens on the port did not answer as HTTP does")]
+    /// The server speaks another protocol, or closed the connection.
+    #[error("the server on the port did not answer with HTTP")]
     NotHttp(#[source] hyper::Error),
-    /// It switches to a protocol nobody asked for.
-    #[error("what listens on the port switched to a protocol nobody asked for")]
+    /// The server switches to a protocol without a request.
+    #[error("the server on the port switched to a protocol without a request")]
     NotAsked,
-    /// It took too long.
-    #[error("what listens on the port did not answer within {0:?}")]
+    /// The server took too long.
+    #[error("the server on the port did not answer within {0:?}")]
     Late(Duration),
-    /// The daemon stops.
-    #[error("the daemon stops")]
+    /// The daemon is shutting down.
+    #[error("the daemon is shutting down")]
     ShuttingDown,
 }
 
-/// What moves the bytes of a connection.
+/// Moves the bytes of a connection.
 type Inner = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
 /// A connection to a port, before its request.
@@ -56,7 +56,7 @@ pub struct Exchange {
     connection: Inner,
 }
 
-/// Begins to speak HTTP on `tcp`.
+/// Starts HTTP on `tcp`.
 pub async fn open(tcp: GuestTcp) -> Result<Exchange, ExchangeError> {
     let mut builder = Builder::new();
     builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEAD_FIELDS_MAX);
@@ -66,7 +66,7 @@ pub async fn open(tcp: GuestTcp) -> Result<Exchange, ExchangeError> {
 }
 
 impl Exchange {
-    /// Sends the request and waits for the head of the answer, until some time after `closed`.
+    /// Sends the request and waits for the head of the response, until some time after `closed`.
     pub async fn ask(
         mut self,
         request: Request,
@@ -77,7 +77,7 @@ impl Exchange {
         let answer = {
             let mut answer = pin!(answer);
             let moved = std::future::poll_fn(|context| {
-                // What a connection that ends has brought until then counts.
+                // Bytes that arrived before the end of the connection count.
                 connection.advance(context);
                 answer.as_mut().poll(context)
             });
@@ -95,14 +95,14 @@ impl Exchange {
     }
 }
 
-/// A connection on which an answer has begun.
+/// A connection on which a response has begun.
 pub struct Connection {
     /// None once it has ended.
     inner: Option<Inner>,
 }
 
 impl Connection {
-    /// Moves what can be moved.
+    /// Moves the bytes that are ready.
     fn advance(&mut self, context: &mut Context<'_>) {
         if let Some(inner) = &mut self.inner
             && inner.as_mut().poll(context).is_ready()
@@ -111,7 +111,8 @@ impl Connection {
         }
     }
 
-    /// The body of the answer, with this connection behind it; cut off some time after `closed`.
+    /// The body of the response, which moves the bytes of this connection; cut some time after
+    /// `closed`.
     pub fn body(self, body: Incoming, closed: impl Future<Output = ()> + Send + 'static) -> Body {
         let cut = Box::pin(async {
             closed.await;
@@ -120,7 +121,7 @@ impl Connection {
         Body::new(AnswerBody { body, connection: self, cut })
     }
 
-    /// Waits until the guest's side is nobody's but the caller's.
+    /// Waits until the guest's side of the connection is free for other bytes than HTTP.
     pub async fn hand_over(mut self, upgrade: OnUpgrade) -> Option<Upgraded> {
         let mut upgrade = pin!(upgrade);
         let upgraded = std::future::poll_fn(|context| {

@@ -1,5 +1,5 @@
-//! Header fields on their way through: what belongs to one connection stays behind, and who
-//! asked is told (RFC 9110 §7.6.1).
+//! Header fields of requests and responses that pass through: fields of one connection are removed,
+//! and the caller's address is added (RFC 9110 §7.6.1).
 
 use std::net::IpAddr;
 
@@ -10,16 +10,16 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use emberd_api::{PORT_HEADER, SANDBOX_HEADER};
 
-/// The addresses a request came by, nearest last.
+/// The addresses that a request passed, nearest last.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The host the caller asked for.
+/// The host that the caller named.
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Whether the caller asked by `http` or `https`.
+/// Scheme of the caller's request: `http` or `https`.
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Fields of one connection, whether `Connection` names them or not.
+/// Fields of one connection, whether or not `Connection` names them.
 const OF_ONE_CONNECTION: [HeaderName; 9] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -32,19 +32,19 @@ const OF_ONE_CONNECTION: [HeaderName; 9] = [
     UPGRADE,
 ];
 
-/// Makes a caller's fields those of the request to the guest. `Host` stays what it was: servers
-/// make links of it and compare it with `Origin`. Returns the protocol an upgrade to which is
-/// asked for, which is asked for again.
+/// Turns a caller's fields into those of the request to the guest. `Host` stays: servers make links
+/// with it and compare it with `Origin`. Returns the protocol of an upgrade that the caller asks
+/// for; the request asks for it too.
 ///
-/// Each request has a connection of its own, which is to be closed behind it.
+/// Each request has its own connection, which closes after it.
 pub fn for_guest(fields: &mut HeaderMap, caller: Option<IpAddr>) -> Option<HeaderValue> {
     let protocol = asked_upgrade(fields);
     if fields.contains_key(TRANSFER_ENCODING) {
-        // Of two lengths this is the one that does not count (RFC 9112 §6.3).
+        // Of two lengths, this is the one that is ignored (RFC 9112 §6.3).
         fields.remove(CONTENT_LENGTH);
     }
     strip(fields);
-    // The daemon says `100 Continue` itself, when the guest is there to take the body.
+    // The daemon sends `100 Continue` itself, once the guest can take the body.
     fields.remove(EXPECT);
     fields.remove(SANDBOX_HEADER);
     fields.remove(PORT_HEADER);
@@ -66,7 +66,7 @@ pub fn for_guest(fields: &mut HeaderMap, caller: Option<IpAddr>) -> Option<Heade
     protocol
 }
 
-/// Makes a guest's fields those of the answer to the caller.
+/// Turns a guest's fields into those of the response to the caller.
 pub fn for_caller(fields: &mut HeaderMap) {
     if fields.contains_key(TRANSFER_ENCODING) {
         fields.remove(CONTENT_LENGTH);
@@ -74,7 +74,7 @@ pub fn for_caller(fields: &mut HeaderMap) {
     strip(fields);
 }
 
-/// Asks for, or agrees to, an upgrade.
+/// Adds the fields that ask for an upgrade, or accept it.
 pub fn upgrade(fields: &mut HeaderMap, protocol: Option<HeaderValue>) {
     fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     if let Some(protocol) = protocol {
@@ -93,7 +93,7 @@ fn named_by_connection(fields: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 fn strip(fields: &mut HeaderMap) {
-    // Nobody may name away what says whom a request is for.
+    // `Connection` cannot remove the fields that name the destination of a request.
     let named: Vec<HeaderName> = named_by_connection(fields)
         .filter_map(|name| name.parse().ok())
         .filter(|name| *name != HOST && *name != CONTENT_LENGTH)

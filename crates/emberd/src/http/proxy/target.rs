@@ -1,10 +1,10 @@
-//! Which port of which sandbox a request is for.
+//! The port inside a sandbox that a request is for.
 
 use axum::extract::Request;
 use axum::http::header::HOST;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue};
-use emberd_api::{ErrorCode, PORT_HEADER, SANDBOX_HEADER};
+use emberd_api::{PORT_HEADER, SANDBOX_HEADER};
 use emberd_sandbox::SandboxId;
 
 use crate::http::errors::ApiError;
@@ -17,11 +17,23 @@ pub struct Target {
     pub port: u16,
 }
 
-/// The port a request is for; `None` when it is for the API.
+/// Why a request names no port inside a sandbox.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TargetError(String);
+
+impl TargetError {
+    /// The error `message`.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// The port that a request is for; `None` if the request is for the API.
 ///
-/// A host that has the form of a port's is never the API's, even if it names no sandbox: a web
-/// page from a sandbox must not find the API at any name of its own. It goes before the headers
-/// too, which such a page could set.
+/// A host in the form of a port's never leads to the API, even if the sandbox does not exist: a
+/// web page from a sandbox must not reach the API by any name. The host precedes the headers, which
+/// such a page could set.
 pub fn of(request: &Request) -> Result<Option<Target>, ApiError> {
     let headers = request.headers();
     let host = one(headers, HOST.as_str())?.and_then(|host| host.to_str().ok());
@@ -36,22 +48,22 @@ pub fn of(request: &Request) -> Result<Option<Target>, ApiError> {
             let (id, port) = (id.to_str().unwrap_or_default(), port.to_str().unwrap_or_default());
             Ok(Some(Target { id: sandbox(id)?, port: self::port(port)? }))
         }
-        _ => Err(invalid(format!("{SANDBOX_HEADER} and {PORT_HEADER} go together"))),
+        _ => Err(invalid(format!("{SANDBOX_HEADER} and {PORT_HEADER} go together")).into()),
     }
 }
 
-/// The value of a header that may be there once. Of two, each program along the way could take
-/// another for the true one.
-fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, ApiError> {
+/// The value of a header that may occur once. Of two values, two programs on the way could choose
+/// differently.
+fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, TargetError> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (value, None) => Ok(value),
-        _ => Err(invalid(format!("the header {name} is there more than once"))),
+        _ => Err(invalid(format!("the header {name} occurs more than once"))),
     }
 }
 
-/// Of a host such as `8000-sb-0123456789ab.localhost:7777`. The id has `_` in it, which host
-/// names have not, so `-` stands for it too; case does not matter.
+/// Reads a host such as `8000-sb-0123456789ab.localhost:7777`. Host names have no `_`, so `-` may
+/// stand for the one in an id. Case does not matter.
 fn of_host(host: &str) -> Result<Option<Target>, ApiError> {
     let label = host.split(['.', ':']).next().unwrap_or_default().to_ascii_lowercase();
     let Some((port, id)) = label.split_once('-') else { return Ok(None) };
@@ -61,18 +73,18 @@ fn of_host(host: &str) -> Result<Option<Target>, ApiError> {
     Ok(Some(Target { id: sandbox(&format!("sb_{digits_of_id}"))?, port: self::port(port)? }))
 }
 
-/// A TCP port in decimal, 1 to 65535.
+/// Reads a TCP port in decimal, 1 to 65535.
 ///
 /// # Errors
-/// Anything else.
-pub fn port(text: &str) -> Result<u16, ApiError> {
+/// [`TargetError`].
+pub fn port(text: &str) -> Result<u16, TargetError> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let port = text.parse().ok().filter(|port| digits && *port > 0);
     port.ok_or_else(|| invalid("a port is a number from 1 to 65535".to_owned()))
 }
 
-fn invalid(error: String) -> ApiError {
-    ApiError::new(ErrorCode::InvalidRequest, error)
+fn invalid(message: String) -> TargetError {
+    TargetError(message)
 }
 
 #[cfg(test)]

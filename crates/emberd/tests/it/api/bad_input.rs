@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use emberd_api::{BODY_BYTES_MAX, ErrorCode, ExecBody, SandboxState};
+use emberd_api::{
+    BODY_BYTES_MAX, ContextSpec, ErrorCode, ExecBody, SandboxState, UNKNOWN_FIELDS_HEADER,
+};
 use emberd_proto::ExecSpec;
 use fake_firecracker::{Double, Then};
 use futures::future::join_all;
@@ -129,17 +131,36 @@ async fn messages_say_where_and_what_to_do() {
     assert!(answer.error().error.contains("at line 2 column"), "{answer:?}");
     let answer = api.raw("POST", "/sandboxes", r#"{"language_pack":"cobol"}"#).await;
     assert_eq!(answer.error().error, "unknown language pack `cobol`");
-    assert_eq!(answer.error().hint.unwrap(), "installed are: python, shell");
+    assert_eq!(answer.error().hint.unwrap(), "installed packs: python, shell");
     api.stop().await;
 }
 
 #[tokio::test]
-async fn unknown_fields_are_ignored() {
+async fn unknown_fields_are_ignored_and_named() {
     let api = Api::start().await;
     let id = api.create().await;
-    let body = r#"{"code":"echo ok","colour":"red","depth":[{"x":null}]}"#;
-    let answer = api.raw("POST", &format!("/sandboxes/{id}/exec"), body).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
+    let below = |path: &str| format!("/sandboxes/{id}/{path}");
+    let context = api.client.open_context(&id, &ContextSpec::default()).await.unwrap().id;
+    for (path, body, status, named) in [
+        ("/sandboxes".to_owned(), r#"{"languagepack":"shell"}"#, 201, "languagepack"),
+        (
+            below("exec"),
+            r#"{"code":"echo ok","timeuot_ms":7,"depth":[{"x":null}]}"#,
+            200,
+            "timeuot_ms, depth",
+        ),
+        (below("exec"), r#"{"cod":"echo ok"}"#, 400, "cod"),
+        (below("processes"), r#"{"argv":["true"],"limits":{"pid":7}}"#, 201, "limits.pid"),
+        (below("contexts"), r#"{"lang":"x\r\n"}"#, 201, "lang"),
+        (below(&format!("contexts/{context}/run")), r#"{"code":"","x":1}"#, 200, "x"),
+    ] {
+        let answer = api.raw("POST", &path, body).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        let header = format!("\r\n{UNKNOWN_FIELDS_HEADER}: {named}\r\n");
+        assert!((answer.head.clone() + "\r\n").contains(&header), "{body}: {answer:?}");
+    }
+    let answer = api.raw("POST", &below("exec"), r#"{"code":"true","timeout_ms":9000}"#).await;
+    assert!(!answer.head.contains(UNKNOWN_FIELDS_HEADER), "{answer:?}");
     api.stop().await;
 }
 
