@@ -38,7 +38,7 @@ mod tunnel;
 mod unknown;
 mod views;
 
-use errors::ApiError;
+use errors::{ApiError, RouteError};
 pub use host::Hosts;
 pub use limits::Limits;
 pub use scope::{PROXIED, Role, SCOPES, Scope};
@@ -122,10 +122,8 @@ fn operations() -> OpenApiRouter<Sandboxes> {
 /// The whole API over `sandboxes`, for requests to `hosts` within `limits`.
 pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits) -> Router {
     Router::from(operations())
-        .fallback(async || ApiError::new(ErrorCode::UnknownRoute, "unknown path"))
-        .method_not_allowed_fallback(async || {
-            ApiError::new(ErrorCode::MethodNotAllowed, "the path does not take this method")
-        })
+        .fallback(async || ApiError::from(RouteError::Path))
+        .method_not_allowed_fallback(async || ApiError::from(RouteError::Method))
         .layer(from_fn(unknown::name_unknown_fields))
         .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
         .layer(Extension(limits))

@@ -24,7 +24,7 @@ const RETRY_SECONDS: u64 = 1;
 pub struct ApiError(ErrorBody);
 
 impl ApiError {
-    pub fn new(code: ErrorCode, error: impl Into<String>) -> Self {
+    fn new(code: ErrorCode, error: impl Into<String>) -> Self {
         let mut error = error.into();
         if let Cow::Owned(shorter) = excerpt(&error, ERROR_BYTES_MAX) {
             error = shorter;
@@ -47,6 +47,20 @@ impl ApiError {
 /// The response to a request whose route panicked.
 pub fn defect() -> Response {
     ApiError::from(Defect).into_response()
+}
+
+/// The request is for no operation.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// The path does not exist.
+    #[error("unknown path")]
+    Path,
+    /// The path exists, but not with this method.
+    #[error("the path does not take this method")]
+    Method,
+    /// The method is `CONNECT`, for a port inside a sandbox.
+    #[error("a port inside a sandbox does not take CONNECT")]
+    Connect,
 }
 
 /// A route panicked.

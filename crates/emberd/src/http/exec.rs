@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use emberd_api::{ErrorCode, ExecBody, ExecOutcome, ServerTiming, paths};
+use emberd_api::{ExecBody, ExecOutcome, ServerTiming, paths};
 use emberd_sandbox::{ExecTimes, OperationError, Sandboxes};
 
 use super::body::{Body, BodyError};
@@ -28,7 +28,7 @@ use super::outputs::{Kept, OutputShare};
     responses(
         (status = 200, description = "The program has ended.", body = ExecOutcome,
          headers(("server-timing" = String, description = "Time that each stage took."))),
-        Failures<(BodyError, OperationError)>,
+        Failures<(BodyError, StdinError, OperationError)>,
     )
 )]
 pub async fn exec(
@@ -55,16 +55,22 @@ fn timed(times: &ExecTimes) -> Timed {
     Timed(timing)
 }
 
-fn stdin_bytes(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, ApiError> {
-    let invalid = |error: String| ApiError::new(ErrorCode::InvalidRequest, error);
+/// Why the standard input of a body cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum StdinError {
+    /// The body has both fields.
+    #[error("`stdin` and `stdin_base64` exclude each other")]
+    Both,
+    /// The text is not base64.
+    #[error("`stdin_base64` is not base64")]
+    Base64(#[source] base64::DecodeError),
+}
+
+fn stdin_bytes(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, StdinError> {
     match (text, base64) {
-        (Some(_), Some(_)) => {
-            Err(invalid("`stdin` and `stdin_base64` exclude each other".to_owned()))
-        }
+        (Some(_), Some(_)) => Err(StdinError::Both),
         (Some(text), None) => Ok(text.into_bytes()),
-        (None, Some(base64)) => BASE64
-            .decode(base64)
-            .map_err(|error| invalid(format!("`stdin_base64` is not base64: {error}"))),
+        (None, Some(base64)) => BASE64.decode(base64).map_err(StdinError::Base64),
         (None, None) => Ok(Vec::new()),
     }
 }

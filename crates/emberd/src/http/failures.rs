@@ -18,11 +18,13 @@ use utoipa::openapi::{ContentBuilder, HeaderBuilder, Ref, RefOr, Response, Respo
 use utoipa::{IntoResponses, PartialSchema as _};
 
 use super::body::{BodyError, PiecesError};
-use super::errors::{Defect, status};
+use super::errors::{Defect, RouteError, status};
+use super::exec::StdinError;
 use super::files::range::RangeError;
 use super::files::upload::UploadError;
 use super::host::HostError;
 use super::id::PathError;
+use super::limits::TooManyWebSockets;
 use super::origin::PageError;
 use super::pack::PackError;
 use super::proxy::{ExchangeError, TargetError};
@@ -82,6 +84,13 @@ failures! {
         Self => Internal,
     }
 
+    RouteError {
+        Self::Path => UnknownRoute,
+        Self::Method => MethodNotAllowed,
+        Self::Connect => MethodNotAllowed
+            "use `emberctl forward`, or upgrade GET /sandboxes/{id}/ports/{port}",
+    }
+
     PathError {
         Self::Sandbox(_) => UnknownSandbox,
         Self::Process => NotFound,
@@ -112,6 +121,14 @@ failures! {
         Self::TooLarge => BodyTooLarge,
         Self::Malformed(_) => InvalidJson,
         Self::Exhausted => TooManyBytes "send fewer large requests at once",
+    }
+
+    StdinError {
+        Self::Both | Self::Base64(_) => InvalidRequest,
+    }
+
+    TooManyWebSockets {
+        Self => TooMany "close one, or use server-sent events",
     }
 
     UploadError {

@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use emberd_api::ErrorCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::budget::Budget;
-use super::errors::ApiError;
 use crate::server::limits::PerPrincipal;
 use crate::server::principal::Principal;
 
@@ -61,14 +59,16 @@ impl WebSocketPermits {
     /// Acquires a permit for one more, to be kept while it is open.
     ///
     /// # Errors
-    /// [`ErrorCode::TooMany`] when [`WEBSOCKETS_MAX`] are open.
-    pub fn acquire(self) -> Result<OwnedSemaphorePermit, ApiError> {
-        self.0.try_acquire_owned().map_err(|_| {
-            let error = format!("{WEBSOCKETS_MAX} WebSockets are open, and no more are allowed");
-            ApiError::new(ErrorCode::TooMany, error).hint("close one, or use server-sent events")
-        })
+    /// [`TooManyWebSockets`] when [`WEBSOCKETS_MAX`] are open.
+    pub fn acquire(self) -> Result<OwnedSemaphorePermit, TooManyWebSockets> {
+        self.0.try_acquire_owned().map_err(|_| TooManyWebSockets)
     }
 }
+
+/// The principal has as many WebSockets as allowed.
+#[derive(Debug, thiserror::Error)]
+#[error("{WEBSOCKETS_MAX} WebSockets are open, and no more are allowed")]
+pub struct TooManyWebSockets;
 
 impl<S: Sync> FromRequestParts<S> for WebSocketPermits {
     type Rejection = Infallible;
@@ -90,7 +90,7 @@ mod tests {
         let [one, other] = [1, 2].map(|uid| Principal::Local(Source::User(uid)));
         let acquire = |principal| limits.websockets_of(principal).acquire();
         let open: Vec<_> = (0..WEBSOCKETS_MAX).map(|_| acquire(one).unwrap()).collect();
-        assert_eq!(acquire(one).unwrap_err().into_body().code, ErrorCode::TooMany);
+        assert!(acquire(one).is_err());
         assert!(acquire(other).is_ok());
         drop(open);
         assert!(acquire(one).is_ok());

@@ -6,13 +6,12 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use emberd_api::ErrorCode;
 use emberd_sandbox::Sandboxes;
 use futures::future::join;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::errors::ApiError;
+use super::errors::{ApiError, RouteError};
 use super::{ending, tunnel};
 use crate::server::caller::Caller;
 use crate::server::observe::Proxied;
@@ -42,9 +41,7 @@ async fn forward(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     if request.method() == Method::CONNECT {
-        let error = "a port inside a sandbox does not take CONNECT";
-        return Err(ApiError::new(ErrorCode::MethodNotAllowed, error)
-            .hint("use `emberctl forward`, or upgrade GET /sandboxes/{id}/ports/{port}"));
+        return Err(RouteError::Connect.into());
     }
     let caller = request.extensions_mut().remove::<Caller>();
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();

@@ -17,7 +17,7 @@ use super::super::ending;
 use super::super::errors::ApiError;
 use super::super::failures::Failures;
 use super::super::id::{PathError, ProcessId};
-use super::super::limits::WebSocketPermits;
+use super::super::limits::{TooManyWebSockets, WebSocketPermits};
 use super::super::query::{Query, QueryError};
 use super::super::sse;
 use super::super::views::IntoBody as _;
@@ -55,7 +55,7 @@ pub struct EventsQuery {
         (status = 200, description = "Events, each with its number as `id`.",
          content_type = "text/event-stream", body = ProcessEvent),
         (status = 101, description = "Events as the messages of a WebSocket."),
-        Failures<(PathError, QueryError, ProcessError)>,
+        Failures<(PathError, QueryError, ProcessError, TooManyWebSockets)>,
     )
 )]
 pub async fn events(
