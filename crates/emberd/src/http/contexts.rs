@@ -52,7 +52,7 @@ pub async fn open(
     body: Body,
 ) -> Result<(StatusCode, Json<Context>), ApiError> {
     let spec: ContextSpec = body.json_or_default()?;
-    let context = sandboxes.open_context(id, spec).await?;
+    let context = sandboxes.get(id)?.contexts()?.open(spec).await?;
     Ok((StatusCode::CREATED, Json(shown(context))))
 }
 
@@ -70,7 +70,7 @@ pub async fn list(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<ContextList>, ApiError> {
-    let contexts = sandboxes.contexts(id)?.into_iter().map(shown).collect();
+    let contexts = sandboxes.get(id)?.contexts()?.list().into_iter().map(shown).collect();
     Ok(Json(ContextList { contexts }))
 }
 
@@ -91,7 +91,7 @@ pub async fn delete(
     State(sandboxes): State<Sandboxes>,
     Ids(id, context): Ids,
 ) -> Result<StatusCode, ApiError> {
-    sandboxes.delete_context(id, context).await?;
+    sandboxes.get(id)?.contexts()?.delete(context).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -125,7 +125,7 @@ pub async fn run(
 ) -> Result<Response, ApiError> {
     let run: ContextRun = body.json()?;
     let _share = body.keep(run.code.len());
-    let run = sandboxes.run_context(id, context, &run)?;
+    let run = sandboxes.get(id)?.contexts()?.run(context, &run)?;
     let accepts = |kind: &str| {
         let accepted = headers.get_all(header::ACCEPT).iter();
         accepted.filter_map(|value| value.to_str().ok()).any(|value| value.contains(kind))
@@ -156,7 +156,7 @@ pub async fn interrupt(
     State(sandboxes): State<Sandboxes>,
     Ids(id, context): Ids,
 ) -> Result<StatusCode, ApiError> {
-    sandboxes.interrupt_context(id, context)?;
+    sandboxes.get(id)?.contexts()?.interrupt(context)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -179,7 +179,7 @@ pub async fn restart(
     State(sandboxes): State<Sandboxes>,
     Ids(id, context): Ids,
 ) -> Result<Json<Context>, ApiError> {
-    Ok(Json(shown(sandboxes.restart_context(id, context).await?)))
+    Ok(Json(shown(sandboxes.get(id)?.contexts()?.restart(context).await?)))
 }
 
 /// The ids of a path that names a sandbox and a context. What is none names none: 404.

@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode};
 use emberd_proto::RefusalCode;
 use emberd_sandbox::{
-    BuildTemplateError, ContextError, CreateError, DeleteError, DialError, OperationError,
-    ProcessError, RemoveTemplateError,
+    BuildTemplateError, ContextError, CreateError, DialError, GuestError, OperationError,
+    ProcessError, RemoveTemplateError, Unknown,
 };
 
 use super::proxy::ExchangeError;
@@ -121,24 +121,33 @@ impl From<CreateError> for ApiError {
     }
 }
 
+impl From<Unknown> for ApiError {
+    fn from(error: Unknown) -> Self {
+        Self::of(ErrorCode::UnknownSandbox, &error)
+    }
+}
+
 impl From<OperationError> for ApiError {
     fn from(error: OperationError) -> Self {
+        match error {
+            OperationError::NotReady(_) => Self::of(ErrorCode::SandboxNotReady, &error),
+            OperationError::Guest(error) => error.into(),
+        }
+    }
+}
+
+impl From<GuestError> for ApiError {
+    fn from(error: GuestError) -> Self {
         let code = match &error {
-            OperationError::Unknown(_) => ErrorCode::UnknownSandbox,
-            OperationError::Invalid(_) | OperationError::StdinTooLarge(_) => {
-                ErrorCode::InvalidRequest
-            }
-            OperationError::NotReady(_) => ErrorCode::SandboxNotReady,
-            OperationError::Deleted(_) | OperationError::Gone { .. } => ErrorCode::SandboxGone,
-            OperationError::Refused(refusal) => refused(refusal.code),
-            OperationError::Unresponsive { .. } | OperationError::Guest { .. } => {
-                ErrorCode::GuestFailed
-            }
+            GuestError::Invalid(_) | GuestError::StdinTooLarge(_) => ErrorCode::InvalidRequest,
+            GuestError::Deleted { .. } | GuestError::Gone { .. } => ErrorCode::SandboxGone,
+            GuestError::Refused(refusal) => refused(refusal.code),
+            GuestError::Unresponsive { .. } | GuestError::Failed { .. } => ErrorCode::GuestFailed,
         };
         let answer = Self::of(code, &error);
         match error {
-            OperationError::Gone { .. } => answer.hint("delete the sandbox and create another"),
-            OperationError::Refused(refusal) if refusal.code == RefusalCode::NoSpace => answer
+            GuestError::Gone { .. } => answer.hint("delete the sandbox and create another"),
+            GuestError::Refused(refusal) if refusal.code == RefusalCode::NoSpace => answer
                 .hint("remove files in the sandbox, or start emberd with a larger --guest-ram-mib"),
             _ => answer,
         }
@@ -148,7 +157,7 @@ impl From<OperationError> for ApiError {
 impl From<ProcessError> for ApiError {
     fn from(error: ProcessError) -> Self {
         let (code, hint) = match error {
-            ProcessError::Operation(error) => return error.into(),
+            ProcessError::Guest(error) => return error.into(),
             ProcessError::Unknown { .. } => {
                 (ErrorCode::NotFound, "GET /sandboxes/{id}/processes lists those there are")
             }
@@ -187,7 +196,7 @@ fn refused(code: RefusalCode) -> ErrorCode {
 impl From<DialError> for ApiError {
     fn from(error: DialError) -> Self {
         match error {
-            DialError::Operation(error) => error.into(),
+            DialError::Guest(error) => error.into(),
             DialError::NotListening { .. } => Self::of(ErrorCode::PortClosed, &error).hint(
                 "start a server in the sandbox that listens on that port, on 127.0.0.1 or 0.0.0.0",
             ),
@@ -211,7 +220,7 @@ impl From<ExchangeError> for ApiError {
 impl From<ContextError> for ApiError {
     fn from(error: ContextError) -> Self {
         let (code, hint) = match error {
-            ContextError::Operation(error) => return error.into(),
+            ContextError::Guest(error) => return error.into(),
             ContextError::Unknown { .. } => (ErrorCode::NotFound, "list the sandbox's contexts"),
             ContextError::TooMany(_) => (ErrorCode::TooManyContexts, "delete a context"),
             ContextError::Busy(_) => (ErrorCode::ContextBusy, "wait for a run, or interrupt it"),
@@ -221,15 +230,6 @@ impl From<ContextError> for ApiError {
             }
         };
         Self::of(code, &error).hint(hint)
-    }
-}
-
-impl From<DeleteError> for ApiError {
-    fn from(error: DeleteError) -> Self {
-        let code = match &error {
-            DeleteError::Unknown(_) => ErrorCode::UnknownSandbox,
-        };
-        Self::of(code, &error)
     }
 }
 

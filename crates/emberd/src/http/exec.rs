@@ -41,7 +41,7 @@ pub async fn exec(
     let stdin = stdin_bytes(stdin, stdin_base64)?;
     // Both are held until the program has ended.
     let _share = body.keep(spec.code.len() + stdin.len());
-    let executed = sandboxes.exec(id, spec, &stdin).await?;
+    let executed = sandboxes.get(id)?.exec(spec, &stdin).await?;
     Ok((Extension(timed(&executed.times)), Json(executed.outcome)))
 }
 

@@ -50,7 +50,7 @@ pub async fn logs(
         ApiError::new(ErrorCode::InvalidRequest, rejection.body_text())
             .hint("the query takes follow=true and tail=LINES")
     })?;
-    let log = sandboxes.console_log(id, tail, follow).await?;
+    let log = sandboxes.get(id)?.console_log(tail, follow).await?;
     let pieces = unfold(log, async |mut log| {
         let text = log.next().await?;
         Some((Ok::<_, Infallible>(text), log))

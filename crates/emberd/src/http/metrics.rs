@@ -26,5 +26,5 @@ pub async fn metrics(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<Metrics>, ApiError> {
-    Ok(Json(sandboxes.metrics(id).await?))
+    Ok(Json(sandboxes.get(id)?.metrics().await?))
 }

@@ -48,7 +48,7 @@ pub async fn connect(
         let hint = "send `Connection: Upgrade` and `Upgrade: tcp`, or use `emberctl forward`";
         return Err(ApiError::new(ErrorCode::InvalidRequest, error).hint(hint));
     };
-    let guest = sandboxes.dial(id, port).await?;
+    let guest = sandboxes.get(id)?.ports()?.dial(port).await?;
     let caller = request.extensions_mut().remove::<Caller>();
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };

@@ -44,7 +44,7 @@ pub async fn start(
 ) -> Result<(StatusCode, Json<Process>), ApiError> {
     let spec: ProcessSpec = body.json()?;
     drop(body);
-    let process = sandboxes.start_process(id, spec).await?;
+    let process = sandboxes.get(id)?.processes()?.start(spec).await?;
     Ok((StatusCode::CREATED, Json(shown(process.view()))))
 }
 
@@ -63,7 +63,7 @@ pub async fn list(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<ProcessList>, ApiError> {
-    let processes = sandboxes.processes(id)?;
+    let processes = sandboxes.get(id)?.processes()?.list();
     let processes = processes.iter().map(|process| shown(process.view())).collect();
     Ok(Json(ProcessList { processes }))
 }
@@ -84,7 +84,7 @@ pub async fn get(
     State(sandboxes): State<Sandboxes>,
     ProcessId(id, pid): ProcessId,
 ) -> Result<Json<Process>, ApiError> {
-    Ok(Json(shown(sandboxes.process(id, pid)?.view())))
+    Ok(Json(shown(sandboxes.get(id)?.processes()?.get(pid)?.view())))
 }
 
 /// Kill a process with all it started, and forget it.
@@ -103,7 +103,7 @@ pub async fn delete(
     State(sandboxes): State<Sandboxes>,
     ProcessId(id, pid): ProcessId,
 ) -> Result<StatusCode, ApiError> {
-    sandboxes.delete_process(id, pid)?;
+    sandboxes.get(id)?.processes()?.delete(pid)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -139,7 +139,7 @@ pub async fn stdin(
     headers: HeaderMap,
     body: RawBody,
 ) -> Result<StatusCode, ApiError> {
-    let process = sandboxes.process(id, pid)?;
+    let process = sandboxes.get(id)?.processes()?.get(pid)?;
     let mut stdin = process.stdin().await?;
     let mut pieces = Pieces::new(&headers, body);
     loop {
@@ -181,7 +181,7 @@ pub async fn signal(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let SignalProcess { signal } = body.json()?;
-    sandboxes.process(id, pid)?.signal(signal).await?;
+    sandboxes.get(id)?.processes()?.get(pid)?.signal(signal).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -207,7 +207,7 @@ pub async fn resize(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let size: TtySize = body.json()?;
-    sandboxes.process(id, pid)?.resize(size).await?;
+    sandboxes.get(id)?.processes()?.get(pid)?.resize(size).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

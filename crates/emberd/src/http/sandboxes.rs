@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use emberd_api::{
-    BootTimes, CreateSandbox, CreatedSandbox, ErrorBody, ErrorCode, LANGUAGE_PACK_DEFAULT, Sandbox,
+    BootTimes, CreateSandbox, CreatedSandbox, ErrorBody, LANGUAGE_PACK_DEFAULT, Sandbox,
     SandboxList, SandboxState, ServerTiming, paths,
 };
 use emberd_sandbox::{BootPath, Created, SandboxState as State_, SandboxView, Sandboxes};
@@ -89,8 +89,7 @@ pub async fn get(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<Sandbox>, ApiError> {
-    let unknown = || ApiError::new(ErrorCode::UnknownSandbox, format!("unknown sandbox {id}"));
-    sandboxes.get(id).map(|view| Json(shown(&view))).ok_or_else(unknown)
+    Ok(Json(shown(&sandboxes.get(id)?.view())))
 }
 
 /// Delete a sandbox; answers when it is out of reach and its microVM is being killed. What is

@@ -38,7 +38,7 @@ pub async fn stat(
     Id(id): Id,
     query: Query,
 ) -> Result<Json<FileEntry>, ApiError> {
-    Ok(Json(sandboxes.file_stat(id, query.user()?, query.path("path")?).await?))
+    Ok(Json(sandboxes.get(id)?.files()?.stat(query.user()?, query.path("path")?).await?))
 }
 
 /// List what a directory holds. Links are not followed. Streamed: a listing that cannot be
@@ -66,7 +66,7 @@ pub async fn list(
 ) -> Result<Response, ApiError> {
     let (user, path) = (query.user()?, query.path("path")?);
     let depth = query.number("depth")?.unwrap_or(1);
-    let listing = sandboxes.file_list(id, user, path, depth).await?;
+    let listing = sandboxes.get(id)?.files()?.list(user, path, depth).await?;
     let printing = Printing { listing: Some(listing), is_begun: false, has_entries: false };
     let json = stream::try_unfold(printing, async |printing| {
         printing.step().await.inspect_err(|error| tracing::warn!(%error, "a listing broke off"))
@@ -134,7 +134,7 @@ pub async fn make_dir(
     query: Query,
 ) -> Result<(StatusCode, Json<FileEntry>), ApiError> {
     let (user, path, mode) = (query.user()?, query.path("path")?, query.mode()?);
-    Ok((StatusCode::CREATED, Json(sandboxes.file_make_dir(id, user, path, mode).await?)))
+    Ok((StatusCode::CREATED, Json(sandboxes.get(id)?.files()?.make_dir(user, path, mode).await?)))
 }
 
 /// Move a file or a directory, replacing a file that is there; makes parents.
@@ -161,7 +161,7 @@ pub async fn rename(
     query: Query,
 ) -> Result<Json<FileEntry>, ApiError> {
     let (user, from, to) = (query.user()?, query.path("from")?, query.path("to")?);
-    Ok(Json(sandboxes.file_move(id, user, from, to).await?))
+    Ok(Json(sandboxes.get(id)?.files()?.rename(user, from, to).await?))
 }
 
 /// Remove a file, or a directory with all that is in it. No error where nothing is.
@@ -185,6 +185,6 @@ pub async fn remove(
     Id(id): Id,
     query: Query,
 ) -> Result<StatusCode, ApiError> {
-    sandboxes.file_remove(id, query.user()?, query.path("path")?).await?;
+    sandboxes.get(id)?.files()?.remove(query.user()?, query.path("path")?).await?;
     Ok(StatusCode::NO_CONTENT)
 }

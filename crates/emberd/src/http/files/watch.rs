@@ -40,7 +40,7 @@ pub async fn watch(
     query: Query,
 ) -> Result<Response, ApiError> {
     let (user, path, recursive) = (query.user()?, query.path("path")?, query.flag("recursive")?);
-    let watch = sandboxes.file_watch(id, user, path, recursive).await?;
+    let watch = sandboxes.get(id)?.files()?.watch(user, path, recursive).await?;
     let events = stream::unfold(Telling::Begin(watch), Telling::step);
     Ok(sse::answer(events.map(stream::iter).flatten()))
 }

@@ -64,7 +64,7 @@ pub async fn events(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let from = after_last(&headers)?.unwrap_or(from);
-    let process = sandboxes.process(id, pid)?;
+    let process = sandboxes.get(id)?.processes()?.get(pid)?;
     let (closing, deleted) = (sandboxes.closing(), process.deleted());
     let answer = match upgrade {
         Ok(upgrade) => websocket::serve(upgrade, process, from, closing)?,
