@@ -1,11 +1,9 @@
-//! The names of sandboxes, `sb_` and 12 hexadecimal digits, and of their contexts, `ctx_` and as
-//! many.
+//! The names of sandboxes: `sb_` and 12 hexadecimal digits.
 
 use std::fmt;
 use std::str::FromStr;
 
 const PREFIX: &str = "sb_";
-const CONTEXT_PREFIX: &str = "ctx_";
 const RANDOM_BYTES: usize = 6;
 
 /// Identity of one sandbox; random, so that ids of different runs do not collide.
@@ -44,45 +42,6 @@ impl FromStr for SandboxId {
 
     fn from_str(text: &str) -> Result<Self, SandboxIdError> {
         read(PREFIX, text).map(Self).ok_or(SandboxIdError)
-    }
-}
-
-/// Identity of one context of a sandbox; random.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContextId([u8; RANDOM_BYTES]);
-
-impl ContextId {
-    /// A fresh random id.
-    ///
-    /// # Panics
-    /// When the kernel has no randomness to give.
-    pub fn random() -> Self {
-        Self(random())
-    }
-}
-
-impl fmt::Display for ContextId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        show(CONTEXT_PREFIX, self.0, f)
-    }
-}
-
-impl fmt::Debug for ContextId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// The text is not `ctx_` and 12 lower-case hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a context id is `ctx_` and 12 hexadecimal digits")]
-pub struct ContextIdError;
-
-impl FromStr for ContextId {
-    type Err = ContextIdError;
-
-    fn from_str(text: &str) -> Result<Self, ContextIdError> {
-        read(CONTEXT_PREFIX, text).map(Self).ok_or(ContextIdError)
     }
 }
 
@@ -125,9 +84,6 @@ mod tests {
     fn ids_round_trip() {
         let id = SandboxId::random();
         assert_eq!(id.to_string().parse(), Ok(id));
-        let context = ContextId::random();
-        assert_eq!(context.to_string().parse(), Ok(context));
-        assert_eq!(id.to_string().parse::<ContextId>(), Err(ContextIdError));
         assert_eq!("sb_00ff1234abcd".parse::<SandboxId>().unwrap().to_string(), "sb_00ff1234abcd");
     }
 

@@ -5,7 +5,7 @@ use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use emberd_api::{ExecBody, ExecOutcome, ServerTiming, paths};
-use emberd_sandbox::{ExecTimes, OperationError, Sandboxes};
+use emberd_sandbox::{ExecTimes, OperationError, Sandboxes, Unknown};
 
 use super::body::{Body, BodyError};
 use super::errors::ApiError;
@@ -27,7 +27,7 @@ use super::observe::Timed;
     responses(
         (status = 200, description = "The program has ended.", body = ExecOutcome,
          headers(("server-timing" = String, description = "Time that each stage took."))),
-        Failures<(BodyError, StdinError, OperationError)>,
+        Failures<(BodyError, StdinError, Unknown, OperationError)>,
     )
 )]
 pub async fn exec(
@@ -39,7 +39,7 @@ pub async fn exec(
     let stdin = stdin_bytes(stdin, stdin_base64)?;
     // Code and input are held until the program has ended.
     let _share = body.keep(spec.code.len() + stdin.len());
-    let executed = sandboxes.exec(id, spec, &stdin).await?;
+    let executed = sandboxes.get(id)?.exec(spec, &stdin).await?;
     Ok((Extension(timed(&executed.times)), Json(executed.outcome)))
 }
 
