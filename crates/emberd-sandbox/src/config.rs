@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use crate::id::NodeKey;
 
+/// How long after an exec's own time limit its guest may take to say so, unless configured
+/// otherwise.
+pub const EXEC_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+
 /// What every sandbox is made like, and how many there may be.
 #[derive(Debug, Clone)]
 pub struct SandboxesConfig {
@@ -52,12 +56,12 @@ pub struct PoolConfig {
 pub struct Pace {
     /// How long nothing must have been handed out, and no program run, before a microVM is
     /// made ahead: who is given a sandbox uses it at once, and is not to share the processor.
-    pub breath: Duration,
+    pub idle_before_refill: Duration,
     /// Longest wait for that. A daemon that is never idle makes a microVM ahead this often.
-    pub patience: Duration,
+    pub refill_wait_max: Duration,
     /// How long no sandbox must have been asked for in vain before a raised ceiling sinks by
     /// one.
-    pub calm: Duration,
+    pub idle_before_shrink: Duration,
     /// Time between two looks at the health of the microVMs that wait.
     pub health_period: Duration,
     /// How long a waiting guest may take to answer such a look.
@@ -67,9 +71,9 @@ pub struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            breath: Duration::from_millis(25),
-            patience: Duration::from_secs(1),
-            calm: Duration::from_secs(10),
+            idle_before_refill: Duration::from_millis(25),
+            refill_wait_max: Duration::from_secs(1),
+            idle_before_shrink: Duration::from_secs(10),
             health_period: Duration::from_secs(15),
             health_timeout: Duration::from_secs(5),
         }

@@ -1,11 +1,9 @@
-//! The names of sandboxes, `sb_`, a node key and 12 hexadecimal digits, and of their contexts,
-//! `ctx_` and 12 hexadecimal digits.
+//! The names of sandboxes: `sb_`, a node key and 12 hexadecimal digits.
 
 use std::fmt;
 use std::str::FromStr;
 
 const PREFIX: &str = "sb_";
-const CONTEXT_PREFIX: &str = "ctx_";
 const RANDOM_BYTES: usize = 6;
 
 /// Key of one daemon, which the ids of its sandboxes carry: 0 to 4 of `a-z` and `0-9`.
@@ -114,45 +112,6 @@ impl FromStr for SandboxId {
     }
 }
 
-/// Identity of one context of a sandbox; random.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContextId([u8; RANDOM_BYTES]);
-
-impl ContextId {
-    /// A fresh random id.
-    ///
-    /// # Panics
-    /// When the kernel has no randomness to give.
-    pub fn random() -> Self {
-        Self(random())
-    }
-}
-
-impl fmt::Display for ContextId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        show(CONTEXT_PREFIX, self.0, f)
-    }
-}
-
-impl fmt::Debug for ContextId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// The text is not `ctx_` and 12 lower-case hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a context id is `ctx_` and 12 hexadecimal digits")]
-pub struct ContextIdError;
-
-impl FromStr for ContextId {
-    type Err = ContextIdError;
-
-    fn from_str(text: &str) -> Result<Self, ContextIdError> {
-        read(CONTEXT_PREFIX, text).map(Self).ok_or(ContextIdError)
-    }
-}
-
 fn random() -> [u8; RANDOM_BYTES] {
     let mut bytes = [0; RANDOM_BYTES];
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
@@ -199,9 +158,7 @@ mod tests {
             assert!(text.starts_with(&format!("sb_{key}")) && text.len() == 15 + key.len());
         }
         let id = SandboxId::random();
-        let context = ContextId::random();
-        assert_eq!(context.to_string().parse(), Ok(context));
-        assert_eq!(id.to_string().parse::<ContextId>(), Err(ContextIdError));
+        assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!("sb_00ff1234abcd".parse::<SandboxId>().unwrap().to_string(), "sb_00ff1234abcd");
     }
 

@@ -1,66 +1,39 @@
 //! Sandboxes: what a caller holds while a microVM runs.
 //!
 //! ```text
-//!            create: boot, restore    guest answers            VMM ends by itself
-//! nothing ──────────▶ Creating ───────────────────▶ Ready ───────────────────────▶ Gone
-//!    ▲                   │ failed, cut off          ▲ │ delete, shutdown             │ delete
-//!    └───────────────────┴──────────────────────────│─┴──────────────────────────────┘
-//!                                 warm pool ────────┘ create
+//! Sandboxes ─┬─ create ─▶ supply: pool, standby, template, cold boot ─▶ Running
+//!            ├─ get ────▶ Handle: exec, files, processes, contexts, ports
+//!            └─ delete ─▶ Gone, and reaped
 //! ```
 //!
-//! This crate knows no HTTP and no VMM by name.
+//! `lifecycle` knows who exists and in which phase, `supply` how a microVM comes about and goes.
+//! This crate knows no HTTP and no VMM by name; what guests say is parsed in `emberd-guest`.
 
-mod activity;
-mod answer;
-mod base;
 mod boot_path;
-mod chain;
-mod channel;
-mod characters;
 mod config;
-mod console;
-mod contexts;
-mod create;
-mod exec;
-mod files;
+mod error;
 mod id;
-mod metrics;
-mod operation;
-mod pool;
-mod ports;
-mod processes;
-mod reaper;
-mod record;
-mod renewal;
-mod restore;
-mod run_dir;
-mod sandbox;
+mod lifecycle;
 mod sandboxes;
-mod shared;
-mod table;
-mod templates;
+mod supply;
 
 pub use boot_path::{BootPath, BootTimes};
-pub use channel::ChannelError;
-pub use config::{Pace, PoolConfig, SandboxesConfig};
-pub use console::ConsoleLog;
-pub use contexts::{
-    CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ContextError, ContextState, ContextView, Run, RunEnd,
-    RunEvent,
+pub use config::{EXEC_GRACE_DEFAULT, Pace, PoolConfig, SandboxesConfig};
+pub use emberd_guest::{
+    CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ChannelError, ContextError, ContextId, ContextIdError,
+    ContextState, ContextView, DialError, ENDED_BYTES_MAX, ENDED_KEPT, ENDED_MAX, EVENT_BYTES_MAX,
+    EVENTS_MAX, ExecTimes, Executed, GuestError, GuestTcp, PORT_CONNECTIONS_MAX, PROCESSES_MAX,
+    Process, ProcessError, ProcessEvent, ProcessEventKind, ProcessEvents, ProcessStdin,
+    ProcessView, Run, RunEnd, RunEvent, STREAM_BYTES_MAX,
 };
-pub use create::{CreateError, Created};
-pub use exec::{EXEC_GRACE_DEFAULT, ExecTimes, Executed};
-pub use files::{ArchiveUpload, FileContent, FileListing, FileUpload, FileWatch, STREAM_BYTES_MAX};
-pub use id::{ContextId, ContextIdError, NodeKey, NodeKeyError, SandboxId, SandboxIdError};
-pub use operation::OperationError;
-pub use pool::PoolView;
-pub use ports::{DialError, GuestTcp, PORT_CONNECTIONS_MAX};
-pub use processes::{
-    ENDED_BYTES_MAX, ENDED_KEPT, ENDED_MAX, EVENT_BYTES_MAX, EVENTS_MAX, PROCESSES_MAX, Process,
-    ProcessError, ProcessEvent, ProcessEventKind, ProcessEvents, ProcessStdin, ProcessView,
+pub use error::{CreateError, OpenError, OperationError, RUN_DIR_BYTES_MAX, Unknown};
+pub use id::{NodeKey, NodeKeyError, SandboxId, SandboxIdError};
+pub use lifecycle::console::ConsoleLog;
+pub use lifecycle::handle::{
+    ArchiveUpload, Contexts, FileContent, FileListing, FileUpload, FileWatch, Files, Handle, Ports,
+    Processes,
 };
-pub use run_dir::RUN_DIR_BYTES_MAX;
-pub use sandbox::{SandboxState, SandboxView};
-pub use sandboxes::{DeleteError, Sandboxes};
-pub use shared::OpenError;
-pub use templates::{BuildTemplateError, RemoveTemplateError, TemplateState, TemplateView};
+pub use lifecycle::sandbox::{Created, SandboxState, SandboxView};
+pub use sandboxes::Sandboxes;
+pub use supply::pool::PoolView;
+pub use supply::templates::{BuildTemplateError, RemoveTemplateError, TemplateState, TemplateView};

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use emberd_proto::{ContextRun, ContextSpec, RefusalCode};
 use emberd_sandbox::{
-    CONTEXTS_MAX, ContextError, ContextId, ContextState, OperationError, RunEnd, RunEvent,
-    SandboxId,
+    CONTEXTS_MAX, ContextError, ContextId, ContextState, GuestError, RunEnd, RunEvent, SandboxId,
+    Unknown,
 };
 use futures::future::join_all;
 use rustix::process::Signal;
 
-use crate::fixture::{Fixture, is_running, until};
+use crate::fixture::{ById as _, Fixture, is_running, until};
 
 /// What a run brought.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ impl Ran {
 
 impl Fixture {
     async fn open(&self, id: SandboxId, language: &str) -> ContextId {
-        let context = self.sandboxes.open_context(id, spec(language)).await.unwrap();
+        let context = self.sandboxes.contexts(id).open(spec(language)).await.unwrap();
         assert_eq!((context.state, context.execution_count), (ContextState::Idle, 0));
         context.id
     }
@@ -56,7 +56,7 @@ impl Fixture {
         timeout_ms: Option<u64>,
     ) -> Ran {
         let run = ContextRun { code: code.to_owned(), timeout_ms };
-        let mut run = self.sandboxes.run_context(id, context, &run).unwrap();
+        let mut run = self.sandboxes.contexts(id).run(context, &run).unwrap();
         let mut ran = Ran::default();
         while let Some(event) = run.next().await {
             match event {
@@ -71,7 +71,7 @@ impl Fixture {
     }
 
     fn state(&self, id: SandboxId, context: ContextId) -> ContextState {
-        let contexts = self.sandboxes.contexts(id).unwrap();
+        let contexts = self.sandboxes.contexts(id).list();
         contexts.into_iter().find(|view| view.id == context).unwrap().state
     }
 
@@ -103,13 +103,13 @@ async fn variables_stay_and_contexts_are_apart() {
     assert_eq!(fixture.run(id, one, "echo $x $PWD").await.text, "1 /usr\n");
     assert_eq!(fixture.run(id, other, "echo [$x]").await.text, "[]\n");
     assert_eq!(fixture.run(id, one, "exit 3").await.error(), Some(("ExitCode", "3")));
-    let views = fixture.sandboxes.contexts(id).unwrap();
+    let views = fixture.sandboxes.contexts(id).list();
     assert_eq!(views.iter().map(|view| view.id).collect::<Vec<_>>(), [one, other]);
     assert_eq!(views[0].execution_count, 3);
-    fixture.sandboxes.delete_context(id, one).await.unwrap();
-    let again = fixture.sandboxes.delete_context(id, one).await;
+    fixture.sandboxes.contexts(id).delete(one).await.unwrap();
+    let again = fixture.sandboxes.contexts(id).delete(one).await;
     assert!(matches!(again, Err(ContextError::Unknown { .. })), "{again:?}");
-    assert_eq!(fixture.sandboxes.contexts(id).unwrap().len(), 1);
+    assert_eq!(fixture.sandboxes.contexts(id).list().len(), 1);
     fixture.close().await;
 }
 
@@ -125,7 +125,7 @@ async fn runs_of_one_context_take_turns_and_too_many_are_refused() {
     let run = ContextRun { code: "sleep 1000".into(), timeout_ms: None };
     let mut runs = Vec::new();
     let refused = loop {
-        match fixture.sandboxes.run_context(id, context, &run) {
+        match fixture.sandboxes.contexts(id).run(context, &run) {
             Ok(run) => runs.push(run),
             Err(error) => break error,
         }
@@ -134,7 +134,7 @@ async fn runs_of_one_context_take_turns_and_too_many_are_refused() {
     // Whoever hangs up while it waits is never run.
     drop(runs);
     let idle = ContextRun { code: String::new(), timeout_ms: None };
-    until(|| fixture.sandboxes.run_context(id, context, &idle).is_ok()).await;
+    until(|| fixture.sandboxes.contexts(id).run(context, &idle).is_ok()).await;
     assert_eq!(fixture.run(id, context, "echo $x").await.text, "7\n");
     fixture.close().await;
 }
@@ -145,14 +145,14 @@ async fn interrupt_and_hang_up_end_the_run_and_not_the_context() {
     let id = fixture.create().await;
     let context = fixture.open(id, "shell").await;
     // Nothing runs.
-    fixture.sandboxes.interrupt_context(id, context).unwrap();
+    fixture.sandboxes.contexts(id).interrupt(context).unwrap();
     let (ran, ()) = tokio::join!(fixture.run(id, context, "x=1; sleep 1000"), async {
         until(|| fixture.state(id, context) == ContextState::Busy).await;
-        fixture.sandboxes.interrupt_context(id, context).unwrap();
+        fixture.sandboxes.contexts(id).interrupt(context).unwrap();
     });
     assert_eq!(ran.error(), Some(("KeyboardInterrupt", "")), "{ran:?}");
     let run = ContextRun { code: "x=2; echo up; sleep 1000".into(), timeout_ms: None };
-    let mut run = fixture.sandboxes.run_context(id, context, &run).unwrap();
+    let mut run = fixture.sandboxes.contexts(id).run(context, &run).unwrap();
     assert!(matches!(run.next().await, Some(RunEvent::Started { execution_count: 2 })));
     assert!(matches!(run.next().await, Some(RunEvent::Stdout { .. })));
     drop(run);
@@ -174,13 +174,13 @@ async fn code_that_hears_no_interrupt_is_ended_by_a_restart_or_its_time_limit() 
     // Python acts on signals between its own steps, and this is one step in C.
     let stuck = "import os; print(os.getpid(), flush=True); sum(range(10 ** 18))".to_owned();
     let run = ContextRun { code: stuck, timeout_ms: None };
-    let mut run = fixture.sandboxes.run_context(id, context, &run).unwrap();
+    let mut run = fixture.sandboxes.contexts(id).run(context, &run).unwrap();
     assert!(matches!(run.next().await, Some(RunEvent::Started { .. })));
     let Some(RunEvent::Stdout(pid)) = run.next().await else { panic!("no pid") };
     let pid = str::from_utf8(&pid).unwrap().trim().parse().unwrap();
     let waits = fixture.run(id, context, "1");
     let restart = async {
-        let view = fixture.sandboxes.restart_context(id, context).await.unwrap();
+        let view = fixture.sandboxes.contexts(id).restart(context).await.unwrap();
         assert_eq!((view.state, view.execution_count), (ContextState::Idle, 0));
     };
     let (waited, ()) = tokio::join!(waits, restart);
@@ -216,9 +216,9 @@ async fn crash_is_told_and_a_restart_mends_it() {
         assert!(name == "ContextEnded" && value.contains(reason), "{value}");
         assert!(fixture.reason(id, context).contains(reason));
         let run = ContextRun { code: "1".into(), timeout_ms: None };
-        let refused = fixture.sandboxes.run_context(id, context, &run).map(drop);
+        let refused = fixture.sandboxes.contexts(id).run(context, &run).map(drop);
         assert!(matches!(refused, Err(ContextError::Dead { .. })), "{refused:?}");
-        fixture.sandboxes.restart_context(id, context).await.unwrap();
+        fixture.sandboxes.contexts(id).restart(context).await.unwrap();
         assert_eq!(fixture.run(id, context, "1 + 1").await.result().as_deref(), Some("2"));
     }
     fixture.close().await;
@@ -256,17 +256,17 @@ async fn what_cannot_be_opened_is_told() {
     let fixture = Fixture::new();
     let id = fixture.create().await;
     let refused = |error: ContextError| match error {
-        ContextError::Operation(OperationError::Refused(refusal)) => refusal.code,
+        ContextError::Guest(GuestError::Refused(refusal)) => refusal.code,
         error => panic!("{error:?}"),
     };
-    let open = async |spec| fixture.sandboxes.open_context(id, spec).await.map(drop).unwrap_err();
+    let open = async |spec| fixture.sandboxes.contexts(id).open(spec).await.map(drop).unwrap_err();
     assert_eq!(refused(open(spec("cobol")).await), RefusalCode::NotFound);
     let nowhere = ContextSpec { cwd: Some("/nope".into()), ..spec("shell") };
     assert_eq!(refused(open(nowhere).await), RefusalCode::NotFound);
     let error = open(spec("stillborn")).await.to_string();
     assert!(error.contains("exit code 3") && error.contains("no such library"), "{error}");
-    let stranger = fixture.sandboxes.open_context(SandboxId::random(), spec("shell")).await;
-    assert!(matches!(stranger, Err(ContextError::Operation(OperationError::Unknown(_)))));
+    let stranger = fixture.sandboxes.get(SandboxId::random()).map(drop);
+    assert!(matches!(stranger, Err(Unknown(_))));
     // None of them took a place.
     for _ in 0..CONTEXTS_MAX {
         fixture.open(id, "shell").await;

@@ -9,7 +9,7 @@ use crate::fixture::{Fixture, NEVER, pass, shell, until};
 async fn sandbox_is_ready_and_its_directory_says_what_it_is() {
     let fixture = Fixture::new();
     let id = fixture.create().await;
-    let view = fixture.sandboxes.get(id).unwrap();
+    let view = fixture.sandboxes.get(id).unwrap().view();
     assert!(matches!(view.state, SandboxState::Ready { .. }));
     assert_eq!(view.dir, fixture.run_dir.join(id.to_string()));
     let boot = view.boot.unwrap();

@@ -1,11 +1,11 @@
 //! Deletion: alone, at once, in the middle of things.
 
 use emberd_proto::ExecSpec;
-use emberd_sandbox::{DeleteError, OpenError, OperationError, SandboxId, Sandboxes};
+use emberd_sandbox::{GuestError, OpenError, SandboxId, Sandboxes, Unknown};
 use futures::FutureExt as _;
 use futures::future::join_all;
 
-use crate::fixture::{Fixture, UNTIL_AGENT_DIES, driver, is_running, until};
+use crate::fixture::{ById as _, Fixture, UNTIL_AGENT_DIES, driver, is_running, until};
 
 #[tokio::test]
 async fn deleted_sandbox_is_found_no_more_and_then_gone() {
@@ -17,12 +17,12 @@ async fn deleted_sandbox_is_found_no_more_and_then_gone() {
     // The test has not let anything else run since.
     assert!(is_running(pid));
     assert_eq!(fixture.sandboxes.reaping(), 1);
-    assert!(fixture.sandboxes.get(id).is_none());
+    assert!(fixture.sandboxes.get(id).is_err());
     until(|| fixture.sandboxes.reaping() == 0).await;
     assert!(!is_running(pid));
     assert!(fixture.left().is_empty());
     let again = fixture.sandboxes.delete(id).await;
-    assert!(matches!(again, Err(DeleteError::Unknown(_))));
+    assert!(matches!(again, Err(Unknown(_))));
     fixture.close().await;
 }
 
@@ -39,7 +39,7 @@ async fn of_many_deletions_at_once_one_finds_the_sandbox() {
 async fn unknown_sandbox() {
     let fixture = Fixture::new();
     let refused = fixture.sandboxes.delete(SandboxId::random()).await;
-    assert!(matches!(refused, Err(DeleteError::Unknown(_))));
+    assert!(matches!(refused, Err(Unknown(_))));
     fixture.close().await;
 }
 
@@ -47,7 +47,7 @@ async fn unknown_sandbox() {
 async fn deletion_cuts_off_execs() {
     let fixture = Fixture::new();
     let id = fixture.create().await;
-    let dir = fixture.sandboxes.get(id).unwrap().dir;
+    let dir = fixture.sandboxes.get(id).unwrap().view().dir;
     let cwd = Some(dir.display().to_string());
     let spec = ExecSpec { cwd, ..ExecSpec::new(UNTIL_AGENT_DIES) };
     let exec = fixture.sandboxes.exec(id, spec, b"");
@@ -56,7 +56,7 @@ async fn deletion_cuts_off_execs() {
         fixture.sandboxes.delete(id).await.unwrap();
     };
     let (outcome, ()) = tokio::join!(exec, delete);
-    assert!(matches!(outcome, Err(OperationError::Deleted(_))), "{outcome:?}");
+    assert!(matches!(outcome, Err(GuestError::Deleted { .. })), "{outcome:?}");
     fixture.close().await;
 }
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use emberd_proto::ExecSpec;
 use emberd_proto::exec::{OUTPUT_BYTES_MAX, STDIN_BYTES_MAX};
-use emberd_sandbox::{OperationError, SandboxId, SandboxState};
+use emberd_sandbox::{GuestError, SandboxId, SandboxState, Unknown};
 use emberd_vmm::ExitReason;
 use rustix::process::Signal;
 
-use crate::fixture::{Fixture, UNTIL_AGENT_DIES, until};
+use crate::fixture::{ById as _, Fixture, UNTIL_AGENT_DIES, until};
 
 #[tokio::test]
 async fn outcome_tells_how_the_program_ended() {
@@ -69,18 +69,18 @@ async fn broken_limits_are_refused_before_the_guest_hears_of_them() {
     fixture.signal(id, Signal::STOP);
     let spec = ExecSpec { timeout_ms: 0, ..ExecSpec::new("") };
     let refused = fixture.sandboxes.exec(id, spec, b"").await;
-    assert!(matches!(refused, Err(OperationError::Invalid(_))));
+    assert!(matches!(refused, Err(GuestError::Invalid(_))));
     let stdin = vec![0; STDIN_BYTES_MAX + 1];
     let refused = fixture.sandboxes.exec(id, ExecSpec::new(""), &stdin).await;
-    assert!(matches!(refused, Err(OperationError::StdinTooLarge(_))));
+    assert!(matches!(refused, Err(GuestError::StdinTooLarge(_))));
     fixture.close().await;
 }
 
 #[tokio::test]
 async fn unknown_sandbox() {
     let fixture = Fixture::new();
-    let refused = fixture.exec(SandboxId::random(), "").await;
-    assert!(matches!(refused, Err(OperationError::Unknown(_))));
+    let refused = fixture.sandboxes.get(SandboxId::random()).map(drop);
+    assert!(matches!(refused, Err(Unknown(_))));
     fixture.close().await;
 }
 
@@ -90,9 +90,11 @@ async fn microvm_that_ends_by_itself_is_noticed() {
     let id = fixture.create().await;
     fixture.signal(id, Signal::KILL);
     let gone = SandboxState::Gone(ExitReason::Signal(9));
-    until(|| fixture.sandboxes.get(id).unwrap().state == gone).await;
+    until(|| fixture.sandboxes.get(id).unwrap().view().state == gone).await;
     let refused = fixture.exec(id, "").await;
-    assert!(matches!(refused, Err(OperationError::Gone { reason: ExitReason::Signal(9), .. })));
+    assert!(
+        matches!(refused, Err(GuestError::Gone { reason, .. }) if reason.ends_with("signal 9"))
+    );
     fixture.sandboxes.delete(id).await.unwrap();
     until(|| fixture.left().is_empty()).await;
     fixture.close().await;
@@ -103,7 +105,7 @@ async fn microvm_that_ends_during_an_exec() {
     let fixture = Fixture::new();
     let id = fixture.create().await;
     let pid = fixture.vmm_pid(id);
-    let dir = fixture.sandboxes.get(id).unwrap().dir;
+    let dir = fixture.sandboxes.get(id).unwrap().view().dir;
     let spec = ExecSpec { cwd: Some(dir.display().to_string()), ..ExecSpec::new(UNTIL_AGENT_DIES) };
     let exec = fixture.sandboxes.exec(id, spec, b"");
     let kill = async {
@@ -112,7 +114,7 @@ async fn microvm_that_ends_during_an_exec() {
         fixture.signal(id, Signal::KILL);
     };
     let (outcome, ()) = tokio::join!(exec, kill);
-    assert!(matches!(outcome, Err(OperationError::Gone { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(GuestError::Gone { .. })), "{outcome:?}");
     fixture.close().await;
 }
 
@@ -123,7 +125,7 @@ async fn guest_that_stops_answering_is_given_up() {
     fixture.signal(id, Signal::STOP);
     let spec = ExecSpec { timeout_ms: 1, ..ExecSpec::new("") };
     let outcome = fixture.sandboxes.exec(id, spec, b"").await;
-    assert!(matches!(outcome, Err(OperationError::Unresponsive { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(GuestError::Unresponsive { .. })), "{outcome:?}");
     fixture.sandboxes.delete(id).await.unwrap();
     fixture.close().await;
 }
@@ -132,7 +134,7 @@ async fn guest_that_stops_answering_is_given_up() {
 async fn caller_that_goes_away_ends_the_program() {
     let fixture = Fixture::new();
     let id = fixture.create().await;
-    let dir = fixture.sandboxes.get(id).unwrap().dir;
+    let dir = fixture.sandboxes.get(id).unwrap().view().dir;
     let code = "echo $$ > pid.new; mv pid.new pid; exec sleep 1000";
     let spec = ExecSpec { cwd: Some(dir.display().to_string()), ..ExecSpec::new(code) };
     let sandboxes = fixture.sandboxes.clone();

@@ -5,29 +5,29 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use emberd_proto::file::{BATCH_MAX, ChangeKind, ENTRIES_MAX};
 use emberd_proto::{FileEntry, FileType, GuestMessage, GuestPath, Kind, RefusalCode};
-use emberd_sandbox::{FileContent, OperationError, SandboxId, SandboxState};
+use emberd_sandbox::{FileContent, GuestError, SandboxId, SandboxState, Unknown};
 use rustix::process::Signal;
 
-use crate::fixture::{Fixture, lying, said, until};
+use crate::fixture::{ById as _, Fixture, lying, said, until};
 
 /// A sandbox, and a directory of the host that is its guest's too.
 async fn sandbox(fixture: &Fixture) -> (SandboxId, PathBuf) {
     let id = fixture.create().await;
-    let dir = fixture.sandboxes.get(id).unwrap().dir.join("files");
+    let dir = fixture.sandboxes.get(id).unwrap().view().dir.join("files");
     std::fs::create_dir(&dir).unwrap();
     (id, dir)
 }
 
 async fn upload(fixture: &Fixture, id: SandboxId, path: &Path, content: &[u8]) -> FileEntry {
     let sandboxes = &fixture.sandboxes;
-    let mut upload = sandboxes.file_write(id, None, path.into(), None).await.unwrap();
+    let mut upload = sandboxes.files(id).write(None, path.into(), None).await.unwrap();
     for piece in content.chunks(100_000) {
         upload.send(&Bytes::copy_from_slice(piece)).await.unwrap();
     }
     upload.finish().await.unwrap()
 }
 
-async fn collect(mut content: FileContent) -> Result<Vec<u8>, OperationError> {
+async fn collect(mut content: FileContent) -> Result<Vec<u8>, GuestError> {
     let mut bytes = Vec::new();
     while let Some(piece) = content.next().await? {
         bytes.extend_from_slice(&piece);
@@ -35,9 +35,9 @@ async fn collect(mut content: FileContent) -> Result<Vec<u8>, OperationError> {
     Ok(bytes)
 }
 
-fn code<T>(outcome: Result<T, OperationError>) -> RefusalCode {
+fn code<T>(outcome: Result<T, GuestError>) -> RefusalCode {
     match outcome {
-        Err(OperationError::Refused(refusal)) => refusal.code,
+        Err(GuestError::Refused(refusal)) => refusal.code,
         Err(other) => panic!("expected a refusal, got {other}"),
         Ok(_) => panic!("expected a refusal"),
     }
@@ -50,9 +50,10 @@ async fn content_goes_in_and_comes_out() {
     let content: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[2]).collect();
     let path = dir.join("a/b");
     assert_eq!(upload(&fixture, id, &path, &content).await.size, 3_000_000);
-    let read = fixture.sandboxes.file_read(id, None, GuestPath::from(&path), 0, None);
+    let files = fixture.sandboxes.files(id);
+    let read = files.read(None, GuestPath::from(&path), 0, None);
     assert!(collect(read.await.unwrap()).await.unwrap() == content);
-    let part = fixture.sandboxes.file_read(id, None, GuestPath::from(&path), 2_999_990, Some(99));
+    let part = files.read(None, GuestPath::from(&path), 2_999_990, Some(99));
     let part = part.await.unwrap();
     assert_eq!((part.entry().size, part.length()), (3_000_000, Some(10)));
     assert_eq!(collect(part).await.unwrap(), content[2_999_990..]);
@@ -65,30 +66,30 @@ async fn trees() {
     let (id, dir) = sandbox(&fixture).await;
     let at = |name: &str| GuestPath(dir.join(name));
     let sandboxes = &fixture.sandboxes;
-    sandboxes.file_make_dir(id, None, at("a/b"), Some(0o700)).await.unwrap();
+    sandboxes.files(id).make_dir(None, at("a/b"), Some(0o700)).await.unwrap();
     assert_eq!(
-        code(sandboxes.file_make_dir(id, None, at("a"), None).await),
+        code(sandboxes.files(id).make_dir(None, at("a"), None).await),
         RefusalCode::AlreadyExists
     );
     upload(&fixture, id, &dir.join("a/file"), b"x").await;
-    let moved = sandboxes.file_move(id, None, at("a/file"), at("c/file")).await.unwrap();
+    let moved = sandboxes.files(id).rename(None, at("a/file"), at("c/file")).await.unwrap();
     assert_eq!((moved.path, moved.file_type), (at("c/file"), FileType::File));
-    let mut listing = sandboxes.file_list(id, None, at("."), 3).await.unwrap();
+    let mut listing = sandboxes.files(id).list(None, at("."), 3).await.unwrap();
     let mut listed = Vec::new();
     while let Some(entries) = listing.next().await.unwrap() {
         listed.extend(entries.into_iter().map(|entry| entry.path));
     }
     assert_eq!(listed, [at("a"), at("a/b"), at("c"), at("c/file")]);
     assert!(!listing.is_cut());
-    let packed = sandboxes.file_pack(id, None, at(".")).await.unwrap();
+    let packed = sandboxes.files(id).pack(None, at(".")).await.unwrap();
     let packed = collect(packed).await.unwrap();
-    let mut unpack = sandboxes.file_unpack(id, None, at("copy")).await.unwrap();
+    let mut unpack = sandboxes.files(id).unpack(None, at("copy")).await.unwrap();
     unpack.send(&packed.into()).await.unwrap();
     unpack.finish().await.unwrap();
     assert_eq!(std::fs::read(dir.join("copy/c/file")).unwrap(), b"x");
-    sandboxes.file_remove(id, None, at("copy")).await.unwrap();
-    sandboxes.file_remove(id, None, at("copy")).await.unwrap();
-    assert_eq!(code(sandboxes.file_stat(id, None, at("copy")).await), RefusalCode::NotFound);
+    sandboxes.files(id).remove(None, at("copy")).await.unwrap();
+    sandboxes.files(id).remove(None, at("copy")).await.unwrap();
+    assert_eq!(code(sandboxes.files(id).stat(None, at("copy")).await), RefusalCode::NotFound);
     fixture.close().await;
 }
 
@@ -97,7 +98,7 @@ async fn changes_are_told() {
     let fixture = Fixture::new();
     let (id, dir) = sandbox(&fixture).await;
     let sandboxes = &fixture.sandboxes;
-    let mut watch = sandboxes.file_watch(id, None, GuestPath::from(&dir), true).await.unwrap();
+    let mut watch = sandboxes.files(id).watch(None, GuestPath::from(&dir), true).await.unwrap();
     upload(&fixture, id, &dir.join("file"), b"x").await;
     let changes = watch.next().await.unwrap().unwrap();
     assert_eq!(
@@ -105,10 +106,10 @@ async fn changes_are_told() {
         (ChangeKind::Created, &*dir.join("file"))
     );
     let id = fixture.create().await;
-    let mut other = sandboxes.file_watch(id, None, "/".into(), false).await.unwrap();
+    let mut other = sandboxes.files(id).watch(None, "/".into(), false).await.unwrap();
     let (ended, deleted) = tokio::join!(other.next(), sandboxes.delete(id));
     deleted.unwrap();
-    assert!(matches!(ended, Err(OperationError::Deleted(_))), "{ended:?}");
+    assert!(matches!(ended, Err(GuestError::Deleted { .. })), "{ended:?}");
     fixture.close().await;
 }
 
@@ -118,7 +119,7 @@ async fn upload_that_is_given_up_leaves_what_was_there() {
     let (id, dir) = sandbox(&fixture).await;
     let path = dir.join("file");
     upload(&fixture, id, &path, b"old").await;
-    let given_up = fixture.sandboxes.file_write(id, None, GuestPath::from(&path), None).await;
+    let given_up = fixture.sandboxes.files(id).write(None, GuestPath::from(&path), None).await;
     let mut given_up = given_up.unwrap();
     given_up.send(&Bytes::from_static(b"half of the n")).await.unwrap();
     until(|| std::fs::read_dir(&dir).unwrap().count() == 2).await;
@@ -132,7 +133,7 @@ async fn upload_that_is_given_up_leaves_what_was_there() {
 async fn upload_that_is_refused_ends_before_all_is_sent() {
     let fixture = Fixture::new();
     let (id, dir) = sandbox(&fixture).await;
-    let upload = fixture.sandboxes.file_write(id, None, GuestPath::from(&dir), None).await;
+    let upload = fixture.sandboxes.files(id).write(None, GuestPath::from(&dir), None).await;
     let mut upload = upload.unwrap();
     let piece = Bytes::from(vec![0; 1 << 16]);
     let refused = loop {
@@ -150,7 +151,8 @@ async fn more_at_once_than_there_are_turns() {
     let (id, dir) = sandbox(&fixture).await;
     upload(&fixture, id, &dir.join("file"), b"x").await;
     let path = GuestPath(dir.join("file"));
-    let stats = (0..300).map(|_| fixture.sandboxes.file_stat(id, None, path.clone()));
+    let files = fixture.sandboxes.files(id);
+    let stats = (0..300).map(|_| files.stat(None, path.clone()));
     for stat in futures::future::join_all(stats).await {
         assert_eq!(stat.unwrap().size, 1);
     }
@@ -160,16 +162,17 @@ async fn more_at_once_than_there_are_turns() {
 #[tokio::test]
 async fn nobody_to_ask() {
     let fixture = Fixture::new();
-    let unknown = fixture.sandboxes.file_stat(SandboxId::random(), None, "x".into()).await;
-    assert!(matches!(unknown, Err(OperationError::Unknown(_))), "{unknown:?}");
+    let unknown = fixture.sandboxes.get(SandboxId::random()).map(drop);
+    assert!(matches!(unknown, Err(Unknown(_))), "{unknown:?}");
     let (id, dir) = sandbox(&fixture).await;
     let file = std::fs::File::create(dir.join("large")).unwrap();
     file.set_len(1 << 30).unwrap();
-    let read = fixture.sandboxes.file_read(id, None, GuestPath(dir.join("large")), 0, None);
+    let files = fixture.sandboxes.files(id);
+    let read = files.read(None, GuestPath(dir.join("large")), 0, None);
     let read = read.await.unwrap();
     fixture.signal(id, Signal::KILL);
     let outcome = collect(read).await;
-    assert!(matches!(outcome, Err(OperationError::Gone { .. })), "{:?}", outcome.err());
+    assert!(matches!(outcome, Err(GuestError::Gone { .. })), "{:?}", outcome.err());
     fixture.close().await;
 }
 
@@ -190,13 +193,14 @@ fn some_entry(size: u64) -> FileEntry {
 }
 
 /// The guest's lie is told, and its microVM ended.
-async fn check_ended<T>((fixture, id): (Fixture, SandboxId), outcome: Result<T, OperationError>) {
+async fn check_ended<T>((fixture, id): (Fixture, SandboxId), outcome: Result<T, GuestError>) {
     match outcome {
-        Err(OperationError::Guest { .. } | OperationError::Gone { .. }) => {}
+        Err(GuestError::Failed { .. } | GuestError::Gone { .. }) => {}
         Err(other) => panic!("expected a broken protocol, got {other:?}"),
         Ok(_) => panic!("the lie was believed"),
     }
-    until(|| matches!(fixture.sandboxes.get(id).unwrap().state, SandboxState::Gone(_))).await;
+    until(|| matches!(fixture.sandboxes.get(id).unwrap().view().state, SandboxState::Gone(_)))
+        .await;
     fixture.close().await;
 }
 
@@ -214,7 +218,7 @@ async fn content_that_is_not_as_was_said() {
     ];
     for lie in lies {
         let (fixture, id) = lying(&lie).await;
-        let outcome = match fixture.sandboxes.file_read(id, None, "x".into(), 0, None).await {
+        let outcome = match fixture.sandboxes.files(id).read(None, "x".into(), 0, None).await {
             Ok(content) => collect(content).await,
             Err(error) => Err(error),
         };
@@ -222,7 +226,7 @@ async fn content_that_is_not_as_was_said() {
     }
     // A file may become shorter meanwhile: that is no lie.
     let (fixture, id) = lying(&[told(3), (Kind::DataEnd, Vec::new())]).await;
-    let content = fixture.sandboxes.file_read(id, None, "x".into(), 0, None).await.unwrap();
+    let content = fixture.sandboxes.files(id).read(None, "x".into(), 0, None).await.unwrap();
     assert_eq!(code(collect(content).await), RefusalCode::Failed);
     fixture.close().await;
 }
@@ -240,9 +244,9 @@ async fn listing_without_an_end() {
     for lie in lies {
         let (fixture, id) = lying(&lie).await;
         let outcome = async {
-            let mut listing = fixture.sandboxes.file_list(id, None, "x".into(), 1).await?;
+            let mut listing = fixture.sandboxes.files(id).list(None, "x".into(), 1).await?;
             while listing.next().await?.is_some() {}
-            Ok::<_, OperationError>(())
+            Ok::<_, GuestError>(())
         };
         let outcome = outcome.await;
         check_ended((fixture, id), outcome).await;
@@ -253,7 +257,7 @@ async fn listing_without_an_end() {
 async fn changes_that_are_none() {
     for lie in [said(&GuestMessage::Changes { changes: Vec::new() }), said(&GuestMessage::Done)] {
         let (fixture, id) = lying(&[said(&GuestMessage::Watching), lie]).await;
-        let watch = fixture.sandboxes.file_watch(id, None, "x".into(), true).await;
+        let watch = fixture.sandboxes.files(id).watch(None, "x".into(), true).await;
         let outcome = watch.unwrap().next().await;
         check_ended((fixture, id), outcome).await;
     }

@@ -12,8 +12,9 @@ use emberd_proto::frame::{encode, encode_message};
 use emberd_proto::message::{GENERATION, READY_PORT};
 use emberd_proto::{ExecOutcome, ExecSpec, GuestMessage, Kind, Welcome};
 use emberd_sandbox::{
-    BootPath, NodeKey, OperationError, Pace, PoolConfig, PoolView, SandboxId, SandboxState,
-    Sandboxes, SandboxesConfig, TemplateView,
+    BootPath, Contexts, Executed, Files, GuestError, Handle, NodeKey, OperationError, Pace,
+    PoolConfig, PoolView, Ports, Processes, SandboxId, SandboxState, Sandboxes, SandboxesConfig,
+    TemplateView,
 };
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
 use emberd_vmm::{AnyVmm, JailChoice, JailConfig};
@@ -129,7 +130,7 @@ impl Fixture {
         self.sandboxes.create(&shell()).await.unwrap().id
     }
 
-    pub async fn exec(&self, id: SandboxId, code: &str) -> Result<ExecOutcome, OperationError> {
+    pub async fn exec(&self, id: SandboxId, code: &str) -> Result<ExecOutcome, GuestError> {
         self.sandboxes.exec(id, ExecSpec::new(code), b"").await.map(|executed| executed.outcome)
     }
 
@@ -174,12 +175,12 @@ impl Fixture {
     }
 
     pub fn boot_path(&self, id: SandboxId) -> BootPath {
-        self.sandboxes.get(id).unwrap().boot_path.unwrap()
+        self.sandboxes.get(id).unwrap().view().boot_path.unwrap()
     }
 
     /// Process id of a sandbox that is ready.
     pub fn vmm_pid(&self, id: SandboxId) -> u32 {
-        match self.sandboxes.get(id).unwrap().state {
+        match self.sandboxes.get(id).unwrap().view().state {
             SandboxState::Ready { vmm_pid } => vmm_pid,
             state => panic!("{id} is {state:?}"),
         }
@@ -219,9 +220,9 @@ impl Fixture {
 
 /// Pools that lose no time, and notice nothing by themselves.
 pub const PACE: Pace = Pace {
-    breath: Duration::from_millis(1),
-    patience: Duration::from_millis(50),
-    calm: NEVER,
+    idle_before_refill: Duration::from_millis(1),
+    refill_wait_max: Duration::from_millis(50),
+    idle_before_shrink: NEVER,
     health_period: NEVER,
     health_timeout: PATIENCE,
 };
@@ -347,4 +348,46 @@ pub async fn lying(frames: &[(Kind, Vec<u8>)]) -> (Fixture, SandboxId) {
 /// A message as a frame.
 pub fn said(message: &GuestMessage) -> (Kind, Vec<u8>) {
     (Kind::Control, serde_json::to_vec(message).unwrap())
+}
+
+/// Operations by a sandbox's id, which is there and ready.
+pub trait ById {
+    fn handle(&self, id: SandboxId) -> Handle;
+
+    fn exec(
+        &self,
+        id: SandboxId,
+        spec: ExecSpec,
+        stdin: &[u8],
+    ) -> impl Future<Output = Result<Executed, GuestError>> + Send {
+        let handle = self.handle(id);
+        async move {
+            handle.exec(spec, stdin).await.map_err(|error| match error {
+                OperationError::Guest(error) => error,
+                OperationError::NotReady(_) => panic!("{error}"),
+            })
+        }
+    }
+
+    fn files(&self, id: SandboxId) -> Files {
+        self.handle(id).files().unwrap()
+    }
+
+    fn processes(&self, id: SandboxId) -> Processes {
+        self.handle(id).processes().unwrap()
+    }
+
+    fn contexts(&self, id: SandboxId) -> Contexts {
+        self.handle(id).contexts().unwrap()
+    }
+
+    fn ports(&self, id: SandboxId) -> Ports {
+        self.handle(id).ports().unwrap()
+    }
+}
+
+impl ById for Sandboxes {
+    fn handle(&self, id: SandboxId) -> Handle {
+        self.get(id).unwrap()
+    }
 }

@@ -12,7 +12,7 @@ use futures::FutureExt as _;
 use futures::future::join_all;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use crate::fixture::{Fixture, NEVER, is_running, pass, pool, shell, until};
+use crate::fixture::{ById as _, Fixture, NEVER, is_running, pass, pool, shell, until};
 
 /// Process ids of the VMMs in the pool, while nothing else is there. One that only stands by
 /// has not bound its guest's socket yet.
@@ -55,7 +55,7 @@ async fn sandbox_from_the_pool_is_there_at_once_and_replaced_behind() {
     let created = fixture.sandboxes.create(&shell()).now_or_never().unwrap().unwrap();
     assert_eq!(created.boot_path, BootPath::WarmPool);
     assert!(created.boot.renew.is_some() && created.boot.warm_up.is_some());
-    let view = fixture.sandboxes.get(created.id).unwrap();
+    let view = fixture.sandboxes.get(created.id).unwrap().view();
     assert!(before.contains(&view.dir));
     assert_eq!(view.boot_path, Some(BootPath::WarmPool));
     assert_eq!(fixture.exec(created.id, "echo warm").await.unwrap().stdout, "warm\n");
@@ -98,9 +98,10 @@ async fn burst_larger_than_the_pool_is_served_and_raises_the_ceiling() {
 }
 
 #[tokio::test]
-async fn calm_shrinks_the_pool_to_its_target() {
-    let fixture =
-        Fixture::pooled_with(1, |config| pool(config).pace.calm = Duration::from_millis(100));
+async fn idle_time_shrinks_the_pool_to_its_target() {
+    let fixture = Fixture::pooled_with(1, |config| {
+        pool(config).pace.idle_before_shrink = Duration::from_millis(100);
+    });
     fixture.filled().await;
     let created = join_all((0..3).map(|_| fixture.create())).await;
     assert_eq!(created.len(), 3);
@@ -212,10 +213,10 @@ async fn healthy_guests_stay() {
 
 #[tokio::test]
 async fn refill_waits_for_programs_that_run() {
-    let fixture = Fixture::pooled_with(2, |config| pool(config).pace.patience = NEVER);
+    let fixture = Fixture::pooled_with(2, |config| pool(config).pace.refill_wait_max = NEVER);
     fixture.filled().await;
     let id = fixture.create().await;
-    let dir = fixture.sandboxes.get(id).unwrap().dir;
+    let dir = fixture.sandboxes.get(id).unwrap().view().dir;
     let code = "echo running > running; while ! test -e stop; do sleep 0.01; done";
     let spec = ExecSpec { cwd: Some(dir.display().to_string()), ..ExecSpec::new(code) };
     let exec = fixture.sandboxes.exec(id, spec, b"");
@@ -238,7 +239,7 @@ async fn refill_waits_for_programs_that_run() {
 
 #[tokio::test]
 async fn refill_waits_for_creations_that_found_nothing_ready() {
-    let fixture = Fixture::pooled_with(1, |config| pool(config).pace.patience = NEVER);
+    let fixture = Fixture::pooled_with(1, |config| pool(config).pace.refill_wait_max = NEVER);
     fixture.filled().await;
     let pack = shell();
     fixture.sandboxes.create(&pack).now_or_never().unwrap().unwrap();
@@ -256,11 +257,11 @@ async fn refill_waits_for_creations_that_found_nothing_ready() {
 }
 
 #[tokio::test]
-async fn patience_with_programs_that_run_has_an_end() {
+async fn programs_that_run_delay_a_refill_for_so_long_only() {
     let fixture = Fixture::pooled(2);
     fixture.filled().await;
     let id = fixture.create().await;
-    let dir = fixture.sandboxes.get(id).unwrap().dir;
+    let dir = fixture.sandboxes.get(id).unwrap().view().dir;
     let code = "while ! test -e stop; do sleep 0.01; done";
     let spec = ExecSpec { cwd: Some(dir.display().to_string()), ..ExecSpec::new(code) };
     let exec = fixture.sandboxes.exec(id, spec, b"");
@@ -294,12 +295,12 @@ async fn damaged_template_empties_the_pool() {
 #[tokio::test]
 async fn two_hundred_lives_leave_nothing() {
     let fixture = Fixture::pooled_with(2, |config| {
-        pool(config).pace.calm = Duration::from_millis(10);
+        pool(config).pace.idle_before_shrink = Duration::from_millis(10);
     });
     let settled = async || {
         fixture.filled().await;
-        let is_calm = || fixture.pool().ceiling == 2 && fixture.pool().ready == 2;
-        until(|| is_calm() && fixture.sandboxes.reaping() == 0).await;
+        let is_idle = || fixture.pool().ceiling == 2 && fixture.pool().ready == 2;
+        until(|| is_idle() && fixture.sandboxes.reaping() == 0).await;
     };
     let counts = || (fixture.left().len(), Double::processes_in(&fixture.run_dir).len());
     settled().await;

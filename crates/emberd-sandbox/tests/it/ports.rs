@@ -2,12 +2,12 @@
 
 use std::io::ErrorKind;
 
-use emberd_sandbox::{DialError, GuestTcp, OperationError, PORT_CONNECTIONS_MAX, SandboxId};
+use emberd_sandbox::{DialError, GuestTcp, PORT_CONNECTIONS_MAX, SandboxId, Unknown};
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::fixture::Fixture;
+use crate::fixture::{ById as _, Fixture};
 
 async fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -18,7 +18,8 @@ async fn listener() -> (TcpListener, u16) {
 /// Both ends of a connection to a port.
 async fn dialed(fixture: &Fixture, id: SandboxId) -> (GuestTcp, TcpStream) {
     let (listener, port) = listener().await;
-    let (caller, server) = tokio::join!(fixture.sandboxes.dial(id, port), listener.accept());
+    let ports = fixture.sandboxes.ports(id);
+    let (caller, server) = tokio::join!(ports.dial(port), listener.accept());
     (caller.unwrap(), server.unwrap().0)
 }
 
@@ -63,9 +64,10 @@ async fn many_connections_at_once_and_no_more_than_allowed() {
             });
         }
     });
-    let dials = (0..PORT_CONNECTIONS_MAX).map(|_| fixture.sandboxes.dial(id, port));
+    let ports = fixture.sandboxes.ports(id);
+    let dials = (0..PORT_CONNECTIONS_MAX).map(|_| ports.dial(port));
     let callers: Vec<_> = join_all(dials).await.into_iter().map(Result::unwrap).collect();
-    let refused = fixture.sandboxes.dial(id, port).await;
+    let refused = fixture.sandboxes.ports(id).dial(port).await;
     assert!(matches!(refused, Err(DialError::TooMany(_))), "{refused:?}");
     // Execs find a seat all the same.
     assert_eq!(fixture.exec(id, "echo in").await.unwrap().stdout, "in\n");
@@ -88,11 +90,11 @@ async fn nothing_listens() {
     let id = fixture.create().await;
     let (listener, port) = listener().await;
     drop(listener);
-    let refused = fixture.sandboxes.dial(id, port).await;
+    let refused = fixture.sandboxes.ports(id).dial(port).await;
     let Err(error @ DialError::NotListening { .. }) = refused else { panic!("{refused:?}") };
     assert_eq!(error.to_string(), format!("nothing listens on port {port} of sandbox {id}"));
-    let refused = fixture.sandboxes.dial(SandboxId::random(), port).await;
-    assert!(matches!(refused, Err(DialError::Operation(OperationError::Unknown(_)))));
+    let refused = fixture.sandboxes.get(SandboxId::random()).map(drop);
+    assert!(matches!(refused, Err(Unknown(_))));
     fixture.close().await;
 }
 
@@ -138,10 +140,10 @@ async fn deletion_breaks_the_connection_and_says_so() {
 async fn metrics_come_from_the_guest() {
     let fixture = Fixture::new();
     let id = fixture.create().await;
-    let metrics = fixture.sandboxes.metrics(id).await.unwrap();
+    let metrics = fixture.sandboxes.handle(id).metrics().await.unwrap();
     assert!(metrics.memory_total_bytes > 0 && metrics.cpu_count > 0, "{metrics:?}");
-    let refused = fixture.sandboxes.metrics(SandboxId::random()).await;
-    assert!(matches!(refused, Err(OperationError::Unknown(_))));
+    let refused = fixture.sandboxes.get(SandboxId::random()).map(drop);
+    assert!(matches!(refused, Err(Unknown(_))));
     fixture.close().await;
 }
 
@@ -149,12 +151,12 @@ async fn metrics_come_from_the_guest() {
 async fn console_log_is_followed_until_the_sandbox_ends() {
     let fixture = Fixture::new();
     let id = fixture.create().await;
-    let log = fixture.sandboxes.get(id).unwrap().dir.join("vm.log");
+    let log = fixture.sandboxes.get(id).unwrap().view().dir.join("vm.log");
     std::fs::write(&log, "one\ntwo\n").unwrap();
-    let mut once = fixture.sandboxes.console_log(id, Some(1), false).await.unwrap();
+    let mut once = fixture.sandboxes.handle(id).console_log(Some(1), false).await.unwrap();
     assert_eq!(once.next().await.as_deref(), Some("two\n"));
     assert_eq!(once.next().await, None);
-    let mut followed = fixture.sandboxes.console_log(id, Some(0), true).await.unwrap();
+    let mut followed = fixture.sandboxes.handle(id).console_log(Some(0), true).await.unwrap();
     std::fs::write(&log, "one\ntwo\nthree\n").unwrap();
     assert_eq!(followed.next().await.as_deref(), Some("three\n"));
     fixture.sandboxes.delete(id).await.unwrap();

@@ -4,21 +4,21 @@ use bytes::Bytes;
 use emberd_proto::process::{ProcessSpec, STDIN_WINDOW_BYTES, SignalName, TtySize};
 use emberd_proto::{ExecExit, GuestMessage, Kind, RefusalCode};
 use emberd_sandbox::{
-    ENDED_BYTES_MAX, EVENT_BYTES_MAX, OperationError, PROCESSES_MAX, Process, ProcessError,
-    ProcessEvent, ProcessEventKind, SandboxId, SandboxState,
+    ENDED_BYTES_MAX, EVENT_BYTES_MAX, GuestError, PROCESSES_MAX, Process, ProcessError,
+    ProcessEvent, ProcessEventKind, SandboxId, SandboxState, Unknown,
 };
 use futures::FutureExt as _;
 use futures::future::join_all;
 use rustix::process::Signal;
 
-use crate::fixture::{Fixture, is_running, lying, said, until};
+use crate::fixture::{ById as _, Fixture, is_running, lying, said, until};
 
 fn sh(script: &str) -> ProcessSpec {
     ProcessSpec::of_argv(["sh", "-c", script])
 }
 
 async fn start(fixture: &Fixture, id: SandboxId, script: &str) -> Process {
-    fixture.sandboxes.start_process(id, sh(script)).await.unwrap()
+    fixture.sandboxes.processes(id).start(sh(script)).await.unwrap()
 }
 
 /// What it wrote to standard output, and its end.
@@ -46,7 +46,7 @@ async fn output_input_and_the_end_are_told() {
     let (stdout, exit) = output(&process).await;
     assert_eq!((stdout.as_slice(), exit.exit_code), (&b"one two"[..], 7));
     assert_eq!(process.wait().await, exit);
-    let view = fixture.sandboxes.process(id, process.pid()).unwrap().view();
+    let view = fixture.sandboxes.processes(id).get(process.pid()).unwrap().view();
     assert_eq!((view.exit, view.argv.len(), view.tty), (Some(exit), 3, false));
     assert!(matches!(process.stdin().await, Err(ProcessError::Ended(_))));
     let late = process.signal(SignalName::SigTerm).await;
@@ -148,7 +148,7 @@ async fn terminal_is_resized() {
     let script = "trap 'stty size; exit' WINCH; echo up; while :; do sleep 0.01; done";
     let mut spec = sh(script);
     spec.tty = Some(TtySize { cols: 80, rows: 24 });
-    let process = fixture.sandboxes.start_process(id, spec).await.unwrap();
+    let process = fixture.sandboxes.processes(id).start(spec).await.unwrap();
     process.events(1).next().await.unwrap();
     process.resize(TtySize { cols: 9, rows: 8 }).await.unwrap();
     assert_eq!(output(&process).await.0, b"up\r\n8 9\r\n");
@@ -167,12 +167,12 @@ async fn deleted_process_is_killed_with_its_tree_and_forgotten() {
         panic!("no output")
     };
     let child = std::str::from_utf8(&child).unwrap().trim().parse().unwrap();
-    fixture.sandboxes.delete_process(id, process.pid()).unwrap();
-    let again = fixture.sandboxes.delete_process(id, process.pid());
+    fixture.sandboxes.processes(id).delete(process.pid()).unwrap();
+    let again = fixture.sandboxes.processes(id).delete(process.pid());
     assert!(matches!(again, Err(ProcessError::Unknown { .. })));
     assert_eq!(process.wait().await.signal, Some(9));
     until(|| !is_running(child)).await;
-    assert_eq!(fixture.sandboxes.processes(id).unwrap().len(), 0);
+    assert_eq!(fixture.sandboxes.processes(id).list().len(), 0);
     fixture.close().await;
 }
 
@@ -185,7 +185,7 @@ async fn two_hundred_at_once_and_no_more_than_allowed() {
         async move { start(fixture, id, &format!("read x; echo $x {n}")).await }
     });
     let processes = join_all(starts).await;
-    let refused = fixture.sandboxes.start_process(id, sh("true")).await;
+    let refused = fixture.sandboxes.processes(id).start(sh("true")).await;
     assert!(matches!(refused, Err(ProcessError::TooMany(PROCESSES_MAX))));
     for process in &processes {
         let mut stdin = process.stdin().await.unwrap();
@@ -207,8 +207,8 @@ async fn ended_processes_are_forgotten_when_they_hold_too_much() {
         let process = start(&fixture, id, "head -c 2000000 /dev/zero").await;
         process.wait().await;
     }
-    until(|| fixture.sandboxes.processes(id).unwrap().len() <= most + 1).await;
-    assert!(fixture.sandboxes.processes(id).unwrap().len() >= most);
+    until(|| fixture.sandboxes.processes(id).list().len() <= most + 1).await;
+    assert!(fixture.sandboxes.processes(id).list().len() >= most);
     fixture.close().await;
 }
 
@@ -217,21 +217,19 @@ async fn what_cannot_be_started_says_why() {
     let fixture = Fixture::new();
     let id = fixture.create().await;
     let none = ProcessSpec::of_argv(["/nowhere/program"]);
-    let error = fixture.sandboxes.start_process(id, none).await.unwrap_err();
+    let error = fixture.sandboxes.processes(id).start(none).await.unwrap_err();
     assert!(error.to_string().contains("cannot run /nowhere/program"), "{error}");
     let mut spec = sh("true");
     spec.user = Some("no-such-user".into());
-    let error = fixture.sandboxes.start_process(id, spec).await.unwrap_err();
-    let ProcessError::Operation(OperationError::Refused(refusal)) = error else {
-        panic!("{error}")
-    };
+    let error = fixture.sandboxes.processes(id).start(spec).await.unwrap_err();
+    let ProcessError::Guest(GuestError::Refused(refusal)) = error else { panic!("{error}") };
     assert_eq!(refusal.code, RefusalCode::NotFound);
     let both = ProcessSpec { code: Some(String::new()), ..sh("true") };
-    let error = fixture.sandboxes.start_process(id, both).await.unwrap_err();
+    let error = fixture.sandboxes.processes(id).start(both).await.unwrap_err();
     assert!(matches!(error, ProcessError::Invalid(_)), "{error}");
-    let unknown = fixture.sandboxes.start_process(SandboxId::random(), sh("true")).await;
-    assert!(matches!(unknown, Err(ProcessError::Operation(OperationError::Unknown(_)))));
-    assert!(fixture.sandboxes.processes(id).unwrap().is_empty());
+    let unknown = fixture.sandboxes.get(SandboxId::random()).map(drop);
+    assert!(matches!(unknown, Err(Unknown(_))));
+    assert!(fixture.sandboxes.processes(id).list().is_empty());
     // Nothing of it holds a seat.
     start(&fixture, id, "true").await;
     fixture.close().await;
@@ -257,10 +255,10 @@ async fn process_ends_with_its_vmm_and_is_remembered() {
     fixture.signal(id, Signal::KILL);
     let exit = process.wait().await;
     assert!(exit.error.unwrap().contains("is gone"));
-    let late = fixture.sandboxes.process(id, process.pid()).unwrap();
+    let late = fixture.sandboxes.processes(id).get(process.pid()).unwrap();
     assert!(late.view().exit.is_some());
-    let refused = fixture.sandboxes.start_process(id, sh("true")).await;
-    assert!(matches!(refused, Err(ProcessError::Operation(OperationError::Gone { .. }))));
+    let refused = fixture.sandboxes.processes(id).start(sh("true")).await;
+    assert!(matches!(refused, Err(ProcessError::Guest(GuestError::Gone { .. }))));
     fixture.sandboxes.delete(id).await.unwrap();
     fixture.close().await;
 }
@@ -275,7 +273,7 @@ async fn caller_that_goes_away_ends_nothing() {
     events.next().await.unwrap();
     assert!(events.next().now_or_never().is_none());
     drop((events, process));
-    let process = fixture.sandboxes.process(id, pid).unwrap();
+    let process = fixture.sandboxes.processes(id).get(pid).unwrap();
     let mut stdin = process.stdin().await.unwrap();
     stdin.write(Bytes::from_static(b"here\n")).await.unwrap();
     assert_eq!(output(&process).await.0, b"still here\n");
@@ -297,11 +295,12 @@ async fn a_guest_whose_words_have_no_place_is_ended() {
     ];
     for lie in lies {
         let (fixture, id) = lying(&lie).await;
-        if let Ok(process) = fixture.sandboxes.start_process(id, sh("true")).await {
+        if let Ok(process) = fixture.sandboxes.processes(id).start(sh("true")).await {
             let mut events = process.events(0);
             while events.next().await.is_some() {}
         }
-        until(|| matches!(fixture.sandboxes.get(id).unwrap().state, SandboxState::Gone(_))).await;
+        until(|| matches!(fixture.sandboxes.get(id).unwrap().view().state, SandboxState::Gone(_)))
+            .await;
         fixture.close().await;
     }
 }

@@ -11,7 +11,7 @@ use emberd_sandbox::{
 use fake_firecracker::write_program;
 use futures::future::join_all;
 
-use crate::fixture::{Fixture, driver_of, shell, until, with_templates};
+use crate::fixture::{ById as _, Fixture, driver_of, shell, until, with_templates};
 
 const REFUSE_LOAD: &str = "refuse-at=PUT /snapshot/load";
 const REFUSE_SNAPSHOT: &str = "refuse-at=PUT /snapshot/create";
@@ -42,7 +42,7 @@ async fn sandboxes_are_restored_once_there_is_a_template() {
 
     let created = fixture.sandboxes.create(&shell()).await.unwrap();
     assert_eq!(created.boot_path, BootPath::SnapshotRestore);
-    let (boot, view) = (created.boot, fixture.sandboxes.get(created.id).unwrap());
+    let (boot, view) = (created.boot, fixture.sandboxes.get(created.id).unwrap().view());
     assert!(boot.load.is_some() && boot.renew.is_some() && boot.warm_up.is_none());
     assert_eq!((view.boot, view.boot_path), (Some(boot), Some(BootPath::SnapshotRestore)));
     assert!(view.dir.join("sandbox.json").exists());
@@ -309,7 +309,7 @@ async fn vmm_whose_snapshots_are_broken_boots_cold() {
     let built = fixture.sandboxes.build_template(&shell()).await.unwrap_err();
     assert!(built.to_string().contains("Firecracker 1.16.0"), "{built}");
     let id = fixture.create().await;
-    assert!(matches!(fixture.sandboxes.get(id).unwrap().state, SandboxState::Ready { .. }));
+    assert!(matches!(fixture.sandboxes.get(id).unwrap().view().state, SandboxState::Ready { .. }));
     assert_eq!(fixture.boot_path(id), BootPath::ColdBoot);
     fixture.close().await;
 }

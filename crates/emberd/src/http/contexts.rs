@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use emberd_api::{Context, ContextList, ContextRun, ContextSpec, Forms, RunEvent, paths};
-use emberd_sandbox::{ContextError, Sandboxes};
+use emberd_sandbox::{ContextError, OperationError, Sandboxes, Unknown};
 use futures::stream::{self, StreamExt as _};
 
 use super::body::{Body, BodyError};
@@ -33,7 +33,7 @@ const EVENT_STREAM: &str = "text/event-stream";
     request_body(content = Option<ContextSpec>, description = "An empty body means `{}`."),
     responses(
         (status = 201, description = "The context is ready.", body = Context),
-        Failures<(BodyError, ContextError)>,
+        Failures<(BodyError, Unknown, OperationError, ContextError)>,
     )
 )]
 pub async fn open(
@@ -42,7 +42,7 @@ pub async fn open(
     body: Body,
 ) -> Result<(StatusCode, Json<Context>), ApiError> {
     let spec: ContextSpec = body.json_or_default()?;
-    let context = sandboxes.open_context(id, spec).await?;
+    let context = sandboxes.get(id)?.contexts()?.open(spec).await?;
     Ok((StatusCode::CREATED, Json(context.into_body())))
 }
 
@@ -55,14 +55,15 @@ pub async fn open(
     params(Id),
     responses(
         (status = 200, description = "All contexts of the sandbox.", body = ContextList),
-        Failures<(ContextError,)>,
+        Failures<(Unknown, OperationError, ContextError)>,
     )
 )]
 pub async fn list(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<ContextList>, ApiError> {
-    let contexts = sandboxes.contexts(id)?.into_iter().map(IntoBody::into_body).collect();
+    let contexts =
+        sandboxes.get(id)?.contexts()?.list().into_iter().map(IntoBody::into_body).collect();
     Ok(Json(ContextList { contexts }))
 }
 
@@ -75,14 +76,14 @@ pub async fn list(
     params(Ids),
     responses(
         (status = 204, description = "The context is deleted."),
-        Failures<(PathError, ContextError)>,
+        Failures<(PathError, Unknown, OperationError, ContextError)>,
     )
 )]
 pub async fn delete(
     State(sandboxes): State<Sandboxes>,
     Ids(id, context): Ids,
 ) -> Result<StatusCode, ApiError> {
-    sandboxes.delete_context(id, context).await?;
+    sandboxes.get(id)?.contexts()?.delete(context).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -104,7 +105,7 @@ pub async fn delete(
         (status = 200, description = "Events, the last of them `end`: one line of JSON each, or \
             server-sent events where the client accepts those.",
          content((RunEvent = "application/x-ndjson"), (RunEvent = "text/event-stream"))),
-        Failures<(PathError, BodyError, ContextError)>,
+        Failures<(PathError, BodyError, Unknown, OperationError, ContextError)>,
     )
 )]
 pub async fn run(
@@ -115,7 +116,7 @@ pub async fn run(
 ) -> Result<Response, ApiError> {
     let run: ContextRun = body.json()?;
     let _share = body.keep(run.code.len());
-    let run = sandboxes.run_context(id, context, &run)?;
+    let run = sandboxes.get(id)?.contexts()?.run(context, &run)?;
     let accepts = |kind: &str| {
         let accepted = headers.get_all(header::ACCEPT).iter();
         accepted.filter_map(|value| value.to_str().ok()).any(|value| value.contains(kind))
@@ -140,14 +141,14 @@ pub async fn run(
     params(Ids),
     responses(
         (status = 204, description = "The interrupt is sent. The events of the run show its effect."),
-        Failures<(PathError, ContextError)>,
+        Failures<(PathError, Unknown, OperationError, ContextError)>,
     )
 )]
 pub async fn interrupt(
     State(sandboxes): State<Sandboxes>,
     Ids(id, context): Ids,
 ) -> Result<StatusCode, ApiError> {
-    sandboxes.interrupt_context(id, context)?;
+    sandboxes.get(id)?.contexts()?.interrupt(context)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -160,14 +161,14 @@ pub async fn interrupt(
     params(Ids),
     responses(
         (status = 200, description = "The context is ready.", body = Context),
-        Failures<(PathError, ContextError)>,
+        Failures<(PathError, Unknown, OperationError, ContextError)>,
     )
 )]
 pub async fn restart(
     State(sandboxes): State<Sandboxes>,
     Ids(id, context): Ids,
 ) -> Result<Json<Context>, ApiError> {
-    Ok(Json(sandboxes.restart_context(id, context).await?.into_body()))
+    Ok(Json(sandboxes.get(id)?.contexts()?.restart(context).await?.into_body()))
 }
 
 /// Writes an event as a line, in pieces: the JSON of an interpreter is passed on unchanged.

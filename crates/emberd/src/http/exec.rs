@@ -5,7 +5,7 @@ use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use emberd_api::{ExecBody, ExecOutcome, ServerTiming, paths};
-use emberd_sandbox::{ExecTimes, OperationError, Sandboxes};
+use emberd_sandbox::{ExecTimes, OperationError, Sandboxes, Unknown};
 
 use super::body::{Body, BodyError};
 use super::errors::ApiError;
@@ -28,7 +28,7 @@ use super::outputs::{Kept, OutputShare};
     responses(
         (status = 200, description = "The program has ended.", body = ExecOutcome,
          headers(("server-timing" = String, description = "Time that each stage took."))),
-        Failures<(BodyError, StdinError, OperationError)>,
+        Failures<(BodyError, StdinError, Unknown, OperationError)>,
     )
 )]
 pub async fn exec(
@@ -41,7 +41,8 @@ pub async fn exec(
     let stdin = stdin_bytes(stdin, stdin_base64)?;
     // Code and input are held until the program has ended.
     let _share = body.keep(spec.code.len() + stdin.len());
-    let executed = sandboxes.exec_within(id, spec, &stdin, &mut |piece| output.take(piece)).await?;
+    let sandbox = sandboxes.get(id)?;
+    let executed = sandbox.exec_within(spec, &stdin, &mut |piece| output.take(piece)).await?;
     Ok((Extension(timed(&executed.times)), output.kept_by(Json(executed.outcome))))
 }
 

@@ -10,8 +10,8 @@ use axum::http::header::RETRY_AFTER;
 use emberd_api::ErrorCode;
 use emberd_proto::RefusalCode;
 use emberd_sandbox::{
-    BuildTemplateError, ContextError, CreateError, DeleteError, DialError, OperationError,
-    ProcessError, RemoveTemplateError,
+    BuildTemplateError, ContextError, CreateError, DialError, GuestError, OperationError,
+    ProcessError, RemoveTemplateError, Unknown,
 };
 use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::{ContentBuilder, HeaderBuilder, Ref, RefOr, Response, ResponseBuilder};
@@ -154,8 +154,8 @@ failures! {
             BootFailed,
     }
 
-    DeleteError {
-        Self::Unknown(_) => UnknownSandbox,
+    Unknown {
+        Self { .. } => UnknownSandbox,
     }
 
     RefusalCode {
@@ -169,17 +169,20 @@ failures! {
     }
 
     OperationError {
-        Self::Unknown(_) => UnknownSandbox,
-        Self::Invalid(_) | Self::StdinTooLarge(_) => InvalidRequest,
         Self::NotReady(_) => SandboxNotReady,
-        Self::Deleted(_) => SandboxGone,
+        Self::Guest(error) => (error: GuestError),
+    }
+
+    GuestError {
+        Self::Invalid(_) | Self::StdinTooLarge(_) => InvalidRequest,
+        Self::Deleted { .. } => SandboxGone,
         Self::Gone { .. } => SandboxGone "delete the sandbox and create another",
         Self::Refused(emberd_proto::Refusal { code, .. }) => (code: RefusalCode),
-        Self::Unresponsive { .. } | Self::Guest { .. } => GuestFailed,
+        Self::Unresponsive { .. } | Self::Failed { .. } => GuestFailed,
     }
 
     ProcessError {
-        Self::Operation(error) => (error: OperationError),
+        Self::Guest(error) => (error: GuestError),
         Self::Unknown { .. } => NotFound "list the processes: GET /sandboxes/{id}/processes",
         Self::TooMany(_) => TooMany "delete a process, or wait until one ends",
         Self::NotStarted(_) => NotStarted
@@ -191,7 +194,7 @@ failures! {
     }
 
     ContextError {
-        Self::Operation(error) => (error: OperationError),
+        Self::Guest(error) => (error: GuestError),
         Self::Unknown { .. } => NotFound "list the contexts: GET /sandboxes/{id}/contexts",
         Self::TooMany(_) => TooManyContexts "delete a context",
         Self::Busy(_) => ContextBusy "wait until a run ends, or interrupt one",
@@ -201,7 +204,7 @@ failures! {
     }
 
     DialError {
-        Self::Operation(error) => (error: OperationError),
+        Self::Guest(error) => (error: GuestError),
         Self::NotListening { .. } => PortClosed
             "start a server in the sandbox that listens on that port, on 127.0.0.1 or 0.0.0.0",
         Self::TooMany(_) => TooManyConnections
@@ -252,7 +255,9 @@ macro_rules! codes_of_tuples {
     )+};
 }
 
-codes_of_tuples! { () (A) (A, B) (A, B, C) (A, B, C, D) }
+codes_of_tuples! { () (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, E)
+    (A, B, C, D, E, F)
+}
 
 impl<E: Codes> IntoResponses for Failures<E> {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
@@ -293,11 +298,11 @@ mod tests {
 
     #[test]
     fn inner_errors_are_judged_and_listed_by_their_own_table() {
-        let refused = OperationError::Refused(emberd_proto::Refusal {
+        let refused = GuestError::Refused(emberd_proto::Refusal {
             code: RefusalCode::NoSpace,
             message: String::new(),
         });
-        let (code, hint) = ProcessError::Operation(refused).judge();
+        let (code, hint) = ProcessError::Guest(refused).judge();
         assert_eq!(code, ErrorCode::NoSpace);
         assert!(hint.unwrap().contains("--guest-ram-mib"));
         let mut codes = BTreeSet::new();

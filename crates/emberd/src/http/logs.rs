@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::{IntoResponse, Response};
 use emberd_api::paths;
-use emberd_sandbox::{OperationError, Sandboxes};
+use emberd_sandbox::{OperationError, Sandboxes, Unknown};
 use futures::stream::unfold;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -40,7 +40,7 @@ pub struct Wanted {
     responses(
         (status = 200, description = "Lines of the log.", body = String,
          content_type = "text/plain"),
-        Failures<(QueryError, OperationError)>,
+        Failures<(QueryError, Unknown, OperationError)>,
     )
 )]
 pub async fn logs(
@@ -48,7 +48,7 @@ pub async fn logs(
     Id(id): Id,
     Query(Wanted { follow, tail }): Query<Wanted>,
 ) -> Result<Response, ApiError> {
-    let log = sandboxes.console_log(id, tail, follow).await?;
+    let log = sandboxes.get(id)?.console_log(tail, follow).await?;
     let pieces = unfold(log, async |mut log| {
         let text = log.next().await?;
         Some((Ok::<_, Infallible>(text), log))

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use emberd_api::{Metrics, paths};
-use emberd_sandbox::{OperationError, Sandboxes};
+use emberd_sandbox::{OperationError, Sandboxes, Unknown};
 
 use super::errors::ApiError;
 use super::failures::Failures;
@@ -20,12 +20,12 @@ use super::id::Id;
     params(Id),
     responses(
         (status = 200, description = "The current use.", body = Metrics),
-        Failures<(OperationError,)>,
+        Failures<(Unknown, OperationError)>,
     )
 )]
 pub async fn metrics(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<Metrics>, ApiError> {
-    Ok(Json(sandboxes.metrics(id).await?))
+    Ok(Json(sandboxes.get(id)?.metrics().await?))
 }

@@ -5,7 +5,7 @@ use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use emberd_api::{TUNNEL_PROTOCOL, paths};
-use emberd_sandbox::{DialError, Sandboxes};
+use emberd_sandbox::{DialError, OperationError, Sandboxes, Unknown};
 use hyper::upgrade::OnUpgrade;
 
 use super::errors::ApiError;
@@ -27,7 +27,7 @@ use crate::server::caller::Caller;
     params(Id, ("port" = u16, Path, description = "TCP port, 1 to 65535.")),
     responses(
         (status = 101, description = "From here on, the connection carries the bytes of the port."),
-        Failures<(TargetError, DialError)>,
+        Failures<(TargetError, Unknown, OperationError, DialError)>,
     )
 )]
 pub async fn connect(
@@ -44,7 +44,7 @@ pub async fn connect(
         let error = TargetError::new("the request does not ask for an upgrade to `tcp`");
         return Err(ApiError::from(error).hint(hint));
     };
-    let guest = sandboxes.dial(id, port).await?;
+    let guest = sandboxes.get(id)?.ports()?.dial(port).await?;
     let caller = request.extensions_mut().remove::<Caller>();
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };

@@ -5,7 +5,7 @@ use axum::body::Body as RawBody;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use emberd_api::{Process, ProcessList, ProcessSpec, SignalProcess, TtySize, paths};
-use emberd_sandbox::{OperationError, ProcessError, Sandboxes};
+use emberd_sandbox::{OperationError, ProcessError, Sandboxes, Unknown};
 use serde::Deserialize;
 
 use super::body::{Body, BodyError, Pieces, PiecesError};
@@ -30,7 +30,7 @@ mod websocket;
     request_body = ProcessSpec,
     responses(
         (status = 201, description = "The process runs.", body = Process),
-        Failures<(BodyError, ProcessError)>,
+        Failures<(BodyError, Unknown, OperationError, ProcessError)>,
     )
 )]
 pub async fn start(
@@ -40,7 +40,7 @@ pub async fn start(
 ) -> Result<(StatusCode, Json<Process>), ApiError> {
     let spec: ProcessSpec = body.json()?;
     drop(body);
-    let process = sandboxes.start_process(id, spec).await?;
+    let process = sandboxes.get(id)?.processes()?.start(spec).await?;
     Ok((StatusCode::CREATED, Json(process.view().into_body())))
 }
 
@@ -53,14 +53,14 @@ pub async fn start(
     params(Id),
     responses(
         (status = 200, description = "The processes.", body = ProcessList),
-        Failures<(OperationError,)>,
+        Failures<(Unknown, OperationError)>,
     )
 )]
 pub async fn list(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<ProcessList>, ApiError> {
-    let processes = sandboxes.processes(id)?;
+    let processes = sandboxes.get(id)?.processes()?.list();
     let processes = processes.iter().map(|process| process.view().into_body()).collect();
     Ok(Json(ProcessList { processes }))
 }
@@ -74,14 +74,14 @@ pub async fn list(
     params(ProcessId),
     responses(
         (status = 200, description = "The process.", body = Process),
-        Failures<(PathError, ProcessError)>,
+        Failures<(PathError, Unknown, OperationError, ProcessError)>,
     )
 )]
 pub async fn get(
     State(sandboxes): State<Sandboxes>,
     ProcessId(id, pid): ProcessId,
 ) -> Result<Json<Process>, ApiError> {
-    Ok(Json(sandboxes.process(id, pid)?.view().into_body()))
+    Ok(Json(sandboxes.get(id)?.processes()?.get(pid)?.view().into_body()))
 }
 
 /// Kills a process and all it started, and forgets it.
@@ -93,14 +93,14 @@ pub async fn get(
     params(ProcessId),
     responses(
         (status = 204, description = "The process is being killed."),
-        Failures<(PathError, ProcessError)>,
+        Failures<(PathError, Unknown, OperationError, ProcessError)>,
     )
 )]
 pub async fn delete(
     State(sandboxes): State<Sandboxes>,
     ProcessId(id, pid): ProcessId,
 ) -> Result<StatusCode, ApiError> {
-    sandboxes.delete_process(id, pid)?;
+    sandboxes.get(id)?.processes()?.delete(pid)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -128,7 +128,7 @@ pub struct StdinQuery {
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 204, description = "The body is written."),
-        Failures<(PathError, QueryError, PiecesError, ProcessError)>,
+        Failures<(PathError, QueryError, PiecesError, Unknown, OperationError, ProcessError)>,
     )
 )]
 pub async fn stdin(
@@ -138,7 +138,7 @@ pub async fn stdin(
     headers: HeaderMap,
     body: RawBody,
 ) -> Result<StatusCode, ApiError> {
-    let process = sandboxes.process(id, pid)?;
+    let process = sandboxes.get(id)?.processes()?.get(pid)?;
     let mut stdin = process.stdin().await?;
     let mut pieces = Pieces::new(&headers, body);
     loop {
@@ -169,7 +169,7 @@ pub async fn stdin(
     request_body = SignalProcess,
     responses(
         (status = 204, description = "The signal is on its way."),
-        Failures<(PathError, BodyError, ProcessError)>,
+        Failures<(PathError, BodyError, Unknown, OperationError, ProcessError)>,
     )
 )]
 pub async fn signal(
@@ -178,7 +178,7 @@ pub async fn signal(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let SignalProcess { signal } = body.json()?;
-    sandboxes.process(id, pid)?.signal(signal).await?;
+    sandboxes.get(id)?.processes()?.get(pid)?.signal(signal).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -192,7 +192,7 @@ pub async fn signal(
     request_body = TtySize,
     responses(
         (status = 204, description = "The change is on its way."),
-        Failures<(PathError, BodyError, ProcessError)>,
+        Failures<(PathError, BodyError, Unknown, OperationError, ProcessError)>,
     )
 )]
 pub async fn resize(
@@ -201,6 +201,6 @@ pub async fn resize(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let size: TtySize = body.json()?;
-    sandboxes.process(id, pid)?.resize(size).await?;
+    sandboxes.get(id)?.processes()?.get(pid)?.resize(size).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -48,7 +48,7 @@ async fn forward(
     let ip = caller.as_ref().and_then(|caller| caller.peer.ip());
     let protocol = fields::for_guest(request.headers_mut(), ip);
     *request.uri_mut() = origin_form(request.uri());
-    let tcp = sandboxes.dial(target.id, target.port).await?;
+    let tcp = sandboxes.get(target.id)?.ports()?.dial(target.port).await?;
     let exchange = exchange::open(tcp).await?;
     let (mut answer, connection) = exchange.ask(request, sandboxes.closed()).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -6,7 +6,7 @@ use axum::{Extension, Json};
 use emberd_api::{
     CreateSandbox, CreatedSandbox, LANGUAGE_PACK_DEFAULT, Sandbox, SandboxList, ServerTiming, paths,
 };
-use emberd_sandbox::{BootPath, CreateError, Created, DeleteError, Sandboxes};
+use emberd_sandbox::{BootPath, CreateError, Created, Sandboxes, Unknown};
 
 use super::body::{Body, BodyError};
 use super::errors::ApiError;
@@ -81,15 +81,14 @@ pub async fn list(State(sandboxes): State<Sandboxes>) -> Json<SandboxList> {
     params(Id),
     responses(
         (status = 200, description = "The sandbox.", body = Sandbox),
-        Failures<(DeleteError,)>,
+        Failures<(Unknown,)>,
     )
 )]
 pub async fn get(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
 ) -> Result<Json<Sandbox>, ApiError> {
-    let view = sandboxes.get(id).ok_or(DeleteError::Unknown(id))?;
-    Ok(Json(view.into_body()))
+    Ok(Json(sandboxes.get(id)?.view().into_body()))
 }
 
 /// Deletes a sandbox.
@@ -105,7 +104,7 @@ pub async fn get(
     responses(
         (status = 204, description = "The sandbox is out of reach.",
          headers(("server-timing" = String, description = "Time that each stage took."))),
-        Failures<(DeleteError,)>,
+        Failures<(Unknown,)>,
     )
 )]
 pub async fn delete(

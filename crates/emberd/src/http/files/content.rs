@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use emberd_api::{FileEntry, GuestPath, paths};
 use emberd_sandbox::{
-    ArchiveUpload, FileContent, FileUpload, OperationError, SandboxId, Sandboxes,
+    ArchiveUpload, FileContent, FileUpload, Files, GuestError, OperationError, Sandboxes, Unknown,
 };
 use futures::stream;
 
@@ -48,7 +48,7 @@ use crate::http::query::QueryError;
          content_type = "application/octet-stream"),
         (status = 206, description = "The part of the file.", body = Vec<u8>,
          content_type = "application/octet-stream"),
-        Failures<(QueryError, RangeError, OperationError)>,
+        Failures<(QueryError, RangeError, Unknown, OperationError)>,
     )
 )]
 pub async fn read(
@@ -63,7 +63,7 @@ pub async fn read(
     let size_alone = method == Method::HEAD;
     let Some(range) = range.filter(|_| !size_alone) else {
         let length = size_alone.then_some(0);
-        let content = sandboxes.file_read(id, user, path, 0, length).await?;
+        let content = sandboxes.get(id)?.files()?.read(user, path, 0, length).await?;
         let size = content.entry().size;
         let mut response = if accepts_gzip(&headers) && !size_alone {
             compressed(content)
@@ -74,7 +74,8 @@ pub async fn read(
         response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
         return Ok(response);
     };
-    let (first, content) = part(&sandboxes, id, user, path, range).await?;
+    let files = sandboxes.get(id)?.files()?;
+    let (first, content) = part(&files, user, path, range).await?;
     let (size, length) = (content.entry().size, content.length().unwrap_or_default());
     if length == 0 {
         return Ok(unsatisfiable(size));
@@ -88,21 +89,20 @@ pub async fn read(
 
 /// Reads the part of a file that `range` names; with its offset.
 async fn part(
-    sandboxes: &Sandboxes,
-    id: SandboxId,
+    files: &Files,
     user: Option<String>,
     path: GuestPath,
     range: Range,
-) -> Result<(u64, FileContent), OperationError> {
+) -> Result<(u64, FileContent), GuestError> {
     let (first, length) = match range {
         Range::From(first, length) => (first, length),
         Range::Last(count) => {
             // The offset depends on the size, which is read first.
-            let whole = sandboxes.file_read(id, user.clone(), path.clone(), 0, Some(0)).await?;
+            let whole = files.read(user.clone(), path.clone(), 0, Some(0)).await?;
             (whole.entry().size.saturating_sub(count), Some(count))
         }
     };
-    Ok((first, sandboxes.file_read(id, user, path, first, length).await?))
+    Ok((first, files.read(user, path, first, length).await?))
 }
 
 fn unsatisfiable(size: u64) -> Response {
@@ -131,7 +131,7 @@ fn unsatisfiable(size: u64) -> Response {
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 200, description = "The file is written.", body = FileEntry),
-        Failures<(QueryError, UploadError, OperationError)>,
+        Failures<(QueryError, UploadError, Unknown, OperationError)>,
     )
 )]
 pub async fn write(
@@ -144,7 +144,7 @@ pub async fn write(
     let (user, path, mode) = (query.user()?, query.path("path")?, query.mode()?);
     let mut pieces = UploadBody::new(&headers, body)?;
     let written = async {
-        let mut upload = sandboxes.file_write(id, user, path, mode).await?;
+        let mut upload = sandboxes.get(id)?.files()?.write(user, path, mode).await?;
         pour(&mut pieces, &mut upload).await?;
         Ok(Json(upload.finish().await?))
     };
@@ -173,7 +173,7 @@ pub async fn write(
     responses(
         (status = 200, description = "The archive.", body = Vec<u8>,
          content_type = "application/x-tar"),
-        Failures<(QueryError, OperationError)>,
+        Failures<(QueryError, Unknown, OperationError)>,
     )
 )]
 pub async fn pack(
@@ -182,7 +182,7 @@ pub async fn pack(
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let content = sandboxes.file_pack(id, query.user()?, query.path("path")?).await?;
+    let content = sandboxes.get(id)?.files()?.pack(query.user()?, query.path("path")?).await?;
     let mut response = if accepts_gzip(&headers) {
         compressed(content)
     } else {
@@ -210,7 +210,7 @@ pub async fn pack(
     request_body(content = Vec<u8>, content_type = "application/x-tar"),
     responses(
         (status = 204, description = "The archive is unpacked."),
-        Failures<(QueryError, UploadError, OperationError)>,
+        Failures<(QueryError, UploadError, Unknown, OperationError)>,
     )
 )]
 pub async fn unpack(
@@ -223,7 +223,7 @@ pub async fn unpack(
     let (user, path) = (query.user()?, query.path("path")?);
     let mut pieces = UploadBody::new(&headers, body)?;
     let unpacked = async {
-        let mut upload = sandboxes.file_unpack(id, user, path).await?;
+        let mut upload = sandboxes.get(id)?.files()?.unpack(user, path).await?;
         pour(&mut pieces, &mut upload).await?;
         upload.finish().await?;
         Ok(StatusCode::NO_CONTENT)
@@ -237,27 +237,27 @@ pub async fn unpack(
 
 /// Destination of an upload.
 trait Take {
-    fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send;
+    fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), GuestError>> + Send;
     /// Waits until the destination fails.
-    fn failure(&mut self) -> impl Future<Output = OperationError> + Send;
+    fn failure(&mut self) -> impl Future<Output = GuestError> + Send;
 }
 
 impl Take for FileUpload {
-    fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send {
+    fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), GuestError>> + Send {
         self.send(piece)
     }
 
-    fn failure(&mut self) -> impl Future<Output = OperationError> + Send {
+    fn failure(&mut self) -> impl Future<Output = GuestError> + Send {
         FileUpload::failure(self)
     }
 }
 
 impl Take for ArchiveUpload {
-    fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), OperationError>> + Send {
+    fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), GuestError>> + Send {
         self.send(piece)
     }
 
-    fn failure(&mut self) -> impl Future<Output = OperationError> + Send {
+    fn failure(&mut self) -> impl Future<Output = GuestError> + Send {
         ArchiveUpload::failure(self)
     }
 }

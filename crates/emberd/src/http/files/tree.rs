@@ -10,7 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use emberd_api::{FileEntry, FileList, paths};
-use emberd_sandbox::{FileListing, OperationError, Sandboxes};
+use emberd_sandbox::{FileListing, OperationError, Sandboxes, Unknown};
 use futures::stream;
 
 use super::query::Query;
@@ -35,7 +35,7 @@ use crate::http::query::QueryError;
     ),
     responses(
         (status = 200, description = "The file.", body = FileEntry),
-        Failures<(QueryError, OperationError)>,
+        Failures<(QueryError, Unknown, OperationError)>,
     )
 )]
 pub async fn stat(
@@ -43,7 +43,7 @@ pub async fn stat(
     Id(id): Id,
     query: Query,
 ) -> Result<Json<FileEntry>, ApiError> {
-    Ok(Json(sandboxes.file_stat(id, query.user()?, query.path("path")?).await?))
+    Ok(Json(sandboxes.get(id)?.files()?.stat(query.user()?, query.path("path")?).await?))
 }
 
 /// Lists a directory, without following symbolic links.
@@ -64,7 +64,7 @@ pub async fn stat(
     ),
     responses(
         (status = 200, description = "The files and directories in it.", body = FileList),
-        Failures<(QueryError, OperationError)>,
+        Failures<(QueryError, Unknown, OperationError)>,
     )
 )]
 pub async fn list(
@@ -74,7 +74,7 @@ pub async fn list(
 ) -> Result<Response, ApiError> {
     let (user, path) = (query.user()?, query.path("path")?);
     let depth = query.number("depth")?.unwrap_or(1);
-    let listing = sandboxes.file_list(id, user, path, depth).await?;
+    let listing = sandboxes.get(id)?.files()?.list(user, path, depth).await?;
     let printing = Printing { listing: Some(listing), is_begun: false, has_entries: false };
     let json = stream::try_unfold(printing, async |printing| {
         printing.step().await.inspect_err(|error| tracing::warn!(%error, "a listing broke off"))
@@ -133,7 +133,7 @@ impl Printing {
     ),
     responses(
         (status = 201, description = "The directory is made.", body = FileEntry),
-        Failures<(QueryError, OperationError)>,
+        Failures<(QueryError, Unknown, OperationError)>,
     )
 )]
 pub async fn make_dir(
@@ -142,7 +142,7 @@ pub async fn make_dir(
     query: Query,
 ) -> Result<(StatusCode, Json<FileEntry>), ApiError> {
     let (user, path, mode) = (query.user()?, query.path("path")?, query.mode()?);
-    Ok((StatusCode::CREATED, Json(sandboxes.file_make_dir(id, user, path, mode).await?)))
+    Ok((StatusCode::CREATED, Json(sandboxes.get(id)?.files()?.make_dir(user, path, mode).await?)))
 }
 
 /// Moves a file or a directory.
@@ -162,7 +162,7 @@ pub async fn make_dir(
     ),
     responses(
         (status = 200, description = "The file at its new path.", body = FileEntry),
-        Failures<(QueryError, OperationError)>,
+        Failures<(QueryError, Unknown, OperationError)>,
     )
 )]
 pub async fn rename(
@@ -171,7 +171,7 @@ pub async fn rename(
     query: Query,
 ) -> Result<Json<FileEntry>, ApiError> {
     let (user, from, to) = (query.user()?, query.path("from")?, query.path("to")?);
-    Ok(Json(sandboxes.file_move(id, user, from, to).await?))
+    Ok(Json(sandboxes.get(id)?.files()?.rename(user, from, to).await?))
 }
 
 /// Deletes a file, or a directory with its content.
@@ -190,7 +190,7 @@ pub async fn rename(
     ),
     responses(
         (status = 204, description = "Nothing exists at the path."),
-        Failures<(QueryError, OperationError)>,
+        Failures<(QueryError, Unknown, OperationError)>,
     )
 )]
 pub async fn remove(
@@ -198,6 +198,6 @@ pub async fn remove(
     Id(id): Id,
     query: Query,
 ) -> Result<StatusCode, ApiError> {
-    sandboxes.file_remove(id, query.user()?, query.path("path")?).await?;
+    sandboxes.get(id)?.files()?.remove(query.user()?, query.path("path")?).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::response::sse::Event;
 use emberd_api::{FileChange, paths};
-use emberd_sandbox::{FileWatch, OperationError, Sandboxes};
+use emberd_sandbox::{FileWatch, OperationError, Sandboxes, Unknown};
 use futures::stream::{self, StreamExt as _};
 use serde_json::json;
 
@@ -35,7 +35,7 @@ use crate::http::sse;
     responses(
         (status = 200, description = "Changes from now on.", body = FileChange,
          content_type = "text/event-stream"),
-        Failures<(QueryError, OperationError)>,
+        Failures<(QueryError, Unknown, OperationError)>,
     )
 )]
 pub async fn watch(
@@ -44,7 +44,7 @@ pub async fn watch(
     query: Query,
 ) -> Result<Response, ApiError> {
     let (user, path, recursive) = (query.user()?, query.path("path")?, query.flag("recursive")?);
-    let watch = sandboxes.file_watch(id, user, path, recursive).await?;
+    let watch = sandboxes.get(id)?.files()?.watch(user, path, recursive).await?;
     let events = stream::unfold(Telling::Begin(watch), Telling::step);
     Ok(sse::answer(events.map(stream::iter).flatten()))
 }

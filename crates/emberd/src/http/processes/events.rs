@@ -9,7 +9,7 @@ use axum::http::header::UPGRADE;
 use axum::response::Response;
 use axum::response::sse::Event;
 use emberd_api::{ProcessEvent, paths};
-use emberd_sandbox::{Process, ProcessError, ProcessEvents, Sandboxes};
+use emberd_sandbox::{OperationError, Process, ProcessError, ProcessEvents, Sandboxes, Unknown};
 use futures::stream::{self, StreamExt as _};
 use serde::Deserialize;
 
@@ -55,7 +55,7 @@ pub struct EventsQuery {
         (status = 200, description = "Events, each with its number as `id`.",
          content_type = "text/event-stream", body = ProcessEvent),
         (status = 101, description = "Events as the messages of a WebSocket."),
-        Failures<(PathError, QueryError, ProcessError, TooManyWebSockets)>,
+        Failures<(PathError, QueryError, Unknown, OperationError, ProcessError, TooManyWebSockets)>,
     )
 )]
 pub async fn events(
@@ -68,7 +68,7 @@ pub async fn events(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let from = after_last(&headers)?.unwrap_or(from);
-    let process = sandboxes.process(id, pid)?;
+    let process = sandboxes.get(id)?.processes()?.get(pid)?;
     let (closing, deleted) = (sandboxes.closing(), process.deleted());
     let answer = match upgrade {
         Ok(upgrade) => websocket::serve(upgrade, process, from, closing, permits.acquire()?),

@@ -1,0 +1,250 @@
+//! Contexts: interpreters in a guest that keep their variables between runs.
+//!
+//! ```text
+//! open ─▶ Idle ◀──── done ────▶ Busy ── ends, is killed, is malformed ─▶ Dead
+//!           ▲                                                              │
+//!           └───────────────────────── restart ────────────────────────────┘
+//! ```
+//! Each has a connection to the guest of its own, and a task that listens to it. Runs of one
+//! context take turns, first come, first served.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use emberd_proto::context::CONTEXT_LINE_BYTES_MAX;
+use emberd_proto::{ContextRun, ContextSpec};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::error::GuestError;
+use crate::host::ByteStream;
+use crate::session::Session;
+
+mod backlog;
+mod error;
+mod event;
+mod id;
+mod interpreter;
+mod life;
+mod lines;
+mod run;
+mod status;
+
+pub use error::{CONTEXTS_MAX, ContextError};
+pub use event::{RunEnd, RunEvent};
+pub use id::{ContextId, ContextIdError};
+use life::Life;
+pub use run::Run;
+pub use status::ContextState;
+
+/// Most bytes of events over 64 KiB that all contexts of one sandbox hold at once (64 MiB): two of
+/// the largest. Further ones wait in the guest until callers have read.
+pub const CONTEXT_LINES_BYTES_MAX: usize = 2 * CONTEXT_LINE_BYTES_MAX;
+
+/// One context as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextView {
+    /// Who it is.
+    pub id: ContextId,
+    /// What it was opened with.
+    pub spec: ContextSpec,
+    /// What it is doing.
+    pub state: ContextState,
+    /// How many runs its interpreter has begun.
+    pub execution_count: u64,
+    /// When it was asked for.
+    pub created_at: SystemTime,
+}
+
+/// What is known of one guest's contexts.
+pub(crate) struct Registry {
+    entries: Mutex<Entries>,
+    /// Bytes of long events that may still be held.
+    line_bytes: Arc<Semaphore>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        let line_bytes = Arc::new(Semaphore::new(CONTEXT_LINES_BYTES_MAX));
+        Self { entries: Mutex::default(), line_bytes }
+    }
+}
+
+#[derive(Default)]
+struct Entries {
+    by_id: HashMap<ContextId, Arc<Context>>,
+    /// Being opened.
+    opening: usize,
+    next_serial: u64,
+}
+
+struct Context {
+    id: ContextId,
+    /// Grows with every context: the order of opening.
+    serial: u64,
+    spec: ContextSpec,
+    created_at: SystemTime,
+    /// Held while it is restarted.
+    restarting: tokio::sync::Mutex<()>,
+    life: Mutex<Slot>,
+}
+
+/// Where a context's interpreter is.
+struct Slot {
+    life: Arc<Life>,
+    /// Whether the context is deleted: nothing new may come here.
+    closed: bool,
+}
+
+impl Context {
+    fn life(&self) -> Arc<Life> {
+        Arc::clone(&self.life.lock().life)
+    }
+
+    fn view(&self) -> ContextView {
+        let (state, execution_count) = self.life().status();
+        let (id, spec, created_at) = (self.id, self.spec.clone(), self.created_at);
+        ContextView { id, spec, state, execution_count, created_at }
+    }
+}
+
+/// A place for a context being opened, until dropped.
+struct Place<'a>(&'a Registry);
+
+impl<'a> Place<'a> {
+    fn take(contexts: &'a Registry) -> Option<Self> {
+        let mut entries = contexts.entries.lock();
+        if entries.by_id.len() + entries.opening >= CONTEXTS_MAX {
+            return None;
+        }
+        entries.opening += 1;
+        Some(Self(contexts))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.entries.lock().opening -= 1;
+    }
+}
+
+/// The contexts of one guest.
+pub struct Contexts<S> {
+    session: Arc<Session<S>>,
+    registry: Arc<Registry>,
+}
+
+impl<S: ByteStream> Contexts<S> {
+    pub(crate) fn new(session: Arc<Session<S>>, registry: Arc<Registry>) -> Self {
+        Self { session, registry }
+    }
+
+    /// Opens a context and waits until its interpreter is ready.
+    ///
+    /// Dropping the future ends the interpreter.
+    ///
+    /// # Errors
+    /// [`ContextError`].
+    pub async fn open(&self, spec: ContextSpec) -> Result<ContextView, ContextError> {
+        spec.check().map_err(GuestError::from)?;
+        self.session.host.stir();
+        let too_many = || ContextError::TooMany(self.session.name.clone());
+        let place = Place::take(&self.registry).ok_or_else(too_many)?;
+        let created_at = SystemTime::now();
+        let life = self.begin(&spec).await?;
+        let mut entries = self.registry.entries.lock();
+        let context = Arc::new(Context {
+            id: ContextId::random(),
+            serial: entries.next_serial,
+            spec,
+            created_at,
+            restarting: tokio::sync::Mutex::new(()),
+            life: Mutex::new(Slot { life: Arc::new(life), closed: false }),
+        });
+        entries.next_serial += 1;
+        entries.by_id.insert(context.id, Arc::clone(&context));
+        drop(entries);
+        drop(place);
+        Ok(context.view())
+    }
+
+    async fn begin(&self, spec: &ContextSpec) -> Result<Life, ContextError> {
+        Life::begin(&self.session, spec, Arc::clone(&self.registry.line_bytes)).await
+    }
+
+    /// The contexts as they are now, oldest first.
+    pub fn list(&self) -> Vec<ContextView> {
+        let mut contexts: Vec<_> = self.registry.entries.lock().by_id.values().cloned().collect();
+        contexts.sort_unstable_by_key(|context| context.serial);
+        contexts.iter().map(|context| context.view()).collect()
+    }
+
+    /// Runs code in the context, when its turn comes. Dropping what is returned before its end
+    /// interrupts the run.
+    ///
+    /// # Errors
+    /// [`ContextError`]. However the code itself ends is an event.
+    pub fn run(&self, context: ContextId, run: &ContextRun) -> Result<Run, ContextError> {
+        let context = self.find(context)?;
+        run.check().map_err(GuestError::from)?;
+        self.session.host.stir();
+        let timeout = run.timeout_ms.map(Duration::from_millis);
+        context.life().run(context.id, &run.code, timeout)
+    }
+
+    /// Interrupts the run under way; does nothing when there is none.
+    ///
+    /// # Errors
+    /// When there is no such context.
+    pub fn interrupt(&self, context: ContextId) -> Result<(), ContextError> {
+        self.find(context)?.life().interrupt();
+        Ok(())
+    }
+
+    /// Kills the context's interpreter, whatever it is doing, and starts another in its place.
+    ///
+    /// # Errors
+    /// [`ContextError`]; the context is dead then.
+    pub async fn restart(&self, context: ContextId) -> Result<ContextView, ContextError> {
+        let unknown = self.unknown(context);
+        let context = self.find(context)?;
+        let _restart = context.restarting.lock().await;
+        context.life().end("it was restarted").await;
+        let life = Arc::new(self.begin(&context.spec).await?);
+        {
+            let mut slot = context.life.lock();
+            if slot.closed {
+                // What is dropped ends its interpreter.
+                return Err(unknown);
+            }
+            slot.life = life;
+        }
+        Ok(context.view())
+    }
+
+    /// Kills the context's interpreter and forgets the context.
+    ///
+    /// # Errors
+    /// When there is no such context.
+    pub async fn delete(&self, context: ContextId) -> Result<(), ContextError> {
+        let removed = self.registry.entries.lock().by_id.remove(&context);
+        let removed = removed.ok_or_else(|| self.unknown(context))?;
+        let life = {
+            let mut slot = removed.life.lock();
+            slot.closed = true;
+            Arc::clone(&slot.life)
+        };
+        life.end("it was deleted").await;
+        Ok(())
+    }
+
+    fn find(&self, context: ContextId) -> Result<Arc<Context>, ContextError> {
+        let found = self.registry.entries.lock().by_id.get(&context).cloned();
+        found.ok_or_else(|| self.unknown(context))
+    }
+
+    fn unknown(&self, context: ContextId) -> ContextError {
+        ContextError::Unknown { sandbox: self.session.name.clone(), context }
+    }
+}

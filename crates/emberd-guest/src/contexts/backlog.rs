@@ -1,0 +1,126 @@
+//! What a run printed before it was heard that it has begun: kept in few pieces.
+//!
+//! Output overtakes the event that came after it, so such output is the run's. A piece costs more
+//! than its bytes, so bytes go on in the piece before them.
+
+use bytes::{Bytes, BytesMut};
+use emberd_proto::frame::BULK_BYTES_MAX;
+
+use super::event::RunEvent;
+
+/// Most bytes kept (8 MiB): what an interpreter can print while it is handed its code is what
+/// pipes hold, and what its threads print.
+const BYTES_MAX: usize = 8 << 20;
+
+/// Pieces whose order is kept; what comes then joins the last one of its output.
+const PIECES_MAX: usize = 1024;
+
+/// Which output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    Stdout,
+    Stderr,
+}
+
+impl Output {
+    /// The event that tells `text`.
+    pub fn event(self, text: Bytes) -> RunEvent {
+        match self {
+            Self::Stdout => RunEvent::Stdout(text),
+            Self::Stderr => RunEvent::Stderr(text),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    pieces: Vec<(Output, BytesMut)>,
+    bytes: usize,
+}
+
+impl Backlog {
+    /// Takes what was printed; false where there is no room for it.
+    pub fn push(&mut self, output: Output, text: &[u8]) -> bool {
+        if self.bytes + text.len() > BYTES_MAX {
+            return false;
+        }
+        self.bytes += text.len();
+        let looked_at = if self.pieces.len() < PIECES_MAX { 1 } else { self.pieces.len() };
+        let last = self.pieces.iter_mut().rev().take(looked_at).find(|(kind, _)| *kind == output);
+        match last {
+            Some((_, piece)) if piece.len() + text.len() <= BULK_BYTES_MAX => {
+                piece.extend_from_slice(text);
+            }
+            _ => self.pieces.push((output, BytesMut::from(text))),
+        }
+        true
+    }
+
+    /// Takes all out, as events.
+    pub fn drain(&mut self) -> impl Iterator<Item = RunEvent> + use<> {
+        let Self { pieces, .. } = std::mem::take(self);
+        pieces.into_iter().map(|(output, text)| output.event(text.freeze()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of each output, in order.
+    fn told(backlog: &mut Backlog) -> [Vec<u8>; 2] {
+        let mut told = [Vec::new(), Vec::new()];
+        for event in backlog.drain() {
+            match event {
+                RunEvent::Stdout(text) => told[0].extend_from_slice(&text),
+                RunEvent::Stderr(text) => told[1].extend_from_slice(&text),
+                other => panic!("{other:?}"),
+            }
+        }
+        told
+    }
+
+    #[test]
+    fn order_is_kept_and_neighbours_are_one_piece() {
+        let mut backlog = Backlog::default();
+        for (output, text) in [
+            (Output::Stdout, "a"),
+            (Output::Stdout, "b"),
+            (Output::Stderr, "c"),
+            (Output::Stdout, "d"),
+        ] {
+            assert!(backlog.push(output, text.as_bytes()));
+        }
+        let events: Vec<_> = backlog.drain().collect();
+        let text = Bytes::from_static;
+        assert_eq!(
+            events,
+            [
+                RunEvent::Stdout(text(b"ab")),
+                RunEvent::Stderr(text(b"c")),
+                RunEvent::Stdout(text(b"d"))
+            ]
+        );
+        assert_eq!(told(&mut backlog), [Vec::<u8>::new(), Vec::new()]);
+    }
+
+    #[test]
+    fn pieces_are_few_however_small_and_mixed() {
+        for mixed in [false, true] {
+            let mut backlog = Backlog::default();
+            let mut kept = [0, 0];
+            for index in 0..BYTES_MAX + 10 {
+                let second = mixed && index % 2 == 1;
+                let output = if second { Output::Stderr } else { Output::Stdout };
+                kept[usize::from(second)] += usize::from(backlog.push(output, b"x"));
+            }
+            assert_eq!(kept.iter().sum::<usize>(), BYTES_MAX);
+            let pieces_max = PIECES_MAX + 2 * BYTES_MAX.div_ceil(BULK_BYTES_MAX);
+            assert!(backlog.pieces.len() <= pieces_max, "{}", backlog.pieces.len());
+            let capacity: usize = backlog.pieces.iter().map(|(_, piece)| piece.capacity()).sum();
+            assert!(capacity <= 3 * BYTES_MAX, "{capacity}");
+            assert_eq!(told(&mut backlog).map(|text| text.len()), kept);
+        }
+    }
+}

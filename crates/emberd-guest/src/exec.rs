@@ -1,0 +1,97 @@
+//! One exec in one guest: a connection, a time limit, and an end for every case.
+
+use std::time::{Duration, Instant};
+
+use emberd_proto::exec::STDIN_BYTES_MAX;
+use emberd_proto::{ExecOutcome, ExecSpec};
+
+use crate::error::{ChannelError, GuestError};
+use crate::host::ByteStream;
+use crate::link::Room;
+use crate::session::Session;
+
+/// A program that has run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executed {
+    /// How it ended.
+    pub outcome: ExecOutcome,
+    /// Where the time went.
+    pub times: ExecTimes,
+}
+
+/// Where the time of an exec went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExecTimes {
+    /// All of it.
+    pub total: Duration,
+    /// Waiting for a turn among the sandbox's own execs.
+    pub turn: Duration,
+    /// Until there was a connection to the guest.
+    pub connection: Duration,
+    /// By the guest's own clock, from the request's arrival until the program had its work.
+    pub launch: Duration,
+    /// By the guest's own clock, from then until the program's end.
+    pub run: Duration,
+}
+
+impl ExecTimes {
+    /// What none of the parts accounts for: the way to the guest and back, and the daemon's
+    /// own work.
+    pub fn rest(&self) -> Duration {
+        self.total.saturating_sub(self.turn + self.connection + self.launch + self.run)
+    }
+}
+
+/// Runs `spec`, once it has a permit. Dropping the future ends the program.
+pub(crate) async fn exec<S: ByteStream>(
+    session: &Session<S>,
+    spec: ExecSpec,
+    stdin: &[u8],
+    room: &mut Room<'_>,
+    grace: Duration,
+) -> Result<Executed, GuestError> {
+    spec.check()?;
+    if stdin.len() > STDIN_BYTES_MAX {
+        return Err(GuestError::StdinTooLarge(stdin.len()));
+    }
+    session.guarded(permitted(session, spec, stdin, room, grace)).await
+}
+
+async fn permitted<S: ByteStream>(
+    session: &Session<S>,
+    spec: ExecSpec,
+    stdin: &[u8],
+    room: &mut Room<'_>,
+    grace: Duration,
+) -> Result<Executed, GuestError> {
+    let asked = Instant::now();
+    let _permit = session.execs.acquire().await.expect("the semaphore is never closed");
+    let turn = asked.elapsed();
+    let waited = Duration::from_millis(spec.timeout_ms) + grace;
+    match tokio::time::timeout(waited, converse(session, spec, stdin, room)).await {
+        Ok(Ok((outcome, connection))) => {
+            let launch = Duration::from_micros(outcome.exit.launch_us);
+            let run = Duration::from_micros(outcome.exit.duration_us).saturating_sub(launch);
+            let total = asked.elapsed();
+            Ok(Executed { outcome, times: ExecTimes { total, turn, connection, launch, run } })
+        }
+        Err(_) => Err(session.late(waited)),
+        Ok(Err(source)) => Err(session.failed(source).await),
+    }
+}
+
+async fn converse<S: ByteStream>(
+    session: &Session<S>,
+    spec: ExecSpec,
+    stdin: &[u8],
+    room: &mut Room<'_>,
+) -> Result<(ExecOutcome, Duration), ChannelError> {
+    let asked = Instant::now();
+    let mut link = session.link().await?;
+    let connected = asked.elapsed();
+    let outcome = link.exec_within(spec, stdin, room).await;
+    if link.is_idle() {
+        session.keep(link);
+    }
+    Ok((outcome?, connected))
+}

@@ -1,0 +1,201 @@
+//! Operations on the files of a guest.
+//!
+//! Content and listings are streams: the host never holds more of them than a frame, and a
+//! guest that goes on for longer than it may is cut off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use emberd_proto::{FileEntry, FileOp, FileRequest, GuestMessage, GuestPath};
+
+use crate::error::GuestError;
+use crate::host::ByteStream;
+use crate::session::{ANSWER_MAX, Session};
+
+mod content;
+mod conversation;
+mod listing;
+mod upload;
+mod watch;
+
+pub use content::{FileContent, STREAM_BYTES_MAX};
+use conversation::{Conversation, Permit};
+pub use listing::FileListing;
+pub use upload::{ArchiveUpload, FileUpload};
+pub use watch::FileWatch;
+
+/// How long a guest may take to move or remove a tree of files.
+const TREE_MAX: Duration = Duration::from_secs(600);
+
+/// The files of one guest.
+pub struct Files<S> {
+    session: Arc<Session<S>>,
+}
+
+impl<S: ByteStream> Files<S> {
+    pub(crate) fn new(session: Arc<Session<S>>) -> Self {
+        Self { session }
+    }
+
+    /// What a path leads to. A relative one begins at the home of `user`, or of root.
+    ///
+    /// # Errors
+    /// [`GuestError`], as all operations on files.
+    pub async fn stat(
+        &self,
+        user: Option<String>,
+        path: GuestPath,
+    ) -> Result<FileEntry, GuestError> {
+        self.entry_of(user, FileOp::Stat { path }, ANSWER_MAX).await
+    }
+
+    /// Lists what a directory holds, `depth` levels deep.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn list(
+        &self,
+        user: Option<String>,
+        path: GuestPath,
+        depth: u32,
+    ) -> Result<FileListing<S>, GuestError> {
+        FileListing::begin(self.ask(user, FileOp::List { path, depth }, Permit::Operation).await?)
+            .await
+    }
+
+    /// Makes a directory and its parents; they belong to `user`, or to root.
+    ///
+    /// # Errors
+    /// [`GuestError`]; it is refused where something is there already.
+    pub async fn make_dir(
+        &self,
+        user: Option<String>,
+        path: GuestPath,
+        mode: Option<u32>,
+    ) -> Result<FileEntry, GuestError> {
+        self.entry_of(user, FileOp::MakeDir { path, mode }, ANSWER_MAX).await
+    }
+
+    /// Renames, replacing a file that is there; makes parents.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn rename(
+        &self,
+        user: Option<String>,
+        from: GuestPath,
+        to: GuestPath,
+    ) -> Result<FileEntry, GuestError> {
+        self.entry_of(user, FileOp::Move { from, to }, TREE_MAX).await
+    }
+
+    /// Removes a file, or a directory with all that is in it. No error where nothing is.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn remove(&self, user: Option<String>, path: GuestPath) -> Result<(), GuestError> {
+        let mut asked = self.ask(user, FileOp::Remove { path }, Permit::Operation).await?;
+        match asked.answer(TREE_MAX).await? {
+            GuestMessage::Done => {
+                asked.done();
+                Ok(())
+            }
+            _ => Err(asked.broken("it answered a removal with something else").await),
+        }
+    }
+
+    /// Reads at most `length` bytes of a file from `offset` on; all of it when absent.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn read(
+        &self,
+        user: Option<String>,
+        path: GuestPath,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<FileContent<S>, GuestError> {
+        let op = FileOp::Read { path, offset, length };
+        FileContent::of_file(self.ask(user, op, Permit::Operation).await?, offset, length).await
+    }
+
+    /// Makes or replaces a file, whole or not at all; makes parents. Dropping the upload before
+    /// its end leaves what was there.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn write(
+        &self,
+        user: Option<String>,
+        path: GuestPath,
+        mode: Option<u32>,
+    ) -> Result<FileUpload<S>, GuestError> {
+        let asked = self.ask(user, FileOp::Write { path, mode }, Permit::Operation).await?;
+        Ok(FileUpload::new(asked))
+    }
+
+    /// A directory's content, or one file, as a tar stream.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn pack(
+        &self,
+        user: Option<String>,
+        path: GuestPath,
+    ) -> Result<FileContent<S>, GuestError> {
+        FileContent::of_archive(self.ask(user, FileOp::Pack { path }, Permit::Operation).await?)
+            .await
+    }
+
+    /// Unpacks a tar stream into a directory, which is made. What it has unpacked stays when the
+    /// upload is dropped before its end.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn unpack(
+        &self,
+        user: Option<String>,
+        path: GuestPath,
+    ) -> Result<ArchiveUpload<S>, GuestError> {
+        let asked = self.ask(user, FileOp::Unpack { path }, Permit::Operation).await?;
+        Ok(ArchiveUpload::new(asked))
+    }
+
+    /// Watches a file, or what a directory holds, and with `recursive` all below it. Changes from
+    /// when this returns on are told.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn watch(
+        &self,
+        user: Option<String>,
+        path: GuestPath,
+        recursive: bool,
+    ) -> Result<FileWatch<S>, GuestError> {
+        let op = FileOp::Watch { path, recursive };
+        FileWatch::begin(self.ask(user, op, Permit::Watch).await?).await
+    }
+
+    async fn entry_of(
+        &self,
+        user: Option<String>,
+        op: FileOp,
+        waited: Duration,
+    ) -> Result<FileEntry, GuestError> {
+        let mut asked = self.ask(user, op, Permit::Operation).await?;
+        let entry = asked.entry(waited).await;
+        if matches!(entry, Ok(_) | Err(GuestError::Refused(_))) {
+            asked.done();
+        }
+        entry
+    }
+
+    async fn ask(
+        &self,
+        user: Option<String>,
+        op: FileOp,
+        permit: Permit,
+    ) -> Result<Conversation<S>, GuestError> {
+        Conversation::begin(&self.session, FileRequest { user, op }, permit).await
+    }
+}

@@ -1,0 +1,124 @@
+//! What all operations on files have in common: a permit, a connection, and limits on time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use emberd_proto::{FileEntry, FileRequest, Frame, GuestMessage, HostMessage, Kind};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::error::GuestError;
+use crate::host::ByteStream;
+use crate::line::Line;
+use crate::session::{ANSWER_MAX, Session};
+
+/// Which permit an operation waits for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Permit {
+    /// Of operations that end.
+    Operation,
+    /// Of watches.
+    Watch,
+}
+
+/// An operation under way. Dropping it ends it in the guest.
+pub(crate) struct Conversation<S> {
+    session: Arc<Session<S>>,
+    line: Line<S>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<S: ByteStream> Conversation<S> {
+    /// Waits for a permit, and asks.
+    pub async fn begin(
+        session: &Arc<Session<S>>,
+        request: FileRequest,
+        permit: Permit,
+    ) -> Result<Self, GuestError> {
+        let permits = match permit {
+            Permit::Operation => &session.file_operations,
+            Permit::Watch => &session.watches,
+        };
+        let permit = async {
+            let permit = Arc::clone(permits).acquire_owned().await;
+            Ok(permit.expect("the semaphore is never closed"))
+        };
+        let permit = session.guarded(permit).await?;
+        let line = Line::open(Arc::clone(session)).await?;
+        let mut begun = Self { session: Arc::clone(session), line, _permit: permit };
+        within(session, ANSWER_MAX, begun.line.say(&HostMessage::File(request))).await?;
+        Ok(begun)
+    }
+
+    /// The next frame, which a guest can send at once.
+    pub async fn frame(&mut self) -> Result<Frame, GuestError> {
+        self.frame_within(ANSWER_MAX).await
+    }
+
+    /// The next frame, however long it takes; none once no more sandboxes are to be made.
+    pub async fn next_change(&mut self) -> Result<Option<Frame>, GuestError> {
+        self.session.host.stir();
+        tokio::select! {
+            biased;
+            () = self.session.host.closing() => Ok(None),
+            frame = self.line.frame() => frame.map(Some),
+        }
+    }
+
+    async fn frame_within(&mut self, waited: Duration) -> Result<Frame, GuestError> {
+        self.session.host.stir();
+        within(&self.session, waited, self.line.frame()).await
+    }
+
+    /// The next frame, which need not come before something is sent. Cancel safe.
+    pub async fn unbounded_frame(&mut self) -> Result<Frame, GuestError> {
+        self.line.frame().await
+    }
+
+    /// Sends bytes, which a guest can take at once; none as one frame.
+    pub async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), GuestError> {
+        self.session.host.stir();
+        within(&self.session, ANSWER_MAX, self.line.send(kind, payload)).await
+    }
+
+    /// The message that answers, or the refusal.
+    pub async fn answer(&mut self, waited: Duration) -> Result<GuestMessage, GuestError> {
+        let frame = self.frame_within(waited).await?;
+        self.message(&frame).await
+    }
+
+    /// The message in a frame; a refusal is an error.
+    pub async fn message(&mut self, frame: &Frame) -> Result<GuestMessage, GuestError> {
+        match frame.message() {
+            Ok(GuestMessage::Refused(refusal)) => Err(GuestError::Refused(refusal)),
+            Ok(message) => Ok(message),
+            Err(_) => Err(self.broken("it sent something else than a message").await),
+        }
+    }
+
+    /// The entry that answers.
+    pub async fn entry(&mut self, waited: Duration) -> Result<FileEntry, GuestError> {
+        match self.answer(waited).await? {
+            GuestMessage::File(entry) => Ok(entry),
+            _ => Err(self.broken("it did not say what a file is").await),
+        }
+    }
+
+    /// Ends a guest that broke the protocol.
+    pub fn broken(&self, rule: &'static str) -> impl Future<Output = GuestError> + Send + use<S> {
+        self.line.broken(rule)
+    }
+
+    /// Says that the operation ended in step: its connection is used again.
+    pub fn done(self) {
+        self.line.done();
+    }
+}
+
+async fn within<S: ByteStream, T>(
+    session: &Session<S>,
+    waited: Duration,
+    operation: impl Future<Output = Result<T, GuestError>>,
+) -> Result<T, GuestError> {
+    let outcome = tokio::time::timeout(waited, operation).await;
+    outcome.unwrap_or_else(|_| Err(session.late(waited)))
+}

@@ -1,0 +1,63 @@
+//! A listing, batch by batch.
+
+use emberd_proto::file::{BATCH_MAX, ENTRIES_MAX};
+use emberd_proto::{FileEntry, GuestMessage};
+
+use super::conversation::Conversation;
+use crate::error::GuestError;
+use crate::host::ByteStream;
+use crate::session::ANSWER_MAX;
+
+/// Entries that come from the guest. Dropping it ends the listing.
+pub struct FileListing<S> {
+    /// Gone once all have come.
+    conversation: Option<Conversation<S>>,
+    first: Option<Vec<FileEntry>>,
+    received: usize,
+    cut: bool,
+}
+
+impl<S: ByteStream> FileListing<S> {
+    /// Waits for the first batch, so that what can be refused is.
+    pub(super) async fn begin(conversation: Conversation<S>) -> Result<Self, GuestError> {
+        let conversation = Some(conversation);
+        let mut listing = Self { conversation, first: None, received: 0, cut: false };
+        listing.first = listing.next().await?;
+        Ok(listing)
+    }
+
+    /// The next entries, at most [`BATCH_MAX`]; none at the end.
+    ///
+    /// # Errors
+    /// [`GuestError`]; nothing comes after one.
+    pub async fn next(&mut self) -> Result<Option<Vec<FileEntry>>, GuestError> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        let Some(mut conversation) = self.conversation.take() else { return Ok(None) };
+        match conversation.answer(ANSWER_MAX).await {
+            Ok(GuestMessage::Done) => {
+                conversation.done();
+                Ok(None)
+            }
+            Ok(GuestMessage::Listed { entries, cut }) => {
+                self.received += entries.len();
+                let empty_one = entries.is_empty() && self.received > 0;
+                let too_many = entries.len() > BATCH_MAX || self.received > ENTRIES_MAX;
+                if self.cut || too_many || empty_one {
+                    return Err(conversation.broken("it listed more than it may").await);
+                }
+                self.cut = cut;
+                self.conversation = Some(conversation);
+                Ok(Some(entries))
+            }
+            Ok(_) => Err(conversation.broken("it listed something else than files").await),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there is more than a listing may have; known at its end.
+    pub fn is_cut(&self) -> bool {
+        self.cut
+    }
+}

@@ -1,0 +1,116 @@
+//! One guest that has answered, as its host holds it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use emberd_proto::{ExecSpec, GuestMessage, HostMessage, Metrics};
+
+use crate::contexts::{Contexts, Registry as ContextRegistry};
+use crate::error::{ChannelError, GuestError};
+use crate::exec::{self, Executed};
+use crate::files::Files;
+use crate::host::{ByteStream, Host};
+use crate::line::Line;
+use crate::link::{Link, Room};
+use crate::ports::Ports;
+use crate::processes::{Processes, Registry as ProcessRegistry};
+use crate::session::Session;
+
+/// One guest that has answered. Clones are the same guest.
+pub struct Guest<S> {
+    session: Arc<Session<S>>,
+    processes: Arc<ProcessRegistry>,
+    contexts: Arc<ContextRegistry>,
+}
+
+impl<S> Clone for Guest<S> {
+    fn clone(&self) -> Self {
+        Self {
+            session: Arc::clone(&self.session),
+            processes: Arc::clone(&self.processes),
+            contexts: Arc::clone(&self.contexts),
+        }
+    }
+}
+
+impl<S: ByteStream> Guest<S> {
+    /// The guest of the sandbox `name`, run by `host`, to which there is one connection.
+    pub fn new(name: String, host: impl Host<S>, first: Link<S>) -> Self {
+        Self {
+            session: Arc::new(Session::new(name, Box::new(host), first)),
+            processes: Arc::default(),
+            contexts: Arc::default(),
+        }
+    }
+
+    /// Runs `spec` and waits for its end; `grace` is how long after the program's own time limit
+    /// the guest may take to say so. Dropping the future ends the program.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn exec(
+        &self,
+        spec: ExecSpec,
+        stdin: &[u8],
+        room: &mut Room<'_>,
+        grace: Duration,
+    ) -> Result<Executed, GuestError> {
+        exec::exec(&self.session, spec, stdin, room, grace).await
+    }
+
+    /// What the guest uses now. It says so itself, and may say anything.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn metrics(&self) -> Result<Metrics, GuestError> {
+        let mut line = Line::open(Arc::clone(&self.session)).await?;
+        match line.ask(&HostMessage::Metrics).await? {
+            GuestMessage::Metrics(metrics) => {
+                line.done();
+                Ok(metrics)
+            }
+            _ => Err(line.broken("it did not say what it uses").await),
+        }
+    }
+
+    /// Asks whether the guest still answers, for as long as that takes.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub async fn ping(&self) -> Result<(), ChannelError> {
+        let mut link = self.session.link().await?;
+        link.ping().await?;
+        self.session.keep(link);
+        Ok(())
+    }
+
+    /// Its files.
+    pub fn files(&self) -> Files<S> {
+        Files::new(Arc::clone(&self.session))
+    }
+
+    /// Its processes.
+    pub fn processes(&self) -> Processes<S> {
+        Processes::new(Arc::clone(&self.session), Arc::clone(&self.processes))
+    }
+
+    /// Its contexts.
+    pub fn contexts(&self) -> Contexts<S> {
+        Contexts::new(Arc::clone(&self.session), Arc::clone(&self.contexts))
+    }
+
+    /// Its TCP ports.
+    pub fn ports(&self) -> Ports<S> {
+        Ports::new(Arc::clone(&self.session))
+    }
+
+    /// Whether a connection is held that the guest has not closed.
+    pub fn is_idle(&self) -> bool {
+        self.session.is_idle()
+    }
+
+    /// Closes the connections that are not used.
+    pub fn close(&self) {
+        self.session.close();
+    }
+}

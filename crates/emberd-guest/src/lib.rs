@@ -1,0 +1,49 @@
+//! The host's half of the guest wire: every byte a guest sends is parsed here.
+//!
+//! ```text
+//! Guest ─┬─ exec, metrics, ping       Session ── Link ── frames ── any byte stream
+//!        ├─ Files, Processes          idle links, permits,         (a driver's, or a
+//!        └─ Contexts, Ports           and an end for every case     Unix socket)
+//! ```
+//!
+//! The guest is hostile: every frame is held against what may come next, every length, count and
+//! duration has a limit here, and the first frame that breaks a rule ends the guest. The crate
+//! imports `emberd-proto` only; whoever runs the guest is a [`Host`].
+
+mod chain;
+mod characters;
+mod contexts;
+mod error;
+mod exec;
+mod files;
+mod guest;
+mod host;
+mod line;
+mod link;
+mod ports;
+mod processes;
+mod random;
+pub mod renewal;
+mod session;
+mod wire;
+
+pub use chain::chain;
+pub use contexts::{
+    CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ContextError, ContextId, ContextIdError, ContextState,
+    ContextView, Contexts, Run, RunEnd, RunEvent,
+};
+pub use error::{ChannelError, GuestError};
+pub use exec::{ExecTimes, Executed};
+pub use files::{
+    ArchiveUpload, FileContent, FileListing, FileUpload, FileWatch, Files, STREAM_BYTES_MAX,
+};
+pub use guest::Guest;
+pub use host::{ByteStream, End, Host};
+pub use link::{Link, Room};
+pub use ports::{DialError, GuestTcp, Ports};
+pub use processes::{
+    ENDED_BYTES_MAX, ENDED_KEPT, ENDED_MAX, EVENT_BYTES_MAX, EVENTS_MAX, PROCESSES_MAX, Process,
+    ProcessError, ProcessEvent, ProcessEventKind, ProcessEvents, ProcessStdin, ProcessView,
+    Processes,
+};
+pub use session::PORT_CONNECTIONS_MAX;

@@ -1,0 +1,150 @@
+//! One operation in a guest, over a connection that is its own meanwhile.
+
+use std::sync::Arc;
+
+use emberd_proto::{Frame, FrameError, GuestMessage, HostMessage, Kind};
+
+use crate::error::{ChannelError, GuestError};
+use crate::host::ByteStream;
+use crate::link::{Link, Reader, Writer};
+use crate::session::{ANSWER_MAX, Session};
+
+/// A connection to the guest of one sandbox, for one operation at a time. Dropping it in the
+/// middle of one ends that in the guest.
+pub(crate) struct Line<S> {
+    session: Arc<Session<S>>,
+    link: Link<S>,
+}
+
+impl<S: ByteStream> Line<S> {
+    /// Takes an idle connection of the guest, or opens one.
+    pub async fn open(session: Arc<Session<S>>) -> Result<Self, GuestError> {
+        let link = in_time(&session, session.link()).await?;
+        Ok(Self { session, link })
+    }
+
+    /// Sends one message and returns the one that answers it, which a guest can give at once.
+    pub async fn ask(&mut self, message: &HostMessage) -> Result<GuestMessage, GuestError> {
+        in_time(&self.session, self.link.ask(message)).await
+    }
+
+    /// Reads the next frame, however long it takes. Cancel safe.
+    pub async fn frame(&mut self) -> Result<Frame, GuestError> {
+        unbounded(&self.session, self.link.frame()).await
+    }
+
+    /// Writes one frame, however long it takes. The connection is not idle after it.
+    pub async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), GuestError> {
+        unbounded(&self.session, self.link.send(kind, payload)).await
+    }
+
+    /// Ends a guest whose frame is not what one of its kind holds.
+    pub async fn malformed(&mut self, error: FrameError) -> GuestError {
+        self.session.failed(ChannelError::Frame(error)).await
+    }
+
+    /// Writes one message, however long it takes. The connection is not idle after it.
+    pub async fn say(&mut self, message: &HostMessage) -> Result<(), GuestError> {
+        let json = serde_json::to_vec(message).expect("messages have string keys only");
+        self.send(Kind::Control, &json).await
+    }
+
+    /// Ends a guest that broke the protocol by what its frames mean.
+    pub fn broken(&self, rule: &'static str) -> impl Future<Output = GuestError> + Send + use<S> {
+        let session = Arc::clone(&self.session);
+        async move { session.failed(ChannelError::Protocol(rule)).await }
+    }
+
+    /// Says that the operation ended in step: another may follow on this connection.
+    pub fn done(mut self) {
+        self.link.set_idle();
+        if self.link.is_idle() {
+            self.session.keep(self.link);
+        }
+    }
+
+    /// Both directions of one line together again.
+    pub fn join(reader: LineReader<S>, writer: LineWriter<S>) -> Self {
+        let link = Link::join(reader.reader, writer.writer);
+        Self { session: reader.session, link }
+    }
+
+    /// Both directions apart.
+    pub fn split(self) -> (LineReader<S>, LineWriter<S>) {
+        let (reader, writer) = self.link.split();
+        let reader = LineReader { session: Arc::clone(&self.session), reader };
+        (reader, LineWriter { session: self.session, writer })
+    }
+}
+
+/// What comes from the guest.
+pub(crate) struct LineReader<S> {
+    session: Arc<Session<S>>,
+    reader: Reader<S>,
+}
+
+impl<S: ByteStream> LineReader<S> {
+    /// Reads the next frame, however long it takes. Cancel safe.
+    pub async fn frame(&mut self) -> Result<Frame, GuestError> {
+        unbounded(&self.session, self.reader.frame()).await
+    }
+
+    /// Waits for something else than the guest, for as long as the guest lives.
+    pub fn unless_ended<T>(
+        &self,
+        what: impl Future<Output = T>,
+    ) -> impl Future<Output = Result<T, GuestError>> {
+        let session = Arc::clone(&self.session);
+        async move { session.guarded(async { Ok(what.await) }).await }
+    }
+
+    /// Ends a guest that broke the protocol by what its frames mean.
+    pub async fn broken(&mut self, rule: &'static str) -> GuestError {
+        self.session.failed(ChannelError::Protocol(rule)).await
+    }
+}
+
+/// What goes to the guest.
+pub(crate) struct LineWriter<S> {
+    session: Arc<Session<S>>,
+    writer: Writer<S>,
+}
+
+impl<S: ByteStream> LineWriter<S> {
+    /// Writes one message, however long it takes.
+    pub async fn say(&mut self, message: &HostMessage) -> Result<(), GuestError> {
+        unbounded(&self.session, self.writer.say(message)).await
+    }
+
+    /// Writes `payload` in frames of one kind, however long it takes; an empty one as one frame.
+    pub async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), GuestError> {
+        unbounded(&self.session, self.writer.send(kind, payload)).await
+    }
+}
+
+async fn in_time<S: ByteStream, T>(
+    session: &Arc<Session<S>>,
+    conversation: impl Future<Output = Result<T, ChannelError>>,
+) -> Result<T, GuestError> {
+    let timely = async {
+        match tokio::time::timeout(ANSWER_MAX, conversation).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(source)) => Err(session.failed(source).await),
+            Err(_) => Err(session.late(ANSWER_MAX)),
+        }
+    };
+    session.guarded(timely).await
+}
+
+async fn unbounded<S: ByteStream, T>(
+    session: &Arc<Session<S>>,
+    conversation: impl Future<Output = Result<T, ChannelError>>,
+) -> Result<T, GuestError> {
+    let explained = async {
+        match conversation.await {
+            Ok(outcome) => Ok(outcome),
+            Err(source) => Err(session.failed(source).await),
+        }
+    };
+    session.guarded(explained).await
+}

@@ -1,0 +1,109 @@
+//! Processes of one guest: started, listened to, talked to, and remembered for a while.
+//!
+//! ```text
+//! start ─▶ running ── exit, guest gone ─▶ ended ── time, number ─▶ forgotten
+//!             └────────── delete: SIGKILL ────────────────────────────▲
+//! ```
+//! A task for each reads all its guest says, whoever listens or does not: what is not kept any
+//! more is told as a gap.
+
+use std::sync::Arc;
+
+use emberd_proto::process::ProcessSpec;
+use emberd_proto::{GuestMessage, HostMessage};
+use tokio::time::timeout;
+
+use crate::error::GuestError;
+use crate::host::ByteStream;
+use crate::line::Line;
+use crate::session::{ANSWER_MAX, Session};
+
+mod attend;
+mod error;
+mod log;
+mod process;
+mod registry;
+
+pub use error::ProcessError;
+pub use log::{EVENT_BYTES_MAX, EVENTS_MAX, ProcessEvent, ProcessEventKind};
+pub use process::{Process, ProcessEvents, ProcessStdin, ProcessView};
+pub(crate) use registry::Registry;
+pub use registry::{ENDED_BYTES_MAX, ENDED_KEPT, ENDED_MAX, PROCESSES_MAX};
+
+/// The processes of one guest.
+pub struct Processes<S> {
+    session: Arc<Session<S>>,
+    registry: Arc<Registry>,
+}
+
+impl<S: ByteStream> Processes<S> {
+    pub(crate) fn new(session: Arc<Session<S>>, registry: Arc<Registry>) -> Self {
+        Self { session, registry }
+    }
+
+    /// Starts a process. Dropping the future ends it; afterwards it lives until it ends, is
+    /// deleted, or its sandbox is.
+    ///
+    /// # Errors
+    /// [`ProcessError`].
+    pub async fn start(&self, spec: ProcessSpec) -> Result<Process, ProcessError> {
+        self.session.host.stir();
+        spec.check()?;
+        let permit = self.registry.permit()?;
+        let about = process::About::of(&spec);
+        let line = Line::open(Arc::clone(&self.session)).await?;
+        let (mut reader, mut writer) = line.split();
+        let asked = async {
+            writer.say(&HostMessage::Start(spec)).await?;
+            reader.frame().await
+        };
+        let first = timeout(ANSWER_MAX, asked).await;
+        let first = first.map_err(|_| self.session.late(ANSWER_MAX))??;
+        let pid = match first.message() {
+            Ok(GuestMessage::Started { pid }) => pid,
+            Ok(GuestMessage::Exited(exit)) => {
+                let why = exit.error.unwrap_or_else(|| "the guest did not say why".to_owned());
+                return Err(ProcessError::NotStarted(why));
+            }
+            Ok(GuestMessage::Refused(refusal)) => return Err(GuestError::Refused(refusal).into()),
+            _ => {
+                return Err(reader.broken("it answered a start with something else").await.into());
+            }
+        };
+        let (process, outgoing) = Process::new(pid, about);
+        self.registry.enter(process.clone());
+        let attended = attend::Attended {
+            session: Arc::clone(&self.session),
+            registry: Arc::clone(&self.registry),
+            process: process.clone(),
+        };
+        tokio::spawn(attend::attend(attended, reader, writer, outgoing, permit));
+        Ok(process)
+    }
+
+    /// Every process, and those that have just ended, by process id.
+    pub fn list(&self) -> Vec<Process> {
+        self.registry.all()
+    }
+
+    /// One process.
+    ///
+    /// # Errors
+    /// [`ProcessError::Unknown`].
+    pub fn get(&self, pid: u32) -> Result<Process, ProcessError> {
+        self.registry.find(pid).ok_or_else(|| self.unknown(pid))
+    }
+
+    /// Kills a process with all it started, and forgets it.
+    ///
+    /// # Errors
+    /// [`ProcessError::Unknown`].
+    pub fn delete(&self, pid: u32) -> Result<(), ProcessError> {
+        self.registry.remove(pid).ok_or_else(|| self.unknown(pid))?.delete();
+        Ok(())
+    }
+
+    fn unknown(&self, pid: u32) -> ProcessError {
+        ProcessError::Unknown { sandbox: self.session.name.clone(), pid }
+    }
+}

@@ -1,0 +1,156 @@
+//! What all operations in one guest share: its connections, its permits, and an end for every
+//! case.
+//!
+//! Whatever a caller waits for ends when the sandbox is deleted or its microVM ends. A guest that
+//! breaks the protocol is hostile or broken, and cannot be trusted with another word: it is ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use emberd_proto::FrameError;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::error::{ChannelError, GuestError};
+use crate::host::{ByteStream, End, Host};
+use crate::link::Link;
+
+/// How long a guest may take to answer what it can answer at once: an emulated one on a busy
+/// host is slow, not silent.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// How long a closed connection is given to turn out as the end of the whole microVM.
+const END_GRACE: Duration = Duration::from_secs(1);
+
+/// Most connections one guest keeps open while they are not used.
+const IDLE_LINKS_MAX: usize = 8;
+
+/// Most execs one guest runs at once; more wait. Bounds the output held.
+const EXECS_MAX: usize = 64;
+
+/// Most operations on files of one guest at once; more wait. With the watches less than half of
+/// the connections a guest takes.
+const FILE_OPERATIONS_MAX: usize = 64;
+
+/// Most watches of files of one guest; more wait until one ends.
+const WATCHES_MAX: usize = 32;
+
+/// Most connections to the ports of one sandbox at once: half of what its agent serves, so that
+/// execs always find a connection.
+pub const PORT_CONNECTIONS_MAX: usize = 128;
+
+/// See the module.
+pub(crate) struct Session<S> {
+    /// The sandbox's name.
+    pub name: String,
+    pub host: Box<dyn Host<S>>,
+    /// One permit for each exec that may run.
+    pub execs: Semaphore,
+    /// One permit for each operation on files that may go on.
+    pub file_operations: Arc<Semaphore>,
+    /// One permit for each watch of files.
+    pub watches: Arc<Semaphore>,
+    /// One permit for each connection to a port that may be open.
+    pub port_connections: Arc<Semaphore>,
+    idle: Mutex<Vec<Link<S>>>,
+}
+
+impl<S: ByteStream> Session<S> {
+    /// A session that begins with one idle connection.
+    pub fn new(name: String, host: Box<dyn Host<S>>, first: Link<S>) -> Self {
+        Self {
+            name,
+            host,
+            execs: Semaphore::new(EXECS_MAX),
+            file_operations: Arc::new(Semaphore::new(FILE_OPERATIONS_MAX)),
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            port_connections: Arc::new(Semaphore::new(PORT_CONNECTIONS_MAX)),
+            idle: Mutex::new(vec![first]),
+        }
+    }
+
+    /// Waits for `operation`, for as long as the guest lives.
+    pub async fn guarded<T>(
+        &self,
+        operation: impl Future<Output = Result<T, GuestError>>,
+    ) -> Result<T, GuestError> {
+        tokio::select! {
+            biased;
+            end = self.host.ended() => Err(self.end(end)),
+            outcome = operation => outcome,
+        }
+    }
+
+    /// What a failed conversation means, and the end of a guest that broke the protocol.
+    pub async fn failed(&self, source: ChannelError) -> GuestError {
+        let hostile = match source {
+            ChannelError::Refused(refusal) => return GuestError::Refused(refusal),
+            // A VMM that ends in the middle of a frame cuts it.
+            ChannelError::Frame(FrameError::Truncated(_))
+            | ChannelError::Connect(_)
+            | ChannelError::Closed
+            | ChannelError::Io(_) => false,
+            ChannelError::Frame(_) | ChannelError::Protocol(_) => true,
+        };
+        let guest = self.name.clone();
+        if hostile {
+            let error = &source as &dyn std::error::Error;
+            tracing::warn!(id = %guest, error, "the guest broke the protocol: its microVM is ended");
+            self.host.end();
+            return GuestError::Failed { guest, source };
+        }
+        match timeout(END_GRACE, self.host.ended()).await {
+            Ok(end) => self.end(end),
+            Err(_) => GuestError::Failed { guest, source },
+        }
+    }
+
+    /// The guest did not answer in time.
+    pub fn late(&self, waited: Duration) -> GuestError {
+        GuestError::Unresponsive { guest: self.name.clone(), waited }
+    }
+
+    fn end(&self, end: End) -> GuestError {
+        let guest = self.name.clone();
+        match end {
+            End::Deleted => GuestError::Deleted { guest },
+            End::Gone(reason) => GuestError::Gone { guest, reason },
+        }
+    }
+
+    /// An idle connection, else a new one.
+    pub async fn link(&self) -> Result<Link<S>, ChannelError> {
+        while let Some(mut link) = self.pop() {
+            if link.is_idle() {
+                return Ok(link);
+            }
+        }
+        let stream = self.host.connect().await.map_err(ChannelError::Connect)?;
+        let (link, _) = Link::greet(stream).await?;
+        Ok(link)
+    }
+
+    // The lock is not held while a connection is looked at.
+    fn pop(&self) -> Option<Link<S>> {
+        self.idle.lock().pop()
+    }
+
+    /// Keeps a connection whose operation ended in step.
+    pub fn keep(&self, link: Link<S>) {
+        let mut idle = self.idle.lock();
+        if idle.len() < IDLE_LINKS_MAX {
+            idle.push(link);
+        }
+    }
+
+    /// Whether a connection is held that the guest has not closed.
+    pub fn is_idle(&self) -> bool {
+        self.idle.lock().last_mut().is_some_and(Link::is_idle)
+    }
+
+    /// Closes the idle connections.
+    pub fn close(&self) {
+        self.idle.lock().clear();
+    }
+}

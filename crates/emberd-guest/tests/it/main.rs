@@ -1,0 +1,8 @@
+//! Guests over byte streams: one that says whatever a script holds, and the real agent.
+
+#[cfg(test)]
+mod agent;
+#[cfg(test)]
+mod host;
+#[cfg(test)]
+mod sequence;

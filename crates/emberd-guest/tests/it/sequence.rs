@@ -1,0 +1,239 @@
+//! A hostile guest, in sequence: whatever it answers to the frames of its host, in whatever order,
+//! every operation comes to an end, and what it hands on is within its limits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use emberd_guest::{Guest, Link};
+use emberd_proto::exec::{ExecExit, OUTPUT_BYTES_MAX};
+use emberd_proto::file::{BATCH_MAX, ChangeKind, FileChange};
+use emberd_proto::message::GENERATION;
+use emberd_proto::{
+    ContextRun, ContextSpec, Decoder, ExecSpec, FileEntry, FileType, GuestMessage, HostMessage,
+    Kind, ProcessSpec, Refusal, RefusalCode, Welcome, frame,
+};
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::host::TestHost;
+
+/// Longest wait for an operation, of a clock that does not run: an upload's own limits and the
+/// slowest operation on files.
+const OPERATION_MAX: Duration = Duration::from_secs(4000);
+
+type Script = Arc<Mutex<VecDeque<Vec<u8>>>>;
+
+/// Greets, and says the next of the script whenever the host has said something.
+async fn speak(mut stream: DuplexStream, script: Script) {
+    let mut decoder = Decoder::default();
+    loop {
+        while let Ok(Some(heard)) = decoder.next_frame() {
+            let said = match heard.message() {
+                Ok(HostMessage::Hello { .. }) => welcome(),
+                // Most of what is streamed to a guest is not answered.
+                _ if heard.kind == Kind::Stdin => Vec::new(),
+                _ => script.lock().pop_front().unwrap_or_default(),
+            };
+            if stream.write_all(&said).await.is_err() {
+                return;
+            }
+        }
+        if stream.read_buf(decoder.buffer()).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+}
+
+fn welcome() -> Vec<u8> {
+    message(&GuestMessage::Welcome(Welcome {
+        generation: GENERATION,
+        agent_version: "script".to_owned(),
+        init_started_us: None,
+        serving_us: None,
+    }))
+}
+
+fn message(message: &GuestMessage) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    frame::encode_message(message, &mut out);
+    out.to_vec()
+}
+
+fn bulk(kind: Kind, payload: &[u8]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    frame::encode(kind, payload, &mut out);
+    out.to_vec()
+}
+
+fn entry(size: u64) -> FileEntry {
+    FileEntry {
+        path: "/tmp/x".into(),
+        file_type: FileType::File,
+        size,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        owner: None,
+        group: None,
+        modified_ms: 0,
+        target: None,
+        target_type: None,
+    }
+}
+
+/// Anything a guest can say: what has a place somewhere, and any bytes.
+fn said() -> impl Strategy<Value = Vec<u8>> {
+    let refusal = Refusal { code: RefusalCode::Failed, message: "no".to_owned() };
+    let change = FileChange { change: ChangeKind::Created, path: "a".into() };
+    let messages = vec![
+        GuestMessage::Pong,
+        GuestMessage::Exited(ExecExit::default()),
+        GuestMessage::Started { pid: 7 },
+        GuestMessage::StdinTaken { bytes: 1 },
+        GuestMessage::StdinTaken { bytes: usize::MAX },
+        GuestMessage::File(entry(4)),
+        GuestMessage::Listed { entries: vec![entry(0); 3], cut: false },
+        GuestMessage::Listed { entries: vec![entry(0); BATCH_MAX + 1], cut: true },
+        GuestMessage::Watching,
+        GuestMessage::Changes { changes: vec![change] },
+        GuestMessage::Done,
+        GuestMessage::Dialed,
+        GuestMessage::DataTaken { bytes: 3 },
+        GuestMessage::Refused(refusal),
+    ];
+    let lines: Vec<&[u8]> = vec![
+        b"{\"event\":\"ready\"}\n",
+        b"{\"event\":\"started\",\"execution_count\":1}\n",
+        b"{\"event\":\"display\",\"data\":{\"text/plain\":\"x\"}}\n",
+        b"{\"event\":\"done\",\"execution_count\":1}\n",
+        b"{\"event\":",
+    ];
+    let kinds = vec![Kind::Stdout, Kind::Stderr, Kind::Data, Kind::DataEnd, Kind::Control];
+    let bytes = prop::collection::vec(any::<u8>(), 0..24);
+    prop_oneof![
+        6 => prop::sample::select(messages).prop_map(|said| message(&said)),
+        3 => prop::sample::select(lines).prop_map(|line| bulk(Kind::Data, line)),
+        2 => (prop::sample::select(kinds), bytes.clone())
+            .prop_map(|(kind, payload)| bulk(kind, &payload)),
+        1 => bytes,
+    ]
+}
+
+/// Does everything that can be done in a guest, one after the other; all of it may fail.
+async fn do_all(guest: &Guest<DuplexStream>, order: &[u8]) {
+    for operation in order {
+        let done = timeout(OPERATION_MAX, operate(guest, operation % 9)).await;
+        assert!(done.is_ok(), "operation {} has no end", operation % 9);
+    }
+}
+
+async fn operate(guest: &Guest<DuplexStream>, operation: u8) {
+    match operation {
+        0 => {
+            let spec = ExecSpec { timeout_ms: 10, ..ExecSpec::new("x") };
+            if let Ok(executed) = guest.exec(spec, b"input", Duration::from_secs(1)).await {
+                assert!(executed.outcome.stdout.len() <= OUTPUT_BYTES_MAX);
+            }
+        }
+        1 => drop(guest.metrics().await),
+        2 => {
+            let path = "/tmp/x".into();
+            let Ok(mut content) = guest.files().read(None, path, 0, None).await else { return };
+            let mut bytes = 0;
+            while let Ok(Some(piece)) = content.next().await {
+                bytes += piece.len() as u64;
+            }
+            assert!(content.length().is_none_or(|length| bytes <= length));
+        }
+        3 => {
+            let listing = guest.files().list(None, "/tmp".into(), 2).await;
+            let Ok(mut listing) = listing else { return };
+            while let Ok(Some(entries)) = listing.next().await {
+                assert!(entries.len() <= BATCH_MAX);
+            }
+        }
+        4 => {
+            let upload = guest.files().write(None, "/tmp/x".into(), None).await;
+            let Ok(mut upload) = upload else { return };
+            if upload.send(&Bytes::from_static(b"some bytes")).await.is_ok() {
+                drop(upload.finish().await);
+            }
+        }
+        5 => {
+            let Ok(mut watch) = guest.files().watch(None, "/tmp".into(), true).await else {
+                return;
+            };
+            while let Ok(Ok(Some(changes))) = timeout(Duration::from_secs(1), watch.next()).await {
+                assert!((1..=BATCH_MAX).contains(&changes.len()));
+            }
+        }
+        6 => {
+            let spec = ProcessSpec { code: Some("cat".to_owned()), ..ProcessSpec::default() };
+            let Ok(process) = guest.processes().start(spec).await else { return };
+            let mut events = process.events(0);
+            let mut last = None;
+            while let Ok(Some(event)) = timeout(Duration::from_secs(1), events.next()).await {
+                assert!(last.is_none_or(|last| event.seq > last));
+                last = Some(event.seq);
+            }
+            guest.processes().delete(process.pid()).ok();
+        }
+        7 => {
+            let Ok(context) = guest.contexts().open(ContextSpec::default()).await else { return };
+            let run = ContextRun { code: "1".to_owned(), timeout_ms: Some(10) };
+            if let Ok(mut run) = guest.contexts().run(context.id, &run) {
+                while run.next().await.is_some() {}
+            }
+            guest.contexts().delete(context.id).await.ok();
+        }
+        _ => {
+            let Ok(mut port) = guest.ports().dial(80).await else { return };
+            port.write_all(b"GET / HTTP/1.0\r\n\r\n").await.ok();
+            port.shutdown().await.ok();
+            let mut answer = Vec::new();
+            timeout(Duration::from_secs(20), port.read_to_end(&mut answer)).await.ok();
+        }
+    }
+}
+
+async fn guest_of(script: Script) -> Guest<DuplexStream> {
+    let open = move || {
+        let (host, guest) = tokio::io::duplex(256 << 10);
+        tokio::spawn(speak(guest, Arc::clone(&script)));
+        host
+    };
+    let (first, _) = Link::greet(open()).await.unwrap();
+    let host = TestHost {
+        connect: Box::new(move || {
+            let stream = open();
+            Box::pin(async move { Ok(stream) })
+        }),
+        ended: CancellationToken::new(),
+        broke: Arc::new(AtomicBool::new(false)),
+    };
+    Guest::new("sb_000000000000".to_owned(), host, first)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_a_guest_says_every_operation_ends(
+        order in prop::collection::vec(any::<u8>(), 1..4),
+        answers in prop::collection::vec(prop::collection::vec(said(), 0..6), 0..12),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let script: VecDeque<_> = answers.into_iter().map(|said| said.concat()).collect();
+            let guest = guest_of(Arc::new(Mutex::new(script))).await;
+            do_all(&guest, &order).await;
+        });
+    }
+}

@@ -1,0 +1,155 @@
+//! Why the sandboxes were not opened, one was not created or found, or nothing is done in it.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use emberd_guest::{ChannelError, GuestError};
+use emberd_image::PackName;
+use emberd_vmm::{BootError, ExitReason, OrphanError};
+
+use crate::id::SandboxId;
+use crate::supply::answer::{AnswerError, Console};
+
+/// Longest path of the run directory without a node key, in bytes. A Unix socket's path has
+/// 108 bytes with its final NUL (unix(7)); `/`, an id of 15 bytes and `/` with a socket's name
+/// follow this one.
+pub const RUN_DIR_BYTES_MAX: usize = 107 - (1 + 15) - (1 + SOCKET_NAME_BYTES_MAX);
+
+/// Longest name a driver gives a socket, in bytes.
+const SOCKET_NAME_BYTES_MAX: usize = 20;
+
+/// No such sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unknown sandbox {0}")]
+pub struct Unknown(pub SandboxId);
+
+/// Why nothing is done in a sandbox. How a program itself ended is never an error.
+#[derive(Debug, thiserror::Error)]
+pub enum OperationError {
+    /// The sandbox is still being created.
+    #[error("sandbox {0} is still being created")]
+    NotReady(SandboxId),
+    /// Its guest did not do it.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+}
+
+/// Why the sandboxes could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another daemon uses the run directory.
+    #[error("another daemon uses {}", run_dir.display())]
+    RunDirInUse {
+        /// The run directory.
+        run_dir: PathBuf,
+    },
+    /// Sockets in the run directory would have paths longer than the kernel takes.
+    #[error("{} has {bytes} bytes, over the limit of {bytes_max}", run_dir.display())]
+    RunDirTooLong {
+        /// The run directory.
+        run_dir: PathBuf,
+        /// Length of its path.
+        bytes: usize,
+        /// The longest it may have, given the node key.
+        bytes_max: usize,
+    },
+    /// Somebody else can write to the run directory.
+    #[error("{} is not a directory of this user alone", run_dir.display())]
+    RunDirShared {
+        /// The run directory.
+        run_dir: PathBuf,
+    },
+    /// The run directory cannot be used.
+    #[error("cannot use {}", run_dir.display())]
+    RunDir {
+        /// The run directory.
+        run_dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The directory of templates cannot be used.
+    #[error("cannot use {}", template_dir.display())]
+    TemplateDir {
+        /// The directory of templates.
+        template_dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What an earlier daemon left behind cannot be removed.
+    #[error("cannot clean up after an earlier daemon")]
+    Orphans(#[source] OrphanError),
+}
+
+/// Why a sandbox could not be created. Nothing of it is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// No such language pack is installed.
+    #[error("unknown language pack `{0}`")]
+    UnknownPack(PackName),
+    /// As many sandboxes exist as may.
+    #[error("{0} sandboxes exist, and no more are allowed")]
+    TooMany(usize),
+    /// [`shutdown`](crate::Sandboxes::shutdown) has begun.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+    /// It was deleted before it was ready.
+    #[error("sandbox {0} was deleted while it was created")]
+    Deleted(SandboxId),
+    /// The VMM could not be started.
+    #[error("sandbox {id} could not be started")]
+    Boot {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Why.
+        source: BootError,
+    },
+    /// Its record could not be written.
+    #[error("cannot write to {}", dir.display())]
+    Record {
+        /// Its directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The VMM ended before the guest answered.
+    #[error("the VMM of sandbox {id} {reason} before its guest answered; {console}")]
+    Died {
+        /// Which sandbox.
+        id: SandboxId,
+        /// How the VMM ended.
+        reason: ExitReason,
+        /// The end of the guest's console.
+        console: Console,
+    },
+    /// The guest did not answer in time.
+    #[error("the guest of sandbox {id} did not answer within {waited:?}; {console}")]
+    NotReady {
+        /// Which sandbox.
+        id: SandboxId,
+        /// How long was waited.
+        waited: Duration,
+        /// The end of the guest's console.
+        console: Console,
+    },
+    /// The guest answered, but not as an agent does.
+    #[error("the guest of sandbox {id} did not greet; {console}")]
+    Guest {
+        /// Which sandbox.
+        id: SandboxId,
+        /// What it did.
+        source: ChannelError,
+        /// The end of the guest's console.
+        console: Console,
+    },
+}
+
+impl CreateError {
+    pub(crate) fn unanswered(id: SandboxId, error: AnswerError) -> Self {
+        match error {
+            AnswerError::Died { reason, console } => Self::Died { id, reason, console },
+            AnswerError::Late { waited, console } => Self::NotReady { id, waited, console },
+            AnswerError::Wrong { source, console } => Self::Guest { id, source, console },
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Who exists, and in which phase: sandboxes from their creation to their end.
+
+pub(crate) mod activity;
+pub(crate) mod console;
+pub(crate) mod handle;
+pub(crate) mod machine;
+pub(crate) mod phase;
+pub(crate) mod sandbox;
+pub(crate) mod table;

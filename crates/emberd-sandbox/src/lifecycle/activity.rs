@@ -1,0 +1,69 @@
+//! Whether sandboxes are in use right now, so that work ahead of need can keep out of the way.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// See the module. Only hints are read from it: no ordering is needed.
+pub(crate) struct Activity {
+    since: Instant,
+    /// Execs that run.
+    running: AtomicUsize,
+    /// When something happened last, in microseconds after `since`.
+    last_us: AtomicU64,
+}
+
+/// An exec that runs, until dropped.
+pub(crate) struct Running<'a>(&'a Activity);
+
+impl Activity {
+    pub fn new() -> Self {
+        let (running, last_us) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { since: Instant::now(), running, last_us }
+    }
+
+    /// An exec begins.
+    pub fn run(&self) -> Running<'_> {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Running(self)
+    }
+
+    /// Something happened that will be followed by more.
+    pub fn stir(&self) {
+        self.last_us.store(self.now_us(), Ordering::Relaxed);
+    }
+
+    /// Whether nothing runs, and nothing has happened for the length of `idle_for`.
+    pub fn is_quiet(&self, idle_for: Duration) -> bool {
+        let idle_us = self.now_us().saturating_sub(self.last_us.load(Ordering::Relaxed));
+        self.running.load(Ordering::Relaxed) == 0 && Duration::from_micros(idle_us) >= idle_for
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.stir();
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quiet_is_when_nothing_runs_and_nothing_just_happened() {
+        let activity = Activity::new();
+        assert!(activity.is_quiet(Duration::ZERO));
+        let [one, other] = [activity.run(), activity.run()];
+        drop(one);
+        assert!(!activity.is_quiet(Duration::ZERO));
+        drop(other);
+        assert!(activity.is_quiet(Duration::ZERO));
+        activity.stir();
+        assert!(!activity.is_quiet(Duration::from_hours(1)));
+    }
+}

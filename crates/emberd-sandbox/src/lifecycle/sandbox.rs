@@ -1,0 +1,250 @@
+//! One sandbox: who it is, and its phase behind one lock.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use emberd_guest::Guest;
+use emberd_image::PackName;
+use emberd_vmm::{ExitReason, KillError, Stream};
+use parking_lot::Mutex;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use tokio_util::sync::CancellationToken;
+
+use super::machine::{Machine, Running};
+use super::phase::{Creating, Gone, Phase, PhaseKind, Refused, Request, Was, Why};
+use crate::boot_path::{BootPath, BootTimes};
+use crate::id::SandboxId;
+
+/// One sandbox as it is now.
+#[derive(Debug, Clone)]
+pub struct SandboxView {
+    /// Who it is.
+    pub id: SandboxId,
+    /// Its language pack.
+    pub pack: PackName,
+    /// What it is doing.
+    pub state: SandboxState,
+    /// When it was asked for.
+    pub created_at: SystemTime,
+    /// How its microVM came to be; none until it is ready.
+    pub boot_path: Option<BootPath>,
+    /// Where the time of its making went; none until it is ready.
+    pub boot: Option<BootTimes>,
+    /// Directory of its sockets, log and record.
+    pub dir: PathBuf,
+}
+
+/// What a sandbox is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxState {
+    /// Its microVM boots; it cannot be used yet.
+    Creating,
+    /// It runs code.
+    Ready {
+        /// Process id of its VMM.
+        vmm_pid: u32,
+    },
+    /// Its microVM ended by itself; it can only be deleted.
+    Gone(ExitReason),
+}
+
+/// A sandbox that was just created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Created {
+    /// Who it is.
+    pub id: SandboxId,
+    /// How its microVM came to be.
+    pub boot_path: BootPath,
+    /// Where the time of its making went.
+    pub boot: BootTimes,
+}
+
+/// See the module.
+pub(crate) struct Sandbox {
+    pub id: SandboxId,
+    pub pack: PackName,
+    pub dir: PathBuf,
+    /// None only while a transition is under way, under the lock.
+    phase: Mutex<Option<Phase>>,
+}
+
+impl Sandbox {
+    pub fn new(id: SandboxId, pack: PackName, dir: PathBuf) -> Self {
+        let creating = Creating { ending: CancellationToken::new(), making: Arc::default() };
+        Self { id, pack, dir, phase: Mutex::new(Some(Phase::Creating(creating))) }
+    }
+
+    /// Reads the phase. A VMM that has ended is found out here: who asks looks himself.
+    fn read<T>(&self, read: impl FnOnce(&Phase) -> T) -> T {
+        let mut slot = self.phase.lock();
+        let mut phase = slot.take().expect("put back below");
+        let exited = match &phase {
+            Phase::Running(running) => running.machine.exit().reason(),
+            Phase::Creating(_) | Phase::Gone(_) => None,
+        };
+        if let Some(reason) = exited
+            && phase.kind().after(Request::Exit).is_ok()
+        {
+            phase = phase.gone(Why::Exited(reason));
+        }
+        read(slot.insert(phase))
+    }
+
+    pub fn kind(&self) -> PhaseKind {
+        self.read(Phase::kind)
+    }
+
+    /// What cuts the creation off, and what its maker holds.
+    ///
+    /// # Errors
+    /// When it is not being created any more.
+    pub fn creating(&self) -> Result<Creating, Refused> {
+        self.read(|phase| match phase {
+            Phase::Creating(Creating { ending, making }) => {
+                Ok(Creating { ending: ending.clone(), making: Arc::clone(making) })
+            }
+            Phase::Running(_) => Err(Refused::Running),
+            Phase::Gone(_) => Err(Refused::Gone),
+        })
+    }
+
+    /// The guest has answered.
+    ///
+    /// # Errors
+    /// The microVM, where it comes too late.
+    pub fn answer(&self, running: Running) -> Result<Created, Arc<Machine>> {
+        let mut slot = self.phase.lock();
+        if slot.as_ref().is_none_or(|phase| phase.kind().after(Request::Answer).is_err()) {
+            return Err(running.machine);
+        }
+        let created = Created { id: self.id, boot_path: running.boot_path, boot: running.boot };
+        *slot = Some(Phase::Running(running));
+        Ok(created)
+    }
+
+    /// What was created, once it runs.
+    pub fn created(&self) -> Option<Created> {
+        self.read(|phase| {
+            let Phase::Running(Running { boot_path, boot, .. }) = phase else { return None };
+            Some(Created { id: self.id, boot_path: *boot_path, boot: *boot })
+        })
+    }
+
+    /// Its guest; that of a sandbox that is gone, too, which answers by its end.
+    ///
+    /// # Errors
+    /// While it is being created.
+    pub fn guest(&self) -> Result<Guest<Stream>, Refused> {
+        self.with_running(|running| running.guest.clone())
+    }
+
+    /// Its microVM.
+    ///
+    /// # Errors
+    /// As [`Self::guest`].
+    pub fn machine(&self) -> Result<Arc<Machine>, Refused> {
+        self.with_running(|running| Arc::clone(&running.machine))
+    }
+
+    fn with_running<T>(&self, take: impl FnOnce(&Running) -> T) -> Result<T, Refused> {
+        self.read(|phase| {
+            phase.kind().after(Request::Operate)?;
+            phase.running().map(take).ok_or(Refused::NotReady)
+        })
+    }
+
+    /// Waits until it is to end, or its microVM has ended by itself.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (machine, ending) = self.read(|phase| {
+            (phase.running().map(|running| Arc::clone(&running.machine)), phase.ending().clone())
+        });
+        async move {
+            match machine {
+                Some(machine) => drop(machine.ended().await),
+                None => ending.cancelled().await,
+            }
+        }
+    }
+
+    pub fn view(&self, created_at: SystemTime) -> SandboxView {
+        let (state, boot) = self.read(|phase| {
+            let boot = phase.running().map(|running| (running.boot_path, running.boot));
+            (state(phase), boot)
+        });
+        SandboxView {
+            id: self.id,
+            pack: self.pack.clone(),
+            state,
+            created_at,
+            boot_path: boot.map(|(boot_path, _)| boot_path),
+            boot: boot.map(|(_, boot)| boot),
+            dir: self.dir.clone(),
+        }
+    }
+
+    /// Whether the microVM, which waits in a pool, can be handed out: its VMM runs, and its
+    /// guest has not closed the connection held.
+    pub fn is_fit(&self) -> bool {
+        self.read(|phase| {
+            let Phase::Running(running) = phase else { return false };
+            is_running(running.machine.vmm_pid()) && running.guest.is_idle()
+        })
+    }
+
+    /// Ends whatever is done in the sandbox, and lets nothing begin there any more. Its microVM
+    /// is removed by [`Self::remove`].
+    pub fn delete(&self) {
+        let mut slot = self.phase.lock();
+        let Some(phase) = slot.take() else { return };
+        phase.ending().cancel();
+        let goes = phase.kind().after(Request::Delete).is_ok();
+        *slot = Some(if goes { phase.gone(Why::Deleted) } else { phase });
+    }
+
+    /// Removes the microVM of a deleted sandbox, once nobody makes it any more.
+    ///
+    /// # Errors
+    /// When its directory could not be removed.
+    pub async fn remove(&self) -> Result<(), KillError> {
+        let making = self.read(|phase| match phase {
+            Phase::Gone(Gone { was: Was::Creating(creating), .. }) => {
+                Some(Arc::clone(&creating.making))
+            }
+            _ => None,
+        });
+        if let Some(making) = making {
+            drop(making.lock().await);
+        }
+        let running = self.with_running(|running| {
+            running.guest.close();
+            Arc::clone(&running.machine)
+        });
+        match running {
+            Ok(machine) => machine.kill().await,
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+fn state(phase: &Phase) -> SandboxState {
+    match phase {
+        Phase::Creating(_) | Phase::Gone(Gone { was: Was::Creating(_), .. }) => {
+            SandboxState::Creating
+        }
+        Phase::Running(running) => SandboxState::Ready { vmm_pid: running.machine.vmm_pid() },
+        Phase::Gone(Gone { why: Why::Exited(reason), .. }) => SandboxState::Gone(*reason),
+        Phase::Gone(Gone { why: Why::Deleted, was: Was::Running(running) }) => {
+            let reason = running.machine.exit().reason();
+            SandboxState::Gone(reason.unwrap_or(ExitReason::Unknown))
+        }
+    }
+}
+
+/// Whether the child process `pid` has not ended. The kernel is asked, because what the
+/// runtime was told may be a moment old.
+fn is_running(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    pid.is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), look), Ok(None)))
+}

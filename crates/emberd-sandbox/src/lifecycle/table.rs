@@ -1,0 +1,105 @@
+//! The sandboxes callers hold, by id.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use super::phase::PhaseKind;
+use super::sandbox::{Sandbox, SandboxView};
+use crate::error::CreateError;
+use crate::id::SandboxId;
+
+/// See the module.
+pub(crate) struct Table {
+    sandboxes_max: usize,
+    entries: Mutex<Entries>,
+}
+
+struct Entries {
+    by_id: HashMap<SandboxId, Entry>,
+    next_serial: u64,
+    closed: bool,
+}
+
+struct Entry {
+    sandbox: Arc<Sandbox>,
+    /// Grows with every sandbox: the order of creation.
+    serial: u64,
+    created_at: SystemTime,
+}
+
+impl Table {
+    pub fn new(sandboxes_max: usize) -> Self {
+        let entries = Entries { by_id: HashMap::new(), next_serial: 0, closed: false };
+        Self { sandboxes_max, entries: Mutex::new(entries) }
+    }
+
+    /// Enters what `pick` picks, if one more is allowed; else nothing is picked.
+    pub fn enter<T>(
+        &self,
+        pick: impl FnOnce() -> T,
+        sandbox: impl FnOnce(&T) -> &Arc<Sandbox>,
+    ) -> Result<T, CreateError> {
+        let mut entries = self.entries.lock();
+        if entries.closed {
+            return Err(CreateError::ShuttingDown);
+        }
+        if entries.by_id.len() >= self.sandboxes_max {
+            return Err(CreateError::TooMany(entries.by_id.len()));
+        }
+        let picked = pick();
+        let sandbox = Arc::clone(sandbox(&picked));
+        let (serial, created_at) = (entries.next_serial, SystemTime::now());
+        entries.next_serial += 1;
+        entries.by_id.insert(sandbox.id, Entry { sandbox, serial, created_at });
+        Ok(picked)
+    }
+
+    /// The sandbox, and when it was asked for.
+    pub fn find(&self, id: SandboxId) -> Option<(Arc<Sandbox>, SystemTime)> {
+        let entries = self.entries.lock();
+        entries.by_id.get(&id).map(|entry| (Arc::clone(&entry.sandbox), entry.created_at))
+    }
+
+    pub fn remove(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
+        self.entries.lock().by_id.remove(&id).map(|entry| entry.sandbox)
+    }
+
+    /// All sandboxes, oldest first.
+    pub fn views(&self) -> Vec<SandboxView> {
+        let entries = self.entries.lock();
+        let mut sandboxes: Vec<_> = entries
+            .by_id
+            .values()
+            .map(|entry| (entry.serial, Arc::clone(&entry.sandbox), entry.created_at))
+            .collect();
+        drop(entries);
+        sandboxes.sort_unstable_by_key(|(serial, ..)| *serial);
+        sandboxes.iter().map(|(_, sandbox, created_at)| sandbox.view(*created_at)).collect()
+    }
+
+    pub fn count(&self) -> usize {
+        self.entries.lock().by_id.len()
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.entries.lock().closed
+    }
+
+    /// Lets no more in, and cuts off the creations under way.
+    pub fn close(&self) {
+        let mut entries = self.entries.lock();
+        entries.closed = true;
+        let sandboxes = entries.by_id.values().map(|entry| &entry.sandbox);
+        sandboxes
+            .filter(|sandbox| sandbox.kind() == PhaseKind::Creating)
+            .for_each(|sandbox| sandbox.delete());
+    }
+
+    /// Takes all out.
+    pub fn drain(&self) -> Vec<Arc<Sandbox>> {
+        self.entries.lock().by_id.drain().map(|(_, entry)| entry.sandbox).collect()
+    }
+}

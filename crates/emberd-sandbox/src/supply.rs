@@ -1,0 +1,22 @@
+//! How microVMs come about, and how they go.
+//!
+//! ```text
+//! create ─┬─ pool ────── a restored, warmed microVM that waits
+//!         ├─ standby ─── a VMM that stands by: load ─▶ answer ─▶ renew
+//!         ├─ template ── stand by ─▶ load ─▶ answer ─▶ renew
+//!         └─ cold boot ─ boot ─▶ answer
+//! ```
+
+pub(crate) mod answer;
+pub(crate) mod base;
+pub(crate) mod boot;
+pub(crate) mod create;
+pub(crate) mod health;
+pub(crate) mod keeper;
+pub(crate) mod pool;
+pub(crate) mod reaper;
+pub(crate) mod record;
+pub(crate) mod restore;
+pub(crate) mod run_dir;
+pub(crate) mod sources;
+pub(crate) mod templates;

@@ -1,0 +1,93 @@
+//! Waiting for a guest to answer, while its VMM may end and its time may run out.
+
+use std::time::Duration;
+
+use emberd_guest::{ChannelError, Link};
+use emberd_proto::Welcome;
+use emberd_proto::message::AGENT_PORT;
+use emberd_vmm::{AnyMicroVm, ExitReason, ExitWatch, MicroVm as _, Stream, console_tail};
+use tokio::time::{Instant, timeout_at};
+
+/// Lines of console log an error quotes.
+const TAIL_LINES: usize = 20;
+
+/// How long a closed connection is given to turn out as the end of the whole VMM.
+const END_GRACE: Duration = Duration::from_secs(1);
+
+/// Why a guest did not answer as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// Its VMM ended.
+    #[error("its VMM {reason} before it answered; {console}")]
+    Died {
+        /// How the VMM ended.
+        reason: ExitReason,
+        /// The end of the guest's console.
+        console: Console,
+    },
+    /// It took too long.
+    #[error("it did not answer within {waited:?}; {console}")]
+    Late {
+        /// How long was waited.
+        waited: Duration,
+        /// The end of the guest's console.
+        console: Console,
+    },
+    /// It answered, but not as an agent does.
+    #[error("it answered wrongly; {console}")]
+    Wrong {
+        /// What it did.
+        source: ChannelError,
+        /// The end of the guest's console.
+        console: Console,
+    },
+}
+
+/// Last lines of a guest's console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Console(String);
+
+impl std::fmt::Display for Console {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.as_str() {
+            "" => f.write_str("its console is empty"),
+            lines => write!(f, "its console ends:\n{lines}"),
+        }
+    }
+}
+
+/// Carries on `conversation` with the guest of `vm`, for at most `wait_max` from `since` on.
+pub(crate) async fn answer<T>(
+    vm: &AnyMicroVm,
+    since: Instant,
+    wait_max: Duration,
+    conversation: impl Future<Output = Result<T, ChannelError>>,
+) -> Result<T, AnswerError> {
+    let console = || Console(console_tail(vm.console_log(), TAIL_LINES));
+    let mut exit = vm.exited();
+    let source = tokio::select! {
+        biased;
+        reason = exit.wait() => return Err(AnswerError::Died { reason, console: console() }),
+        answer = timeout_at(since + wait_max, conversation) => match answer {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => error,
+            Err(_) => return Err(AnswerError::Late { waited: wait_max, console: console() }),
+        },
+    };
+    match ended(&mut exit).await {
+        Some(reason) => Err(AnswerError::Died { reason, console: console() }),
+        None => Err(AnswerError::Wrong { source, console: console() }),
+    }
+}
+
+/// Opens a connection and greets the guest; waits for as long as it boots.
+pub(crate) async fn connect(vm: &AnyMicroVm) -> Result<(Link<Stream>, Welcome), ChannelError> {
+    let stream =
+        vm.connect(AGENT_PORT).await.map_err(|error| ChannelError::Connect(error.into()))?;
+    Link::greet(stream).await
+}
+
+/// Tells a closed connection from a VMM that ended: the connection closes a moment earlier.
+async fn ended(exit: &mut ExitWatch) -> Option<ExitReason> {
+    tokio::time::timeout(END_GRACE, exit.wait()).await.ok()
+}

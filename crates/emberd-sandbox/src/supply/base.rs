@@ -1,0 +1,81 @@
+//! What every microVM of one daemon is made with.
+
+use std::sync::Arc;
+
+use emberd_image::{Digest, Images, PackImage, PackName};
+use emberd_vmm::{AnyVmm, BootSpec, ImageHashes, MachineShape, RestoreSpec};
+use tokio_util::sync::CancellationToken;
+
+use super::run_dir::RunDir;
+use crate::config::SandboxesConfig;
+use crate::id::SandboxId;
+use crate::lifecycle::activity::Activity;
+use crate::lifecycle::sandbox::Sandbox;
+
+/// Generation of the way a template is made. A template made another way is made again.
+const RECIPE_GENERATION: u32 = 1;
+
+/// See the module.
+pub(crate) struct Base {
+    pub vmm: AnyVmm,
+    pub images: Images,
+    pub config: SandboxesConfig,
+    pub activity: Arc<Activity>,
+    /// Cancelled once nothing is to be made any more.
+    pub closing: CancellationToken,
+    // Last: the run directory is unlocked when everything in it is gone.
+    pub run_dir: RunDir,
+}
+
+impl Base {
+    /// A sandbox with an id and a directory of its own, and nothing else yet.
+    pub fn sandbox(&self, pack: &PackName) -> Arc<Sandbox> {
+        let id = SandboxId::with_key(self.config.node_key);
+        Arc::new(Sandbox::new(id, pack.clone(), self.run_dir.path().join(id.to_string())))
+    }
+
+    /// What `sandbox` is booted from.
+    pub fn boot_spec(&self, sandbox: &Sandbox, image: &PackImage, for_template: bool) -> BootSpec {
+        BootSpec {
+            dir: sandbox.dir.clone(),
+            kernel: self.images.kernel.path.clone(),
+            kernel_hz: self.images.kernel.hz,
+            initramfs: self.images.initramfs.path.clone(),
+            rootfs: image.rootfs.clone(),
+            kernel_args: self.config.kernel_args.clone(),
+            vcpu_count: self.config.vcpu_count,
+            mem_size_mib: self.config.mem_size_mib,
+            for_template,
+        }
+    }
+
+    /// What `sandbox` is restored with, besides its template.
+    pub fn restore_spec(&self, sandbox: &Sandbox, image: &PackImage) -> RestoreSpec {
+        RestoreSpec {
+            dir: sandbox.dir.clone(),
+            rootfs: image.rootfs.clone(),
+            images: self.hashes(image),
+            machine: self.shape(),
+        }
+    }
+
+    /// Hashes of everything a template of the pack is made from.
+    pub fn hashes(&self, image: &PackImage) -> ImageHashes {
+        let warm_up = image.warm_up.as_deref().unwrap_or_default();
+        ImageHashes {
+            kernel: self.images.kernel.sha256.to_string(),
+            initramfs: self.images.initramfs.sha256.to_string(),
+            rootfs: image.sha256.to_string(),
+            warm_up: Digest::of(format!("{RECIPE_GENERATION}\n{warm_up}").as_bytes()).to_string(),
+        }
+    }
+
+    /// The machine every guest sees.
+    pub fn shape(&self) -> MachineShape {
+        MachineShape {
+            vcpu_count: self.config.vcpu_count,
+            mem_size_mib: self.config.mem_size_mib,
+            kernel_args: self.config.kernel_args.clone(),
+        }
+    }
+}

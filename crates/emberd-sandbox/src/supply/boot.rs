@@ -1,0 +1,58 @@
+//! From nothing to a microVM whose guest answers, or back to nothing.
+
+use emberd_guest::Link;
+use emberd_image::PackImage;
+use emberd_vmm::{AnyMicroVm, MicroVm as _, Stream, Vmm as _};
+use tokio::time::Instant;
+
+use super::answer::{answer, connect};
+use super::base::Base;
+use super::record;
+use crate::boot_path::{BootPath, BootTimes};
+use crate::error::CreateError;
+use crate::id::SandboxId;
+use crate::lifecycle::sandbox::Sandbox;
+
+/// A microVM whose guest has answered.
+pub(crate) struct Answered {
+    pub vm: AnyMicroVm,
+    pub link: Link<Stream>,
+    pub boot_path: BootPath,
+    pub boot: BootTimes,
+}
+
+/// Boots the microVM of `sandbox` and waits until its guest answers.
+///
+/// Dropping the future removes whatever was started.
+pub(crate) async fn boot(
+    base: &Base,
+    sandbox: &Sandbox,
+    image: &PackImage,
+    for_template: bool,
+) -> Result<Answered, CreateError> {
+    let id = sandbox.id;
+    let started = Instant::now();
+    let spec = base.boot_spec(sandbox, image, for_template);
+    let vm = base.vmm.boot(spec).await.map_err(|source| CreateError::Boot { id, source })?;
+    let vmm_time = started.elapsed();
+    record::write(sandbox)
+        .map_err(|source| CreateError::Record { dir: sandbox.dir.clone(), source })?;
+    match answer(&vm, started, base.config.boot_timeout, connect(&vm)).await {
+        Ok((link, welcome)) => {
+            let guest_time = started.elapsed().saturating_sub(vmm_time);
+            let boot = BootTimes::of_boot(vmm_time, guest_time, &welcome);
+            Ok(Answered { vm, link, boot_path: BootPath::ColdBoot, boot })
+        }
+        Err(error) => {
+            end(id, vm).await;
+            Err(CreateError::unanswered(id, error))
+        }
+    }
+}
+
+/// Kills the microVM of a sandbox that did not come about.
+pub(crate) async fn end(id: SandboxId, vm: AnyMicroVm) {
+    if let Err(error) = vm.kill().await {
+        tracing::error!(%id, error = &error as &dyn std::error::Error, "not cleaned up");
+    }
+}

@@ -1,0 +1,119 @@
+//! Creating a sandbox: the quickest way that is open.
+
+use std::sync::Arc;
+
+use emberd_image::{PackImage, PackName};
+
+use super::base::Base;
+use super::boot::{self, Answered};
+use super::pool::{Pool, Taken};
+use super::sources::Sources;
+use crate::error::CreateError;
+use crate::lifecycle::machine::{GuestHost, Machine, Running};
+use crate::lifecycle::sandbox::{Created, Sandbox};
+use crate::lifecycle::table::Table;
+
+/// Creates a sandbox of `pack` and enters it in `table`: from the pool, else from a VMM that
+/// stands by, else from the template, else by a cold boot.
+///
+/// Dropping the future removes whatever was started.
+pub(crate) async fn create(
+    sources: &Sources,
+    table: &Table,
+    pack: &PackName,
+    image: &PackImage,
+) -> Result<Created, CreateError> {
+    let pool = sources.pools.get(pack);
+    let claim = || match pool.map_or(Taken::Nothing, |pool| pool.take(&sources.reaper)) {
+        Taken::Ready(sandbox) => (sandbox, None),
+        Taken::Standby(standby) => (Arc::clone(&standby.sandbox), Some(standby)),
+        Taken::Nothing => (sources.base.sandbox(pack), None),
+    };
+    // Nothing is taken where no more sandboxes are allowed.
+    let (sandbox, standby) = table.enter(claim, |(sandbox, _)| sandbox)?;
+    sources.base.activity.stir();
+    sources.pools.wake.notify_one();
+    if let Some(created) = sandbox.created() {
+        return Ok(created);
+    }
+    let _waits = pool.map(Pool::wait);
+    let entry = Entry { table, sandbox: Arc::clone(&sandbox), kept: false };
+    let making = async {
+        match sources.restore(image, &sandbox, standby).await {
+            Some(restored) => Ok(restored),
+            None => boot::boot(&sources.base, &sandbox, image, false).await,
+        }
+    };
+    match fulfil(&sources.base, &sandbox, making).await {
+        Some(Ok(created)) => {
+            sources.watch(&sandbox);
+            entry.keep();
+            Ok(created)
+        }
+        Some(Err(error)) => Err(error),
+        // A deletion that a shutdown asked for is told as what it is.
+        None if table.is_closed() => Err(CreateError::ShuttingDown),
+        None => Err(CreateError::Deleted(sandbox.id)),
+    }
+}
+
+/// Lets `making` make the microVM of `sandbox`; none where the sandbox is to end before.
+///
+/// Cancelled by that and by being dropped; whatever was started is gone then.
+pub(crate) async fn fulfil<E>(
+    base: &Base,
+    sandbox: &Sandbox,
+    making: impl Future<Output = Result<Answered, E>>,
+) -> Option<Result<Created, E>> {
+    let creating = sandbox.creating().ok()?;
+    // Held until the end: whoever deletes the sandbox waits for that.
+    let _making = creating.making.lock().await;
+    let made = tokio::select! {
+        biased;
+        () = creating.ending.cancelled() => return None,
+        made = making => made,
+    };
+    let Answered { vm, link, boot_path, boot } = match made {
+        Ok(answered) => answered,
+        Err(error) => return Some(Err(error)),
+    };
+    let machine = Arc::new(Machine::new(vm, creating.ending.clone()));
+    let host = GuestHost {
+        machine: Arc::clone(&machine),
+        activity: Arc::clone(&base.activity),
+        closing: base.closing.clone(),
+    };
+    let guest = host.guest(sandbox.id.to_string(), link);
+    match sandbox.answer(Running { machine, guest, boot_path, boot }) {
+        Ok(created) => Some(Ok(created)),
+        Err(late) => {
+            if let Err(error) = late.kill().await {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(id = %sandbox.id, error, "not cleaned up");
+            }
+            None
+        }
+    }
+}
+
+/// The entry of a sandbox being created; taken out again when dropped, unless kept.
+struct Entry<'a> {
+    table: &'a Table,
+    sandbox: Arc<Sandbox>,
+    kept: bool,
+}
+
+impl Entry<'_> {
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.table.remove(self.sandbox.id);
+            self.sandbox.delete();
+        }
+    }
+}

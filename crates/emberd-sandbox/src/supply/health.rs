@@ -1,0 +1,47 @@
+//! Looks after the microVMs that wait: one that stopped answering is replaced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use emberd_guest::ChannelError;
+use tokio::time::{sleep, timeout};
+
+use super::sources::Sources;
+use crate::lifecycle::sandbox::Sandbox;
+
+/// Why a waiting microVM was given up.
+#[derive(Debug, thiserror::Error)]
+enum SickError {
+    #[error("its guest does not answer")]
+    Silent,
+    #[error("its guest cannot be talked to")]
+    Channel(#[from] ChannelError),
+}
+
+/// Asks every waiting guest, one after the other, whether it still answers; never ends.
+pub(crate) async fn look_after(sources: Arc<Sources>) {
+    let pace = sources.pools.pace;
+    loop {
+        sleep(pace.health_period).await;
+        for (pack, pool) in sources.pools.iter() {
+            for id in pool.ready() {
+                let Some(lent) = pool.lend(id) else { continue };
+                match examine(lent.sandbox(), pace.health_timeout).await {
+                    Ok(()) => lent.give_back(&sources.reaper),
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(%pack, %id, error, "a waiting microVM is replaced");
+                        lent.discard(&sources.reaper);
+                        sources.pools.wake.notify_one();
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn examine(sandbox: &Sandbox, wait_max: Duration) -> Result<(), SickError> {
+    let guest = sandbox.guest().map_err(|_| SickError::Silent)?;
+    timeout(wait_max, guest.ping()).await.map_err(|_| SickError::Silent)??;
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Keeps the pools filled: one microVM at a time, and out of the way of those in use.
+
+use std::sync::Arc;
+
+use emberd_image::PackName;
+use emberd_vmm::Template;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::create::fulfil;
+use super::pool::{Pool, Work};
+use super::restore::{self, RestoreFailure, Standby};
+use super::sources::Sources;
+use crate::boot_path::BootPath;
+
+/// Fills the pools; never ends.
+pub(crate) async fn keep(sources: Arc<Sources>) {
+    let pools = &sources.pools;
+    loop {
+        pools.tidy(&sources.reaper);
+        let is_ready = |pack: &PackName| sources.ready_template(pack).is_some();
+        if let Some((pack, work)) = pools.next_work(is_ready)
+            && let Some(pool) = pools.get(pack)
+        {
+            wait_for_quiet(&sources).await;
+            carry_out(&sources, pack, pool, work).await;
+            continue;
+        }
+        let told = pools.wake.notified();
+        match pools.next_deadline() {
+            // Whether it was told or it is time makes no difference.
+            Some(deadline) => drop(timeout_at(Instant::from_std(deadline), told).await),
+            None => told.await,
+        }
+    }
+}
+
+/// Returns when nobody would be disturbed, or after the longest wait. Creations that found
+/// nothing ready restore for themselves: what is made ahead meanwhile is made at their cost.
+async fn wait_for_quiet(sources: &Sources) {
+    let pace = sources.pools.pace;
+    let deadline = Instant::now() + pace.refill_wait_max;
+    while (!sources.base.activity.is_quiet(pace.idle_before_refill)
+        || sources.pools.are_waited_for())
+        && Instant::now() + pace.idle_before_refill <= deadline
+    {
+        sleep(pace.idle_before_refill).await;
+    }
+}
+
+async fn carry_out(sources: &Sources, pack: &PackName, pool: &Pool, work: Work) {
+    let _permit = sources.restores.acquire().await.expect("the semaphore is never closed");
+    // Asked for before the template: should that be replaced meanwhile, the pool refuses what
+    // is made from it.
+    let generation = pool.generation();
+    let Some(template) = sources.ready_template(pack) else { return };
+    let outcome = match work {
+        Work::Fill => fill(sources, pack, pool, &template, generation).await,
+        Work::StandBy => stand_by(sources, pack, &template)
+            .await
+            .map(|standby| pool.keep_standby(standby, generation, &sources.reaper)),
+    };
+    if let Err(failure) = outcome {
+        let error = &failure as &dyn std::error::Error;
+        tracing::warn!(%pack, error, "no microVM made ahead");
+        sources.judge(pack, &template, &failure);
+        pool.rest();
+    }
+}
+
+async fn stand_by(
+    sources: &Sources,
+    pack: &PackName,
+    template: &Arc<Template>,
+) -> Result<Standby, RestoreFailure> {
+    let base = &sources.base;
+    let sandbox = base.sandbox(pack);
+    restore::stand_by(base, Arc::clone(template), sandbox, sources.image(pack)).await
+}
+
+async fn fill(
+    sources: &Sources,
+    pack: &PackName,
+    pool: &Pool,
+    template: &Arc<Template>,
+    generation: u64,
+) -> Result<(), RestoreFailure> {
+    let (filling, standby) = pool.fill(generation, &sources.reaper);
+    let standby = match standby {
+        Some(standby) => standby,
+        None => stand_by(sources, pack, template).await?,
+    };
+    let sandbox = Arc::clone(&standby.sandbox);
+    let making = restore::load(&sources.base, standby, sources.image(pack), BootPath::WarmPool);
+    if let Some(made) = fulfil(&sources.base, &sandbox, making).await {
+        made?;
+        sources.watch(&sandbox);
+        sources.confirm(pack, template);
+        filling.done(sandbox, &sources.reaper);
+    }
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! What a sandbox's directory says about it, for people who look there.
+
+use std::fs;
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::lifecycle::sandbox::Sandbox;
+
+/// Name of the record in the sandbox's directory.
+const FILE_NAME: &str = "sandbox.json";
+
+/// Writes identity and origin of `sandbox`, whose microVM was just started, into its
+/// directory, as JSON. It never changes after: one that waited in a pool was made before it
+/// was asked for.
+pub(crate) fn write(sandbox: &Sandbox) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct OnDisk {
+        id: String,
+        pack: String,
+        made_at_ms: u128,
+    }
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let record = OnDisk {
+        id: sandbox.id.to_string(),
+        pack: sandbox.pack.to_string(),
+        made_at_ms: since_epoch.as_millis(),
+    };
+    fs::write(sandbox.dir.join(FILE_NAME), serde_json::to_vec(&record)?)
+}

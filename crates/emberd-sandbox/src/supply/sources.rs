@@ -1,0 +1,189 @@
+//! What microVMs are made from: the driver and its images, templates, and pools.
+
+use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::sync::Arc;
+
+use emberd_guest::chain;
+use emberd_image::{Images, PackImage, PackName};
+use emberd_vmm::{AnyVmm, RestoreError, Template, TemplateError, TemplateKey, Vmm as _};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::base::Base;
+use super::boot::Answered;
+use super::pool::Pools;
+use super::reaper::Reaper;
+use super::restore::{self, Blame, RestoreFailure, Standby};
+use super::run_dir::RunDir;
+use super::templates::Templates;
+use crate::boot_path::BootPath;
+use crate::config::SandboxesConfig;
+use crate::error::OpenError;
+use crate::id::SandboxId;
+use crate::lifecycle::activity::Activity;
+use crate::lifecycle::sandbox::Sandbox;
+
+/// Restores at once for each processor of the host. More would make each slower and none
+/// faster; so slow that guests seem not to wake up, where many are asked for at once.
+const RESTORES_PER_PROCESSOR: usize = 2;
+
+/// See the module.
+pub(crate) struct Sources {
+    pub pools: Pools,
+    /// Or why there are none.
+    pub templates: Result<Arc<Templates>, String>,
+    pub reaper: Reaper,
+    /// One permit for each microVM that may be restored at the moment; first come, first served.
+    pub restores: Semaphore,
+    // Last: the run directory is unlocked when everything in it is gone.
+    pub base: Base,
+}
+
+impl Sources {
+    /// Locks the run directory, removes what an earlier daemon left there, and opens the
+    /// directory of templates. Blocks.
+    pub fn open(config: SandboxesConfig, images: Images, vmm: AnyVmm) -> Result<Self, OpenError> {
+        let run_dir = RunDir::open(&config.run_dir, config.node_key)?;
+        let is_sandbox = |name: &str| name.parse::<SandboxId>().is_ok();
+        let removed = emberd_vmm::remove_orphans(run_dir.path(), is_sandbox);
+        for orphan in removed.map_err(OpenError::Orphans)? {
+            tracing::warn!(dir = %orphan.dir.display(), vmm = ?orphan.vmm, "removed an orphan");
+        }
+        let (activity, closing) = (Arc::new(Activity::new()), CancellationToken::new());
+        let base = Base { vmm, images, config, activity, closing, run_dir };
+        let templates = open_templates(&base)?;
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let packs = base.images.packs.keys().filter(|_| templates.is_ok());
+        Ok(Self {
+            pools: Pools::new(packs, base.config.pool.as_ref(), base.config.mem_size_mib),
+            templates,
+            reaper: Reaper::new(),
+            restores: Semaphore::new(RESTORES_PER_PROCESSOR * processors),
+            base,
+        })
+    }
+
+    /// What guests of an installed pack boot from.
+    pub fn image(&self, pack: &PackName) -> &PackImage {
+        &self.base.images.packs[pack]
+    }
+
+    /// The pack's template, if sandboxes can be restored from it.
+    pub fn ready_template(&self, pack: &PackName) -> Option<Arc<Template>> {
+        self.templates.as_ref().ok()?.ready(pack)
+    }
+
+    /// A microVM was restored from `template`.
+    pub fn confirm(&self, pack: &PackName, template: &Arc<Template>) {
+        if let Ok(templates) = &self.templates {
+            templates.confirm(pack, template);
+        }
+    }
+
+    /// Holds a failed restore against its template.
+    pub fn judge(&self, pack: &PackName, template: &Arc<Template>, failure: &RestoreFailure) {
+        self.blame(pack, template, failure.blame(), &chain(failure));
+    }
+
+    /// Nothing is restored from `template` any more.
+    pub fn invalidate(&self, pack: &PackName, template: &Arc<Template>, error: &TemplateError) {
+        self.blame(pack, template, Blame::Template, &chain(error));
+    }
+
+    fn blame(&self, pack: &PackName, template: &Arc<Template>, blame: Blame, error: &str) {
+        if let Ok(templates) = &self.templates
+            && templates.blame(pack, template, blame, error)
+        {
+            self.empty_pool(pack);
+        }
+    }
+
+    /// Ends what waits in the pack's pool.
+    pub fn empty_pool(&self, pack: &PackName) {
+        if let Some(pool) = self.pools.get(pack) {
+            pool.clear(&self.reaper);
+        }
+    }
+
+    /// Restores the microVM of `sandbox`, from `standby` or else from the pack's template; none
+    /// where there is no template, or none that works.
+    pub async fn restore(
+        &self,
+        image: &PackImage,
+        sandbox: &Arc<Sandbox>,
+        standby: Option<Standby>,
+    ) -> Option<Answered> {
+        let pack = &sandbox.pack;
+        if standby.is_none() && self.ready_template(pack).is_none() {
+            return None;
+        }
+        let _permit = self.restores.acquire().await.expect("the semaphore is never closed");
+        let template = match &standby {
+            Some(standby) => Arc::clone(&standby.template),
+            // It may have been invalidated while others restored.
+            None => self.ready_template(pack)?,
+        };
+        let restored = async {
+            let (template, owner) = (Arc::clone(&template), Arc::clone(sandbox));
+            let standby = match standby {
+                Some(standby) => standby,
+                None => restore::stand_by(&self.base, template, owner, image).await?,
+            };
+            restore::load(&self.base, standby, image, BootPath::SnapshotRestore).await
+        };
+        match restored.await {
+            Ok(restored) => {
+                self.confirm(pack, &template);
+                Some(restored)
+            }
+            Err(failure) => {
+                let error = &failure as &dyn std::error::Error;
+                tracing::warn!(id = %sandbox.id, %pack, error, "not restored: booting cold");
+                self.judge(pack, &template, &failure);
+                None
+            }
+        }
+    }
+
+    /// Says in the log when the microVM ends by itself, and has a pool replace it. Who asks
+    /// for the state looks himself.
+    pub fn watch(&self, sandbox: &Sandbox) {
+        let wake = Arc::clone(&self.pools.wake);
+        let Ok(machine) = sandbox.machine() else { return };
+        let (id, mut exit, ending) = (sandbox.id, machine.exit().clone(), machine.ending().clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = ending.cancelled() => {}
+                reason = exit.wait() => {
+                    tracing::warn!(%id, "microVM gone: its VMM {reason}");
+                    wake.notify_one();
+                }
+            }
+        });
+    }
+}
+
+/// Opens the directory of templates, or says why there are none.
+fn open_templates(base: &Base) -> Result<Result<Arc<Templates>, String>, OpenError> {
+    let Some(dir) = &base.config.template_dir else {
+        return Ok(Err("it was told to make none".to_owned()));
+    };
+    let keys = base.images.packs.iter().map(|(pack, image)| {
+        let key = base.vmm.template_key(base.hashes(image), base.shape())?;
+        Ok((pack.clone(), key))
+    });
+    let keys: BTreeMap<PackName, TemplateKey> = match keys.collect() {
+        Ok(keys) => keys,
+        Err(refusal) => {
+            let refusal: RestoreError = refusal;
+            tracing::warn!("no templates, every sandbox boots cold: {refusal}");
+            return Ok(Err(refusal.to_string()));
+        }
+    };
+    match Templates::open(dir, keys) {
+        Ok(templates) => Ok(Ok(Arc::new(templates))),
+        Err(source) => Err(OpenError::TemplateDir { template_dir: dir.clone(), source }),
+    }
+}

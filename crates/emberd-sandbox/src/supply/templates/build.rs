@@ -1,0 +1,104 @@
+//! One template, from a cold boot to its publication.
+//!
+//! ```text
+//! boot ─▶ guest answers ─▶ settle ─▶ renew ─▶ warm up … ─▶ settle ─▶ snapshot ─▶ published
+//!                                                                     └▶ the microVM is killed
+//! ```
+
+use std::path::Path;
+use std::time::Duration;
+
+use emberd_guest::renewal::renew;
+use emberd_guest::{ChannelError, Link};
+use emberd_image::PackImage;
+use emberd_proto::{Refusal, RefusalCode, Settled};
+use emberd_vmm::{AnyMicroVm, MicroVm as _, SnapshotError, Stream, Template};
+use tokio::time::Instant;
+
+use crate::error::CreateError;
+use crate::id::SandboxId;
+use crate::lifecycle::sandbox::Sandbox;
+use crate::supply::answer::{AnswerError, answer};
+use crate::supply::base::Base;
+use crate::supply::boot::{self, Answered};
+use crate::supply::restore::run_warm_up;
+
+/// How often the pack's warm-up runs before the snapshot: the first run fills the page cache,
+/// the second takes the paths the first could not, the third finds everything warm.
+const WARM_UPS: usize = 3;
+
+/// How long a guest may take to come to rest: starting a warm interpreter takes seconds on an
+/// emulated processor.
+const SETTLE_WAIT_MAX: Duration = Duration::from_secs(90);
+
+/// Why a template was not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MakeError {
+    /// The microVM it is made of did not come up.
+    #[error("the microVM it is made of did not come up")]
+    Boot(#[from] CreateError),
+    /// The guest did not do what was asked.
+    #[error("the guest it is made of failed")]
+    Guest(#[from] AnswerError),
+    /// The pack's zygote did not get ready: every clone would spawn each of its programs.
+    #[error("the zygote of the guest it is made of did not get ready")]
+    NoZygote,
+    /// The snapshot was not written or not published.
+    #[error("no snapshot was made")]
+    Snapshot(#[from] SnapshotError),
+}
+
+/// Makes the template `into` for the pack with `image`, of a microVM in the place of `sandbox`.
+///
+/// Dropping the future leaves neither microVM nor half a template.
+pub(crate) async fn make(
+    base: &Base,
+    sandbox: &Sandbox,
+    image: &PackImage,
+    into: &Path,
+) -> Result<Template, MakeError> {
+    let Answered { vm, mut link, .. } = boot::boot(base, sandbox, image, true).await?;
+    let made = async {
+        prepare(&vm, &mut link, sandbox.id, image).await?;
+        // No stream survives a snapshot, and the guest must not wait for one that did not.
+        drop(link);
+        Ok(vm.snapshot(into, base.hashes(image)).await?)
+    };
+    let made = made.await;
+    boot::end(sandbox.id, vm).await;
+    made
+}
+
+/// Brings the guest to where every clone is to begin.
+async fn prepare(
+    vm: &AnyMicroVm,
+    link: &mut Link<Stream>,
+    id: SandboxId,
+    image: &PackImage,
+) -> Result<(), MakeError> {
+    settle(vm, link).await?;
+    // What every clone does again is less to do the second time: files are in the upper layer of
+    // the overlay then, and the cover of the boot id is in place.
+    answer(vm, Instant::now(), SETTLE_WAIT_MAX, renew(link, &id.to_string())).await?;
+    if let Some(code) = &image.warm_up {
+        for _ in 0..WARM_UPS {
+            run_warm_up(vm, link, code).await?;
+        }
+    }
+    // At rest, the guest holds open what the renewal of each clone writes.
+    settle(vm, link).await
+}
+
+async fn settle(vm: &AnyMicroVm, link: &mut Link<Stream>) -> Result<(), MakeError> {
+    let settling = async {
+        match link.settle().await {
+            // The agent of an older initramfs, which has no zygote either.
+            Err(ChannelError::Refused(Refusal { code: RefusalCode::UnknownOperation, .. })) => {
+                Ok(Settled { zygote_ready: None })
+            }
+            settled => settled,
+        }
+    };
+    let settled = answer(vm, Instant::now(), SETTLE_WAIT_MAX, settling).await?;
+    if settled.zygote_ready == Some(false) { Err(MakeError::NoZygote) } else { Ok(()) }
+}

@@ -1,0 +1,201 @@
+//! The directory of templates, which several daemons may share.
+//!
+//! Each holds a shared lock on the directory for life. Who gets an exclusive one when it starts
+//! is alone, and removes what nobody will use: templates that are not current, not finished,
+//! or not readable. Others remove nothing but what they know to be broken.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use emberd_image::PackName;
+use emberd_vmm::{Template, TemplateError, TemplateKey, UNFINISHED_SUFFIX};
+
+use crate::supply::run_dir::is_own;
+
+/// Digits of its key's digest in a template's name: enough to tell any two apart.
+const DIGEST_DIGITS: usize = 16;
+
+/// Bytes of a block, as `stat` counts them (stat(2)).
+const BLOCK_BYTES: u64 = 512;
+
+/// A directory of templates that nobody cleans up while this lives.
+#[derive(Debug)]
+pub(crate) struct Store {
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl Store {
+    /// Creates `dir` (mode 0700) where it does not exist, and locks it. Where no other daemon
+    /// uses it, removes every template whose name is not in `current`, or that is broken.
+    /// Blocks while another daemon does so.
+    pub fn open(dir: &Path, current: &BTreeSet<String>) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        if !is_own(dir)? {
+            // Whoever can write here can put code into every sandbox.
+            let reason = "not a directory of this user alone";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+        }
+        let alone = File::open(dir)?;
+        match alone.try_lock() {
+            Ok(()) => remove_useless(dir, current)?,
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        drop(alone);
+        let lock = File::open(dir)?;
+        lock.lock_shared()?;
+        Ok(Self { dir: dir.to_owned(), _lock: lock })
+    }
+
+    /// Where the template of `pack` with `key` lies.
+    pub fn path(&self, pack: &PackName, key: &TemplateKey) -> PathBuf {
+        self.dir.join(name(pack, key))
+    }
+}
+
+/// Removes the template at `path`, if there is one, so that nobody ever sees half of it.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    /// Tells apart what one process sets aside.
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{}-{number}{UNFINISHED_SUFFIX}", std::process::id()));
+    match fs::rename(path, &aside) {
+        Ok(()) => fs::remove_dir_all(&aside),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Name of the template of `pack` with `key`.
+pub(crate) fn name(pack: &PackName, key: &TemplateKey) -> String {
+    format!("{pack}-{}", &key.digest()[..DIGEST_DIGITS])
+}
+
+/// Opens the template at `path`, holds it against `key`, and reads it whole.
+pub(crate) fn open_verified(path: &Path, key: &TemplateKey) -> Result<Template, TemplateError> {
+    let template = Template::open(path)?;
+    template.check(key)?;
+    template.verify()?;
+    Ok(template)
+}
+
+/// Bytes the template's files take on disk, and when it was made, as far as can be told.
+pub(crate) fn size_and_age(template: &Template) -> (Option<u64>, Option<SystemTime>) {
+    let files = [template.state(), template.memory()];
+    let blocks = files.iter().map(|file| file.metadata().map(|metadata| metadata.blocks()));
+    let bytes = blocks.sum::<io::Result<u64>>().map(|blocks| blocks * BLOCK_BYTES);
+    let made_at = template.state().metadata().and_then(|metadata| metadata.modified());
+    (bytes.ok(), made_at.ok())
+}
+
+fn remove_useless(dir: &Path, current: &BTreeSet<String>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| is_name(name)) else { continue };
+        let useless = if name.ends_with(UNFINISHED_SUFFIX) {
+            "not finished"
+        } else if !current.contains(name) {
+            "made with something else than is here now"
+        } else if let Err(error) = Template::open(&entry.path()) {
+            tracing::debug!(error = &error as &dyn std::error::Error, name, "not readable");
+            "not readable"
+        } else {
+            continue;
+        };
+        fs::remove_dir_all(entry.path())?;
+        tracing::info!(dir = %entry.path().display(), "removed a template that is {useless}");
+    }
+    Ok(())
+}
+
+/// Whether a template, finished or not, would be called that: whatever else somebody put there
+/// is left alone.
+fn is_name(name: &str) -> bool {
+    let finished = name.split_once('.').map_or(name, |(finished, _)| finished);
+    let Some((pack, digest)) = finished.rsplit_once('-') else { return false };
+    let digits = digest.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    let dotted = finished.len() < name.len();
+    pack.parse::<PackName>().is_ok()
+        && digest.len() == DIGEST_DIGITS
+        && digits
+        && dotted == name.ends_with(UNFINISHED_SUFFIX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_templates_are_called_is_touched() {
+        for name in [
+            "python-0123456789abcdef",
+            "my-pack-0123456789abcdef",
+            "python-0123456789abcdef.17.unfinished",
+            "python-0123456789abcdef.17-3.unfinished",
+        ] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in [
+            "python",
+            "-0123456789abcdef",
+            "python-0123456789abcde",
+            "python-0123456789ABCDEF",
+            "python-0123456789abcdef.bak",
+            "notes.unfinished",
+        ] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn who_is_alone_cleans_up_and_others_do_not() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("templates");
+        let current = BTreeSet::from(["shell-0000000000000000".to_owned()]);
+        let first = Store::open(&dir, &current).unwrap();
+        let names = ["shell-0000000000000000", "shell-1111111111111111", "x", "README"];
+        let unfinished = "shell-0000000000000000.1.unfinished";
+        for name in names.iter().chain(&[unfinished]) {
+            fs::create_dir(dir.join(name)).unwrap();
+        }
+        let second = Store::open(&dir, &current).unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 5);
+        drop(first);
+        Store::open(&dir, &current).unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 5);
+        drop(second);
+        Store::open(&dir, &current).unwrap();
+        let left = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: BTreeSet<_> = left.map(|name| name.into_string().unwrap()).collect();
+        // The current one has no manifest, so it is not readable.
+        assert_eq!(left, BTreeSet::from(["README".to_owned(), "x".to_owned()]));
+    }
+
+    #[test]
+    fn removal_leaves_nothing_and_finds_nothing_amiss_the_second_time() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("shell-0000000000000000");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("memory"), "x").unwrap();
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn directories_others_can_write_to_are_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let temp = tempfile::tempdir().unwrap();
+        fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = Store::open(temp.path(), &BTreeSet::new()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
+}
