@@ -35,6 +35,7 @@ mod tunnel;
 pub use budget::Budget;
 use errors::ApiError;
 pub use host::Hosts;
+pub use proxy::through;
 
 /// The OpenAPI document, from the routes and the bodies themselves.
 #[derive(OpenApi)]
