@@ -14,8 +14,9 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
@@ -112,7 +113,7 @@ pub(crate) type ReadCode = fn(i32, &Path) -> ExitReason;
 /// directory; that blocks for some milliseconds and needs no runtime.
 #[derive(Debug)]
 pub(crate) struct VmmProcess {
-    leash: Arc<Leash>,
+    guard: Arc<ProcessGuard>,
     exit: ExitWatch,
     process_id: u32,
     console_log: PathBuf,
@@ -166,8 +167,8 @@ impl VmmProcess {
         let (ended, exit) = ExitWatch::channel();
         let life = Mutex::new(Life { child, log: Some(log) });
         let log_path = console_log.clone();
-        let leash = Arc::new(Leash { life, ended, read_code, log_path });
-        let process = Self { leash, exit, process_id, console_log, dir };
+        let guard = Arc::new(ProcessGuard { life, ended, read_code, log_path });
+        let process = Self { guard, exit, process_id, console_log, dir };
         process.attend(output.into()).map_err(record_failed)?;
         Ok(process)
     }
@@ -182,7 +183,7 @@ impl VmmProcess {
         }
         let pidfd = sys::readable(pidfd_open(pid, PidfdFlags::empty())?)?;
         let output = pipe::Receiver::from_owned_fd(output)?;
-        tokio::spawn(watch(Arc::clone(&self.leash), pidfd, output));
+        tokio::spawn(watch(Arc::clone(&self.guard), pidfd, output));
         Ok(())
     }
 
@@ -213,7 +214,7 @@ impl VmmProcess {
     pub(crate) async fn kill(mut self) -> Result<(), KillError> {
         let path = self.dir.path().to_owned();
         let end = move || {
-            self.leash.kill_and_reap();
+            self.guard.kill_and_reap();
             self.dir.remove()
         };
         // An unfinished closure (its runtime ended first) has dropped the process: same end.
@@ -224,13 +225,13 @@ impl VmmProcess {
 
 impl Drop for VmmProcess {
     fn drop(&mut self) {
-        self.leash.kill_and_reap();
+        self.guard.kill_and_reap();
     }
 }
 
 /// What the watch and the owner of a process share.
 #[derive(Debug)]
-struct Leash {
+struct ProcessGuard {
     life: Mutex<Life>,
     ended: watch::Sender<Option<ExitReason>>,
     read_code: ReadCode,
@@ -257,10 +258,9 @@ impl Life {
     }
 }
 
-impl Leash {
-    /// Whoever panicked with the lock held left a `Child` that can still be waited for.
+impl ProcessGuard {
     fn life(&self) -> MutexGuard<'_, Life> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+        self.life.lock()
     }
 
     fn append(&self, text: &[u8]) {
@@ -301,7 +301,7 @@ impl Leash {
 
 /// Moves what the process prints into its log until it ends, then reaps it. When the end is
 /// told, the log is complete.
-async fn watch(leash: Arc<Leash>, pidfd: AsyncFd<OwnedFd>, output: pipe::Receiver) {
+async fn watch(guard: Arc<ProcessGuard>, pidfd: AsyncFd<OwnedFd>, output: pipe::Receiver) {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut open = true;
     loop {
@@ -310,14 +310,14 @@ async fn watch(leash: Arc<Leash>, pidfd: AsyncFd<OwnedFd>, output: pipe::Receive
             _ = pidfd.readable() => break,
             _ = output.readable(), if open => match output.try_read(&mut chunk) {
                 Ok(0) => open = false,
-                Ok(n) => leash.append(&chunk[..n]),
+                Ok(n) => guard.append(&chunk[..n]),
                 Err(error) => open = error.kind() == io::ErrorKind::WouldBlock,
             },
         }
     }
     // Read past the runtime, whose idea of readiness may be older than the process' end.
     if let Ok(n) = rustix::io::read(&output, &mut chunk) {
-        leash.append(&chunk[..n]);
+        guard.append(&chunk[..n]);
     }
-    leash.reap();
+    guard.reap();
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// Ids that belong to microVMs and to nobody else on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +47,7 @@ impl Ids {
     /// When all are lent.
     pub(crate) fn lease(&self) -> io::Result<Lease> {
         let IdRange { first, count } = self.range;
-        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lent = self.lent.lock();
         let begin = lent.next;
         let candidates = (0..count).map(|step| first + (begin + step) % count);
         let free = candidates.into_iter().find(|id| !lent.ids.contains(id));
@@ -71,7 +73,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.lent.lock().unwrap_or_else(PoisonError::into_inner).ids.remove(&self.id);
+        self.lent.lock().ids.remove(&self.id);
     }
 }
 
