@@ -1,29 +1,32 @@
-//! A hostile guest against the daemon, in sequence: whatever it answers to an operation, in
-//! whatever order and pieces, the caller gets an answer and the daemon goes on.
+//! A hostile guest, in sequence: whatever it answers to an operation, in whatever order and
+//! pieces, the operation ends and what it hands on is within its limits.
 #![no_main]
 
-use std::cell::OnceCell;
-use std::collections::VecDeque;
+use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::Request;
 use bytes::BytesMut;
-use emberd_fuzz::{Daemon, LAST_CONTEXT};
-use emberd_proto::exec::ExecExit;
-use emberd_proto::file::{ChangeKind, FileChange};
+use emberd_fuzz::{ScriptedGuest, with_guest};
+use emberd_guest::{FileContent, GuestError};
+use emberd_proto::exec::{ExecExit, OUTPUT_BYTES_MAX};
+use emberd_proto::file::{BATCH_MAX, ChangeKind, FileChange};
 use emberd_proto::{
-    FileEntry, FileType, GuestMessage, Kind, Refusal, RefusalCode, Renewed, Settled, frame,
+    ContextRun, ContextSpec, ExecSpec, FileEntry, FileType, GuestMessage, Kind, ProcessSpec,
+    Refusal, RefusalCode, Renewed, Settled, frame,
 };
-use emberd_sandbox::SandboxId;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::time::timeout;
+
+/// Wait for what need not come, of a clock that does not run.
+const GRACE: Duration = Duration::from_secs(20);
 
 /// What a caller asks for.
 #[derive(Debug, Arbitrary)]
 enum Asked {
     Exec,
     Process,
-    Context { runs: u8, events: bool },
+    Context { runs: u8 },
     Read { from: Option<u16> },
     Stat,
     List,
@@ -158,91 +161,101 @@ struct Input {
     said: Vec<Vec<Said>>,
 }
 
-fn requests(id: SandboxId, asked: Vec<Asked>) -> Vec<Request<Body>> {
-    let request = |method: &str, path: &str, body: Vec<u8>| {
-        let path = format!("/sandboxes/{id}/{path}");
-        Request::builder().method(method).uri(path).body(Body::from(body)).unwrap()
-    };
-    let mut requests = Vec::new();
-    for asked in asked.into_iter().take(4) {
-        let last = match asked {
-            Asked::Exec => request("POST", "exec", br#"{"code":"","timeout_ms":10}"#.into()),
-            Asked::Process => {
-                requests.push(request("POST", "processes", br#"{"code":"cat"}"#.into()));
-                for pid in 0..3 {
-                    let path = format!("processes/{pid}/stdin");
-                    requests.push(request("POST", &path, vec![b'x'; 1000]));
-                    let path = format!("processes/{pid}/events");
-                    requests.push(request("GET", &path, Vec::new()));
-                }
-                request("GET", "processes", Vec::new())
+/// Does what is asked; all of it may fail.
+async fn carry_out(guest: &ScriptedGuest, asked: Asked) {
+    let path = || "/tmp/x".into();
+    let files = guest.files();
+    match asked {
+        Asked::Exec => {
+            let spec = ExecSpec { timeout_ms: 10, ..ExecSpec::new("") };
+            if let Ok(executed) = guest.exec(spec, b"", &mut |_| true, GRACE).await {
+                assert!(executed.outcome.stdout.len() <= OUTPUT_BYTES_MAX);
             }
-            Asked::Context { runs, events } => {
-                requests.push(request("POST", "contexts", Vec::new()));
-                let path = format!("contexts/{LAST_CONTEXT}/run");
-                for _ in 0..runs % 4 {
-                    let mut run = request("POST", &path, br#"{"code":"1","timeout_ms":9}"#.into());
-                    if events {
-                        let accept = "text/event-stream".parse().unwrap();
-                        run.headers_mut().insert("accept", accept);
-                    }
-                    requests.push(run);
-                }
-                request("GET", "contexts", Vec::new())
+        }
+        Asked::Process => start_and_end(guest).await,
+        Asked::Context { runs } => {
+            let Ok(context) = guest.contexts().open(ContextSpec::default()).await else { return };
+            for _ in 0..runs % 4 {
+                let run = ContextRun { code: "1".to_owned(), timeout_ms: Some(9) };
+                let Ok(mut run) = guest.contexts().run(context.id, &run) else { break };
+                while run.next().await.is_some() {}
             }
-            Asked::Read { from } => {
-                let mut read = request("GET", "files?path=/tmp/x", Vec::new());
-                if let Some(from) = from {
-                    let range = format!("bytes={from}-").parse().unwrap();
-                    read.headers_mut().insert("range", range);
-                }
-                read
+            drop(guest.contexts().delete(context.id).await);
+        }
+        Asked::Read { from } => {
+            let offset = from.unwrap_or_default().into();
+            pour(files.read(None, path(), offset, None).await).await;
+        }
+        Asked::Stat => drop(files.stat(None, path()).await),
+        Asked::List => {
+            let Ok(mut listing) = files.list(None, path(), 9).await else { return };
+            while let Ok(Some(entries)) = listing.next().await {
+                assert!(entries.len() <= BATCH_MAX);
             }
-            Asked::Stat => request("HEAD", "files?path=/tmp/x", Vec::new()),
-            Asked::List => request("GET", "files/list?path=/tmp&depth=9", Vec::new()),
-            Asked::Write(bytes) => {
-                request("PUT", "files?path=/tmp/x", vec![b'x'; usize::from(bytes) * 8])
+        }
+        Asked::Write(bytes) => {
+            let Ok(mut upload) = files.write(None, path(), None).await else { return };
+            if upload.send(&vec![b'x'; usize::from(bytes) * 8].into()).await.is_ok() {
+                drop(upload.finish().await);
             }
-            Asked::MakeDir => request("POST", "files/mkdir?path=/tmp/x", Vec::new()),
-            Asked::Move => request("POST", "files/move?path=/tmp/x&to=/tmp/y", Vec::new()),
-            Asked::Remove => request("DELETE", "files?path=/tmp/x", Vec::new()),
-            Asked::Pack => request("GET", "files/archive?path=/tmp/x", Vec::new()),
-            Asked::Unpack(bytes) => {
-                request("PUT", "files/archive?path=/tmp/x", vec![b'x'; usize::from(bytes) * 8])
+        }
+        Asked::MakeDir => drop(files.make_dir(None, path(), None).await),
+        Asked::Move => drop(files.rename(None, path(), "/tmp/y".into()).await),
+        Asked::Remove => drop(files.remove(None, path()).await),
+        Asked::Pack => pour(files.pack(None, path()).await).await,
+        Asked::Unpack(bytes) => {
+            let Ok(mut upload) = files.unpack(None, path()).await else { return };
+            if upload.send(&vec![b'x'; usize::from(bytes) * 8].into()).await.is_ok() {
+                drop(upload.finish().await);
             }
-            Asked::Watch => request("GET", "files/watch?path=/tmp/x", Vec::new()),
-            Asked::Metrics => request("GET", "metrics", Vec::new()),
-            Asked::Port => {
-                let get = Request::get("/").header("x-emberd-sandbox", id.to_string());
-                get.header("x-emberd-port", "80").body(Body::empty()).unwrap()
+        }
+        Asked::Watch => {
+            let Ok(mut watch) = files.watch(None, path(), true).await else { return };
+            while let Ok(Ok(Some(changes))) = timeout(GRACE, watch.next()).await {
+                assert!(changes.len() <= BATCH_MAX);
             }
-        };
-        requests.push(last);
+        }
+        Asked::Metrics => drop(guest.metrics().await),
+        Asked::Port => {
+            let Ok(mut port) = guest.ports().dial(80).await else { return };
+            port.write_all(b"GET / HTTP/1.0\r\n\r\n").await.ok();
+            port.shutdown().await.ok();
+            let mut answer = Vec::new();
+            drop(timeout(GRACE, port.read_to_end(&mut answer)).await);
+        }
     }
-    requests
 }
 
-thread_local! {
-    static DAEMON: OnceCell<Daemon> = const { OnceCell::new() };
+async fn start_and_end(guest: &ScriptedGuest) {
+    let spec = ProcessSpec { code: Some("cat".to_owned()), ..ProcessSpec::default() };
+    let Ok(process) = guest.processes().start(spec).await else { return };
+    if let Ok(mut stdin) = process.stdin().await {
+        drop(timeout(GRACE, stdin.write(vec![b'x'; 1000].into())).await);
+    }
+    let mut events = process.events(0);
+    while let Ok(Some(_)) = timeout(GRACE, events.next()).await {}
+    guest.processes().delete(process.pid()).ok();
+}
+
+async fn pour(content: Result<FileContent<DuplexStream>, GuestError>) {
+    let Ok(mut content) = content else { return };
+    let mut bytes = 0;
+    while let Ok(Some(piece)) = content.next().await {
+        bytes += piece.len() as u64;
+    }
+    assert!(content.length().is_none_or(|length| bytes <= length));
 }
 
 fuzz_target!(|input: Input| {
-    let script: VecDeque<Vec<u8>> = input
-        .said
-        .into_iter()
-        .map(|said| {
-            let mut out = BytesMut::new();
-            said.into_iter().for_each(|said| said.write(&mut out));
-            out.to_vec()
-        })
-        .collect();
+    let said = input.said.into_iter().map(|said| {
+        let mut out = BytesMut::new();
+        said.into_iter().for_each(|said| said.write(&mut out));
+        out.to_vec()
+    });
     let asked = input.asked;
-    DAEMON.with(|daemon| {
-        let daemon = daemon.get_or_init(Daemon::start);
-        for (status, _, body) in daemon.run(script, |id| requests(id, asked)) {
-            if status.is_client_error() || status.is_server_error() {
-                let _error: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-            }
+    with_guest(said.collect(), async |guest, _closing| {
+        for asked in asked.into_iter().take(4) {
+            carry_out(&guest, asked).await;
         }
     });
 });

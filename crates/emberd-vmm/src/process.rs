@@ -113,7 +113,7 @@ pub(crate) type ReadCode = fn(i32, &Path) -> ExitReason;
 /// directory; that blocks for some milliseconds and needs no runtime.
 #[derive(Debug)]
 pub(crate) struct VmmProcess {
-    leash: Arc<Leash>,
+    guard: Arc<ProcessGuard>,
     exit: ExitWatch,
     process_id: u32,
     console_log: PathBuf,
@@ -167,8 +167,8 @@ impl VmmProcess {
         let (ended, exit) = ExitWatch::channel();
         let life = Mutex::new(Life { child, log: Some(log) });
         let log_path = console_log.clone();
-        let leash = Arc::new(Leash { life, ended, read_code, log_path });
-        let process = Self { leash, exit, process_id, console_log, dir };
+        let guard = Arc::new(ProcessGuard { life, ended, read_code, log_path });
+        let process = Self { guard, exit, process_id, console_log, dir };
         process.attend(output.into()).map_err(record_failed)?;
         Ok(process)
     }
@@ -183,7 +183,7 @@ impl VmmProcess {
         }
         let pidfd = sys::readable(pidfd_open(pid, PidfdFlags::empty())?)?;
         let output = pipe::Receiver::from_owned_fd(output)?;
-        tokio::spawn(watch(Arc::clone(&self.leash), pidfd, output));
+        tokio::spawn(watch(Arc::clone(&self.guard), pidfd, output));
         Ok(())
     }
 
@@ -214,7 +214,7 @@ impl VmmProcess {
     pub(crate) async fn kill(mut self) -> Result<(), KillError> {
         let path = self.dir.path().to_owned();
         let end = move || {
-            self.leash.kill_and_reap();
+            self.guard.kill_and_reap();
             self.dir.remove()
         };
         // An unfinished closure (its runtime ended first) has dropped the process: same end.
@@ -225,13 +225,13 @@ impl VmmProcess {
 
 impl Drop for VmmProcess {
     fn drop(&mut self) {
-        self.leash.kill_and_reap();
+        self.guard.kill_and_reap();
     }
 }
 
 /// What the watch and the owner of a process share.
 #[derive(Debug)]
-struct Leash {
+struct ProcessGuard {
     life: Mutex<Life>,
     ended: watch::Sender<Option<ExitReason>>,
     read_code: ReadCode,
@@ -258,8 +258,7 @@ impl Life {
     }
 }
 
-impl Leash {
-    /// Whoever panicked with the lock held left a `Child` that can still be waited for.
+impl ProcessGuard {
     fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock()
     }
@@ -302,7 +301,7 @@ impl Leash {
 
 /// Moves what the process prints into its log until it ends, then reaps it. When the end is
 /// told, the log is complete.
-async fn watch(leash: Arc<Leash>, pidfd: AsyncFd<OwnedFd>, output: pipe::Receiver) {
+async fn watch(guard: Arc<ProcessGuard>, pidfd: AsyncFd<OwnedFd>, output: pipe::Receiver) {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut open = true;
     loop {
@@ -311,14 +310,14 @@ async fn watch(leash: Arc<Leash>, pidfd: AsyncFd<OwnedFd>, output: pipe::Receive
             _ = pidfd.readable() => break,
             _ = output.readable(), if open => match output.try_read(&mut chunk) {
                 Ok(0) => open = false,
-                Ok(n) => leash.append(&chunk[..n]),
+                Ok(n) => guard.append(&chunk[..n]),
                 Err(error) => open = error.kind() == io::ErrorKind::WouldBlock,
             },
         }
     }
     // Read past the runtime, whose idea of readiness may be older than the process' end.
     if let Ok(n) = rustix::io::read(&output, &mut chunk) {
-        leash.append(&chunk[..n]);
+        guard.append(&chunk[..n]);
     }
-    leash.reap();
+    guard.reap();
 }

@@ -41,6 +41,7 @@ mod views;
 use errors::{ApiError, RouteError};
 pub use host::Hosts;
 pub use limits::Limits;
+pub use proxy::through;
 pub use scope::{PROXIED, Role, SCOPES, Scope};
 
 use crate::server::observe::{self, OnPanic};

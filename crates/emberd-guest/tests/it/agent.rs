@@ -77,7 +77,8 @@ async fn guest(agent: &Agent) -> (Guest<UnixStream>, Arc<AtomicBool>) {
 async fn code_runs_and_files_arrive() {
     let agent = Agent::start();
     let (guest, broke) = guest(&agent).await;
-    let executed = guest.exec(ExecSpec::new("cat; exit 3"), b"input", GRACE).await.unwrap();
+    let executed =
+        guest.exec(ExecSpec::new("cat; exit 3"), b"input", &mut |_| true, GRACE).await.unwrap();
     assert_eq!((executed.outcome.stdout.as_str(), executed.outcome.exit.exit_code), ("input", 3));
     let path = agent.socket.with_file_name("written");
     let mut upload = guest.files().write(None, (&path).into(), None).await.unwrap();

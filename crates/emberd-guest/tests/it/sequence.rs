@@ -137,7 +137,9 @@ async fn operate(guest: &Guest<DuplexStream>, operation: u8) {
     match operation {
         0 => {
             let spec = ExecSpec { timeout_ms: 10, ..ExecSpec::new("x") };
-            if let Ok(executed) = guest.exec(spec, b"input", Duration::from_secs(1)).await {
+            if let Ok(executed) =
+                guest.exec(spec, b"input", &mut |_| true, Duration::from_secs(1)).await
+            {
                 assert!(executed.outcome.stdout.len() <= OUTPUT_BYTES_MAX);
             }
         }

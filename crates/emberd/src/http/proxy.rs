@@ -6,10 +6,11 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use emberd_sandbox::Sandboxes;
+use emberd_sandbox::{GuestTcp, Sandboxes};
 use futures::future::join;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
 
 use super::errors::{ApiError, RouteError};
 use super::{ending, tunnel};
@@ -38,24 +39,46 @@ pub async fn divert(State(sandboxes): State<Sandboxes>, request: Request, next: 
 async fn forward(
     sandboxes: &Sandboxes,
     target: Target,
-    mut request: Request,
+    request: Request,
 ) -> Result<Response, ApiError> {
     if request.method() == Method::CONNECT {
         return Err(RouteError::Connect.into());
     }
+    let tcp = sandboxes.get(target.id)?.ports()?.dial(target.port).await?;
+    exchange_over(tcp, request, sandboxes.closing(), sandboxes.ended(target.id)).await
+}
+
+/// The answer to `request` of what is at the other end of `tcp`, or why there is none. What goes
+/// on then ends some time after `closing`, and when the sandbox has `ended`.
+pub async fn through(
+    tcp: GuestTcp,
+    request: Request,
+    closing: CancellationToken,
+    ended: impl Future<Output = ()> + Send + 'static,
+) -> Response {
+    let answer = exchange_over(tcp, request, closing, ended).await;
+    answer.unwrap_or_else(ApiError::into_response)
+}
+
+async fn exchange_over(
+    tcp: GuestTcp,
+    mut request: Request,
+    closing: CancellationToken,
+    ended: impl Future<Output = ()> + Send + 'static,
+) -> Result<Response, ApiError> {
+    let closed = || closing.clone().cancelled_owned();
     let caller = request.extensions_mut().remove::<Caller>();
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let ip = caller.as_ref().and_then(|caller| caller.peer.ip());
     let protocol = fields::for_guest(request.headers_mut(), ip);
     *request.uri_mut() = origin_form(request.uri());
-    let tcp = sandboxes.get(target.id)?.ports()?.dial(target.port).await?;
     let exchange = exchange::open(tcp).await?;
-    let (mut answer, connection) = exchange.ask(request, sandboxes.closed()).await?;
+    let (mut answer, connection) = exchange.ask(request, closed()).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         fields::for_caller(answer.headers_mut());
-        let mut answer = answer.map(|body| connection.body(body, sandboxes.closed()));
+        let mut answer = answer.map(|body| connection.body(body, closed()));
         answer.extensions_mut().insert(Proxied);
-        return Ok(ending::until(sandboxes.ended(target.id), caller.as_ref(), answer));
+        return Ok(ending::until(ended, caller.as_ref(), answer));
     }
     // A switch that the caller did not ask for would leave it in another protocol.
     let Some((on_upgrade, _)) = on_upgrade.zip(protocol) else {
@@ -74,7 +97,7 @@ async fn forward(
     });
     let mut answer = answer.map(|_| axum::body::Body::empty());
     answer.extensions_mut().insert(Proxied);
-    Ok(ending::until(sandboxes.ended(target.id), caller.as_ref(), answer))
+    Ok(ending::until(ended, caller.as_ref(), answer))
 }
 
 /// The target of a request in the form that servers, not proxies, receive (RFC 9112 §3.2.1).

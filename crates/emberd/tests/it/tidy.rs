@@ -3,6 +3,7 @@
 //! Each rule is a function from text to problems, tried on a bad sample below, so that a
 //! rule that stopped biting fails too.
 
+mod circles;
 mod imports;
 mod source;
 mod tree;
@@ -41,6 +42,12 @@ fn crates_import_only_what_the_design_allows() {
 }
 
 #[test]
+fn modules_form_no_new_circles() {
+    let tree = Tree::read();
+    assert_none(circles::problems(tree.with_extension("rs")));
+}
+
+#[test]
 fn every_dependency_has_an_allowed_licence() {
     assert_none(imports::licence_problems(&imports::metadata()));
 }
@@ -49,6 +56,7 @@ fn every_dependency_has_an_allowed_licence() {
 fn every_rule_bites() {
     source::check_rules_bite();
     imports::check_rules_bite();
+    circles::check_rule_bites();
     let tree = Tree::read();
     assert_eq!(tree.dead_names("x.md", concat!("see `crates", "/nowhere/src/gone.rs`")).len(), 1);
     assert!(tree.dead_names("x.md", "see `crates/emberd/src/main.rs`").is_empty());

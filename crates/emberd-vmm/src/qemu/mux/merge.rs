@@ -98,7 +98,6 @@ impl Inbox {
         }
     }
 
-    /// No code that could panic half-way through a change runs under this lock.
     fn lock(&self) -> MutexGuard<'_, Streams> {
         self.0.lock()
     }
@@ -167,7 +166,7 @@ enum At {
     /// So many bytes of data are to come: for a stream that is held, or for the mux to judge.
     Body { held: Option<u32>, left: usize },
     /// What comes is no frame of the mux, which is to find that itself.
-    Nonsense,
+    Malformed,
 }
 
 const START: At = At::Header([0; HEADER_BYTES], 0);
@@ -205,7 +204,7 @@ impl<C: AsyncRead + Unpin> Merging<C> {
                 futures::io::copy(rest, &mut futures::io::sink()).await?;
                 ([0; HEADER_BYTES], 0)
             }
-            At::Nonsense => return Err(nonsense("no frame of the mux")),
+            At::Malformed => return Err(malformed("no frame of the mux")),
         };
         Ok((&mut self.channel, header, have))
     }
@@ -240,7 +239,7 @@ impl<C: AsyncRead + Unpin> Merging<C> {
                         self.at = START;
                     }
                 }
-                At::Nonsense => {
+                At::Malformed => {
                     self.out.extend_from_slice(input);
                     return Ok(());
                 }
@@ -258,7 +257,7 @@ fn head(streams: &mut Streams, header: [u8; HEADER_BYTES], out: &mut BytesMut) -
     let length = u32::from_be_bytes([l0, l1, l2, l3]);
     if version != 0 || kind >= TYPES {
         out.extend_from_slice(&header);
-        return Ok(At::Nonsense);
+        return Ok(At::Malformed);
     }
     let body = if kind == DATA { length as usize } else { 0 };
     let after = |held| if body > 0 { At::Body { held, left: body } } else { START };
@@ -266,13 +265,13 @@ fn head(streams: &mut Streams, header: [u8; HEADER_BYTES], out: &mut BytesMut) -
     let Some(held) = held else {
         if flags & SYN != 0 && (kind == DATA || kind == WINDOW_UPDATE) {
             // The mux would say so in the log, once for each such frame.
-            return Err(nonsense("the guest opened a stream"));
+            return Err(malformed("the guest opened a stream"));
         }
         out.extend_from_slice(&header);
         return Ok(after(None));
     };
     if body > 0 && held.data.len() + held.unread + body > yamux::DEFAULT_CREDIT as usize {
-        return Err(nonsense("more data than their window"));
+        return Err(malformed("more data than their window"));
     }
     if flags & RST != 0 {
         // Nothing held is worth more than knowing that it is over.
@@ -291,7 +290,7 @@ fn head(streams: &mut Streams, header: [u8; HEADER_BYTES], out: &mut BytesMut) -
     Ok(after(Some(id)))
 }
 
-fn nonsense(what: &'static str) -> io::Error {
+fn malformed(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
