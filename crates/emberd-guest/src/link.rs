@@ -164,7 +164,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         self.exec_within(spec, stdin, &mut |_| true).await
     }
 
-    /// As [`Self::exec`]; of its output is collected what there is `room` for.
+    /// As [`Self::exec`], but asks `room` for each piece of output whether there is room to keep
+    /// it. Output without room is cut and flagged as truncated.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
     pub async fn exec_within(
         &mut self,
         spec: ExecSpec,

@@ -173,7 +173,7 @@ mod tests {
             "xx_00ff1234abcd",
             "sb_E00ff1234abcd",
             "sb_e-00ff1234abcd",
-            "sb_e\000ff1234abcd",
+            "sb_e\x0000ff1234abcd",
             "sb_00ff1234abcdx",
         ] {
             assert_eq!(text.parse::<SandboxId>(), Err(SandboxIdError), "{text}");
