@@ -20,9 +20,10 @@ use emberd_proto::{
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use crate::agent::{Agent, Environment};
+use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError};
 use crate::console;
+use crate::environment::Environment;
 use crate::exec::{
     BACKLOG_BYTES_MAX, LaunchError, Leader, Program, Slot, check_directory, directory, elapsed_us,
     environment_of, exit_of, number_of,

@@ -5,52 +5,23 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use emberd_proto::{Renewal, RenewalError};
+use emberd_proto::Renewal;
 use nix::libc::O_NOFOLLOW;
 use nix::mount::{MsFlags, mount};
-use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_settime};
 
 use crate::sys;
 
 mod held;
+mod steps;
 
 pub use held::Held;
+pub use steps::{RenewError, set_clock, wall_clock_us};
 
-const MACHINE_ID: &str = "/etc/machine-id";
-
-/// File with the kernel's boot id, which the kernel does not allow to change.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+use steps::{BOOT_ID, HOST_ADDRESS, HOSTS, HOSTS_BYTES_MAX, MACHINE_ID, attempt, set_host_name};
 
 /// File that is mounted over [`BOOT_ID`].
 const BOOT_ID_COVER: &str = "/run/emberd.boot-id";
-
-/// File in which programs look up host names.
-const HOSTS: &str = "/etc/hosts";
-
-/// Address of the host name in that file, as in Debian; it has no other use.
-const HOST_ADDRESS: &str = "127.0.1.1";
-
-/// Largest hosts file that is rewritten, in bytes (64 KiB).
-const HOSTS_BYTES_MAX: u64 = 64 << 10;
-
-/// Why a renewal failed.
-#[derive(Debug, thiserror::Error)]
-pub enum RenewError {
-    /// The renewal breaks a rule; nothing was changed.
-    #[error(transparent)]
-    Invalid(#[from] RenewalError),
-    /// A step failed; the steps before it have taken effect.
-    #[error("cannot {step}")]
-    Step {
-        /// The step that failed.
-        step: &'static str,
-        /// The cause.
-        source: io::Error,
-    },
-}
 
 /// Sets clock, random pool, host name, machine id and boot id as `renewal` says, which has been
 /// checked. Earlier values, also of an earlier renewal, make no difference.
@@ -67,33 +38,6 @@ pub fn renew(renewal: &Renewal) -> Result<(), RenewError> {
     attempt("name the host in /etc/hosts", || name_host(Path::new(HOSTS), &renewal.hostname))?;
     attempt("set the machine id", || write_over(Path::new(MACHINE_ID), &machine_id))?;
     attempt("set the boot id", || show_boot_id(&renewal.boot_id))
-}
-
-/// Sets only the clock as `renewal` says, which has been checked.
-///
-/// # Errors
-/// [`RenewError`].
-pub fn set_clock(renewal: &Renewal) -> Result<(), RenewError> {
-    attempt("set the wall clock", || set_wall_clock(renewal.wall_clock_us))
-}
-
-fn set_host_name(renewal: &Renewal) -> Result<(), RenewError> {
-    attempt("set the host name", || Ok(nix::unistd::sethostname(&renewal.hostname)?))
-}
-
-fn attempt(step: &'static str, act: impl FnOnce() -> io::Result<()>) -> Result<(), RenewError> {
-    act().map_err(|source| RenewError::Step { step, source })
-}
-
-/// Returns the wall clock, in microseconds since the epoch.
-pub fn wall_clock_us() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn set_wall_clock(since_epoch_us: u64) -> io::Result<()> {
-    let time = TimeSpec::from(Duration::from_micros(since_epoch_us));
-    Ok(clock_settime(ClockId::CLOCK_REALTIME, time)?)
 }
 
 /// Sets `hostname` as the name of [`HOST_ADDRESS`] in the file `hosts`, if that file exists. The

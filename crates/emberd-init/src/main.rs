@@ -15,6 +15,7 @@ mod connection;
 mod console;
 mod context;
 mod dial;
+mod environment;
 mod exec;
 mod files;
 mod flags;
@@ -29,7 +30,8 @@ mod uevents;
 mod users;
 mod zygote;
 
-use agent::{Agent, BootTimes, Environment, Scratch};
+use agent::{Agent, BootTimes, Scratch};
+use environment::Environment;
 use flags::Flags;
 use process_tree::Cgroups;
 use uevents::Uevents;

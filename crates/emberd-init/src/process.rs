@@ -8,7 +8,7 @@ use std::path::Path;
 
 use emberd_proto::process::Limits;
 
-use crate::agent::Environment;
+use crate::environment::Environment;
 use crate::users::User;
 
 /// Search path for a program without a slash in its name if `PATH` is not set.

@@ -260,7 +260,7 @@ mod random_device {
         /// Mixes bytes into the kernel's random pool and counts them as random.
         add_entropy,
         nix::request_code_write!(b'R', 0x03, size_of::<[c_int; 2]>()),
-        super::RandPoolInfo
+        crate::sys::RandPoolInfo
     );
     nix::ioctl_none!(
         /// Re-seeds the kernel's random generator from the pool.

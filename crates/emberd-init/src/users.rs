@@ -16,6 +16,9 @@ const GROUPS_MAX: usize = 32;
 /// Shell of a user whose line has none (passwd(5)).
 const SHELL_FALLBACK: &str = "/bin/sh";
 
+/// Home directory of root.
+pub const ROOT_HOME: &str = "/root";
+
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 

@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 
 mod body;
 mod budget;
+mod codes;
 mod contexts;
 mod ending;
 mod errors;

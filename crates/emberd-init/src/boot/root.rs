@@ -18,9 +18,9 @@ use nix::mount::{MsFlags, mount};
 
 use super::bounds::{self, Bounds};
 use super::modules::MODULES_DIR;
-use crate::agent::HOME;
 use crate::process_tree::CGROUP_ROOT;
 use crate::uevents::Uevents;
+use crate::users::ROOT_HOME;
 
 /// The block device that holds the root image.
 const ROOT_DEVICE: &str = "/dev/vda";
@@ -180,7 +180,7 @@ pub fn mount_runtime_filesystems(bounds: &Bounds) -> Result<(), RootError> {
         symlink(target, link).map_err(|source| RootError::Make(link.to_owned(), source))?;
     }
     make_dir("/tmp", 0o1777)?;
-    make_dir(HOME, 0o700)
+    make_dir(ROOT_HOME, 0o700)
 }
 
 /// Creates a directory unless it exists.

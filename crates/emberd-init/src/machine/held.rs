@@ -16,8 +16,10 @@ use std::path::Path;
 use emberd_proto::Renewal;
 use nix::libc::O_NOFOLLOW;
 
-use super::{BOOT_ID, HOST_ADDRESS, HOSTS, HOSTS_BYTES_MAX, MACHINE_ID, RenewError};
-use super::{attempt, set_clock, set_host_name};
+use super::steps::{
+    BOOT_ID, HOST_ADDRESS, HOSTS, HOSTS_BYTES_MAX, MACHINE_ID, RenewError, attempt, set_clock,
+    set_host_name,
+};
 use crate::sys;
 
 /// The open files of a machine's identity.

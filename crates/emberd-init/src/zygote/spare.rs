@@ -19,7 +19,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::net::UnixStream;
 
-use crate::agent::Environment;
+use crate::environment::Environment;
 use crate::exec::{LaunchError, Leader, Slot};
 use crate::process_tree::ProcessTree;
 use crate::reaper::Exit;

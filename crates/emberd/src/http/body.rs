@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::budget::{Budget, Share};
+use super::budget::{Budget, Exhausted, Share};
 use super::errors::ApiError;
 use super::json::{self, Unread};
 use super::limits::Limits;
@@ -59,8 +59,8 @@ pub enum BodyError {
     #[error("invalid JSON: {0}")]
     Malformed(Unread),
     /// The memory for bodies is used up.
-    #[error("the request bodies under way have used up their memory")]
-    Exhausted,
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
 }
 
 /// A whole request body, within its limits.

@@ -8,7 +8,6 @@ use emberd_api::BODY_BYTES_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::timeout;
 
-use super::body::BodyError;
 use crate::server::limits::PerPrincipal;
 use crate::server::principal::Principal;
 
@@ -24,6 +23,11 @@ pub const SMALL_BYTES_MAX: usize = 64 << 10;
 
 /// How long a body waits for its share.
 pub const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// The memory for bodies is used up.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request bodies under way have used up their memory")]
+pub struct Exhausted;
 
 /// The budget of one daemon. Clones share it.
 #[derive(Debug, Clone)]
@@ -65,12 +69,12 @@ impl Budget {
     /// given in the order they are asked for.
     ///
     /// # Errors
-    /// [`BodyError::Exhausted`] when there is no share within [`WAIT_MAX`].
+    /// [`Exhausted`] if there is no share within [`WAIT_MAX`].
     pub(crate) async fn take(
         &self,
         principal: Principal,
         bytes: usize,
-    ) -> Result<Share, BodyError> {
+    ) -> Result<Share, Exhausted> {
         let mut share = self.begin(principal);
         let count = permits(bytes);
         if count > 0 {
@@ -81,7 +85,7 @@ impl Budget {
                 Some(Permits { of_principal: of_principal.ok()?, of_all: of_all.ok()? })
             };
             // The semaphores are never closed.
-            share.permits = timeout(WAIT_MAX, both).await.map_err(|_| BodyError::Exhausted)?;
+            share.permits = timeout(WAIT_MAX, both).await.map_err(|_| Exhausted)?;
         }
         share.bytes = bytes;
         Ok(share)
@@ -99,15 +103,15 @@ impl Share {
     /// growing shares could wait for each other.
     ///
     /// # Errors
-    /// [`BodyError::Exhausted`].
-    pub fn grow_to(&mut self, bytes: usize) -> Result<(), BodyError> {
+    /// [`Exhausted`].
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), Exhausted> {
         let more = permits(bytes).saturating_sub(permits(self.bytes));
         if more > 0 {
             let of = |semaphore: &Arc<Semaphore>| -> Result<_, TryAcquireError> {
                 Arc::clone(semaphore).try_acquire_many_owned(more)
             };
-            let of_principal = of(&self.of_principal).map_err(|_| BodyError::Exhausted)?;
-            let of_all = of(&self.budget.0.all).map_err(|_| BodyError::Exhausted)?;
+            let of_principal = of(&self.of_principal).map_err(|_| Exhausted)?;
+            let of_all = of(&self.budget.0.all).map_err(|_| Exhausted)?;
             match &mut self.permits {
                 Some(permits) => {
                     permits.of_principal.merge(of_principal);

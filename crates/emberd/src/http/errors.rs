@@ -1,6 +1,7 @@
 //! Error responses, and the table from code to status: the only place that knows status codes.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::error::Error;
 
 use axum::Json;
@@ -9,7 +10,6 @@ use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode};
 
-use super::failures::Failure;
 use crate::log::{Chain, excerpt};
 use crate::server::observe::Reported;
 
@@ -18,6 +18,15 @@ const ERROR_BYTES_MAX: usize = 16 << 10;
 
 /// `Retry-After` where a limit that callers share is reached, in seconds.
 const RETRY_SECONDS: u64 = 1;
+
+/// An error that an operation can end with.
+pub trait Failure {
+    /// The code of this error, and advice on how to mend it.
+    fn judge(&self) -> (ErrorCode, Option<&'static str>);
+
+    /// Adds every code that an error of this type can have.
+    fn every_code(codes: &mut BTreeSet<ErrorCode>);
+}
 
 /// An error response.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! `/sandboxes/{id}/files` and the paths below it.
 
 pub mod content;
-mod encoding;
+pub mod encoding;
 mod query;
 pub mod range;
 pub mod tree;

@@ -8,8 +8,6 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::{GzDecoder, GzEncoder};
 
-use super::upload::UploadError;
-
 /// Most compressed bytes that are decompressed at once (1 KiB): they expand to 1 MiB at most.
 pub const SLICE_BYTES: usize = 1 << 10;
 
@@ -28,17 +26,22 @@ pub fn accepts_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
+/// The body is compressed in an unknown way.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the `Content-Encoding` of the body is not supported")]
+pub struct UnknownEncoding;
+
 /// Whether the body of a request is gzip.
 ///
 /// # Errors
-/// [`UploadError::Encoding`].
-pub fn is_gzip(headers: &HeaderMap) -> Result<bool, UploadError> {
+/// [`UnknownEncoding`].
+pub fn is_gzip(headers: &HeaderMap) -> Result<bool, UnknownEncoding> {
     match headers.get(CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase()) {
         None => Ok(false),
         Some(coding) => match coding.as_slice() {
             b"identity" | b"" => Ok(false),
             b"gzip" | b"x-gzip" => Ok(true),
-            _ => Err(UploadError::Encoding),
+            _ => Err(UnknownEncoding),
         },
     }
 }

@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use bytes::{Buf as _, Bytes};
 use emberd_api::FILE_BYTES_MAX;
 
-use super::encoding::{Decompressor, SLICE_BYTES, is_gzip};
+use super::encoding::{Decompressor, SLICE_BYTES, UnknownEncoding, is_gzip};
 use crate::http::body::{Pieces, PiecesError, content_length};
 
 /// Why an upload ended early.
@@ -21,8 +21,8 @@ pub enum UploadError {
     #[error("the upload is over the limit of {FILE_BYTES_MAX} bytes")]
     TooLarge,
     /// The body is compressed in an unknown way.
-    #[error("the `Content-Encoding` of the body is not supported")]
-    Encoding,
+    #[error(transparent)]
+    Encoding(#[from] UnknownEncoding),
     /// The body cannot be decompressed.
     #[error("the body is not gzip")]
     NotGzip(#[source] io::Error),

@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// fall.
 const CIRCLES: [(&str, usize); 9] = [
     ("emberctl", 16),
-    ("emberd", 8),
+    ("emberd", 4),
     ("emberd-api", 2),
     ("emberd-bench", 30),
     ("emberd-image", 19),
-    ("emberd-init", 38),
+    ("emberd-init", 26),
     ("emberd-proto", 2),
     ("emberd-tar", 9),
     ("emberd-vmm", 37),

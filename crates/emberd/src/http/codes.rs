@@ -1,0 +1,224 @@
+//! From every error enum to its codes: one table per enum gives each variant its code and hint.
+
+use std::collections::BTreeSet;
+
+use emberd_api::ErrorCode;
+use emberd_proto::RefusalCode;
+use emberd_sandbox::{
+    BuildTemplateError, ContextError, CreateError, DialError, GuestError, OperationError,
+    ProcessError, RemoveTemplateError, Unknown,
+};
+
+use super::body::{BodyError, PiecesError};
+use super::budget::Exhausted;
+use super::errors::{Defect, Failure, RouteError};
+use super::exec::StdinError;
+use super::files::encoding::UnknownEncoding;
+use super::files::range::RangeError;
+use super::files::upload::UploadError;
+use super::host::HostError;
+use super::id::PathError;
+use super::limits::TooManyWebSockets;
+use super::origin::PageError;
+use super::pack::PackError;
+use super::proxy::{ExchangeError, TargetError};
+use super::query::QueryError;
+
+/// Writes [`Failure`] as a table: `variant => Code`, `variant => Code "hint"`, or
+/// `variant => (inner: Type)` for a variant that is judged as its inner error is.
+macro_rules! failures {
+    ($($error:ident {
+        $($variant:pat => $(($inner:ident: $kind:ident))? $($code:ident $($hint:literal)?)?,)+
+    })+) => {$(
+        impl Failure for $error {
+            fn judge(&self) -> (ErrorCode, Option<&'static str>) {
+                match self {
+                    $($variant => {
+                        $($inner.judge())?
+                        $({
+                            let hint: &[&'static str] = &[$($hint)?];
+                            (ErrorCode::$code, hint.first().copied())
+                        })?
+                    })+
+                }
+            }
+
+            fn every_code(codes: &mut BTreeSet<ErrorCode>) {
+                $(
+                    $($kind::every_code(codes);)?
+                    $(codes.insert(ErrorCode::$code);)?
+                )+
+            }
+        }
+    )+};
+}
+
+failures! {
+    PageError {
+        Self::ForeignOrigin => ForeignOrigin
+            "call the API from a program; a request with an `Origin` header is refused",
+        Self::CrossSite => CrossSite "type the address, or call the API from a program",
+    }
+
+    HostError {
+        Self { .. } => ForeignHost "use `localhost` or the IP address, or start emberd with \
+            --allowed-host NAME",
+    }
+
+    Defect {
+        Self => Internal,
+    }
+
+    RouteError {
+        Self::Path => UnknownRoute,
+        Self::Method => MethodNotAllowed,
+        Self::Connect => MethodNotAllowed
+            "use `emberctl forward`, or upgrade GET /sandboxes/{id}/ports/{port}",
+    }
+
+    PathError {
+        Self::Sandbox(_) => UnknownSandbox,
+        Self::Process => NotFound,
+        Self::Context(_) => NotFound,
+    }
+
+    PackError {
+        Self { .. } => UnknownPack,
+    }
+
+    QueryError {
+        Self::Percent => InvalidRequest "write a `%` itself as `%25`",
+        Self::Invalid(_) => InvalidRequest,
+    }
+
+    TargetError {
+        Self { .. } => InvalidRequest,
+    }
+
+    PiecesError {
+        Self::Pause(_) => BodyTimeout,
+        Self::Broken(_) => InvalidRequest,
+    }
+
+    BodyError {
+        Self::Pieces(error) => (error: PiecesError),
+        Self::Late => BodyTimeout,
+        Self::TooLarge => BodyTooLarge,
+        Self::Malformed(_) => InvalidJson,
+        Self::Exhausted(error) => (error: Exhausted),
+    }
+
+    Exhausted {
+        Self => TooManyBytes "send fewer large requests at once",
+    }
+
+    StdinError {
+        Self::Both | Self::Base64(_) => InvalidRequest,
+    }
+
+    TooManyWebSockets {
+        Self => TooMany "close one, or use server-sent events",
+    }
+
+    UploadError {
+        Self::Pieces(error) => (error: PiecesError),
+        Self::TooLarge => BodyTooLarge,
+        Self::Encoding(error) => (error: UnknownEncoding),
+        Self::NotGzip(_) => InvalidRequest,
+    }
+
+    UnknownEncoding {
+        Self => InvalidRequest "send the body uncompressed, or with `Content-Encoding: gzip`",
+    }
+
+    RangeError {
+        Self(_) => RangeNotSatisfiable,
+    }
+
+    CreateError {
+        Self::UnknownPack(_) => UnknownPack,
+        Self::TooMany(_) => TooManySandboxes
+            "delete a sandbox, or start emberd with a larger --max-sandboxes",
+        Self::ShuttingDown => ShuttingDown,
+        Self::Deleted(_) => SandboxGone,
+        Self::Record { .. } => Internal,
+        Self::Boot { .. } | Self::Died { .. } | Self::NotReady { .. } | Self::Guest { .. } =>
+            BootFailed,
+    }
+
+    Unknown {
+        Self { .. } => UnknownSandbox,
+    }
+
+    RefusalCode {
+        Self::NotFound => NotFound,
+        Self::AlreadyExists => AlreadyExists,
+        Self::WrongType | Self::Invalid => InvalidRequest,
+        Self::Denied => Denied,
+        Self::NoSpace => NoSpace
+            "delete files in the sandbox, or start emberd with a larger --guest-ram-mib",
+        Self::Generation | Self::UnknownOperation | Self::Failed | Self::Other => GuestFailed,
+    }
+
+    OperationError {
+        Self::NotReady(_) => SandboxNotReady,
+        Self::Guest(error) => (error: GuestError),
+    }
+
+    GuestError {
+        Self::Invalid(_) | Self::StdinTooLarge(_) => InvalidRequest,
+        Self::Deleted { .. } => SandboxGone,
+        Self::Gone { .. } => SandboxGone "delete the sandbox and create another",
+        Self::Refused(emberd_proto::Refusal { code, .. }) => (code: RefusalCode),
+        Self::Unresponsive { .. } | Self::Failed { .. } => GuestFailed,
+    }
+
+    ProcessError {
+        Self::Guest(error) => (error: GuestError),
+        Self::Unknown { .. } => NotFound "list the processes: GET /sandboxes/{id}/processes",
+        Self::TooMany(_) => TooMany "delete a process, or wait until one ends",
+        Self::NotStarted(_) => NotStarted
+            "name a program and a directory that exist in the sandbox",
+        Self::Ended(_) => ProcessEnded "its last event says how it ended; start another process",
+        Self::StdinEnded(_) => ProcessEnded "start another process",
+        Self::NoTerminal(_) => InvalidRequest "start the process with `tty`",
+        Self::Invalid(_) => InvalidRequest,
+    }
+
+    ContextError {
+        Self::Guest(error) => (error: GuestError),
+        Self::Unknown { .. } => NotFound "list the contexts: GET /sandboxes/{id}/contexts",
+        Self::TooMany(_) => TooManyContexts "delete a context",
+        Self::Busy(_) => ContextBusy "wait until a run ends, or interrupt one",
+        Self::Dead { .. } => ContextDead "restart the context",
+        Self::Start(_) => GuestFailed
+            "try to run the interpreter by exec: the sandbox may not have it",
+    }
+
+    DialError {
+        Self::Guest(error) => (error: GuestError),
+        Self::NotListening { .. } => PortClosed
+            "start a server in the sandbox that listens on that port, on 127.0.0.1 or 0.0.0.0",
+        Self::TooMany(_) => TooManyConnections
+            "close some of them, or spread the load over more sandboxes",
+    }
+
+    ExchangeError {
+        Self::NotHttp(_) | Self::NotAsked => PortFailed,
+        Self::Late(_) => PortTimeout,
+        Self::ShuttingDown => ShuttingDown,
+    }
+
+    BuildTemplateError {
+        Self::UnknownPack(_) => UnknownPack,
+        Self::NoTemplates(_) => NoTemplates,
+        Self::ShuttingDown => ShuttingDown,
+        Self::Removed(_) | Self::Failed { .. } => TemplateFailed,
+    }
+
+    RemoveTemplateError {
+        Self::UnknownPack(_) => UnknownPack,
+        Self::NoTemplates(_) => NoTemplates,
+        Self::Leftover { .. } => Internal,
+    }
+}
