@@ -26,7 +26,7 @@ pub enum ChannelError {
     #[error("the guest broke the protocol: {0}")]
     Protocol(&'static str),
     /// The guest answered that it will not.
-    #[error("the guest did not carry out the operation")]
+    #[error("the guest refused the operation")]
     Refused(#[source] Refusal),
 }
 
@@ -41,7 +41,7 @@ pub enum GuestError {
     #[error("stdin is {0} bytes, over the limit of {STDIN_BYTES_MAX}")]
     StdinTooLarge(usize),
     /// The sandbox was deleted meanwhile.
-    #[error("sandbox {guest} was deleted meanwhile")]
+    #[error("sandbox {guest} was deleted during the operation")]
     Deleted {
         /// Which guest.
         guest: String,

@@ -100,7 +100,7 @@ impl<S: ByteStream> Files<S> {
                 asked.done();
                 Ok(())
             }
-            _ => Err(asked.broken("it answered a removal with something else").await),
+            _ => Err(asked.broken("unexpected answer to a removal").await),
         }
     }
 

@@ -69,7 +69,7 @@ impl<S: ByteStream> Guest<S> {
                 line.done();
                 Ok(metrics)
             }
-            _ => Err(line.broken("it did not say what it uses").await),
+            _ => Err(line.broken("unexpected answer to a metrics request").await),
         }
     }
 

@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         match answer(&frame)? {
             GuestMessage::Welcome(welcome) => Ok((connection, welcome)),
             GuestMessage::Refused(refusal) => Err(ChannelError::Refused(refusal)),
-            _ => Err(ChannelError::Protocol("it did not greet back")),
+            _ => Err(ChannelError::Protocol("unexpected answer to the greeting")),
         }
     }
 
@@ -87,7 +87,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     pub async fn ping(&mut self) -> Result<(), ChannelError> {
         match self.ask(&HostMessage::Ping).await? {
             GuestMessage::Pong => Ok(()),
-            _ => Err(ChannelError::Protocol("it answered a ping with something else")),
+            _ => Err(ChannelError::Protocol("unexpected answer to a ping")),
         }
     }
 
@@ -107,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     pub async fn renewed(&mut self) -> Result<Renewed, ChannelError> {
         match self.hear().await? {
             GuestMessage::Renewed(renewed) => Ok(renewed),
-            _ => Err(ChannelError::Protocol("it answered a renewal with something else")),
+            _ => Err(ChannelError::Protocol("unexpected answer to a renewal")),
         }
     }
 
@@ -118,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     pub async fn settle(&mut self) -> Result<Settled, ChannelError> {
         match self.ask(&HostMessage::Settle).await? {
             GuestMessage::Settled(settled) => Ok(settled),
-            _ => Err(ChannelError::Protocol("it did not say that it settled")),
+            _ => Err(ChannelError::Protocol("unexpected answer to a settle request")),
         }
     }
 
@@ -291,10 +291,10 @@ impl Output {
     /// The agent cuts output at the same limit and says so; one that sends more lies.
     fn append(&mut self, piece: &[u8], room: &mut Room<'_>) -> Result<(), ChannelError> {
         if piece.is_empty() {
-            return Err(ChannelError::Protocol("it sent a piece of output without bytes"));
+            return Err(ChannelError::Protocol("empty piece of output"));
         }
         if self.bytes + piece.len() > OUTPUT_BYTES_MAX {
-            return Err(ChannelError::Protocol("it sent more output than it may"));
+            return Err(ChannelError::Protocol("more output than allowed"));
         }
         if !self.is_cut() && room(piece) {
             self.kept.extend_from_slice(piece);
@@ -312,7 +312,7 @@ fn exit(frame: &Frame) -> Result<ExecExit, ChannelError> {
     match answer(frame)? {
         GuestMessage::Exited(exit) => Ok(exit),
         GuestMessage::Refused(refusal) => Err(ChannelError::Refused(refusal)),
-        _ => Err(ChannelError::Protocol("it answered something else than how the program ended")),
+        _ => Err(ChannelError::Protocol("unexpected message in place of the program's exit")),
     }
 }
 
@@ -390,12 +390,12 @@ mod tests {
     async fn frame_larger_than_any_an_agent_sends() {
         let mut script = BytesMut::from(&b"\x03\xff\xff\xff\x04"[..]);
         script.resize(2 * PENDING_BYTES_MAX, b'x');
-        check_refused(script, "larger than any").await;
+        check_refused(script, "larger than allowed").await;
     }
 
     #[tokio::test]
     async fn wrong_messages() {
-        check_refused(messages(&[WELCOME]), "something else").await;
+        check_refused(messages(&[WELCOME]), "in place of the program's exit").await;
         check_refused(frames(&[(Kind::Stdin, b"x")]), "expected a control frame").await;
         check_refused(frames(&[(Kind::Control, b"}")]), "not a valid message").await;
         check_refused(BytesMut::from(&b"\0\0\0\x01\x7f"[..]), "unknown frame kind").await;
@@ -410,7 +410,7 @@ mod tests {
     async fn output_past_the_cap() {
         let piece = vec![b'x'; BULK_BYTES_MAX];
         let flood = vec![(Kind::Stderr, piece.as_slice()); OUTPUT_BYTES_MAX / BULK_BYTES_MAX + 1];
-        check_refused(frames(&flood), "more output than it may").await;
+        check_refused(frames(&flood), "more output than allowed").await;
     }
 
     #[tokio::test]
@@ -441,7 +441,7 @@ mod tests {
 
     #[tokio::test]
     async fn endless_empty_output() {
-        check_refused(frames(&[(Kind::Stdout, b"")]), "without bytes").await;
+        check_refused(frames(&[(Kind::Stdout, b"")]), "empty piece of output").await;
     }
 
     #[tokio::test]

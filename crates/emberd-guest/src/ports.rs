@@ -47,7 +47,7 @@ pub enum DialError {
         port: u16,
     },
     /// As many connections as allowed are open.
-    #[error("sandbox {0} has {PORT_CONNECTIONS_MAX} connections to its ports, as many as allowed")]
+    #[error("sandbox {0} has reached the limit of {PORT_CONNECTIONS_MAX} port connections")]
     TooMany(String),
     /// The guest did not do it.
     #[error(transparent)]
@@ -76,7 +76,7 @@ impl<S: ByteStream> Ports<S> {
         let mut line = Line::open(Arc::clone(session)).await?;
         match line.ask(&HostMessage::Dial { port }).await {
             Ok(GuestMessage::Dialed) => {}
-            Ok(_) => return Err(line.broken("it did not say that it dialed").await.into()),
+            Ok(_) => return Err(line.broken("unexpected answer to a dial").await.into()),
             Err(GuestError::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {
                 line.done();
                 return Err(DialError::NotListening { sandbox: name.clone(), port });
@@ -90,7 +90,7 @@ impl<S: ByteStream> Ports<S> {
         tokio::spawn(async move {
             let carried = left.run_until_cancelled(carry(line, far, &end)).await;
             if let Some(Err(error)) = carried {
-                tracing::debug!(%id, port, %error, "a connection to a port broke");
+                tracing::debug!(%id, port, %error, "connection to a port failed");
             }
             drop(permit);
         });
@@ -256,10 +256,10 @@ impl<S: ByteStream> Carrier<S> {
                     Ok(false)
                 }
                 Ok(GuestMessage::Done) if self.port_ended && self.caller_ended => Ok(true),
-                Ok(_) => Err(self.line.broken("it said what has no place on a port").await),
+                Ok(_) => Err(self.line.broken("unexpected message on a port connection").await),
                 Err(error) => Err(self.line.malformed(error).await),
             },
-            _ => Err(self.line.broken("it sent a frame that has no place on a port").await),
+            _ => Err(self.line.broken("unexpected frame on a port connection").await),
         }
     }
 }

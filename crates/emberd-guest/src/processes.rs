@@ -62,12 +62,12 @@ impl<S: ByteStream> Processes<S> {
         let pid = match first.message() {
             Ok(GuestMessage::Started { pid }) => pid,
             Ok(GuestMessage::Exited(exit)) => {
-                let why = exit.error.unwrap_or_else(|| "the guest did not say why".to_owned());
+                let why = exit.error.unwrap_or_else(|| "the guest gave no reason".to_owned());
                 return Err(ProcessError::NotStarted(why));
             }
             Ok(GuestMessage::Refused(refusal)) => return Err(GuestError::Refused(refusal).into()),
             _ => {
-                return Err(reader.broken("it answered a start with something else").await.into());
+                return Err(reader.broken("unexpected answer to a process start").await.into());
             }
         };
         let (process, outgoing) = Process::new(pid, about);

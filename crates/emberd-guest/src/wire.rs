@@ -27,7 +27,7 @@ pub(crate) async fn next_frame(
         }
         let buffer = decoder.buffer();
         if buffer.len() > PENDING_BYTES_MAX {
-            return Err(ChannelError::Protocol("it sent a frame larger than any it may"));
+            return Err(ChannelError::Protocol("frame larger than allowed"));
         }
         buffer.reserve(READ_BYTES);
         let count = match reader.read_buf(buffer).await {

@@ -45,7 +45,7 @@ pub enum OpenError {
         run_dir: PathBuf,
     },
     /// Sockets in the run directory would have paths longer than the kernel takes.
-    #[error("{} has {bytes} bytes, over the limit of {bytes_max}", run_dir.display())]
+    #[error("{} is {bytes} bytes long, over the limit of {bytes_max}", run_dir.display())]
     RunDirTooLong {
         /// The run directory.
         run_dir: PathBuf,
@@ -55,13 +55,13 @@ pub enum OpenError {
         bytes_max: usize,
     },
     /// Somebody else can write to the run directory.
-    #[error("{} is not a directory of this user alone", run_dir.display())]
+    #[error("other users can write to {}", run_dir.display())]
     RunDirShared {
         /// The run directory.
         run_dir: PathBuf,
     },
     /// The run directory cannot be used.
-    #[error("cannot use {}", run_dir.display())]
+    #[error("cannot use the run directory {}", run_dir.display())]
     RunDir {
         /// The run directory.
         run_dir: PathBuf,
@@ -69,7 +69,7 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// The directory of templates cannot be used.
-    #[error("cannot use {}", template_dir.display())]
+    #[error("cannot use the template directory {}", template_dir.display())]
     TemplateDir {
         /// The directory of templates.
         template_dir: PathBuf,
@@ -77,7 +77,7 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// What an earlier daemon left behind cannot be removed.
-    #[error("cannot clean up after an earlier daemon")]
+    #[error("cannot remove the microVMs of an earlier daemon")]
     Orphans(#[source] OrphanError),
 }
 
@@ -88,13 +88,13 @@ pub enum CreateError {
     #[error("unknown language pack `{0}`")]
     UnknownPack(PackName),
     /// As many sandboxes exist as may.
-    #[error("{0} sandboxes exist, and no more are allowed")]
+    #[error("the limit of {0} sandboxes is reached")]
     TooMany(usize),
     /// [`shutdown`](crate::Sandboxes::shutdown) has begun.
     #[error("the daemon is shutting down")]
     ShuttingDown,
     /// It was deleted before it was ready.
-    #[error("sandbox {0} was deleted while it was created")]
+    #[error("sandbox {0} was deleted during its creation")]
     Deleted(SandboxId),
     /// The VMM could not be started.
     #[error("sandbox {id} could not be started")]
@@ -133,7 +133,7 @@ pub enum CreateError {
         console: Console,
     },
     /// The guest answered, but not as an agent does.
-    #[error("the guest of sandbox {id} did not greet; {console}")]
+    #[error("the guest of sandbox {id} failed to answer; {console}")]
     Guest {
         /// Which sandbox.
         id: SandboxId,

@@ -35,7 +35,7 @@ impl fmt::Debug for NodeKey {
 
 /// The text is not 0 to 4 of `a-z` and `0-9`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a node key is 0 to {} of a-z and 0-9", NodeKey::BYTES_MAX)]
+#[error("a node key must be 0 to {} characters of a-z and 0-9", NodeKey::BYTES_MAX)]
 pub struct NodeKeyError;
 
 impl FromStr for NodeKey {
@@ -95,7 +95,7 @@ impl fmt::Debug for SandboxId {
 
 /// The text is not `sb_`, a node key and 12 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a sandbox id is `sb_`, at most 4 of a-z and 0-9, and 12 hexadecimal digits")]
+#[error("a sandbox id must be `sb_`, at most 4 of a-z and 0-9, and 12 hexadecimal digits")]
 pub struct SandboxIdError;
 
 impl FromStr for SandboxId {

@@ -78,7 +78,7 @@ pub enum BootError {
         log_tail: String,
     },
     /// The VMM did not carry out a step of the boot.
-    #[error("the VMM did not carry out {step}; its log ends: {log_tail}")]
+    #[error("the VMM did not complete {step}; its log ends: {log_tail}")]
     Step {
         /// The step, in the VMM's terms.
         step: String,
@@ -88,7 +88,7 @@ pub enum BootError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The VMM did not open its channel in time.
-    #[error("the VMM opened no channel within {waited:?}")]
+    #[error("the VMM did not open its channel within {waited:?}")]
     NoChannel {
         /// How long was waited.
         waited: Duration,

@@ -34,8 +34,8 @@ impl fmt::Display for ExitReason {
             Self::Named { code, cause, syscall: Some(number) } => {
                 write!(f, "exited with code {code} ({cause}: system call {number})")
             }
-            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
-            Self::Unknown => f.write_str("ended, for a reason unknown"),
+            Self::Signal(signal) => write!(f, "was killed by signal {signal}"),
+            Self::Unknown => f.write_str("ended for an unknown reason"),
         }
     }
 }

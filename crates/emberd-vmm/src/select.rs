@@ -111,13 +111,13 @@ pub fn select(choice: VmmChoice, facts: &HostFacts) -> Result<Selection, SelectE
     let opens = matches!(facts.kvm, KvmVerdict::Usable | KvmVerdict::NoHardwareVirtualisation);
     let usable = facts.kvm == KvmVerdict::Usable || (facts.kvm_forced && opens);
     match (choice, facts.firecracker.clone()) {
-        (VmmChoice::Qemu, _) => qemu("qemu was asked for".to_owned()),
+        (VmmChoice::Qemu, _) => qemu("qemu was requested".to_owned()),
         (VmmChoice::Firecracker, None) => Err(SelectError::NoFirecracker),
         (VmmChoice::Firecracker, Some(_)) if !opens && !facts.kvm_forced => {
             Err(SelectError::NoKvm(facts.kvm))
         }
         (VmmChoice::Firecracker, Some(binary)) => {
-            firecracker(binary, format!("firecracker was asked for; {}", facts.kvm))
+            firecracker(binary, format!("firecracker was requested; {}", facts.kvm))
         }
         (VmmChoice::Auto, None) => qemu("no firecracker binary found".to_owned()),
         (VmmChoice::Auto, Some(_)) if !usable => {
@@ -165,13 +165,13 @@ mod tests {
     fn a_name_is_obeyed_or_refused() {
         let named = |found, kvm| chosen(VmmChoice::Firecracker, found, kvm, false);
         let forced = chosen(VmmChoice::Firecracker, true, Absent, true);
-        assert_eq!(forced, "F: firecracker was asked for; there is no /dev/kvm");
-        assert!(named(true, Usable).starts_with("F: firecracker was asked for"));
-        assert!(named(true, NoHardwareVirtualisation).starts_with("F: firecracker was asked for"));
+        assert_eq!(forced, "F: firecracker was requested; there is no /dev/kvm");
+        assert!(named(true, Usable).starts_with("F: firecracker was requested"));
+        assert!(named(true, NoHardwareVirtualisation).starts_with("F: firecracker was requested"));
         assert_eq!(named(true, Absent), "Firecracker needs KVM: there is no /dev/kvm; true");
         assert_eq!(named(false, Usable), "no firecracker binary found; true");
         let qemu = chosen(VmmChoice::Qemu, true, Usable, true);
-        assert_eq!(qemu, "Q: qemu was asked for");
+        assert_eq!(qemu, "Q: qemu was requested");
     }
 
     #[test]

@@ -23,13 +23,13 @@ pub struct RestoreSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum PauseError {
     /// This VMM must not do that.
-    #[error("{vmm} cannot pause a microVM without breaking it")]
+    #[error("{vmm} cannot pause a microVM safely")]
     Unsupported {
         /// The VMM and its version.
         vmm: String,
     },
     /// The VMM did not do it.
-    #[error("the VMM did not carry out {step}")]
+    #[error("the VMM did not complete {step}")]
     Step {
         /// The step, in the VMM's terms.
         step: String,
@@ -64,12 +64,12 @@ pub enum RestoreError {
     #[error("the template cannot be used")]
     Template(#[from] TemplateError),
     /// This VMM must not do that.
-    #[error("{vmm} breaks the microVMs it restores")]
+    #[error("{vmm} cannot restore a microVM safely")]
     Unsupported {
         /// The VMM and its version.
         vmm: String,
     },
     /// The VMM could not be started, or could not load the template.
-    #[error("the VMM did not start from the template")]
+    #[error("the VMM could not start from the template")]
     Start(#[from] BootError),
 }

@@ -264,7 +264,7 @@ pub enum TemplateError {
         source: io::Error,
     },
     /// Its manifest is damaged.
-    #[error("{} is no manifest of a template", path.display())]
+    #[error("{} is not a template manifest", path.display())]
     Manifest {
         /// The manifest.
         path: PathBuf,
@@ -278,7 +278,7 @@ pub enum TemplateError {
         path: PathBuf,
     },
     /// It was made with something else.
-    #[error("the template's {aspect} is {made}, here it is {here}")]
+    #[error("the template was made for {aspect} {made}, this host has {here}")]
     Differs {
         /// What differs.
         aspect: &'static str,
@@ -288,7 +288,7 @@ pub enum TemplateError {
         here: String,
     },
     /// Its memory is cut short.
-    #[error("{} has {bytes} bytes of {expected}", path.display())]
+    #[error("{} has {bytes} bytes instead of {expected}", path.display())]
     Memory {
         /// The memory file.
         path: PathBuf,

@@ -24,10 +24,10 @@ pub enum ContextError {
         context: ContextId,
     },
     /// The sandbox has as many contexts as it may.
-    #[error("sandbox {0} has {CONTEXTS_MAX} contexts, as many as one may have")]
+    #[error("sandbox {0} has reached the limit of {CONTEXTS_MAX} contexts")]
     TooMany(String),
     /// As many runs as may wait do.
-    #[error("{RUNS_WAITING_MAX} runs of context {0} wait for their turn already")]
+    #[error("context {0} has reached the limit of {RUNS_WAITING_MAX} waiting runs")]
     Busy(ContextId),
     /// Its interpreter has ended.
     #[error("context {context} is dead: {reason}")]

@@ -89,10 +89,10 @@ impl Ended {
             Self::Exited(exit) => {
                 format!("its interpreter ended with exit code {}", exit.exit_code)
             }
-            Self::Malformed => "its interpreter said what is no event, and was killed".to_owned(),
+            Self::Malformed => "its interpreter sent a malformed event and was killed".to_owned(),
             Self::TimedOut => {
                 let grace = INTERRUPT_GRACE.as_secs();
-                format!("it was killed {grace} s after its time limit, for no interrupt ended it")
+                format!("it ignored its interrupt and was killed {grace} s after its time limit")
             }
             Self::Lost(error) => chain(error),
         }
@@ -260,12 +260,10 @@ async fn hear<S: ByteStream>(
         Kind::Data => Ok(Heard::Lines(lines.push(&frame.payload)?)),
         Kind::Control => match exit(&frame) {
             Some(exit) => Err(Ended::Exited(exit)),
-            None => {
-                Err(reader.broken("it told a context something else than its end").await.into())
-            }
+            None => Err(reader.broken("unexpected message on a context connection").await.into()),
         },
         Kind::Stdin | Kind::StdinEnd | Kind::DataEnd => {
-            Err(reader.broken("it sent a context a frame that has no place there").await.into())
+            Err(reader.broken("unexpected frame on a context connection").await.into())
         }
     }
 }

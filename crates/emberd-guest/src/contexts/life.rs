@@ -41,7 +41,7 @@ impl Life {
         let answer = link.ask(&HostMessage::Context(spec.clone())).await?;
         let (mut reader, writer) = link.split();
         if !matches!(answer, GuestMessage::Started { .. }) {
-            let rule = "it answered a context with something else";
+            let rule = "unexpected answer to a context";
             return Err(reader.broken(rule).await.into());
         }
         let status = Arc::new(Status::new());

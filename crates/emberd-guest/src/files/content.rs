@@ -58,12 +58,12 @@ impl<S: ByteStream> FileContent<S> {
         let frame = conversation.frame().await?;
         match frame.kind {
             Kind::Data if frame.payload.is_empty() => {
-                Err(conversation.broken("it sent a piece of a file without bytes").await)
+                Err(conversation.broken("empty piece of a file").await)
             }
             Kind::Data => {
                 self.received += frame.payload.len() as u64;
                 if self.length.is_some_and(|length| self.received > length) {
-                    return Err(conversation.broken("it sent more than it said it would").await);
+                    return Err(conversation.broken("more bytes than the announced size").await);
                 }
                 if self.received > STREAM_BYTES_MAX {
                     return Err(cut("it is larger than 16 GiB"));
@@ -82,7 +82,9 @@ impl<S: ByteStream> FileContent<S> {
                 let message = conversation.message(&frame).await;
                 match message {
                     Err(error) => Err(error),
-                    Ok(_) => Err(conversation.broken("it sent no part of a file").await),
+                    Ok(_) => {
+                        Err(conversation.broken("unexpected frame in place of file content").await)
+                    }
                 }
             }
         }

@@ -91,7 +91,7 @@ impl<S: ByteStream> Conversation<S> {
         match frame.message() {
             Ok(GuestMessage::Refused(refusal)) => Err(GuestError::Refused(refusal)),
             Ok(message) => Ok(message),
-            Err(_) => Err(self.broken("it sent something else than a message").await),
+            Err(_) => Err(self.broken("unexpected frame in place of a message").await),
         }
     }
 
@@ -99,7 +99,7 @@ impl<S: ByteStream> Conversation<S> {
     pub async fn entry(&mut self, waited: Duration) -> Result<FileEntry, GuestError> {
         match self.answer(waited).await? {
             GuestMessage::File(entry) => Ok(entry),
-            _ => Err(self.broken("it did not say what a file is").await),
+            _ => Err(self.broken("unexpected answer in place of a file's metadata").await),
         }
     }
 

@@ -45,13 +45,13 @@ impl<S: ByteStream> FileListing<S> {
                 let empty_one = entries.is_empty() && self.received > 0;
                 let too_many = entries.len() > BATCH_MAX || self.received > ENTRIES_MAX;
                 if self.cut || too_many || empty_one {
-                    return Err(conversation.broken("it listed more than it may").await);
+                    return Err(conversation.broken("listing larger than allowed").await);
                 }
                 self.cut = cut;
                 self.conversation = Some(conversation);
                 Ok(Some(entries))
             }
-            Ok(_) => Err(conversation.broken("it listed something else than files").await),
+            Ok(_) => Err(conversation.broken("unexpected message in a listing").await),
             Err(error) => Err(error),
         }
     }

@@ -42,7 +42,7 @@ impl<S: ByteStream> FileUpload<S> {
                 conversation.done();
                 Ok(entry)
             }
-            _ => Err(conversation.broken("it did not say what was written").await),
+            _ => Err(conversation.broken("unexpected answer to an upload").await),
         }
     }
 }
@@ -80,7 +80,7 @@ impl<S: ByteStream> ArchiveUpload<S> {
                 conversation.done();
                 Ok(())
             }
-            _ => Err(conversation.broken("it did not say that it unpacked").await),
+            _ => Err(conversation.broken("unexpected answer to an archive upload").await),
         }
     }
 }
@@ -103,7 +103,7 @@ impl<S: ByteStream> Upload<S> {
         };
         match refusal.await {
             Err(error) => error,
-            Ok(_) => self.0.broken("it answered before it was told all").await,
+            Ok(_) => self.0.broken("answer before the end of the upload").await,
         }
     }
 

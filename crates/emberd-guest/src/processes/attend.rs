@@ -44,7 +44,7 @@ pub(super) async fn attend<S: ByteStream>(
         end = listen(&process, &mut reader) => end,
         never = speak(&mut writer, outgoing, &mut in_step) => match never {},
         () = killed(&process) => {
-            Err("it was killed, and its guest did not say how it ended".to_owned())
+            Err("it was killed, and the guest did not report its end".to_owned())
         }
     };
     if end.is_ok() && in_step {
@@ -83,7 +83,7 @@ async fn listen<S: ByteStream>(
                 Ok(GuestMessage::Exited(exit)) => return Ok(exit),
                 Ok(GuestMessage::StdinTaken { bytes }) if process.took(bytes) => continue,
                 Ok(GuestMessage::StdinTaken { .. }) => "it took more input than it was sent",
-                _ => "it said something else than what its process does",
+                _ => "unexpected frame about a process",
             },
             _ => "it sent a frame a process has no use for",
         };

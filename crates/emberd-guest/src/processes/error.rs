@@ -11,7 +11,7 @@ pub enum ProcessError {
     #[error(transparent)]
     Guest(#[from] GuestError),
     /// The sandbox has no such process, or no longer remembers it.
-    #[error("sandbox {sandbox} has no process {pid}, or no longer remembers it")]
+    #[error("sandbox {sandbox} has no process {pid}, or has dropped its record")]
     Unknown {
         /// Which sandbox.
         sandbox: String,
@@ -19,16 +19,16 @@ pub enum ProcessError {
         pid: u32,
     },
     /// As many run as may.
-    #[error("{0} processes run in the sandbox, and no more are allowed")]
+    #[error("the limit of {0} running processes is reached")]
     TooMany(usize),
     /// The guest could not start the program.
-    #[error("the program was not started: {0}")]
+    #[error("the program could not be started: {0}")]
     NotStarted(String),
     /// It has ended.
     #[error("process {0} has ended")]
     Ended(u32),
     /// Its standard input was ended before.
-    #[error("the standard input of process {0} was ended")]
+    #[error("the standard input of process {0} is closed")]
     StdinEnded(u32),
     /// It has no terminal whose size could change.
     #[error("process {0} has no terminal")]

@@ -18,7 +18,7 @@ const END_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
     /// Its VMM ended.
-    #[error("its VMM {reason} before it answered; {console}")]
+    #[error("the VMM {reason} before the guest answered; {console}")]
     Died {
         /// How the VMM ended.
         reason: ExitReason,
@@ -26,7 +26,7 @@ pub enum AnswerError {
         console: Console,
     },
     /// It took too long.
-    #[error("it did not answer within {waited:?}; {console}")]
+    #[error("the guest did not answer within {waited:?}; {console}")]
     Late {
         /// How long was waited.
         waited: Duration,
@@ -34,7 +34,7 @@ pub enum AnswerError {
         console: Console,
     },
     /// It answered, but not as an agent does.
-    #[error("it answered wrongly; {console}")]
+    #[error("the guest sent an unexpected answer; {console}")]
     Wrong {
         /// What it did.
         source: ChannelError,

@@ -12,9 +12,9 @@ use crate::lifecycle::sandbox::Sandbox;
 /// Why a waiting microVM was given up.
 #[derive(Debug, thiserror::Error)]
 enum SickError {
-    #[error("its guest does not answer")]
+    #[error("the guest does not answer")]
     Silent,
-    #[error("its guest cannot be talked to")]
+    #[error("the connection to the guest failed")]
     Channel(#[from] ChannelError),
 }
 
@@ -30,7 +30,7 @@ pub(crate) async fn look_after(sources: Arc<Sources>) {
                     Ok(()) => lent.give_back(&sources.reaper),
                     Err(error) => {
                         let error = &error as &dyn std::error::Error;
-                        tracing::warn!(%pack, %id, error, "a waiting microVM is replaced");
+                        tracing::warn!(%pack, %id, error, "replacing an unhealthy microVM");
                         lent.discard(&sources.reaper);
                         sources.pools.wake.notify_one();
                     }

@@ -61,7 +61,7 @@ async fn carry_out(sources: &Sources, pack: &PackName, pool: &Pool, work: Work) 
     };
     if let Err(failure) = outcome {
         let error = &failure as &dyn std::error::Error;
-        tracing::warn!(%pack, error, "no microVM made ahead");
+        tracing::warn!(%pack, error, "cannot refill the warm pool");
         sources.judge(pack, &template, &failure);
         pool.rest();
     }

@@ -48,7 +48,7 @@ pub(crate) enum RestoreFailure {
     #[error("cannot write to {}", dir.display())]
     Record { dir: PathBuf, source: io::Error },
     /// The guest did not wake up.
-    #[error("the guest restored from {} did not wake up", template.display())]
+    #[error("the guest restored from {} did not become ready", template.display())]
     Guest { template: PathBuf, source: AnswerError },
 }
 

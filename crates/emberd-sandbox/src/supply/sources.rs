@@ -139,7 +139,7 @@ impl Sources {
             }
             Err(failure) => {
                 let error = &failure as &dyn std::error::Error;
-                tracing::warn!(id = %sandbox.id, %pack, error, "not restored: booting cold");
+                tracing::warn!(id = %sandbox.id, %pack, error, "restore failed: booting cold");
                 self.judge(pack, &template, &failure);
                 None
             }
@@ -168,7 +168,7 @@ impl Sources {
 /// Opens the directory of templates, or says why there are none.
 fn open_templates(base: &Base) -> Result<Result<Arc<Templates>, String>, OpenError> {
     let Some(dir) = &base.config.template_dir else {
-        return Ok(Err("it was told to make none".to_owned()));
+        return Ok(Err("templates are switched off".to_owned()));
     };
     let keys = base.images.packs.iter().map(|(pack, image)| {
         let key = base.vmm.template_key(base.hashes(image), base.shape())?;
@@ -178,7 +178,7 @@ fn open_templates(base: &Base) -> Result<Result<Arc<Templates>, String>, OpenErr
         Ok(keys) => keys,
         Err(refusal) => {
             let refusal: RestoreError = refusal;
-            tracing::warn!("no templates, every sandbox boots cold: {refusal}");
+            tracing::warn!("no templates: every sandbox boots cold: {refusal}");
             return Ok(Err(refusal.to_string()));
         }
     };

@@ -85,7 +85,7 @@ pub enum BuildTemplateError {
     #[error("the daemon is shutting down")]
     ShuttingDown,
     /// It was removed while it was built.
-    #[error("the template of `{0}` was removed while it was built")]
+    #[error("the template of `{0}` was removed during its build")]
     Removed(PackName),
     /// It could not be built.
     #[error("the template of `{pack}` could not be built: {error}")]

@@ -232,7 +232,7 @@ async fn interpreters_that_talk_nonsense_or_without_end_are_ended() {
         let context = fixture.open(id, language).await;
         let ran = fixture.run(id, context, "").await;
         assert_eq!(ran.error().map(|error| error.0), Some("ContextEnded"), "{language}: {ran:?}");
-        assert!(fixture.reason(id, context).contains("no event"), "{language}");
+        assert!(fixture.reason(id, context).contains("malformed event"), "{language}");
     }
     // The sandbox is none the worse for it.
     assert_eq!(fixture.exec(id, "echo fine").await.unwrap().stdout, "fine\n");

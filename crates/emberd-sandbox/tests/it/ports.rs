@@ -132,7 +132,7 @@ async fn deletion_breaks_the_connection_and_says_so() {
     deleted.unwrap();
     let error = read.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert!(error.to_string().contains("was deleted meanwhile"), "{error}");
+    assert!(error.to_string().contains("was deleted during the operation"), "{error}");
     fixture.close().await;
 }
 

@@ -242,7 +242,7 @@ async fn process_ends_with_its_sandbox() {
     let process = start(&fixture, id, "exec sleep 1000").await;
     fixture.sandboxes.delete(id).await.unwrap();
     let exit = process.wait().await;
-    assert!(exit.error.unwrap().contains("was deleted meanwhile"));
+    assert!(exit.error.unwrap().contains("was deleted during the operation"));
     until(|| !is_running(process.pid())).await;
     fixture.close().await;
 }

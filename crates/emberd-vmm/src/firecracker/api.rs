@@ -127,7 +127,7 @@ impl Api {
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(closed)?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "Firecracker's API connection broke");
+                tracing::debug!(%error, "Firecracker's API connection failed");
             }
         });
         Ok(sender)

@@ -35,7 +35,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     /// The guest has no listener on that port, or not yet.
-    #[error("nobody listens on guest port {0}")]
+    #[error("nothing listens on guest port {0}")]
     NotListening(u32),
     /// No answer in time: the guest is not up, or paused.
     #[error("no answer within {0:?}")]

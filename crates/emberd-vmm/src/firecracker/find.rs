@@ -24,7 +24,7 @@ pub enum FindError {
         source: io::Error,
     },
     /// The binary's answer is not Firecracker's.
-    #[error("{} answers {question} with {printed:?}", binary.display())]
+    #[error("unexpected output of {} {question}: {printed:?}", binary.display())]
     Unreadable {
         /// The binary.
         binary: PathBuf,

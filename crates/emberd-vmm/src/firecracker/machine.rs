@@ -36,7 +36,7 @@ const SERIAL_LIMIT: TokenBucket =
 
 /// The kernel arguments are longer than the VMM takes.
 #[derive(Debug, thiserror::Error)]
-#[error("kernel arguments have {bytes} bytes, over the limit of {KERNEL_ARGS_BYTES_MAX}")]
+#[error("the kernel arguments are {bytes} bytes long, over the limit of {KERNEL_ARGS_BYTES_MAX}")]
 pub struct KernelArgsTooLong {
     /// Their length.
     pub bytes: usize,

@@ -32,10 +32,10 @@ impl Ready {
         let task = tokio::spawn(async move {
             match listener.accept().await {
                 Ok(_) => drop(tell.send_replace(true)),
-                Err(error) => tracing::warn!(%error, "no guest can tell that it is ready"),
+                Err(error) => tracing::warn!(%error, "cannot listen for the guest's readiness"),
             }
             if let Err(error) = std::fs::remove_file(&path) {
-                tracing::debug!(%error, "readiness socket was gone");
+                tracing::debug!(%error, "readiness socket was already removed");
             }
         });
         Ok(Self { told, waiting: task.abort_handle() })

@@ -28,7 +28,7 @@ impl ConsoleReader {
         reader.file = File::open(path).ok();
         reader.pending = reader.read_predecessor().unwrap_or_default();
         if let Err(error) = reader.read_file(LOG_BYTES_MAX) {
-            tracing::debug!(%error, path = %path.display(), "a log cannot be read");
+            tracing::debug!(%error, path = %path.display(), "cannot read a log");
         }
         if let Some(lines_max) = lines_max {
             let kept_from = start_of_last(&reader.pending, lines_max);
@@ -43,7 +43,7 @@ impl ConsoleReader {
         if !self.pending.contains(&b'\n')
             && let Err(error) = self.read_on()
         {
-            tracing::debug!(%error, path = %self.path.display(), "a log cannot be read on");
+            tracing::debug!(%error, path = %self.path.display(), "cannot read the rest of a log");
         }
         let piece = &self.pending[..self.pending.len().min(PIECE_BYTES_MAX)];
         let whole = match piece.iter().rposition(|byte| *byte == b'\n') {

@@ -46,7 +46,7 @@ pub struct QemuConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum FindQemuError {
     /// There is no such program.
-    #[error("there is no {}", .0.display())]
+    #[error("{} does not exist", .0.display())]
     Missing(PathBuf),
     /// It does not run.
     #[error("cannot run {}", binary.display())]
@@ -57,7 +57,7 @@ pub enum FindQemuError {
         source: io::Error,
     },
     /// It does not say that it is QEMU.
-    #[error("{} printed no version of QEMU, but `{printed}`", binary.display())]
+    #[error("{} did not print a QEMU version, but `{printed}`", binary.display())]
     NotQemu {
         /// The binary.
         binary: PathBuf,
@@ -71,7 +71,7 @@ pub enum FindQemuError {
         version: String,
     },
     /// KVM was demanded and there is none.
-    #[error("KVM was demanded, but {0}")]
+    #[error("KVM is required, but {0}")]
     NoKvm(KvmVerdict),
     /// A jail was demanded and cannot be had.
     #[error("cannot jail microVMs: {reason}")]
@@ -166,9 +166,9 @@ pub(super) fn accelerator(
     match choice {
         AccelChoice::Auto if kvm == KvmVerdict::Usable => Ok((Accelerator::Kvm, kvm.to_string())),
         AccelChoice::Auto => Ok((Accelerator::Tcg, format!("software emulation, because {kvm}"))),
-        AccelChoice::Kvm if opens => Ok((Accelerator::Kvm, format!("KVM was demanded; {kvm}"))),
+        AccelChoice::Kvm if opens => Ok((Accelerator::Kvm, format!("KVM was requested; {kvm}"))),
         AccelChoice::Kvm => Err(FindQemuError::NoKvm(kvm)),
-        AccelChoice::Tcg => Ok((Accelerator::Tcg, "software emulation was demanded".into())),
+        AccelChoice::Tcg => Ok((Accelerator::Tcg, "software emulation was requested".into())),
     }
 }
 
@@ -215,7 +215,7 @@ mod tests {
     fn program_that_is_not_qemu_is_named() {
         let error = version(Path::new("/bin/echo")).unwrap_err();
         assert!(matches!(error, FindQemuError::NotQemu { .. }), "{error}");
-        assert!(error.to_string().starts_with("/bin/echo printed no version"), "{error}");
+        assert!(error.to_string().starts_with("/bin/echo did not print a QEMU version"), "{error}");
     }
 
     #[test]

@@ -118,13 +118,13 @@ impl MicroVm for QemuMicroVm {
 /// Why a microVM was not saved.
 #[derive(Debug, thiserror::Error)]
 enum SaveError {
-    #[error("the microVM was not booted to become a template")]
+    #[error("the microVM was not booted for a template")]
     NotForTemplate,
-    #[error("the guest did not begin a new session")]
+    #[error("the guest did not start a new session")]
     Session(#[source] ConnectError),
-    #[error("QEMU cannot be controlled")]
+    #[error("the control connection to QEMU failed")]
     Control(#[source] QmpError),
-    #[error("the devices were not saved")]
+    #[error("cannot save the device state")]
     Migration(#[source] migration::MigrationError),
 }
 

@@ -152,7 +152,7 @@ fn config() -> Config {
 enum MuxError {
     #[error("the guest opened a stream")]
     GuestOpened,
-    #[error("the guest began no new session: {0}")]
+    #[error("the guest did not start a new session: {0}")]
     NotRenewed(io::Error),
     #[error("{0}")]
     Connection(ConnectionError),
@@ -504,7 +504,7 @@ mod tests {
         renewal(&[&rest[..], &PONG].concat()).await.unwrap();
         let silent = renewal(rest).await.unwrap_err();
         let ConnectError::Channel(reason) = silent else { panic!("{silent}") };
-        assert_eq!(reason.to_string(), "the guest began no new session: timed out");
+        assert_eq!(reason.to_string(), "the guest did not start a new session: timed out");
         let hostile = renewal(b"\x05ABCDEFGHIJKLMNOP").await.unwrap_err();
         let ConnectError::Channel(reason) = hostile else { panic!("{hostile}") };
         assert!(reason.to_string().ends_with("no frame of the mux"), "{reason}");

@@ -50,7 +50,7 @@ pub(super) enum QmpError {
     #[error("the control connection is closed")]
     Closed(#[source] io::Error),
     /// It said something that is no message, or too long for one.
-    #[error("the control connection carries no messages: {0}")]
+    #[error("malformed message on the control connection: {0}")]
     Unreadable(String),
 }
 
@@ -101,7 +101,7 @@ impl Qmp {
         let mut qmp = Self { stream, received: Vec::new(), events: VecDeque::new(), last_id: 0 };
         let greeting = within(ANSWER_WAIT_MAX, qmp.message()).await?;
         if greeting.greeting.is_none() {
-            return Err(QmpError::Unreadable("there is no greeting".to_owned()));
+            return Err(QmpError::Unreadable("the greeting is missing".to_owned()));
         }
         qmp.execute("qmp_capabilities", json!({})).await?;
         Ok(qmp)
@@ -211,7 +211,7 @@ impl Qmp {
             }
             searched = self.received.len();
             if searched > MESSAGE_BYTES_MAX {
-                return Err(QmpError::Unreadable("a message without end".to_owned()));
+                return Err(QmpError::Unreadable("unterminated message".to_owned()));
             }
             let read = self.stream.read_buf(&mut self.received).await;
             if read.map_err(QmpError::Closed)? == 0 {
@@ -293,10 +293,10 @@ pub(super) mod tests {
             (&[&greeting, negotiated], "the control connection is closed"),
             (&[&greeting], "the control connection is closed"),
             (&[&greeting, negotiated, "{\"return\":"], "the control connection is closed"),
-            (&[&greeting, negotiated, "\n"], "the control connection carries no messages"),
-            (&["SSH-2.0-x\n"], "the control connection carries no messages"),
-            (&[negotiated], "the control connection carries no messages: there is no greeting"),
-            (&[&endless], "the control connection carries no messages: a message without"),
+            (&[&greeting, negotiated, "\n"], "malformed message on the control connection"),
+            (&["SSH-2.0-x\n"], "malformed message on the control connection"),
+            (&[negotiated], "malformed message on the control connection: the greeting is missing"),
+            (&[&endless], "malformed message on the control connection: unterminated message"),
         ];
         for (script, expect) in cases {
             let error = stop(script).await.0.unwrap_err().to_string();

@@ -35,16 +35,16 @@ const SETTLE_WAIT_MAX: Duration = Duration::from_secs(90);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MakeError {
     /// The microVM it is made of did not come up.
-    #[error("the microVM it is made of did not come up")]
+    #[error("the template's microVM did not start")]
     Boot(#[from] CreateError),
     /// The guest did not do what was asked.
-    #[error("the guest it is made of failed")]
+    #[error("the template's guest failed")]
     Guest(#[from] AnswerError),
     /// The pack's zygote did not get ready: every clone would spawn each of its programs.
-    #[error("the zygote of the guest it is made of did not get ready")]
+    #[error("the zygote of the template's guest did not become ready")]
     NoZygote,
     /// The snapshot was not written or not published.
-    #[error("no snapshot was made")]
+    #[error("cannot take the snapshot")]
     Snapshot(#[from] SnapshotError),
 }
 

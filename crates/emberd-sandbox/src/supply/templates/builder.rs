@@ -21,7 +21,7 @@ const FIRST_PACK: &str = "python";
 #[derive(Debug, thiserror::Error)]
 enum ObtainError {
     /// What lies in its place cannot be removed.
-    #[error("cannot remove the template that is of no use")]
+    #[error("cannot remove the unusable template")]
     Remove(#[source] std::io::Error),
     /// It was not made.
     #[error(transparent)]
@@ -156,7 +156,7 @@ async fn open_or_make(
             if source.kind() == std::io::ErrorKind::NotFound && !path.exists() => {}
         Err(error) => {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(%pack, error, "removing a template that is of no use");
+            tracing::warn!(%pack, error, "removing an unusable template");
         }
     }
     store::remove(&path).map_err(ObtainError::Remove)?;

@@ -38,7 +38,7 @@ impl Store {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         if !is_own(dir)? {
             // Whoever can write here can put code into every sandbox.
-            let reason = "not a directory of this user alone";
+            let reason = "other users can write to it";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
         }
         let alone = File::open(dir)?;
@@ -101,17 +101,17 @@ fn remove_useless(dir: &Path, current: &BTreeSet<String>) -> io::Result<()> {
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| is_name(name)) else { continue };
         let useless = if name.ends_with(UNFINISHED_SUFFIX) {
-            "not finished"
+            "unfinished"
         } else if !current.contains(name) {
-            "made with something else than is here now"
+            "made for other images or another host"
         } else if let Err(error) = Template::open(&entry.path()) {
-            tracing::debug!(error = &error as &dyn std::error::Error, name, "not readable");
-            "not readable"
+            tracing::debug!(error = &error as &dyn std::error::Error, name, "unreadable");
+            "unreadable"
         } else {
             continue;
         };
         fs::remove_dir_all(entry.path())?;
-        tracing::info!(dir = %entry.path().display(), "removed a template that is {useless}");
+        tracing::info!(dir = %entry.path().display(), "removed a template: {useless}");
     }
     Ok(())
 }
