@@ -1,4 +1,4 @@
-//! Why the sandboxes were not opened, one was not created or found, or nothing is done in it.
+//! Errors of opening the sandboxes, creating one, finding one and operating on one.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,13 +24,13 @@ const SOCKET_NAME_BYTES_MAX: usize = 20;
 #[error("unknown sandbox {0}")]
 pub struct Unknown(pub SandboxId);
 
-/// Why nothing is done in a sandbox. How a program itself ended is never an error.
+/// Why an operation in a sandbox failed. How a program itself ended is never an error.
 #[derive(Debug, thiserror::Error)]
 pub enum OperationError {
     /// The sandbox is still being created.
     #[error("sandbox {0} is still being created")]
     NotReady(SandboxId),
-    /// Its guest did not do it.
+    /// The guest did not complete the operation.
     #[error(transparent)]
     Guest(#[from] GuestError),
 }
@@ -54,7 +54,7 @@ pub enum OpenError {
         /// The longest it may have, given the node key.
         bytes_max: usize,
     },
-    /// Somebody else can write to the run directory.
+    /// Another user can write to the run directory.
     #[error("other users can write to {}", run_dir.display())]
     RunDirShared {
         /// The run directory.
@@ -76,7 +76,7 @@ pub enum OpenError {
         /// Why.
         source: std::io::Error,
     },
-    /// What an earlier daemon left behind cannot be removed.
+    /// The microVMs that an earlier daemon left behind cannot be removed.
     #[error("cannot remove the microVMs of an earlier daemon")]
     Orphans(#[source] OrphanError),
 }
@@ -87,13 +87,13 @@ pub enum CreateError {
     /// No such language pack is installed.
     #[error("unknown language pack `{0}`")]
     UnknownPack(PackName),
-    /// As many sandboxes exist as may.
+    /// The limit of sandboxes is reached.
     #[error("the limit of {0} sandboxes is reached")]
     TooMany(usize),
     /// [`shutdown`](crate::Sandboxes::shutdown) has begun.
     #[error("the daemon is shutting down")]
     ShuttingDown,
-    /// It was deleted before it was ready.
+    /// The sandbox was deleted before it was ready.
     #[error("sandbox {0} was deleted during its creation")]
     Deleted(SandboxId),
     /// The VMM could not be started.
@@ -137,7 +137,7 @@ pub enum CreateError {
     Guest {
         /// Which sandbox.
         id: SandboxId,
-        /// What it did.
+        /// How the guest failed.
         source: ChannelError,
         /// The end of the guest's console.
         console: Console,

@@ -103,7 +103,7 @@ impl FromStr for SandboxId {
 
     fn from_str(text: &str) -> Result<Self, SandboxIdError> {
         let rest = text.strip_prefix(PREFIX).ok_or(SandboxIdError)?;
-        // The last digits are the random ones, whatever a key before them looks like.
+        // The last digits are the random ones, whatever key precedes them.
         let key_bytes = rest.len().checked_sub(2 * RANDOM_BYTES).ok_or(SandboxIdError)?;
         let (key, digits) = rest.split_at_checked(key_bytes).ok_or(SandboxIdError)?;
         let node_key = key.parse().map_err(|_| SandboxIdError)?;

@@ -1,4 +1,4 @@
-//! Looks after the microVMs that wait: one that stopped answering is replaced.
+//! Checks the health of waiting microVMs and replaces those that stopped answering.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::sources::Sources;
 use crate::lifecycle::sandbox::Sandbox;
 
-/// Why a waiting microVM was given up.
+/// Why a waiting microVM was replaced.
 #[derive(Debug, thiserror::Error)]
 enum SickError {
     #[error("the guest does not answer")]
@@ -18,7 +18,7 @@ enum SickError {
     Channel(#[from] ChannelError),
 }
 
-/// Asks every waiting guest, one after the other, whether it still answers; never ends.
+/// Pings every waiting guest in turn; never returns.
 pub(crate) async fn look_after(sources: Arc<Sources>) {
     let pace = sources.pools.pace;
     loop {

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::fixture::{ById as _, Fixture, is_running, until};
 
-/// What a run brought.
+/// The events of a run, collected.
 #[derive(Debug, Default)]
 struct Ran {
     text: String,
@@ -131,7 +131,7 @@ async fn runs_of_one_context_take_turns_and_too_many_are_refused() {
         }
     };
     assert!(matches!(refused, ContextError::Busy(_)) && runs.len() >= 16, "{refused:?}");
-    // Whoever hangs up while it waits is never run.
+    // A run whose caller hangs up while it waits is never started.
     drop(runs);
     let idle = ContextRun { code: String::new(), timeout_ms: None };
     until(|| fixture.sandboxes.contexts(id).run(context, &idle).is_ok()).await;

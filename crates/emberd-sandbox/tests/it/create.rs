@@ -58,7 +58,7 @@ async fn failure(misbehave: impl Fn(&Double)) -> (CreateError, String) {
     torn_down(fixture, error).await
 }
 
-/// As [`failure`], with guests that are waited for in vain.
+/// As [`failure`], with guests that never answer.
 async fn failure_in_time(misbehave: impl Fn(&Double)) -> (CreateError, String) {
     let fixture = Fixture::with(|config| config.boot_timeout = NEVER);
     misbehave(&fixture.double);

@@ -1,4 +1,4 @@
-//! Files of a sandbox: what crosses, what is refused, and guests that lie.
+//! Files of a sandbox: transfers, refusals, and guests that break the protocol.
 
 use std::path::{Path, PathBuf};
 
@@ -192,7 +192,7 @@ fn some_entry(size: u64) -> FileEntry {
     }
 }
 
-/// The guest's lie is told, and its microVM ended.
+/// The false message is reported as an error, and the microVM ends.
 async fn check_ended<T>((fixture, id): (Fixture, SandboxId), outcome: Result<T, GuestError>) {
     match outcome {
         Err(GuestError::Failed { .. } | GuestError::Gone { .. }) => {}
@@ -224,7 +224,7 @@ async fn content_that_is_not_as_was_said() {
         };
         check_ended((fixture, id), outcome).await;
     }
-    // A file may become shorter meanwhile: that is no lie.
+    // A file may become shorter during the read: the guest keeps the protocol.
     let (fixture, id) = lying(&[told(3), (Kind::DataEnd, Vec::new())]).await;
     let content = fixture.sandboxes.files(id).read(None, "x".into(), 0, None).await.unwrap();
     assert_eq!(code(collect(content).await), RefusalCode::Failed);

@@ -197,7 +197,7 @@ impl Fixture {
         self.left().iter().any(|dir| dir.join("sandbox.json").exists())
     }
 
-    /// What is in the run directory.
+    /// The entries of the run directory.
     pub fn left(&self) -> Vec<PathBuf> {
         self.run_dir.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect()
     }
@@ -255,7 +255,7 @@ fn pack(dir: &Path) -> serde_json::Value {
     })
 }
 
-/// What a shell says to be a context that is ready.
+/// The line with which a shell reports itself as a ready context.
 const READY: &str = r#"echo '{"event":"ready"}' >&0"#;
 
 /// Runs a file; but where there is a file `hang` beside the run directory, it leaves a file

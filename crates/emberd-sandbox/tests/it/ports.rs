@@ -69,7 +69,7 @@ async fn many_connections_at_once_and_no_more_than_allowed() {
     let callers: Vec<_> = join_all(dials).await.into_iter().map(Result::unwrap).collect();
     let refused = fixture.sandboxes.ports(id).dial(port).await;
     assert!(matches!(refused, Err(DialError::TooMany(_))), "{refused:?}");
-    // Execs find a seat all the same.
+    // Execs still get a permit.
     assert_eq!(fixture.exec(id, "echo in").await.unwrap().stdout, "in\n");
     let echoes = callers.into_iter().enumerate().map(async |(number, mut caller)| {
         let said = format!("caller {number}");

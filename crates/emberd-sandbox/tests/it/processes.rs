@@ -21,7 +21,7 @@ async fn start(fixture: &Fixture, id: SandboxId, script: &str) -> Process {
     fixture.sandboxes.processes(id).start(sh(script)).await.unwrap()
 }
 
-/// What it wrote to standard output, and its end.
+/// The standard output of a process, and its end.
 async fn output(process: &Process) -> (Vec<u8>, ExecExit) {
     let (mut events, mut stdout) = (process.events(0), Vec::new());
     while let Some(ProcessEvent { kind, .. }) = events.next().await {
@@ -230,7 +230,7 @@ async fn what_cannot_be_started_says_why() {
     let unknown = fixture.sandboxes.get(SandboxId::random()).map(drop);
     assert!(matches!(unknown, Err(Unknown(_))));
     assert!(fixture.sandboxes.processes(id).list().is_empty());
-    // Nothing of it holds a seat.
+    // No part of it holds a permit.
     start(&fixture, id, "true").await;
     fixture.close().await;
 }

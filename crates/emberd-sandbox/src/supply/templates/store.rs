@@ -1,8 +1,8 @@
 //! The directory of templates, which several daemons may share.
 //!
-//! Each holds a shared lock on the directory for life. Who gets an exclusive one when it starts
-//! is alone, and removes what nobody will use: templates that are not current, not finished,
-//! or not readable. Others remove nothing but what they know to be broken.
+//! Each daemon holds a shared lock on the directory. A daemon that gets an exclusive lock at its
+//! start is alone, and removes unusable templates: those that are outdated, unfinished or
+//! unreadable. Other daemons remove only templates that they know to be broken.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -23,7 +23,7 @@ const DIGEST_DIGITS: usize = 16;
 /// Bytes of a block, as `stat` counts them (stat(2)).
 const BLOCK_BYTES: u64 = 512;
 
-/// A directory of templates that nobody cleans up while this lives.
+/// A directory of templates, locked against clean-up while this value lives.
 #[derive(Debug)]
 pub(crate) struct Store {
     dir: PathBuf,
@@ -37,7 +37,7 @@ impl Store {
     pub fn open(dir: &Path, current: &BTreeSet<String>) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         if !is_own(dir)? {
-            // Whoever can write here can put code into every sandbox.
+            // A user who can write here can put code into every sandbox.
             let reason = "other users can write to it";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
         }
@@ -59,9 +59,9 @@ impl Store {
     }
 }
 
-/// Removes the template at `path`, if there is one, so that nobody ever sees half of it.
+/// Removes the template at `path`, if it exists. No reader sees a partial template.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    /// Tells apart what one process sets aside.
+    /// Distinguishes the templates that one process renames for removal.
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut aside = path.as_os_str().to_owned();
@@ -116,8 +116,7 @@ fn remove_useless(dir: &Path, current: &BTreeSet<String>) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a template, finished or not, would be called that: whatever else somebody put there
-/// is left alone.
+/// Whether `name` is that of a template, finished or not. Other entries are left alone.
 fn is_name(name: &str) -> bool {
     let finished = name.split_once('.').map_or(name, |(finished, _)| finished);
     let Some((pack, digest)) = finished.rsplit_once('-') else { return false };
