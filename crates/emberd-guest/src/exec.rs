@@ -1,4 +1,4 @@
-//! One exec in one guest: a connection, a time limit, and an end for every case.
+//! One exec in one guest: its permit, connection and time limit.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,16 @@ use crate::session::Session;
 pub struct Executed {
     /// How it ended.
     pub outcome: ExecOutcome,
-    /// Where the time went.
+    /// How long each part took.
     pub times: ExecTimes,
 }
 
-/// Where the time of an exec went.
+/// How long each part of an exec took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExecTimes {
-    /// All of it.
+    /// The whole exec.
     pub total: Duration,
-    /// Waiting for a turn among the sandbox's own execs.
+    /// Waiting for a permit among the sandbox's own execs.
     pub turn: Duration,
     /// Until there was a connection to the guest.
     pub connection: Duration,
@@ -35,8 +35,8 @@ pub struct ExecTimes {
 }
 
 impl ExecTimes {
-    /// What none of the parts accounts for: the way to the guest and back, and the daemon's
-    /// own work.
+    /// Returns the time that no part accounts for: transfer to the guest and back, and the
+    /// daemon's own work.
     pub fn rest(&self) -> Duration {
         self.total.saturating_sub(self.turn + self.connection + self.launch + self.run)
     }

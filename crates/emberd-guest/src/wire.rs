@@ -65,8 +65,8 @@ pub(crate) async fn write(
     Ok(())
 }
 
-/// Whether a write arrived. On a closed connection it did not, but that is no reason to
-/// stop reading: what the guest said before it closed tells more.
+/// Whether a write arrived. A write on a closed connection did not, but reading continues: what
+/// the guest sent before it closed explains more.
 pub(crate) fn delivered(write: io::Result<()>) -> Result<bool, ChannelError> {
     match write {
         Ok(()) => Ok(true),

@@ -16,7 +16,7 @@ impl ContextId {
     /// A fresh random id.
     ///
     /// # Panics
-    /// When the kernel has no randomness to give.
+    /// When the kernel provides no randomness.
     pub fn random() -> Self {
         Self(random())
     }

@@ -19,8 +19,8 @@ impl<S: ByteStream> FileWatch<S> {
         }
     }
 
-    /// Waits for the next changes, at most [`BATCH_MAX`]; none once the daemon is to stop. Cancel
-    /// safe.
+    /// Waits for the next changes, at most [`BATCH_MAX`]; none once the daemon is about to stop.
+    /// Cancel safe.
     ///
     /// # Errors
     /// [`GuestError`]; the watch has ended then.
