@@ -54,8 +54,8 @@ pub enum OpenError {
         /// The longest it may have, given the node key.
         bytes_max: usize,
     },
-    /// Another user can write to the run directory.
-    #[error("other users can write to {}", run_dir.display())]
+    /// The run directory is not a directory that only this user can write to.
+    #[error("{} must be a directory that only this user can write to", run_dir.display())]
     RunDirShared {
         /// The run directory.
         run_dir: PathBuf,

@@ -25,11 +25,11 @@ pub(crate) async fn keep(sources: Arc<Sources>) {
             carry_out(&sources, pack, pool, work).await;
             continue;
         }
-        let told = pools.wake.notified();
+        let notified = pools.wake.notified();
         match pools.next_deadline() {
             // A notification and the deadline have the same effect.
-            Some(deadline) => drop(timeout_at(Instant::from_std(deadline), told).await),
-            None => told.await,
+            Some(deadline) => drop(timeout_at(Instant::from_std(deadline), notified).await),
+            None => notified.await,
         }
     }
 }

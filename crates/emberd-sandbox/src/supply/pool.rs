@@ -100,7 +100,7 @@ struct State {
     discarded: u64,
 }
 
-/// What a pool gives to a creation.
+/// Result of taking from a pool.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(crate) enum Taken {
     /// Everything.

@@ -38,7 +38,7 @@ impl Store {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         if !is_own(dir)? {
             // A user who can write here can put code into every sandbox.
-            let reason = "other users can write to it";
+            let reason = "not a directory that only this user can write to";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
         }
         let alone = File::open(dir)?;
@@ -53,7 +53,7 @@ impl Store {
         Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 
-    /// Where the template of `pack` with `key` lies.
+    /// Returns the path of the template of `pack` with `key`.
     pub fn path(&self, pack: &PackName, key: &TemplateKey) -> PathBuf {
         self.dir.join(name(pack, key))
     }
@@ -86,7 +86,7 @@ pub(crate) fn open_verified(path: &Path, key: &TemplateKey) -> Result<Template, 
     Ok(template)
 }
 
-/// Bytes the template's files take on disk, and when it was made, as far as can be told.
+/// Returns the bytes that the template's files take on disk, and when it was made; none if unknown.
 pub(crate) fn size_and_age(template: &Template) -> (Option<u64>, Option<SystemTime>) {
     let files = [template.state(), template.memory()];
     let blocks = files.iter().map(|file| file.metadata().map(|metadata| metadata.blocks()));
