@@ -1,4 +1,4 @@
-//! What a microVM is configured with, as API calls and as a configuration file.
+//! Configuration of a microVM, as API calls and as a configuration file.
 
 use std::path::{Path, PathBuf};
 
@@ -82,7 +82,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// What `spec` asks for, with the files found at `files`.
+    /// Returns the configuration for `spec`, with the files at `files`.
     pub(super) fn new(
         spec: &BootSpec,
         files: Files,
