@@ -25,7 +25,7 @@ pub struct ExecTimes {
     /// The whole exec.
     pub total: Duration,
     /// Waiting for a permit among the sandbox's own execs.
-    pub turn: Duration,
+    pub permit: Duration,
     /// Until there was a connection to the guest.
     pub connection: Duration,
     /// By the guest's own clock, from the request's arrival until the program had its work.
@@ -38,7 +38,7 @@ impl ExecTimes {
     /// Returns the time that no part accounts for: transfer to the guest and back, and the
     /// daemon's own work.
     pub fn rest(&self) -> Duration {
-        self.total.saturating_sub(self.turn + self.connection + self.launch + self.run)
+        self.total.saturating_sub(self.permit + self.connection + self.launch + self.run)
     }
 }
 
@@ -66,14 +66,14 @@ async fn permitted<S: ByteStream>(
 ) -> Result<Executed, GuestError> {
     let asked = Instant::now();
     let _permit = session.execs.acquire().await.expect("the semaphore is never closed");
-    let turn = asked.elapsed();
+    let permit = asked.elapsed();
     let waited = Duration::from_millis(spec.timeout_ms) + grace;
     match tokio::time::timeout(waited, converse(session, spec, stdin, room)).await {
         Ok(Ok((outcome, connection))) => {
             let launch = Duration::from_micros(outcome.exit.launch_us);
             let run = Duration::from_micros(outcome.exit.duration_us).saturating_sub(launch);
             let total = asked.elapsed();
-            Ok(Executed { outcome, times: ExecTimes { total, turn, connection, launch, run } })
+            Ok(Executed { outcome, times: ExecTimes { total, permit, connection, launch, run } })
         }
         Err(_) => Err(session.late(waited)),
         Ok(Err(source)) => Err(session.failed(source).await),

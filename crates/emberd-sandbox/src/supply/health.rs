@@ -11,7 +11,7 @@ use crate::lifecycle::sandbox::Sandbox;
 
 /// Why a waiting microVM was replaced.
 #[derive(Debug, thiserror::Error)]
-enum SickError {
+enum UnhealthyError {
     #[error("the guest does not answer")]
     Silent,
     #[error("the connection to the guest failed")]
@@ -40,8 +40,8 @@ pub(crate) async fn look_after(sources: Arc<Sources>) {
     }
 }
 
-async fn examine(sandbox: &Sandbox, wait_max: Duration) -> Result<(), SickError> {
-    let guest = sandbox.guest().map_err(|_| SickError::Silent)?;
-    timeout(wait_max, guest.ping()).await.map_err(|_| SickError::Silent)??;
+async fn examine(sandbox: &Sandbox, wait_max: Duration) -> Result<(), UnhealthyError> {
+    let guest = sandbox.guest().map_err(|_| UnhealthyError::Silent)?;
+    timeout(wait_max, guest.ping()).await.map_err(|_| UnhealthyError::Silent)??;
     Ok(())
 }

@@ -123,7 +123,7 @@ pub(crate) struct Templates {
     /// Notified when a template may need a build.
     work: Notify,
     /// Held by the task that changes the directory: one build at a time.
-    turn: tokio::sync::Mutex<()>,
+    build_lock: tokio::sync::Mutex<()>,
 }
 
 /// The place of one pack's template.
@@ -191,7 +191,7 @@ impl Templates {
             store: Store::open(dir, &current)?,
             slots: keys.into_iter().map(|(pack, key)| (pack, slot(key))).collect(),
             work: Notify::new(),
-            turn: tokio::sync::Mutex::new(()),
+            build_lock: tokio::sync::Mutex::new(()),
         })
     }
 
@@ -240,7 +240,7 @@ impl Templates {
                 return false;
             }
             plan.invalidated = Some(Arc::clone(template));
-            plan.fail(format!("it could not be restored from: {error}"));
+            plan.fail(format!("restoring from the template failed: {error}"));
             true
         });
         if invalidated {
@@ -293,7 +293,7 @@ impl Templates {
             (plan.state, plan.failures, plan.invalidated) = (State::Absent, 0, None);
         });
         empty();
-        let _turn = self.turn.lock().await;
+        let _build_lock = self.build_lock.lock().await;
         if slot.plan.borrow().state.ready().is_some() {
             // Another caller has requested the template again in the meantime.
             return Ok(());

@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use futures::future::join_all;
 use rustix::process::Signal;
 
-use crate::fixture::{ById as _, Fixture, is_running, lying, said, until};
+use crate::fixture::{ById as _, Fixture, is_running, said, until, violating};
 
 fn sh(script: &str) -> ProcessSpec {
     ProcessSpec::of_argv(["sh", "-c", script])
@@ -284,7 +284,7 @@ async fn caller_that_goes_away_ends_nothing() {
 async fn a_guest_whose_words_have_no_place_is_ended() {
     let started = || said(&GuestMessage::Started { pid: 7 });
     let too_much = GuestMessage::StdinTaken { bytes: STDIN_WINDOW_BYTES + 1 };
-    let lies = [
+    let violations = [
         vec![said(&GuestMessage::Pong)],
         vec![(Kind::Stdout, b"x".to_vec())],
         vec![started(), started()],
@@ -293,8 +293,8 @@ async fn a_guest_whose_words_have_no_place_is_ended() {
         vec![started(), (Kind::Control, b"}".to_vec())],
         vec![started(), said(&too_much)],
     ];
-    for lie in lies {
-        let (fixture, id) = lying(&lie).await;
+    for violation in violations {
+        let (fixture, id) = violating(&violation).await;
         if let Ok(process) = fixture.sandboxes.processes(id).start(sh("true")).await {
             let mut events = process.events(0);
             while events.next().await.is_some() {}

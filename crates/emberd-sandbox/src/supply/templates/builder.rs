@@ -102,7 +102,7 @@ impl Slot {
         due.then_some(Task::Obtain(cut))
     }
 
-    /// Ends a build, unless it was cut off.
+    /// Ends a build, unless it was cancelled.
     fn settle(&self, cut: &CancellationToken, end: impl FnOnce(&mut Plan)) {
         self.plan.send_modify(|plan| {
             if !cut.is_cancelled() {
@@ -119,7 +119,7 @@ async fn obtain(
     slot: &Slot,
     cut: CancellationToken,
 ) {
-    let turn = templates.turn.lock().await;
+    let build_lock = templates.build_lock.lock().await;
     let started = Instant::now();
     let obtained = cut.run_until_cancelled(open_or_make(sources, templates, pack, slot)).await;
     match obtained {
@@ -136,7 +136,7 @@ async fn obtain(
             slot.settle(&cut, |plan| plan.fail(error));
         }
     }
-    drop(turn);
+    drop(build_lock);
     sources.pools.wake.notify_one();
 }
 
