@@ -18,10 +18,10 @@ use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::time::timeout;
 
-/// Wait for what need not come, of a clock that does not run.
+/// Wait for messages that are optional, by the paused clock.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// What a caller asks for.
+/// Operation requested by a caller.
 #[derive(Debug, Arbitrary)]
 enum Asked {
     Exec,
@@ -41,7 +41,7 @@ enum Asked {
     Port,
 }
 
-/// What a guest says.
+/// Message of a guest.
 #[derive(Debug, Arbitrary)]
 enum Said {
     Pong,
@@ -157,11 +157,11 @@ impl Said {
 #[derive(Debug, Arbitrary)]
 struct Input {
     asked: Vec<Asked>,
-    /// What is said in answer to each frame of the host.
+    /// Answers to the frames of the host.
     said: Vec<Vec<Said>>,
 }
 
-/// Does what is asked; all of it may fail.
+/// Runs the operations; each may fail.
 async fn carry_out(guest: &ScriptedGuest, asked: Asked) {
     let path = || "/tmp/x".into();
     let files = guest.files();

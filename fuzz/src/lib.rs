@@ -1,7 +1,7 @@
-//! Guests that are scripts: the host's half of the wire over a stream whose other end says what
-//! the fuzzer wants.
+//! Scripted guests: the host's half of the wire over a stream whose other end sends the fuzzer's
+//! messages.
 //!
-//! The clock stands still but for waiting, so that time limits cost no time.
+//! The clock is paused and advances only while every task waits, so time limits take no time.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -17,16 +17,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-/// Longest wait for what is done in a guest, of a clock that does not run.
+/// Longest wait for an operation in a guest, by the paused clock.
 const ALL_MAX: Duration = Duration::from_secs(40_000);
 
 /// A guest at the other end of a pipe.
 pub type ScriptedGuest = Guest<DuplexStream>;
 
-/// What a guest says, once for each frame of its host that wants to be answered.
+/// Answers of a guest, one for each frame of its host that needs an answer.
 pub type Script = Arc<Mutex<VecDeque<Vec<u8>>>>;
 
-/// Runs guests that are scripts.
+/// Runs scripted guests.
 struct ScriptHost {
     script: Script,
     /// Cancelled once the guest broke the protocol.
@@ -68,7 +68,7 @@ fn open(script: &Script) -> DuplexStream {
     host
 }
 
-/// Greets, and says the next of the script whenever the host has said something.
+/// Greets, then sends the next answer of the script for each message of the host.
 async fn speak(mut stream: DuplexStream, script: Script) {
     let mut decoder = Decoder::default();
     loop {
@@ -87,7 +87,7 @@ async fn speak(mut stream: DuplexStream, script: Script) {
     }
 }
 
-/// What every guest says, and the fuzzer is not asked about.
+/// Answers that are the same for every guest, outside of the fuzzer's control.
 fn answer(heard: &Frame) -> Option<Vec<u8>> {
     match heard.message() {
         Ok(HostMessage::Hello { .. }) => {
@@ -102,16 +102,16 @@ fn answer(heard: &Frame) -> Option<Vec<u8>> {
             frame::encode_message(&GuestMessage::Welcome(welcome), &mut out);
             Some(out.to_vec())
         }
-        // Most of what is streamed to a guest is not answered.
+        // A guest does not answer most streamed frames.
         _ if heard.kind == Kind::Stdin => Some(Vec::new()),
         _ => None,
     }
 }
 
-/// Does `what` in a new guest that says `script`.
+/// Runs `what` in a new guest that sends `script`.
 ///
 /// # Panics
-/// When it does not end.
+/// When `what` does not end.
 pub fn with_guest<F: Future<Output = ()>>(
     script: VecDeque<Vec<u8>>,
     what: impl FnOnce(ScriptedGuest, CancellationToken) -> F,

@@ -1,9 +1,9 @@
-//! Output in pieces that cut no character in two, whatever pieces it came in.
+//! Splits output only between UTF-8 characters, whatever pieces it arrives in.
 
-/// Bytes of the longest character in UTF-8, less one: what is held back at most.
+/// Most bytes held back: those of the longest UTF-8 character, less one.
 const HELD_BYTES_MAX: usize = 3;
 
-/// One output, on its way through. What is no UTF-8 passes unchanged.
+/// One output stream. Bytes that are not UTF-8 pass unchanged.
 #[derive(Debug, Default)]
 pub(crate) struct Characters {
     /// The beginning of a character whose rest has not come yet.
@@ -11,7 +11,7 @@ pub(crate) struct Characters {
 }
 
 impl Characters {
-    /// What has come, up to the last whole character; nothing, where that is less than one.
+    /// Returns the bytes up to the last whole character; empty if no character is complete.
     pub fn take(&mut self, piece: &[u8]) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.held);
         bytes.extend_from_slice(piece);
@@ -19,13 +19,13 @@ impl Characters {
         bytes
     }
 
-    /// What is held back, since no more comes.
+    /// Returns the bytes held back, at the end of the output.
     pub fn end(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }
 }
 
-/// How many bytes at the end of `bytes` may be the beginning of a character.
+/// Number of bytes at the end of `bytes` that may begin a character.
 fn incomplete(bytes: &[u8]) -> usize {
     let tail = &bytes[bytes.len().saturating_sub(HELD_BYTES_MAX)..];
     let Some(from_end) = tail.iter().rev().position(|byte| byte & 0xc0 != 0x80) else { return 0 };
@@ -52,9 +52,9 @@ mod tests {
                 pieces.push(characters.end());
                 let what = format!("{bytes:?} by {piece_bytes}: {pieces:?}");
                 assert_eq!(pieces.concat(), bytes, "{what}");
-                let told: String =
+                let joined: String =
                     pieces.iter().map(|piece| String::from_utf8_lossy(piece)).collect();
-                assert_eq!(told, String::from_utf8_lossy(bytes), "{what}");
+                assert_eq!(joined, String::from_utf8_lossy(bytes), "{what}");
             }
         }
     }

@@ -5,8 +5,8 @@
 //!           ▲                                                              │
 //!           └───────────────────────── restart ────────────────────────────┘
 //! ```
-//! Each has a connection to the guest of its own, and a task that listens to it. Runs of one
-//! context take turns, first come, first served.
+//! Each context has its own connection to the guest, and a task that reads from it. Runs of one
+//! context run one at a time, in the order of their requests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,19 +45,19 @@ pub const CONTEXT_LINES_BYTES_MAX: usize = 2 * CONTEXT_LINE_BYTES_MAX;
 /// One context as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContextView {
-    /// Who it is.
+    /// Identity of the context.
     pub id: ContextId,
-    /// What it was opened with.
+    /// The specification that the context was opened with.
     pub spec: ContextSpec,
-    /// What it is doing.
+    /// State of the context.
     pub state: ContextState,
     /// How many runs its interpreter has begun.
     pub execution_count: u64,
-    /// When it was asked for.
+    /// When the context was requested.
     pub created_at: SystemTime,
 }
 
-/// What is known of one guest's contexts.
+/// The contexts of one guest and their shared limits.
 pub(crate) struct Registry {
     entries: Mutex<Entries>,
     /// Bytes of long events that may still be held.
@@ -85,7 +85,7 @@ struct Context {
     serial: u64,
     spec: ContextSpec,
     created_at: SystemTime,
-    /// Held while it is restarted.
+    /// Held while the context is restarted.
     restarting: tokio::sync::Mutex<()>,
     life: Mutex<Slot>,
 }
@@ -93,7 +93,7 @@ struct Context {
 /// Where a context's interpreter is.
 struct Slot {
     life: Arc<Life>,
-    /// Whether the context is deleted: nothing new may come here.
+    /// Whether the context is deleted: no new interpreter may be placed here.
     closed: bool,
 }
 
@@ -173,15 +173,15 @@ impl<S: ByteStream> Contexts<S> {
         Life::begin(&self.session, spec, Arc::clone(&self.registry.line_bytes)).await
     }
 
-    /// The contexts as they are now, oldest first.
+    /// Returns the present state of the contexts, oldest first.
     pub fn list(&self) -> Vec<ContextView> {
         let mut contexts: Vec<_> = self.registry.entries.lock().by_id.values().cloned().collect();
         contexts.sort_unstable_by_key(|context| context.serial);
         contexts.iter().map(|context| context.view()).collect()
     }
 
-    /// Runs code in the context, when its turn comes. Dropping what is returned before its end
-    /// interrupts the run.
+    /// Runs code in the context, after the runs before it. Dropping the returned [`Run`] before its
+    /// end interrupts it.
     ///
     /// # Errors
     /// [`ContextError`]. However the code itself ends is an event.
@@ -193,16 +193,16 @@ impl<S: ByteStream> Contexts<S> {
         context.life().run(context.id, &run.code, timeout)
     }
 
-    /// Interrupts the run under way; does nothing when there is none.
+    /// Interrupts the run under way; does nothing if the context is idle.
     ///
     /// # Errors
-    /// When there is no such context.
+    /// When the context does not exist.
     pub fn interrupt(&self, context: ContextId) -> Result<(), ContextError> {
         self.find(context)?.life().interrupt();
         Ok(())
     }
 
-    /// Kills the context's interpreter, whatever it is doing, and starts another in its place.
+    /// Kills the context's interpreter and starts another in its place.
     ///
     /// # Errors
     /// [`ContextError`]; the context is dead then.
@@ -215,7 +215,7 @@ impl<S: ByteStream> Contexts<S> {
         {
             let mut slot = context.life.lock();
             if slot.closed {
-                // What is dropped ends its interpreter.
+                // Dropping the new life ends its interpreter.
                 return Err(unknown);
             }
             slot.life = life;
@@ -223,10 +223,10 @@ impl<S: ByteStream> Contexts<S> {
         Ok(context.view())
     }
 
-    /// Kills the context's interpreter and forgets the context.
+    /// Kills the context's interpreter and removes the context.
     ///
     /// # Errors
-    /// When there is no such context.
+    /// When the context does not exist.
     pub async fn delete(&self, context: ContextId) -> Result<(), ContextError> {
         let removed = self.registry.entries.lock().by_id.remove(&context);
         let removed = removed.ok_or_else(|| self.unknown(context))?;

@@ -1,4 +1,4 @@
-//! Why a guest could not be talked to, and why an operation in it has no result.
+//! Errors of connections to a guest and of operations in it.
 
 use std::error::Error;
 use std::io;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use emberd_proto::exec::STDIN_BYTES_MAX;
 use emberd_proto::{FrameError, Refusal, SpecError};
 
-/// Why a guest could not be talked to.
+/// Why communication with a guest failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
-    /// No connection came about.
+    /// The connection could not be opened.
     #[error("no connection to the guest")]
     Connect(#[source] Box<dyn Error + Send + Sync>),
     /// The guest ended the connection in the middle of an operation.
@@ -19,18 +19,18 @@ pub enum ChannelError {
     /// The connection failed.
     #[error("the connection to the guest failed")]
     Io(#[source] io::Error),
-    /// What the guest sent is not a sequence of frames.
+    /// The guest sent bytes that are not a sequence of frames.
     #[error("the guest sent a malformed frame")]
     Frame(#[source] FrameError),
-    /// The guest sent a frame that had no place there, or more than it may.
+    /// The guest sent an unexpected frame, or exceeded a limit.
     #[error("the guest broke the protocol: {0}")]
     Protocol(&'static str),
-    /// The guest answered that it will not.
-    #[error("the guest did not carry out the operation")]
+    /// The guest refused the operation.
+    #[error("the guest refused the operation")]
     Refused(#[source] Refusal),
 }
 
-/// Why an operation in a guest has no result. How a program itself ended is never an error.
+/// Why an operation in a guest failed. How a program itself ended is never an error.
 /// `guest` is the name of the sandbox.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
@@ -40,8 +40,8 @@ pub enum GuestError {
     /// Standard input is too large.
     #[error("stdin is {0} bytes, over the limit of {STDIN_BYTES_MAX}")]
     StdinTooLarge(usize),
-    /// The sandbox was deleted meanwhile.
-    #[error("sandbox {guest} was deleted meanwhile")]
+    /// The sandbox was deleted during the operation.
+    #[error("sandbox {guest} was deleted during the operation")]
     Deleted {
         /// Which guest.
         guest: String,
@@ -54,7 +54,7 @@ pub enum GuestError {
         /// How it ended.
         reason: String,
     },
-    /// The guest did not answer in time; what was asked may or may not have been done.
+    /// The guest did not answer in time; the operation may or may not have been carried out.
     #[error("the guest of sandbox {guest} did not answer within {waited:?}")]
     Unresponsive {
         /// Which guest.
@@ -62,15 +62,15 @@ pub enum GuestError {
         /// How long was waited.
         waited: Duration,
     },
-    /// The guest said that it will not, or cannot.
+    /// The guest refused the operation, or could not carry it out.
     #[error("{}", .0.message)]
     Refused(Refusal),
-    /// The guest could not be talked to; what was asked may or may not have been done.
+    /// Communication with the guest failed; the operation may or may not have been carried out.
     #[error("the guest of sandbox {guest} failed")]
     Failed {
         /// Which guest.
         guest: String,
-        /// What it did.
+        /// How the guest failed.
         source: ChannelError,
     },
 }

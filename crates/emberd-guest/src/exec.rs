@@ -1,4 +1,4 @@
-//! One exec in one guest: a connection, a time limit, and an end for every case.
+//! One exec in one guest: its permit, connection and time limit.
 
 use std::time::{Duration, Instant};
 
@@ -15,17 +15,17 @@ use crate::session::Session;
 pub struct Executed {
     /// How it ended.
     pub outcome: ExecOutcome,
-    /// Where the time went.
+    /// How long each part took.
     pub times: ExecTimes,
 }
 
-/// Where the time of an exec went.
+/// How long each part of an exec took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExecTimes {
-    /// All of it.
+    /// The whole exec.
     pub total: Duration,
-    /// Waiting for a turn among the sandbox's own execs.
-    pub turn: Duration,
+    /// Waiting for a permit among the sandbox's own execs.
+    pub permit: Duration,
     /// Until there was a connection to the guest.
     pub connection: Duration,
     /// By the guest's own clock, from the request's arrival until the program had its work.
@@ -35,10 +35,10 @@ pub struct ExecTimes {
 }
 
 impl ExecTimes {
-    /// What none of the parts accounts for: the way to the guest and back, and the daemon's
-    /// own work.
+    /// Returns the time that no part accounts for: transfer to the guest and back, and the
+    /// daemon's own work.
     pub fn rest(&self) -> Duration {
-        self.total.saturating_sub(self.turn + self.connection + self.launch + self.run)
+        self.total.saturating_sub(self.permit + self.connection + self.launch + self.run)
     }
 }
 
@@ -66,14 +66,14 @@ async fn permitted<S: ByteStream>(
 ) -> Result<Executed, GuestError> {
     let asked = Instant::now();
     let _permit = session.execs.acquire().await.expect("the semaphore is never closed");
-    let turn = asked.elapsed();
+    let permit = asked.elapsed();
     let waited = Duration::from_millis(spec.timeout_ms) + grace;
     match tokio::time::timeout(waited, converse(session, spec, stdin, room)).await {
         Ok(Ok((outcome, connection))) => {
             let launch = Duration::from_micros(outcome.exit.launch_us);
             let run = Duration::from_micros(outcome.exit.duration_us).saturating_sub(launch);
             let total = asked.elapsed();
-            Ok(Executed { outcome, times: ExecTimes { total, turn, connection, launch, run } })
+            Ok(Executed { outcome, times: ExecTimes { total, permit, connection, launch, run } })
         }
         Err(_) => Err(session.late(waited)),
         Ok(Err(source)) => Err(session.failed(source).await),

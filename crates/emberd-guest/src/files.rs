@@ -1,7 +1,7 @@
 //! Operations on the files of a guest.
 //!
-//! Content and listings are streams: the host never holds more of them than a frame, and a
-//! guest that goes on for longer than it may is cut off.
+//! Content and listings are streams: the host never holds more than a frame of them, and ends a
+//! guest that exceeds its limits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl<S: ByteStream> Files<S> {
         Self { session }
     }
 
-    /// What a path leads to. A relative one begins at the home of `user`, or of root.
+    /// Returns the metadata of a path. A relative path begins at the home of `user`, or of root.
     ///
     /// # Errors
     /// [`GuestError`], as all operations on files.
@@ -49,7 +49,7 @@ impl<S: ByteStream> Files<S> {
         self.entry_of(user, FileOp::Stat { path }, ANSWER_MAX).await
     }
 
-    /// Lists what a directory holds, `depth` levels deep.
+    /// Lists a directory, `depth` levels deep.
     ///
     /// # Errors
     /// [`GuestError`].
@@ -66,7 +66,7 @@ impl<S: ByteStream> Files<S> {
     /// Makes a directory and its parents; they belong to `user`, or to root.
     ///
     /// # Errors
-    /// [`GuestError`]; it is refused where something is there already.
+    /// [`GuestError`]; the guest refuses a path that exists.
     pub async fn make_dir(
         &self,
         user: Option<String>,
@@ -76,7 +76,7 @@ impl<S: ByteStream> Files<S> {
         self.entry_of(user, FileOp::MakeDir { path, mode }, ANSWER_MAX).await
     }
 
-    /// Renames, replacing a file that is there; makes parents.
+    /// Renames, replacing an existing file; makes parents.
     ///
     /// # Errors
     /// [`GuestError`].
@@ -89,7 +89,7 @@ impl<S: ByteStream> Files<S> {
         self.entry_of(user, FileOp::Move { from, to }, TREE_MAX).await
     }
 
-    /// Removes a file, or a directory with all that is in it. No error where nothing is.
+    /// Removes a file, or a directory with its content. Succeeds if the path does not exist.
     ///
     /// # Errors
     /// [`GuestError`].
@@ -100,7 +100,7 @@ impl<S: ByteStream> Files<S> {
                 asked.done();
                 Ok(())
             }
-            _ => Err(asked.broken("it answered a removal with something else").await),
+            _ => Err(asked.broken("unexpected answer to a removal").await),
         }
     }
 
@@ -119,8 +119,8 @@ impl<S: ByteStream> Files<S> {
         FileContent::of_file(self.ask(user, op, Permit::Operation).await?, offset, length).await
     }
 
-    /// Makes or replaces a file, whole or not at all; makes parents. Dropping the upload before
-    /// its end leaves what was there.
+    /// Makes or replaces a file atomically; makes parents. Dropping the upload before its end
+    /// leaves the old file in place.
     ///
     /// # Errors
     /// [`GuestError`].
@@ -134,7 +134,7 @@ impl<S: ByteStream> Files<S> {
         Ok(FileUpload::new(asked))
     }
 
-    /// A directory's content, or one file, as a tar stream.
+    /// Reads a directory, or one file, as a tar stream.
     ///
     /// # Errors
     /// [`GuestError`].
@@ -147,8 +147,8 @@ impl<S: ByteStream> Files<S> {
             .await
     }
 
-    /// Unpacks a tar stream into a directory, which is made. What it has unpacked stays when the
-    /// upload is dropped before its end.
+    /// Unpacks a tar stream into a directory, which is created. Dropping the upload before its end
+    /// leaves the entries unpacked so far.
     ///
     /// # Errors
     /// [`GuestError`].
@@ -161,8 +161,8 @@ impl<S: ByteStream> Files<S> {
         Ok(ArchiveUpload::new(asked))
     }
 
-    /// Watches a file, or what a directory holds, and with `recursive` all below it. Changes from
-    /// when this returns on are told.
+    /// Watches a file, or the entries of a directory, and with `recursive` everything below it.
+    /// Changes after this returns are reported.
     ///
     /// # Errors
     /// [`GuestError`].

@@ -34,7 +34,7 @@ impl<S> Clone for Guest<S> {
 }
 
 impl<S: ByteStream> Guest<S> {
-    /// The guest of the sandbox `name`, run by `host`, to which there is one connection.
+    /// Returns the guest of the sandbox `name`, run by `host`, with its first connection.
     pub fn new(name: String, host: impl Host<S>, first: Link<S>) -> Self {
         Self {
             session: Arc::new(Session::new(name, Box::new(host), first)),
@@ -44,7 +44,7 @@ impl<S: ByteStream> Guest<S> {
     }
 
     /// Runs `spec` and waits for its end; `grace` is how long after the program's own time limit
-    /// the guest may take to say so. Dropping the future ends the program.
+    /// the guest may take to report it. Dropping the future ends the program.
     ///
     /// # Errors
     /// [`GuestError`].
@@ -58,7 +58,7 @@ impl<S: ByteStream> Guest<S> {
         exec::exec(&self.session, spec, stdin, room, grace).await
     }
 
-    /// What the guest uses now. It says so itself, and may say anything.
+    /// Returns the present resource usage. The guest reports it and may report anything.
     ///
     /// # Errors
     /// [`GuestError`].
@@ -69,11 +69,11 @@ impl<S: ByteStream> Guest<S> {
                 line.done();
                 Ok(metrics)
             }
-            _ => Err(line.broken("it did not say what it uses").await),
+            _ => Err(line.broken("unexpected answer to a metrics request").await),
         }
     }
 
-    /// Asks whether the guest still answers, for as long as that takes.
+    /// Pings the guest, without a time limit.
     ///
     /// # Errors
     /// [`ChannelError`].
@@ -84,27 +84,27 @@ impl<S: ByteStream> Guest<S> {
         Ok(())
     }
 
-    /// Its files.
+    /// Returns the guest's files.
     pub fn files(&self) -> Files<S> {
         Files::new(Arc::clone(&self.session))
     }
 
-    /// Its processes.
+    /// Returns the guest's processes.
     pub fn processes(&self) -> Processes<S> {
         Processes::new(Arc::clone(&self.session), Arc::clone(&self.processes))
     }
 
-    /// Its contexts.
+    /// Returns the guest's contexts.
     pub fn contexts(&self) -> Contexts<S> {
         Contexts::new(Arc::clone(&self.session), Arc::clone(&self.contexts))
     }
 
-    /// Its TCP ports.
+    /// Returns the guest's TCP ports.
     pub fn ports(&self) -> Ports<S> {
         Ports::new(Arc::clone(&self.session))
     }
 
-    /// Whether a connection is held that the guest has not closed.
+    /// Whether an idle connection is open that the guest has not closed.
     pub fn is_idle(&self) -> bool {
         self.session.is_idle()
     }

@@ -1,4 +1,4 @@
-//! What this crate asks of whoever runs the guest.
+//! The interface to the host that runs a guest.
 
 use std::error::Error;
 
@@ -10,16 +10,16 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for S {}
 
-/// Why a guest is no more.
+/// Why a guest has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// Its sandbox was deleted.
+    /// The sandbox was deleted.
     Deleted,
-    /// Its microVM ended by itself, for this reason.
+    /// The microVM ended by itself, for this reason.
     Gone(String),
 }
 
-/// Whoever runs a guest.
+/// The host that runs a guest.
 pub trait Host<S>: Send + Sync + 'static {
     /// Opens a stream to the guest's agent.
     ///
@@ -27,13 +27,13 @@ pub trait Host<S>: Send + Sync + 'static {
     /// When no later attempt can succeed.
     fn connect(&self) -> BoxFuture<'_, Result<S, Box<dyn Error + Send + Sync>>>;
 
-    /// Waits until the guest is no more, or is to end.
+    /// Waits until the guest has ended, or is about to.
     fn ended(&self) -> BoxFuture<'static, End>;
 
-    /// Waits until the guest's sandbox is deleted, which it may be long after the guest's end.
+    /// Waits until the guest's sandbox is deleted, possibly long after the guest's end.
     fn deleted(&self) -> BoxFuture<'static, ()>;
 
-    /// Waits until no more sandboxes are made: what only listens ends then.
+    /// Waits until the daemon stops making sandboxes; followers end then.
     fn closing(&self) -> BoxFuture<'static, ()>;
 
     /// Ends the guest, which broke the protocol.

@@ -6,9 +6,9 @@
 //!        └─ Contexts, Ports           and an end for every case     Unix socket)
 //! ```
 //!
-//! The guest is hostile: every frame is held against what may come next, every length, count and
-//! duration has a limit here, and the first frame that breaks a rule ends the guest. The crate
-//! imports `emberd-proto` only; whoever runs the guest is a [`Host`].
+//! The guest is hostile: every frame is checked against what may come next, every length, count
+//! and duration has a limit here, and the first frame that breaks a rule ends the guest. The crate
+//! imports `emberd-proto` only; a [`Host`] runs the guest.
 
 mod chain;
 mod characters;

@@ -1,4 +1,4 @@
-//! One operation in a guest, over a connection that is its own meanwhile.
+//! One operation in a guest, over a connection reserved for it.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl<S: ByteStream> Line<S> {
         unbounded(&self.session, self.link.send(kind, payload)).await
     }
 
-    /// Ends a guest whose frame is not what one of its kind holds.
+    /// Ends a guest that sent a malformed frame.
     pub async fn malformed(&mut self, error: FrameError) -> GuestError {
         self.session.failed(ChannelError::Frame(error)).await
     }
@@ -49,13 +49,13 @@ impl<S: ByteStream> Line<S> {
         self.send(Kind::Control, &json).await
     }
 
-    /// Ends a guest that broke the protocol by what its frames mean.
+    /// Ends a guest that broke the protocol.
     pub fn broken(&self, rule: &'static str) -> impl Future<Output = GuestError> + Send + use<S> {
         let session = Arc::clone(&self.session);
         async move { session.failed(ChannelError::Protocol(rule)).await }
     }
 
-    /// Says that the operation ended in step: another may follow on this connection.
+    /// Marks the operation as ended in step: another may follow on this connection.
     pub fn done(mut self) {
         self.link.set_idle();
         if self.link.is_idle() {
@@ -63,13 +63,13 @@ impl<S: ByteStream> Line<S> {
         }
     }
 
-    /// Both directions of one line together again.
+    /// Joins both directions of one line.
     pub fn join(reader: LineReader<S>, writer: LineWriter<S>) -> Self {
         let link = Link::join(reader.reader, writer.writer);
         Self { session: reader.session, link }
     }
 
-    /// Both directions apart.
+    /// Splits both directions.
     pub fn split(self) -> (LineReader<S>, LineWriter<S>) {
         let (reader, writer) = self.link.split();
         let reader = LineReader { session: Arc::clone(&self.session), reader };
@@ -77,7 +77,7 @@ impl<S: ByteStream> Line<S> {
     }
 }
 
-/// What comes from the guest.
+/// Reading half of a line.
 pub(crate) struct LineReader<S> {
     session: Arc<Session<S>>,
     reader: Reader<S>,
@@ -89,7 +89,7 @@ impl<S: ByteStream> LineReader<S> {
         unbounded(&self.session, self.reader.frame()).await
     }
 
-    /// Waits for something else than the guest, for as long as the guest lives.
+    /// Waits for `what` while the guest lives.
     pub fn unless_ended<T>(
         &self,
         what: impl Future<Output = T>,
@@ -98,13 +98,13 @@ impl<S: ByteStream> LineReader<S> {
         async move { session.guarded(async { Ok(what.await) }).await }
     }
 
-    /// Ends a guest that broke the protocol by what its frames mean.
+    /// Ends a guest that broke the protocol.
     pub async fn broken(&mut self, rule: &'static str) -> GuestError {
         self.session.failed(ChannelError::Protocol(rule)).await
     }
 }
 
-/// What goes to the guest.
+/// Writing half of a line.
 pub(crate) struct LineWriter<S> {
     session: Arc<Session<S>>,
     writer: Writer<S>,

@@ -1,7 +1,7 @@
 //! One connection to a guest's agent: greeting, then one exec at a time.
 //!
-//! The guest is hostile: every frame is held against what may come next, and the first
-//! that breaks a rule ends the connection. Time limits are the caller's.
+//! The guest is hostile: every frame is checked against what may come next, and the first one
+//! that breaks a rule ends the connection. The caller sets time limits.
 
 use std::io;
 use std::pin::pin;
@@ -26,7 +26,7 @@ pub(crate) mod scripted;
 
 pub(crate) use halves::{Reader, Writer};
 
-/// Asked for each piece of a program's output whether there is room to keep it.
+/// Called for each piece of a program's output; returns whether there is room to keep it.
 pub type Room<'a> = dyn FnMut(&[u8]) -> bool + Send + 'a;
 
 /// A greeted connection.
@@ -46,8 +46,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         Self::greet_saying(stream, None).await
     }
 
-    /// As [`Self::greet`], with a renewal said in the same breath, so that a guest which has
-    /// just woken is woken once; answered by [`Self::renewed`].
+    /// As [`Self::greet`], and sends a renewal in the same write, so that a restored guest wakes
+    /// only once. [`Self::renewed`] reads the answer to the renewal.
     ///
     /// # Errors
     /// [`ChannelError`].
@@ -76,22 +76,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         match answer(&frame)? {
             GuestMessage::Welcome(welcome) => Ok((connection, welcome)),
             GuestMessage::Refused(refusal) => Err(ChannelError::Refused(refusal)),
-            _ => Err(ChannelError::Protocol("it did not greet back")),
+            _ => Err(ChannelError::Protocol("unexpected answer to the greeting")),
         }
     }
 
-    /// Asks whether the guest still answers.
+    /// Pings the guest.
     ///
     /// # Errors
     /// [`ChannelError`].
     pub async fn ping(&mut self) -> Result<(), ChannelError> {
         match self.ask(&HostMessage::Ping).await? {
             GuestMessage::Pong => Ok(()),
-            _ => Err(ChannelError::Protocol("it answered a ping with something else")),
+            _ => Err(ChannelError::Protocol("unexpected answer to a ping")),
         }
     }
 
-    /// Makes a restored guest itself.
+    /// Renews a restored guest.
     ///
     /// # Errors
     /// [`ChannelError`].
@@ -100,14 +100,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         self.renewed().await
     }
 
-    /// The answer to a renewal.
+    /// Reads the answer to a renewal.
     ///
     /// # Errors
     /// [`ChannelError`].
     pub async fn renewed(&mut self) -> Result<Renewed, ChannelError> {
-        match self.hear().await? {
+        match self.receive().await? {
             GuestMessage::Renewed(renewed) => Ok(renewed),
-            _ => Err(ChannelError::Protocol("it answered a renewal with something else")),
+            _ => Err(ChannelError::Protocol("unexpected answer to a renewal")),
         }
     }
 
@@ -118,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     pub async fn settle(&mut self) -> Result<Settled, ChannelError> {
         match self.ask(&HostMessage::Settle).await? {
             GuestMessage::Settled(settled) => Ok(settled),
-            _ => Err(ChannelError::Protocol("it did not say that it settled")),
+            _ => Err(ChannelError::Protocol("unexpected answer to a settle request")),
         }
     }
 
@@ -129,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     /// [`ChannelError`].
     pub async fn ask(&mut self, message: &HostMessage) -> Result<GuestMessage, ChannelError> {
         self.say(message).await?;
-        self.hear().await
+        self.receive().await
     }
 
     async fn say(&mut self, message: &HostMessage) -> Result<(), ChannelError> {
@@ -139,8 +139,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         wire::write(&mut self.stream, &out).await
     }
 
-    /// The answer to what was said last.
-    async fn hear(&mut self) -> Result<GuestMessage, ChannelError> {
+    /// Reads the answer to the last message.
+    async fn receive(&mut self) -> Result<GuestMessage, ChannelError> {
         let frame = next_frame(&mut self.stream, &mut self.decoder).await?;
         let answer = answer(&frame)?;
         self.idle = true;
@@ -164,8 +164,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         self.exec_within(spec, stdin, &mut |_| true).await
     }
 
-    /// As [`Self::exec`], but asks `room` for each piece of output whether there is room to keep
-    /// it. Output without room is cut and flagged as truncated.
+    /// As [`Self::exec`], but calls `room` for each piece of output to learn whether there is room
+    /// to keep it. Output without room is cut and flagged as truncated.
     ///
     /// # Errors
     /// [`ChannelError`].
@@ -193,8 +193,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 }
             }
         };
-        // A program that ended before it read all its input leaves the rest unwritten: that
-        // is not worth waiting for a guest to read.
+        // A program that ended before it read all its input leaves the rest unwritten. Waiting
+        // for the guest to read the rest is not worthwhile.
         let in_step = matches!(outcome, Ok(_) | Err(ChannelError::Refused(_)));
         self.idle = in_step && written;
         outcome
@@ -211,18 +211,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         write_frames(&mut self.stream, kind, payload).await
     }
 
-    /// Says that what was begun ended in step.
+    /// Marks the last operation as ended in step.
     pub(crate) fn set_idle(&mut self) {
         self.idle = true;
     }
 
-    /// Both directions apart.
+    /// Splits both directions.
     pub(crate) fn split(self) -> (Reader<S>, Writer<S>) {
         let (reader, writer) = tokio::io::split(self.stream);
         (Reader::new(reader, self.decoder), Writer::new(writer))
     }
 
-    /// Both directions of one connection together again; not idle.
+    /// Joins both directions of one connection, which is not idle.
     pub(crate) fn join(reader: Reader<S>, writer: Writer<S>) -> Self {
         let (stream, decoder) = reader.join(writer);
         Self { stream, decoder, idle: false }
@@ -278,7 +278,7 @@ async fn read_outcome(
     }
 }
 
-/// One of a program's outputs, as far as it has come.
+/// The part of one program output received so far.
 #[derive(Debug, Default)]
 struct Output {
     /// Its beginning, up to the first piece there was no room for.
@@ -288,13 +288,13 @@ struct Output {
 }
 
 impl Output {
-    /// The agent cuts output at the same limit and says so; one that sends more lies.
+    /// The agent cuts output at the same limit and flags it; more output breaks the protocol.
     fn append(&mut self, piece: &[u8], room: &mut Room<'_>) -> Result<(), ChannelError> {
         if piece.is_empty() {
-            return Err(ChannelError::Protocol("it sent a piece of output without bytes"));
+            return Err(ChannelError::Protocol("empty piece of output"));
         }
         if self.bytes + piece.len() > OUTPUT_BYTES_MAX {
-            return Err(ChannelError::Protocol("it sent more output than it may"));
+            return Err(ChannelError::Protocol("more output than allowed"));
         }
         if !self.is_cut() && room(piece) {
             self.kept.extend_from_slice(piece);
@@ -312,7 +312,7 @@ fn exit(frame: &Frame) -> Result<ExecExit, ChannelError> {
     match answer(frame)? {
         GuestMessage::Exited(exit) => Ok(exit),
         GuestMessage::Refused(refusal) => Err(ChannelError::Refused(refusal)),
-        _ => Err(ChannelError::Protocol("it answered something else than how the program ended")),
+        _ => Err(ChannelError::Protocol("unexpected message in place of the program's exit")),
     }
 }
 
@@ -390,12 +390,12 @@ mod tests {
     async fn frame_larger_than_any_an_agent_sends() {
         let mut script = BytesMut::from(&b"\x03\xff\xff\xff\x04"[..]);
         script.resize(2 * PENDING_BYTES_MAX, b'x');
-        check_refused(script, "larger than any").await;
+        check_refused(script, "larger than allowed").await;
     }
 
     #[tokio::test]
     async fn wrong_messages() {
-        check_refused(messages(&[WELCOME]), "something else").await;
+        check_refused(messages(&[WELCOME]), "in place of the program's exit").await;
         check_refused(frames(&[(Kind::Stdin, b"x")]), "expected a control frame").await;
         check_refused(frames(&[(Kind::Control, b"}")]), "not a valid message").await;
         check_refused(BytesMut::from(&b"\0\0\0\x01\x7f"[..]), "unknown frame kind").await;
@@ -410,7 +410,7 @@ mod tests {
     async fn output_past_the_cap() {
         let piece = vec![b'x'; BULK_BYTES_MAX];
         let flood = vec![(Kind::Stderr, piece.as_slice()); OUTPUT_BYTES_MAX / BULK_BYTES_MAX + 1];
-        check_refused(frames(&flood), "more output than it may").await;
+        check_refused(frames(&flood), "more output than allowed").await;
     }
 
     #[tokio::test]
@@ -433,7 +433,7 @@ mod tests {
         };
         let spec = ExecSpec::new("code");
         let outcome = connection.exec_within(spec, b"", &mut room).await.unwrap();
-        // What comes after a gap is dropped, though it would have room.
+        // Output after a gap is dropped, even where there is room.
         assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("abc", "ef"));
         let ExecExit { exit_code, stdout_truncated, stderr_truncated, .. } = outcome.exit;
         assert_eq!((exit_code, stdout_truncated, stderr_truncated), (7, true, false));
@@ -441,7 +441,7 @@ mod tests {
 
     #[tokio::test]
     async fn endless_empty_output() {
-        check_refused(frames(&[(Kind::Stdout, b"")]), "without bytes").await;
+        check_refused(frames(&[(Kind::Stdout, b"")]), "empty piece of output").await;
     }
 
     #[tokio::test]
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silent_guest_keeps_nobody_past_the_time_limit() {
+    async fn silent_guest_delays_nobody_past_the_time_limit() {
         let (host, mut guest) = tokio::io::duplex(1 << 10);
         guest.write_all(&messages(&[WELCOME])).await.unwrap();
         let (mut connection, _) = Link::greet(host).await.unwrap();

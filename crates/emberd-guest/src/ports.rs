@@ -4,8 +4,8 @@
 //! caller ── GuestTcp ═ 64 KiB each way ═ carrier (a task) ── Line ── agent ── port
 //! ```
 //!
-//! The carrier moves bytes in both directions for as long as the sandbox lives and the caller
-//! holds its end. Neither side can make it hold more than a frame of the other's.
+//! The carrier moves bytes in both directions while the sandbox lives and the caller holds its
+//! end. It holds at most one frame for each direction.
 
 use std::io;
 use std::pin::Pin;
@@ -32,10 +32,10 @@ use crate::session::{PORT_CONNECTIONS_MAX, Session};
 /// Bytes held between caller and carrier, each way (64 KiB).
 const PIPE_BYTES: usize = 64 << 10;
 
-/// How long a guest may take to be done with a connection that both sides have ended.
+/// Time that a guest may take to finish a connection that both sides have ended.
 const LINGER_MAX: Duration = Duration::from_secs(10);
 
-/// Why there is no connection to a port.
+/// Why a connection to a port failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// No program in the sandbox listens on the port.
@@ -46,10 +46,10 @@ pub enum DialError {
         /// Which port.
         port: u16,
     },
-    /// As many connections as allowed are open.
-    #[error("sandbox {0} has {PORT_CONNECTIONS_MAX} connections to its ports, as many as allowed")]
+    /// The limit of open connections is reached.
+    #[error("sandbox {0} has reached the limit of {PORT_CONNECTIONS_MAX} port connections")]
     TooMany(String),
-    /// The guest did not do it.
+    /// The guest did not complete the operation.
     #[error(transparent)]
     Guest(#[from] GuestError),
 }
@@ -76,7 +76,7 @@ impl<S: ByteStream> Ports<S> {
         let mut line = Line::open(Arc::clone(session)).await?;
         match line.ask(&HostMessage::Dial { port }).await {
             Ok(GuestMessage::Dialed) => {}
-            Ok(_) => return Err(line.broken("it did not say that it dialed").await.into()),
+            Ok(_) => return Err(line.broken("unexpected answer to a dial").await.into()),
             Err(GuestError::Refused(refusal)) if refusal.code == RefusalCode::NotFound => {
                 line.done();
                 return Err(DialError::NotListening { sandbox: name.clone(), port });
@@ -90,7 +90,7 @@ impl<S: ByteStream> Ports<S> {
         tokio::spawn(async move {
             let carried = left.run_until_cancelled(carry(line, far, &end)).await;
             if let Some(Err(error)) = carried {
-                tracing::debug!(%id, port, %error, "a connection to a port broke");
+                tracing::debug!(%id, port, %error, "connection to a port failed");
             }
             drop(permit);
         });
@@ -98,16 +98,16 @@ impl<S: ByteStream> Ports<S> {
     }
 }
 
-/// A connection to a port of a sandbox. Shutting it down ends what goes to the port and leaves
-/// the other direction open; dropping it closes both at once.
+/// A connection to a port of a sandbox. Shutting it down ends the direction to the port and
+/// leaves the other one open; dropping it closes both.
 ///
 /// Reading fails with [`io::ErrorKind::ConnectionReset`] when the connection broke, or the
-/// sandbox ended, before whoever listens on the port was done.
+/// sandbox ended, before the server on the port had sent everything.
 #[derive(Debug)]
 pub struct GuestTcp {
     near: DuplexStream,
     end: Arc<End>,
-    /// Cancelled when the caller has left.
+    /// Cancelled when the caller has dropped its end.
     left: CancellationToken,
 }
 
@@ -182,9 +182,9 @@ struct Carrier<S> {
     far: DuplexStream,
     /// From the port, on its way to the caller.
     pending: Bytes,
-    /// Room for what the caller sends in one go.
+    /// Buffer for one read from the caller.
     chunk: Box<[u8]>,
-    /// What may be sent before the guest takes some.
+    /// Bytes that may be sent before the guest grants more.
     window: usize,
     port_ended: bool,
     caller_ended: bool,
@@ -225,7 +225,7 @@ impl<S: ByteStream> Carrier<S> {
                     self.line.send(kind, &self.chunk[..bytes]).await?;
                 }
                 written = to_caller.write(&self.pending), if !self.pending.is_empty() => {
-                    // A caller that left has said so by its token too.
+                    // The token of a caller that has left is cancelled too.
                     let Ok(written) = written else { return Ok(()) };
                     self.pending.advance(written);
                 }
@@ -234,7 +234,7 @@ impl<S: ByteStream> Carrier<S> {
         }
     }
 
-    /// What a frame of the guest means; says whether it was the last.
+    /// Handles a frame of the guest; returns whether it was the last one.
     async fn take(&mut self, frame: Frame, end: &End) -> Result<bool, GuestError> {
         match frame.kind {
             Kind::Data if !self.port_ended && !frame.payload.is_empty() => {
@@ -256,10 +256,10 @@ impl<S: ByteStream> Carrier<S> {
                     Ok(false)
                 }
                 Ok(GuestMessage::Done) if self.port_ended && self.caller_ended => Ok(true),
-                Ok(_) => Err(self.line.broken("it said what has no place on a port").await),
+                Ok(_) => Err(self.line.broken("unexpected message on a port connection").await),
                 Err(error) => Err(self.line.malformed(error).await),
             },
-            _ => Err(self.line.broken("it sent a frame that has no place on a port").await),
+            _ => Err(self.line.broken("unexpected frame on a port connection").await),
         }
     }
 }

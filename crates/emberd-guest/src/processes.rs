@@ -1,11 +1,11 @@
-//! Processes of one guest: started, listened to, talked to, and remembered for a while.
+//! Processes of one guest: started, followed, written to, and kept for a while after their end.
 //!
 //! ```text
 //! start ─▶ running ── exit, guest gone ─▶ ended ── time, number ─▶ forgotten
 //!             └────────── delete: SIGKILL ────────────────────────────▲
 //! ```
-//! A task for each reads all its guest says, whoever listens or does not: what is not kept any
-//! more is told as a gap.
+//! One task for each process reads everything its guest sends, with or without listeners. Events
+//! that are no longer kept are reported as a gap.
 
 use std::sync::Arc;
 
@@ -41,8 +41,8 @@ impl<S: ByteStream> Processes<S> {
         Self { session, registry }
     }
 
-    /// Starts a process. Dropping the future ends it; afterwards it lives until it ends, is
-    /// deleted, or its sandbox is.
+    /// Starts a process. Dropping the future ends the process. Once started, it runs until it
+    /// ends, is deleted, or its sandbox is deleted.
     ///
     /// # Errors
     /// [`ProcessError`].
@@ -62,12 +62,12 @@ impl<S: ByteStream> Processes<S> {
         let pid = match first.message() {
             Ok(GuestMessage::Started { pid }) => pid,
             Ok(GuestMessage::Exited(exit)) => {
-                let why = exit.error.unwrap_or_else(|| "the guest did not say why".to_owned());
+                let why = exit.error.unwrap_or_else(|| "the guest gave no reason".to_owned());
                 return Err(ProcessError::NotStarted(why));
             }
             Ok(GuestMessage::Refused(refusal)) => return Err(GuestError::Refused(refusal).into()),
             _ => {
-                return Err(reader.broken("it answered a start with something else").await.into());
+                return Err(reader.broken("unexpected answer to a process start").await.into());
             }
         };
         let (process, outgoing) = Process::new(pid, about);
@@ -81,12 +81,12 @@ impl<S: ByteStream> Processes<S> {
         Ok(process)
     }
 
-    /// Every process, and those that have just ended, by process id.
+    /// Returns every process, including those kept after their end, by process id.
     pub fn list(&self) -> Vec<Process> {
         self.registry.all()
     }
 
-    /// One process.
+    /// Returns one process.
     ///
     /// # Errors
     /// [`ProcessError::Unknown`].
@@ -94,7 +94,7 @@ impl<S: ByteStream> Processes<S> {
         self.registry.find(pid).ok_or_else(|| self.unknown(pid))
     }
 
-    /// Kills a process with all it started, and forgets it.
+    /// Kills a process with all its descendants, and removes its record.
     ///
     /// # Errors
     /// [`ProcessError::Unknown`].

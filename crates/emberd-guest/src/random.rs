@@ -1,7 +1,7 @@
 //! Random bytes, and bytes as hexadecimal digits.
 
 /// # Panics
-/// When the kernel has no randomness to give.
+/// When the kernel provides no randomness.
 pub(crate) fn random<const BYTES: usize>() -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes");

@@ -1,4 +1,4 @@
-//! What makes a restored guest itself: no two get the same.
+//! Renews a restored guest: its own clock, randomness and names.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,16 +15,16 @@ use crate::random::{hexadecimal, random};
 /// Random bytes each guest gets: twice what the kernel's generator is keyed with.
 const ENTROPY_BYTES: usize = 64;
 
-/// How late a guest's clock may be and be good enough; 50 ms are promised. What a guest is known
-/// to be late by includes the time its answer took.
+/// Largest accepted delay of a guest's clock; the documented limit is 50 ms. The measured delay
+/// includes the time that the guest's answer took.
 const LATE_MAX: Duration = Duration::from_millis(40);
 
-/// Most exchanges before a late clock is accepted: the first touches cold code, the second
-/// does not, and a host on which the third is slow is too busy for a precise clock.
+/// Most exchanges before a late clock is accepted. The first one runs cold code, the second one
+/// does not. A host on which the third one is slow is too busy for a precise clock.
 const EXCHANGES_MAX: usize = 3;
 
 /// Greets a guest that has just been restored and gives it its clock, randomness and names in
-/// one exchange; says when it answered. Its host name is `name` with hyphens.
+/// one exchange; returns when it answered. Its host name is `name` with hyphens.
 ///
 /// # Errors
 /// [`ChannelError`].
@@ -53,8 +53,8 @@ pub async fn renew<S: AsyncRead + AsyncWrite + Unpin>(
     set_clock(connection, fresh(name), EXCHANGES_MAX).await
 }
 
-/// Says `renewal` until its clock was not late, `exchanges` times at most. All but the first
-/// time the clock is all the guest sets.
+/// Sends `renewal` until the guest's clock is in time, at most `exchanges` times. After the first
+/// exchange the guest sets only its clock.
 async fn set_clock<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Link<S>,
     mut renewal: Renewal,
@@ -71,7 +71,7 @@ async fn set_clock<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// How late the clock of a guest may be that has just said so; what was `sent` set it.
+/// Upper limit of the delay of a guest's clock, from its answer to the renewal that was `sent`.
 fn late(renewed: &Renewed, sent: Instant) -> Duration {
     match renewed.wall_clock_us {
         Some(theirs) => Duration::from_micros(wall_clock_us().saturating_sub(theirs)),
@@ -159,7 +159,7 @@ mod tests {
         let (host, mut guest) = tokio::io::duplex(1 << 20);
         let mut renewing = Box::pin(greet(host, "sb_00ff1234abcd"));
         assert!((&mut renewing).now_or_never().is_none());
-        // Both are there before the guest has said a word.
+        // Both arrive before the guest has sent anything.
         let mut decoder = Decoder::default();
         while let Some(read) = guest.read_buf(decoder.buffer()).now_or_never() {
             read.unwrap();

@@ -1,8 +1,7 @@
-//! What all operations in one guest share: its connections, its permits, and an end for every
-//! case.
+//! The shared state of all operations in one guest: its connections and permits.
 //!
-//! Whatever a caller waits for ends when the sandbox is deleted or its microVM ends. A guest that
-//! breaks the protocol is hostile or broken, and cannot be trusted with another word: it is ended.
+//! Every operation ends when the sandbox is deleted or its microVM ends. A guest that breaks the
+//! protocol is hostile or broken, and is ended at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +15,11 @@ use crate::error::{ChannelError, GuestError};
 use crate::host::{ByteStream, End, Host};
 use crate::link::Link;
 
-/// How long a guest may take to answer what it can answer at once: an emulated one on a busy
-/// host is slow, not silent.
+/// Time that a guest may take for an answer that needs no work: an emulated guest on a busy host
+/// is slow.
 pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// How long a closed connection is given to turn out as the end of the whole microVM.
+/// Time to wait after a closed connection for the end of the whole microVM.
 const END_GRACE: Duration = Duration::from_secs(1);
 
 /// Most connections one guest keeps open while they are not used.
@@ -70,7 +69,7 @@ impl<S: ByteStream> Session<S> {
         }
     }
 
-    /// Waits for `operation`, for as long as the guest lives.
+    /// Waits for `operation` while the guest lives.
     pub async fn guarded<T>(
         &self,
         operation: impl Future<Output = Result<T, GuestError>>,
@@ -82,7 +81,7 @@ impl<S: ByteStream> Session<S> {
         }
     }
 
-    /// What a failed conversation means, and the end of a guest that broke the protocol.
+    /// Turns a failed conversation into its error, and ends a guest that broke the protocol.
     pub async fn failed(&self, source: ChannelError) -> GuestError {
         let hostile = match source {
             ChannelError::Refused(refusal) => return GuestError::Refused(refusal),
@@ -106,7 +105,7 @@ impl<S: ByteStream> Session<S> {
         }
     }
 
-    /// The guest did not answer in time.
+    /// Returns the error of a guest that did not answer in time.
     pub fn late(&self, waited: Duration) -> GuestError {
         GuestError::Unresponsive { guest: self.name.clone(), waited }
     }
@@ -119,7 +118,7 @@ impl<S: ByteStream> Session<S> {
         }
     }
 
-    /// An idle connection, else a new one.
+    /// Returns an idle connection, else a new one.
     pub async fn link(&self) -> Result<Link<S>, ChannelError> {
         while let Some(mut link) = self.pop() {
             if link.is_idle() {
@@ -131,7 +130,7 @@ impl<S: ByteStream> Session<S> {
         Ok(link)
     }
 
-    // The lock is not held while a connection is looked at.
+    // The lock is not held while a connection is checked.
     fn pop(&self) -> Option<Link<S>> {
         self.idle.lock().pop()
     }
@@ -144,7 +143,7 @@ impl<S: ByteStream> Session<S> {
         }
     }
 
-    /// Whether a connection is held that the guest has not closed.
+    /// Whether an idle connection is open that the guest has not closed.
     pub fn is_idle(&self) -> bool {
         self.idle.lock().last_mut().is_some_and(Link::is_idle)
     }

@@ -27,7 +27,7 @@ pub(crate) async fn next_frame(
         }
         let buffer = decoder.buffer();
         if buffer.len() > PENDING_BYTES_MAX {
-            return Err(ChannelError::Protocol("it sent a frame larger than any it may"));
+            return Err(ChannelError::Protocol("frame larger than allowed"));
         }
         buffer.reserve(READ_BYTES);
         let count = match reader.read_buf(buffer).await {
@@ -65,8 +65,8 @@ pub(crate) async fn write(
     Ok(())
 }
 
-/// Whether a write arrived. On a closed connection it did not, but that is no reason to
-/// stop reading: what the guest said before it closed tells more.
+/// Whether a write arrived. A write on a closed connection did not, but reading continues: what
+/// the guest sent before it closed explains more.
 pub(crate) fn delivered(write: io::Result<()>) -> Result<bool, ChannelError> {
     match write {
         Ok(()) => Ok(true),

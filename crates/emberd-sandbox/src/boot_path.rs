@@ -1,18 +1,18 @@
-//! How a microVM came to be, and where the time of its making went.
+//! How a microVM was made, and how long each part took.
 
 use std::fmt;
 use std::time::Duration;
 
 use emberd_proto::Welcome;
 
-/// How a sandbox's microVM came to be.
+/// How a sandbox's microVM was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BootPath {
-    /// Its kernel booted.
+    /// The guest's kernel booted.
     ColdBoot,
-    /// It was restored from a template when it was asked for.
+    /// The microVM was restored from a template on request.
     SnapshotRestore,
-    /// It was restored ahead of need and waited.
+    /// The microVM was restored ahead of need and waited in the warm pool.
     WarmPool,
 }
 
@@ -26,12 +26,12 @@ impl fmt::Display for BootPath {
     }
 }
 
-/// Where the time of a microVM's making went. One from the warm pool was made before it was
-/// asked for.
+/// How long each part of making a microVM took. A microVM from the warm pool was made before
+/// its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BootTimes {
-    /// Until the VMM process ran and its channel, or its control socket, was open; nothing
-    /// where one stood by.
+    /// Until the VMM process ran and its channel, or its control socket, was open; zero for a
+    /// standby.
     pub vmm: Duration,
     /// From then until the guest of a template ran. None after a cold boot.
     pub load: Option<Duration>,
@@ -49,7 +49,7 @@ pub struct BootTimes {
 }
 
 impl BootTimes {
-    /// Those of a guest that booted and said `welcome`.
+    /// The times of a guest that booted and sent `welcome`.
     pub(crate) fn of_boot(vmm: Duration, guest: Duration, welcome: &Welcome) -> Self {
         let kernel = welcome.init_started_us.map(Duration::from_micros);
         let serving = welcome.serving_us.map(Duration::from_micros);

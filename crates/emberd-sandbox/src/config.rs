@@ -1,15 +1,14 @@
-//! What every sandbox is made like, how many there may be, and how far ahead they are made.
+//! Configuration of the sandboxes and their warm pools.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::id::NodeKey;
 
-/// How long after an exec's own time limit its guest may take to say so, unless configured
-/// otherwise.
+/// Default time that the guest may take after an exec's own time limit to report it.
 pub const EXEC_GRACE_DEFAULT: Duration = Duration::from_secs(10);
 
-/// What every sandbox is made like, and how many there may be.
+/// Configuration of the sandboxes of one daemon.
 #[derive(Debug, Clone)]
 pub struct SandboxesConfig {
     /// Directory of per-sandbox state; at most [`RUN_DIR_BYTES_MAX`] bytes long, less the length
@@ -19,11 +18,11 @@ pub struct SandboxesConfig {
     pub run_dir: PathBuf,
     /// Key of this daemon in the ids of new sandboxes.
     pub node_key: NodeKey,
-    /// Most sandboxes at once; microVMs in pools are none yet.
+    /// Most sandboxes at once. MicroVMs in pools do not count.
     pub sandboxes_max: usize,
-    /// How long a guest may take to answer for the first time.
+    /// Time that a guest may take for its first answer.
     pub boot_timeout: Duration,
-    /// How long after an exec's own time limit its guest may take to say so.
+    /// Time that the guest may take after an exec's own time limit to report it.
     pub exec_grace: Duration,
     /// Virtual processors of each guest.
     pub vcpu_count: u8,
@@ -39,7 +38,7 @@ pub struct SandboxesConfig {
     pub pool: Option<PoolConfig>,
 }
 
-/// What the warm pools are like.
+/// Configuration of the warm pools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolConfig {
     /// MicroVMs of each language pack that are to be ready.
@@ -51,20 +50,20 @@ pub struct PoolConfig {
     pub pace: Pace,
 }
 
-/// How the pools are kept: what may wait for what, and for how long.
+/// Timing of refills, shrinking and health checks of the pools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// How long nothing must have been handed out, and no program run, before a microVM is
-    /// made ahead: who is given a sandbox uses it at once, and is not to share the processor.
+    /// Idle time, without a sandbox handed out or a program running, before a refill. A new
+    /// sandbox is used at once, and a refill would compete for the processor.
     pub idle_before_refill: Duration,
-    /// Longest wait for that. A daemon that is never idle makes a microVM ahead this often.
+    /// Longest wait for idle time. A daemon that is never idle refills at this interval.
     pub refill_wait_max: Duration,
-    /// How long no sandbox must have been asked for in vain before a raised ceiling sinks by
+    /// Time without a request that finds the pool empty after which a raised ceiling falls by
     /// one.
     pub idle_before_shrink: Duration,
-    /// Time between two looks at the health of the microVMs that wait.
+    /// Time between two health checks of the waiting microVMs.
     pub health_period: Duration,
-    /// How long a waiting guest may take to answer such a look.
+    /// Time that a waiting guest may take to answer a health check.
     pub health_timeout: Duration,
 }
 

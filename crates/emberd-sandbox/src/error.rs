@@ -1,4 +1,4 @@
-//! Why the sandboxes were not opened, one was not created or found, or nothing is done in it.
+//! Errors of opening the sandboxes, creating one, finding one and operating on one.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,13 +24,13 @@ const SOCKET_NAME_BYTES_MAX: usize = 20;
 #[error("unknown sandbox {0}")]
 pub struct Unknown(pub SandboxId);
 
-/// Why nothing is done in a sandbox. How a program itself ended is never an error.
+/// Why an operation in a sandbox failed. How a program itself ended is never an error.
 #[derive(Debug, thiserror::Error)]
 pub enum OperationError {
     /// The sandbox is still being created.
     #[error("sandbox {0} is still being created")]
     NotReady(SandboxId),
-    /// Its guest did not do it.
+    /// The guest did not complete the operation.
     #[error(transparent)]
     Guest(#[from] GuestError),
 }
@@ -45,7 +45,7 @@ pub enum OpenError {
         run_dir: PathBuf,
     },
     /// Sockets in the run directory would have paths longer than the kernel takes.
-    #[error("{} has {bytes} bytes, over the limit of {bytes_max}", run_dir.display())]
+    #[error("{} is {bytes} bytes long, over the limit of {bytes_max}", run_dir.display())]
     RunDirTooLong {
         /// The run directory.
         run_dir: PathBuf,
@@ -54,14 +54,14 @@ pub enum OpenError {
         /// The longest it may have, given the node key.
         bytes_max: usize,
     },
-    /// Somebody else can write to the run directory.
-    #[error("{} is not a directory of this user alone", run_dir.display())]
+    /// The run directory is not a directory that only this user can write to.
+    #[error("{} must be a directory that only this user can write to", run_dir.display())]
     RunDirShared {
         /// The run directory.
         run_dir: PathBuf,
     },
     /// The run directory cannot be used.
-    #[error("cannot use {}", run_dir.display())]
+    #[error("cannot use the run directory {}", run_dir.display())]
     RunDir {
         /// The run directory.
         run_dir: PathBuf,
@@ -69,15 +69,15 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// The directory of templates cannot be used.
-    #[error("cannot use {}", template_dir.display())]
+    #[error("cannot use the template directory {}", template_dir.display())]
     TemplateDir {
         /// The directory of templates.
         template_dir: PathBuf,
         /// Why.
         source: std::io::Error,
     },
-    /// What an earlier daemon left behind cannot be removed.
-    #[error("cannot clean up after an earlier daemon")]
+    /// The microVMs that an earlier daemon left behind cannot be removed.
+    #[error("cannot remove the microVMs of an earlier daemon")]
     Orphans(#[source] OrphanError),
 }
 
@@ -87,14 +87,14 @@ pub enum CreateError {
     /// No such language pack is installed.
     #[error("unknown language pack `{0}`")]
     UnknownPack(PackName),
-    /// As many sandboxes exist as may.
-    #[error("{0} sandboxes exist, and no more are allowed")]
+    /// The limit of sandboxes is reached.
+    #[error("the limit of {0} sandboxes is reached")]
     TooMany(usize),
     /// [`shutdown`](crate::Sandboxes::shutdown) has begun.
     #[error("the daemon is shutting down")]
     ShuttingDown,
-    /// It was deleted before it was ready.
-    #[error("sandbox {0} was deleted while it was created")]
+    /// The sandbox was deleted before it was ready.
+    #[error("sandbox {0} was deleted during its creation")]
     Deleted(SandboxId),
     /// The VMM could not be started.
     #[error("sandbox {id} could not be started")]
@@ -133,11 +133,11 @@ pub enum CreateError {
         console: Console,
     },
     /// The guest answered, but not as an agent does.
-    #[error("the guest of sandbox {id} did not greet; {console}")]
+    #[error("the guest of sandbox {id} failed to answer; {console}")]
     Guest {
         /// Which sandbox.
         id: SandboxId,
-        /// What it did.
+        /// How the guest failed.
         source: ChannelError,
         /// The end of the guest's console.
         console: Console,

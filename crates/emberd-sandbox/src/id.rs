@@ -35,7 +35,7 @@ impl fmt::Debug for NodeKey {
 
 /// The text is not 0 to 4 of `a-z` and `0-9`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a node key is 0 to {} of a-z and 0-9", NodeKey::BYTES_MAX)]
+#[error("a node key must be 0 to {} characters of a-z and 0-9", NodeKey::BYTES_MAX)]
 pub struct NodeKeyError;
 
 impl FromStr for NodeKey {
@@ -95,7 +95,7 @@ impl fmt::Debug for SandboxId {
 
 /// The text is not `sb_`, a node key and 12 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a sandbox id is `sb_`, at most 4 of a-z and 0-9, and 12 hexadecimal digits")]
+#[error("a sandbox id must be `sb_`, at most 4 of a-z and 0-9, and 12 hexadecimal digits")]
 pub struct SandboxIdError;
 
 impl FromStr for SandboxId {
@@ -103,7 +103,7 @@ impl FromStr for SandboxId {
 
     fn from_str(text: &str) -> Result<Self, SandboxIdError> {
         let rest = text.strip_prefix(PREFIX).ok_or(SandboxIdError)?;
-        // The last digits are the random ones, whatever a key before them looks like.
+        // The last digits are the random ones, whatever key precedes them.
         let key_bytes = rest.len().checked_sub(2 * RANDOM_BYTES).ok_or(SandboxIdError)?;
         let (key, digits) = rest.split_at_checked(key_bytes).ok_or(SandboxIdError)?;
         let node_key = key.parse().map_err(|_| SandboxIdError)?;

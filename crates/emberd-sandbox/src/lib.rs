@@ -6,8 +6,8 @@
 //!            └─ delete ─▶ Gone, and reaped
 //! ```
 //!
-//! `lifecycle` knows who exists and in which phase, `supply` how a microVM comes about and goes.
-//! This crate knows no HTTP and no VMM by name; what guests say is parsed in `emberd-guest`.
+//! `lifecycle` tracks the sandboxes and their phases; `supply` makes and removes microVMs.
+//! This crate does not depend on HTTP or on one VMM; `emberd-guest` parses what guests send.
 
 mod boot_path;
 mod config;

@@ -1,4 +1,4 @@
-//! All sandboxes of one daemon, and what is made ahead of them.
+//! All sandboxes of one daemon, with their templates and warm pools.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub struct Sandboxes(Arc<Inner>);
 struct Inner {
     table: Table,
     sources: Arc<Sources>,
-    /// What goes on behind everybody's back.
+    /// The background tasks.
     background: TaskTracker,
 }
 
@@ -55,23 +55,23 @@ impl Sandboxes {
         Ok(sandboxes)
     }
 
-    /// Lets `task` run until nothing is to be made any more.
+    /// Spawns `task`, which is cancelled when creations are closed.
     fn go_on(&self, task: impl Future<Output = ()> + Send + 'static) {
         let closing = self.0.sources.base.closing.clone();
         self.0.background.spawn(async move { closing.run_until_cancelled(task).await });
     }
 
-    /// What every sandbox is made like.
+    /// The configuration of every sandbox.
     pub fn config(&self) -> &SandboxesConfig {
         &self.0.sources.base.config
     }
 
-    /// What guests boot from.
+    /// The images that guests boot from.
     pub fn images(&self) -> &Images {
         &self.0.sources.base.images
     }
 
-    /// What microVMs run in.
+    /// The VMM that runs the microVMs.
     pub fn vmm(&self) -> &VmmDescription {
         self.0.sources.base.vmm.description()
     }
@@ -79,7 +79,7 @@ impl Sandboxes {
     /// Creates a sandbox: takes one from the pool, else restores one from the pack's template,
     /// else boots one, and waits until its guest answers.
     ///
-    /// Dropping the future removes whatever was started.
+    /// Dropping the future removes everything that was started.
     ///
     /// # Errors
     /// [`CreateError`].
@@ -90,7 +90,7 @@ impl Sandboxes {
         create::create(sources, &self.0.table, pack, image).await
     }
 
-    /// The sandbox, for everything that can be done in it.
+    /// Returns a handle to the sandbox.
     ///
     /// # Errors
     /// [`Unknown`].
@@ -106,14 +106,14 @@ impl Sandboxes {
         })
     }
 
-    /// Cancelled once the daemon is to stop: what only listens ends then.
+    /// Returns a token that is cancelled when the daemon stops; followers end then.
     pub fn closing(&self) -> CancellationToken {
         self.0.sources.base.closing.clone()
     }
 
-    /// Deletes the sandbox: nobody finds it any more, its creation and its execs are cut off,
-    /// and its end is under way when this returns. What is left of it then is counted by
-    /// [`Self::reaping`]. Goes on when the future is dropped.
+    /// Deletes the sandbox: removes it from the table, cancels its creation and its execs, and
+    /// returns when its removal is under way. [`Self::reaping`] counts such sandboxes. Dropping
+    /// the future does not stop the deletion.
     ///
     /// # Errors
     /// [`Unknown`]. Of several deletions at once, one finds the sandbox.
@@ -123,8 +123,8 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Waits until the sandbox is deleted, or its microVM has ended by itself; for nothing where
-    /// there is no such sandbox, or no longer.
+    /// Waits until the sandbox is deleted, or its microVM has ended by itself. Returns at once
+    /// if the sandbox does not exist.
     pub fn ended(&self, id: SandboxId) -> impl Future<Output = ()> + Send + use<> {
         let ended = self.get(id).map(|handle| handle.ended());
         async move {
@@ -134,22 +134,22 @@ impl Sandboxes {
         }
     }
 
-    /// All sandboxes as they are now, oldest first.
+    /// Returns the present state of all sandboxes, oldest first.
     pub fn list(&self) -> Vec<SandboxView> {
         self.0.table.views()
     }
 
-    /// How many sandboxes there are.
+    /// Returns the number of sandboxes.
     pub fn count(&self) -> usize {
         self.0.table.count()
     }
 
-    /// How many deleted sandboxes are not wholly gone yet.
+    /// Returns the number of deleted sandboxes whose removal is under way.
     pub fn reaping(&self) -> usize {
         self.0.sources.reaper.count()
     }
 
-    /// How sandboxes come to be as a rule.
+    /// Returns how most sandboxes are made.
     pub fn boot_path(&self) -> BootPath {
         let pooled = self.0.sources.base.config.pool.as_ref().is_some_and(|pool| pool.size > 0);
         match &self.0.sources.templates {
@@ -159,13 +159,14 @@ impl Sandboxes {
         }
     }
 
-    /// The template of every installed language pack, by name; none where none are made.
+    /// Returns the template of every installed language pack, by name; empty if the daemon
+    /// makes no templates.
     pub fn templates(&self) -> Vec<TemplateView> {
         self.0.sources.templates.as_ref().map(|templates| templates.views()).unwrap_or_default()
     }
 
-    /// Returns the pack's template once it is ready; builds it if there is none. Goes on when
-    /// the future is dropped.
+    /// Returns the pack's template once it is ready; builds it if it does not exist. Dropping
+    /// the future does not stop the build.
     ///
     /// # Errors
     /// [`BuildTemplateError`].
@@ -179,9 +180,9 @@ impl Sandboxes {
         built.unwrap_or(Err(BuildTemplateError::ShuttingDown))
     }
 
-    /// Removes the pack's template, and what waits in its pool; cuts off its being built.
-    /// Sandboxes boot cold until it is built again. No error if there is none. Goes on when the
-    /// future is dropped.
+    /// Removes the pack's template and empties its pool; cancels a build. Sandboxes boot cold
+    /// until the template is built again. Succeeds if the template does not exist. Dropping the
+    /// future does not stop the removal.
     ///
     /// # Errors
     /// [`RemoveTemplateError`].
@@ -196,27 +197,27 @@ impl Sandboxes {
         }
     }
 
-    /// The pool of every installed language pack, by name; none where there are no templates.
+    /// Returns the pool of every installed language pack, by name; empty without templates.
     pub fn pools(&self) -> Vec<PoolView> {
         self.0.sources.pools.views()
     }
 
-    /// Refuses creations from now on and cuts off those under way; nothing more is made ahead.
+    /// Refuses further creations, cancels those under way and stops filling the pools.
     pub fn close(&self) {
         self.0.table.close();
         self.0.sources.base.closing.cancel();
     }
 
-    /// Waits until the daemon is about to stop: what goes on until then ends.
+    /// Waits until the daemon is about to stop.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
         self.0.sources.base.closing.clone().cancelled_owned()
     }
 
-    /// Refuses creations from now on, deletes every sandbox and what was made ahead, and
-    /// returns when nothing is left.
+    /// Refuses further creations, deletes every sandbox and empties every pool. Returns when
+    /// everything is removed.
     pub async fn shutdown(&self) {
         self.close();
-        // First whoever makes more.
+        // The background tasks first: they make more microVMs.
         self.0.background.close();
         self.0.background.wait().await;
         self.0.sources.pools.clear(&self.0.sources.reaper);

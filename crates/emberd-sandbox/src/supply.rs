@@ -1,4 +1,4 @@
-//! How microVMs come about, and how they go.
+//! How microVMs are made and removed.
 //!
 //! ```text
 //! create ─┬─ pool ────── a restored, warmed microVM that waits

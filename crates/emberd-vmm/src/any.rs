@@ -25,7 +25,7 @@ pub enum AnyVmm {
     Qemu(Qemu),
 }
 
-/// A VMM of either driver that has its template before it and has not loaded it.
+/// A VMM of either driver that is ready to load its template.
 #[derive(Debug)]
 pub enum AnyStandby {
     /// A Firecracker process.

@@ -1,10 +1,10 @@
-//! What a microVM is made from, and why one could not be.
+//! Inputs of a boot, and its errors.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What a driver runs, for people.
+/// Description of a driver and its VMM, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmmDescription {
     /// `qemu` or `firecracker`.
@@ -45,8 +45,8 @@ pub struct BootSpec {
     pub vcpu_count: u8,
     /// Guest memory, in MiB.
     pub mem_size_mib: u32,
-    /// Whether a template will be made of it: some VMMs must then keep the guest's memory in
-    /// a file from the start.
+    /// Whether a template will be made from it: some VMMs must then keep the guest's memory in a
+    /// file from the start.
     pub for_template: bool,
 }
 
@@ -56,7 +56,7 @@ pub enum BootError {
     /// The VM's directory or a file in it could not be made.
     #[error("cannot prepare {}", path.display())]
     Prepare {
-        /// What was being made.
+        /// The file or directory.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
@@ -77,8 +77,8 @@ pub enum BootError {
         /// Last lines of its log.
         log_tail: String,
     },
-    /// The VMM did not carry out a step of the boot.
-    #[error("the VMM did not carry out {step}; its log ends: {log_tail}")]
+    /// The VMM did not complete a step of the boot.
+    #[error("the VMM did not complete {step}; its log ends: {log_tail}")]
     Step {
         /// The step, in the VMM's terms.
         step: String,
@@ -88,9 +88,9 @@ pub enum BootError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The VMM did not open its channel in time.
-    #[error("the VMM opened no channel within {waited:?}")]
+    #[error("the VMM did not open its channel within {waited:?}")]
     NoChannel {
-        /// How long was waited.
+        /// Time waited.
         waited: Duration,
     },
 }
@@ -106,7 +106,7 @@ pub enum ConnectError {
     Channel(#[source] io::Error),
 }
 
-/// What kill could not remove.
+/// A directory that kill could not remove.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot remove {}", dir.display())]
 pub struct KillError {

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-/// Time between two attempts: nothing tells when a socket begins to listen.
+/// Time between two attempts: no event reports when a socket begins to listen.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// Connects as `connect` does, as soon as somebody listens there, however long that takes.
-/// Cancel safe.
+/// Calls `connect` until a process listens on the socket, without a time limit. Cancel safe.
 ///
 /// # Errors
-/// What no later attempt could change, such as a path over the 107 bytes a socket's may have.
+/// An error that no later attempt could change, such as a path over the limit of 107 bytes.
 pub(crate) async fn dial<F>(connect: impl Fn() -> F) -> io::Result<UnixStream>
 where
     F: Future<Output = io::Result<UnixStream>>,

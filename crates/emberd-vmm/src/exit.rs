@@ -7,20 +7,20 @@ use tokio::sync::watch;
 /// How a VMM process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitReason {
-    /// It exited by itself: the guest rebooted or panicked, or the VMM failed.
+    /// The process exited by itself: the guest rebooted or panicked, or the VMM failed.
     Code(i32),
     /// As [`Self::Code`], with a code whose meaning its driver knows.
     Named {
         /// The code.
         code: i32,
-        /// What it means.
+        /// Meaning of the code.
         cause: &'static str,
-        /// The system call that was refused, where that is the cause and the log tells.
+        /// The refused system call, if that is the cause and the log names it.
         syscall: Option<u32>,
     },
     /// A signal ended it.
     Signal(i32),
-    /// It ended, but the kernel did not keep its status (the daemon ignores `SIGCHLD`).
+    /// The process ended, but the kernel kept no status (the daemon ignores `SIGCHLD`).
     Unknown,
 }
 
@@ -34,8 +34,8 @@ impl fmt::Display for ExitReason {
             Self::Named { code, cause, syscall: Some(number) } => {
                 write!(f, "exited with code {code} ({cause}: system call {number})")
             }
-            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
-            Self::Unknown => f.write_str("ended, for a reason unknown"),
+            Self::Signal(signal) => write!(f, "was killed by signal {signal}"),
+            Self::Unknown => f.write_str("ended for an unknown reason"),
         }
     }
 }

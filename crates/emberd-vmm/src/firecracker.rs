@@ -54,8 +54,8 @@ pub struct FirecrackerConfig {
     pub ready_port: Option<u32>,
     /// Whether microVMs are jailed, and how.
     pub jail: JailConfig,
-    /// Whether Firecracker runs without its system call filter. For laboratories only: a
-    /// guest that breaks out of such a VMM has the whole kernel before it.
+    /// Whether Firecracker runs without its system call filter. For tests only: a guest that
+    /// breaks out of such a VMM can attack the whole kernel.
     pub no_seccomp: bool,
     /// How long one API call may take.
     pub call_timeout: Duration,
@@ -86,7 +86,7 @@ pub struct Firecracker {
     facts: Arc<Facts>,
 }
 
-/// What driver and microVMs know.
+/// State shared by the driver and its microVMs.
 #[derive(Debug)]
 struct Facts {
     binary: PathBuf,
@@ -104,7 +104,7 @@ impl Facts {
 }
 
 impl Firecracker {
-    /// Finds Firecracker, and the jailer if it is to be used, and looks at their versions.
+    /// Finds Firecracker, and the jailer if the configuration needs it, and checks their versions.
     ///
     /// # Errors
     /// [`FindError`].
@@ -151,7 +151,7 @@ impl Firecracker {
     /// The format of `template`'s state file, as this Firecracker reads it.
     ///
     /// # Errors
-    /// [`FindError::Unreadable`] when it is none it knows.
+    /// [`FindError::Unreadable`] if Firecracker does not know the format.
     pub fn describe_snapshot(&self, template: &Template) -> Result<SnapshotFormat, FindError> {
         SnapshotFormat::of_state(&self.facts.binary, &template.state())
     }
@@ -165,7 +165,7 @@ impl Firecracker {
         vm.put("/entropy", &machine.entropy).await
     }
 
-    /// Limits the console, where Firecracker can. A snapshot does not hold that setting.
+    /// Limits the console if Firecracker supports it. A snapshot does not contain this setting.
     async fn limit_serial(&self, vm: &Launched) -> Result<(), BootError> {
         if self.facts.features.serial_rate_limiter {
             vm.put("/serial", &machine::serial()).await?;
@@ -232,7 +232,7 @@ impl Vmm for Firecracker {
     }
 }
 
-/// A Firecracker that has its template before it and has not loaded it.
+/// A Firecracker process that is ready to load its template.
 #[derive(Debug)]
 pub struct FirecrackerStandby(Launched);
 

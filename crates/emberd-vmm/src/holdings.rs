@@ -1,7 +1,7 @@
-//! What a microVM holds outside of its directory: mounts below it, and control groups.
+//! Resources of a microVM outside of its directory: mounts below it, and control groups.
 //!
-//! A file in the directory lists them from before they are made, so that whoever removes
-//! the directory, be it another daemon after a crash, can release them first.
+//! A file in the directory lists them before they are made, so that the removal of the directory,
+//! even by another daemon after a crash, can release them first.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Name of the list in a microVM's directory.
 const HOLDINGS_FILE: &str = "holdings.json";
 
-/// What a microVM holds outside of its directory.
+/// Resources of a microVM outside of its directory.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Holdings {
     /// Directories in cgroup hierarchies that hold this microVM's processes alone.
@@ -26,7 +26,7 @@ impl Holdings {
     }
 }
 
-/// Releases what the microVM of `dir` holds, if anything. Its process must have ended.
+/// Releases the resources of the microVM of `dir`. Its process must have ended.
 pub(crate) fn release(dir: &Path) -> io::Result<()> {
     let listed = match std::fs::read(dir.join(HOLDINGS_FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -1,4 +1,4 @@
-//! What the host offers a VMM: whether KVM is worth using, and how fast its clock ticks.
+//! The host's support for VMMs: whether KVM is usable, and the frequency of its clock.
 
 use std::fmt;
 use std::io;
@@ -14,8 +14,8 @@ pub(crate) use identity::{CPUINFO, Identity};
 
 const KVM_DEVICE: &str = "/dev/kvm";
 
-/// Time over which the cycle counter is held against the clock. Reading either takes well
-/// below a microsecond, so the frequency is right to some 50 in a million.
+/// Time over which the cycle counter is compared with the clock. Reading either takes well below
+/// a microsecond, so the frequency is right to some 50 ppm.
 const TSC_SPAN: Duration = Duration::from_millis(20);
 
 /// Whether guests should run on KVM.
@@ -23,7 +23,7 @@ const TSC_SPAN: Duration = Duration::from_millis(20);
 pub enum KvmVerdict {
     /// The device opens and the processor virtualises.
     Usable,
-    /// There is no device.
+    /// The device does not exist.
     Absent,
     /// The device does not open for this user.
     NotPermitted,
@@ -33,7 +33,7 @@ pub enum KvmVerdict {
 }
 
 impl KvmVerdict {
-    /// The verdict on this host.
+    /// Checks this host.
     pub fn of_this_host() -> Self {
         let opened = std::fs::File::options().read(true).write(true).open(KVM_DEVICE);
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -49,7 +49,7 @@ impl KvmVerdict {
         }
     }
 
-    /// What a person can do about it.
+    /// Returns a hint how to fix the problem.
     pub fn hint(self) -> Option<&'static str> {
         match self {
             Self::Usable => None,
@@ -65,12 +65,12 @@ impl KvmVerdict {
     }
 }
 
-/// States the fact, to be put after "because" or a colon.
+/// States the fact, in a form that follows "because" or a colon.
 impl fmt::Display for KvmVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Usable => "/dev/kvm opens and the processor virtualises",
-            Self::Absent => "there is no /dev/kvm",
+            Self::Absent => "/dev/kvm does not exist",
             Self::NotPermitted => "/dev/kvm does not open for this user",
             Self::NoHardwareVirtualisation => {
                 "/dev/kvm opens, but the processor shows neither vmx nor svm"
@@ -79,17 +79,17 @@ impl fmt::Display for KvmVerdict {
     }
 }
 
-/// What KVM said and did when it was tried.
+/// Result of a KVM trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvmTrial {
-    /// Version of its API; every KVM since Linux 2.6.22 says 12.
+    /// Version of its API; 12 since Linux 2.6.22.
     pub api_version: i32,
     /// How long it took to create an empty machine.
     pub create_vm: Duration,
 }
 
 impl KvmTrial {
-    /// Creates an empty machine and lets go of it.
+    /// Creates an empty machine and closes it.
     ///
     /// # Errors
     /// The device does not open, or KVM refuses.
@@ -123,7 +123,7 @@ pub(crate) fn tsc_khz() -> u64 {
     u64::try_from(khz).expect("a counter of 64 bits over 20 ms")
 }
 
-/// The clock and the cycle counter at one moment: of some readings the one least disturbed.
+/// Reads the clock and the cycle counter together: the fastest of some readings.
 fn clock_and_cycles() -> (Duration, u64) {
     let reading = || {
         let before = clock();

@@ -1,5 +1,5 @@
-//! What keeps VMMs apart from the host and from each other, whatever VMM it is: users of
-//! their own, limits on what they take, and for those that bring no jailer a root of their own.
+//! Isolation of VMMs from the host and from each other: separate users, resource limits, and for
+//! VMMs without a jailer a separate root.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -16,10 +16,10 @@ pub(crate) use plan::{Access, Plan};
 /// Whether to jail VMMs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum JailChoice {
-    /// If the daemon is root and a jail can be had.
+    /// If the daemon is root and a jail is possible.
     #[default]
     Auto,
-    /// Yes; it is an error if that cannot be.
+    /// Yes; an error if a jail is not possible.
     On,
     /// No.
     Off,
@@ -41,7 +41,7 @@ impl FromStr for JailChoice {
 /// How microVMs are jailed.
 #[derive(Debug, Clone)]
 pub struct JailConfig {
-    /// Whether they are.
+    /// Whether microVMs are jailed.
     pub choice: JailChoice,
     /// Firecracker's jailer; looked for beside Firecracker, then in `PATH`, when absent.
     pub jailer: Option<PathBuf>,

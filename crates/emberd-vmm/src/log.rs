@@ -15,7 +15,7 @@ pub use reader::ConsoleReader;
 /// Name of the log in a microVM's directory.
 pub(crate) const LOG_FILE: &str = "vm.log";
 
-/// Name of what was the log until it was full.
+/// Name of the previous log, which is full.
 const LOG_FILE_BEFORE: &str = "vm.log.1";
 
 /// Largest log file, in bytes (1 MiB); together with its predecessor twice that.
@@ -42,7 +42,7 @@ impl Log {
 
     /// Appends `text`, at most [`LOG_BYTES_MAX`] bytes of it.
     ///
-    /// What the disk refuses is lost: a log that cannot be written must not stop a guest.
+    /// Drops text that cannot be written: a full disk must not stop a guest.
     pub(crate) fn append(&mut self, text: &[u8]) {
         if let Err(error) = self.try_append(text) {
             tracing::debug!(%error, path = %self.path.display(), "console output lost");
@@ -66,7 +66,7 @@ fn predecessor(path: &Path) -> PathBuf {
 }
 
 /// The last `lines_max` lines of the log at `path`, without control characters and with
-/// U+FFFD for what is not UTF-8; empty when there is no log.
+/// U+FFFD for bytes that are not UTF-8; empty if the log does not exist.
 ///
 /// Looks at no more than the last 16 KiB.
 pub fn tail(path: &Path, lines_max: usize) -> String {

@@ -2,8 +2,8 @@
 //!
 //! Every microVM's directory holds the record of its VMM process. The process is killed
 //! only if it is still that very one: same process id, same start time, same boot of the
-//! host. A missing, torn or forged record costs a process at most, never somebody else's; where
-//! there is none, a process that shows itself to be that VMM is killed.
+//! host. A missing, torn or forged record never leads to the kill of an unrelated process. If the
+//! record is missing, a process that is recognisably that VMM is killed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::record::Record;
 
 mod unrecorded;
 
-/// Longest wait for one killed process to end; a kernel that needs longer is in trouble.
+/// Longest wait for one killed process to end; a healthy kernel needs far less.
 const END_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// One directory that was removed.
@@ -24,26 +24,25 @@ const END_WAIT_MAX: Duration = Duration::from_secs(10);
 pub struct Removed {
     /// The directory of a former daemon's microVM.
     pub dir: PathBuf,
-    /// What became of its VMM.
+    /// Outcome for its VMM.
     pub vmm: OrphanVmm,
 }
 
-/// What became of a former daemon's VMM.
+/// Outcome for a former daemon's VMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrphanVmm {
-    /// It still ran and was killed.
+    /// The VMM was still running and was killed.
     Killed {
         /// Its process id.
         process_id: u32,
     },
-    /// It had ended before.
+    /// The VMM had already ended.
     Ended,
-    /// There was no readable record, and no process that is it: whatever it was, it was left
-    /// alone.
+    /// The directory has no readable record, and no process was found to be its VMM.
     Unrecorded,
 }
 
-/// Why what an earlier daemon left could not be removed.
+/// Why the microVMs of an earlier daemon could not be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum OrphanError {
     /// The directory of all microVMs could not be read.
@@ -75,7 +74,7 @@ pub enum OrphanError {
 }
 
 /// Kills every VMM an earlier daemon recorded in a directory below `run_dir` and removes the
-/// directory. Entries whose name `is_vm` denies are left alone; no `run_dir` is no orphans.
+/// directory. Ignores entries whose name `is_vm` rejects, and a `run_dir` that does not exist.
 ///
 /// Blocks; the caller makes sure that no other daemon uses `run_dir`.
 ///
@@ -87,7 +86,7 @@ pub fn remove_orphans(
 ) -> Result<Vec<Removed>, OrphanError> {
     let dirs = vm_dirs(run_dir, is_vm)
         .map_err(|source| OrphanError::Read { path: run_dir.into(), source })?;
-    // Collected first: one that cannot be removed must not keep the others alive.
+    // Collected first: a directory that cannot be removed must not spare the others.
     let outcomes: Vec<_> = dirs.into_iter().map(remove).collect();
     outcomes.into_iter().collect()
 }
@@ -100,7 +99,7 @@ fn vm_dirs(run_dir: &Path, is_vm: impl Fn(&str) -> bool) -> io::Result<Vec<PathB
     let mut dirs = Vec::new();
     for entry in entries {
         let entry = entry?;
-        // A symbolic link is no directory here, wherever it leads.
+        // A symbolic link does not count as a directory, wherever it leads.
         if entry.file_type()?.is_dir() && entry.file_name().to_str().is_some_and(&is_vm) {
             dirs.push(entry.path());
         }
@@ -143,7 +142,7 @@ fn kill_if_running(record: &Record) -> io::Result<bool> {
         Err(rustix::io::Errno::SRCH) => return Ok(false),
         pidfd => pidfd?,
     };
-    // Compared with the descriptor in hand: it cannot come to mean another process.
+    // Compared while the descriptor is open: it cannot come to refer to another process.
     if Record::of(record.pid)?.as_ref() != Some(record) {
         return Ok(false);
     }
@@ -151,7 +150,7 @@ fn kill_if_running(record: &Record) -> io::Result<bool> {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
         Err(error) => return Err(error.into()),
     }
-    // Not this daemon's child: its end can be seen, its status cannot be had.
+    // Not this daemon's child: its end can be observed, but not its status.
     let timeout = Timespec::try_from(END_WAIT_MAX).expect("ten seconds are few");
     let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))?;
     if ended == 0 { Err(io::ErrorKind::TimedOut.into()) } else { Ok(true) }

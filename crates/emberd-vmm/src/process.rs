@@ -1,12 +1,12 @@
 //! A VMM's process, from spawn until it is reaped and its directory is gone.
 //!
 //! ```text
-//! spawn ─▶ running ─┬─ ends by itself ─▶ reaped by its watch ──┬▶ told ─▶ owner drops:
+//! spawn ─▶ running ─┬─ ends by itself ─▶ reaped by its watch ──┬▶ sent ─▶ owner drops:
 //!                   └─ kill or drop ───▶ SIGKILL, reaped there ┘         directory removed
 //! ```
 //!
-//! Whoever reaps holds the lock on the [`Child`], which remembers the status: there is one
-//! `wait` for one process, no zombie, and no signal to a recycled process id.
+//! Reaping locks the [`Child`], which keeps the status. So each process gets one `wait`, leaves
+//! no zombie, and a recycled process id gets no signal.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -31,13 +31,13 @@ use crate::{BootError, ExitReason, ExitWatch, KillError};
 /// what a pipe holds (64 KiB, pipe(7)).
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Most attempts to remove a directory to which files are added meanwhile.
+/// Most attempts to remove a directory while files are added to it.
 const REMOVALS_MAX: usize = 16;
 
 /// Lines of log that an error quotes.
 pub(crate) const TAIL_LINES: usize = 8;
 
-/// A command without the daemon's environment, which may hold secrets and is nothing to a VMM.
+/// Returns a command without the daemon's environment, which may hold secrets.
 pub(crate) fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
@@ -52,7 +52,7 @@ pub(crate) struct VmDir {
     kept: Option<Box<dyn Kept>>,
 }
 
-/// What is given back when a microVM's directory is gone.
+/// A resource released when a microVM's directory is gone.
 pub(crate) trait Kept: std::fmt::Debug + Send + Sync {}
 
 impl<T: std::fmt::Debug + Send + Sync> Kept for T {}
@@ -83,7 +83,7 @@ impl VmDir {
         loop {
             match std::fs::remove_dir_all(&self.path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                // Something added a file meanwhile: what a VMM started may outlive it a little.
+                // A process that the VMM started may outlive it briefly and add a file.
                 Err(error)
                     if error.kind() == io::ErrorKind::DirectoryNotEmpty
                         && attempts < REMOVALS_MAX =>
@@ -106,7 +106,7 @@ impl Drop for VmDir {
     }
 }
 
-/// Tells from its exit code and its log why a VMM exited.
+/// Derives from its exit code and its log why a VMM exited.
 pub(crate) type ReadCode = fn(i32, &Path) -> ExitReason;
 
 /// A running VMM and its directory. Dropping it kills the process, reaps it and removes the
@@ -135,7 +135,7 @@ impl VmmProcess {
         Self::spawn_reading(command, dir, confinement, |code, _| ExitReason::Code(code))
     }
 
-    /// As [`Self::spawn`]; `read_code` tells from exit code and log why the process exited.
+    /// As [`Self::spawn`]; `read_code` derives from exit code and log why the process exited.
     pub(crate) fn spawn_reading(
         mut command: Command,
         dir: VmDir,
@@ -210,7 +210,7 @@ impl VmmProcess {
     }
 
     /// Kills the process, reaps it and removes the directory, on a thread that may block.
-    /// A caller that goes away changes nothing.
+    /// Dropping the future does not stop it.
     pub(crate) async fn kill(mut self) -> Result<(), KillError> {
         let path = self.dir.path().to_owned();
         let end = move || {
@@ -229,7 +229,7 @@ impl Drop for VmmProcess {
     }
 }
 
-/// What the watch and the owner of a process share.
+/// State shared by the watch and the owner of a process.
 #[derive(Debug)]
 struct ProcessGuard {
     life: Mutex<Life>,
@@ -247,7 +247,7 @@ struct Life {
 
 impl Life {
     /// Sends SIGKILL to the process group, unless the process was reaped: then its id may
-    /// be somebody else's.
+    /// belong to another process.
     fn kill(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             let group = Pid::from_child(&self.child);
@@ -294,13 +294,13 @@ impl ProcessGuard {
             // ECHILD: the daemon was started with SIGCHLD ignored, the kernel reaped.
             Err(_) => ExitReason::Unknown,
         };
-        // The watch and the owner may both tell; the second changes nothing.
-        self.ended.send_if_modified(|told| told.replace(reason) != Some(reason));
+        // The watch and the owner may both report; the second report changes nothing.
+        self.ended.send_if_modified(|sent| sent.replace(reason) != Some(reason));
     }
 }
 
-/// Moves what the process prints into its log until it ends, then reaps it. When the end is
-/// told, the log is complete.
+/// Copies the output of the process into its log until it ends, then reaps it. When the end is
+/// reported, the log is complete.
 async fn watch(guard: Arc<ProcessGuard>, pidfd: AsyncFd<OwnedFd>, output: pipe::Receiver) {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut open = true;
@@ -315,7 +315,7 @@ async fn watch(guard: Arc<ProcessGuard>, pidfd: AsyncFd<OwnedFd>, output: pipe::
             },
         }
     }
-    // Read past the runtime, whose idea of readiness may be older than the process' end.
+    // Read without the runtime, whose readiness state may be older than the end of the process.
     if let Ok(n) = rustix::io::read(&output, &mut chunk) {
         guard.append(&chunk[..n]);
     }

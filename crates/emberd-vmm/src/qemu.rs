@@ -54,11 +54,11 @@ pub struct Qemu {
     facts: Arc<Facts>,
 }
 
-/// What driver and microVMs know.
+/// State shared by the driver and its microVMs.
 #[derive(Debug)]
 struct Facts {
     version: String,
-    /// What guests find, in words.
+    /// The hardware of guests, in words.
     hardware: String,
     host: Identity,
 }
@@ -77,14 +77,14 @@ impl Facts {
 }
 
 impl Qemu {
-    /// Finds QEMU, asks it for its version, decides on the accelerator and tries the jail if
-    /// there is to be one. Blocks for some tens of milliseconds, twice that with a jail.
+    /// Finds QEMU, reads its version, chooses the accelerator and tries the jail if the
+    /// configuration has one. Blocks for some tens of milliseconds, twice that with a jail.
     ///
     /// # Errors
     /// [`FindQemuError`].
     pub fn find(config: QemuConfig) -> Result<Self, FindQemuError> {
         let binary = find::binary(config.binary)?;
-        // A jail shows the place a link leads to, and not every link.
+        // A jail contains the target of the link, and not every link.
         let binary = binary
             .canonicalize()
             .map_err(|source| FindQemuError::Run { binary: binary.clone(), source })?;
@@ -114,10 +114,10 @@ impl Qemu {
         Ok(Self { binary, hardware, jail, description, facts: Arc::new(facts) })
     }
 
-    /// What holds in the jail of each VMM, in words.
+    /// Describes the limits in effect in the jail of each VMM.
     ///
     /// # Errors
-    /// Why there is no jail.
+    /// Returns why microVMs are not jailed.
     pub fn confinement(&self) -> Result<String, &str> {
         self.jail.as_ref().map(Jail::describe).map_err(String::as_str)
     }

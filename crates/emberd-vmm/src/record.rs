@@ -1,7 +1,7 @@
-//! Which process runs a microVM, written beside it so that a later daemon can tell.
+//! Record of the process that runs a microVM, for a later daemon.
 //!
-//! A process id alone is recycled; with the process' start time and the host's boot it
-//! names one process for good.
+//! A process id alone may be recycled. With the process's start time and the host's boot id it
+//! identifies one process permanently.
 
 use std::io::{self, Read as _};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The directory a VMM has its sockets in, which its user may own.
+//! The directory of a VMM's sockets, which its user may own.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -38,8 +38,8 @@ impl Root {
         UnixListener::bind(format!("{}/{name}", through(&self.fd)))
     }
 
-    /// Connects to the socket `name`. In a jail the VMM may put there what it likes: a link
-    /// is not followed, it could lead to a socket of the host's.
+    /// Connects to the socket `name`. Does not follow a link: in a jail the VMM can put one there
+    /// that leads to a socket of the host.
     pub(crate) async fn connect(&self, name: &str) -> io::Result<UnixStream> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let socket = rustix::fs::openat(&self.fd, name, flags, Mode::empty())?;

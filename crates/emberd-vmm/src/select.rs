@@ -1,4 +1,4 @@
-//! Which driver runs the microVMs of a host, and why.
+//! Selects the driver of a host, with the reason.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::KvmVerdict;
 use crate::firecracker::find_binary;
 
-/// What the caller wants.
+/// Driver requested by the caller.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum VmmChoice {
     /// Firecracker where it can run well, else QEMU.
@@ -31,12 +31,12 @@ impl FromStr for VmmChoice {
     }
 }
 
-/// What the choice depends on.
+/// Facts about the host that decide the choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
     /// Firecracker's binary, if there is one.
     pub firecracker: Option<PathBuf>,
-    /// Whether KVM is worth using.
+    /// Whether KVM is usable.
     pub kvm: KvmVerdict,
     /// Whether the caller wants KVM whatever the verdict (`--accel kvm`).
     pub kvm_forced: bool,
@@ -65,25 +65,25 @@ pub enum Driver {
 /// The driver chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
-    /// It.
+    /// The driver.
     pub driver: Driver,
     /// Why, as the beginning of a sentence.
     pub reason: String,
 }
 
-/// Why what the caller wants cannot be.
+/// Why the requested driver cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
-    /// Firecracker is demanded and not there.
+    /// Firecracker is requested and not installed.
     #[error("no firecracker binary found")]
     NoFirecracker,
-    /// Firecracker is demanded, and cannot run without the KVM that is missing.
+    /// Firecracker is requested and cannot run without KVM.
     #[error("Firecracker needs KVM: {0}")]
     NoKvm(KvmVerdict),
 }
 
 impl SelectError {
-    /// What a person can do about it.
+    /// Returns a hint how to fix the problem.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoFirecracker => {
@@ -96,13 +96,13 @@ impl SelectError {
 
 /// Chooses a driver.
 ///
-/// A KVM device without hardware virtualisation behind it counts as none: it interprets guest
-/// kernels, and stops at what it does not know. Whoever names Firecracker outright gets it
-/// even so; whoever lets emberd choose does only by forcing KVM. Whoever names it and forces
-/// KVM is obeyed unseen: Firecracker will say what is missing.
+/// A KVM device without hardware virtualisation does not count: it interprets guest kernels, and
+/// stops at instructions that it does not know. An explicit request selects Firecracker on such a
+/// device anyway; the automatic choice does so only with KVM forced. With both, the device is not
+/// checked: Firecracker reports what is missing.
 ///
 /// # Errors
-/// [`SelectError`] when Firecracker is demanded and cannot run.
+/// [`SelectError`] when Firecracker is requested and cannot run.
 pub fn select(choice: VmmChoice, facts: &HostFacts) -> Result<Selection, SelectError> {
     let qemu = |reason: String| Ok(Selection { driver: Driver::Qemu, reason });
     let firecracker = |binary: PathBuf, reason: String| {
@@ -111,13 +111,13 @@ pub fn select(choice: VmmChoice, facts: &HostFacts) -> Result<Selection, SelectE
     let opens = matches!(facts.kvm, KvmVerdict::Usable | KvmVerdict::NoHardwareVirtualisation);
     let usable = facts.kvm == KvmVerdict::Usable || (facts.kvm_forced && opens);
     match (choice, facts.firecracker.clone()) {
-        (VmmChoice::Qemu, _) => qemu("qemu was asked for".to_owned()),
+        (VmmChoice::Qemu, _) => qemu("qemu was requested".to_owned()),
         (VmmChoice::Firecracker, None) => Err(SelectError::NoFirecracker),
         (VmmChoice::Firecracker, Some(_)) if !opens && !facts.kvm_forced => {
             Err(SelectError::NoKvm(facts.kvm))
         }
         (VmmChoice::Firecracker, Some(binary)) => {
-            firecracker(binary, format!("firecracker was asked for; {}", facts.kvm))
+            firecracker(binary, format!("firecracker was requested; {}", facts.kvm))
         }
         (VmmChoice::Auto, None) => qemu("no firecracker binary found".to_owned()),
         (VmmChoice::Auto, Some(_)) if !usable => {
@@ -151,7 +151,7 @@ mod tests {
         let cases = [
             (auto(true, Usable, false), "F: firecracker is installed and /dev/kvm opens and"),
             (auto(false, Usable, false), "Q: no firecracker binary found"),
-            (auto(true, Absent, false), "Q: firecracker needs KVM, but there is no /dev/kvm"),
+            (auto(true, Absent, false), "Q: firecracker needs KVM, but /dev/kvm does not exist"),
             (auto(true, NotPermitted, true), "Q: firecracker needs KVM, but /dev/kvm does not"),
             (auto(true, NoHardwareVirtualisation, false), "Q: firecracker needs KVM, but /dev/kvm"),
             (auto(true, NoHardwareVirtualisation, true), "F: firecracker is installed and"),
@@ -165,13 +165,13 @@ mod tests {
     fn a_name_is_obeyed_or_refused() {
         let named = |found, kvm| chosen(VmmChoice::Firecracker, found, kvm, false);
         let forced = chosen(VmmChoice::Firecracker, true, Absent, true);
-        assert_eq!(forced, "F: firecracker was asked for; there is no /dev/kvm");
-        assert!(named(true, Usable).starts_with("F: firecracker was asked for"));
-        assert!(named(true, NoHardwareVirtualisation).starts_with("F: firecracker was asked for"));
-        assert_eq!(named(true, Absent), "Firecracker needs KVM: there is no /dev/kvm; true");
+        assert_eq!(forced, "F: firecracker was requested; /dev/kvm does not exist");
+        assert!(named(true, Usable).starts_with("F: firecracker was requested"));
+        assert!(named(true, NoHardwareVirtualisation).starts_with("F: firecracker was requested"));
+        assert_eq!(named(true, Absent), "Firecracker needs KVM: /dev/kvm does not exist; true");
         assert_eq!(named(false, Usable), "no firecracker binary found; true");
         let qemu = chosen(VmmChoice::Qemu, true, Usable, true);
-        assert_eq!(qemu, "Q: qemu was asked for");
+        assert_eq!(qemu, "Q: qemu was requested");
     }
 
     #[test]

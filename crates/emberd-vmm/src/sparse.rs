@@ -13,7 +13,7 @@ pub(crate) fn copy(from: &mut File, to: &mut File) -> io::Result<()> {
     loop {
         let start = match seek(&*from, SeekFrom::Data(end)) {
             Ok(start) => start,
-            // There is no more data.
+            // No data follows.
             Err(Errno::NXIO) => break,
             Err(error) => return Err(error.into()),
         };

@@ -1,5 +1,5 @@
-//! What needs `unsafe`: what a child does between fork and exec, waiting on a descriptor,
-//! questions to KVM, and the host's cycle counter.
+//! Code that needs `unsafe`: the child between fork and exec, waiting on a descriptor, calls to
+//! KVM, and the host's cycle counter.
 
 #![allow(unsafe_code, reason = "pre_exec, unshare, AsyncFd, ioctl and rdtsc have no safe form")]
 
@@ -35,7 +35,7 @@ const FIRST_FD: RawFd = 3;
 /// Bytes read of a directory of descriptors at once: some forty entries.
 const FD_DIR_BYTES: usize = 1024;
 
-/// What becomes of a VMM's process before it is one.
+/// Confinement of a child process before it executes the VMM.
 #[derive(Debug, Default)]
 pub(crate) struct Confinement {
     /// Descriptors the VMM finds under the numbers they have here; it gets no others but its
@@ -45,9 +45,9 @@ pub(crate) struct Confinement {
     pub(crate) jail: Option<Plan>,
 }
 
-/// Makes the child give up, before it runs, what no VMM needs: descriptors the daemon holds,
-/// core dumps (they would hold guest memory), many descriptors, and privileges gained by
-/// exec; and makes it enter its jail.
+/// Removes from the child, before it runs, what no VMM needs: the daemon's descriptors, core
+/// dumps (they would hold guest memory), many descriptors, and privileges gained by exec. Then
+/// the child enters its jail.
 pub(crate) fn confine(command: &mut Command, confinement: Confinement) {
     let Confinement { inherits, jail } = confinement;
     let daemon = getpid();
@@ -65,8 +65,8 @@ pub(crate) fn confine(command: &mut Command, confinement: Confinement) {
             jail.enter()?;
         }
         set_no_new_privs(true)?;
-        // A daemon that was killed meanwhile has no record of this process: it must not become
-        // a VMM.
+        // A daemon that was killed in the meantime has no record of this process: it must not
+        // become a VMM.
         if getppid() == Some(daemon) { Ok(()) } else { Err(Errno::CANCELED.into()) }
     };
     // SAFETY: between fork and exec only async-signal-safe functions may run; the closure
@@ -75,8 +75,8 @@ pub(crate) fn confine(command: &mut Command, confinement: Confinement) {
     unsafe { command.pre_exec(confine) };
 }
 
-/// Marks every descriptor but the standard streams to be closed by exec, whoever opened it:
-/// what this process inherited it does not pass on. Allocates nothing.
+/// Marks every descriptor except the standard streams as close-on-exec, including inherited ones.
+/// Does not allocate.
 ///
 /// # Errors
 /// On a kernel before 5.11 without `/proc`.
@@ -103,7 +103,7 @@ fn close_on_exec_one_by_one() -> io::Result<()> {
             let number = number.iter().fold(0, digit);
             if number >= FIRST_FD {
                 // SAFETY: the descriptor was just listed as open, and is only borrowed for
-                // the call; one that was closed meanwhile makes the call fail.
+                // the call; a closed one makes the call fail.
                 let fd = unsafe { BorrowedFd::borrow_raw(number) };
                 fcntl_setfd(fd, FdFlags::CLOEXEC)?;
             }

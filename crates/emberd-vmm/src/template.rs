@@ -6,8 +6,8 @@
 //!              manifest.json  what it was made with (the key, below), digests of both files
 //! ```
 //!
-//! It is published whole, by rename, and never changed after: its memory is part of every
-//! microVM started from it. One made with anything else than is here now is not started.
+//! A template is published by rename and never changed afterwards: its memory is part of every
+//! microVM started from it. A template whose key differs from the present one is not started.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read as _};
@@ -51,13 +51,13 @@ pub struct TemplateKey {
     pub cpu: String,
     /// The host's kernel: release and build.
     pub host_kernel: String,
-    /// What the guest was booted from.
+    /// Images that the guest was booted from.
     pub images: ImageHashes,
     /// The machine it was booted on.
     pub machine: MachineShape,
 }
 
-/// Hashes of what a guest is booted from, in the caller's form; only compared.
+/// Hashes of the images that a guest is booted from, in the caller's form; only compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageHashes {
     /// Of the kernel.
@@ -100,7 +100,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// What is written beside a template's files.
+/// The manifest of a template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Manifest {
     key: TemplateKey,
@@ -163,8 +163,8 @@ impl Template {
         Ok(template)
     }
 
-    /// Reads both files whole and holds them against their digests; afterwards they are in
-    /// the page cache. Blocks for as long as that takes.
+    /// Reads both files and compares them with their digests; afterwards they are in the page
+    /// cache. Blocks until both are read.
     ///
     /// # Errors
     /// [`TemplateError::Read`], [`TemplateError::Damaged`].
@@ -180,12 +180,12 @@ impl Template {
         Ok(())
     }
 
-    /// Where it lies.
+    /// Returns the template's directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// What it was made with.
+    /// Returns the key that the template was made with.
     pub fn key(&self) -> &TemplateKey {
         &self.manifest.key
     }
@@ -200,9 +200,9 @@ impl Template {
         self.dir.join(MEMORY_FILE)
     }
 
-    /// Descriptors of the state and the guest's memory that nobody can write through, however
-    /// they are opened again. The first call copies both into the host's memory, where they
-    /// stay until the last value of this template and the last VMM that has them are gone.
+    /// Returns sealed descriptors of the state and the guest's memory: neither they nor reopened
+    /// ones allow writes. The first call copies both files into the host's memory, where they stay
+    /// until the last clone of this value and the last VMM that holds them are gone.
     pub(crate) async fn sealed(&self) -> io::Result<[OwnedFd; 2]> {
         let seal = || async {
             let (state, memory) = (self.state(), self.memory());
@@ -214,11 +214,11 @@ impl Template {
         Ok([sealed.state.open()?, sealed.memory.descriptor()?])
     }
 
-    /// Holds the template against what is `here`.
+    /// Compares the template's key with the present one, `here`.
     ///
     /// # Errors
     /// [`TemplateError::Differs`] for the first difference, or as [`Template::open`] when the
-    /// memory has been cut since: a guest that reaches the cut would take its VMM down.
+    /// memory file was truncated: a guest that reads past its end would crash its VMM.
     pub fn check(&self, here: &TemplateKey) -> Result<(), TemplateError> {
         let made = &self.manifest.key;
         let machine = |key: &TemplateKey| format!("{:?}", key.machine);
@@ -252,10 +252,10 @@ impl Template {
     }
 }
 
-/// Why a template is not started.
+/// Why a template cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
-    /// A file of it cannot be read.
+    /// A file of the template cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
@@ -264,31 +264,31 @@ pub enum TemplateError {
         source: io::Error,
     },
     /// Its manifest is damaged.
-    #[error("{} is no manifest of a template", path.display())]
+    #[error("{} is not a template manifest", path.display())]
     Manifest {
         /// The manifest.
         path: PathBuf,
         /// Why.
         source: serde_json::Error,
     },
-    /// A file of it is not what was published.
+    /// A file differs from the published one.
     #[error("{} is damaged", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
     },
-    /// It was made with something else.
-    #[error("the template's {aspect} is {made}, here it is {here}")]
+    /// The template was made with another key.
+    #[error("the template was made for {aspect} {made}, this host has {here}")]
     Differs {
-        /// What differs.
+        /// Name of the part that differs.
         aspect: &'static str,
-        /// What it was made with.
+        /// Value of the template.
         made: String,
-        /// What is here.
+        /// Present value.
         here: String,
     },
     /// Its memory is cut short.
-    #[error("{} has {bytes} bytes of {expected}", path.display())]
+    #[error("{} has {bytes} bytes instead of {expected}", path.display())]
     Memory {
         /// The memory file.
         path: PathBuf,
@@ -299,8 +299,7 @@ pub enum TemplateError {
     },
 }
 
-/// End of the name of a template that is not finished. What is left of one by a daemon that
-/// ended meanwhile is its successor's to remove.
+/// Suffix of the name of an unfinished template. After a crash the next daemon removes it.
 pub const UNFINISHED_SUFFIX: &str = ".unfinished";
 
 /// A template being made: a directory beside its final place, removed unless published.
@@ -326,8 +325,8 @@ impl Draft {
     }
 
     /// Takes the file `made` as the template's `name`, read-only and the daemon's own.
-    /// Whoever made it may be a guest's accomplice: only a regular file that has no second
-    /// name is taken.
+    /// A compromised VMM may have made it: only a regular file without a second hard link is
+    /// taken.
     pub(crate) fn take(&self, made: &Path, name: &str) -> io::Result<()> {
         let path = self.dir.join(name);
         let is_elsewhere = |error: &io::Error| error.kind() == io::ErrorKind::CrossesDevices;

@@ -1,4 +1,4 @@
-//! What a driver does: start microVMs, from images or from a template, and run them.
+//! The interface of a driver: starts microVMs, from images or from a template, and runs them.
 //!
 //! ```text
 //! images ─── boot ─────────────────────────▶ MicroVm
@@ -16,15 +16,15 @@ use crate::{
     RestoreError, RestoreSpec, SnapshotError, Template, TemplateKey, VmmDescription,
 };
 
-/// What [`MicroVm`]s are made with: one value per driver, alive as long as the daemon.
+/// A driver, which makes [`MicroVm`]s: one value per driver, for the lifetime of the daemon.
 pub trait Vmm: Send + Sync + 'static {
     /// The running microVM this driver makes.
     type MicroVm: MicroVm;
 
-    /// A VMM process that has nothing to do but load its template.
+    /// A VMM process that is ready to load its template.
     type Standby: Standby<MicroVm = Self::MicroVm>;
 
-    /// What this driver runs, for people: `/info`, the start-up log and doctor.
+    /// Describes the driver for people: `/info`, the start-up log and doctor.
     fn description(&self) -> &VmmDescription;
 
     /// Starts a microVM and returns as soon as its VMM runs; the guest is still booting.
@@ -36,7 +36,7 @@ pub trait Vmm: Send + Sync + 'static {
     fn boot(&self, spec: BootSpec)
     -> impl Future<Output = Result<Self::MicroVm, BootError>> + Send;
 
-    /// What a template made here of `images` on `machine` is valid with.
+    /// Returns the key of a template made here from `images` on `machine`.
     ///
     /// # Errors
     /// [`RestoreError::Unsupported`].
@@ -61,12 +61,11 @@ pub trait Vmm: Send + Sync + 'static {
 
 /// A VMM started ahead of need. Dropping it ends it as it ends a [`MicroVm`].
 pub trait Standby: Send + Sync + 'static {
-    /// What it becomes.
+    /// The microVM that the standby becomes.
     type MicroVm: MicroVm;
 
-    /// Loads the template; the guest runs when this returns. It believes it is where the
-    /// template was made: clock, random numbers and identity are the caller's to renew before
-    /// anything else runs there.
+    /// Loads the template; the guest runs when this returns. Its clock, random numbers and
+    /// identity are those of the template: the caller must renew them before other code runs.
     ///
     /// Dropping the future kills the VMM.
     ///
@@ -74,7 +73,7 @@ pub trait Standby: Send + Sync + 'static {
     /// [`RestoreError`]; nothing is left behind then, neither process nor directory.
     fn load(self) -> impl Future<Output = Result<Self::MicroVm, RestoreError>> + Send;
 
-    /// Tells when the VMM process has ended, and why.
+    /// Returns a watch on the end of the VMM process and its reason.
     fn exited(&self) -> ExitWatch;
 
     /// Process id of the VMM.
@@ -94,14 +93,14 @@ pub trait MicroVm: Send + Sync + 'static {
     fn connect(&self, port: u32)
     -> impl Future<Output = Result<Self::Stream, ConnectError>> + Send;
 
-    /// Stops the guest's processors; no error if they are. Streams do not survive: close
-    /// them before, and connect afresh after [`Self::resume`].
+    /// Stops the guest's processors; succeeds if they are stopped. Streams do not survive: close
+    /// them before, and connect again after [`Self::resume`].
     ///
     /// # Errors
     /// [`PauseError`].
     fn pause(&self) -> impl Future<Output = Result<(), PauseError>> + Send;
 
-    /// Lets the guest's processors run again; no error if they do.
+    /// Resumes the guest's processors; succeeds if they run.
     ///
     /// # Errors
     /// [`PauseError`].
@@ -120,7 +119,7 @@ pub trait MicroVm: Send + Sync + 'static {
         images: ImageHashes,
     ) -> impl Future<Output = Result<Template, SnapshotError>> + Send;
 
-    /// Tells when the VMM process has ended, and why.
+    /// Returns a watch on the end of the VMM process and its reason.
     fn exited(&self) -> ExitWatch;
 
     /// Process id of the VMM.
@@ -132,6 +131,6 @@ pub trait MicroVm: Send + Sync + 'static {
     /// Kills the VMM, waits until it is reaped and removes the VM's directory.
     ///
     /// # Errors
-    /// [`KillError`] when the directory could not be removed; the process is gone even then.
+    /// [`KillError`] when the directory could not be removed; the process has ended in any case.
     fn kill(self) -> impl Future<Output = Result<(), KillError>> + Send;
 }

@@ -1,15 +1,15 @@
-//! What a run printed before it was heard that it has begun: kept in few pieces.
+//! Output of a run that arrives before its `started` event, kept in few pieces.
 //!
-//! Output overtakes the event that came after it, so such output is the run's. A piece costs more
-//! than its bytes, so bytes go on in the piece before them.
+//! Output may overtake the event before it, so such output belongs to the run. A piece costs more
+//! than its bytes, so bytes are appended to the piece before them.
 
 use bytes::{Bytes, BytesMut};
 use emberd_proto::frame::BULK_BYTES_MAX;
 
 use super::event::RunEvent;
 
-/// Most bytes kept (8 MiB): what an interpreter can print while it is handed its code is what
-/// pipes hold, and what its threads print.
+/// Most bytes kept (8 MiB). While an interpreter receives its code, it can print what pipes hold
+/// and what its threads print.
 const BYTES_MAX: usize = 8 << 20;
 
 /// Pieces whose order is kept; what comes then joins the last one of its output.
@@ -23,7 +23,7 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// The event that tells `text`.
+    /// Returns the event that carries `text`.
     pub fn event(self, text: Bytes) -> RunEvent {
         match self {
             Self::Stdout => RunEvent::Stdout(text),
@@ -40,7 +40,7 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// Takes what was printed; false where there is no room for it.
+    /// Adds `text`; returns false if it does not fit.
     pub fn push(&mut self, output: Output, text: &[u8]) -> bool {
         if self.bytes + text.len() > BYTES_MAX {
             return false;
@@ -57,7 +57,7 @@ impl Backlog {
         true
     }
 
-    /// Takes all out, as events.
+    /// Removes all pieces, as events.
     pub fn drain(&mut self) -> impl Iterator<Item = RunEvent> + use<> {
         let Self { pieces, .. } = std::mem::take(self);
         pieces.into_iter().map(|(output, text)| output.event(text.freeze()))
@@ -69,16 +69,16 @@ mod tests {
     use super::*;
 
     /// Bytes of each output, in order.
-    fn told(backlog: &mut Backlog) -> [Vec<u8>; 2] {
-        let mut told = [Vec::new(), Vec::new()];
+    fn drained(backlog: &mut Backlog) -> [Vec<u8>; 2] {
+        let mut texts = [Vec::new(), Vec::new()];
         for event in backlog.drain() {
             match event {
-                RunEvent::Stdout(text) => told[0].extend_from_slice(&text),
-                RunEvent::Stderr(text) => told[1].extend_from_slice(&text),
+                RunEvent::Stdout(text) => texts[0].extend_from_slice(&text),
+                RunEvent::Stderr(text) => texts[1].extend_from_slice(&text),
                 other => panic!("{other:?}"),
             }
         }
-        told
+        texts
     }
 
     #[test]
@@ -102,7 +102,7 @@ mod tests {
                 RunEvent::Stdout(text(b"d"))
             ]
         );
-        assert_eq!(told(&mut backlog), [Vec::<u8>::new(), Vec::new()]);
+        assert_eq!(drained(&mut backlog), [Vec::<u8>::new(), Vec::new()]);
     }
 
     #[test]
@@ -120,7 +120,7 @@ mod tests {
             assert!(backlog.pieces.len() <= pieces_max, "{}", backlog.pieces.len());
             let capacity: usize = backlog.pieces.iter().map(|(_, piece)| piece.capacity()).sum();
             assert!(capacity <= 3 * BYTES_MAX, "{capacity}");
-            assert_eq!(told(&mut backlog).map(|text| text.len()), kept);
+            assert_eq!(drained(&mut backlog).map(|text| text.len()), kept);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Why a context was not opened, or did not run.
+//! Errors of contexts.
 
 use super::id::ContextId;
 use crate::error::GuestError;
@@ -6,13 +6,13 @@ use crate::error::GuestError;
 /// Most contexts of one sandbox. Each holds a connection, and memory of the guest.
 pub const CONTEXTS_MAX: usize = 16;
 
-/// Most runs of one context that wait for their turn.
+/// Most runs of one context that wait to start.
 pub(super) const RUNS_WAITING_MAX: usize = 16;
 
-/// Why a context was not opened, or did not run.
+/// Why an operation on a context failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
-    /// The guest did not do it.
+    /// The guest did not complete the operation.
     #[error(transparent)]
     Guest(#[from] GuestError),
     /// The sandbox has no such context.
@@ -23,13 +23,13 @@ pub enum ContextError {
         /// Which context.
         context: ContextId,
     },
-    /// The sandbox has as many contexts as it may.
-    #[error("sandbox {0} has {CONTEXTS_MAX} contexts, as many as one may have")]
+    /// The limit of contexts is reached.
+    #[error("sandbox {0} has reached the limit of {CONTEXTS_MAX} contexts")]
     TooMany(String),
-    /// As many runs as may wait do.
-    #[error("{RUNS_WAITING_MAX} runs of context {0} wait for their turn already")]
+    /// The limit of waiting runs is reached.
+    #[error("context {0} has reached the limit of {RUNS_WAITING_MAX} waiting runs")]
     Busy(ContextId),
-    /// Its interpreter has ended.
+    /// The context's interpreter has ended.
     #[error("context {context} is dead: {reason}")]
     Dead {
         /// Which context.
@@ -37,7 +37,7 @@ pub enum ContextError {
         /// How it ended.
         reason: String,
     },
-    /// Its interpreter did not get ready.
+    /// The interpreter did not become ready.
     #[error("the interpreter did not start: {0}")]
     Start(String),
 }

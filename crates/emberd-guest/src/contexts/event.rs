@@ -1,27 +1,27 @@
-//! What happens during a run in a context.
+//! Events of a run in a context.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use emberd_proto::Forms;
 
-/// What happens during a run.
+/// One event of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RunEvent {
-    /// Its turn came.
+    /// The run has started.
     Started {
-        /// How many runs there were, this one included.
+        /// Number of runs so far, including this one.
         execution_count: u64,
     },
-    /// It wrote to standard output. No character is cut in two.
+    /// The code wrote to standard output. UTF-8 characters are not split.
     Stdout(Bytes),
-    /// It wrote to standard error, likewise.
+    /// The code wrote to standard error. UTF-8 characters are not split.
     Stderr(Bytes),
-    /// It displayed something, in these forms by MIME type.
+    /// The code displayed a value, in these forms by MIME type.
     Display(Forms),
     /// The value of its last expression, in these forms by MIME type.
     Result(Forms),
-    /// It failed.
+    /// The code failed.
     Error {
         /// Name of the exception's class; `ContextEnded` when the interpreter itself did.
         name: String,
@@ -30,19 +30,19 @@ pub enum RunEvent {
         /// The traceback as printed.
         traceback: String,
     },
-    /// It is over.
+    /// The run has ended.
     End(RunEnd),
 }
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RunEnd {
-    /// How many runs there were, this one included.
+    /// Number of runs so far, including this one.
     pub execution_count: u64,
-    /// Whether it was ended at its time limit.
+    /// Whether the run was ended at its time limit.
     pub timed_out: bool,
-    /// Whether something of what it said was over a limit, and was dropped.
+    /// Whether output or an event exceeded a limit and was dropped.
     pub truncated: bool,
-    /// From its turn to its end, by the host's clock.
+    /// From its start to its end, by the host's clock.
     pub duration: Duration,
 }

@@ -16,7 +16,7 @@ impl ContextId {
     /// A fresh random id.
     ///
     /// # Panics
-    /// When the kernel has no randomness to give.
+    /// When the kernel provides no randomness.
     pub fn random() -> Self {
         Self(random())
     }
@@ -36,7 +36,7 @@ impl fmt::Debug for ContextId {
 
 /// The text is not `ctx_` and 12 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a context id is `ctx_` and 12 hexadecimal digits")]
+#[error("a context id must be `ctx_` and 12 hexadecimal digits")]
 pub struct ContextIdError;
 
 impl FromStr for ContextId {

@@ -1,11 +1,11 @@
-//! The task that listens to one interpreter, and has it run what is ordered.
+//! The task of one interpreter: reads its events and sends it the code to run.
 //!
 //! ```text
 //! idle ── order ─▶ line sent ─▶ started ─▶ events … ─▶ done ─▶ idle
 //!                                 │ caller gone, interrupt, time limit ─▶ SIGINT
 //!                                 └ time limit and grace ─▶ the interpreter is ended
 //! ```
-//! A caller that does not read holds up the run, and nothing else: the guest stops writing.
+//! A caller that does not read blocks its own run only: the guest stops writing.
 
 use std::collections::VecDeque;
 use std::future;
@@ -30,35 +30,34 @@ use crate::error::GuestError;
 use crate::host::ByteStream;
 use crate::line::{LineReader, LineWriter};
 
-/// How long an interpreter may take to get ready. One that is forked waits for its zygote, and
-/// an emulated one on a busy host imports what the pack `code` has in more than a minute.
+/// Time that an interpreter may take to become ready. A forked one waits for its zygote, and an
+/// emulated one on a busy host takes more than a minute to import the modules of the pack `code`.
 const READY_WAIT: Duration = Duration::from_secs(180);
 
-/// How long an interpreter that is interrupted at its time limit may take to end the run.
+/// Time that an interpreter may take to end a run that was interrupted at its time limit.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
 
-/// Pause between two interrupts of a run whose interpreter may miss one, or has begun a program
-/// that does.
+/// Pause between two interrupts of a run whose interpreter, or a program it started, may miss
+/// one.
 const INTERRUPT_AGAIN: Duration = Duration::from_secs(1);
 
-/// Most bytes one run says, output and events together (64 MiB); the rest is dropped and
-/// flagged.
+/// Most bytes of output and events of one run (64 MiB); the rest is dropped and flagged.
 const RUN_BYTES_MAX: usize = 64 << 20;
 
-/// Most bytes of an interpreter's output that tell why it did not start (4 KiB).
+/// Most bytes of an interpreter's output quoted when it did not start (4 KiB).
 const WORDS_BYTES_MAX: usize = 4 << 10;
 
-/// Code to run, and whoever waits for it.
+/// Code to run, and the channel of its events.
 pub(super) struct Order {
     /// The call.
     pub line: Vec<u8>,
-    /// Time limit from its turn on.
+    /// Time limit from the start of the run.
     pub timeout: Option<Duration>,
-    /// Where events go.
+    /// Receiver of the events.
     pub events: mpsc::Sender<RunEvent>,
 }
 
-/// How an interpreter came to its end.
+/// How an interpreter ended.
 enum Ended {
     Exited(ExecExit),
     Malformed,
@@ -89,10 +88,10 @@ impl Ended {
             Self::Exited(exit) => {
                 format!("its interpreter ended with exit code {}", exit.exit_code)
             }
-            Self::Malformed => "its interpreter said what is no event, and was killed".to_owned(),
+            Self::Malformed => "its interpreter sent a malformed event and was killed".to_owned(),
             Self::TimedOut => {
                 let grace = INTERRUPT_GRACE.as_secs();
-                format!("it was killed {grace} s after its time limit, for no interrupt ended it")
+                format!("it ignored its interrupt and was killed {grace} s after its time limit")
             }
             Self::Lost(error) => chain(error),
         }
@@ -108,8 +107,8 @@ pub(super) struct Interpreter<S> {
     interrupted: watch::Receiver<u64>,
 }
 
-/// What the guest said.
-enum Heard {
+/// One frame of the guest.
+enum Received {
     Output(Output, Bytes),
     Lines(Vec<Said>),
 }
@@ -125,17 +124,17 @@ impl<S: ByteStream> Interpreter<S> {
         Self { reader, writer, lines: Lines::new(line_bytes), status, interrupted }
     }
 
-    /// Waits until it is ready.
+    /// Waits until the interpreter is ready.
     pub async fn ready(&mut self) -> Result<(), ContextError> {
         let mut words = Vec::new();
         let listen = async {
             loop {
-                match self.hear().await? {
-                    Heard::Output(_, text) => {
+                match self.receive().await? {
+                    Received::Output(_, text) => {
                         let room = WORDS_BYTES_MAX - words.len();
                         words.extend_from_slice(&text[..text.len().min(room)]);
                     }
-                    Heard::Lines(lines) => match lines.first() {
+                    Received::Lines(lines) => match lines.first() {
                         None => {}
                         Some(Said { event: Some(ContextEvent::Ready), .. }) => return Ok(()),
                         Some(_) => return Err(Ended::Malformed),
@@ -155,13 +154,13 @@ impl<S: ByteStream> Interpreter<S> {
         Err(ContextError::Start(format!("{reason}{colon}{words}")))
     }
 
-    /// Runs what is ordered until the interpreter has ended; says how it did.
+    /// Runs the orders until the interpreter ends; returns why it ended.
     pub async fn serve(mut self, mut orders: mpsc::Receiver<Order>) -> String {
         loop {
             let order = tokio::select! {
                 biased;
-                // What comes between runs, from threads and the like, is nobody's.
-                heard = self.hear() => match heard {
+                // Output between runs, such as that of threads, belongs to no run.
+                received = self.receive() => match received {
                     Ok(_) => continue,
                     Err(ended) => return ended.reason(),
                 },
@@ -175,7 +174,7 @@ impl<S: ByteStream> Interpreter<S> {
             let mut run = Running::new(order.events, order.timeout);
             let ran = self.run(&order.line, &mut run).await;
             if let Err(ended) = ran {
-                // First known, then told: whoever waits asks why.
+                // Recorded before it is announced: a waiting caller reads the reason.
                 self.status.lose(run.end());
                 let reason = ended.reason();
                 self.status.die(&reason);
@@ -193,10 +192,10 @@ impl<S: ByteStream> Interpreter<S> {
         self.writer.send(Kind::Data, line).await?;
         let events = run.events.clone();
         loop {
-            // In no order, so that a program that never stops talking can be interrupted.
+            // Unordered, so that a program that prints without pause can be interrupted.
             tokio::select! {
-                heard = hear(&mut self.reader, &mut self.lines), if run.takes() => {
-                    if run.take(heard?, &self.status) {
+                received = receive(&mut self.reader, &mut self.lines), if run.takes() => {
+                    if run.take(received?, &self.status) {
                         return Ok(());
                     }
                 }
@@ -216,7 +215,7 @@ impl<S: ByteStream> Interpreter<S> {
                     run.deadline = Some(Instant::now() + INTERRUPT_GRACE);
                 }
             }
-            // Before it has begun, nothing would heed it.
+            // Before the run has begun, an interrupt would have no effect.
             if !run.begun || !run.interrupt {
                 continue;
             }
@@ -235,8 +234,8 @@ impl<S: ByteStream> Interpreter<S> {
         Ok(())
     }
 
-    async fn hear(&mut self) -> Result<Heard, Ended> {
-        hear(&mut self.reader, &mut self.lines).await
+    async fn receive(&mut self) -> Result<Received, Ended> {
+        receive(&mut self.reader, &mut self.lines).await
     }
 }
 
@@ -247,25 +246,23 @@ pub(super) fn line_of(call: &ContextCall) -> Vec<u8> {
     line
 }
 
-/// Waits for what the guest says next. Cancel safe.
-async fn hear<S: ByteStream>(
+/// Waits for the guest's next frame. Cancel safe.
+async fn receive<S: ByteStream>(
     reader: &mut LineReader<S>,
     lines: &mut Lines,
-) -> Result<Heard, Ended> {
+) -> Result<Received, Ended> {
     reader.unless_ended(lines.room()).await?;
     let frame = reader.frame().await?;
     match frame.kind {
-        Kind::Stdout => Ok(Heard::Output(Output::Stdout, frame.payload)),
-        Kind::Stderr => Ok(Heard::Output(Output::Stderr, frame.payload)),
-        Kind::Data => Ok(Heard::Lines(lines.push(&frame.payload)?)),
+        Kind::Stdout => Ok(Received::Output(Output::Stdout, frame.payload)),
+        Kind::Stderr => Ok(Received::Output(Output::Stderr, frame.payload)),
+        Kind::Data => Ok(Received::Lines(lines.push(&frame.payload)?)),
         Kind::Control => match exit(&frame) {
             Some(exit) => Err(Ended::Exited(exit)),
-            None => {
-                Err(reader.broken("it told a context something else than its end").await.into())
-            }
+            None => Err(reader.broken("unexpected message on a context connection").await.into()),
         },
         Kind::Stdin | Kind::StdinEnd | Kind::DataEnd => {
-            Err(reader.broken("it sent a context a frame that has no place there").await.into())
+            Err(reader.broken("unexpected frame on a context connection").await.into())
         }
     }
 }
@@ -290,19 +287,19 @@ struct Running {
     events: mpsc::Sender<RunEvent>,
     /// Not yet handed on.
     waiting: VecDeque<RunEvent>,
-    /// What came before the run has begun.
+    /// Output that arrived before the run began.
     early: Backlog,
     since: Instant,
     deadline: Option<Instant>,
-    /// When it is interrupted once more.
+    /// When the run is interrupted again.
     again: Option<Instant>,
     bytes: usize,
-    /// Whether the interpreter has begun with it.
+    /// Whether the interpreter has begun the run.
     begun: bool,
     interrupted_by: InterruptedBy,
-    /// Whether it is to be interrupted once it has begun.
+    /// Whether to interrupt the run once it has begun.
     interrupt: bool,
-    /// Whether nobody listens any more.
+    /// Whether the caller has left.
     left: bool,
     timed_out: bool,
     truncated: bool,
@@ -330,24 +327,24 @@ impl Running {
         }
     }
 
-    /// Whether more is taken from the guest before what waits is handed on. Output overtakes
-    /// the event that came after it, so what comes before the run has begun is kept back.
+    /// Whether to read more from the guest before the waiting events are handed on. Output may
+    /// overtake the event before it, so output is held back until the run has begun.
     fn takes(&self) -> bool {
         self.waiting.is_empty() || !self.begun
     }
 
-    /// Takes what the guest said; whether the run is over.
-    fn take(&mut self, heard: Heard, status: &Status) -> bool {
-        let lines = match heard {
-            Heard::Output(output, text) => {
+    /// Handles a frame of the guest; returns whether the run has ended.
+    fn take(&mut self, received: Received, status: &Status) -> bool {
+        let lines = match received {
+            Received::Output(output, text) => {
                 self.output(output, text);
                 return false;
             }
-            Heard::Lines(lines) => lines,
+            Received::Lines(lines) => lines,
         };
         for Said { event, bytes } in lines {
             match event {
-                // What is said before a run has begun is nobody's, as between two runs.
+                // A line before the run has begun belongs to no run.
                 None => self.truncated |= self.begun,
                 Some(ContextEvent::Ready) => {}
                 Some(ContextEvent::Started { execution_count, interrupted_by }) => {
@@ -403,7 +400,7 @@ impl Running {
         }
     }
 
-    /// Nobody listens any more: what is run for nobody is interrupted.
+    /// The caller has left: interrupts the run.
     fn leave(&mut self) {
         self.left = true;
         self.interrupt = true;
@@ -420,17 +417,17 @@ impl Running {
         }
     }
 
-    /// Hands on what waits.
+    /// Hands on the waiting events.
     async fn flush(&mut self) {
         for event in self.waiting.drain(..) {
-            // A caller that has left wants none of it.
+            // A caller that has left takes no events.
             if self.events.send(event).await.is_err() {
                 return;
             }
         }
     }
 
-    /// Hands on what waits, and that it is over.
+    /// Hands on the waiting events and the end of the run.
     async fn finish(mut self) {
         let end = self.end();
         self.flush().await;

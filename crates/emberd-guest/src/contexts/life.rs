@@ -16,14 +16,14 @@ use crate::host::ByteStream;
 use crate::line::Line;
 use crate::session::Session;
 
-/// Events of one run that wait for their caller; [`super::lines`] bounds their size.
+/// Most events of one run that wait for their caller; [`super::lines`] bounds their size.
 const EVENTS_WAITING_MAX: usize = 16;
 
 /// See the module. Dropping it ends the interpreter.
 pub(super) struct Life {
     status: Arc<Status>,
     orders: mpsc::Sender<Order>,
-    /// Counts the interrupts asked for.
+    /// Number of interrupts requested.
     interrupts: watch::Sender<u64>,
     ending: CancellationToken,
     /// Cancelled when the connection to the interpreter is closed.
@@ -41,7 +41,7 @@ impl Life {
         let answer = link.ask(&HostMessage::Context(spec.clone())).await?;
         let (mut reader, writer) = link.split();
         if !matches!(answer, GuestMessage::Started { .. }) {
-            let rule = "it answered a context with something else";
+            let rule = "unexpected answer to a context";
             return Err(reader.broken(rule).await.into());
         }
         let status = Arc::new(Status::new());
@@ -63,12 +63,12 @@ impl Life {
         Ok(life)
     }
 
-    /// What it is doing, and how many runs it has begun.
+    /// Returns the state, and the number of runs begun.
     pub fn status(&self) -> (ContextState, u64) {
         self.status.now()
     }
 
-    /// Has `code` run when its turn comes.
+    /// Queues `code` to run after the runs before it.
     pub fn run(
         &self,
         id: ContextId,

@@ -1,8 +1,8 @@
 //! Lines of JSON from an interpreter, cut out of pieces of any size.
 //!
-//! A line is passed on as the memory it came in. What a long one takes is counted against what the
-//! contexts of its sandbox may hold, from its beginning until the last of it has been handed to
-//! the caller; where there is no room, the interpreter waits.
+//! A line is passed on in the memory it arrived in. A long line counts against the budget of the
+//! sandbox's contexts from its first byte until the caller has taken all of it. While the budget
+//! is used up, the interpreter waits.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Longest line that is not counted (64 KiB): a context has a few of them at most.
 const SHORT_BYTES_MAX: usize = 64 << 10;
 
-/// What an interpreter said is no event, or is longer than one may be.
+/// A line of an interpreter is not an event, or exceeds the limit of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed;
 
@@ -34,7 +34,7 @@ pub(super) struct Lines {
     searched: usize,
     /// Bytes that the contexts of the sandbox may still hold.
     budget: Arc<Semaphore>,
-    /// What of the budget is set aside for the line that comes.
+    /// Share of the budget reserved for the line being received.
     share: Option<OwnedSemaphorePermit>,
 }
 
@@ -59,8 +59,8 @@ impl Lines {
     /// Waits until there is room for another piece. Cancel safe.
     pub async fn room(&mut self) {
         if self.received.len() > SHORT_BYTES_MAX && self.share.is_none() {
-            // All that the line may come to: two lines that wait for each other's bytes would
-            // wait for ever.
+            // Reserves the largest line at once: two lines that each hold a part of the budget
+            // could otherwise block each other.
             let bytes = u32::try_from(CONTEXT_LINE_BYTES_MAX).unwrap_or(u32::MAX);
             let share = Arc::clone(&self.budget).acquire_many_owned(bytes).await;
             self.share = Some(share.expect("the semaphore is never closed"));
@@ -95,7 +95,7 @@ impl Lines {
             // A copy, so that a short line keeps no more memory than it has bytes.
             return Bytes::copy_from_slice(&line);
         }
-        // What is left is short, and is not to keep the memory of what is gone.
+        // The rest is short and must not keep the memory of the removed line alive.
         self.received = BytesMut::from(&self.received[..]);
         let mut share = self.share.take();
         let share = share.as_mut().and_then(|share| share.split(bytes.min(share.num_permits())));

@@ -10,16 +10,16 @@ use super::event::{RunEnd, RunEvent};
 use super::status::Status;
 use crate::characters::Characters;
 
-/// Name of the error a run has that lost its interpreter.
+/// Name of the error of a run whose interpreter ended.
 const CONTEXT_ENDED: &str = "ContextEnded";
 
-/// A run under way, or waiting for its turn. Dropping it before its end interrupts it.
+/// A run under way, or waiting to start. Dropping it before its end interrupts it.
 pub struct Run {
     events: mpsc::Receiver<RunEvent>,
     status: Arc<Status>,
     stdout: Characters,
     stderr: Characters,
-    /// To be told before anything else.
+    /// Events to return first.
     waiting: VecDeque<RunEvent>,
     over: bool,
 }
@@ -52,7 +52,7 @@ impl Run {
             Some(RunEvent::End(end)) => self.finish(None, end),
             Some(event) => self.waiting.push_back(event),
             None => {
-                // The interpreter is gone, and with it whoever would have said how the run ended.
+                // The interpreter has ended without reporting the end of the run.
                 let (value, end) = self.status.last_words();
                 let (name, traceback) = (CONTEXT_ENDED.into(), format!("{CONTEXT_ENDED}: {value}"));
                 self.finish(Some(RunEvent::Error { name, value, traceback }), end);
@@ -91,16 +91,16 @@ mod tests {
         }
         // As when the interpreter is lost.
         drop(sender);
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         while let Some(event) = run.next().await {
-            told.push(event);
+            events.push(event);
         }
         let stdout = |bytes: &[u8]| RunEvent::Stdout(Bytes::copy_from_slice(bytes));
         let stderr = |bytes: &[u8]| RunEvent::Stderr(Bytes::copy_from_slice(bytes));
         let output = [stdout(b"a"), stderr(b"\xc3"), stdout("€".as_bytes()), stderr(b"\xc3")];
-        assert_eq!(told[..4], output);
-        assert_eq!(told[4..6], [stdout(b"\xf0"), stderr(b"\xc3")]);
-        assert!(matches!(&told[6], RunEvent::Error { name, .. } if name == CONTEXT_ENDED));
-        assert!(matches!(told[7..], [RunEvent::End(_)]), "{told:?}");
+        assert_eq!(events[..4], output);
+        assert_eq!(events[4..6], [stdout(b"\xf0"), stderr(b"\xc3")]);
+        assert!(matches!(&events[6], RunEvent::Error { name, .. } if name == CONTEXT_ENDED));
+        assert!(matches!(events[7..], [RunEvent::End(_)]), "{events:?}");
     }
 }

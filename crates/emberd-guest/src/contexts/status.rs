@@ -1,21 +1,21 @@
-//! What is known of one life of a context.
+//! State of one life of a context.
 
 use parking_lot::Mutex;
 
 use super::event::RunEnd;
 
-/// What a context is doing.
+/// State of a context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContextState {
-    /// It waits for something to run.
+    /// The context waits for code to run.
     Idle,
-    /// It runs.
+    /// The context runs code.
     Busy,
-    /// Its interpreter has ended, in this way; it can be restarted.
+    /// The interpreter has ended, for this reason; the context can be restarted.
     Dead(String),
 }
 
-/// What is known of a life; shared by all who ask, and by the one who knows.
+/// State of a life, shared between its task and its readers.
 #[derive(Debug)]
 pub(super) struct Status(Mutex<Known>);
 
@@ -23,7 +23,7 @@ pub(super) struct Status(Mutex<Known>);
 struct Known {
     state: ContextState,
     execution_count: u64,
-    /// What the run that is lost last was.
+    /// End of the run that was lost with the interpreter.
     end: RunEnd,
 }
 
@@ -33,7 +33,7 @@ impl Status {
         Self(Mutex::new(Known { state, execution_count, end }))
     }
 
-    /// A run begins, or is over.
+    /// Records that a run begins or ends.
     pub fn set_busy(&self, busy: bool) {
         let mut known = self.0.lock();
         if !matches!(known.state, ContextState::Dead(_)) {
@@ -41,17 +41,17 @@ impl Status {
         }
     }
 
-    /// The interpreter has said how many runs there were.
+    /// Records the number of runs, as the interpreter reports it.
     pub fn count(&self, execution_count: u64) {
         self.0.lock().execution_count = execution_count;
     }
 
-    /// The run under way ends with the interpreter.
+    /// Records the run that ends with the interpreter.
     pub fn lose(&self, end: RunEnd) {
         self.0.lock().end = end;
     }
 
-    /// It has ended, or is to; the first reason stays.
+    /// Records the end of the interpreter; the first reason stays.
     pub fn die(&self, reason: &str) {
         let mut known = self.0.lock();
         if !matches!(known.state, ContextState::Dead(_)) {
@@ -59,7 +59,7 @@ impl Status {
         }
     }
 
-    /// Why it has ended, and how the run ended that was lost with it.
+    /// Returns why the interpreter ended, and the end of the run lost with it.
     pub fn last_words(&self) -> (String, RunEnd) {
         let known = self.0.lock();
         let reason = match &known.state {
@@ -69,7 +69,7 @@ impl Status {
         (reason, RunEnd { execution_count: known.execution_count, ..known.end })
     }
 
-    /// What it is doing, and how many runs it has begun.
+    /// Returns the state, and the number of runs begun.
     pub fn now(&self) -> (ContextState, u64) {
         let known = self.0.lock();
         (known.state.clone(), known.execution_count)

@@ -1,4 +1,4 @@
-//! What is in a file, or in a directory as a tar stream, piece by piece.
+//! Content of a file, or of a directory as a tar stream, piece by piece.
 
 use bytes::Bytes;
 use emberd_proto::{FileEntry, Kind, Refusal, RefusalCode};
@@ -14,15 +14,15 @@ pub const STREAM_BYTES_MAX: u64 = 16 << 30;
 /// Content that comes from the guest. Dropping it ends the reading.
 pub struct FileContent<S> {
     entry: FileEntry,
-    /// How many bytes there will be, where that is known.
+    /// Number of bytes, if known.
     length: Option<u64>,
     received: u64,
-    /// Gone once all has come.
+    /// None once the content is complete.
     conversation: Option<Conversation<S>>,
 }
 
 impl<S: ByteStream> FileContent<S> {
-    /// What was asked for is part of a file.
+    /// Starts reading part of a file.
     pub(super) async fn of_file(
         mut conversation: Conversation<S>,
         offset: u64,
@@ -33,37 +33,37 @@ impl<S: ByteStream> FileContent<S> {
         Ok(Self { entry, length: Some(length), received: 0, conversation: Some(conversation) })
     }
 
-    /// What was asked for is an archive.
+    /// Starts reading an archive.
     pub(super) async fn of_archive(mut conversation: Conversation<S>) -> Result<Self, GuestError> {
         let entry = conversation.entry(ANSWER_MAX).await?;
         Ok(Self { entry, length: None, received: 0, conversation: Some(conversation) })
     }
 
-    /// What is read.
+    /// Returns the entry being read.
     pub fn entry(&self) -> &FileEntry {
         &self.entry
     }
 
-    /// How many bytes there will be, or an error; absent for an archive.
+    /// Returns the number of bytes; absent for an archive. Fewer bytes are an error.
     pub fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// The next piece, at most a frame; none at the end.
+    /// Returns the next piece, at most a frame; none at the end.
     ///
     /// # Errors
-    /// [`GuestError`]; nothing comes after one.
+    /// [`GuestError`]; no further call may follow one.
     pub async fn next(&mut self) -> Result<Option<Bytes>, GuestError> {
         let Some(mut conversation) = self.conversation.take() else { return Ok(None) };
         let frame = conversation.frame().await?;
         match frame.kind {
             Kind::Data if frame.payload.is_empty() => {
-                Err(conversation.broken("it sent a piece of a file without bytes").await)
+                Err(conversation.broken("empty piece of a file").await)
             }
             Kind::Data => {
                 self.received += frame.payload.len() as u64;
                 if self.length.is_some_and(|length| self.received > length) {
-                    return Err(conversation.broken("it sent more than it said it would").await);
+                    return Err(conversation.broken("more bytes than the announced size").await);
                 }
                 if self.received > STREAM_BYTES_MAX {
                     return Err(cut("it is larger than 16 GiB"));
@@ -82,7 +82,9 @@ impl<S: ByteStream> FileContent<S> {
                 let message = conversation.message(&frame).await;
                 match message {
                     Err(error) => Err(error),
-                    Ok(_) => Err(conversation.broken("it sent no part of a file").await),
+                    Ok(_) => {
+                        Err(conversation.broken("unexpected frame in place of file content").await)
+                    }
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What all operations on files have in common: a permit, a connection, and limits on time.
+//! The common part of file operations: a permit, a connection and time limits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::host::ByteStream;
 use crate::line::Line;
 use crate::session::{ANSWER_MAX, Session};
 
-/// Which permit an operation waits for.
+/// Kind of permit that an operation waits for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Permit {
-    /// Of operations that end.
+    /// A permit for an operation that ends by itself.
     Operation,
-    /// Of watches.
+    /// A permit for a watch.
     Watch,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct Conversation<S> {
 }
 
 impl<S: ByteStream> Conversation<S> {
-    /// Waits for a permit, and asks.
+    /// Waits for a permit, and sends the request.
     pub async fn begin(
         session: &Arc<Session<S>>,
         request: FileRequest,
@@ -49,12 +49,12 @@ impl<S: ByteStream> Conversation<S> {
         Ok(begun)
     }
 
-    /// The next frame, which a guest can send at once.
+    /// Reads the next frame, which a guest can send at once.
     pub async fn frame(&mut self) -> Result<Frame, GuestError> {
         self.frame_within(ANSWER_MAX).await
     }
 
-    /// The next frame, however long it takes; none once no more sandboxes are to be made.
+    /// Reads the next frame, without a time limit; none once the daemon is about to stop.
     pub async fn next_change(&mut self) -> Result<Option<Frame>, GuestError> {
         self.session.host.stir();
         tokio::select! {
@@ -69,7 +69,7 @@ impl<S: ByteStream> Conversation<S> {
         within(&self.session, waited, self.line.frame()).await
     }
 
-    /// The next frame, which need not come before something is sent. Cancel safe.
+    /// Reads the next frame without a time limit. Cancel safe.
     pub async fn unbounded_frame(&mut self) -> Result<Frame, GuestError> {
         self.line.frame().await
     }
@@ -91,7 +91,7 @@ impl<S: ByteStream> Conversation<S> {
         match frame.message() {
             Ok(GuestMessage::Refused(refusal)) => Err(GuestError::Refused(refusal)),
             Ok(message) => Ok(message),
-            Err(_) => Err(self.broken("it sent something else than a message").await),
+            Err(_) => Err(self.broken("unexpected frame in place of a message").await),
         }
     }
 
@@ -99,7 +99,7 @@ impl<S: ByteStream> Conversation<S> {
     pub async fn entry(&mut self, waited: Duration) -> Result<FileEntry, GuestError> {
         match self.answer(waited).await? {
             GuestMessage::File(entry) => Ok(entry),
-            _ => Err(self.broken("it did not say what a file is").await),
+            _ => Err(self.broken("unexpected answer in place of a file's metadata").await),
         }
     }
 
@@ -108,7 +108,7 @@ impl<S: ByteStream> Conversation<S> {
         self.line.broken(rule)
     }
 
-    /// Says that the operation ended in step: its connection is used again.
+    /// Marks the operation as ended in step: its connection is reused.
     pub fn done(self) {
         self.line.done();
     }

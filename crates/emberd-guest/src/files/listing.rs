@@ -10,7 +10,7 @@ use crate::session::ANSWER_MAX;
 
 /// Entries that come from the guest. Dropping it ends the listing.
 pub struct FileListing<S> {
-    /// Gone once all have come.
+    /// None once the listing is complete.
     conversation: Option<Conversation<S>>,
     first: Option<Vec<FileEntry>>,
     received: usize,
@@ -18,7 +18,7 @@ pub struct FileListing<S> {
 }
 
 impl<S: ByteStream> FileListing<S> {
-    /// Waits for the first batch, so that what can be refused is.
+    /// Waits for the first batch, so that a refusal is returned here.
     pub(super) async fn begin(conversation: Conversation<S>) -> Result<Self, GuestError> {
         let conversation = Some(conversation);
         let mut listing = Self { conversation, first: None, received: 0, cut: false };
@@ -26,10 +26,10 @@ impl<S: ByteStream> FileListing<S> {
         Ok(listing)
     }
 
-    /// The next entries, at most [`BATCH_MAX`]; none at the end.
+    /// Returns the next entries, at most [`BATCH_MAX`]; none at the end.
     ///
     /// # Errors
-    /// [`GuestError`]; nothing comes after one.
+    /// [`GuestError`]; no further call may follow one.
     pub async fn next(&mut self) -> Result<Option<Vec<FileEntry>>, GuestError> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
@@ -45,18 +45,18 @@ impl<S: ByteStream> FileListing<S> {
                 let empty_one = entries.is_empty() && self.received > 0;
                 let too_many = entries.len() > BATCH_MAX || self.received > ENTRIES_MAX;
                 if self.cut || too_many || empty_one {
-                    return Err(conversation.broken("it listed more than it may").await);
+                    return Err(conversation.broken("listing larger than allowed").await);
                 }
                 self.cut = cut;
                 self.conversation = Some(conversation);
                 Ok(Some(entries))
             }
-            Ok(_) => Err(conversation.broken("it listed something else than files").await),
+            Ok(_) => Err(conversation.broken("unexpected message in a listing").await),
             Err(error) => Err(error),
         }
     }
 
-    /// Whether there is more than a listing may have; known at its end.
+    /// Whether the listing was cut at its limit; valid at its end.
     pub fn is_cut(&self) -> bool {
         self.cut
     }

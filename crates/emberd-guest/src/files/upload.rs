@@ -1,4 +1,4 @@
-//! What goes into a file, or an archive into a directory, piece by piece.
+//! Uploads of a file, or of an archive into a directory, piece by piece.
 
 use bytes::Bytes;
 use emberd_proto::{FileEntry, GuestMessage, Kind};
@@ -9,7 +9,7 @@ use crate::error::GuestError;
 use crate::host::ByteStream;
 use crate::session::ANSWER_MAX;
 
-/// A file on its way to the guest. Dropped before it is finished, it leaves what was there.
+/// Upload of a file to the guest. Dropping it before its end leaves the old file in place.
 pub struct FileUpload<S>(Upload<S>);
 
 impl<S: ByteStream> FileUpload<S> {
@@ -25,13 +25,13 @@ impl<S: ByteStream> FileUpload<S> {
         self.0.send(piece).await
     }
 
-    /// Waits until the upload fails while nothing is sent, for ever if it does not: a guest has
-    /// no room, or is no more. Cancel safe.
+    /// Waits until the upload fails while nothing is sent: the guest has no space, or has ended.
+    /// Does not return while the upload works. Cancel safe.
     pub async fn failure(&mut self) -> GuestError {
         self.0.failure().await
     }
 
-    /// Says that all is sent, and returns what the file is then.
+    /// Ends the upload, and returns the metadata of the written file.
     ///
     /// # Errors
     /// [`GuestError`].
@@ -42,12 +42,12 @@ impl<S: ByteStream> FileUpload<S> {
                 conversation.done();
                 Ok(entry)
             }
-            _ => Err(conversation.broken("it did not say what was written").await),
+            _ => Err(conversation.broken("unexpected answer to an upload").await),
         }
     }
 }
 
-/// An archive on its way to the guest. What was unpacked stays, whenever it is dropped.
+/// Upload of an archive to the guest. Dropping it leaves the entries unpacked so far.
 pub struct ArchiveUpload<S>(Upload<S>);
 
 impl<S: ByteStream> ArchiveUpload<S> {
@@ -63,13 +63,13 @@ impl<S: ByteStream> ArchiveUpload<S> {
         self.0.send(piece).await
     }
 
-    /// Waits until the upload fails while nothing is sent, for ever if it does not: a guest has
-    /// no room, or is no more. Cancel safe.
+    /// Waits until the upload fails while nothing is sent: the guest has no space, or has ended.
+    /// Does not return while the upload works. Cancel safe.
     pub async fn failure(&mut self) -> GuestError {
         self.0.failure().await
     }
 
-    /// Says that all is sent, and waits until all is unpacked.
+    /// Ends the upload, and waits until everything is unpacked.
     ///
     /// # Errors
     /// [`GuestError`].
@@ -80,7 +80,7 @@ impl<S: ByteStream> ArchiveUpload<S> {
                 conversation.done();
                 Ok(())
             }
-            _ => Err(conversation.broken("it did not say that it unpacked").await),
+            _ => Err(conversation.broken("unexpected answer to an archive upload").await),
         }
     }
 }
@@ -89,7 +89,7 @@ struct Upload<S>(Conversation<S>);
 
 impl<S: ByteStream> Upload<S> {
     async fn send(&mut self, piece: &Bytes) -> Result<(), GuestError> {
-        // A guest that has no room left says so at once, and drops the rest.
+        // A guest without free space reports it at once and discards the rest.
         if let Some(error) = self.failure().now_or_never() {
             return Err(error);
         }
@@ -103,7 +103,7 @@ impl<S: ByteStream> Upload<S> {
         };
         match refusal.await {
             Err(error) => error,
-            Ok(_) => self.0.broken("it answered before it was told all").await,
+            Ok(_) => self.0.broken("answer before the end of the upload").await,
         }
     }
 

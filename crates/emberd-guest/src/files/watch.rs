@@ -15,12 +15,12 @@ impl<S: ByteStream> FileWatch<S> {
     pub(super) async fn begin(mut conversation: Conversation<S>) -> Result<Self, GuestError> {
         match conversation.answer(ANSWER_MAX).await? {
             GuestMessage::Watching => Ok(Self(conversation)),
-            _ => Err(conversation.broken("it did not say that it watches").await),
+            _ => Err(conversation.broken("unexpected answer to a watch").await),
         }
     }
 
-    /// Waits for the next changes, at most [`BATCH_MAX`]; none once the daemon is to stop. Cancel
-    /// safe.
+    /// Waits for the next changes, at most [`BATCH_MAX`]; none once the daemon is about to stop.
+    /// Cancel safe.
     ///
     /// # Errors
     /// [`GuestError`]; the watch has ended then.
@@ -30,7 +30,7 @@ impl<S: ByteStream> FileWatch<S> {
             GuestMessage::Changes { changes } if (1..=BATCH_MAX).contains(&changes.len()) => {
                 Ok(Some(changes))
             }
-            _ => Err(self.0.broken("it told something else than changes").await),
+            _ => Err(self.0.broken("unexpected message in place of file changes").await),
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use crate::error::ChannelError;
 use crate::wire::{self, next_frame, write_frames};
 
-/// What comes on a greeted connection.
+/// Reading half of a greeted connection.
 #[derive(Debug)]
 pub(crate) struct Reader<S> {
     stream: ReadHalf<S>,
@@ -34,7 +34,7 @@ impl<S: AsyncRead> Reader<S> {
     }
 }
 
-/// What goes on a greeted connection.
+/// Writing half of a greeted connection.
 #[derive(Debug)]
 pub(crate) struct Writer<S>(WriteHalf<S>);
 

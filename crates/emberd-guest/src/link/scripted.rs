@@ -1,4 +1,4 @@
-//! A guest's end of a connection, for tests that say what a guest would.
+//! A guest's end of a connection, for tests that send a guest's messages.
 
 use bytes::BytesMut;
 use emberd_proto::frame::{Decoder, encode_message};
@@ -9,7 +9,7 @@ use tokio::io::{AsyncWriteExt as _, DuplexStream};
 use super::Link;
 use crate::wire::next_frame;
 
-/// What an agent says first.
+/// The first message of an agent.
 pub(crate) const WELCOME: &GuestMessage = &GuestMessage::Welcome(Welcome {
     generation: GENERATION,
     agent_version: String::new(),
@@ -37,7 +37,7 @@ pub(crate) async fn greeted() -> (Link<DuplexStream>, DuplexStream) {
     (connection, guest)
 }
 
-/// What the host says next, alone in its frame.
+/// Reads the host's next message.
 pub(crate) async fn next_message(guest: &mut DuplexStream) -> HostMessage {
     next_frame(guest, &mut Decoder::default()).await.unwrap().message().unwrap()
 }

@@ -1,4 +1,4 @@
-//! The task that attends one process: reads all its guest says, and says what is to be said.
+//! The task of one process: reads all frames of its guest and sends messages to it.
 
 use std::convert::Infallible;
 use std::future;
@@ -19,18 +19,18 @@ use crate::host::ByteStream;
 use crate::line::{Line, LineReader, LineWriter};
 use crate::session::Session;
 
-/// How long a killed process may take to be told as ended; then its connection is closed,
-/// which ends it too.
+/// Time that the guest may take to report the end of a killed process; then its connection is
+/// closed, which ends the process too.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
-/// A process, and where it is known.
+/// A process, with its registry.
 pub(super) struct Attended<S> {
     pub session: Arc<Session<S>>,
     pub registry: Arc<Registry>,
     pub process: Process,
 }
 
-/// Attends a process until it has ended, and remembers it for a while.
+/// Attends a process until it has ended, and keeps its record for a while.
 pub(super) async fn attend<S: ByteStream>(
     attended: Attended<S>,
     mut reader: LineReader<S>,
@@ -44,7 +44,7 @@ pub(super) async fn attend<S: ByteStream>(
         end = listen(&process, &mut reader) => end,
         never = speak(&mut writer, outgoing, &mut in_step) => match never {},
         () = killed(&process) => {
-            Err("it was killed, and its guest did not say how it ended".to_owned())
+            Err("it was killed, and the guest did not report its end".to_owned())
         }
     };
     if end.is_ok() && in_step {
@@ -63,7 +63,8 @@ pub(super) async fn attend<S: ByteStream>(
     registry.forget(&process);
 }
 
-/// Notes what the guest says, until that is the end; else why the end is not known.
+/// Records what the guest sends until the end of the process; else returns why the end is
+/// unknown.
 async fn listen<S: ByteStream>(
     process: &Process,
     reader: &mut LineReader<S>,
@@ -83,7 +84,7 @@ async fn listen<S: ByteStream>(
                 Ok(GuestMessage::Exited(exit)) => return Ok(exit),
                 Ok(GuestMessage::StdinTaken { bytes }) if process.took(bytes) => continue,
                 Ok(GuestMessage::StdinTaken { .. }) => "it took more input than it was sent",
-                _ => "it said something else than what its process does",
+                _ => "unexpected frame about a process",
             },
             _ => "it sent a frame a process has no use for",
         };
@@ -91,11 +92,13 @@ async fn listen<S: ByteStream>(
     }
 }
 
-/// Says what there is to be said. What the guest no longer hears is told by its silence.
+/// Sends the messages to the guest. A failed write is not an error here: the reader detects a
+/// guest that is gone.
 ///
-/// `in_step` stays set while it does not matter whether the guest reads a word before or after
-/// the process's end: then it ignores input, and would take a message for another operation. A
-/// word that is half written when this is dropped is out of step, too.
+/// `in_step` stays set while the guest may read every message sent both before and after the
+/// process's end. After that end the guest ignores input, but would take any other message for
+/// a new operation. A message that is half written when this future is dropped is out of step
+/// too.
 async fn speak<S: ByteStream>(
     writer: &mut LineWriter<S>,
     mut outgoing: mpsc::Receiver<Outgoing>,
@@ -117,15 +120,15 @@ async fn speak<S: ByteStream>(
     future::pending().await
 }
 
-/// Has the process killed once it is to be, and gives up waiting for its end after a while.
+/// Kills the process once it is deleted; stops waiting for its end after [`KILL_WAIT`].
 async fn killed(process: &Process) {
     process.deleted().await;
-    // One that has ended meanwhile needs no signal, and a guest that is stuck takes none.
+    // A process that has ended needs no signal, and a stuck guest takes none.
     drop(timeout(KILL_WAIT, process.signal(SignalName::SigKill)).await);
     sleep(KILL_WAIT).await;
 }
 
-/// The end of a process nobody knows the end of.
+/// The exit of a process whose end is unknown.
 fn lost(why: &str) -> ExecExit {
     ExecExit { exit_code: EXIT_CODE_NONE, error: Some(why.to_owned()), ..ExecExit::default() }
 }

@@ -1,4 +1,4 @@
-//! What a process has said lately: numbered events, as many as fit.
+//! The latest events of a process, numbered and bounded in number and bytes.
 
 use std::collections::VecDeque;
 
@@ -17,26 +17,26 @@ pub const EVENTS_MAX: usize = 8192;
 /// One thing that happened to a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessEvent {
-    /// Its number; one more than that of the event before it.
+    /// Number of the event: one more than that of the event before it.
     pub seq: u64,
-    /// What happened.
+    /// The event itself.
     pub kind: ProcessEventKind,
 }
 
-/// What happened.
+/// One event of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcessEventKind {
-    /// It runs.
+    /// The process runs.
     Started,
-    /// It wrote to standard output, or to its terminal.
+    /// The process wrote to standard output, or to its terminal.
     Stdout(Bytes),
-    /// It wrote to standard error.
+    /// The process wrote to standard error.
     Stderr(Bytes),
-    /// It ended; nothing follows.
+    /// The process ended; no event follows.
     Exited(ExecExit),
-    /// Events from `first_missing` up to and with this one's number are kept no longer.
+    /// Events from `first_missing` up to and including this one's number are no longer kept.
     Gap {
-        /// The number of the first of them.
+        /// Number of the first missing event.
         first_missing: u64,
     },
 }
@@ -48,13 +48,13 @@ pub(super) enum Output {
     Stderr,
 }
 
-/// What there is to read from some number on.
+/// Result of reading from some event number on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Read {
     Event(ProcessEvent),
-    /// Nothing yet.
+    /// The next event has not happened yet.
     Wait,
-    /// Nothing any more.
+    /// No event follows.
     End,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Log {
     /// Number of the first event kept.
     first: u64,
     bytes: usize,
-    /// Where each output passes.
+    /// The character splitter of each output.
     outputs: [Characters; 2],
     exit: Option<ExecExit>,
 }
@@ -83,7 +83,7 @@ impl Log {
         log
     }
 
-    /// Number of the next event there will be.
+    /// Number of the next event.
     pub fn next(&self) -> u64 {
         self.first + self.events.len() as u64
     }
@@ -105,7 +105,7 @@ impl Log {
         self.push_output(output, bytes.into_boxed_slice().into());
     }
 
-    /// Adds the end; what was held back comes before it.
+    /// Adds the end, after the bytes that were held back.
     pub fn end(&mut self, exit: ExecExit) {
         for output in [Output::Stdout, Output::Stderr] {
             let held = self.outputs[output as usize].end();

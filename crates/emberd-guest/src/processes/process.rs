@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::error::ProcessError;
 use super::log::{Log, Output, ProcessEvent, Read};
 
-/// Frames to the guest that may wait to be written. A guest reads them whatever its program
-/// does, and input has a window of its own: this fills only where the guest is stuck.
+/// Most frames that wait to be written to the guest. A guest reads them whatever its program
+/// does, and input has its own window: this queue fills only if the guest is stuck.
 const OUTGOING_MAX: usize = 16;
 
-/// Something to say to the guest.
+/// A message to the guest.
 #[derive(Debug)]
 pub(super) enum Outgoing {
     Message(HostMessage),
@@ -26,7 +26,7 @@ pub(super) enum Outgoing {
     StdinEnd,
 }
 
-/// What a process was started as.
+/// Start parameters of a process.
 #[derive(Debug, Clone)]
 pub(super) struct About {
     argv: Vec<String>,
@@ -35,7 +35,7 @@ pub(super) struct About {
 }
 
 impl About {
-    /// What is worth remembering of `spec`.
+    /// Returns the parts of `spec` that are kept.
     pub fn of(spec: &ProcessSpec) -> Self {
         let argv = spec.argv.iter().chain(&spec.args).cloned().collect();
         Self { argv, user: spec.user.clone(), tty: spec.tty.is_some() }
@@ -45,23 +45,23 @@ impl About {
 /// A process as it is now.
 #[derive(Debug, Clone)]
 pub struct ProcessView {
-    /// Its number in the guest.
+    /// Process id in the guest.
     pub pid: u32,
     /// Program and arguments; those of its code alone if it was started from code.
     pub argv: Vec<String>,
-    /// Who it was asked to run as.
+    /// User requested for the process.
     pub user: Option<String>,
-    /// Whether it has a terminal.
+    /// Whether the process has a terminal.
     pub tty: bool,
-    /// When it was started.
+    /// When the process was started.
     pub started_at: SystemTime,
-    /// Number of the next event there will be.
+    /// Number of the next event.
     pub next_seq: u64,
-    /// How it ended; none while it runs.
+    /// How the process ended; none while it runs.
     pub exit: Option<ExecExit>,
 }
 
-/// A process of a sandbox, or what is remembered of it. Clones are the same process.
+/// A process of a sandbox, or its record after its end. Clones share the process.
 #[derive(Debug, Clone)]
 pub struct Process(Arc<Inner>);
 
@@ -71,16 +71,16 @@ struct Inner {
     about: About,
     started_at: SystemTime,
     state: Mutex<State>,
-    /// Rung for every event.
+    /// Notified of every event.
     changed: Notify,
     outgoing: mpsc::Sender<Outgoing>,
     /// One permit for each byte of input the guest takes at this moment.
     window: Semaphore,
-    /// Whether input was ended. Held by whoever writes it.
+    /// Whether input was ended. Locked by the writer of the input.
     stdin_ended: Arc<AsyncMutex<bool>>,
-    /// Cancelled when it has ended.
+    /// Cancelled when the process has ended.
     ended: CancellationToken,
-    /// Cancelled when it is to end, and not to be remembered.
+    /// Cancelled when the process is deleted: it ends and its record is removed.
     deleted: CancellationToken,
 }
 
@@ -108,12 +108,12 @@ impl Process {
         (Self(Arc::new(inner)), waiting)
     }
 
-    /// Its number in the guest.
+    /// Returns the process id in the guest.
     pub fn pid(&self) -> u32 {
         self.0.pid
     }
 
-    /// It as it is now.
+    /// Returns the present state of the process.
     pub fn view(&self) -> ProcessView {
         let About { argv, user, tty } = self.0.about.clone();
         let state = self.state();
@@ -122,32 +122,32 @@ impl Process {
         ProcessView { pid: self.0.pid, argv, user, tty, started_at, next_seq, exit }
     }
 
-    /// What happened to it, from event number `from` on, and what will.
+    /// Returns the events from number `from` on, past and future ones.
     pub fn events(&self, from: u64) -> ProcessEvents {
         ProcessEvents { process: self.clone(), next: from }
     }
 
-    /// Waits until it has ended, and says how.
+    /// Waits for the end of the process and returns how it ended.
     pub async fn wait(&self) -> ExecExit {
         self.0.ended.cancelled().await;
-        // The end is entered before it is told.
+        // The end is recorded before it is announced.
         self.state().log.exit().cloned().unwrap_or_default()
     }
 
-    /// Its standard input, once nobody else writes to it.
+    /// Returns the standard input, once no other writer holds it.
     ///
     /// # Errors
     /// [`ProcessError::Ended`], [`ProcessError::StdinEnded`].
     pub async fn stdin(&self) -> Result<ProcessStdin, ProcessError> {
-        let turn = Arc::clone(&self.0.stdin_ended).lock_owned();
-        let ended = self.unless_ended(async { Ok(turn.await) }).await?;
+        let lock = Arc::clone(&self.0.stdin_ended).lock_owned();
+        let ended = self.unless_ended(async { Ok(lock.await) }).await?;
         if *ended {
             return Err(ProcessError::StdinEnded(self.0.pid));
         }
         Ok(ProcessStdin { process: self.clone(), ended })
     }
 
-    /// Sends a signal to it and all it started.
+    /// Sends a signal to the process and its descendants.
     ///
     /// # Errors
     /// [`ProcessError::Ended`].
@@ -155,7 +155,7 @@ impl Process {
         self.say(Outgoing::Message(HostMessage::Signal { signal })).await
     }
 
-    /// Changes the size of its terminal.
+    /// Changes the size of the process's terminal.
     ///
     /// # Errors
     /// [`ProcessError::Invalid`], [`ProcessError::NoTerminal`], [`ProcessError::Ended`].
@@ -167,12 +167,12 @@ impl Process {
         self.say(Outgoing::Message(HostMessage::Resize(size))).await
     }
 
-    /// Has it killed, with all it started, by the task that attends it.
+    /// Has the process and its descendants killed by the task that attends it.
     pub(super) fn delete(&self) {
         self.0.deleted.cancel();
     }
 
-    /// Waits until it is deleted.
+    /// Waits until the process is deleted.
     pub fn deleted(&self) -> impl Future<Output = ()> + Send + use<> {
         self.0.deleted.clone().cancelled_owned()
     }
@@ -181,19 +181,19 @@ impl Process {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// When it ended, and how many bytes of its output are kept; none while it runs.
+    /// Returns when the process ended and the bytes of output kept; none while it runs.
     pub(super) fn ended(&self) -> Option<(Instant, usize)> {
         let state = self.state();
         Some((state.ended_at?, state.log.bytes()))
     }
 
-    /// Notes what it wrote.
+    /// Records output of the process.
     pub(super) fn wrote(&self, output: Output, bytes: &[u8]) {
         self.state().log.write(output, bytes);
         self.0.changed.notify_waiters();
     }
 
-    /// Lets as much more input pass; `false` if so much was never sent.
+    /// Returns `bytes` to the input window; `false` if fewer bytes were sent.
     pub(super) fn took(&self, bytes: usize) -> bool {
         let sent = STDIN_WINDOW_BYTES.saturating_sub(self.0.window.available_permits());
         let likely = bytes <= sent;
@@ -203,7 +203,7 @@ impl Process {
         likely
     }
 
-    /// Notes how it ended.
+    /// Records how the process ended.
     pub(super) fn end(&self, exit: ExecExit) {
         let mut state = self.state();
         state.log.end(exit);
@@ -234,7 +234,7 @@ impl Process {
     }
 }
 
-/// Events of one process, read in order. Reading slowly delays nobody.
+/// Events of one process, read in order. A slow reader delays neither the process nor others.
 #[derive(Debug)]
 pub struct ProcessEvents {
     process: Process,
@@ -259,7 +259,7 @@ impl ProcessEvents {
     }
 }
 
-/// The standard input of one process, in the hands of one writer.
+/// The standard input of one process, held by one writer.
 #[derive(Debug)]
 pub struct ProcessStdin {
     process: Process,
@@ -267,8 +267,8 @@ pub struct ProcessStdin {
 }
 
 impl ProcessStdin {
-    /// Writes `bytes`; waits for as long as the program does not read. Dropping the future
-    /// leaves some of it unwritten.
+    /// Writes `bytes`; waits while the program does not read. Dropping the future leaves part
+    /// of them unwritten.
     ///
     /// # Errors
     /// [`ProcessError::Ended`].
@@ -288,7 +288,7 @@ impl ProcessStdin {
         Ok(())
     }
 
-    /// Ends it.
+    /// Ends the input.
     ///
     /// # Errors
     /// [`ProcessError::Ended`].

@@ -14,13 +14,14 @@ use super::process::Process;
 /// [`EVENT_BYTES_MAX`](crate::EVENT_BYTES_MAX) of the host's memory.
 pub const PROCESSES_MAX: usize = 256;
 
-/// Most ended processes one sandbox remembers; then the one that ended first is forgotten.
+/// Most ended processes kept for one sandbox; beyond that the one that ended first is dropped.
 pub const ENDED_MAX: usize = 256;
 
-/// Most bytes of output kept of all ended processes of one sandbox (32 MiB); likewise.
+/// Most bytes of output kept of all ended processes of one sandbox (32 MiB); beyond that the one
+/// that ended first is dropped.
 pub const ENDED_BYTES_MAX: usize = 32 << 20;
 
-/// How long an ended process is remembered, for clients that come late.
+/// Time that an ended process is kept for late clients.
 pub const ENDED_KEPT: Duration = Duration::from_secs(600);
 
 /// See the module.
@@ -38,7 +39,7 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// Every process there is or was, by process id.
+    /// Returns every process, running or ended, by process id.
     pub fn all(&self) -> Vec<Process> {
         self.by_pid.lock().values().cloned().collect()
     }
@@ -47,7 +48,7 @@ impl Registry {
         self.by_pid.lock().get(&pid).cloned()
     }
 
-    /// Forgets it.
+    /// Removes the record of `pid`.
     pub fn remove(&self, pid: u32) -> Option<Process> {
         self.by_pid.lock().remove(&pid)
     }
@@ -57,12 +58,12 @@ impl Registry {
         permits.try_acquire_owned().map_err(|_| ProcessError::TooMany(PROCESSES_MAX))
     }
 
-    /// Remembers `process`, in place of an ended one that had the same id.
+    /// Adds `process`; replaces an ended one with the same id.
     pub fn enter(&self, process: Process) {
         self.by_pid.lock().insert(process.pid(), process);
     }
 
-    /// Forgets those that ended first, if there are too many or they hold too much.
+    /// Drops the processes that ended first while the limits of number or bytes are exceeded.
     pub fn trim(&self) {
         let mut by_pid = self.by_pid.lock();
         let ended = by_pid.values().filter_map(|process| {
@@ -81,7 +82,7 @@ impl Registry {
         }
     }
 
-    /// Forgets `process`, unless its id is another's by now.
+    /// Drops `process`, unless another process has its id now.
     pub fn forget(&self, process: &Process) {
         let mut by_pid = self.by_pid.lock();
         if by_pid.get(&process.pid()).is_some_and(|other| other.is(process)) {

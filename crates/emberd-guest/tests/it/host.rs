@@ -1,4 +1,4 @@
-//! Whoever runs a guest, for tests: streams come from a function, and the end is told by hand.
+//! A host for tests: streams come from a function, and the test ends the guest.
 
 use std::error::Error;
 use std::sync::Arc;

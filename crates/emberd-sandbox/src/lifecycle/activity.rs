@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// See the module. Only hints are read from it: no ordering is needed.
+/// See the module. Its values are hints only: no memory ordering is needed.
 pub(crate) struct Activity {
     since: Instant,
     /// Execs that run.
     running: AtomicUsize,
-    /// When something happened last, in microseconds after `since`.
+    /// Time of the last activity, in microseconds after `since`.
     last_us: AtomicU64,
 }
 
@@ -21,18 +21,18 @@ impl Activity {
         Self { since: Instant::now(), running, last_us }
     }
 
-    /// An exec begins.
+    /// Records the start of an exec.
     pub fn run(&self) -> Running<'_> {
         self.running.fetch_add(1, Ordering::Relaxed);
         Running(self)
     }
 
-    /// Something happened that will be followed by more.
+    /// Records activity: more is likely to follow.
     pub fn stir(&self) {
         self.last_us.store(self.now_us(), Ordering::Relaxed);
     }
 
-    /// Whether nothing runs, and nothing has happened for the length of `idle_for`.
+    /// Whether no exec runs and no activity was recorded for `idle_for`.
     pub fn is_quiet(&self, idle_for: Duration) -> bool {
         let idle_us = self.now_us().saturating_sub(self.last_us.load(Ordering::Relaxed));
         self.running.load(Ordering::Relaxed) == 0 && Duration::from_micros(idle_us) >= idle_for

@@ -1,5 +1,4 @@
-//! What a sandbox's guest prints to its console, and its VMM to its own: from the end of the
-//! log on, and as it grows.
+//! Console output of a sandbox's guest and its VMM: the end of the log, and its growth.
 
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::machine::Machine;
 
-/// Pause between two looks at a log that is followed: nobody is woken when a file grows.
+/// Interval between two reads of a followed log: a growing file causes no notification.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Opens the console log of `machine`; followed until `closing`, where that is given.
@@ -33,11 +32,11 @@ pub(crate) async fn open(
 pub struct ConsoleLog {
     /// None once all was read.
     reader: Option<ConsoleReader>,
-    /// None once nothing more is waited for.
+    /// None once no more lines are expected.
     followed: Option<Followed>,
 }
 
-/// What ends the following of a log.
+/// The events that end the following of a log.
 #[derive(Debug)]
 struct Followed {
     exit: ExitWatch,
@@ -70,12 +69,12 @@ impl ConsoleLog {
 }
 
 impl Followed {
-    /// Waits until it is time to look again; says whether that is for the last time.
+    /// Waits until the next read; returns whether it is the last one.
     async fn pause(&mut self) -> bool {
         tokio::select! {
             () = self.ending.cancelled() => true,
             () = self.closing.cancelled() => true,
-            // What the VMM printed last may still be on its way into the log.
+            // The last output of the VMM may not be in the log yet.
             _ = self.exit.wait() => {
                 tokio::time::sleep(LOOK_AGAIN).await;
                 true

@@ -1,4 +1,4 @@
-//! One sandbox as its caller holds it: everything that can be done in it hangs here.
+//! One sandbox as its caller holds it: the entry to every operation.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -33,7 +33,7 @@ pub type ArchiveUpload = emberd_guest::ArchiveUpload<Stream>;
 /// Changes that come from a sandbox.
 pub type FileWatch = emberd_guest::FileWatch<Stream>;
 
-/// One sandbox. Holding it does not keep the sandbox: what is done in one that was deleted fails.
+/// One sandbox. A handle does not keep the sandbox alive: operations in a deleted sandbox fail.
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) sandbox: Arc<Sandbox>,
@@ -62,8 +62,8 @@ impl Handle {
         self.exec_within(spec, stdin, &mut |_| true).await
     }
 
-    /// As [`Self::exec`]. `room` is asked for each piece of output whether there is room to keep
-    /// it. Output without room is cut and flagged as truncated; the program goes on.
+    /// As [`Self::exec`]. Calls `room` for each piece of output to learn whether there is room to
+    /// keep it. Output without room is cut and flagged as truncated; the program continues.
     ///
     /// # Errors
     /// [`OperationError`].
@@ -78,7 +78,7 @@ impl Handle {
         Ok(guest.exec(spec, stdin, room, self.exec_grace).await?)
     }
 
-    /// Its files.
+    /// Returns the sandbox's files.
     ///
     /// # Errors
     /// [`OperationError::NotReady`].
@@ -86,7 +86,7 @@ impl Handle {
         Ok(self.guest()?.files())
     }
 
-    /// Its processes; those of a sandbox that is gone, too.
+    /// Returns the sandbox's processes, also of a sandbox that is gone.
     ///
     /// # Errors
     /// [`OperationError::NotReady`].
@@ -94,7 +94,7 @@ impl Handle {
         Ok(self.guest()?.processes())
     }
 
-    /// Its contexts.
+    /// Returns the sandbox's contexts.
     ///
     /// # Errors
     /// [`OperationError::NotReady`].
@@ -102,7 +102,7 @@ impl Handle {
         Ok(self.guest()?.contexts())
     }
 
-    /// Its TCP ports.
+    /// Returns the sandbox's TCP ports.
     ///
     /// # Errors
     /// [`OperationError::NotReady`].
@@ -110,7 +110,7 @@ impl Handle {
         Ok(self.guest()?.ports())
     }
 
-    /// What the sandbox uses now. Its guest says so, and may say anything.
+    /// Returns the present resource usage. The guest reports it and may report anything.
     ///
     /// # Errors
     /// [`OperationError`].
@@ -118,8 +118,8 @@ impl Handle {
         Ok(self.guest()?.metrics().await?)
     }
 
-    /// Its console log from `lines_max` lines before its end on, or all that is held of it. With
-    /// `follow` it goes on until the sandbox or the daemon ends.
+    /// Returns the last `lines_max` lines of the console log, or all that is kept of it. With
+    /// `follow` the log continues until the sandbox or the daemon ends.
     ///
     /// # Errors
     /// [`OperationError::NotReady`].

@@ -24,12 +24,12 @@ pub(crate) struct Running {
 
 /// A microVM until it is removed.
 pub(crate) struct Machine {
-    /// Read while a connection is opened, so that who removes the microVM waits for that.
+    /// Locked for reading while a connection is opened: the removal of the microVM waits for it.
     vm: RwLock<Option<AnyMicroVm>>,
     vmm_pid: u32,
     exit: ExitWatch,
     console_log: PathBuf,
-    /// Cancelled once the sandbox is to end.
+    /// Cancelled when the sandbox is about to end.
     ending: CancellationToken,
 }
 
@@ -62,12 +62,12 @@ impl Machine {
         vm.connect(AGENT_PORT).await
     }
 
-    /// Kills the microVM, whatever it is doing, and removes it.
+    /// Kills the microVM and removes it.
     ///
     /// # Errors
     /// When its directory could not be removed.
     pub async fn kill(&self) -> Result<(), KillError> {
-        // Held until the microVM is gone: of two who end it, neither is done before that.
+        // Held until the microVM is gone: of two concurrent calls, neither returns before that.
         let mut vm = self.vm.write().await;
         match vm.take() {
             Some(vm) => vm.kill().await,
@@ -75,7 +75,7 @@ impl Machine {
         }
     }
 
-    /// Waits until the sandbox is to end, or its microVM has ended by itself.
+    /// Waits until the sandbox is about to end, or its microVM has ended by itself.
     pub fn ended(&self) -> impl Future<Output = End> + Send + use<> {
         let (ending, mut exit) = (self.ending.clone(), self.exit.clone());
         async move {
@@ -88,11 +88,11 @@ impl Machine {
     }
 }
 
-/// What the guest's half of the wire may ask of the daemon.
+/// The daemon's side of a guest: how `emberd-guest` connects to it and ends it.
 pub(crate) struct GuestHost {
     pub machine: Arc<Machine>,
     pub activity: Arc<Activity>,
-    /// Cancelled once nothing is to be made any more.
+    /// Cancelled when the daemon stops making microVMs.
     pub closing: CancellationToken,
 }
 
@@ -122,7 +122,7 @@ impl Host<Stream> for GuestHost {
 
     fn end(&self) {
         let machine = Arc::clone(&self.machine);
-        // Whoever deletes the sandbox is told what could not be removed.
+        // The deletion of the sandbox reports what could not be removed.
         tokio::spawn(async move { machine.kill().await });
     }
 

@@ -1,4 +1,4 @@
-//! The phases of a sandbox, and what may follow what.
+//! The phases of a sandbox and their transitions.
 //!
 //! ```text
 //!             answer              exit, delete
@@ -15,23 +15,23 @@ use super::machine::Running;
 
 /// Where a sandbox is between its creation and its end; owns what exists only then.
 pub(crate) enum Phase {
-    /// Its microVM is being made.
+    /// The microVM is being made.
     Creating(Creating),
-    /// Its guest has answered.
+    /// The guest has answered.
     Running(Running),
-    /// It has ended, or is to.
+    /// The sandbox has ended, or is about to.
     Gone(Gone),
 }
 
-/// What exists while a microVM is made.
+/// The resources of a sandbox while its microVM is made.
 pub(crate) struct Creating {
-    /// Cancelled to cut the making off; later, to end what is done in the sandbox.
+    /// Cancelled to stop the creation; later, to end the operations in the sandbox.
     pub ending: CancellationToken,
-    /// Held by whoever makes the microVM, until nothing of it is left that is not the sandbox's.
+    /// Held by the creation until the microVM belongs to the sandbox or is removed.
     pub making: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What is left of a sandbox that has ended.
+/// The remains of a sandbox that has ended.
 pub(crate) struct Gone {
     pub why: Why,
     pub was: Was,
@@ -40,16 +40,16 @@ pub(crate) struct Gone {
 /// Why a sandbox is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
-    /// Its microVM ended by itself.
+    /// The microVM ended by itself.
     Exited(ExitReason),
-    /// It was deleted, or its creation failed.
+    /// The sandbox was deleted, or its creation failed.
     Deleted,
 }
 
-/// What a sandbox was before it was gone.
+/// Phase of a sandbox before its end.
 pub(crate) enum Was {
     Creating(Creating),
-    /// What its processes wrote can still be read, and its microVM is still to be removed.
+    /// The output of its processes can still be read. Its microVM must still be removed.
     Running(Running),
 }
 
@@ -61,27 +61,27 @@ pub(crate) enum PhaseKind {
     Gone,
 }
 
-/// What can happen to a sandbox.
+/// A request for a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Its guest has answered for the first time.
+    /// The guest has answered for the first time.
     Answer,
-    /// Something is to be done in it, or read of it. What is gone can be read.
+    /// An operation in the sandbox, or a read. A sandbox that is gone can still be read.
     Operate,
-    /// Its VMM has ended by itself.
+    /// The VMM has ended by itself.
     Exit,
-    /// It is to be deleted.
+    /// The sandbox is deleted.
     Delete,
 }
 
-/// Why something cannot happen to a sandbox now.
+/// Why a request is refused in the present phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// It is still being created.
+    /// The sandbox is still being created.
     NotReady,
-    /// Its guest has answered already.
+    /// The guest has answered already.
     Running,
-    /// It has ended.
+    /// The sandbox has ended.
     Gone,
 }
 
@@ -111,7 +111,7 @@ impl Phase {
         }
     }
 
-    /// What runs, or has run.
+    /// Returns the running microVM, or the one that ran.
     pub fn running(&self) -> Option<&Running> {
         match self {
             Self::Running(running) | Self::Gone(Gone { was: Was::Running(running), .. }) => {
@@ -121,7 +121,7 @@ impl Phase {
         }
     }
 
-    /// Told when what is done in the sandbox is to end.
+    /// Returns the token that is cancelled to end the operations in the sandbox.
     pub fn ending(&self) -> &CancellationToken {
         match self {
             Self::Creating(creating) | Self::Gone(Gone { was: Was::Creating(creating), .. }) => {

@@ -1,4 +1,4 @@
-//! One sandbox: who it is, and its phase behind one lock.
+//! One sandbox: its identity, and its phase behind one lock.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,44 +19,44 @@ use crate::id::SandboxId;
 /// One sandbox as it is now.
 #[derive(Debug, Clone)]
 pub struct SandboxView {
-    /// Who it is.
+    /// Identity of the sandbox.
     pub id: SandboxId,
     /// Its language pack.
     pub pack: PackName,
-    /// What it is doing.
+    /// State of the sandbox.
     pub state: SandboxState,
-    /// When it was asked for.
+    /// When the sandbox was requested.
     pub created_at: SystemTime,
-    /// How its microVM came to be; none until it is ready.
+    /// How its microVM was made; none until the sandbox is ready.
     pub boot_path: Option<BootPath>,
-    /// Where the time of its making went; none until it is ready.
+    /// How long each part took; none until the sandbox is ready.
     pub boot: Option<BootTimes>,
     /// Directory of its sockets, log and record.
     pub dir: PathBuf,
 }
 
-/// What a sandbox is doing.
+/// State of a sandbox, for callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SandboxState {
-    /// Its microVM boots; it cannot be used yet.
+    /// The microVM boots; the sandbox cannot be used yet.
     Creating,
-    /// It runs code.
+    /// The sandbox takes operations.
     Ready {
         /// Process id of its VMM.
         vmm_pid: u32,
     },
-    /// Its microVM ended by itself; it can only be deleted.
+    /// The microVM ended by itself; the sandbox can only be deleted.
     Gone(ExitReason),
 }
 
 /// A sandbox that was just created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Created {
-    /// Who it is.
+    /// Identity of the sandbox.
     pub id: SandboxId,
-    /// How its microVM came to be.
+    /// How its microVM was made.
     pub boot_path: BootPath,
-    /// Where the time of its making went.
+    /// How long each part took.
     pub boot: BootTimes,
 }
 
@@ -75,7 +75,7 @@ impl Sandbox {
         Self { id, pack, dir, phase: Mutex::new(Some(Phase::Creating(creating))) }
     }
 
-    /// Reads the phase. A VMM that has ended is found out here: who asks looks himself.
+    /// Reads the phase. Detects here that the VMM has ended, without waiting for a notification.
     fn read<T>(&self, read: impl FnOnce(&Phase) -> T) -> T {
         let mut slot = self.phase.lock();
         let mut phase = slot.take().expect("put back below");
@@ -95,10 +95,10 @@ impl Sandbox {
         self.read(Phase::kind)
     }
 
-    /// What cuts the creation off, and what its maker holds.
+    /// Returns the resources of the creation.
     ///
     /// # Errors
-    /// When it is not being created any more.
+    /// When the sandbox is not being created any more.
     pub fn creating(&self) -> Result<Creating, Refused> {
         self.read(|phase| match phase {
             Phase::Creating(Creating { ending, making }) => {
@@ -109,7 +109,7 @@ impl Sandbox {
         })
     }
 
-    /// The guest has answered.
+    /// Records that the guest has answered.
     ///
     /// # Errors
     /// The microVM, where it comes too late.
@@ -123,7 +123,7 @@ impl Sandbox {
         Ok(created)
     }
 
-    /// What was created, once it runs.
+    /// Returns the created sandbox, once it runs.
     pub fn created(&self) -> Option<Created> {
         self.read(|phase| {
             let Phase::Running(Running { boot_path, boot, .. }) = phase else { return None };
@@ -131,15 +131,15 @@ impl Sandbox {
         })
     }
 
-    /// Its guest; that of a sandbox that is gone, too, which answers by its end.
+    /// Returns the guest. The guest of a sandbox that is gone answers every call with its end.
     ///
     /// # Errors
-    /// While it is being created.
+    /// While the sandbox is being created.
     pub fn guest(&self) -> Result<Guest<Stream>, Refused> {
         self.with_running(|running| running.guest.clone())
     }
 
-    /// Its microVM.
+    /// Returns the microVM.
     ///
     /// # Errors
     /// As [`Self::guest`].
@@ -154,7 +154,7 @@ impl Sandbox {
         })
     }
 
-    /// Waits until it is to end, or its microVM has ended by itself.
+    /// Waits until the sandbox is about to end, or its microVM has ended by itself.
     pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
         let (machine, ending) = self.read(|phase| {
             (phase.running().map(|running| Arc::clone(&running.machine)), phase.ending().clone())
@@ -192,8 +192,8 @@ impl Sandbox {
         })
     }
 
-    /// Ends whatever is done in the sandbox, and lets nothing begin there any more. Its microVM
-    /// is removed by [`Self::remove`].
+    /// Ends all operations in the sandbox and refuses further ones. [`Self::remove`] removes its
+    /// microVM.
     pub fn delete(&self) {
         let mut slot = self.phase.lock();
         let Some(phase) = slot.take() else { return };
@@ -202,7 +202,7 @@ impl Sandbox {
         *slot = Some(if goes { phase.gone(Why::Deleted) } else { phase });
     }
 
-    /// Removes the microVM of a deleted sandbox, once nobody makes it any more.
+    /// Removes the microVM of a deleted sandbox, once its creation has stopped.
     ///
     /// # Errors
     /// When its directory could not be removed.
@@ -241,8 +241,8 @@ fn state(phase: &Phase) -> SandboxState {
     }
 }
 
-/// Whether the child process `pid` has not ended. The kernel is asked, because what the
-/// runtime was told may be a moment old.
+/// Whether the child process `pid` is still running. Asks the kernel, because the runtime may
+/// learn of the end a moment later.
 fn is_running(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;

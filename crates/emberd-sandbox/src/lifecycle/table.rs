@@ -36,7 +36,7 @@ impl Table {
         Self { sandboxes_max, entries: Mutex::new(entries) }
     }
 
-    /// Enters what `pick` picks, if one more is allowed; else nothing is picked.
+    /// Enters the sandbox that `pick` returns. At the limit, `pick` is not called.
     pub fn enter<T>(
         &self,
         pick: impl FnOnce() -> T,
@@ -57,7 +57,7 @@ impl Table {
         Ok(picked)
     }
 
-    /// The sandbox, and when it was asked for.
+    /// Returns the sandbox, and when it was requested.
     pub fn find(&self, id: SandboxId) -> Option<(Arc<Sandbox>, SystemTime)> {
         let entries = self.entries.lock();
         entries.by_id.get(&id).map(|entry| (Arc::clone(&entry.sandbox), entry.created_at))
@@ -88,7 +88,7 @@ impl Table {
         self.entries.lock().closed
     }
 
-    /// Lets no more in, and cuts off the creations under way.
+    /// Refuses further entries and cancels the creations under way.
     pub fn close(&self) {
         let mut entries = self.entries.lock();
         entries.closed = true;
@@ -98,7 +98,7 @@ impl Table {
             .for_each(|sandbox| sandbox.delete());
     }
 
-    /// Takes all out.
+    /// Removes and returns all sandboxes.
     pub fn drain(&self) -> Vec<Arc<Sandbox>> {
         self.entries.lock().by_id.drain().map(|(_, entry)| entry.sandbox).collect()
     }

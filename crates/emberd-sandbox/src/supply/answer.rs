@@ -1,4 +1,4 @@
-//! Waiting for a guest to answer, while its VMM may end and its time may run out.
+//! Waits for a guest's answer, the end of its VMM or a timeout.
 
 use std::time::Duration;
 
@@ -11,32 +11,32 @@ use tokio::time::{Instant, timeout_at};
 /// Lines of console log an error quotes.
 const TAIL_LINES: usize = 20;
 
-/// How long a closed connection is given to turn out as the end of the whole VMM.
+/// Time to wait after a closed connection for the end of the whole VMM.
 const END_GRACE: Duration = Duration::from_secs(1);
 
-/// Why a guest did not answer as it should.
+/// Why a guest gave no valid answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
-    /// Its VMM ended.
-    #[error("its VMM {reason} before it answered; {console}")]
+    /// The VMM ended.
+    #[error("the VMM {reason} before the guest answered; {console}")]
     Died {
         /// How the VMM ended.
         reason: ExitReason,
         /// The end of the guest's console.
         console: Console,
     },
-    /// It took too long.
-    #[error("it did not answer within {waited:?}; {console}")]
+    /// The guest did not answer in time.
+    #[error("the guest did not answer within {waited:?}; {console}")]
     Late {
         /// How long was waited.
         waited: Duration,
         /// The end of the guest's console.
         console: Console,
     },
-    /// It answered, but not as an agent does.
-    #[error("it answered wrongly; {console}")]
+    /// The guest answered, but not as an agent does.
+    #[error("the guest sent an unexpected answer; {console}")]
     Wrong {
-        /// What it did.
+        /// How the guest failed.
         source: ChannelError,
         /// The end of the guest's console.
         console: Console,
@@ -56,7 +56,7 @@ impl std::fmt::Display for Console {
     }
 }
 
-/// Carries on `conversation` with the guest of `vm`, for at most `wait_max` from `since` on.
+/// Runs `conversation` with the guest of `vm` until at most `wait_max` after `since`.
 pub(crate) async fn answer<T>(
     vm: &AnyMicroVm,
     since: Instant,
@@ -80,7 +80,7 @@ pub(crate) async fn answer<T>(
     }
 }
 
-/// Opens a connection and greets the guest; waits for as long as it boots.
+/// Opens a connection and greets the guest; waits while the guest boots.
 pub(crate) async fn connect(vm: &AnyMicroVm) -> Result<(Link<Stream>, Welcome), ChannelError> {
     let stream =
         vm.connect(AGENT_PORT).await.map_err(|error| ChannelError::Connect(error.into()))?;

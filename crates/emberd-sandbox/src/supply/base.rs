@@ -1,4 +1,4 @@
-//! What every microVM of one daemon is made with.
+//! Configuration, images and driver shared by every microVM of one daemon.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::id::SandboxId;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::sandbox::Sandbox;
 
-/// Generation of the way a template is made. A template made another way is made again.
+/// Version of the way that templates are made. A template of another version is rebuilt.
 const RECIPE_GENERATION: u32 = 1;
 
 /// See the module.
@@ -21,20 +21,20 @@ pub(crate) struct Base {
     pub images: Images,
     pub config: SandboxesConfig,
     pub activity: Arc<Activity>,
-    /// Cancelled once nothing is to be made any more.
+    /// Cancelled when the daemon stops making microVMs.
     pub closing: CancellationToken,
     // Last: the run directory is unlocked when everything in it is gone.
     pub run_dir: RunDir,
 }
 
 impl Base {
-    /// A sandbox with an id and a directory of its own, and nothing else yet.
+    /// Returns a new sandbox that has only an id and the path of its directory.
     pub fn sandbox(&self, pack: &PackName) -> Arc<Sandbox> {
         let id = SandboxId::with_key(self.config.node_key);
         Arc::new(Sandbox::new(id, pack.clone(), self.run_dir.path().join(id.to_string())))
     }
 
-    /// What `sandbox` is booted from.
+    /// Returns the boot specification of `sandbox`.
     pub fn boot_spec(&self, sandbox: &Sandbox, image: &PackImage, for_template: bool) -> BootSpec {
         BootSpec {
             dir: sandbox.dir.clone(),
@@ -49,7 +49,7 @@ impl Base {
         }
     }
 
-    /// What `sandbox` is restored with, besides its template.
+    /// Returns the restore specification of `sandbox`, without its template.
     pub fn restore_spec(&self, sandbox: &Sandbox, image: &PackImage) -> RestoreSpec {
         RestoreSpec {
             dir: sandbox.dir.clone(),

@@ -1,4 +1,4 @@
-//! From nothing to a microVM whose guest answers, or back to nothing.
+//! Boots a microVM until its guest answers, or removes it again.
 
 use emberd_guest::Link;
 use emberd_image::PackImage;
@@ -23,7 +23,7 @@ pub(crate) struct Answered {
 
 /// Boots the microVM of `sandbox` and waits until its guest answers.
 ///
-/// Dropping the future removes whatever was started.
+/// Dropping the future removes everything that was started.
 pub(crate) async fn boot(
     base: &Base,
     sandbox: &Sandbox,
@@ -50,7 +50,7 @@ pub(crate) async fn boot(
     }
 }
 
-/// Kills the microVM of a sandbox that did not come about.
+/// Kills the microVM of a sandbox whose creation failed.
 pub(crate) async fn end(id: SandboxId, vm: AnyMicroVm) {
     if let Err(error) = vm.kill().await {
         tracing::error!(%id, error = &error as &dyn std::error::Error, "not cleaned up");

@@ -1,4 +1,4 @@
-//! Creating a sandbox: the quickest way that is open.
+//! Creates a sandbox by the fastest available way.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::lifecycle::machine::{GuestHost, Machine, Running};
 use crate::lifecycle::sandbox::{Created, Sandbox};
 use crate::lifecycle::table::Table;
 
-/// Creates a sandbox of `pack` and enters it in `table`: from the pool, else from a VMM that
-/// stands by, else from the template, else by a cold boot.
+/// Creates a sandbox of `pack` and enters it in `table`: from the pool, else from a standby,
+/// else from the template, else by a cold boot.
 ///
-/// Dropping the future removes whatever was started.
+/// Dropping the future removes everything that was started.
 pub(crate) async fn create(
     sources: &Sources,
     table: &Table,
@@ -29,7 +29,7 @@ pub(crate) async fn create(
         Taken::Standby(standby) => (Arc::clone(&standby.sandbox), Some(standby)),
         Taken::Nothing => (sources.base.sandbox(pack), None),
     };
-    // Nothing is taken where no more sandboxes are allowed.
+    // At the limit of sandboxes, nothing is taken from the pool.
     let (sandbox, standby) = table.enter(claim, |(sandbox, _)| sandbox)?;
     sources.base.activity.stir();
     sources.pools.wake.notify_one();
@@ -51,22 +51,23 @@ pub(crate) async fn create(
             Ok(created)
         }
         Some(Err(error)) => Err(error),
-        // A deletion that a shutdown asked for is told as what it is.
+        // A deletion by a shutdown is reported as the shutdown.
         None if table.is_closed() => Err(CreateError::ShuttingDown),
         None => Err(CreateError::Deleted(sandbox.id)),
     }
 }
 
-/// Lets `making` make the microVM of `sandbox`; none where the sandbox is to end before.
+/// Runs `making`, which makes the microVM of `sandbox`; returns none if the sandbox ends first.
 ///
-/// Cancelled by that and by being dropped; whatever was started is gone then.
+/// The end of the sandbox and dropping the future cancel `making`; everything that it started is
+/// removed then.
 pub(crate) async fn fulfil<E>(
     base: &Base,
     sandbox: &Sandbox,
     making: impl Future<Output = Result<Answered, E>>,
 ) -> Option<Result<Created, E>> {
     let creating = sandbox.creating().ok()?;
-    // Held until the end: whoever deletes the sandbox waits for that.
+    // Held until the end: a deletion of the sandbox waits for it.
     let _making = creating.making.lock().await;
     let made = tokio::select! {
         biased;
@@ -96,7 +97,7 @@ pub(crate) async fn fulfil<E>(
     }
 }
 
-/// The entry of a sandbox being created; taken out again when dropped, unless kept.
+/// The table entry of a sandbox being created; removed when dropped, unless kept.
 struct Entry<'a> {
     table: &'a Table,
     sandbox: Arc<Sandbox>,

@@ -1,4 +1,4 @@
-//! Looks after the microVMs that wait: one that stopped answering is replaced.
+//! Checks the health of waiting microVMs and replaces those that stopped answering.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use tokio::time::{sleep, timeout};
 use super::sources::Sources;
 use crate::lifecycle::sandbox::Sandbox;
 
-/// Why a waiting microVM was given up.
+/// Why a waiting microVM was replaced.
 #[derive(Debug, thiserror::Error)]
-enum SickError {
-    #[error("its guest does not answer")]
+enum UnhealthyError {
+    #[error("the guest does not answer")]
     Silent,
-    #[error("its guest cannot be talked to")]
+    #[error("the connection to the guest failed")]
     Channel(#[from] ChannelError),
 }
 
-/// Asks every waiting guest, one after the other, whether it still answers; never ends.
+/// Pings every waiting guest in turn; never returns.
 pub(crate) async fn look_after(sources: Arc<Sources>) {
     let pace = sources.pools.pace;
     loop {
@@ -30,7 +30,7 @@ pub(crate) async fn look_after(sources: Arc<Sources>) {
                     Ok(()) => lent.give_back(&sources.reaper),
                     Err(error) => {
                         let error = &error as &dyn std::error::Error;
-                        tracing::warn!(%pack, %id, error, "a waiting microVM is replaced");
+                        tracing::warn!(%pack, %id, error, "replacing an unhealthy microVM");
                         lent.discard(&sources.reaper);
                         sources.pools.wake.notify_one();
                     }
@@ -40,8 +40,8 @@ pub(crate) async fn look_after(sources: Arc<Sources>) {
     }
 }
 
-async fn examine(sandbox: &Sandbox, wait_max: Duration) -> Result<(), SickError> {
-    let guest = sandbox.guest().map_err(|_| SickError::Silent)?;
-    timeout(wait_max, guest.ping()).await.map_err(|_| SickError::Silent)??;
+async fn examine(sandbox: &Sandbox, wait_max: Duration) -> Result<(), UnhealthyError> {
+    let guest = sandbox.guest().map_err(|_| UnhealthyError::Silent)?;
+    timeout(wait_max, guest.ping()).await.map_err(|_| UnhealthyError::Silent)??;
     Ok(())
 }

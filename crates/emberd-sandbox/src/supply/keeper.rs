@@ -1,4 +1,4 @@
-//! Keeps the pools filled: one microVM at a time, and out of the way of those in use.
+//! Fills the pools, one microVM at a time and only while the host is quiet.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::restore::{self, RestoreFailure, Standby};
 use super::sources::Sources;
 use crate::boot_path::BootPath;
 
-/// Fills the pools; never ends.
+/// Fills the pools; never returns.
 pub(crate) async fn keep(sources: Arc<Sources>) {
     let pools = &sources.pools;
     loop {
@@ -25,17 +25,17 @@ pub(crate) async fn keep(sources: Arc<Sources>) {
             carry_out(&sources, pack, pool, work).await;
             continue;
         }
-        let told = pools.wake.notified();
+        let notified = pools.wake.notified();
         match pools.next_deadline() {
-            // Whether it was told or it is time makes no difference.
-            Some(deadline) => drop(timeout_at(Instant::from_std(deadline), told).await),
-            None => told.await,
+            // A notification and the deadline have the same effect.
+            Some(deadline) => drop(timeout_at(Instant::from_std(deadline), notified).await),
+            None => notified.await,
         }
     }
 }
 
-/// Returns when nobody would be disturbed, or after the longest wait. Creations that found
-/// nothing ready restore for themselves: what is made ahead meanwhile is made at their cost.
+/// Returns when the host is quiet, or after the longest wait. A creation that found nothing ready
+/// restores its own microVM, and filling the pool at the same time would slow it down.
 async fn wait_for_quiet(sources: &Sources) {
     let pace = sources.pools.pace;
     let deadline = Instant::now() + pace.refill_wait_max;
@@ -49,8 +49,8 @@ async fn wait_for_quiet(sources: &Sources) {
 
 async fn carry_out(sources: &Sources, pack: &PackName, pool: &Pool, work: Work) {
     let _permit = sources.restores.acquire().await.expect("the semaphore is never closed");
-    // Asked for before the template: should that be replaced meanwhile, the pool refuses what
-    // is made from it.
+    // Read before the template: if the template is replaced in the meantime, the pool refuses
+    // what is made from the old one.
     let generation = pool.generation();
     let Some(template) = sources.ready_template(pack) else { return };
     let outcome = match work {
@@ -61,7 +61,7 @@ async fn carry_out(sources: &Sources, pack: &PackName, pool: &Pool, work: Work) 
     };
     if let Err(failure) = outcome {
         let error = &failure as &dyn std::error::Error;
-        tracing::warn!(%pack, error, "no microVM made ahead");
+        tracing::warn!(%pack, error, "cannot refill the warm pool");
         sources.judge(pack, &template, &failure);
         pool.rest();
     }

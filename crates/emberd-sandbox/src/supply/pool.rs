@@ -1,5 +1,5 @@
-//! The warm pools, one for each language pack: microVMs that wait for somebody to ask for
-//! them, and VMMs that stand by with their template not yet loaded.
+//! The warm pools, one for each language pack: restored microVMs that wait for a request, and
+//! standbys, VMMs that have not loaded their template yet.
 //!
 //! ```text
 //!             keeper: stand by            keeper: load, warm up         create: take
@@ -7,8 +7,8 @@
 //!                                       └── create that finds nothing ready ─────────▶
 //! ```
 //!
-//! What a pool holds is made from one template. When that one goes, the pool is emptied, and
-//! what was on its way into it is refused.
+//! A pool holds microVMs of one template. When the template is removed, the pool is emptied and
+//! refuses the microVMs that are still being made from it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ mod ceiling;
 
 use ceiling::Ceiling;
 
-/// VMMs of each pack that stand by. A refill and a creation that finds the pool empty each
-/// draw from them; each holds some MiB and saves the start of a process.
+/// Number of standbys of each pack. A refill takes one, and so does a creation that finds the
+/// pool empty. Each holds some MiB and saves the start of a process.
 const STANDBYS: usize = 1;
 
 /// Wait after a microVM could not be made ahead; doubled with every further failure.
@@ -50,7 +50,7 @@ pub struct PoolView {
     pub filling: usize,
     /// VMMs started ahead that have not loaded their template yet.
     pub standing_by: usize,
-    /// MicroVMs that are to be ready; 0 where only VMMs stand by.
+    /// Number of microVMs to keep ready; 0 if the pool holds only standbys.
     pub target: usize,
     /// `target` as recent bursts have raised it.
     pub ceiling: usize,
@@ -58,7 +58,7 @@ pub struct PoolView {
     pub handed_out: u64,
     /// Sandboxes asked for while the pool was empty.
     pub missed: u64,
-    /// MicroVMs that died or stopped answering in the pool.
+    /// MicroVMs that ended or stopped answering in the pool.
     pub discarded: u64,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct Pools {
     pub pace: Pace,
     /// Most microVMs in all pools.
     held_max: usize,
-    /// Told when there may be something to do.
+    /// Notified when a pool may need work.
     pub wake: Arc<Notify>,
 }
 
@@ -90,7 +90,7 @@ struct State {
     /// Whether the pool fell below its target and has not reached its ceiling since.
     refilling: bool,
     ceiling: Ceiling,
-    /// Grows when the pool is emptied: what was begun before is of no use after.
+    /// Grows when the pool is emptied: microVMs begun before are then refused.
     generation: u64,
     /// Failures in a row, and when the next attempt may be made.
     failures: u32,
@@ -100,7 +100,7 @@ struct State {
     discarded: u64,
 }
 
-/// What a creation gets.
+/// Result of taking from a pool.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(crate) enum Taken {
     /// Everything.
@@ -111,7 +111,7 @@ pub(crate) enum Taken {
     Nothing,
 }
 
-/// What is to be done ahead of need.
+/// Work that fills a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Make a microVM ready.
@@ -121,7 +121,7 @@ pub(crate) enum Work {
 }
 
 impl Pools {
-    /// Empty pools for `packs`; without `config` they hold only VMMs that stand by.
+    /// Returns empty pools for `packs`; without `config` they hold only standbys.
     pub fn new<'a>(
         packs: impl Iterator<Item = &'a PackName>,
         config: Option<&PoolConfig>,
@@ -150,7 +150,7 @@ impl Pools {
         self.iter().map(|(pack, pool)| pool.view(pack.clone())).collect()
     }
 
-    /// What to do next, for a pack whose template `is_ready`: the emptiest pool is filled
+    /// Returns the next work for a pack whose template `is_ready`. The emptiest pool is filled
     /// first, and standbys come last.
     pub fn next_work(&self, is_ready: impl Fn(&PackName) -> bool) -> Option<(&PackName, Work)> {
         let now = Instant::now();
@@ -169,7 +169,7 @@ impl Pools {
         })
     }
 
-    /// When something becomes due without being told.
+    /// Returns when the next work becomes due without a notification.
     pub fn next_deadline(&self) -> Option<Instant> {
         let deadlines = self.by_pack.values().flat_map(|pool| {
             let state = pool.state.lock();
@@ -183,7 +183,7 @@ impl Pools {
         self.by_pack.values().any(|pool| pool.waiting.load(Ordering::Relaxed) > 0)
     }
 
-    /// Removes what died or is too much, and lowers ceilings that are due.
+    /// Removes microVMs that ended or exceed the ceiling, and lowers ceilings that are due.
     pub fn tidy(&self, reaper: &Reaper) {
         let now = Instant::now();
         for pool in self.by_pack.values() {
@@ -230,7 +230,7 @@ impl Pool {
         Self { state: Mutex::new(state), waiting: AtomicUsize::new(0) }
     }
 
-    /// The best there is for a creation.
+    /// Takes a ready microVM, else a standby, for a creation.
     pub fn take(&self, reaper: &Reaper) -> Taken {
         let mut state = self.state.lock();
         while let Some(sandbox) = state.ready.pop() {
@@ -251,7 +251,7 @@ impl Pool {
         }
     }
 
-    /// Somebody waits for a microVM of this pack until the answer is dropped.
+    /// Counts a creation as waiting for a microVM of this pack until the guard is dropped.
     pub fn wait(&self) -> impl Drop + '_ {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waiting(&self.waiting)
@@ -282,7 +282,7 @@ impl Pool {
         self.state.lock().generation
     }
 
-    /// Nothing is made for a while.
+    /// Records a failure: nothing is made until the retry is due.
     pub fn rest(&self) {
         let mut state = self.state.lock();
         let wait = RETRY * (1 << state.failures.min(RETRY_DOUBLINGS_MAX));
@@ -295,7 +295,7 @@ impl Pool {
         self.state.lock().ready.iter().map(|sandbox| sandbox.id).collect()
     }
 
-    /// Takes a microVM out to look at it, if it is still there.
+    /// Takes a microVM out for a health check, if the pool still holds it.
     pub fn lend(&self, id: SandboxId) -> Option<Lent<'_>> {
         let mut state = self.state.lock();
         let index = state.ready.iter().position(|sandbox| sandbox.id == id)?;
@@ -334,8 +334,8 @@ impl State {
         self.ready.len() + self.filling + self.lent
     }
 
-    /// From below the target up to the ceiling, not at every sandbox taken: work ahead of
-    /// need comes in one piece.
+    /// Whether the pool needs another microVM. A refill starts below the target and continues up
+    /// to the ceiling, so that refills come in batches.
     fn wants_more(&mut self) -> bool {
         if self.held() < self.ceiling.target() {
             self.refilling = true;
@@ -380,7 +380,7 @@ pub(crate) struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    /// Puts it into the pool, unless that was emptied meanwhile.
+    /// Puts the microVM into the pool, unless the pool was emptied in the meantime.
     pub fn done(self, sandbox: Arc<Sandbox>, reaper: &Reaper) {
         let mut state = self.pool.state.lock();
         if state.generation == self.generation {
@@ -389,7 +389,7 @@ impl Filling<'_> {
         } else {
             reaper.reap_later(sandbox);
         }
-        // Counted as ready before it is no longer counted as filling.
+        // Counted as ready first, then dropped from those being filled.
         drop(state);
     }
 }
@@ -400,7 +400,7 @@ impl Drop for Filling<'_> {
     }
 }
 
-/// A microVM that was taken out to be looked at. Dropping it ends the microVM.
+/// A microVM taken out of the pool for a health check. Dropping it ends the microVM.
 pub(crate) struct Lent<'a> {
     pool: &'a Pool,
     sandbox: Arc<Sandbox>,
@@ -412,8 +412,8 @@ impl Lent<'_> {
         &self.sandbox
     }
 
-    /// Puts it back, unless the pool was emptied meanwhile. Who looks at all, the oldest first,
-    /// leaves their order as it was.
+    /// Puts the microVM back, unless the pool was emptied in the meantime. Checking all of them,
+    /// the oldest first, preserves their order.
     pub fn give_back(self, reaper: &Reaper) {
         let mut state = self.pool.state.lock();
         let sandbox = Arc::clone(&self.sandbox);

@@ -1,4 +1,4 @@
-//! Ends sandboxes behind the back of whoever deleted them.
+//! Removes deleted sandboxes in the background.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::lifecycle::sandbox::Sandbox;
 
-/// Most sandboxes that are ended at once. One that ends holds its memory and its process for
-/// some milliseconds; a deletion that finds so many before it waits for its turn, so that a
-/// flood of creations and deletions piles up no more VMMs than this beyond its sandboxes.
+/// Most sandboxes that are removed at once. Each holds its memory and its process for some
+/// milliseconds. Further deletions wait for a permit, so a flood of creations and deletions
+/// accumulates at most this many VMMs beyond the sandboxes.
 const REAPED_AT_ONCE_MAX: usize = 16;
 
 /// See the module.
@@ -24,12 +24,12 @@ impl Reaper {
         Self { permits, under_way: TaskTracker::new() }
     }
 
-    /// How many are not wholly gone yet.
+    /// Returns the number of sandboxes that are not fully removed yet.
     pub fn count(&self) -> usize {
         self.under_way.len()
     }
 
-    /// Ends `sandbox`, and repermits once that is under way. Goes on when the future is dropped.
+    /// Ends `sandbox`, and returns once that is under way. Dropping the future does not stop it.
     pub async fn reap(&self, sandbox: Arc<Sandbox>) {
         sandbox.delete();
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
@@ -41,11 +41,11 @@ impl Reaper {
         }
         let (begins, begun) = oneshot::channel::<()>();
         self.reap_in_permit(sandbox, begins);
-        // Nothing is ever sent: it ends when the other half is dropped.
+        // Nothing is ever sent: the receiver ends when the sender is dropped.
         begun.await.ok();
     }
 
-    /// Ends `sandbox` when its turn comes.
+    /// Ends `sandbox` once it has a permit.
     pub fn reap_later(&self, sandbox: Arc<Sandbox>) {
         sandbox.delete();
         self.reap_in_permit(sandbox, ());
@@ -61,12 +61,12 @@ impl Reaper {
         });
     }
 
-    /// Drops something whose end blocks for some milliseconds.
-    pub fn drop_later(&self, doomed: impl Send + 'static) {
-        self.under_way.spawn_blocking(move || drop(doomed));
+    /// Drops `value`, whose drop blocks for some milliseconds, on a blocking thread.
+    pub fn drop_later(&self, value: impl Send + 'static) {
+        self.under_way.spawn_blocking(move || drop(value));
     }
 
-    /// Repermits when everything is gone. Nothing may be given to reap after.
+    /// Returns when everything is removed. Nothing may be passed to the reaper afterwards.
     pub async fn finish(&self) {
         self.under_way.close();
         self.under_way.wait().await;

@@ -1,4 +1,4 @@
-//! What a sandbox's directory says about it, for people who look there.
+//! The record in a sandbox's directory, for people who look there.
 
 use std::fs;
 use std::io;
@@ -12,8 +12,8 @@ use crate::lifecycle::sandbox::Sandbox;
 const FILE_NAME: &str = "sandbox.json";
 
 /// Writes identity and origin of `sandbox`, whose microVM was just started, into its
-/// directory, as JSON. It never changes after: one that waited in a pool was made before it
-/// was asked for.
+/// directory, as JSON. The record never changes: the origin of a sandbox from a pool is earlier
+/// than its request.
 pub(crate) fn write(sandbox: &Sandbox) -> io::Result<()> {
     #[derive(Serialize)]
     struct OnDisk {

@@ -1,8 +1,8 @@
-//! From a template to a microVM whose guest is itself.
+//! Restores a microVM from a template and gives its guest an identity of its own.
 //!
 //! ```text
 //! stand_by ─▶ Standby ─▶ load ─▶ guest answers ─▶ renewed ─▶ (warmed up) ─▶ ready
-//!             waits in the standby pool, or goes on at once
+//!             waits in the standby pool, or continues at once
 //! ```
 
 use std::io;
@@ -35,31 +35,31 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Time limit of one warm-up, in milliseconds: a busy emulated guest takes a second or two.
 const WARM_UP_MS: u64 = 60_000;
 
-/// How long after a warm-up's own time limit its guest may take to say so.
+/// Time that the guest may take after a warm-up's own time limit to report it.
 const WARM_UP_GRACE: Duration = Duration::from_secs(10);
 
 /// Why a microVM was not restored. Nothing of it is left behind.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RestoreFailure {
-    /// The VMM did not do it.
+    /// The VMM could not restore the template.
     #[error("cannot restore from {}", template.display())]
     Vmm { template: PathBuf, source: RestoreError },
-    /// Its record could not be written.
+    /// The sandbox's record could not be written.
     #[error("cannot write to {}", dir.display())]
     Record { dir: PathBuf, source: io::Error },
-    /// The guest did not wake up.
-    #[error("the guest restored from {} did not wake up", template.display())]
+    /// The guest did not become ready.
+    #[error("the guest restored from {} did not become ready", template.display())]
     Guest { template: PathBuf, source: AnswerError },
 }
 
-/// Whose fault a failed restore is, as far as its error tells.
+/// Cause of a failed restore, as far as the error shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Blame {
-    /// The template's: nothing can be restored from it.
+    /// The template: nothing can be restored from it.
     Template,
-    /// The template's or the host's.
+    /// The template or the host.
     Unclear,
-    /// The host's: the template was not looked at.
+    /// The host: the template was not read.
     Host,
 }
 
@@ -83,17 +83,17 @@ impl RestoreFailure {
     }
 }
 
-/// A VMM that has its template before it, and the sandbox it will be.
+/// A standby: a VMM that has not loaded its template yet, and its future sandbox.
 pub(crate) struct Standby {
     pub sandbox: Arc<Sandbox>,
     pub template: Arc<Template>,
     vmm: AnyStandby,
-    /// What starting it took whoever waits for it.
+    /// Time that the waiting creation spent on starting the VMM.
     vmm_time: Duration,
 }
 
 impl Standby {
-    /// The same, with nobody waiting for it yet.
+    /// Marks the standby as started ahead: no creation waits for it.
     pub fn ahead(self) -> Self {
         Self { vmm_time: Duration::ZERO, ..self }
     }
@@ -106,7 +106,7 @@ impl Standby {
 
 /// Starts a VMM for `sandbox` that is ready to load `template`.
 ///
-/// Dropping the future removes whatever was started.
+/// Dropping the future removes everything that was started.
 pub(crate) async fn stand_by(
     base: &Base,
     template: Arc<Template>,
@@ -123,8 +123,8 @@ pub(crate) async fn stand_by(
     Ok(Standby { sandbox, template, vmm, vmm_time: started.elapsed() })
 }
 
-/// Loads the template into `standby` and makes its guest itself. One for the pool is warmed up,
-/// too; who waits for the other kind warms it up by using it.
+/// Loads the template into `standby` and renews its guest. A microVM for the pool also runs the
+/// warm-up; one that a creation waits for is warmed by its first use.
 ///
 /// Dropping the future removes the microVM.
 pub(crate) async fn load(
@@ -169,23 +169,23 @@ pub(crate) async fn load(
     }
 }
 
-/// What a clone for the pool runs before it is handed out, if its pack has a warm-up. An emulated
-/// processor has yet to translate all the code that the template has run; a real one has not, and
-/// the shortest program takes the way that every program takes. The pages it writes are the
-/// clone's own from then on, so it writes as few as it can.
+/// Returns the code that a clone for the pool runs before it is handed out, if its pack has a
+/// warm-up. An emulated processor must translate again all the code that the template has run, so
+/// it runs the whole warm-up. On a real processor the shortest program is enough. The pages that
+/// the code writes become the clone's own, so it writes as few as possible.
 fn rehearsal<'a>(image: &'a PackImage, vmm: &VmmDescription) -> Option<&'a str> {
     let warm_up = image.warm_up.as_deref()?;
     Some(if vmm.is_emulated() { warm_up } else { "" })
 }
 
-/// Connects to a guest that has just been restored, and makes it itself.
+/// Connects to a guest that has just been restored, and renews it.
 async fn wake(vm: &AnyMicroVm, id: SandboxId) -> Result<(Link<Stream>, Instant), ChannelError> {
     let stream =
         vm.connect(AGENT_PORT).await.map_err(|error| ChannelError::Connect(error.into()))?;
     renewal::greet(stream, &id.to_string()).await
 }
 
-/// Runs a warm-up once. How it ends is the pack's affair; that the guest answers is not.
+/// Runs a warm-up once. A warm-up that fails is logged; a guest that does not answer is an error.
 pub(crate) async fn run_warm_up(
     vm: &AnyMicroVm,
     link: &mut Link<Stream>,

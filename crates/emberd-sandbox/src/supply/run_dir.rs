@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use crate::error::{OpenError, RUN_DIR_BYTES_MAX};
 use crate::id::NodeKey;
 
-/// Permissions others must not have on a directory of the daemon's.
+/// Permission bits that other users must not have on a directory of the daemon.
 const MODE_OTHERS: u32 = 0o022;
 
-/// Whether `path` is a directory, no link to one, that only this user can write to.
+/// Whether `path` is a directory, not a link to one, that only this user can write to.
 pub(crate) fn is_own(path: &Path) -> io::Result<bool> {
     let metadata = fs::symlink_metadata(path)?;
     let owned = metadata.uid() == rustix::process::geteuid().as_raw();

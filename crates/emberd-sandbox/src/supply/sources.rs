@@ -1,4 +1,4 @@
-//! What microVMs are made from: the driver and its images, templates, and pools.
+//! The sources of microVMs: the driver and its images, templates and pools.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
@@ -24,14 +24,14 @@ use crate::id::SandboxId;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::sandbox::Sandbox;
 
-/// Restores at once for each processor of the host. More would make each slower and none
-/// faster; so slow that guests seem not to wake up, where many are asked for at once.
+/// Concurrent restores for each processor of the host. More would slow each restore down without
+/// speeding up any. Under many requests, restores would become slow enough to time out.
 const RESTORES_PER_PROCESSOR: usize = 2;
 
 /// See the module.
 pub(crate) struct Sources {
     pub pools: Pools,
-    /// Or why there are none.
+    /// The templates, or why the daemon makes none.
     pub templates: Result<Arc<Templates>, String>,
     pub reaper: Reaper,
     /// One permit for each microVM that may be restored at the moment; first come, first served.
@@ -64,7 +64,7 @@ impl Sources {
         })
     }
 
-    /// What guests of an installed pack boot from.
+    /// Returns the image of an installed pack.
     pub fn image(&self, pack: &PackName) -> &PackImage {
         &self.base.images.packs[pack]
     }
@@ -74,19 +74,19 @@ impl Sources {
         self.templates.as_ref().ok()?.ready(pack)
     }
 
-    /// A microVM was restored from `template`.
+    /// Records that a microVM was restored from `template`.
     pub fn confirm(&self, pack: &PackName, template: &Arc<Template>) {
         if let Ok(templates) = &self.templates {
             templates.confirm(pack, template);
         }
     }
 
-    /// Holds a failed restore against its template.
+    /// Records a failed restore against its template.
     pub fn judge(&self, pack: &PackName, template: &Arc<Template>, failure: &RestoreFailure) {
         self.blame(pack, template, failure.blame(), &chain(failure));
     }
 
-    /// Nothing is restored from `template` any more.
+    /// Invalidates `template`: nothing is restored from it any more.
     pub fn invalidate(&self, pack: &PackName, template: &Arc<Template>, error: &TemplateError) {
         self.blame(pack, template, Blame::Template, &chain(error));
     }
@@ -99,15 +99,15 @@ impl Sources {
         }
     }
 
-    /// Ends what waits in the pack's pool.
+    /// Ends the microVMs in the pack's pool.
     pub fn empty_pool(&self, pack: &PackName) {
         if let Some(pool) = self.pools.get(pack) {
             pool.clear(&self.reaper);
         }
     }
 
-    /// Restores the microVM of `sandbox`, from `standby` or else from the pack's template; none
-    /// where there is no template, or none that works.
+    /// Restores the microVM of `sandbox` from `standby`, else from the pack's template. Returns
+    /// none if the pack has no usable template.
     pub async fn restore(
         &self,
         image: &PackImage,
@@ -121,7 +121,7 @@ impl Sources {
         let _permit = self.restores.acquire().await.expect("the semaphore is never closed");
         let template = match &standby {
             Some(standby) => Arc::clone(&standby.template),
-            // It may have been invalidated while others restored.
+            // Another restore may have invalidated the template in the meantime.
             None => self.ready_template(pack)?,
         };
         let restored = async {
@@ -139,15 +139,15 @@ impl Sources {
             }
             Err(failure) => {
                 let error = &failure as &dyn std::error::Error;
-                tracing::warn!(id = %sandbox.id, %pack, error, "not restored: booting cold");
+                tracing::warn!(id = %sandbox.id, %pack, error, "restore failed: booting cold");
                 self.judge(pack, &template, &failure);
                 None
             }
         }
     }
 
-    /// Says in the log when the microVM ends by itself, and has a pool replace it. Who asks
-    /// for the state looks himself.
+    /// Logs when the microVM ends by itself, and has a pool replace it. A caller that reads the
+    /// state checks the process directly.
     pub fn watch(&self, sandbox: &Sandbox) {
         let wake = Arc::clone(&self.pools.wake);
         let Ok(machine) = sandbox.machine() else { return };
@@ -165,10 +165,10 @@ impl Sources {
     }
 }
 
-/// Opens the directory of templates, or says why there are none.
+/// Opens the directory of templates, or returns why the daemon makes none.
 fn open_templates(base: &Base) -> Result<Result<Arc<Templates>, String>, OpenError> {
     let Some(dir) = &base.config.template_dir else {
-        return Ok(Err("it was told to make none".to_owned()));
+        return Ok(Err("templates are switched off".to_owned()));
     };
     let keys = base.images.packs.iter().map(|(pack, image)| {
         let key = base.vmm.template_key(base.hashes(image), base.shape())?;
@@ -178,7 +178,7 @@ fn open_templates(base: &Base) -> Result<Result<Arc<Templates>, String>, OpenErr
         Ok(keys) => keys,
         Err(refusal) => {
             let refusal: RestoreError = refusal;
-            tracing::warn!("no templates, every sandbox boots cold: {refusal}");
+            tracing::warn!("no templates: every sandbox boots cold: {refusal}");
             return Ok(Err(refusal.to_string()));
         }
     };

@@ -8,8 +8,8 @@
 //!   └──────────────────────── remove ───────────┴────────────────────────┘
 //! ```
 //!
-//! It is invalidated when damaged, or when two restores in a row fail and the host is not plainly
-//! to blame; one failure alone has it verified again.
+//! A template is invalidated when it is damaged, or when two restores in a row fail and the
+//! host is not clearly the cause. A single failure has the template verified again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -31,27 +31,27 @@ mod store;
 
 use store::Store;
 
-/// Restores in a row that fail before the template is invalidated. One may be the host's fault,
-/// whatever its error says.
+/// Number of restores in a row that fail before the template is invalidated. A single failure
+/// may be the host's fault, whatever its error says.
 const MISSES_MAX: u32 = 2;
 
-/// Failures in a row after which a template is not built again by itself. A build costs many
-/// seconds of a processor, and what failed so often needs a person.
+/// Number of failures in a row after which a template is no longer built again automatically. A
+/// build takes many seconds of processor time, and a build that fails this often needs a person.
 const FAILURES_MAX: u32 = 5;
 
 /// Wait before a template is built again after a failure; doubled with every further one.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What a template is to the daemon.
+/// State of a language pack's template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TemplateState {
-    /// There is none; sandboxes boot cold.
+    /// The template does not exist; sandboxes boot cold.
     Absent,
-    /// It is being built or verified.
+    /// The template is being built or verified.
     Building,
-    /// Sandboxes are restored from it.
+    /// Sandboxes are restored from the template.
     Ready,
-    /// It could not be built; sandboxes boot cold.
+    /// The build failed; sandboxes boot cold.
     Failed,
 }
 
@@ -60,9 +60,9 @@ pub enum TemplateState {
 pub struct TemplateView {
     /// The language pack.
     pub pack: PackName,
-    /// What the template is to the daemon.
+    /// State of the template.
     pub state: TemplateState,
-    /// Why it could not be built, with every cause; none unless it has failed.
+    /// Why the build failed, with every cause; none unless the state is `Failed`.
     pub error: Option<String>,
     /// Its directory; none unless it is ready.
     pub dir: Option<PathBuf>,
@@ -78,16 +78,16 @@ pub enum BuildTemplateError {
     /// No such language pack is installed.
     #[error("unknown language pack `{0}`")]
     UnknownPack(PackName),
-    /// This daemon makes none.
+    /// This daemon makes no templates.
     #[error("this daemon makes no templates: {0}")]
     NoTemplates(String),
     /// [`shutdown`](crate::Sandboxes::shutdown) has begun.
     #[error("the daemon is shutting down")]
     ShuttingDown,
-    /// It was removed while it was built.
-    #[error("the template of `{0}` was removed while it was built")]
+    /// The template was removed during its build.
+    #[error("the template of `{0}` was removed during its build")]
     Removed(PackName),
-    /// It could not be built.
+    /// The build failed.
     #[error("the template of `{pack}` could not be built: {error}")]
     Failed {
         /// The language pack.
@@ -103,7 +103,7 @@ pub enum RemoveTemplateError {
     /// No such language pack is installed.
     #[error("unknown language pack `{0}`")]
     UnknownPack(PackName),
-    /// This daemon makes none.
+    /// This daemon makes no templates.
     #[error("this daemon makes no templates: {0}")]
     NoTemplates(String),
     /// Its files could not be removed.
@@ -120,10 +120,10 @@ pub enum RemoveTemplateError {
 pub(crate) struct Templates {
     store: Store,
     slots: BTreeMap<PackName, Slot>,
-    /// Told when there may be something to build.
+    /// Notified when a template may need a build.
     work: Notify,
-    /// Held by whoever changes the directory: one build at a time.
-    turn: tokio::sync::Mutex<()>,
+    /// Held by the task that changes the directory: one build at a time.
+    build_lock: tokio::sync::Mutex<()>,
 }
 
 /// The place of one pack's template.
@@ -132,14 +132,14 @@ struct Slot {
     plan: watch::Sender<Plan>,
 }
 
-/// What a template is, and what is to be done about it.
+/// State of a template and the work pending on it.
 struct Plan {
     state: State,
     /// Failures in a row of builds, and of templates that were built.
     failures: u32,
     /// Restores in a row that failed.
     misses: u32,
-    /// Whether the template is to be verified again.
+    /// Whether the template must be verified again.
     doubted: bool,
     /// The template that must not be used again, should it still be there.
     invalidated: Option<Arc<Template>>,
@@ -191,7 +191,7 @@ impl Templates {
             store: Store::open(dir, &current)?,
             slots: keys.into_iter().map(|(pack, key)| (pack, slot(key))).collect(),
             work: Notify::new(),
-            turn: tokio::sync::Mutex::new(()),
+            build_lock: tokio::sync::Mutex::new(()),
         })
     }
 
@@ -204,24 +204,24 @@ impl Templates {
         self.slots.iter().map(|(pack, slot)| slot.view(pack)).collect()
     }
 
-    /// Whether none is of use, nor will be by itself.
+    /// Whether every template has failed and none is due for another build.
     pub fn have_all_failed(&self) -> bool {
         self.slots.values().all(|slot| matches!(slot.plan.borrow().state, State::Failed(..)))
     }
 
-    /// A microVM was restored from `template`.
+    /// Records that a microVM was restored from `template`.
     pub fn confirm(&self, pack: &PackName, template: &Arc<Template>) {
         let Some(slot) = self.slots.get(pack) else { return };
         slot.plan.send_if_modified(|plan| {
             if plan.is_of(template) {
                 (plan.misses, plan.failures) = (0, 0);
             }
-            // Nobody waits for that.
+            // No task waits for this change.
             false
         });
     }
 
-    /// A restore from `template` failed. Whether that invalidated it.
+    /// Records that a restore from `template` failed. Returns whether that invalidated it.
     pub fn blame(
         &self,
         pack: &PackName,
@@ -240,7 +240,7 @@ impl Templates {
                 return false;
             }
             plan.invalidated = Some(Arc::clone(template));
-            plan.fail(format!("it could not be restored from: {error}"));
+            plan.fail(format!("restoring from the template failed: {error}"));
             true
         });
         if invalidated {
@@ -250,7 +250,7 @@ impl Templates {
         invalidated
     }
 
-    /// Returns the template once it is ready; builds it if there is none.
+    /// Returns the template once it is ready; builds it if it does not exist.
     pub async fn build(&self, pack: &PackName) -> Result<TemplateView, BuildTemplateError> {
         let slot = self.slots.get(pack);
         let slot = slot.ok_or_else(|| BuildTemplateError::UnknownPack(pack.clone()))?;
@@ -277,8 +277,8 @@ impl Templates {
         }
     }
 
-    /// Removes the template, and cuts off its being built. `empty` is called once no more
-    /// microVMs are restored from it.
+    /// Removes the template and cancels its build. Calls `empty` once no more microVMs are
+    /// restored from the template.
     pub async fn remove(
         &self,
         pack: &PackName,
@@ -293,9 +293,9 @@ impl Templates {
             (plan.state, plan.failures, plan.invalidated) = (State::Absent, 0, None);
         });
         empty();
-        let _turn = self.turn.lock().await;
+        let _build_lock = self.build_lock.lock().await;
         if slot.plan.borrow().state.ready().is_some() {
-            // Somebody wanted it again meanwhile.
+            // Another caller has requested the template again in the meantime.
             return Ok(());
         }
         let dir = self.store.path(pack, &slot.key);

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::fixture::{ById as _, Fixture, is_running, until};
 
-/// What a run brought.
+/// The events of a run, collected.
 #[derive(Debug, Default)]
 struct Ran {
     text: String,
@@ -131,7 +131,7 @@ async fn runs_of_one_context_take_turns_and_too_many_are_refused() {
         }
     };
     assert!(matches!(refused, ContextError::Busy(_)) && runs.len() >= 16, "{refused:?}");
-    // Whoever hangs up while it waits is never run.
+    // A run whose caller hangs up while it waits is never started.
     drop(runs);
     let idle = ContextRun { code: String::new(), timeout_ms: None };
     until(|| fixture.sandboxes.contexts(id).run(context, &idle).is_ok()).await;
@@ -232,7 +232,7 @@ async fn interpreters_that_talk_nonsense_or_without_end_are_ended() {
         let context = fixture.open(id, language).await;
         let ran = fixture.run(id, context, "").await;
         assert_eq!(ran.error().map(|error| error.0), Some("ContextEnded"), "{language}: {ran:?}");
-        assert!(fixture.reason(id, context).contains("no event"), "{language}");
+        assert!(fixture.reason(id, context).contains("malformed event"), "{language}");
     }
     // The sandbox is none the worse for it.
     assert_eq!(fixture.exec(id, "echo fine").await.unwrap().stdout, "fine\n");

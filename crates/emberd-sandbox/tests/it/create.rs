@@ -58,7 +58,7 @@ async fn failure(misbehave: impl Fn(&Double)) -> (CreateError, String) {
     torn_down(fixture, error).await
 }
 
-/// As [`failure`], with guests that are waited for in vain.
+/// As [`failure`], with guests that never answer.
 async fn failure_in_time(misbehave: impl Fn(&Double)) -> (CreateError, String) {
     let fixture = Fixture::with(|config| config.boot_timeout = NEVER);
     misbehave(&fixture.double);
@@ -91,8 +91,8 @@ async fn vmm_that_does_not_start() {
 async fn vmm_that_ends_or_refuses_half_way() {
     for (fault, expect) in [
         ("die-at=PUT /actions=148", "exited with code 148 (seccomp violation"),
-        ("refuse-at=PUT /vsock", "did not carry out PUT /vsock"),
-        ("cut-api=40", "did not carry out PUT"),
+        ("refuse-at=PUT /vsock", "did not complete PUT /vsock"),
+        ("cut-api=40", "did not complete PUT"),
     ] {
         let (error, text) = failure(|double| double.misbehave(fault)).await;
         assert!(matches!(error, CreateError::Boot { .. }), "{text}");

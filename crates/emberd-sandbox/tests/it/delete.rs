@@ -67,7 +67,7 @@ async fn deletion_goes_on_when_its_caller_goes_away() {
     let pid = fixture.vmm_pid(id);
     // Whether it was done at once or is cut off makes no difference.
     let _done = fixture.sandboxes.delete(id).now_or_never();
-    // A shutdown waits for deletions under way, whoever asked for them.
+    // A shutdown waits for all deletions under way.
     fixture.sandboxes.shutdown().await;
     assert!(!is_running(pid));
     fixture.close().await;

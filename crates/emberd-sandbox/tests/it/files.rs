@@ -1,4 +1,4 @@
-//! Files of a sandbox: what crosses, what is refused, and guests that lie.
+//! Files of a sandbox: transfers, refusals, and guests that break the protocol.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use emberd_proto::{FileEntry, FileType, GuestMessage, GuestPath, Kind, RefusalCo
 use emberd_sandbox::{FileContent, GuestError, SandboxId, SandboxState, Unknown};
 use rustix::process::Signal;
 
-use crate::fixture::{ById as _, Fixture, lying, said, until};
+use crate::fixture::{ById as _, Fixture, said, until, violating};
 
 /// A sandbox, and a directory of the host that is its guest's too.
 async fn sandbox(fixture: &Fixture) -> (SandboxId, PathBuf) {
@@ -192,12 +192,12 @@ fn some_entry(size: u64) -> FileEntry {
     }
 }
 
-/// The guest's lie is told, and its microVM ended.
+/// The false message is reported as an error, and the microVM ends.
 async fn check_ended<T>((fixture, id): (Fixture, SandboxId), outcome: Result<T, GuestError>) {
     match outcome {
         Err(GuestError::Failed { .. } | GuestError::Gone { .. }) => {}
         Err(other) => panic!("expected a broken protocol, got {other:?}"),
-        Ok(_) => panic!("the lie was believed"),
+        Ok(_) => panic!("the violation was accepted"),
     }
     until(|| matches!(fixture.sandboxes.get(id).unwrap().view().state, SandboxState::Gone(_)))
         .await;
@@ -206,26 +206,26 @@ async fn check_ended<T>((fixture, id): (Fixture, SandboxId), outcome: Result<T, 
 
 #[tokio::test]
 async fn content_that_is_not_as_was_said() {
-    let told = |size| said(&GuestMessage::File(some_entry(size)));
-    let lies = [
-        vec![told(3), (Kind::Data, b"four".to_vec())],
-        vec![told(3), (Kind::Data, Vec::new())],
-        vec![told(3), (Kind::Stdout, b"x".to_vec())],
-        vec![told(3), said(&GuestMessage::Done)],
-        vec![told(3), (Kind::Control, b"}".to_vec())],
+    let file = |size| said(&GuestMessage::File(some_entry(size)));
+    let violations = [
+        vec![file(3), (Kind::Data, b"four".to_vec())],
+        vec![file(3), (Kind::Data, Vec::new())],
+        vec![file(3), (Kind::Stdout, b"x".to_vec())],
+        vec![file(3), said(&GuestMessage::Done)],
+        vec![file(3), (Kind::Control, b"}".to_vec())],
         vec![said(&GuestMessage::Done)],
         vec![(Kind::Data, b"x".to_vec())],
     ];
-    for lie in lies {
-        let (fixture, id) = lying(&lie).await;
+    for violation in violations {
+        let (fixture, id) = violating(&violation).await;
         let outcome = match fixture.sandboxes.files(id).read(None, "x".into(), 0, None).await {
             Ok(content) => collect(content).await,
             Err(error) => Err(error),
         };
         check_ended((fixture, id), outcome).await;
     }
-    // A file may become shorter meanwhile: that is no lie.
-    let (fixture, id) = lying(&[told(3), (Kind::DataEnd, Vec::new())]).await;
+    // A file may become shorter during the read: the guest keeps the protocol.
+    let (fixture, id) = violating(&[file(3), (Kind::DataEnd, Vec::new())]).await;
     let content = fixture.sandboxes.files(id).read(None, "x".into(), 0, None).await.unwrap();
     assert_eq!(code(collect(content).await), RefusalCode::Failed);
     fixture.close().await;
@@ -235,14 +235,14 @@ async fn content_that_is_not_as_was_said() {
 async fn listing_without_an_end() {
     let batch =
         |count, cut| said(&GuestMessage::Listed { entries: vec![some_entry(0); count], cut });
-    let lies = [
+    let violations = [
         vec![batch(BATCH_MAX + 1, false)],
         vec![batch(1, false), batch(0, false)],
         vec![batch(1, true), batch(1, false)],
         vec![batch(BATCH_MAX, false); ENTRIES_MAX / BATCH_MAX + 1],
     ];
-    for lie in lies {
-        let (fixture, id) = lying(&lie).await;
+    for violation in violations {
+        let (fixture, id) = violating(&violation).await;
         let outcome = async {
             let mut listing = fixture.sandboxes.files(id).list(None, "x".into(), 1).await?;
             while listing.next().await?.is_some() {}
@@ -255,8 +255,10 @@ async fn listing_without_an_end() {
 
 #[tokio::test]
 async fn changes_that_are_none() {
-    for lie in [said(&GuestMessage::Changes { changes: Vec::new() }), said(&GuestMessage::Done)] {
-        let (fixture, id) = lying(&[said(&GuestMessage::Watching), lie]).await;
+    for violation in
+        [said(&GuestMessage::Changes { changes: Vec::new() }), said(&GuestMessage::Done)]
+    {
+        let (fixture, id) = violating(&[said(&GuestMessage::Watching), violation]).await;
         let watch = fixture.sandboxes.files(id).watch(None, "x".into(), true).await;
         let outcome = watch.unwrap().next().await;
         check_ended((fixture, id), outcome).await;

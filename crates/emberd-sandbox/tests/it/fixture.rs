@@ -24,7 +24,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 /// Longest wait for what must come about; only ever reached by a failing test.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Pause between two looks at a condition that has no event.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -101,8 +101,8 @@ impl Fixture {
             run_dir: run_dir.clone(),
             node_key: NodeKey::default(),
             sandboxes_max: 64,
-            boot_timeout: PATIENCE,
-            exec_grace: PATIENCE,
+            boot_timeout: WAIT_MAX,
+            exec_grace: WAIT_MAX,
             vcpu_count: 1,
             mem_size_mib: 64,
             kernel_args: Vec::new(),
@@ -197,7 +197,7 @@ impl Fixture {
         self.left().iter().any(|dir| dir.join("sandbox.json").exists())
     }
 
-    /// What is in the run directory.
+    /// The entries of the run directory.
     pub fn left(&self) -> Vec<PathBuf> {
         self.run_dir.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect()
     }
@@ -224,7 +224,7 @@ pub const PACE: Pace = Pace {
     refill_wait_max: Duration::from_millis(50),
     idle_before_shrink: NEVER,
     health_period: NEVER,
-    health_timeout: PATIENCE,
+    health_timeout: WAIT_MAX,
 };
 
 /// Longer than any test.
@@ -255,7 +255,7 @@ fn pack(dir: &Path) -> serde_json::Value {
     })
 }
 
-/// What a shell says to be a context that is ready.
+/// The line with which a shell reports itself as a ready context.
 const READY: &str = r#"echo '{"event":"ready"}' >&0"#;
 
 /// Runs a file; but where there is a file `hang` beside the run directory, it leaves a file
@@ -306,7 +306,7 @@ pub fn is_running(pid: u32) -> bool {
 
 /// Returns once `condition` holds.
 pub async fn until(mut condition: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
+    let waited = tokio::time::timeout(WAIT_MAX, async {
         while !condition() {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -325,8 +325,8 @@ pub async fn pass(time: Duration) {
 pub const UNTIL_AGENT_DIES: &str =
     "echo running > running; while kill -0 $PPID 2>/dev/null; do sleep 0.02; done";
 
-/// A guest that welcomes and then says `frames` to whatever it is asked.
-pub async fn lying(frames: &[(Kind, Vec<u8>)]) -> (Fixture, SandboxId) {
+/// A guest that sends a welcome and then `frames`, whatever the request.
+pub async fn violating(frames: &[(Kind, Vec<u8>)]) -> (Fixture, SandboxId) {
     let mut script = BytesMut::new();
     let welcome = Welcome {
         generation: GENERATION,

@@ -1,4 +1,4 @@
-//! Warm pools: handed out, refilled, grown and shrunk, and never a dead microVM given away.
+//! Warm pools: handed out, refilled, grown and shrunk; an ended microVM is never handed out.
 
 use std::fs;
 use std::path::PathBuf;
@@ -120,7 +120,7 @@ async fn memory_bounds_the_pool() {
     until(|| {
         let pool = fixture.pool();
         assert!(pool.ready + pool.filling <= 3);
-        // The stock is filled when the pool has all it may.
+        // The standby is started once the pool is full.
         pool.ready == 3 && pool.standing_by == 1
     })
     .await;
@@ -143,7 +143,7 @@ async fn microvm_that_died_is_not_handed_out() {
     for pid in &pids {
         signal(*pid, Signal::KILL);
     }
-    // The test lets nothing else run: nobody has been told when the next one is asked for.
+    // No other task runs here: the pool has not been notified when the next request comes.
     while !pids.iter().all(|pid| has_ended(*pid)) {
         std::thread::yield_now();
     }

@@ -69,7 +69,7 @@ async fn many_connections_at_once_and_no_more_than_allowed() {
     let callers: Vec<_> = join_all(dials).await.into_iter().map(Result::unwrap).collect();
     let refused = fixture.sandboxes.ports(id).dial(port).await;
     assert!(matches!(refused, Err(DialError::TooMany(_))), "{refused:?}");
-    // Execs find a seat all the same.
+    // Execs still get a permit.
     assert_eq!(fixture.exec(id, "echo in").await.unwrap().stdout, "in\n");
     let echoes = callers.into_iter().enumerate().map(async |(number, mut caller)| {
         let said = format!("caller {number}");
@@ -132,7 +132,7 @@ async fn deletion_breaks_the_connection_and_says_so() {
     deleted.unwrap();
     let error = read.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert!(error.to_string().contains("was deleted meanwhile"), "{error}");
+    assert!(error.to_string().contains("was deleted during the operation"), "{error}");
     fixture.close().await;
 }
 

@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use futures::future::join_all;
 use rustix::process::Signal;
 
-use crate::fixture::{ById as _, Fixture, is_running, lying, said, until};
+use crate::fixture::{ById as _, Fixture, is_running, said, until, violating};
 
 fn sh(script: &str) -> ProcessSpec {
     ProcessSpec::of_argv(["sh", "-c", script])
@@ -21,7 +21,7 @@ async fn start(fixture: &Fixture, id: SandboxId, script: &str) -> Process {
     fixture.sandboxes.processes(id).start(sh(script)).await.unwrap()
 }
 
-/// What it wrote to standard output, and its end.
+/// The standard output of a process, and its end.
 async fn output(process: &Process) -> (Vec<u8>, ExecExit) {
     let (mut events, mut stdout) = (process.events(0), Vec::new());
     while let Some(ProcessEvent { kind, .. }) = events.next().await {
@@ -230,7 +230,7 @@ async fn what_cannot_be_started_says_why() {
     let unknown = fixture.sandboxes.get(SandboxId::random()).map(drop);
     assert!(matches!(unknown, Err(Unknown(_))));
     assert!(fixture.sandboxes.processes(id).list().is_empty());
-    // Nothing of it holds a seat.
+    // No part of it holds a permit.
     start(&fixture, id, "true").await;
     fixture.close().await;
 }
@@ -242,7 +242,7 @@ async fn process_ends_with_its_sandbox() {
     let process = start(&fixture, id, "exec sleep 1000").await;
     fixture.sandboxes.delete(id).await.unwrap();
     let exit = process.wait().await;
-    assert!(exit.error.unwrap().contains("was deleted meanwhile"));
+    assert!(exit.error.unwrap().contains("was deleted during the operation"));
     until(|| !is_running(process.pid())).await;
     fixture.close().await;
 }
@@ -284,7 +284,7 @@ async fn caller_that_goes_away_ends_nothing() {
 async fn a_guest_whose_words_have_no_place_is_ended() {
     let started = || said(&GuestMessage::Started { pid: 7 });
     let too_much = GuestMessage::StdinTaken { bytes: STDIN_WINDOW_BYTES + 1 };
-    let lies = [
+    let violations = [
         vec![said(&GuestMessage::Pong)],
         vec![(Kind::Stdout, b"x".to_vec())],
         vec![started(), started()],
@@ -293,8 +293,8 @@ async fn a_guest_whose_words_have_no_place_is_ended() {
         vec![started(), (Kind::Control, b"}".to_vec())],
         vec![started(), said(&too_much)],
     ];
-    for lie in lies {
-        let (fixture, id) = lying(&lie).await;
+    for violation in violations {
+        let (fixture, id) = violating(&violation).await;
         if let Ok(process) = fixture.sandboxes.processes(id).start(sh("true")).await {
             let mut events = process.events(0);
             while events.next().await.is_some() {}

@@ -146,7 +146,7 @@ async fn one_failed_restore_does_not_condemn_a_template_but_two_in_a_row_do() {
     assert_eq!(fixture.boot_path(id), BootPath::ColdBoot);
     let template = fixture.template();
     assert_eq!(template.state, TemplateState::Failed);
-    assert!(template.error.unwrap().contains("could not be restored from"));
+    assert!(template.error.unwrap().contains("restoring from the template failed"));
     fixture.double.behave();
     until(|| fixture.template().state == TemplateState::Ready).await;
     assert_ne!(identity(&dir), first);

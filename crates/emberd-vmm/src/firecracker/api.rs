@@ -26,10 +26,10 @@ pub(super) const API_SOCKET: &str = "api.sock";
 /// Largest answer that is read, in bytes (64 KiB): faults are a few hundred.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Why a call was not carried out.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// Firecracker refused it.
+    /// Firecracker refused the call.
     #[error("{message} (status {status})")]
     Fault {
         /// HTTP status: 400, rarely 413.
@@ -40,7 +40,7 @@ pub enum ApiError {
     /// No answer came in time; Firecracker is stuck.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    /// The connection broke, or nobody listens: as a rule Firecracker has ended.
+    /// The connection broke, or nothing listens: Firecracker has usually ended.
     #[error("the API connection is closed")]
     Closed(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The answer is not one of Firecracker's.
@@ -127,7 +127,7 @@ impl Api {
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(closed)?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "Firecracker's API connection broke");
+                tracing::debug!(%error, "Firecracker's API connection failed");
             }
         });
         Ok(sender)

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! host ── CONNECT 1024\n ─▶        ◀─ OK 1073741824\n ── guest's bytes from here on
-//!                                  ◀─ end of stream: nobody listens on that port
+//!                                  ◀─ end of stream: nothing listens on that port
 //!                                  ◀─ nothing: the guest's driver is not up, or paused
 //! ```
 //!
-//! After Firecracker's document vsock.md; that the line must come in one write, and what
-//! silence means, is from its vsock/unix/muxer.rs.
+//! Firecracker's document vsock.md describes the exchange. Its vsock/unix/muxer.rs shows that the
+//! line must arrive in one write, and what a missing answer means.
 
 use std::io;
 use std::time::Duration;
@@ -35,7 +35,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     /// The guest has no listener on that port, or not yet.
-    #[error("nobody listens on guest port {0}")]
+    #[error("nothing listens on guest port {0}")]
     NotListening(u32),
     /// No answer in time: the guest is not up, or paused.
     #[error("no answer within {0:?}")]
@@ -43,7 +43,7 @@ pub(crate) enum DialError {
     /// The socket could not be used.
     #[error("the vsock socket failed")]
     Socket(#[source] io::Error),
-    /// The answer is none.
+    /// The answer is malformed.
     #[error("unexpected answer {0:?}")]
     Unexpected(String),
 }
@@ -76,7 +76,7 @@ impl From<DialError> for io::Error {
 
 /// Dials until the guest answers, for as long as that takes. Cancel safe.
 ///
-/// With `booted`, a port on which nobody listens is an error and not waited for.
+/// With `booted`, a port on which nothing listens is an error and not waited for.
 pub(crate) async fn dial(
     root: &Root,
     port: u32,
@@ -108,16 +108,16 @@ pub(crate) async fn attempt(
 ) -> Result<UnixStream, DialError> {
     let handshake = async {
         let mut stream = root.connect(VSOCK_SOCKET).await.map_err(DialError::Socket)?;
-        ask(&stream, port).await.map_err(|error| unheard(error, port))?;
-        let answer = read_line(&mut stream).await.map_err(|error| unheard(error, port))?;
+        ask(&stream, port).await.map_err(|error| refused(error, port))?;
+        let answer = read_line(&mut stream).await.map_err(|error| refused(error, port))?;
         check(&answer)?;
         Ok(stream)
     };
     timeout(wait, handshake).await.map_err(|_| DialError::TimedOut(wait))?
 }
 
-/// A connection that ends before its answer was turned away, however the end shows.
-fn unheard(error: io::Error, port: u32) -> DialError {
+/// Returns the error of a connection that ended before its answer: the guest refused it.
+fn refused(error: io::Error, port: u32) -> DialError {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     match error.kind() {
         BrokenPipe | ConnectionReset | UnexpectedEof => DialError::NotListening(port),

@@ -1,4 +1,4 @@
-//! What Firecracker's exit codes mean.
+//! Meaning of Firecracker's exit codes.
 
 use std::path::Path;
 

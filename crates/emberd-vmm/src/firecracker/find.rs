@@ -12,7 +12,7 @@ const PT_INTERP: u32 = 3;
 /// Why Firecracker cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// There is no such binary.
+    /// The binary does not exist.
     #[error("no firecracker binary found")]
     Missing,
     /// The binary cannot be run.
@@ -23,12 +23,12 @@ pub enum FindError {
         /// Why.
         source: io::Error,
     },
-    /// The binary's answer is not Firecracker's.
-    #[error("{} answers {question} with {printed:?}", binary.display())]
+    /// The binary's output is not that of Firecracker.
+    #[error("unexpected output of {} {question}: {printed:?}", binary.display())]
     Unreadable {
         /// The binary.
         binary: PathBuf,
-        /// What it was asked.
+        /// The argument passed to it.
         question: String,
         /// The first line it printed.
         printed: String,
@@ -36,13 +36,13 @@ pub enum FindError {
     /// This release must not be used.
     #[error(transparent)]
     Version(#[from] VersionRefusal),
-    /// A jail was demanded and cannot be had.
+    /// A jail is required and not possible.
     #[error("cannot jail microVMs: {reason}")]
     Jail {
         /// Why.
         reason: String,
     },
-    /// What templates depend on cannot be read from this host.
+    /// A property of this host that templates depend on cannot be read.
     #[error("cannot read {}", path.display())]
     Host {
         /// The file.
@@ -53,7 +53,7 @@ pub enum FindError {
 }
 
 impl FindError {
-    /// What a person can do about it.
+    /// Returns a hint how to fix the problem.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Missing => Some("install Firecracker 1.16.2 or newer, or name it: --firecracker"),
@@ -80,8 +80,8 @@ fn search(name: &OsStr, mut dirs: impl Iterator<Item = PathBuf>) -> Option<PathB
     dirs.find_map(|dir| Some(dir.join(name)).filter(|path| path.is_file()))
 }
 
-/// Whether the program at `path` needs a dynamic linker. `false` for what is no 64-bit ELF
-/// file: whoever runs it will say more.
+/// Whether the program at `path` needs a dynamic linker. `false` for a file that is not 64-bit
+/// ELF: running it reports a better error.
 pub fn needs_interpreter(path: &Path) -> bool {
     read_needs_interpreter(path).unwrap_or(false)
 }

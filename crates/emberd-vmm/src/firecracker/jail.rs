@@ -1,8 +1,8 @@
 //! Runs Firecracker under its jailer: a user of its own, a root of its own, cgroup limits.
 //!
-//! The jailer becomes Firecracker, so there is one process to watch. Its tree lies in the
-//! microVM's directory and goes with it; its cgroup is listed there (see `holdings`).
-//! Flags after Firecracker's document jailer.md.
+//! The jailer executes Firecracker in its own process, so one process is watched. Its tree is in
+//! the microVM's directory and is removed with it; its cgroup is listed there (see `holdings`).
+//! Firecracker's document jailer.md describes the flags.
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -20,9 +20,9 @@ use crate::{BootError, MachineShape};
 /// Where the jailer makes its jails, in a microVM's directory.
 const JAILS: &str = "jail";
 
-/// What Firecracker takes beyond its guest: itself (about 5 MiB), page tables and the page
-/// cache of what it alone reads; and its threads, one per processor (at most 32), with the
-/// kernel's for it.
+/// Firecracker's own resources: its memory (about 5 MiB), page tables and the page cache of files
+/// that it alone reads; its threads, one per processor (at most 32), with the kernel's threads
+/// for it.
 const OVERHEAD: Overhead = Overhead { mem_mib: 128, tasks: 64 };
 
 /// A jailer, ready to be used.
@@ -92,7 +92,7 @@ impl Jail {
         Ok(Self { jailer, ids, netns: config.netns.clone(), cgroups })
     }
 
-    /// What holds in the jail, and what does not.
+    /// Describes the limits of the jail that are in effect.
     pub(super) fn describe(&self) -> String {
         format!("jailed: own user and root; {}", self.cgroups.describe())
     }
@@ -146,20 +146,20 @@ impl Jail {
     }
 }
 
-/// Says why no jail can lie in `run_dir`, which need not exist yet.
+/// Returns why jails in `run_dir`, which need not exist yet, cannot work.
 fn allows_jails(run_dir: &Path) -> Result<(), String> {
     let existing = run_dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     let flags = rustix::fs::statvfs(existing)
         .map_err(|error| format!("cannot look at {}: {error}", existing.display()))?
         .f_flag;
-    forbidding(flags).map_or(Ok(()), |option| {
+    denying(flags).map_or(Ok(()), |option| {
         let run_dir = run_dir.display();
         Err(format!("{run_dir} is mounted {option}: a jail needs devices and programs"))
     })
 }
 
-/// The mount option that keeps a jail from its devices or programs.
-fn forbidding(flags: StatVfsMountFlags) -> Option<&'static str> {
+/// The mount option that denies a jail its devices or programs.
+fn denying(flags: StatVfsMountFlags) -> Option<&'static str> {
     [(StatVfsMountFlags::NODEV, "nodev"), (StatVfsMountFlags::NOEXEC, "noexec")]
         .into_iter()
         .find_map(|(flag, option)| flags.contains(flag).then_some(option))
@@ -172,15 +172,15 @@ mod tests {
 
     #[test]
     fn mounts_without_devices_or_programs_hold_no_jail() {
-        assert_eq!(forbidding(StatVfsMountFlags::NOSUID), None);
-        assert_eq!(forbidding(StatVfsMountFlags::NOEXEC), Some("noexec"));
-        assert_eq!(forbidding(StatVfsMountFlags::all()), Some("nodev"));
+        assert_eq!(denying(StatVfsMountFlags::NOSUID), None);
+        assert_eq!(denying(StatVfsMountFlags::NOEXEC), Some("noexec"));
+        assert_eq!(denying(StatVfsMountFlags::all()), Some("nodev"));
     }
 
     #[test]
     fn a_run_dir_that_does_not_exist_yet_is_judged_by_what_holds_it() {
         let root = rustix::fs::statvfs("/").unwrap().f_flag;
-        assert_eq!(allows_jails(Path::new("/nowhere/yet")).is_ok(), forbidding(root).is_none());
+        assert_eq!(allows_jails(Path::new("/nowhere/yet")).is_ok(), denying(root).is_none());
     }
 
     #[test]

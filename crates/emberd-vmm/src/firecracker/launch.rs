@@ -22,8 +22,8 @@ use crate::{BootError, ExitWatch, MachineShape};
 /// Time between two looks for the API's socket: it takes Firecracker some milliseconds.
 const SOCKET_RETRY: Duration = Duration::from_millis(1);
 
-/// How long a VMM whose API connection broke is given to end, so that its exit code can be
-/// told instead: it ends at once, or it is not going to.
+/// Time to wait for the end of a VMM whose API connection broke, to report its exit code. A VMM
+/// that fails ends at once.
 const END_WAIT: Duration = Duration::from_secs(1);
 
 /// A VMM without a guest yet. Dropping it ends it.
@@ -129,7 +129,7 @@ impl Launched {
         Ok(())
     }
 
-    /// Carries out one step of the boot.
+    /// Sends one step of the boot.
     pub(super) async fn put(&self, path: &str, body: &impl Serialize) -> Result<(), BootError> {
         self.put_within(path, body, self.facts.config.call_timeout).await
     }
@@ -159,7 +159,7 @@ impl Launched {
         }
     }
 
-    /// A VMM that ended is better explained by its exit than by the connection it left.
+    /// Returns the error of a failed call: the exit of the VMM, if it ended, else `error`.
     async fn failed(&self, path: &str, error: ApiError) -> BootError {
         if let ApiError::Closed(_) = &error
             && let Ok(reason) = timeout(END_WAIT, self.process.exited().wait()).await
@@ -178,7 +178,7 @@ impl Launched {
         self.process.process_id()
     }
 
-    /// Now a guest runs.
+    /// Returns the microVM, now that its guest runs.
     pub(super) fn into_microvm(self) -> FirecrackerVm {
         FirecrackerVm::new(self.process, self.root, self.api, self.ready, self.shape, self.facts)
     }

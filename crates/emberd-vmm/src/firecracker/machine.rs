@@ -1,4 +1,4 @@
-//! What a microVM is configured with, as API calls and as a configuration file.
+//! Configuration of a microVM, as API calls and as a configuration file.
 
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,7 @@ const SERIAL_LIMIT: TokenBucket =
 
 /// The kernel arguments are longer than the VMM takes.
 #[derive(Debug, thiserror::Error)]
-#[error("kernel arguments have {bytes} bytes, over the limit of {KERNEL_ARGS_BYTES_MAX}")]
+#[error("the kernel arguments are {bytes} bytes long, over the limit of {KERNEL_ARGS_BYTES_MAX}")]
 pub struct KernelArgsTooLong {
     /// Their length.
     pub bytes: usize,
@@ -82,7 +82,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// What `spec` asks for, with the files found at `files`.
+    /// Returns the configuration for `spec`, with the files at `files`.
     pub(super) fn new(
         spec: &BootSpec,
         files: Files,

@@ -68,7 +68,7 @@ impl FirecrackerVm {
     }
 
     fn booted(&self) -> bool {
-        self.answered.load(Ordering::Relaxed) || self.ready.as_ref().is_some_and(Ready::told)
+        self.answered.load(Ordering::Relaxed) || self.ready.as_ref().is_some_and(Ready::is_ready)
     }
 
     /// Waits until the guest is ready, by its own dial or by answering ours, and dials.

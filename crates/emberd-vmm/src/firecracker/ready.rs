@@ -1,4 +1,4 @@
-//! Learns that a guest is ready from its own dial to the host, without polling it.
+//! Detects that a guest is ready by its dial to the host, without polling.
 //!
 //! A guest's connection to host port P arrives at the socket `v.sock_P`, with no preamble:
 //! the path says whose it is. One connection is all that is awaited. Then the socket goes,
@@ -17,7 +17,7 @@ use crate::root::Root;
 /// Waits for one guest's first dial.
 #[derive(Debug)]
 pub(super) struct Ready {
-    told: watch::Receiver<bool>,
+    ready: watch::Receiver<bool>,
     waiting: AbortHandle,
 }
 
@@ -28,27 +28,27 @@ impl Ready {
         let listener = root.bind(&name)?;
         let path = root.path().join(name);
         chown(&path, uid, uid)?;
-        let (tell, told) = watch::channel(false);
+        let (sender, ready) = watch::channel(false);
         let task = tokio::spawn(async move {
             match listener.accept().await {
-                Ok(_) => drop(tell.send_replace(true)),
-                Err(error) => tracing::warn!(%error, "no guest can tell that it is ready"),
+                Ok(_) => drop(sender.send_replace(true)),
+                Err(error) => tracing::warn!(%error, "cannot listen for the guest's readiness"),
             }
             if let Err(error) = std::fs::remove_file(&path) {
-                tracing::debug!(%error, "readiness socket was gone");
+                tracing::debug!(%error, "readiness socket was already removed");
             }
         });
-        Ok(Self { told, waiting: task.abort_handle() })
+        Ok(Self { ready, waiting: task.abort_handle() })
     }
 
     /// Whether the guest has dialled.
-    pub(super) fn told(&self) -> bool {
-        *self.told.borrow()
+    pub(super) fn is_ready(&self) -> bool {
+        *self.ready.borrow()
     }
 
-    /// Waits until the guest has dialled; for ever if it cannot any more. Cancel safe.
+    /// Waits until the guest has dialled; does not return if it no longer can. Cancel safe.
     pub(super) async fn wait(&self) {
-        if self.told.clone().wait_for(|told| *told).await.is_err() {
+        if self.ready.clone().wait_for(|ready| *ready).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -69,10 +69,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path().into()).unwrap();
         let ready = Ready::listen(&root, 1025, None).unwrap();
-        assert!(!ready.told());
+        assert!(!ready.is_ready());
         let (dialled, ()) = tokio::join!(root.connect("v.sock_1025"), ready.wait());
         dialled.unwrap();
-        assert!(ready.told());
+        assert!(ready.is_ready());
         ready.wait().await;
         while dir.path().join("v.sock_1025").exists() {
             tokio::task::yield_now().await;

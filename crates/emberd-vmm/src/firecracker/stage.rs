@@ -45,7 +45,7 @@ fn place(file: &Path, staged: &Path, uid: u32) -> io::Result<()> {
     if readable_by_others {
         let Err(no_link) = std::fs::hard_link(&file, staged) else { return Ok(()) };
         let Err(no_mount) = bind(&file, staged) else { return Ok(()) };
-        tracing::warn!(%no_link, %no_mount, file = %file.display(), "copied into a jail");
+        tracing::warn!(%no_link, %no_mount, file = %file.display(), "file copied into a jail");
     }
     std::fs::copy(&file, staged)?;
     std::fs::set_permissions(staged, Permissions::from_mode(0o400))?;

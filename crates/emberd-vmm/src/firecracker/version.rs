@@ -1,4 +1,4 @@
-//! Which Firecracker this is, whether emberd may use it, and what it understands.
+//! Version of a Firecracker release, whether emberd supports it, and its features.
 
 use std::fmt;
 use std::path::Path;
@@ -16,7 +16,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// Reads what `--version` prints: `Firecracker v1.16.2`, then whatever.
+    /// Parses the output of `--version`, which begins with `Firecracker v1.16.2`.
     pub fn parse(printed: &str) -> Option<Self> {
         let word = printed.lines().next()?.split_whitespace().nth(1)?;
         let numbers_end = word.find('-').unwrap_or(word.len());
@@ -50,18 +50,18 @@ impl fmt::Display for Version {
     }
 }
 
-/// Why a release is not used.
+/// Why a release is not supported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VersionRefusal {
-    /// It lacks what emberd asks of it.
+    /// The release lacks features that emberd needs.
     #[error("Firecracker {0} is too old")]
     TooOld(Version),
-    /// A guest can break out of it.
+    /// A guest can break out of this release.
     #[error("Firecracker {0} lets a guest write outside of its memory (CVE-2026-5747)")]
     Vulnerable(Version),
 }
 
-/// What one release understands. A field that is newer than the binary fails its whole call.
+/// Features of one release. A field that is newer than the binary fails its whole call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features {
     /// `PUT /serial` takes a `rate_limiter`: since 1.16.
@@ -104,7 +104,7 @@ impl SnapshotFormat {
     /// The format the state file `state` is in, by `binary`'s reading.
     ///
     /// # Errors
-    /// [`FindError::Run`], or [`FindError::Unreadable`] when it is no state file.
+    /// [`FindError::Run`], or [`FindError::Unreadable`] when `state` is not a state file.
     pub fn of_state(binary: &Path, state: &Path) -> Result<Self, FindError> {
         ask(binary, &["--describe-snapshot".as_ref(), state.as_ref()], Self::parse)
     }

@@ -1,8 +1,8 @@
-//! The parts of this host a snapshot depends on.
+//! Properties of this host that a snapshot depends on.
 
 use std::{fs, io};
 
-/// What [`Identity::read`] reads.
+/// File that [`Identity::read`] reads.
 pub(crate) const CPUINFO: &str = "/proc/cpuinfo";
 
 /// The host as a template's key names it.
@@ -23,8 +23,8 @@ impl Identity {
     }
 }
 
-/// What decides the state a processor saves: its model, and its microcode, which may take
-/// features away. The name tells models of other clock rates apart, which guests are told.
+/// Returns the parts of a processor that decide its saved state: its model, and its microcode,
+/// which may remove features. The name includes the clock rate, which guests can read.
 fn processor(cpuinfo: &str) -> String {
     let first = cpuinfo.split("\n\n").next().unwrap_or_default();
     let field = |wanted: &str| {

@@ -1,4 +1,4 @@
-//! Which resources the host can limit, and how: told to a jailer, or done here.
+//! Which resources the host can limit, and how: by a jailer's flags, or directly.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::MachineShape;
 use crate::holdings::Holdings;
 
-/// What a VMM takes beyond its guest's memory and processors.
+/// Resources that a VMM takes beyond its guest's memory and processors.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Overhead {
     /// Memory, in MiB.
@@ -26,12 +26,12 @@ const CPU_PERIOD_US: u32 = 100_000;
 pub(crate) enum Cgroups {
     /// Version 2, with the limits this host's controllers allow.
     V2 { root: PathBuf, parent: String, limits: Vec<Limit> },
-    /// Version 1, or both at once: limits are not set. Restores are slow there and each
-    /// controller has a tree of its own; it is on its way out.
+    /// Version 1, or both at once: limits are not set. Restores are slow there, each controller
+    /// has a tree of its own, and version 1 is deprecated.
     V1,
-    /// Version 2, where this daemon may make no limits, and why.
+    /// Version 2, but this daemon cannot set limits, for this reason.
     Denied { reason: String },
-    /// None mounted.
+    /// No hierarchy is mounted.
     None,
 }
 
@@ -47,7 +47,7 @@ const LIMITS: [(Limit, &str); 3] =
     [(Limit::Memory, "memory"), (Limit::Cpu, "cpu"), (Limit::Pids, "pids")];
 
 impl Cgroups {
-    /// Looks at the hierarchy mounted at `root`.
+    /// Detects the limits of the hierarchy mounted at `root`.
     pub(crate) fn detect(root: &Path, parent: &str) -> Self {
         if let Ok(controllers) = std::fs::read_to_string(root.join("cgroup.controllers")) {
             let has = |name: &str| controllers.split_whitespace().any(|word| word == name);
@@ -58,7 +58,7 @@ impl Cgroups {
         if is_empty { Self::None } else { Self::V1 }
     }
 
-    /// What is limited and what is not, for people.
+    /// Describes, for people, what is limited and what is not.
     pub(crate) fn describe(&self) -> String {
         let (limits, why_not) = match self {
             Self::V2 { limits, .. } => (limits.as_slice(), "its cgroup controller is missing"),
@@ -77,7 +77,7 @@ impl Cgroups {
         }
     }
 
-    /// What the jailer makes for the microVM `id`.
+    /// Returns the cgroups that the jailer makes for the microVM `id`.
     pub(crate) fn holdings(&self, id: &str) -> Holdings {
         match self {
             Self::V2 { root, parent, limits } if !limits.is_empty() => {
@@ -224,8 +224,8 @@ mod tests {
         }
     }
 
-    /// A hierarchy with these controllers, as far as a plain directory can be one: what is
-    /// written stays to be read, and no directory has `cgroup.procs` by itself.
+    /// A plain directory in place of a hierarchy with these controllers: written values can be
+    /// read back, and no directory has `cgroup.procs` at first.
     fn hierarchy(controllers: &str) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("cgroup.controllers"), controllers).unwrap();
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn a_host_that_passes_no_controllers_down_says_why() {
         let root = hierarchy("memory\n");
-        // What cannot be written to, whoever tries.
+        // A directory cannot be written to, even by root.
         fs::create_dir(root.path().join("cgroup.subtree_control")).unwrap();
         let cgroups = Cgroups::detect(root.path(), "emberd").delegated();
         let described = cgroups.describe();

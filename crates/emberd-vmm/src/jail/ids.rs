@@ -1,4 +1,4 @@
-//! User ids for jails: each microVM has one that no other has.
+//! User ids for jails: a separate one for each microVM.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Ids that belong to microVMs and to nobody else on this host.
+/// Ids reserved for microVMs on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdRange {
     /// The first id; never 0.
     pub first: u32,
-    /// How many, which is the most microVMs there can be at a time.
+    /// Number of ids, and so the most microVMs at a time.
     pub count: u32,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Ids {
 #[derive(Debug, Default)]
 struct Lent {
     ids: BTreeSet<u32>,
-    /// Where the next search begins: an id rests as long as possible before it is reused.
+    /// Start of the next search: an id stays unused as long as possible before it is reused.
     next: u32,
 }
 
@@ -41,10 +41,10 @@ impl Ids {
         Self { range, lent: Arc::default() }
     }
 
-    /// Lends an id nobody has.
+    /// Leases an unused id.
     ///
     /// # Errors
-    /// When all are lent.
+    /// When all ids are leased.
     pub(crate) fn lease(&self) -> io::Result<Lease> {
         let IdRange { first, count } = self.range;
         let mut lent = self.lent.lock();

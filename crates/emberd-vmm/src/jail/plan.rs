@@ -2,11 +2,11 @@
 //! process between fork and exec.
 //!
 //! ```text
-//! own mounts ─▶ tmpfs ─▶ what is shown, bound into it ─▶ pivot ─▶ read-only ─▶ own user
+//! own mounts ─▶ tmpfs ─▶ files bound into it ─▶ pivot ─▶ read-only ─▶ own user
 //! ```
 //!
-//! There it may neither allocate nor lock, so every path is made before. The mounts are seen
-//! by this process alone and go with it.
+//! The process may neither allocate nor lock there, so every path is prepared before. Only this
+//! process sees the mounts, and they end with it.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
@@ -34,7 +34,7 @@ const ROOT_OPTIONS: &CStr = c"mode=0755,size=64k,nr_inodes=128";
 /// Capabilities a set of them has room for.
 const CAPABILITIES: u32 = 64;
 
-/// What a VMM may do with what it is shown.
+/// Access of a VMM to a bound file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Read it, and run programs from it.
@@ -104,8 +104,8 @@ impl Plan {
         })
     }
 
-    /// Shows the host's file or directory `from` as `at`; of a directory only what lies on
-    /// the same file system. A link is followed.
+    /// Binds the host's file or directory `from` to `at`; of a directory only the part on the same
+    /// file system. Follows a link.
     pub(crate) fn show(&mut self, from: &Path, at: &Path, access: Access) -> io::Result<()> {
         let is_dir = from.metadata()?.is_dir();
         let at = self.place(at)?;
@@ -114,7 +114,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Shows `path` of the host under the same name, if it is there; a link as a link.
+    /// Binds `path` of the host under the same name if it exists; copies a link as a link.
     pub(crate) fn show_if_present(&mut self, path: &Path, access: Access) -> io::Result<()> {
         match path.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -150,11 +150,11 @@ impl Plan {
         c_path(&place)
     }
 
-    /// Makes the calling process, which has mounts of its own already, the one the plan is
-    /// for. Nothing is allocated.
+    /// Applies the plan to the calling process, which already has mounts of its own. Does not
+    /// allocate.
     ///
     /// # Errors
-    /// The first step the kernel refuses.
+    /// Returns the error of the first step that the kernel refuses.
     pub(crate) fn enter(&self) -> io::Result<()> {
         if let Some(procs) = &self.cgroup {
             rustix::io::write(procs, b"0")?;
@@ -170,7 +170,7 @@ impl Plan {
         }
         chdir(&*self.root_path)?;
         pivot_root(c".", c".")?;
-        // The old root lies on the new one, and has the same name.
+        // The old root is mounted on the new one, under the same name.
         unmount(c".", UnmountFlags::DETACH)?;
         chdir(c"/")?;
         mount_remount(c"/", MountFlags::BIND | MountFlags::RDONLY | flags, c"")?;
@@ -203,12 +203,12 @@ impl Plan {
         }
     }
 
-    /// Gives up root: no capability is left, nor one that a program could give back.
+    /// Gives up root: drops all capabilities, including those that exec could restore.
     fn become_user(&self) -> io::Result<()> {
         for number in 0..CAPABILITIES {
             match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number))
             {
-                // The kernel knows no more.
+                // The kernel has no further capabilities.
                 Err(Errno::INVAL) => break,
                 removed => removed?,
             }

@@ -1,4 +1,4 @@
-//! Reads a log from near its end on, and what is added to it, across its becoming another file.
+//! Follows a log from near its end, across its rotation.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -14,9 +14,9 @@ const PIECE_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug)]
 pub struct ConsoleReader {
     path: PathBuf,
-    /// None until there is one.
+    /// None until the log exists.
     file: Option<File>,
-    /// Read and not yet told.
+    /// Bytes read and not yet returned.
     pending: Vec<u8>,
 }
 
@@ -24,11 +24,11 @@ impl ConsoleReader {
     /// Begins `lines_max` lines before the end of the log at `path`, or with all that is held.
     pub fn open(path: &Path, lines_max: Option<usize>) -> Self {
         let mut reader = Self { path: path.to_owned(), file: None, pending: Vec::new() };
-        // The file first: should it become the predecessor meanwhile, it is known as such.
+        // Opened first: if the log is rotated in the meantime, this file is the older one.
         reader.file = File::open(path).ok();
         reader.pending = reader.read_predecessor().unwrap_or_default();
         if let Err(error) = reader.read_file(LOG_BYTES_MAX) {
-            tracing::debug!(%error, path = %path.display(), "a log cannot be read");
+            tracing::debug!(%error, path = %path.display(), "cannot read a log");
         }
         if let Some(lines_max) = lines_max {
             let kept_from = start_of_last(&reader.pending, lines_max);
@@ -37,13 +37,13 @@ impl ConsoleReader {
         reader
     }
 
-    /// Whole lines that were not told yet, without control characters; empty when there are none
-    /// at the moment.
+    /// Returns the whole lines not returned yet, without control characters; empty if there are
+    /// none at the moment.
     pub fn lines(&mut self) -> String {
         if !self.pending.contains(&b'\n')
             && let Err(error) = self.read_on()
         {
-            tracing::debug!(%error, path = %self.path.display(), "a log cannot be read on");
+            tracing::debug!(%error, path = %self.path.display(), "cannot read the rest of a log");
         }
         let piece = &self.pending[..self.pending.len().min(PIECE_BYTES_MAX)];
         let whole = match piece.iter().rposition(|byte| *byte == b'\n') {
@@ -54,7 +54,7 @@ impl ConsoleReader {
         text(self.pending.drain(..whole))
     }
 
-    /// What is left when no more comes: a line that has no end.
+    /// Returns the unterminated last line, at the end of the log.
     pub fn rest(&mut self) -> String {
         text(self.pending.drain(..))
     }
@@ -72,10 +72,10 @@ impl ConsoleReader {
         Ok(bytes)
     }
 
-    /// Reads what was added, and goes over to the next file once this one is read to its end.
+    /// Reads the added bytes, and opens the next file once this one is read to its end.
     fn read_on(&mut self) -> io::Result<()> {
-        // Looked at before the file is read: what is added to it after that look, and before it
-        // became another, is read too.
+        // Checked before the file is read: bytes added between this check and the rotation are
+        // then read too.
         let replaced = match (&self.file, std::fs::metadata(&self.path)) {
             (Some(file), Ok(now)) => file.metadata()?.ino() != now.ino(),
             (None, Ok(_)) => true,
@@ -159,7 +159,7 @@ mod tests {
         let (_dir, path, mut log) = log();
         log.append(b"0\n");
         let mut reader = ConsoleReader::open(&path, None);
-        let mut told = reader.lines();
+        let mut text = reader.lines();
         // The log is full and replaced about twice.
         let padding = "x".repeat(1000);
         let mut expect = "0\n".to_owned();
@@ -167,10 +167,10 @@ mod tests {
             let line = format!("{number} {padding}\n");
             log.append(line.as_bytes());
             expect.push_str(&line);
-            told.push_str(&reader.lines());
+            text.push_str(&reader.lines());
         }
-        told.push_str(&reader.lines());
-        assert_eq!(told, expect);
+        text.push_str(&reader.lines());
+        assert_eq!(text, expect);
         // A late reader has what both files hold.
         let mut late = ConsoleReader::open(&path, Some(3));
         assert_eq!(late.lines().lines().count(), 3);

@@ -28,7 +28,7 @@ pub(super) fn find(dir: &Path) -> io::Result<Option<Record>> {
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        // Taken before the looks, and compared again by who kills it.
+        // Read before the checks, and compared again before the kill.
         let Some(record) = Record::of(pid).ok().flatten() else { continue };
         if works_in(pid, &places) && says(pid, &words) {
             return Ok(Some(record));

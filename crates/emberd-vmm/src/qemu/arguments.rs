@@ -1,7 +1,7 @@
 //! QEMU's command line and the guest kernel's, each word with its reason.
 //!
-//! What is not named here does not exist in the guest: no default devices, no network, no
-//! display, no monitor.
+//! The guest has only the devices named here: no default devices, no network, no display, no
+//! monitor.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -20,8 +20,8 @@ pub(super) const CONTROL: &str = "qmp.sock";
 /// File of the guest's memory in the directory of a microVM that becomes a template.
 pub(super) const MEMORY: &str = "memory";
 
-/// No fork, no other user, no scheduling games, no obsolete system calls for a QEMU that a
-/// guest has broken into.
+/// A QEMU that a guest has broken into can neither fork, change its user or its scheduling, nor
+/// use obsolete system calls.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// The emulated processor: what binaries built for x86-64-v2 need, and the instructions
@@ -32,12 +32,12 @@ const CPU_TCG: &str =
     "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,+3dnowext";
 
 /// Translated code QEMU keeps, in MiB. Memory is used as code is translated, so a guest that
-/// does little pays nothing for room. Starting Python, with the kernel's part in that, fills
-/// about 40: with 32 everything is thrown away and translated anew each time, for three times
-/// the processor time; with 128 nothing gets quicker.
+/// does little does not pay for the limit. Starting Python, including the kernel's part, fills
+/// about 40. With 32 the whole cache is dropped and translated again each time, for three times
+/// the processor time; 128 brings no gain.
 const TRANSLATION_MIB: u32 = 64;
 
-/// What guests run on, with what that needs to know.
+/// The accelerator, with its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accel {
     Kvm,
@@ -47,7 +47,7 @@ pub(super) enum Accel {
     },
 }
 
-/// All that decides the command line.
+/// Inputs of the command line.
 pub(super) struct Arguments<'a> {
     hardware: Hardware,
     dir: &'a Path,
@@ -62,8 +62,8 @@ enum Start<'a> {
     /// At the kernel's entry.
     Boot(&'a BootSpec),
     /// Where a template was made, with the memory in this file, which QEMU opens for writing
-    /// although it maps it privately. QEMU is told later to load the rest, so it needs neither
-    /// kernel nor initramfs.
+    /// although it maps it privately. A later command loads the rest, so QEMU needs neither kernel
+    /// nor initramfs.
     Load(&'a Path),
 }
 
@@ -82,14 +82,14 @@ impl<'a> Arguments<'a> {
         Self { hardware, dir, rootfs, vcpu_count, mem_size_mib, start }
     }
 
-    /// The words after the program's name.
+    /// Returns the arguments after the program's name.
     ///
     /// # Errors
     /// [`BootError::Prepare`] for a path that is not Unicode.
     pub(super) fn words(&self) -> Result<Vec<OsString>, BootError> {
         let mut words: Vec<OsString> = Vec::new();
         let mut add = |option: &str, value: OsString| words.extend([option.into(), value]);
-        // For people who look at process lists.
+        // Shown in process lists.
         if let Some(name) = self.dir.file_name() {
             add("-name", name.into());
         }
@@ -112,7 +112,7 @@ impl<'a> Arguments<'a> {
             Start::Load(_) => add("-incoming", "defer".into()),
         }
         add("-blockdev", block_device(self.rootfs)?.into());
-        // QEMU listens, so that the host can leave and come back.
+        // QEMU listens, so that the host can disconnect and reconnect.
         let socket = |id, path| format!("socket,id={id},path={path},server=on,wait=off").into();
         add("-chardev", socket("agent", CHANNEL));
         for device in DEVICES {
@@ -121,7 +121,7 @@ impl<'a> Arguments<'a> {
         add("-chardev", socket("control", CONTROL));
         add("-mon", "chardev=control,mode=control".into());
         if self.hardware.console {
-            // Signals stay signals: stdin is /dev/null and types nothing.
+            // Signals stay signals: stdin is /dev/null and sends no characters.
             add("-chardev", "stdio,id=console,signal=off".into());
             add("-serial", "chardev:console".into());
         }
@@ -132,7 +132,7 @@ impl<'a> Arguments<'a> {
         Ok(words)
     }
 
-    /// Where the guest's memory lies, if in a file. What a clone writes stays its own.
+    /// Returns the file of the guest's memory, if any. A clone's writes stay private.
     fn memory(&self) -> Result<Option<String>, BootError> {
         let (file, share) = match self.start {
             Start::Boot(spec) if spec.for_template => (MEMORY.to_owned(), "on"),
@@ -153,8 +153,8 @@ impl<'a> Arguments<'a> {
         }
         add("quiet");
         add("rdinit=/init");
-        // A panic is a reboot is the end of the VMM. By triple fault, because the board has no
-        // keyboard controller, and the kernel looks for it for two seconds.
+        // A panic reboots, and a reboot ends the VMM. By triple fault, because the board has no
+        // keyboard controller and the kernel would search for it for two seconds.
         add("panic=-1");
         add("reboot=t");
         // The self-tests of the kernel's ciphers take a tenth of an emulated boot.
@@ -162,16 +162,16 @@ impl<'a> Arguments<'a> {
         // The random numbers of an emulated processor are the host's.
         add("random.trust_cpu=on");
         if let Accel::Tcg { tsc_khz } = self.hardware.accel {
-            // The board has no timer the kernel could hold the cycle counter against. It
+            // The board has no timer for the kernel to calibrate the cycle counter against. It
             // would guess, and hang in about every second boot.
             add(&format!("tsc_early_khz={tsc_khz}"));
             if let Some(hz) = spec.kernel_hz.filter(|hz| *hz > 0) {
                 add(&format!("lpj={}", tsc_khz * 1000 / u64::from(hz)));
             }
-            // Nor one to watch it with: under load the watchdog would take lost ticks for a
-            // broken counter.
+            // The board has no timer to watch the counter either: under load the watchdog would
+            // take lost ticks for a broken counter.
             add("tsc=reliable");
-            // Code at another address is translated anew: with its libraries placed at random,
+            // Code at another address is translated again: with its libraries placed at random,
             // starting a program takes some five times as long.
             add("norandmaps");
         }
@@ -189,7 +189,7 @@ const DEVICES: [&str; 4] = [
     "virtserialport,chardev=agent,name=emberd.agent",
 ];
 
-/// What a guest finds, apart from how many processors and how much memory.
+/// The guest's hardware, apart from its number of processors and its memory size.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hardware {
     pub(super) accel: Accel,
@@ -218,8 +218,8 @@ impl Hardware {
         }
     }
 
-    /// The words for a VMM that shows that it can make this board: it starts no guest and
-    /// reads commands from its standard input.
+    /// Returns the arguments of a trial of this board: the VMM starts no guest and reads commands
+    /// from its standard input.
     pub(super) fn trial(self) -> Vec<String> {
         let (board, acceleration) = (self.board(), self.acceleration());
         let valued = [
@@ -242,7 +242,7 @@ impl Hardware {
     }
 }
 
-/// All of it in words: what a saved guest was made with must be there where it is loaded.
+/// Describes all of it: a saved guest needs the same hardware where it is loaded.
 impl fmt::Display for Hardware {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let accel = match self.accel {
@@ -453,7 +453,7 @@ mod tests {
         );
         let others = [Hardware { console: true, ..tcg }, Hardware { accel: Accel::Kvm, ..tcg }];
         assert!(others.iter().all(|other| other.to_string() != tcg.to_string()));
-        // Measured anew by each daemon, and never twice the same.
+        // Each daemon measures it again, with a slightly different result.
         let remeasured = Hardware { accel: Accel::Tcg { tsc_khz: 2_500_001 }, ..tcg };
         assert_eq!(remeasured.to_string(), tcg.to_string());
     }

@@ -1,4 +1,4 @@
-//! Which QEMU, how new, and on what it runs guests.
+//! Finds QEMU, checks its version and chooses its accelerator.
 
 use std::ffi::OsStr;
 use std::io;
@@ -8,19 +8,19 @@ use crate::host::KvmVerdict;
 use crate::jail::JailConfig;
 use crate::process;
 
-/// The program that is looked for in the search path.
+/// Name of the program in the search path.
 pub const BINARY: &str = "qemu-system-x86_64";
 
 /// Oldest major version whose `microvm` board describes its devices in ACPI.
 const VERSION_MAJOR_MIN: u32 = 6;
 
-/// What guests run on.
+/// Choice of the accelerator.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum AccelChoice {
     /// KVM where the host's processor virtualises, else software emulation.
     #[default]
     Auto,
-    /// KVM, even where it seems of no use.
+    /// KVM, even without hardware virtualisation.
     Kvm,
     /// Software emulation.
     Tcg,
@@ -31,7 +31,7 @@ pub enum AccelChoice {
 pub struct QemuConfig {
     /// The binary; searched in `PATH` when not given.
     pub binary: Option<PathBuf>,
-    /// What guests run on.
+    /// The accelerator of guests.
     pub accel: AccelChoice,
     /// Whether the guest has a console, which goes to the log.
     pub console: bool,
@@ -45,10 +45,10 @@ pub struct QemuConfig {
 /// Why QEMU cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FindQemuError {
-    /// There is no such program.
-    #[error("there is no {}", .0.display())]
+    /// The program does not exist.
+    #[error("{} does not exist", .0.display())]
     Missing(PathBuf),
-    /// It does not run.
+    /// The program does not run.
     #[error("cannot run {}", binary.display())]
     Run {
         /// The binary.
@@ -56,30 +56,30 @@ pub enum FindQemuError {
         /// Why.
         source: io::Error,
     },
-    /// It does not say that it is QEMU.
-    #[error("{} printed no version of QEMU, but `{printed}`", binary.display())]
+    /// The program does not report a QEMU version.
+    #[error("{} did not print a QEMU version, but `{printed}`", binary.display())]
     NotQemu {
         /// The binary.
         binary: PathBuf,
         /// The first line of what it printed.
         printed: String,
     },
-    /// It is too old.
+    /// The version is too old.
     #[error("QEMU {version} is older than {VERSION_MAJOR_MIN}.0")]
     TooOld {
         /// Its version.
         version: String,
     },
-    /// KVM was demanded and there is none.
-    #[error("KVM was demanded, but {0}")]
+    /// KVM is required and not available.
+    #[error("KVM is required, but {0}")]
     NoKvm(KvmVerdict),
-    /// A jail was demanded and cannot be had.
+    /// A jail is required and not possible.
     #[error("cannot jail microVMs: {reason}")]
     Jail {
         /// Why not.
         reason: String,
     },
-    /// What templates depend on cannot be read from this host.
+    /// A property of this host that templates depend on cannot be read.
     #[error("cannot read {}", path.display())]
     Host {
         /// The file.
@@ -90,7 +90,7 @@ pub enum FindQemuError {
 }
 
 impl FindQemuError {
-    /// What a person can do about it.
+    /// Returns a hint how to fix the problem.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Missing(_) => Some("install it: apt install qemu-system-x86"),
@@ -157,7 +157,7 @@ impl Accelerator {
     }
 }
 
-/// What guests run on, and why.
+/// Chooses the accelerator, and returns the reason.
 pub(super) fn accelerator(
     choice: AccelChoice,
     kvm: KvmVerdict,
@@ -166,9 +166,9 @@ pub(super) fn accelerator(
     match choice {
         AccelChoice::Auto if kvm == KvmVerdict::Usable => Ok((Accelerator::Kvm, kvm.to_string())),
         AccelChoice::Auto => Ok((Accelerator::Tcg, format!("software emulation, because {kvm}"))),
-        AccelChoice::Kvm if opens => Ok((Accelerator::Kvm, format!("KVM was demanded; {kvm}"))),
+        AccelChoice::Kvm if opens => Ok((Accelerator::Kvm, format!("KVM was requested; {kvm}"))),
         AccelChoice::Kvm => Err(FindQemuError::NoKvm(kvm)),
-        AccelChoice::Tcg => Ok((Accelerator::Tcg, "software emulation was demanded".into())),
+        AccelChoice::Tcg => Ok((Accelerator::Tcg, "software emulation was requested".into())),
     }
 }
 
@@ -215,7 +215,7 @@ mod tests {
     fn program_that_is_not_qemu_is_named() {
         let error = version(Path::new("/bin/echo")).unwrap_err();
         assert!(matches!(error, FindQemuError::NotQemu { .. }), "{error}");
-        assert!(error.to_string().starts_with("/bin/echo printed no version"), "{error}");
+        assert!(error.to_string().starts_with("/bin/echo did not print a QEMU version"), "{error}");
     }
 
     #[test]

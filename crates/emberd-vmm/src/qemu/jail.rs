@@ -7,8 +7,7 @@
 //!                  root/ where the jail's root is mounted, seen by the VMM alone
 //! ```
 //!
-//! Whether it works is found out by doing it once, so that a host that refuses any part of it
-//! is told from one that does not when the daemon starts.
+//! A trial at the start of the daemon detects a host that refuses any part of the jail.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write as _};
@@ -28,18 +27,18 @@ use crate::{BootError, MachineShape};
 /// Directory of what the VMM writes, in the VM's.
 const WORK_DIR: &str = "vm";
 
-/// The same as the jail shows it.
+/// The same directory inside the jail.
 const WORK_DIR_INSIDE: &str = "/vm";
 
 /// Where the root is mounted, in the VM's directory.
 const ROOT: &str = "root";
 
-/// What QEMU takes beyond its guest: itself, with translated code (64 MiB), page tables, and
-/// the page cache of what it alone reads; its threads, with a pool for the disk of up to 64.
+/// QEMU's own resources: its memory with translated code (64 MiB), page tables and the page cache
+/// of files that it alone reads; its threads, with a pool of up to 64 for the disk.
 const OVERHEAD: Overhead = Overhead { mem_mib: 256, tasks: 128 };
 
-/// What programs need to run, where hosts have it. Nothing in it is secret or can be written
-/// to; of links, some hosts have the one and some the other.
+/// Paths that programs need to run, on hosts that have them. They contain no secrets and cannot
+/// be written to. Some are links on some hosts.
 const SYSTEM: [&str; 10] = [
     "/usr",
     "/bin",
@@ -59,8 +58,8 @@ pub(super) struct Jail {
     ids: Ids,
     network: OwnedFd,
     cgroups: Cgroups,
-    /// Directories of the host the jails show under their own names.
-    shown: Vec<PathBuf>,
+    /// Directories of the host bound into the jails under the same names.
+    bound: Vec<PathBuf>,
     /// The number of `/dev/kvm`, if guests run on it.
     kvm: Option<u64>,
 }
@@ -103,14 +102,14 @@ impl Jail {
         let network = network.map_err(|error| format!("no network namespace: {error}"))?;
         let kvm = hardware.needs_kvm().then(|| Path::new("/dev/kvm").metadata());
         let kvm = kvm.transpose().map_err(|error| format!("/dev/kvm: {error}"))?;
-        let mut shown: Vec<_> = SYSTEM.into_iter().map(PathBuf::from).collect();
+        let mut bound: Vec<_> = SYSTEM.into_iter().map(PathBuf::from).collect();
         let prefix = installed_in(binary);
-        if !shown.iter().any(|dir| prefix.starts_with(dir)) {
-            shown.push(prefix);
+        if !bound.iter().any(|dir| prefix.starts_with(dir)) {
+            bound.push(prefix);
         }
         let cgroups = Cgroups::detect(&config.cgroup_root, &config.parent_cgroup).delegated();
         let kvm = kvm.map(|metadata| metadata.rdev());
-        let jail = Self { ids: Ids::new(config.ids), network, cgroups, shown, kvm };
+        let jail = Self { ids: Ids::new(config.ids), network, cgroups, bound, kvm };
         let run_dir = config.run_dir.clone().filter(|dir| dir.is_dir());
         let place = run_dir.unwrap_or_else(std::env::temp_dir);
         jail.tried(&place, binary, hardware)
@@ -118,15 +117,15 @@ impl Jail {
             .map_or(Ok(jail), |said| Err(format!("QEMU does not run in a jail: {said}")))
     }
 
-    /// What holds in the jail, and what does not.
+    /// Describes the limits of the jail that are in effect.
     pub(super) fn describe(&self) -> String {
         format!("jailed: own user, root and network; {}", self.cgroups.describe())
     }
 
-    /// Starts `binary` in a jail with the board guests get, and ends it before a guest runs.
-    /// Returns its last words if it does not do that.
+    /// Starts `binary` in a jail with the board of guests, and ends it before a guest runs.
+    /// Returns its last output if it fails.
     fn tried(&self, place: &Path, binary: &Path, hardware: Hardware) -> io::Result<Option<String>> {
-        /// Tells trials of one process apart.
+        /// Distinguishes the trials of one process.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = place.join(format!(".emberd-jail-{}-{number}", std::process::id()));
@@ -142,7 +141,7 @@ impl Jail {
         sys::confine(&mut command, Confinement { inherits: Vec::new(), jail: Some(cell.plan) });
         let mut child = command.spawn()?;
         drop(command);
-        // One that has ended already says why below.
+        // The error of a process that has already ended is read below.
         drop(child.stdin.take().map(|mut monitor| monitor.write_all(b"quit\n")));
         let output = child.wait_with_output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -150,7 +149,7 @@ impl Jail {
         Ok((!output.status.success()).then(|| format!("{said} ({})", output.status)))
     }
 
-    /// A jail in `dir` that shows `images`, each a file of the host and its name inside, to a
+    /// A jail in `dir` that contains `images`, each a file of the host and its name inside, for a
     /// guest on `machine`. Its user and its cgroup are free again when `dir` is gone.
     pub(super) fn prepare(
         &self,
@@ -185,7 +184,7 @@ impl Jail {
         dir.keep(lease);
         let network = self.network.try_clone()?;
         let mut plan = Plan::new(&root, WORK_DIR_INSIDE, uid, network, cgroup)?;
-        for path in &self.shown {
+        for path in &self.bound {
             plan.show_if_present(path, Access::Run)?;
         }
         // Its own process and no other: there it finds the descriptors it inherits by name.
@@ -201,8 +200,8 @@ impl Jail {
     }
 }
 
-/// Where a program with its libraries and firmware was installed: what `bin` lies in, or else
-/// its own directory. Never the host's root.
+/// Returns the directory a program was installed in, with its libraries and firmware: the parent
+/// of `bin`, else its own directory. Never the host's root.
 fn installed_in(binary: &Path) -> PathBuf {
     let dir = binary.parent();
     let prefix = dir.filter(|dir| dir.ends_with("bin")).and_then(Path::parent);

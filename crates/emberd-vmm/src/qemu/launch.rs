@@ -26,8 +26,8 @@ use crate::{BootError, MachineShape};
 /// with thirty times the work it could do.
 const CHANNEL_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// How long a QEMU that did not carry out a step is given to end, so that its exit code and
-/// its last words can be told instead: it ends at once, or it is not going to.
+/// Time to wait for the end of a QEMU that failed a step, to report its exit code and its last
+/// output. A QEMU that fails ends at once.
 const END_WAIT: Duration = Duration::from_secs(1);
 
 /// A VMM without a guest yet. Dropping it ends it.
@@ -75,7 +75,7 @@ impl Sockets {
 }
 
 impl Site {
-    /// Makes `dir`, with a `jail` in it that shows `images` to a guest on `machine`.
+    /// Makes `dir`, with a `jail` in it that contains `images`, for a guest on `machine`.
     pub(super) fn new(
         jail: Option<&Jail>,
         dir: &Path,
@@ -92,7 +92,7 @@ impl Site {
         Ok(Self { dir, sockets, plan: Some(plan) })
     }
 
-    /// What the VMM calls the host's `file`, which a jail shows as `inside`.
+    /// Returns the VMM's name of the host's `file`, which is `inside` in a jail.
     pub(super) fn name(&self, file: &Path, inside: &str) -> PathBuf {
         if self.plan.is_some() { inside.into() } else { file.into() }
     }
@@ -126,7 +126,7 @@ impl Launched {
         }
     }
 
-    /// A VMM that ended is better explained by its exit than by what that broke.
+    /// Returns the error of a failed step: the exit of the VMM, if it ended, else `error`.
     pub(super) async fn failed(
         &self,
         step: &str,
@@ -139,7 +139,7 @@ impl Launched {
         BootError::Step { step: step.to_owned(), log_tail, source: source.into() }
     }
 
-    /// Now a guest runs. `shape` is that of a guest a template can be made of.
+    /// Returns the microVM, now that its guest runs. `shape` is set if it can become a template.
     pub(super) fn into_microvm(self, qmp: Option<Qmp>, shape: Option<MachineShape>) -> QemuMicroVm {
         let control = Control::new(self.sockets, qmp);
         QemuMicroVm::new(Mux::over(self.channel), control, self.process, shape, self.facts)

@@ -28,7 +28,7 @@ pub struct QemuMicroVm {
     mux: Mux,
     control: Control,
     process: VmmProcess,
-    /// The machine, if a template can be made of it.
+    /// The machine, if a template can be made from it.
     shape: Option<MachineShape>,
     facts: Arc<Facts>,
 }
@@ -45,8 +45,9 @@ impl QemuMicroVm {
     }
 
     async fn tell(&self, command: &'static str) -> Result<(), PauseError> {
-        let told = self.control.with(async |qmp| qmp.execute(command, json!({})).await).await;
-        told.map(drop)
+        let answer = self.control.with(async |qmp| qmp.execute(command, json!({})).await).await;
+        answer
+            .map(drop)
             .map_err(|error| PauseError::Step { step: command.to_owned(), source: error.into() })
     }
 }
@@ -68,8 +69,8 @@ impl MicroVm for QemuMicroVm {
         self.tell("cont").await
     }
 
-    /// As [`MicroVm::snapshot`]. The guest must run: it is told that the host's
-    /// session is over, and must have heard it, before it is paused.
+    /// As [`MicroVm::snapshot`]. The guest must run: it must have received
+    /// the end of the host's session before it is paused.
     async fn snapshot(&self, into: &Path, images: ImageHashes) -> Result<Template, SnapshotError> {
         let create = |error: SaveError| SnapshotError::Create(error.into());
         let publish = |source| SnapshotError::Publish { template: into.into(), source };
@@ -89,11 +90,11 @@ impl MicroVm for QemuMicroVm {
         let key = self.facts.template_key(images, shape);
         let finish = move || {
             draft.take(&state, STATE_FILE)?;
-            // Not the file itself: the guest, once resumed, goes on writing to it.
+            // Not the file itself: the guest, once resumed, continues to write to it.
             draft.copy(&memory, MEMORY_FILE)?;
             draft.publish(key)
         };
-        // The closure finishes or is not begun.
+        // The closure either finishes or is never begun.
         let template = tokio::task::spawn_blocking(finish).await;
         template.map_err(|error| publish(error.into()))?.map_err(publish)
     }
@@ -118,13 +119,13 @@ impl MicroVm for QemuMicroVm {
 /// Why a microVM was not saved.
 #[derive(Debug, thiserror::Error)]
 enum SaveError {
-    #[error("the microVM was not booted to become a template")]
+    #[error("the microVM was not booted for a template")]
     NotForTemplate,
-    #[error("the guest did not begin a new session")]
+    #[error("the guest did not start a new session")]
     Session(#[source] ConnectError),
-    #[error("QEMU cannot be controlled")]
+    #[error("the control connection to QEMU failed")]
     Control(#[source] QmpError),
-    #[error("the devices were not saved")]
+    #[error("cannot save the device state")]
     Migration(#[source] migration::MigrationError),
 }
 
@@ -140,8 +141,8 @@ impl Control {
         Self { sockets, connection: Mutex::new(connection) }
     }
 
-    /// Does `act` with the connection. One that failed, or whose user went away, is not used
-    /// again.
+    /// Runs `act` with the connection. A connection is not reused after a failure or a dropped
+    /// future.
     async fn with<T>(
         &self,
         act: impl AsyncFnOnce(&mut Qmp) -> Result<T, QmpError>,

@@ -1,7 +1,7 @@
 //! Saves a paused guest's devices to a file, and loads them.
 //!
-//! The guest's memory takes no part: it lies in a file that QEMU maps, shared where it is
-//! saved and private where it is loaded (capability `x-ignore-shared`). Files are passed as
+//! The guest's memory is not part of it: QEMU maps it from a file, shared when it is saved and
+//! private when it is loaded (capability `x-ignore-shared`). Files are passed as
 //! descriptors, because the sandbox lets QEMU start no program that would open them.
 
 use std::fs::File;
@@ -21,7 +21,7 @@ const MIGRATION_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Why a guest's devices were not saved or loaded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MigrationError {
-    /// A command was not carried out.
+    /// A command failed.
     #[error("{command} failed")]
     Command {
         /// The command.
@@ -73,8 +73,8 @@ async fn completed(qmp: &mut Qmp) -> Result<(), MigrationError> {
     if outcome == "completed" {
         return Ok(());
     }
-    let told = qmp.execute("query-migrate", json!({})).await.map_err(failed("query-migrate"))?;
-    let reason = told["error-desc"].as_str().unwrap_or_default().to_owned();
+    let answer = qmp.execute("query-migrate", json!({})).await.map_err(failed("query-migrate"))?;
+    let reason = answer["error-desc"].as_str().unwrap_or_default().to_owned();
     Err(MigrationError::Unsuccessful { outcome, reason })
 }
 

@@ -3,8 +3,8 @@
 //! ```text
 //! idle ── first stream ─▶ session ── renew ─▶ ended, guest has begun another ─▶ idle
 //! ```
-//! One task owns the channel. The guest is hostile: what it sends is bounded by the
-//! limits here, and whatever breaks the mux's rules ends the channel, never the daemon.
+//! One task owns the channel. The guest is hostile: the limits here bound what it sends, and a
+//! violation of the mux's rules ends the channel, never the daemon.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -53,7 +53,7 @@ const HEADER_BYTES: usize = 12;
 const PING: [u8; HEADER_BYTES] = *b"\0\x02\0\x01\0\0\0\0embr";
 const PONG: [u8; HEADER_BYTES] = *b"\0\x02\0\x02\0\0\0\0embr";
 
-/// What the owner of a [`Mux`] asks of its task.
+/// Request of the owner of a [`Mux`] to its task.
 enum Request {
     Open(oneshot::Sender<Opened>),
     Renew(oneshot::Sender<()>),
@@ -152,7 +152,7 @@ fn config() -> Config {
 enum MuxError {
     #[error("the guest opened a stream")]
     GuestOpened,
-    #[error("the guest began no new session: {0}")]
+    #[error("the guest did not start a new session: {0}")]
     NotRenewed(io::Error),
     #[error("{0}")]
     Connection(ConnectionError),
@@ -164,7 +164,7 @@ async fn drive(
     mut requests: mpsc::Receiver<Request>,
 ) -> Result<(), MuxError> {
     let mut channel = Merging::over(channel);
-    // A session begins with the first stream: the guest is left alone until then.
+    // A session begins with the first stream: nothing is sent to the guest before.
     while let Some(first) = requests.recv().await {
         let inbox = channel.begin();
         let mut connection = Connection::new(&mut channel, config(), Mode::Client);
@@ -174,7 +174,7 @@ async fn drive(
         drop(connection);
         let wait = timeout(RENEWAL_WAIT_MAX, see_renewal(&mut channel)).await;
         wait.unwrap_or(Err(io::ErrorKind::TimedOut.into())).map_err(MuxError::NotRenewed)?;
-        // Whoever asked may have gone.
+        // The caller may have dropped its future.
         renewed.send(()).ok();
     }
     Ok(())
@@ -196,7 +196,7 @@ async fn serve(
                 Request::Renew(reply) => return Poll::Ready(Ok(Some(reply))),
             };
             match connection.poll_new_outbound(context) {
-                // Whoever asked may have gone: the stream is dropped, and so closed.
+                // The caller may have dropped its future: the stream is dropped, and so closed.
                 Poll::Ready(Ok(stream)) => {
                     inbox.register(stream.id().val());
                     drop(reply.send(Opened { stream, inbox: inbox.clone() }));
@@ -236,7 +236,7 @@ fn poll_asked(
     }
 }
 
-/// Waits until the guest, which has been told that its session is over, answers in a new one.
+/// Waits until the guest answers in a new session, after the end of the last one was sent.
 async fn see_renewal(
     channel: &mut Merging<impl FuturesAsyncRead + FuturesAsyncWrite + Unpin>,
 ) -> io::Result<()> {
@@ -255,10 +255,11 @@ async fn see_renewal(
                 let data = (&mut *channel).take(length);
                 futures::io::copy(data, &mut futures::io::sink()).await?;
             }
-            // Its other frames; and the new one's first ping, which stays unanswered, so
-            // that the guest, which sends the next only afterwards, sends no clone's host one.
+            // Other frames of the old session, and the first ping of the new one. That ping stays
+            // unanswered. The guest sends the next ping only after an answer, so it sends none to
+            // a clone's host.
             (0, 1..=3) => {}
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "no frame of the mux")),
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a frame of the mux")),
         }
     }
 }
@@ -315,7 +316,7 @@ mod tests {
 
     use super::*;
 
-    /// What the channel holds while nobody reads it, in bytes.
+    /// Capacity of the channel, in bytes.
     const CHANNEL_BYTES: usize = 64 << 10;
 
     /// An agent that sends back whatever a stream brings, in one session after the other.
@@ -458,7 +459,7 @@ mod tests {
             b"\0\x01\0\0\0\0\0\x01\xff\xff\xff\xff\0\x01\0\0\0\0\0\x01\xff\xff\xff\xff",
             // A pong to no ping.
             b"\0\x02\0\x02\0\0\0\0\x12\x34\x56\x78",
-            // Going away for no reason there is.
+            // Going away with an unknown reason.
             b"\0\x03\0\0\0\0\0\0\xff\xff\xff\xff",
         ];
         for bytes in hostile {
@@ -488,7 +489,7 @@ mod tests {
         }
     }
 
-    /// What becomes of a renewal when the guest's answer is `answer`.
+    /// Runs a renewal whose guest answers with `answer`.
     async fn renewal(answer: &[u8]) -> Result<(), ConnectError> {
         let (mux, mut guest) = mux_and_guest();
         let (renewed, sent) = tokio::join!(mux.renew(), guest.write_all(answer));
@@ -504,10 +505,10 @@ mod tests {
         renewal(&[&rest[..], &PONG].concat()).await.unwrap();
         let silent = renewal(rest).await.unwrap_err();
         let ConnectError::Channel(reason) = silent else { panic!("{silent}") };
-        assert_eq!(reason.to_string(), "the guest began no new session: timed out");
+        assert_eq!(reason.to_string(), "the guest did not start a new session: timed out");
         let hostile = renewal(b"\x05ABCDEFGHIJKLMNOP").await.unwrap_err();
         let ConnectError::Channel(reason) = hostile else { panic!("{hostile}") };
-        assert!(reason.to_string().ends_with("no frame of the mux"), "{reason}");
+        assert!(reason.to_string().ends_with("not a frame of the mux"), "{reason}");
     }
 
     #[tokio::test]

@@ -24,33 +24,33 @@ use tokio::time::timeout;
 /// the greeting, of some hundred.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// Most events kept until somebody asks for them. Older ones go first: a guest can cause
-/// events, but none that is waited for.
+/// Most events kept until they are requested; the oldest are dropped first. A guest can cause
+/// events, but none that the driver waits for.
 const EVENTS_MAX: usize = 64;
 
 /// Longest wait for an answer. All commands used here are answered in well below a
-/// millisecond, unless the host is overloaded; what takes longer is told by an event.
+/// millisecond, unless the host is overloaded; longer operations report by an event.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Why QEMU did not do what it was told.
+/// Why a QEMU command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum QmpError {
-    /// It refused.
+    /// QEMU refused the command.
     #[error("{description} ({class})")]
     Refused {
-        /// What kind of refusal this is.
+        /// Class of the error.
         class: String,
         /// For people.
         description: String,
     },
-    /// It did not answer, or no event came.
+    /// QEMU did not answer, or the event did not occur.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    /// The connection broke: as a rule QEMU has ended.
+    /// The connection broke: QEMU has usually ended.
     #[error("the control connection is closed")]
     Closed(#[source] io::Error),
-    /// It said something that is no message, or too long for one.
-    #[error("the control connection carries no messages: {0}")]
+    /// QEMU sent a malformed message, or one over the limit.
+    #[error("malformed message on the control connection: {0}")]
     Unreadable(String),
 }
 
@@ -89,7 +89,7 @@ struct Refusal {
 #[derive(Debug)]
 pub(super) struct Qmp {
     stream: UnixStream,
-    /// What was received and is not a whole message yet.
+    /// Received bytes that are not a whole message yet.
     received: Vec<u8>,
     events: VecDeque<Event>,
     last_id: u64,
@@ -101,7 +101,7 @@ impl Qmp {
         let mut qmp = Self { stream, received: Vec::new(), events: VecDeque::new(), last_id: 0 };
         let greeting = within(ANSWER_WAIT_MAX, qmp.message()).await?;
         if greeting.greeting.is_none() {
-            return Err(QmpError::Unreadable("there is no greeting".to_owned()));
+            return Err(QmpError::Unreadable("the greeting is missing".to_owned()));
         }
         qmp.execute("qmp_capabilities", json!({})).await?;
         Ok(qmp)
@@ -156,7 +156,7 @@ impl Qmp {
         self.send(line.as_bytes(), fd).await.map_err(QmpError::Closed)?;
         loop {
             match self.message().await? {
-                // An answer to an earlier command is one nobody waits for any more.
+                // An answer to an earlier command has no caller any more.
                 Message { id: Some(answered), .. } if answered != id => {}
                 Message { error: Some(Refusal { class, desc }), .. } => {
                     return Err(QmpError::Refused { class, description: desc });
@@ -167,7 +167,7 @@ impl Qmp {
         }
     }
 
-    /// Keeps an event for whoever asks.
+    /// Keeps an event for a later call.
     fn note(&mut self, message: Message) {
         if let Some(name) = message.event {
             if self.events.len() == EVENTS_MAX {
@@ -211,7 +211,7 @@ impl Qmp {
             }
             searched = self.received.len();
             if searched > MESSAGE_BYTES_MAX {
-                return Err(QmpError::Unreadable("a message without end".to_owned()));
+                return Err(QmpError::Unreadable("unterminated message".to_owned()));
             }
             let read = self.stream.read_buf(&mut self.received).await;
             if read.map_err(QmpError::Closed)? == 0 {
@@ -246,14 +246,14 @@ pub(super) mod tests {
     pub(in crate::qemu) async fn peer(mut stream: UnixStream, script: &[&str]) -> Vec<String> {
         let (reader, mut writer) = stream.split();
         let mut commands = BufReader::new(reader).lines();
-        let mut heard = Vec::new();
+        let mut executed = Vec::new();
         writer.write_all(script[0].as_bytes()).await.unwrap();
         for words in &script[1..] {
             let Ok(Some(command)) = commands.next_line().await else { break };
-            heard.push(command);
+            executed.push(command);
             writer.write_all(words.as_bytes()).await.unwrap();
         }
-        heard
+        executed
     }
 
     /// Negotiates with a QEMU of that `script`, then executes `stop`.
@@ -273,13 +273,13 @@ pub(super) mod tests {
 {"return": {"late": true}, "id": 1}
 {"return": {"now": true}, "id": 2}
 "#;
-        let (answer, heard) = stop(&[&format!("{GREETING}\r\n"), negotiated, stopped]).await;
+        let (answer, commands) = stop(&[&format!("{GREETING}\r\n"), negotiated, stopped]).await;
         assert_eq!(answer.unwrap(), json!({ "now": true }));
         let expect = [
             r#"{"arguments":{},"execute":"qmp_capabilities","id":1}"#,
             r#"{"arguments":{},"execute":"stop","id":2}"#,
         ];
-        assert_eq!(heard, expect);
+        assert_eq!(commands, expect);
     }
 
     #[tokio::test(start_paused = true)]
@@ -293,10 +293,10 @@ pub(super) mod tests {
             (&[&greeting, negotiated], "the control connection is closed"),
             (&[&greeting], "the control connection is closed"),
             (&[&greeting, negotiated, "{\"return\":"], "the control connection is closed"),
-            (&[&greeting, negotiated, "\n"], "the control connection carries no messages"),
-            (&["SSH-2.0-x\n"], "the control connection carries no messages"),
-            (&[negotiated], "the control connection carries no messages: there is no greeting"),
-            (&[&endless], "the control connection carries no messages: a message without"),
+            (&[&greeting, negotiated, "\n"], "malformed message on the control connection"),
+            (&["SSH-2.0-x\n"], "malformed message on the control connection"),
+            (&[negotiated], "malformed message on the control connection: the greeting is missing"),
+            (&[&endless], "malformed message on the control connection: unterminated message"),
         ];
         for (script, expect) in cases {
             let error = stop(script).await.0.unwrap_err().to_string();
@@ -321,7 +321,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn events_wait_for_whoever_asks_but_not_without_bound() {
+    async fn events_are_kept_until_requested_within_a_limit() {
         let (mut qmp, mut theirs) = connected().await;
         let event = |n: usize| format!("{{\"event\": \"E\", \"data\": {{\"n\": {n}}}}}\n");
         let flood: String = (0..EVENTS_MAX + 10).map(event).collect();

@@ -1,4 +1,4 @@
-//! A QEMU that has its template before it and has not loaded it.
+//! A QEMU process that is ready to load its template.
 
 use std::os::fd::OwnedFd;
 
@@ -8,7 +8,7 @@ use super::migration;
 use super::qmp::Qmp;
 use crate::{BootError, ExitWatch, RestoreError, Standby};
 
-/// A QEMU that has its template before it and has not loaded it.
+/// A QEMU process that is ready to load its template.
 #[derive(Debug)]
 pub struct QemuStandby {
     qmp: Qmp,

@@ -1,8 +1,8 @@
-//! A template's file that nobody can change: a copy in a sealed memory file.
+//! An immutable copy of a template's file in a sealed memory file.
 //!
 //! A VMM that opens the template's file for writing, as QEMU does even to map it privately,
-//! could change every microVM started from it. Of a sealed file it gets private mappings,
-//! with what it writes to them its own, and no others, whoever owns it (`memfd_create(2)`).
+//! could change every microVM started from it. A sealed file allows only private
+//! mappings, whose writes stay private, whoever owns it (`memfd_create(2)`).
 
 use std::fs::File;
 use std::io;

@@ -107,8 +107,8 @@ fn torn_and_hostile_records_kill_nobody() {
         leave(world.path(), name, record);
     }
     let removed = remove_orphans(world.path(), is_vm).unwrap();
-    let fates: Vec<_> = removed.iter().map(|removed| removed.vmm).collect();
-    assert_eq!(fates, records.map(|(_, _, fate)| fate));
+    let outcomes: Vec<_> = removed.iter().map(|removed| removed.vmm).collect();
+    assert_eq!(outcomes, records.map(|(_, _, outcome)| outcome));
     assert!(process_exists(std::process::id()));
     assert!(world.vm_dirs().is_empty());
 }

@@ -83,7 +83,7 @@ async fn death_is_noticed_with_its_reason_and_its_last_words() {
     let vm = vmm.boot(world.spec("sb_1")).await.unwrap();
     let process_id = vm.process_id();
     assert_eq!(vm.exited().wait().await, ExitReason::Code(7));
-    assert!(!process_exists(process_id), "reaped before it is told");
+    assert!(!process_exists(process_id), "reaped before the end is reported");
     assert_eq!(console_tail(vm.console_log(), 9), "out\nerr");
     assert!(matches!(vm.connect(1024).await, Err(ConnectError::Closed)));
     assert_eq!(world.vm_dirs(), ["sb_1"], "its log is kept until somebody asks");

@@ -21,7 +21,7 @@ fn qemu(world: &World, script: &str) -> Result<Qemu, FindQemuError> {
         binary,
         accel: AccelChoice::Tcg,
         console: true,
-        reason: "qemu was asked for".to_owned(),
+        reason: "qemu was requested".to_owned(),
         jail: JailConfig { choice: JailChoice::Off, ..JailConfig::default() },
     })
 }
@@ -41,7 +41,7 @@ fn description_says_what_and_why() {
     let description = qemu.description();
     assert_eq!((description.driver, description.accelerator), ("qemu", "tcg"));
     assert_eq!(description.version, "7.2.0");
-    let expect = "qemu was asked for; software emulation was demanded; not jailed (switched off): \
+    let expect = "qemu was requested; software emulation was requested; not jailed (switched off): \
                   no user or root of its own";
     assert_eq!(description.reason, expect);
 }

@@ -48,7 +48,7 @@ pub async fn exec(
 
 fn timed(times: &ExecTimes) -> Timed {
     let timing = ServerTiming::default()
-        .with("turn", times.turn)
+        .with("turn", times.permit)
         .with("connect", times.connection)
         .with("launch", times.launch)
         .with("run", times.run)

@@ -1,12 +1,12 @@
-//! How many microVMs a pool may hold: more after a burst, less in quiet times.
+//! Ceiling of a pool: higher after a burst, lower when the pool is idle.
 
 use std::time::{Duration, Instant};
 
 /// How many times its target a pool may grow to.
 const GROWTH_MAX: usize = 4;
 
-/// Rises by one with every sandbox asked for in vain, and sinks by one with every stretch of
-/// idle, down to the target.
+/// Rises by one with every request that finds the pool empty, and falls by one with every idle
+/// period, down to the target.
 #[derive(Debug)]
 pub(crate) struct Ceiling {
     target: usize,

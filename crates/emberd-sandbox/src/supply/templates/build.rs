@@ -23,34 +23,34 @@ use crate::supply::base::Base;
 use crate::supply::boot::{self, Answered};
 use crate::supply::restore::run_warm_up;
 
-/// How often the pack's warm-up runs before the snapshot: the first run fills the page cache,
-/// the second takes the paths the first could not, the third finds everything warm.
+/// Number of warm-up runs before the snapshot: the first run fills the page cache, the second
+/// takes the paths that the first could not, the third finds everything warm.
 const WARM_UPS: usize = 3;
 
-/// How long a guest may take to come to rest: starting a warm interpreter takes seconds on an
+/// Time that a guest may take to settle: starting a warm interpreter takes seconds on an
 /// emulated processor.
 const SETTLE_WAIT_MAX: Duration = Duration::from_secs(90);
 
 /// Why a template was not made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MakeError {
-    /// The microVM it is made of did not come up.
-    #[error("the microVM it is made of did not come up")]
+    /// The template's microVM did not start.
+    #[error("the template's microVM did not start")]
     Boot(#[from] CreateError),
-    /// The guest did not do what was asked.
-    #[error("the guest it is made of failed")]
+    /// The guest did not complete a step.
+    #[error("the template's guest failed")]
     Guest(#[from] AnswerError),
-    /// The pack's zygote did not get ready: every clone would spawn each of its programs.
-    #[error("the zygote of the guest it is made of did not get ready")]
+    /// The pack's zygote did not become ready: every clone would spawn each of its programs.
+    #[error("the zygote of the template's guest did not become ready")]
     NoZygote,
     /// The snapshot was not written or not published.
-    #[error("no snapshot was made")]
+    #[error("cannot take the snapshot")]
     Snapshot(#[from] SnapshotError),
 }
 
 /// Makes the template `into` for the pack with `image`, of a microVM in the place of `sandbox`.
 ///
-/// Dropping the future leaves neither microVM nor half a template.
+/// Dropping the future leaves no microVM and no partial template.
 pub(crate) async fn make(
     base: &Base,
     sandbox: &Sandbox,
@@ -69,7 +69,7 @@ pub(crate) async fn make(
     made
 }
 
-/// Brings the guest to where every clone is to begin.
+/// Brings the guest to the state in which every clone starts.
 async fn prepare(
     vm: &AnyMicroVm,
     link: &mut Link<Stream>,
@@ -77,8 +77,8 @@ async fn prepare(
     image: &PackImage,
 ) -> Result<(), MakeError> {
     settle(vm, link).await?;
-    // What every clone does again is less to do the second time: files are in the upper layer of
-    // the overlay then, and the cover of the boot id is in place.
+    // Every clone renews again. The second renewal is cheaper: its files are then in the upper
+    // layer of the overlay, and the cover of the boot id is in place.
     answer(vm, Instant::now(), SETTLE_WAIT_MAX, renew(link, &id.to_string())).await?;
     if let Some(code) = &image.warm_up {
         for _ in 0..WARM_UPS {

@@ -1,4 +1,4 @@
-//! Builds what templates are wanted, one at a time, behind everybody's back.
+//! Builds the requested templates one at a time, in the background.
 
 use std::sync::Arc;
 
@@ -14,27 +14,27 @@ use super::store::{self, open_verified};
 use super::{Plan, Slot, State, Templates};
 use crate::supply::sources::Sources;
 
-/// The pack whose template is built first: the one callers get who name none.
+/// The pack whose template is built first: the default for callers that name no pack.
 const FIRST_PACK: &str = "python";
 
-/// Why there is no template.
+/// Why a template could not be obtained.
 #[derive(Debug, thiserror::Error)]
 enum ObtainError {
-    /// What lies in its place cannot be removed.
-    #[error("cannot remove the template that is of no use")]
+    /// The template's directory holds an unusable template that cannot be removed.
+    #[error("cannot remove the unusable template")]
     Remove(#[source] std::io::Error),
-    /// It was not made.
+    /// The build failed.
     #[error(transparent)]
     Make(#[from] MakeError),
 }
 
-/// What there is to do.
+/// Work on one template.
 enum Task {
     Obtain(CancellationToken),
     Verify(Arc<Template>),
 }
 
-/// Does what is wanted; never ends.
+/// Builds and verifies templates on request; never returns.
 pub(crate) async fn build_all(sources: Arc<Sources>, templates: Arc<Templates>) {
     loop {
         let woken = templates.work.notified();
@@ -46,7 +46,7 @@ pub(crate) async fn build_all(sources: Arc<Sources>, templates: Arc<Templates>) 
                 verify(&sources, pack, slot, template).await;
             }
             None => match templates.next_retry() {
-                // Whether it was told or it is time makes no difference.
+                // A notification and the deadline have the same effect.
                 Some(deadline) => drop(timeout_at(deadline, woken).await),
                 None => woken.await,
             },
@@ -55,7 +55,7 @@ pub(crate) async fn build_all(sources: Arc<Sources>, templates: Arc<Templates>) 
 }
 
 impl Templates {
-    /// What is wanted comes before what failed and is tried again.
+    /// Returns the next task. Requested builds come before retries of failed builds.
     fn next_task(&self) -> Option<(&PackName, &Slot, Task)> {
         let first = self.slots.iter().filter(|(pack, _)| pack.as_str() == FIRST_PACK);
         let others = self.slots.iter().filter(|(pack, _)| pack.as_str() != FIRST_PACK);
@@ -84,7 +84,7 @@ impl Slot {
                 }
                 _ => None,
             };
-            // Nobody waits for that.
+            // No task waits for this change.
             false
         });
         task
@@ -102,7 +102,7 @@ impl Slot {
         due.then_some(Task::Obtain(cut))
     }
 
-    /// Ends a build, unless it was cut off.
+    /// Ends a build, unless it was cancelled.
     fn settle(&self, cut: &CancellationToken, end: impl FnOnce(&mut Plan)) {
         self.plan.send_modify(|plan| {
             if !cut.is_cancelled() {
@@ -119,7 +119,7 @@ async fn obtain(
     slot: &Slot,
     cut: CancellationToken,
 ) {
-    let turn = templates.turn.lock().await;
+    let build_lock = templates.build_lock.lock().await;
     let started = Instant::now();
     let obtained = cut.run_until_cancelled(open_or_make(sources, templates, pack, slot)).await;
     match obtained {
@@ -136,11 +136,11 @@ async fn obtain(
             slot.settle(&cut, |plan| plan.fail(error));
         }
     }
-    drop(turn);
+    drop(build_lock);
     sources.pools.wake.notify_one();
 }
 
-/// The template that lies there, else a new one.
+/// Returns the existing template if it is usable, else builds a new one.
 async fn open_or_make(
     sources: &Sources,
     templates: &Templates,
@@ -156,7 +156,7 @@ async fn open_or_make(
             if source.kind() == std::io::ErrorKind::NotFound && !path.exists() => {}
         Err(error) => {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(%pack, error, "removing a template that is of no use");
+            tracing::warn!(%pack, error, "removing an unusable template");
         }
     }
     store::remove(&path).map_err(ObtainError::Remove)?;
@@ -166,7 +166,7 @@ async fn open_or_make(
     let made = make(base, &base.sandbox(pack), sources.image(pack), &path).await;
     match made {
         Ok(template) => Ok(template),
-        // Perhaps another daemon was faster.
+        // Another daemon may have published the template first.
         Err(error @ MakeError::Snapshot(_)) => {
             opened(&path, slot).await.map_err(|_nothing_there| error.into())
         }
@@ -174,14 +174,14 @@ async fn open_or_make(
     }
 }
 
-/// Opens and verifies the template at `path`, on a thread that may block.
+/// Opens and verifies the template at `path` on a blocking thread.
 async fn opened(path: &std::path::Path, slot: &Slot) -> Result<Template, TemplateError> {
     let (path, key) = (path.to_owned(), slot.key.clone());
     let opened = spawn_blocking(move || open_verified(&path, &key)).await;
     opened.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
 }
 
-/// Reads a template again of which a restore failed.
+/// Verifies a template after a restore from it failed.
 async fn verify(sources: &Sources, pack: &PackName, slot: &Slot, template: Arc<Template>) {
     if let Err(error) = opened(template.dir(), slot).await {
         sources.invalidate(pack, &template, &error);

@@ -1,8 +1,8 @@
 //! The directory of templates, which several daemons may share.
 //!
-//! Each holds a shared lock on the directory for life. Who gets an exclusive one when it starts
-//! is alone, and removes what nobody will use: templates that are not current, not finished,
-//! or not readable. Others remove nothing but what they know to be broken.
+//! Each daemon holds a shared lock on the directory. A daemon that gets an exclusive lock at its
+//! start is alone, and removes unusable templates: those that are outdated, unfinished or
+//! unreadable. Other daemons remove only templates that they know to be broken.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -23,7 +23,7 @@ const DIGEST_DIGITS: usize = 16;
 /// Bytes of a block, as `stat` counts them (stat(2)).
 const BLOCK_BYTES: u64 = 512;
 
-/// A directory of templates that nobody cleans up while this lives.
+/// A directory of templates, locked against clean-up while this value lives.
 #[derive(Debug)]
 pub(crate) struct Store {
     dir: PathBuf,
@@ -37,8 +37,8 @@ impl Store {
     pub fn open(dir: &Path, current: &BTreeSet<String>) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         if !is_own(dir)? {
-            // Whoever can write here can put code into every sandbox.
-            let reason = "not a directory of this user alone";
+            // A user who can write here can put code into every sandbox.
+            let reason = "not a directory that only this user can write to";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
         }
         let alone = File::open(dir)?;
@@ -53,15 +53,15 @@ impl Store {
         Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 
-    /// Where the template of `pack` with `key` lies.
+    /// Returns the path of the template of `pack` with `key`.
     pub fn path(&self, pack: &PackName, key: &TemplateKey) -> PathBuf {
         self.dir.join(name(pack, key))
     }
 }
 
-/// Removes the template at `path`, if there is one, so that nobody ever sees half of it.
+/// Removes the template at `path`, if it exists. No reader sees a partial template.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    /// Tells apart what one process sets aside.
+    /// Distinguishes the templates that one process renames for removal.
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut aside = path.as_os_str().to_owned();
@@ -86,7 +86,7 @@ pub(crate) fn open_verified(path: &Path, key: &TemplateKey) -> Result<Template, 
     Ok(template)
 }
 
-/// Bytes the template's files take on disk, and when it was made, as far as can be told.
+/// Returns the bytes that the template's files take on disk, and when it was made; none if unknown.
 pub(crate) fn size_and_age(template: &Template) -> (Option<u64>, Option<SystemTime>) {
     let files = [template.state(), template.memory()];
     let blocks = files.iter().map(|file| file.metadata().map(|metadata| metadata.blocks()));
@@ -101,23 +101,22 @@ fn remove_useless(dir: &Path, current: &BTreeSet<String>) -> io::Result<()> {
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| is_name(name)) else { continue };
         let useless = if name.ends_with(UNFINISHED_SUFFIX) {
-            "not finished"
+            "unfinished"
         } else if !current.contains(name) {
-            "made with something else than is here now"
+            "made for other images or another host"
         } else if let Err(error) = Template::open(&entry.path()) {
-            tracing::debug!(error = &error as &dyn std::error::Error, name, "not readable");
-            "not readable"
+            tracing::debug!(error = &error as &dyn std::error::Error, name, "unreadable");
+            "unreadable"
         } else {
             continue;
         };
         fs::remove_dir_all(entry.path())?;
-        tracing::info!(dir = %entry.path().display(), "removed a template that is {useless}");
+        tracing::info!(dir = %entry.path().display(), "removed a template: {useless}");
     }
     Ok(())
 }
 
-/// Whether a template, finished or not, would be called that: whatever else somebody put there
-/// is left alone.
+/// Whether `name` is that of a template, finished or not. Other entries are left alone.
 fn is_name(name: &str) -> bool {
     let finished = name.split_once('.').map_or(name, |(finished, _)| finished);
     let Some((pack, digest)) = finished.rsplit_once('-') else { return false };

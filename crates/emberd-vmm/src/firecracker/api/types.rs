@@ -68,7 +68,7 @@ pub(crate) enum Action {
     InstanceStart,
 }
 
-/// `PATCH /vm`; asking for the present state is no error.
+/// `PATCH /vm`; requesting the present state succeeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "state")]
 pub(crate) enum VmState {

@@ -1,11 +1,11 @@
-//! What a guest sends, merged on its way to the mux.
+//! Merges the data of a guest before the mux.
 //!
 //! ```text
 //! channel ─▶ frames ─▶ bytes held for each stream ─▶ one frame ─▶ yamux ─▶ reader
 //!                       while its reader has some left
 //! ```
-//! The mux keeps each frame of data as a piece of its own, and a piece of one byte costs it some
-//! eighty. So data that nobody has asked for yet wait here, end to end in one buffer.
+//! The mux keeps each data frame as a piece of its own, and a piece of one byte takes some 80
+//! bytes. So data that no reader has requested yet wait here, concatenated in one buffer.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -42,28 +42,28 @@ const ACK: u16 = 2;
 const FIN: u16 = 4;
 const RST: u16 = 8;
 
-/// The streams of one session, and what is held for each.
+/// The streams of one session, with the data held for each.
 #[derive(Clone, Default)]
 pub(super) struct Inbox(Arc<Mutex<Streams>>);
 
 #[derive(Default)]
 struct Streams {
     by_id: HashMap<u32, Held>,
-    /// Those that something can be passed on for.
+    /// Streams whose data can be passed on.
     ready: VecDeque<u32>,
-    /// Of the task that passes it on.
+    /// Waker of the task that passes data on.
     waker: Option<Waker>,
-    /// Whether all is passed on, since nothing more comes.
+    /// Whether all data are passed on, at the end of the channel.
     draining: bool,
 }
 
-/// What is held for one stream.
+/// Data held for one stream.
 #[derive(Default)]
 struct Held {
     data: BytesMut,
-    /// Passed on, and not read yet.
+    /// Bytes passed on and not read yet.
     unread: usize,
-    /// The guest has ended it; the mux is not told before the data are passed on.
+    /// Whether the guest has ended the stream; passed to the mux after the data.
     ended: bool,
     is_listed: bool,
 }
@@ -84,12 +84,12 @@ impl Inbox {
         self.lock().by_id.insert(id, Held::default());
     }
 
-    /// Drops what is held for a stream.
+    /// Drops the data held for a stream.
     pub(super) fn forget(&self, id: u32) {
         self.lock().by_id.remove(&id);
     }
 
-    /// A reader has taken so many bytes of a stream.
+    /// Records that a reader has taken `bytes` of a stream.
     pub(super) fn took(&self, id: u32, bytes: usize) {
         let mut streams = self.lock();
         if let Some(held) = streams.by_id.get_mut(&id) {
@@ -104,7 +104,7 @@ impl Inbox {
 }
 
 impl Streams {
-    /// Has something passed on for a stream, if it can be.
+    /// Marks a stream as ready if its data can be passed on.
     fn offer(&mut self, id: u32) {
         let Some(held) = self.by_id.get_mut(&id) else { return };
         if !held.is_listed && held.can_pass(self.draining) {
@@ -142,7 +142,7 @@ impl Streams {
         false
     }
 
-    /// Nothing more comes: what is held is all there is.
+    /// Marks the end of the channel: passes on all held data.
     fn drain(&mut self) {
         self.draining = true;
         let ids: Vec<_> = self.by_id.keys().copied().collect();
@@ -161,11 +161,11 @@ fn put_header(out: &mut BytesMut, kind: u8, flags: u16, id: u32, length: usize) 
 
 /// Where in a frame the channel is.
 enum At {
-    /// So many bytes of a header are in.
+    /// The received bytes of a header, and their number.
     Header([u8; HEADER_BYTES], usize),
-    /// So many bytes of data are to come: for a stream that is held, or for the mux to judge.
+    /// The bytes of data to come: for a held stream, or for the mux to check.
     Body { held: Option<u32>, left: usize },
-    /// What comes is no frame of the mux, which is to find that itself.
+    /// The bytes are not a frame of the mux, which detects the error itself.
     Malformed,
 }
 
@@ -187,7 +187,7 @@ impl<C: AsyncRead + Unpin> Merging<C> {
         Self { channel, inbox: Inbox::default(), at: START, input, out: BytesMut::new() }
     }
 
-    /// Forgets the session that was, and begins another.
+    /// Drops the last session, and begins another.
     pub(super) fn begin(&mut self) -> Inbox {
         self.inbox = Inbox::default();
         self.out = BytesMut::new();
@@ -204,12 +204,12 @@ impl<C: AsyncRead + Unpin> Merging<C> {
                 futures::io::copy(rest, &mut futures::io::sink()).await?;
                 ([0; HEADER_BYTES], 0)
             }
-            At::Malformed => return Err(malformed("no frame of the mux")),
+            At::Malformed => return Err(malformed("not a frame of the mux")),
         };
         Ok((&mut self.channel, header, have))
     }
 
-    /// Takes what has come.
+    /// Processes received bytes.
     fn receive(&mut self, mut input: &[u8]) -> io::Result<()> {
         let mut streams = self.inbox.lock();
         while !input.is_empty() {
@@ -228,7 +228,7 @@ impl<C: AsyncRead + Unpin> Merging<C> {
                     let (body, rest) = input.split_at(bytes);
                     match held.and_then(|id| streams.by_id.get_mut(&id)) {
                         Some(held) => held.data.extend_from_slice(body),
-                        // Its reader has left meanwhile: the mux was told of no such frame.
+                        // The reader has left: the mux gets no such frame.
                         None if held.is_some() => {}
                         None => self.out.extend_from_slice(body),
                     }
@@ -249,7 +249,7 @@ impl<C: AsyncRead + Unpin> Merging<C> {
     }
 }
 
-/// What follows a header; what the mux is to hear of it at once is appended to `out`.
+/// Returns the state after a header; appends to `out` what the mux must process at once.
 fn head(streams: &mut Streams, header: [u8; HEADER_BYTES], out: &mut BytesMut) -> io::Result<At> {
     let [version, kind, f0, f1, i0, i1, i2, i3, l0, l1, l2, l3] = header;
     let flags = u16::from_be_bytes([f0, f1]);
@@ -264,7 +264,7 @@ fn head(streams: &mut Streams, header: [u8; HEADER_BYTES], out: &mut BytesMut) -
     let held = streams.by_id.get_mut(&id).filter(|_| kind == DATA || kind == WINDOW_UPDATE);
     let Some(held) = held else {
         if flags & SYN != 0 && (kind == DATA || kind == WINDOW_UPDATE) {
-            // The mux would say so in the log, once for each such frame.
+            // The mux would log each such frame.
             return Err(malformed("the guest opened a stream"));
         }
         out.extend_from_slice(&header);
@@ -274,7 +274,7 @@ fn head(streams: &mut Streams, header: [u8; HEADER_BYTES], out: &mut BytesMut) -
         return Err(malformed("more data than their window"));
     }
     if flags & RST != 0 {
-        // Nothing held is worth more than knowing that it is over.
+        // A reset is passed on before held data, which are dropped.
         *held = Held::default();
         put_header(out, WINDOW_UPDATE, flags, id, 0);
         return Ok(after(Some(id)));
@@ -391,7 +391,7 @@ mod tests {
         }
     }
 
-    /// What comes after the guest's bytes.
+    /// End of the guest's bytes.
     enum Then {
         Nothing,
         End,

@@ -126,7 +126,7 @@ impl Lab {
     }
 
     /// Waits until the double of the microVM `name` has made `mark` so many `times`, while
-    /// `meanwhile` goes on without an end.
+    /// `meanwhile` does not end.
     pub async fn marked<T: std::fmt::Debug>(
         &self,
         name: &str,

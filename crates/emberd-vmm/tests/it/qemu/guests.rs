@@ -196,7 +196,7 @@ async fn a_template_that_cannot_be_used_is_an_error_and_leaves_nothing() {
     let Some(lab) = Lab::new() else { return };
     let template = lab.template(&lab.boot().await).await.unwrap();
 
-    // Killed while it stands by: told, and told again by the load.
+    // Killed while it stands by: reported by the watch, and again by the load.
     let standby = lab.stand_by(&template, "sb_1").await.unwrap();
     signal(standby.process_id(), Signal::KILL);
     assert_eq!(standby.exited().wait().await, ExitReason::Signal(9));

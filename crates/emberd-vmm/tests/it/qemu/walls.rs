@@ -36,7 +36,7 @@ fn descriptors(process_id: u32) -> Vec<(i32, PathBuf)> {
     let entries = fs::read_dir(format!("/proc/{process_id}/fd")).unwrap().map(Result::unwrap);
     let numbers = entries.map(|entry| entry.file_name().to_str().unwrap().parse().unwrap());
     let above = numbers.filter(|number: &i32| *number > 2);
-    // One that was closed meanwhile leads nowhere.
+    // A link of a closed descriptor leads nowhere.
     above
         .filter_map(|number| {
             Some((number, fs::read_link(format!("/proc/{process_id}/fd/{number}")).ok()?))
@@ -188,7 +188,7 @@ async fn jailed_vms_have_different_users_and_what_a_killed_daemon_left_is_remove
     lab.assert_left(1);
 }
 
-/// What a clone changed is told from what it has of its template by `/proc/PID/pagemap`: its
+/// `/proc/PID/pagemap` distinguishes a clone's changes from its template's memory: its
 /// own pages are anonymous, the template's are a file's.
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_of_a_clones_own_are_told_from_its_templates() {

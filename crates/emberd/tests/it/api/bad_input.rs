@@ -267,9 +267,9 @@ async fn killed_microvm_is_gone_and_can_be_deleted() {
     wait::until(async || api.client.get(&id).await.unwrap().state == SandboxState::Gone).await;
     let (status, error) = refusal(api.exec(&id, "").await);
     assert_eq!((status, error.code), (410, ErrorCode::SandboxGone));
-    assert!(error.error.contains("was ended by signal 9"), "{error:?}");
+    assert!(error.error.contains("was killed by signal 9"), "{error:?}");
     let sandbox = api.client.get(&id).await.unwrap();
-    assert_eq!(sandbox.reason.as_deref(), Some("its VMM was ended by signal 9"));
+    assert_eq!(sandbox.reason.as_deref(), Some("its VMM was killed by signal 9"));
     api.client.delete(&id).await.unwrap();
     assert_eq!(refusal(api.client.delete(&id).await).0, 404);
     api.stop().await;
@@ -336,7 +336,7 @@ async fn deletion_during_an_exec() {
     let (outcome, ()) = tokio::join!(exec, delete);
     let (status, error) = refusal(outcome);
     assert_eq!((status, error.code), (410, ErrorCode::SandboxGone));
-    assert!(error.error.contains("was deleted meanwhile"), "{error:?}");
+    assert!(error.error.contains("was deleted during the operation"), "{error:?}");
     api.stop().await;
 }
 

@@ -180,7 +180,7 @@ async fn firecracker_of_the_data_directory_is_found_and_the_choice_is_explained(
     let mut daemon = Daemon::spawn(command);
     let vmm = daemon.client.info().await.unwrap().vmm;
     assert_eq!((vmm.driver.as_str(), vmm.accelerator.as_str()), ("firecracker", "kvm"));
-    assert!(vmm.reason.starts_with("firecracker was asked for; "), "{}", vmm.reason);
+    assert!(vmm.reason.starts_with("firecracker was requested; "), "{}", vmm.reason);
     assert!(vmm.reason.contains("not jailed (switched off)"), "{}", vmm.reason);
     daemon.create().await;
     daemon.signal(Signal::TERM);
