@@ -1,5 +1,10 @@
 //! The paths of the HTTP API, as routes and as links.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_encode};
+
+/// What is encoded in a path, of ASCII.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
 /// `POST` creates a sandbox, `GET` lists all sandboxes.
 pub const SANDBOXES: &str = "/sandboxes";
 /// `GET` shows one sandbox, `DELETE` deletes it.
@@ -122,23 +127,19 @@ pub fn files(route: &str, id: &str, query: &[(&str, &[u8])]) -> String {
         path.push(if number == 0 { '?' } else { '&' });
         path.push_str(name);
         path.push('=');
-        path.push_str(&encoded(value));
+        path.extend(encoded(value));
     }
     path
 }
 
 /// Encodes `text` as one segment of a path.
 fn segment(text: &str) -> String {
-    encoded(text.as_bytes())
+    encoded(text.as_bytes()).to_string()
 }
 
-/// Percent-encodes all but unreserved characters (RFC 3986 §2.3).
-fn encoded(bytes: &[u8]) -> String {
-    let encode = |byte: &u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => char::from(*byte).into(),
-        _ => format!("%{byte:02X}"),
-    };
-    bytes.iter().map(encode).collect()
+/// Percent-encodes all but unreserved characters (RFC 3986 §2.3), and `.`: no id is a step up.
+fn encoded(bytes: &[u8]) -> PercentEncode<'_> {
+    percent_encode(bytes, ENCODED)
 }
 
 #[cfg(test)]

@@ -52,7 +52,8 @@ pub(crate) struct Session<S> {
     pub watches: Arc<Semaphore>,
     /// One permit for each connection to a port that may be open.
     pub port_connections: Arc<Semaphore>,
-    idle: Mutex<Vec<Link<S>>>,
+    /// The idle connections; none are kept once they were closed.
+    idle: Mutex<Option<Vec<Link<S>>>>,
 }
 
 impl<S: ByteStream> Session<S> {
@@ -65,7 +66,7 @@ impl<S: ByteStream> Session<S> {
             file_operations: Arc::new(Semaphore::new(FILE_OPERATIONS_MAX)),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             port_connections: Arc::new(Semaphore::new(PORT_CONNECTIONS_MAX)),
-            idle: Mutex::new(vec![first]),
+            idle: Mutex::new(Some(vec![first])),
         }
     }
 
@@ -97,6 +98,7 @@ impl<S: ByteStream> Session<S> {
             let error = &source as &dyn std::error::Error;
             tracing::warn!(id = %guest, error, "the guest broke the protocol: its microVM is ended");
             self.host.end();
+            self.close();
             return GuestError::Failed { guest, source };
         }
         match timeout(END_GRACE, self.host.ended()).await {
@@ -132,24 +134,26 @@ impl<S: ByteStream> Session<S> {
 
     // The lock is not held while a connection is checked.
     fn pop(&self) -> Option<Link<S>> {
-        self.idle.lock().pop()
+        self.idle.lock().as_mut()?.pop()
     }
 
     /// Keeps a connection whose operation ended in step.
     pub fn keep(&self, link: Link<S>) {
-        let mut idle = self.idle.lock();
-        if idle.len() < IDLE_LINKS_MAX {
+        if let Some(idle) = self.idle.lock().as_mut()
+            && idle.len() < IDLE_LINKS_MAX
+        {
             idle.push(link);
         }
     }
 
     /// Whether an idle connection is open that the guest has not closed.
     pub fn is_idle(&self) -> bool {
-        self.idle.lock().last_mut().is_some_and(Link::is_idle)
+        self.idle.lock().as_mut().and_then(|idle| idle.last_mut()).is_some_and(Link::is_idle)
     }
 
-    /// Closes the idle connections.
+    /// Closes the idle connections, and from now on each that ends its operation.
     pub fn close(&self) {
-        self.idle.lock().clear();
+        let idle = self.idle.lock().take();
+        drop(idle);
     }
 }

@@ -1,13 +1,12 @@
 //! Resource usage of the machine, from its kernel: `/proc` (proc(5)) and statvfs(3).
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use emberd_proto::Metrics;
 use nix::sys::statvfs::statvfs;
 use parking_lot::Mutex;
 
-use crate::agent;
+use crate::{agent, machine};
 
 /// Bit of a process's flags that marks a kernel thread (`PF_KTHREAD`, include/linux/sched.h).
 const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -30,7 +29,7 @@ impl Usage {
         let memory = Memory::of(&read("meminfo"));
         let (disk_total_bytes, disk_used_bytes) = disk();
         Metrics {
-            time_ms: epoch_ms(),
+            time_ms: machine::wall_clock_us() / 1000,
             cpu_count: cpu_count(&stat),
             cpu_used_percent: self.cpu_used_percent(CpuTime::of(&stat)),
             memory_total_bytes: memory.total,
@@ -139,11 +138,6 @@ fn is_kernel_thread(stat: &[u8]) -> bool {
 
 fn read(name: &str) -> String {
     fs::read_to_string(format!("/proc/{name}")).unwrap_or_default()
-}
-
-fn epoch_ms() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

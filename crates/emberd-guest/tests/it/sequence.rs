@@ -2,12 +2,13 @@
 //! every operation comes to an end, and what it hands on is within its limits.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use emberd_guest::{Guest, Link};
+use emberd_guest::{Guest, GuestError, Link};
 use emberd_proto::exec::{ExecExit, OUTPUT_BYTES_MAX};
 use emberd_proto::file::{BATCH_MAX, ChangeKind, FileChange};
 use emberd_proto::message::GENERATION;
@@ -15,6 +16,7 @@ use emberd_proto::{
     ContextRun, ContextSpec, Decoder, ExecSpec, FileEntry, FileType, GuestMessage, HostMessage,
     Kind, ProcessSpec, Refusal, RefusalCode, Welcome, frame,
 };
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
@@ -220,6 +222,26 @@ async fn guest_of(script: Script) -> Guest<DuplexStream> {
         broke: Arc::new(AtomicBool::new(false)),
     };
     Guest::new("sb_000000000000".to_owned(), host, first)
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_once_the_protocol_is_broken() {
+    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let pongs = vec![message(&GuestMessage::Pong); 3];
+    let guest = guest_of(Arc::new(Mutex::new(pongs.into()))).await;
+    let mut metrics = pin!(guest.metrics());
+    assert!(metrics.as_mut().now_or_never().is_none(), "the guest has not run yet");
+    // The first connection is in use: this opens another, which is idle then.
+    guest.ping().await.unwrap();
+    assert_eq!((guest.is_idle(), alive()), (true, 2));
+    let broken = metrics.await;
+    assert!(matches!(broken, Err(GuestError::Failed { .. })), "{broken:?}");
+    assert!(!guest.is_idle());
+    tokio::task::yield_now().await;
+    assert_eq!(alive(), 0, "the guest sees each of its connections end");
+    // What was under way meanwhile leaves no connection behind.
+    guest.ping().await.unwrap();
+    assert!(!guest.is_idle());
 }
 
 proptest! {

@@ -1,8 +1,9 @@
 //! Limits that each principal has to itself.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::principal::Principal;
@@ -25,7 +26,7 @@ impl PerPrincipal {
 
     /// The semaphore of `principal`. It counts for as long as somebody holds it or a permit of it.
     pub fn of(&self, principal: Principal) -> Arc<Semaphore> {
-        let mut semaphores = self.semaphores();
+        let mut semaphores = self.semaphores.lock();
         if let Some(known) = semaphores.get(&principal).and_then(Weak::upgrade) {
             return known;
         }
@@ -35,11 +36,6 @@ impl PerPrincipal {
         let semaphore = Arc::new(Semaphore::new(self.permits));
         semaphores.insert(principal, Arc::downgrade(&semaphore));
         semaphore
-    }
-
-    /// Nothing that could panic halfway through a change runs under this lock.
-    fn semaphores(&self) -> MutexGuard<'_, HashMap<Principal, Weak<Semaphore>>> {
-        self.semaphores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,7 +65,7 @@ mod tests {
         for user in 2..10_000 {
             limit.of(Principal::Local(Source::User(user)));
         }
-        assert!(limit.semaphores().len() <= SWEEP_AT);
+        assert!(limit.semaphores.lock().len() <= SWEEP_AT);
         assert_eq!(limit.of(ONE).available_permits(), 0, "a permit is in use");
         drop(kept);
     }

@@ -7,8 +7,9 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::pin;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -54,7 +55,7 @@ impl ConnectionPermits {
 
     /// Aborts the connection that has been idle longest, if any is idle.
     pub fn abort_idlest(&self) {
-        if let Some((_, connection)) = self.idle().connections.pop_first() {
+        if let Some((_, connection)) = self.idle.lock().connections.pop_first() {
             connection.abort();
         }
     }
@@ -70,18 +71,13 @@ impl ConnectionPermits {
     }
 
     fn add_idle(&self, connection: ConnectionHandle) -> u64 {
-        let mut idle = self.idle();
+        let mut idle = self.idle.lock();
         let number = idle.next;
         idle.next += 1;
         idle.connections.insert(number, connection);
         drop(idle);
         self.became_idle.notify_waiters();
         number
-    }
-
-    /// Nothing that could panic halfway through a change runs under this lock.
-    fn idle(&self) -> MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -98,13 +94,9 @@ struct State {
 }
 
 impl State {
-    fn idle_number(&self) -> MutexGuard<'_, Option<u64>> {
-        self.idle_number.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn remove_idle(&self) {
-        if let Some(number) = self.idle_number().take() {
-            self.permits.idle().connections.remove(&number);
+        if let Some(number) = self.idle_number.lock().take() {
+            self.permits.idle.lock().connections.remove(&number);
         }
     }
 }
@@ -138,7 +130,7 @@ impl Drop for Busy {
     fn drop(&mut self) {
         if let Some(Entry(state)) = self.0.take() {
             let number = state.permits.add_idle(state.connection.clone());
-            *state.idle_number() = Some(number);
+            *state.idle_number.lock() = Some(number);
         }
     }
 }
@@ -192,7 +184,7 @@ mod tests {
         drop(permits.add(closed.clone()));
         let entry = permits.add(upgraded.clone());
         entry.busy().until_closed();
-        assert!(permits.idle().connections.is_empty());
+        assert!(permits.idle.lock().connections.is_empty());
         permits.abort_idlest();
         assert!(!closed.is_aborted() && !upgraded.is_aborted());
     }
