@@ -41,7 +41,7 @@ pub enum Parting {
 /// this ends.
 ///
 /// # Errors
-/// The daemon refuses or is gone, or standard output is closed.
+/// The daemon refuses the request or does not answer, or standard output is closed.
 pub async fn interact(
     client: &Client,
     id: &str,

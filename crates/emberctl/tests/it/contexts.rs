@@ -100,7 +100,7 @@ fn run_is_shown_as_it_happens_each_kind_on_its_stream() {
         .collect();
     assert_eq!(names, ["started", "stdout", "stderr", "other", "display", "result", "end"]);
     let much = run_events(&daemon, &json!([{"event": "stdout", "text": "much"}]), &[]);
-    assert_eq!(complaint(&much), "emberctl: what the run said was cut at its limit\n");
+    assert_eq!(complaint(&much), "emberctl: the output of the run was cut at its limit\n");
 }
 
 #[test]

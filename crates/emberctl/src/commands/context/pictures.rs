@@ -31,7 +31,7 @@ pub struct Pictures {
 }
 
 impl Pictures {
-    /// Makes the directory they are to be saved in, if there is to be one.
+    /// Creates the directory for pictures, if one was given.
     ///
     /// # Errors
     /// It cannot be made.

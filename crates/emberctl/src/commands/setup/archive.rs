@@ -22,7 +22,7 @@ pub enum UnpackError {
     #[error("cannot run tar")]
     Tar(#[source] io::Error),
     /// The archive does not hold it.
-    #[error("no {member} in the archive: {said}")]
+    #[error("the archive has no {member}: {said}")]
     Missing {
         /// The member.
         member: String,
@@ -36,7 +36,7 @@ pub enum UnpackError {
         member: String,
     },
     /// It cannot be stored.
-    #[error("cannot write it")]
+    #[error("cannot write the program")]
     Write(#[source] io::Error),
 }
 
@@ -66,7 +66,7 @@ pub fn unpack_program(archive: &Path, member: &str, program: &Path) -> Result<()
     let member = member.to_owned();
     match bytes {
         bytes if bytes > PROGRAM_BYTES_MAX => Err(UnpackError::TooLarge { member }),
-        0 => Err(UnpackError::Missing { member, said: first_line(&said, "it is empty") }),
+        0 => Err(UnpackError::Missing { member, said: first_line(&said, "the file is empty") }),
         _ if status.success() => Ok(()),
         _ => Err(UnpackError::Missing { member, said: first_line(&said, &status.to_string()) }),
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! nothing ─▶ part ─▶ whole ─▶ digest right ─▶ done
 //!   ▲        │ ▲ └─ cut off: kept, continued at once if it grew, else by the next run
-//!   └────────┘ └── the server cannot continue it: begun anew
+//!   └────────┘ └── the server cannot continue it: restarted
 //!      wrong digest: removed
 //! ```
 
@@ -92,11 +92,13 @@ impl FetchError {
     /// What a person can do about it, where that is something of its own.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Curl(_) => Some("install it: apt-get install curl, or give --from FILE"),
-            Self::WrongDigest { .. } => {
-                Some("nothing was installed and the download is removed; do not use that source")
+            Self::Curl(_) => {
+                Some("install curl: apt-get install curl, or give the file with --from FILE")
             }
-            Self::Write { .. } => Some("see that the data directory is writable and not full"),
+            Self::WrongDigest { .. } => {
+                Some("nothing was installed and the download was removed; do not use that source")
+            }
+            Self::Write { .. } => Some("check that the data directory is writable and not full"),
             Self::Transfer { .. } | Self::TooLarge { .. } => None,
         }
     }
