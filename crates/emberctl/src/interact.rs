@@ -103,7 +103,7 @@ fn show(event: &ProcessEventKind) -> io::Result<()> {
         }
         ProcessEventKind::Stderr(text) => io::stderr().write_all(&text.bytes()),
         ProcessEventKind::Gap { .. } => {
-            io::stderr().write_all(b"\r\nemberctl: some output is kept no longer\r\n")
+            io::stderr().write_all(b"\r\nemberctl: some earlier output is no longer available\r\n")
         }
         _ => Ok(()),
     }
@@ -127,5 +127,8 @@ pub fn exit_code(exit: &ExecExit) -> io::Result<ExitCode> {
 /// # Errors
 /// Standard error is closed.
 pub fn say_left(id: &str, pid: u32) -> io::Result<()> {
-    writeln!(io::stderr(), "\nemberctl: process {pid} runs on: emberctl attach {id} {pid}")
+    writeln!(
+        io::stderr(),
+        "\nemberctl: detached; process {pid} still runs: emberctl attach {id} {pid}"
+    )
 }
