@@ -16,7 +16,7 @@ use crate::terminal::{self, RawMode};
 /// The key that leaves a process at a terminal and lets it run: Ctrl-], as in telnet(1).
 const LEAVE: u8 = 0x1d;
 
-/// What to connect.
+/// The streams to connect.
 #[derive(Debug, Clone, Copy)]
 pub struct Wiring {
     /// Whether the process has a terminal.
@@ -109,7 +109,7 @@ fn show(event: &ProcessEventKind) -> io::Result<()> {
     }
 }
 
-/// What to exit with after a process that ended like that; says what its output does not.
+/// The exit code for a process that ended with `exit`. Prints errors that its output lacks.
 ///
 /// # Errors
 /// Standard error is closed.

@@ -112,7 +112,7 @@ fn configuration(config: &Config) -> Row {
     let given = config.shown().iter().filter(|option| option.origin != "default").count();
     let file = config.file.as_ref();
     let file = file.map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
-    Row::ok(WHAT, format!("{file}; {given} options given, the other options have their defaults"))
+    Row::ok(WHAT, format!("{file}; options given: {given}, all others have their defaults"))
 }
 
 fn problem(problem: &Problem) -> Row {

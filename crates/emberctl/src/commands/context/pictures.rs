@@ -34,7 +34,7 @@ impl Pictures {
     /// Creates the directory for pictures, if one was given.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The directory cannot be created.
     pub fn new(dir: Option<PathBuf>) -> anyhow::Result<Self> {
         if let Some(dir) = &dir {
             fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;

@@ -48,7 +48,7 @@ pub async fn rows(binary: Option<&Path>, config: &Config, client: &Client) -> (V
     (rows, facts.is_jailed())
 }
 
-/// What `binary --version` prints, in an environment without ours.
+/// The version that `binary --version` prints, in an empty environment.
 pub fn ask_version(binary: &Path) -> Result<Version, String> {
     let shown = binary.display();
     let output = Command::new(binary).arg("--version").env_clear().stdin(Stdio::null()).output();
@@ -143,8 +143,8 @@ fn host_kernel(release: &str) -> Row {
     Row::warn(WHAT, format!("Linux {release}; Firecracker is tested on Linux {tested}"))
 }
 
-/// What makes `KVM_CREATE_VM` slow since Linux 6.1: it starts a thread that splits huge pages,
-/// and waits for all processors to see it change its cgroup.
+/// Reports the settings that make `KVM_CREATE_VM` slow since Linux 6.1: the call starts a thread
+/// that splits huge pages, and waits for all processors to see the thread change its cgroup.
 fn vm_creation(nx_huge_pages: &Reading, itlb_multihit: &Reading, mounts: &Reading) -> Row {
     const WHAT: &str = "vm creation";
     let Ok(nx_huge_pages) = nx_huge_pages else {

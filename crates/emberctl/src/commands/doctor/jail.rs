@@ -12,7 +12,7 @@ use super::{Reading, Row, choices};
 /// Cgroup controllers the driver sets limits with.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
-/// What decides whether microVMs are jailed; the driver decides alike.
+/// Facts that decide whether microVMs are jailed, in the driver as here.
 #[derive(Debug)]
 pub struct JailFacts {
     choice: JailChoice,

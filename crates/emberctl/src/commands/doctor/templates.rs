@@ -27,7 +27,7 @@ pub fn rows(config: &Config) -> Vec<Row> {
     std::iter::once(templates(&config.template_dir, free_bytes)).chain(pool).collect()
 }
 
-/// What templates take, and what is left where they are or will be.
+/// The space that templates take, and the free space of their file system.
 fn templates(dir: &Path, free_bytes: u64) -> Row {
     const WHAT: &str = "templates";
     let taken = match disk_bytes(dir) {
