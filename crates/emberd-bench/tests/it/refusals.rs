@@ -52,7 +52,7 @@ fn a_daemon_that_does_not_start_says_why() {
     let args = ["overhead", "--iterations", "1", "--", "--guest-ram-mib", "1"];
     let output = bench(temp.path(), &args).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("--guest-ram-mib is 1"), "{}", text(&output));
+    assert!(text(&output).contains("--guest-ram-mib is `1`"), "{}", text(&output));
     assert_eq!(left_in(temp.path()), 0);
 }
 
