@@ -24,18 +24,18 @@ return 0, 1 if a check failed and 125 if emberctl failed.";
 #[derive(Debug, Parser)]
 #[command(name = "emberctl", version, styles = STYLES, after_help = AFTER_HELP)]
 pub struct Cli {
-    /// Where the daemon listens: HOST:PORT or unix:PATH [default: this user's Unix socket if there
-    /// is one, else 127.0.0.1:7777].
+    /// Address of the daemon: HOST:PORT or unix:PATH [default: this user's Unix socket if it
+    /// exists, else 127.0.0.1:7777].
     #[arg(long, global = true, env = "EMBERD_ADDR", value_name = "ADDR")]
     pub addr: Option<String>,
     /// Directory of kernel, initramfs and language packs [default: that of the configuration file,
     /// else /var/lib/emberd for root, ~/.local/share/emberd for others].
     #[arg(long, global = true, env = "EMBERD_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Print one JSON document on standard output, and errors as JSON on standard error.
+    /// Print JSON: one document on standard output, errors on standard error.
     #[arg(long, global = true)]
     pub json: bool,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -43,7 +43,7 @@ pub struct Cli {
 /// Every command, in the order of `--help`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run code in a new sandbox, then delete the sandbox.
+    /// Run code in a new sandbox and delete the sandbox.
     Run(run::Args),
     /// Create a sandbox and print its id.
     Create(create::Args),

@@ -5,19 +5,19 @@ use serde::Serialize;
 
 use crate::output;
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// As it should be.
+    /// The check passed.
     Ok,
-    /// Worth knowing, and nobody's fault; or what could not be found out.
+    /// Information that calls for no action, or a fact that could not be read.
     Info,
-    /// Works, less well than it could.
+    /// The checked part works, with a drawback.
     Warn,
-    /// Does not work.
+    /// The checked part does not work.
     Fail,
-    /// Could not be looked at from here.
+    /// The check could not be made from this host.
     Skipped,
 }
 

@@ -36,7 +36,7 @@ pub mod vmconfig;
 /// Carries out the command of `cli`.
 ///
 /// # Errors
-/// Whatever kept `emberctl` from doing so; what a program or a check says is an exit code.
+/// The command could not be carried out. The result of a program or a check is an exit code.
 pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
     let globals = Globals::new(cli.addr, cli.data_dir);
     let client = || anyhow::Ok(globals.client()?.on_unknown_fields(report::unknown_fields(output)));

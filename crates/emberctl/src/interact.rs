@@ -16,7 +16,7 @@ use crate::terminal::{self, RawMode};
 /// The key that leaves a process at a terminal and lets it run: Ctrl-], as in telnet(1).
 const LEAVE: u8 = 0x1d;
 
-/// What to connect.
+/// The streams to connect.
 #[derive(Debug, Clone, Copy)]
 pub struct Wiring {
     /// Whether the process has a terminal.
@@ -41,7 +41,7 @@ pub enum Parting {
 /// this ends.
 ///
 /// # Errors
-/// The daemon refuses or is gone, or standard output is closed.
+/// The daemon refuses the request or does not answer, or standard output is closed.
 pub async fn interact(
     client: &Client,
     id: &str,
@@ -103,13 +103,13 @@ fn show(event: &ProcessEventKind) -> io::Result<()> {
         }
         ProcessEventKind::Stderr(text) => io::stderr().write_all(&text.bytes()),
         ProcessEventKind::Gap { .. } => {
-            io::stderr().write_all(b"\r\nemberctl: some output is kept no longer\r\n")
+            io::stderr().write_all(b"\r\nemberctl: some earlier output is no longer available\r\n")
         }
         _ => Ok(()),
     }
 }
 
-/// What to exit with after a process that ended like that; says what its output does not.
+/// The exit code for a process that ended with `exit`. Prints errors that its output lacks.
 ///
 /// # Errors
 /// Standard error is closed.
@@ -127,5 +127,8 @@ pub fn exit_code(exit: &ExecExit) -> io::Result<ExitCode> {
 /// # Errors
 /// Standard error is closed.
 pub fn say_left(id: &str, pid: u32) -> io::Result<()> {
-    writeln!(io::stderr(), "\nemberctl: process {pid} runs on: emberctl attach {id} {pid}")
+    writeln!(
+        io::stderr(),
+        "\nemberctl: detached; process {pid} still runs: emberctl attach {id} {pid}"
+    )
 }

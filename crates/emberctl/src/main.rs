@@ -26,7 +26,8 @@ mod trace;
 
 fn main() -> ExitCode {
     if let Err(error) = emberd_vmm::close_on_exec() {
-        let error = anyhow::Error::from(error).context("cannot keep descriptors from children");
+        let error = anyhow::Error::from(error)
+            .context("cannot mark inherited file descriptors close-on-exec");
         return report::error(&error, Output { json: false });
     }
     let cli = match Cli::try_parse() {

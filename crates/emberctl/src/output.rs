@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
-/// Whom the output is for.
+/// The kind of output.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     /// One JSON document on standard output instead of text.
@@ -29,18 +29,18 @@ impl Output {
 }
 
 /// Text from a daemon or guest, safe to show on a terminal: control characters other than
-/// line breaks and tabs become U+FFFD, so that nobody's console log moves our cursor.
+/// line breaks and tabs become U+FFFD, so that no console log moves the cursor.
 pub fn printable(text: &str) -> String {
     let keep = |c: char| !c.is_control() || c == '\n' || c == '\t';
     text.chars().map(|c| if keep(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
-/// A bold `text`; the stream it is printed on drops the style where it is no terminal.
+/// A bold `text`. A stream that is not a terminal drops the style.
 pub fn bold(text: &str) -> String {
     styled(text, Style::new().bold())
 }
 
-/// A coloured `text`; the stream it is printed on drops the colour where it is no terminal.
+/// A coloured `text`. A stream that is not a terminal drops the colour.
 pub fn coloured(text: &str, colour: AnsiColor) -> String {
     styled(text, colour.on_default().bold())
 }

@@ -48,7 +48,7 @@ impl SandboxPath {
     pub fn parse(text: &OsStr) -> Result<Self, Hinted> {
         Self::split(text).ok_or_else(|| Hinted {
             message: format!("`{}` is not a path in a sandbox", text.display()),
-            hint: "write it as ID:PATH, such as sb_0123456789ab:/tmp/file".to_owned(),
+            hint: "write the path as ID:PATH, such as sb_0123456789ab:/tmp/file".to_owned(),
         })
     }
 

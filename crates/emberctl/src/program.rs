@@ -47,7 +47,7 @@ pub struct ProgramArgs {
     /// Start a new interpreter instead of forking the warm one of the pack.
     #[arg(long)]
     fresh: bool,
-    /// Print how long each step took on standard error; with --json, in the field `trace`.
+    /// Print the duration of each step on standard error; with --json, in the field `trace`.
     #[arg(long)]
     trace: bool,
     /// Arguments of the program.
@@ -55,7 +55,7 @@ pub struct ProgramArgs {
     args: Vec<String>,
 }
 
-/// What the program and all it starts may use.
+/// Limits of the program and of the processes it starts.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_field_names, reason = "each names its flag")]
 struct LimitArgs {
@@ -86,7 +86,7 @@ impl From<LimitArgs> for Limits {
 }
 
 fn variable(text: &str) -> Result<(String, String), &'static str> {
-    let (name, value) = text.split_once('=').ok_or("not NAME=VALUE")?;
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -141,7 +141,7 @@ impl ProgramArgs {
         let code = match (self.code, self.file) {
             (Some(code), _) => code,
             (None, Some(file)) => code_from(&file, self.stdin)?,
-            (None, None) => anyhow::bail!("no program: give CODE, or a file with --file"),
+            (None, None) => anyhow::bail!("no program given: pass CODE, or a file with --file"),
         };
         let timeout_ms = self.timeout.map_or(TIMEOUT_MS_DEFAULT.into(), |limit| limit.as_millis());
         let spec = ExecSpec {
@@ -162,7 +162,10 @@ impl ProgramArgs {
 
 fn code_from(file: &Path, stdin_is_input: bool) -> anyhow::Result<String> {
     let code = if file == Path::new(STANDARD_INPUT) {
-        anyhow::ensure!(!stdin_is_input, "standard input cannot be both the code and its input");
+        anyhow::ensure!(
+            !stdin_is_input,
+            "standard input cannot be both the code and the program's input"
+        );
         read(io::stdin(), CODE_BYTES_MAX)
     } else {
         std::fs::File::open(file).map_err(Into::into).and_then(|file| read(file, CODE_BYTES_MAX))
@@ -188,7 +191,7 @@ pub fn body(spec: ExecSpec, stdin: Vec<u8>) -> ExecBody {
     ExecBody { spec, stdin, stdin_base64 }
 }
 
-/// What `--json` prints.
+/// The JSON output of `run` and `exec`.
 #[derive(Serialize)]
 struct Document<'a> {
     #[serde(flatten)]
@@ -197,8 +200,8 @@ struct Document<'a> {
     trace: Option<&'a Trace>,
 }
 
-/// Writes what the program wrote, byte for byte, then where the time went if that is asked
-/// for, and says what to exit with.
+/// Writes the output of the program, byte for byte, then the trace if it was requested.
+/// Returns the exit code.
 ///
 /// # Errors
 /// Standard output or standard error is closed or full.

@@ -17,9 +17,9 @@ use crate::output::{Output, coloured, printable};
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Hinted {
-    /// What went wrong.
+    /// The error.
     pub message: String,
-    /// What to try.
+    /// The advice.
     pub hint: String,
 }
 
@@ -33,7 +33,7 @@ struct ErrorDocument {
     hint: Option<String>,
 }
 
-/// Prints `error` on standard error and says what to exit with.
+/// Prints `error` on standard error and returns the exit code.
 pub fn error(error: &anyhow::Error, output: Output) -> ExitCode {
     if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
@@ -45,7 +45,7 @@ pub fn error(error: &anyhow::Error, output: Output) -> ExitCode {
     }
 }
 
-/// Prints what clap has to say: help and version on standard output, else what is wrong.
+/// Prints clap's output: help and version on standard output, errors on standard error.
 pub fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         // Nobody is left to tell when standard output is closed.
@@ -74,23 +74,24 @@ fn document(error: &anyhow::Error) -> ErrorDocument {
     }
     let hint = match error.downcast_ref::<ClientError>() {
         Some(ClientError::Connect { addr, source }) => Some(unconnected(addr, source)),
-        Some(ClientError::Foreign { .. }) => {
-            Some("name your own daemon with --addr, or run this as that user".to_owned())
-        }
+        Some(ClientError::Foreign { .. }) => Some(
+            "name a daemon of this user with --addr, or run emberctl as the owner of the socket"
+                .to_owned(),
+        ),
         _ => error.downcast_ref::<Hinted>().map(|hinted| hinted.hint.clone()),
     };
     ErrorDocument { error: chain(error.as_ref()), code: None, hint }
 }
 
-/// What to do where no daemon answers.
+/// Advice if no daemon answers.
 fn unconnected(addr: &Address, source: &io::Error) -> String {
     match addr {
         // No port is tried instead: anybody may listen on one.
         Address::Unix(path) if source.kind() == io::ErrorKind::ConnectionRefused => format!(
-            "the daemon was killed: start it again, or remove {} and name another by --addr",
+            "the daemon was killed: start it again, or remove {} and name another daemon with --addr",
             path.display()
         ),
-        _ => "start it with scripts/serve.sh".to_owned(),
+        _ => "start the daemon: scripts/serve.sh".to_owned(),
     }
 }
 
@@ -105,20 +106,20 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// What to do with the fields of a request that the daemon does not know: a warning on standard
-/// error, since a limit among them does not hold.
+/// Handles the fields of a request that the daemon does not know: prints a warning on standard
+/// error, since a limit among them has no effect.
 pub fn unknown_fields(output: Output) -> fn(&str) {
     let text = |fields: &str| {
         let word = coloured("warning:", AnsiColor::Yellow);
         let (fields, hint) = (printable(fields), coloured("hint:", AnsiColor::Cyan));
-        let warning = format!("{word} the daemon does not know and has ignored: {fields}");
+        let warning = format!("{word} the daemon ignored fields it does not know: {fields}");
         // A closed standard error has no reader.
         writeln!(anstream::stderr(), "{warning}\n{hint} update the daemon").ok();
     };
     let json = |fields: &str| {
         let fields = fields.split(", ").collect::<Vec<_>>();
         let warning = serde_json::json!({
-            "warning": "the daemon does not know these fields and has ignored them",
+            "warning": "the daemon ignored fields it does not know",
             "fields": fields,
         });
         writeln!(io::stderr(), "{warning}").ok();
@@ -141,7 +142,7 @@ fn print(document: &ErrorDocument, json: bool) {
     drop(printed);
 }
 
-/// Whether whoever read our standard output has enough, as in `emberctl ls | head -1`.
+/// Whether the reader of standard output has closed it, as in `emberctl ls | head -1`.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<io::Error>();
     error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

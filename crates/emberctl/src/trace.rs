@@ -68,8 +68,8 @@ impl Call {
         }
     }
 
-    /// What the round trip is made of. What no stage accounts for is the daemon's own work, and
-    /// what the daemon did not see is the way to it and back.
+    /// The parts of the round trip. Time that no stage accounts for is the daemon's own work. Time
+    /// that the daemon did not see is the way to the daemon and back.
     fn parts(&self) -> Vec<(&str, u64)> {
         let Some(total) = self.stages.duration(STAGE_TOTAL).map(micros) else { return Vec::new() };
         let stages = self.stages.stages.iter().filter(|stage| stage.name != STAGE_TOTAL);

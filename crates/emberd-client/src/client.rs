@@ -37,7 +37,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// Another user, who is not root, listens on the Unix socket. Nothing was sent.
-    #[error("{addr} belongs to user {uid}, who is neither you nor root")]
+    #[error("{addr} is owned by user {uid}, not by this user or root")]
     Foreign {
         /// The address.
         addr: Address,

@@ -24,7 +24,7 @@ const TEMPLATE_DIR: &str = "templates";
 /// Part of the host's memory that pools may take unless configured otherwise: one in this many.
 const POOL_MEMORY_PART: u64 = 4;
 
-/// Everything the daemon needs to know.
+/// The configuration of the daemon.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Address of the API.
@@ -56,7 +56,7 @@ pub struct Config {
     pub seccomp: bool,
     /// QEMU's binary, if it is not searched for.
     pub qemu: Option<PathBuf>,
-    /// What runs the instructions of guests.
+    /// Accelerator of the guests: KVM or software emulation.
     pub accel: AccelChoice,
     /// Whether guests have a console; the driver decides if absent.
     pub console: Option<bool>,
@@ -78,7 +78,7 @@ pub struct Config {
     pub log_format: LogFormat,
     /// The configuration file that was read.
     pub file: Option<PathBuf>,
-    /// What was given; says where each value comes from.
+    /// The values that were given, each with its origin.
     pub given: Given,
 }
 
@@ -87,7 +87,7 @@ pub struct Config {
 pub struct SocketOption {
     /// Its path.
     pub path: PathBuf,
-    /// Whether it was asked for; a daemon serves without one that was not.
+    /// Whether the daemon must have the socket. Without a socket that is not needed, it serves.
     pub is_needed: bool,
 }
 
@@ -140,7 +140,7 @@ impl Config {
         }
     }
 
-    /// What `given` means for a process in `surroundings`.
+    /// Converts `given` for a process in `surroundings`.
     ///
     /// # Errors
     /// Everything that is wrong with the options.
@@ -222,7 +222,7 @@ fn address(text: &OsStr) -> Result<Address, String> {
     utf8(text)?.parse().map_err(|error| match error {
         AddressError::Malformed(_) => "an address: HOST:PORT or unix:PATH".to_owned(),
         AddressError::PathTooLong(bytes) => {
-            format!("a socket that fits: its path has {bytes} bytes")
+            format!("a socket with a shorter path: it has {bytes} bytes")
         }
     })
 }
@@ -257,7 +257,7 @@ fn allowed_hosts(read: &mut Reader<'_>) -> Vec<String> {
     let names = read.list(KEY);
     if names.len() > most {
         let error = format!("{} names, over the limit of {most}", names.len());
-        read.report(KEY, &error, "put a reverse proxy with one name before the daemon");
+        read.report(KEY, &error, "run a reverse proxy with one name in front of the daemon");
     }
     let plain = |name: &&str| {
         let mut bytes = name.bytes();
@@ -288,7 +288,11 @@ fn data_dir(read: &mut Reader<'_>, surroundings: &Surroundings) -> DataDir {
     let given = read.path(Key::DataDir).map(DataDir::new);
     given.or_else(|| surroundings.data_dir.clone()).unwrap_or_else(|| {
         let hint = "name a directory with --data-dir";
-        read.report(Key::DataDir, "this user has no home directory for the default", hint);
+        read.report(
+            Key::DataDir,
+            "the default needs a home directory, and this user has none",
+            hint,
+        );
         DataDir::new("/")
     })
 }
@@ -333,7 +337,7 @@ fn vmm(read: &mut Reader<'_>, accel: AccelChoice) -> VmmChoice {
         (VmmChoice::Firecracker, AccelChoice::Tcg) => {
             let error = "`tcg` is software emulation by QEMU, but the VMM is `firecracker`, and \
                 Firecracker needs KVM";
-            let hint = "choose --vmm qemu, or leave --accel out";
+            let hint = "choose --vmm qemu, or leave out --accel";
             read.report(Key::Accel, error, hint);
             VmmChoice::Qemu
         }
@@ -345,8 +349,8 @@ fn pool(read: &mut Reader<'_>, guest_mib: u64, surroundings: &Surroundings) -> P
     let size = narrow(read.number(Key::PoolSize));
     let given = read.number_if_given(Key::PoolMemoryMib);
     if let Some(memory_mib) = given.filter(|memory_mib| *memory_mib < guest_mib) {
-        let error = format!("{memory_mib} MiB do not hold one guest of {guest_mib} MiB");
-        let hint = "give pools more, or switch them off with --pool-size off";
+        let error = format!("{memory_mib} MiB is less than one guest of {guest_mib} MiB");
+        let hint = "give pools more memory, or switch pools off with --pool-size off";
         read.report(Key::PoolMemoryMib, &error, hint);
     }
     let memory_mib = given.unwrap_or(surroundings.host_memory_mib / POOL_MEMORY_PART);

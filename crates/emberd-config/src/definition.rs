@@ -53,13 +53,13 @@ pub struct Definition {
     pub key: Key,
     /// The TOML key, and the flag without its dashes.
     pub name: &'static str,
-    /// What stands for the value in help texts.
+    /// Placeholder of the value in help texts.
     pub value_name: &'static str,
-    /// What the value is without one given.
+    /// Value if none is given.
     pub default: DefaultValue,
     /// How the value is written, and its limits.
     pub form: Form,
-    /// What the option decides: one phrase, for `-h`.
+    /// Effect of the option: one phrase, for `-h`.
     pub about: &'static str,
     /// More sentences, for `--help` and the reference page; may be empty.
     pub detail: &'static str,
@@ -72,7 +72,7 @@ pub struct Definition {
 pub enum DefaultValue {
     /// This text, read as if it had been given.
     Text(&'static str),
-    /// What the host, the user or another option decides, in words.
+    /// A value that the host, the user or another option decides, in words.
     Described(&'static str),
 }
 
@@ -98,7 +98,7 @@ impl Definition {
     }
 }
 
-/// What most options have; their definitions say the rest.
+/// Values that most options share.
 const BASE: Definition = Definition {
     key: Key::Addr,
     name: "",
@@ -118,7 +118,7 @@ pub static DEFINITIONS: [Definition; 28] = [
         value_name: "ADDR",
         default: DefaultValue::Text(emberd_api::ADDR_DEFAULT),
         form: Form::Address,
-        about: "Address the API is served on",
+        about: "Address that the API is served on",
         detail: "Port 0 picks a free port.",
         ..BASE
     },
@@ -128,9 +128,9 @@ pub static DEFINITIONS: [Definition; 28] = [
         value_name: "auto|off|PATH",
         default: DefaultValue::Text("auto"),
         form: Form::Socket,
-        about: "Unix socket the API is served on beside a TCP address",
+        about: "Unix socket that the API is served on beside a TCP address",
         detail: "`auto` applies to the default address only: `/run/emberd/emberd.sock` for root, \
-            else `$XDG_RUNTIME_DIR/emberd/emberd.sock`, and no socket without that variable. \
+            else `$XDG_RUNTIME_DIR/emberd/emberd.sock`. Without that variable, there is none. \
             Clients try this socket first.",
         ..BASE
     },
@@ -139,10 +139,10 @@ pub static DEFINITIONS: [Definition; 28] = [
         name: "allowed-host",
         value_name: "NAME",
         form: Form::HostNames { most: 64, bytes_max: 253 },
-        about: "Further host name by which the API may be called",
-        detail: "A reverse proxy needs it. Repeat the flag, or write commas between names. \
-            `localhost`, IP addresses and the name in `--addr` are always allowed; over a Unix \
-            socket, any name is.",
+        about: "Additional host name in requests to the API",
+        detail: "A reverse proxy needs this option. Repeat the flag, or separate names by commas. \
+            `localhost`, IP addresses and the name in `--addr` are always allowed. A Unix socket \
+            allows any name.",
         ..BASE
     },
     Definition {
@@ -153,8 +153,8 @@ pub static DEFINITIONS: [Definition; 28] = [
             "/var/lib/emberd/run for root, else $XDG_RUNTIME_DIR/emberd or /tmp/emberd-UID",
         ),
         about: "Directory of per-sandbox state",
-        detail: "Each daemon needs its own. The path has at most 70 bytes, less the length of the \
-            node key: the paths of sockets start with it.",
+        detail: "Each daemon needs its own directory. The path has at most 70 bytes, less the \
+            length of the node key, because paths of Unix sockets start with it.",
         ..BASE
     },
     Definition {
@@ -174,8 +174,8 @@ pub static DEFINITIONS: [Definition; 28] = [
         default: DefaultValue::Text(""),
         form: Form::NodeKey { bytes_max: NODE_KEY_BYTES_MAX },
         about: "Key of this daemon in the ids of new sandboxes",
-        detail: "Ids are `sb_`, the key and 12 hexadecimal digits. Daemons behind one front take \
-            different keys, so that an id names its daemon.",
+        detail: "Ids are `sb_`, the key and 12 hexadecimal digits. Daemons behind one proxy take \
+            different keys, so that an id identifies its daemon.",
         ..BASE
     },
     Definition {
@@ -185,7 +185,7 @@ pub static DEFINITIONS: [Definition; 28] = [
         default: DefaultValue::Text("auto"),
         form: Form::Choice(possible::<VmmChoice>),
         about: "VMM that runs the sandboxes",
-        detail: "`auto` takes Firecracker where it is installed and KVM is usable, else QEMU.",
+        detail: "`auto` uses Firecracker if it is installed and KVM is usable, else QEMU.",
         ..BASE
     },
     Definition {
@@ -213,8 +213,8 @@ pub static DEFINITIONS: [Definition; 28] = [
         default: DefaultValue::Text("auto"),
         form: Form::Choice(possible::<JailChoice>),
         about: "Whether each VMM runs in a jail",
-        detail: "`auto` jails where the daemon is root and the host allows it. Firecracker needs \
-            the jailer of its own release; the jail of QEMU is part of emberd.",
+        detail: "`auto` uses a jail if the daemon is root and the host allows one. Firecracker \
+            needs the jailer of its own release. The jail of QEMU is part of emberd.",
         ..BASE
     },
     Definition {
@@ -224,8 +224,8 @@ pub static DEFINITIONS: [Definition; 28] = [
         default: DefaultValue::Described("1900000000-1900009999"),
         // Root has no place in a jail, and the last number means "no user" (chown(2)).
         form: Form::UserIds { least: 1, most: u32::MAX - 1 },
-        about: "User and group ids of the jails, one for each",
-        detail: "Nothing else on the host may use them.",
+        about: "User and group ids of the jails, one per jail",
+        detail: "No other user or program on the host may have these ids.",
         ..BASE
     },
     Definition {
@@ -233,7 +233,7 @@ pub static DEFINITIONS: [Definition; 28] = [
         name: "netns",
         value_name: "FILE",
         default: DefaultValue::Described(
-            "that of the daemon for Firecracker, one without devices for QEMU",
+            "the daemon's for Firecracker, one without devices for QEMU",
         ),
         about: "Network namespace that the jails join",
         ..BASE
@@ -244,7 +244,7 @@ pub static DEFINITIONS: [Definition; 28] = [
         value_name: "BOOL",
         default: DefaultValue::Text("false"),
         form: Form::Flag,
-        about: "Run Firecracker without its system call filter, in laboratories only",
+        about: "Run Firecracker without its system call filter, for experiments only",
         hidden: true,
         ..BASE
     },
@@ -262,8 +262,8 @@ pub static DEFINITIONS: [Definition; 28] = [
         value_name: "ACCEL",
         default: DefaultValue::Text("auto"),
         form: Form::Choice(possible::<AccelChoice>),
-        about: "What runs the instructions of guests",
-        detail: "`auto` takes KVM where it is usable. `kvm` forces KVM. `tcg` is software \
+        about: "Accelerator of the guests",
+        detail: "`auto` uses KVM if it is usable, else `tcg`. `kvm` always uses KVM. `tcg` is software \
             emulation by QEMU.",
         ..BASE
     },
@@ -273,7 +273,7 @@ pub static DEFINITIONS: [Definition; 28] = [
         value_name: "on|off",
         default: DefaultValue::Described("on for QEMU, off for Firecracker"),
         form: Form::Choice(possible::<Switch>),
-        about: "Whether the console of a guest goes to its log",
+        about: "Whether guests write their console to a log",
         detail: "Firecracker boots more slowly with a console.",
         ..BASE
     },
@@ -313,7 +313,7 @@ pub static DEFINITIONS: [Definition; 28] = [
         value_name: "DIR",
         default: DefaultValue::Described("templates in the data directory"),
         about: "Directory of templates",
-        detail: "Daemons of one user may share it.",
+        detail: "Daemons of one user can share the directory.",
         ..BASE
     },
     Definition {
@@ -335,8 +335,8 @@ pub static DEFINITIONS: [Definition; 28] = [
         // At least one guest, which the conversion checks; a value above 16 TiB is a typing error.
         form: Form::SizeMib { least: 64, most: 1 << 24 },
         about: "Most memory of all waiting microVMs, in MiB or with a unit such as 2GiB",
-        detail: "Each microVM counts with all the memory it may use. The least is the memory of \
-            one guest.",
+        detail: "Each microVM counts with its full memory. The minimum is the memory of one \
+            guest.",
         ..BASE
     },
     Definition {
@@ -363,7 +363,7 @@ pub static DEFINITIONS: [Definition; 28] = [
         key: Key::Kernel,
         name: "kernel",
         value_name: "FILE",
-        default: DefaultValue::Described("that of the data directory"),
+        default: DefaultValue::Described("the one in the data directory"),
         about: "Guest kernel (vmlinux)",
         ..BASE
     },
@@ -371,7 +371,7 @@ pub static DEFINITIONS: [Definition; 28] = [
         key: Key::Initramfs,
         name: "initramfs",
         value_name: "FILE",
-        default: DefaultValue::Described("that of the data directory"),
+        default: DefaultValue::Described("the one in the data directory"),
         about: "Guest initramfs",
         ..BASE
     },
@@ -380,7 +380,7 @@ pub static DEFINITIONS: [Definition; 28] = [
         name: "kernel-args",
         value_name: "WORDS",
         form: Form::Words,
-        about: "Words added to the kernel arguments of guests, with spaces between",
+        about: "Words to add to the kernel arguments of guests, separated by spaces",
         ..BASE
     },
     Definition {

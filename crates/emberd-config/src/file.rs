@@ -46,7 +46,7 @@ pub(crate) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Giv
     for error in errors {
         let at = error.span().map_or(1, |span| line(span.start));
         let error = format!("{}: {}", place(path, at), error.message());
-        let hint = "write one `key = value` per line, text in quotes".to_owned();
+        let hint = "write one `key = value` per line, with text in quotes".to_owned();
         problems.push(Problem { error, hint });
     }
     let mut given = Given::default();

@@ -33,7 +33,7 @@ impl Subset for AllKeys {
 /// adds one argument for each.
 #[derive(Debug, Clone)]
 pub struct Flags<S> {
-    /// What was given.
+    /// The values that were given.
     pub given: Given,
     subset: PhantomData<fn() -> S>,
 }

@@ -58,7 +58,7 @@ pub enum Form {
         /// The most bytes.
         bytes_max: usize,
     },
-    /// Words with spaces between.
+    /// Words, separated by spaces.
     Words,
     /// `true` or `false`; the flag alone means `true`.
     Flag,
@@ -96,7 +96,7 @@ impl Form {
             }
             Self::UserIds { least, most } => format!("`FIRST-LAST`, from {least} to {most}"),
             Self::NodeKey { bytes_max } => format!("0 to {bytes_max} of `a-z0-9`"),
-            Self::Words => "words with spaces between".to_owned(),
+            Self::Words => "words, separated by spaces".to_owned(),
             Self::Flag => "`true` or `false`".to_owned(),
         }
     }

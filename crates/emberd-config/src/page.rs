@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use crate::definition::{DEFINITIONS, DefaultValue};
 
-/// The line of the page before what is made here.
+/// The line of the page before the generated table.
 pub const PAGE_START: &str = "<!-- options: start -->";
 
-/// The line of the page after it.
+/// The line of the page after the generated table.
 pub const PAGE_END: &str = "<!-- options: end -->";
 
 /// A table with one row for each option, in Markdown.
@@ -15,7 +15,7 @@ pub fn options_page() -> String {
     let mut page = "| option | variable | default | values | meaning |\n|---|---|---|---|---|\n\
         | `--config` | `EMBERD_CONFIG` | `/etc/emberd/emberd.toml` for root, else \
         `$XDG_CONFIG_HOME/emberd/emberd.toml` or `~/.config/emberd/emberd.toml`, if it exists | a \
-        path | Configuration file. It is no key of that file. |\n"
+        path | Configuration file. A configuration file cannot name it. |\n"
         .to_owned();
     for definition in DEFINITIONS.iter().filter(|definition| !definition.hidden) {
         let default = match definition.default {

@@ -21,7 +21,7 @@ pub struct Shown {
     pub origin: &'static str,
     /// The file and line, or the name of the variable or flag; null for a default.
     pub place: Option<String>,
-    /// What the default is, in words; null unless `value` is null.
+    /// The default in words; null unless `value` is null.
     pub described: Option<&'static str>,
 }
 

@@ -1,17 +1,17 @@
-//! What is wrong with a configuration, and what to do about it.
+//! Problems of a configuration, each with advice.
 
 use std::fmt;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {
-    /// What is wrong, in lower case, with the option or the file and line it concerns.
+    /// The error, in lower case, with the option or the file and line it concerns.
     pub error: String,
-    /// What to do about it.
+    /// The advice.
     pub hint: String,
 }
 
-/// Everything that is wrong with one configuration; never empty.
+/// All problems of one configuration; never empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Problems(pub Vec<Problem>);
 

@@ -58,7 +58,7 @@ impl Reader<'_> {
 
     pub fn path(&mut self, key: Key) -> Option<PathBuf> {
         self.given(key, |text| {
-            let expected = |_| "a path, which must not be empty".to_owned();
+            let expected = |_| "a path: it must not be empty".to_owned();
             std::path::absolute(text).map_err(expected)
         })
     }
@@ -90,7 +90,7 @@ impl Reader<'_> {
         self.problems.push(Problem { error, hint });
     }
 
-    /// Notes what is wrong with `key`, and what to do about it.
+    /// Notes a problem of `key` and the advice.
     pub fn report(&mut self, key: Key, error: &str, hint: &str) {
         let error = format!("{}: {error}", self.given.name(key));
         self.problems.push(Problem { error, hint: hint.to_owned() });

@@ -1,4 +1,4 @@
-//! What of the process and the host decides defaults.
+//! Facts about the process and the host that decide defaults.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use emberd_image::DataDir;
 /// Name of the configuration file in `/etc` and in a user's configuration directory.
 const FILE: &str = "emberd/emberd.toml";
 
-/// What of the process and the host decides defaults.
+/// Facts about the process and the host that decide defaults.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
     /// Effective user id.
@@ -23,7 +23,7 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of this process.
+    /// The surroundings of this process.
     pub fn of_process() -> Self {
         let absolute = |name| {
             std::env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute())

@@ -13,7 +13,7 @@ pub const NODE_KEY_BYTES_MAX: usize = 4;
 /// The VMM that runs the sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum VmmChoice {
-    /// Firecracker where it is installed and KVM is usable, else QEMU.
+    /// Firecracker if it is installed and KVM is usable, else QEMU.
     Auto,
     /// Firecracker.
     Firecracker,
@@ -41,10 +41,10 @@ pub enum Switch {
     Off,
 }
 
-/// What runs the guests' instructions.
+/// Accelerator of the guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AccelChoice {
-    /// KVM where it is usable, else software emulation.
+    /// KVM if it is usable, else software emulation.
     Auto,
     /// KVM.
     Kvm,

@@ -32,7 +32,7 @@ pub struct Digest([u8; 32]);
 
 /// The text is not 64 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a SHA-256 digest: 64 hexadecimal digits")]
+#[error("not a SHA-256 digest of 64 hexadecimal digits")]
 pub struct DigestError;
 
 impl Digest {
@@ -150,10 +150,10 @@ pub(crate) struct Blob {
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
     /// The file cannot be read.
-    #[error("it cannot be read")]
+    #[error("the file cannot be read")]
     Read(#[source] io::Error),
     /// The size is wrong.
-    #[error("it has {found} bytes instead of {expected}")]
+    #[error("the file has {found} bytes instead of {expected}")]
     Size {
         /// The actual size, in bytes.
         found: u64,
@@ -161,10 +161,10 @@ pub enum BlobError {
         expected: u64,
     },
     /// The content is wrong.
-    #[error("its sha256 is {0}")]
+    #[error("the SHA-256 is {0}")]
     Content(Digest),
     /// The manifest does not have the expected form.
-    #[error("it is not a manifest of this version")]
+    #[error("the manifest is not of this version")]
     Manifest(#[source] serde_json::Error),
 }
 

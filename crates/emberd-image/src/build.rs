@@ -93,7 +93,7 @@ pub enum BuildError {
         source: io::Error,
     },
     /// The distribution has no kernel package by these names.
-    #[error("none of the packages {0} has a kernel; give a kernel file instead")]
+    #[error("none of the packages {0} contains a kernel; give a kernel file instead")]
     NoKernelPackage(String),
     /// The host is not a Debian or Ubuntu with a release name.
     #[error(

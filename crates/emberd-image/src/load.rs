@@ -160,7 +160,7 @@ pub enum LoadError {
     )]
     Stale,
     /// No language pack was built.
-    #[error("there is no language pack in {}; build one with `emberctl image build pack python`", .0.display())]
+    #[error("no language pack in {}; build one with `emberctl image build pack python`", .0.display())]
     NoPacks(PathBuf),
     /// The data directory cannot be read.
     #[error("cannot read {}", path.display())]

@@ -145,15 +145,13 @@ pub enum SpecError {
     #[error("{0} contains a NUL byte")]
     Nul(&'static str),
     /// An environment variable's name is empty or holds `=`.
-    #[error("`{0}` is not the name of an environment variable")]
+    #[error("`{0}` is not a valid name of an environment variable")]
     EnvName(String),
     /// Both or neither of `code` and `argv` are given, or the program's name is empty.
-    #[error(
-        "one of code and argv is required, not both, and the first word of argv must be a program"
-    )]
+    #[error("either code or argv is required, and the first word of argv must name a program")]
     Program,
     /// The user name is not valid.
-    #[error("`{0}` is not the name of a user")]
+    #[error("`{0}` is not a valid user name")]
     User(String),
     /// A side of the terminal is zero or over [`crate::process::TTY_SIDE_MAX`].
     #[error("a terminal cannot have {0} columns and {1} rows; each must be 1 to 4096")]

@@ -29,7 +29,7 @@ pub enum FormsError {
     Json(#[source] serde_json::Error),
     /// There are more than [`FORMS_MAX`] forms, or a name is over [`FORM_NAME_BYTES_MAX`].
     #[error(
-        "a value has more than {FORMS_MAX} forms, or one whose name is over \
+        "a value has more than {FORMS_MAX} forms, or a form name of more than \
              {FORM_NAME_BYTES_MAX} bytes"
     )]
     Excess,

@@ -19,10 +19,10 @@ pub struct JsonLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JsonExcess {
     /// Arrays and objects are nested too deep.
-    #[error("arrays and objects are nested more than {0} deep")]
+    #[error("arrays and objects are nested more than {0} levels deep")]
     Depth(usize),
     /// There are too many values.
-    #[error("there are more than {0} values and names")]
+    #[error("the document has more than {0} values and names")]
     Values(usize),
     /// A number is too long.
     #[error("a number is longer than {0} bytes")]

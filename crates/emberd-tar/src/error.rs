@@ -13,7 +13,7 @@ pub enum TarError {
     #[error("the archive ends in the middle of an entry")]
     Truncated,
     /// The source or the destination of the archive failed.
-    #[error("the archive cannot be passed on")]
+    #[error("cannot read or write the archive")]
     Stream(#[source] io::Error),
     /// The kernel refused an operation.
     #[error("cannot {verb} {}", path.display())]

@@ -1,4 +1,4 @@
-//! What the tests of several crates share: skips that count, and reads that end.
+//! Parts that the tests of several crates share: skips that are counted, and reads with a deadline.
 
 mod lines;
 mod skip;

@@ -15,7 +15,7 @@ const LINE_BYTES_MAX: u64 = 64 << 10;
 /// The line is cut at 64 KiB, and lacks its newline where the output ends before one.
 ///
 /// # Errors
-/// What reading fails with; after [`LINE_WAIT_MAX`], `TimedOut`. The reader is gone then.
+/// The error of a read; `TimedOut` after [`LINE_WAIT_MAX`]. The reader has ended then.
 pub fn first_line<R: Read + Send + 'static>(output: R) -> io::Result<(String, BufReader<R>)> {
     within(LINE_WAIT_MAX, output)
 }

@@ -71,7 +71,7 @@ pub fn needs(condition: bool, why: impl Display) -> bool {
 /// Whether tests may boot microVMs. With `EMBERD_E2E=off` they are skipped.
 ///
 /// # Panics
-/// When the record cannot be written, or `EMBERD_E2E` is none of its three words.
+/// When the record cannot be written, or `EMBERD_E2E` has an unknown value.
 #[must_use]
 pub fn microvms() -> bool {
     needs(Seriousness::here() != Seriousness::Off, "EMBERD_E2E=off")

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use emberd_config::{AllKeys, Flags};
 
-const CONFIG_HELP: &str = "Configuration file: TOML, with options named as the flags are [default: \
+const CONFIG_HELP: &str = "Configuration file: TOML, with one key for each flag [default: \
     /etc/emberd/emberd.toml for root, else $XDG_CONFIG_HOME/emberd/emberd.toml, if it exists]";
 
 /// Runs code in microVMs, over HTTP.
@@ -18,12 +18,12 @@ pub struct Args {
     /// The options.
     #[command(flatten)]
     pub flags: Flags<AllKeys>,
-    /// What to do instead of running the daemon.
+    /// The command to run instead of the daemon.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
-/// What the program does instead of running the daemon.
+/// Commands that do not start the daemon.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show or check the configuration, without starting the daemon.
@@ -31,7 +31,7 @@ pub enum Command {
     Config(ConfigCommand),
 }
 
-/// What is done with the configuration.
+/// Commands on the configuration.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print every option, its value and where the value comes from.

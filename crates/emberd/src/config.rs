@@ -10,7 +10,7 @@ use emberd_sandbox::{EXEC_GRACE_DEFAULT, NodeKey, Pace, PoolConfig, SandboxesCon
 const _: () = assert!(RUN_DIR_BYTES_MAX == emberd_sandbox::RUN_DIR_BYTES_MAX);
 const _: () = assert!(NODE_KEY_BYTES_MAX == NodeKey::BYTES_MAX);
 
-/// What every sandbox of a daemon with `config` is made like.
+/// The settings of all sandboxes of a daemon with `config`.
 ///
 /// # Panics
 /// When the configuration holds a node key that it should have refused.

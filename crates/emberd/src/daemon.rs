@@ -59,7 +59,7 @@ impl RunError {
                 Some("choose a shorter path with --run-dir")
             }
             Self::Open(OpenError::RunDirShared { .. }) => {
-                Some("choose a directory of your own with --run-dir")
+                Some("choose a directory of this user with --run-dir")
             }
             _ => None,
         }
@@ -139,16 +139,16 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     let drained = tokio::select! {
         drained = timeout(DRAIN_MAX, &mut answered) => drained.is_ok(),
         name = signals.next() => {
-            tracing::warn!("{name} again: no longer waiting for requests");
+            tracing::warn!("{name} again: no longer waiting for the requests under way");
             false
         }
     };
     if !drained {
-        tracing::warn!("requests are still under way: ending them");
+        tracing::warn!("ending the requests that are still under way");
     }
     sandboxes.shutdown().await;
     if !drained && timeout(LAST_ANSWERS_MAX, answered).await.is_err() {
-        tracing::warn!("some responses did not reach their clients");
+        tracing::warn!("some clients did not receive their responses");
     }
     log::report_dropped();
     tracing::info!("stopped");
@@ -166,7 +166,7 @@ async fn bind_socket(socket: Option<&SocketOption>) -> Result<Option<Listener>, 
         Ok(listener) => Ok(Some(listener)),
         Err(error) => {
             let (path, error) = (path.display(), &error as &dyn std::error::Error);
-            tracing::warn!(error, %path, "no Unix socket beside the TCP address");
+            tracing::warn!(error, %path, "cannot listen on the Unix socket; serving the TCP address only");
             Ok(None)
         }
     }

@@ -24,7 +24,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> anyhow::Result<()> {
-    vmm::close_on_exec().context("cannot keep inherited descriptors from children")?;
+    vmm::close_on_exec().context("cannot mark inherited file descriptors close-on-exec")?;
     let Some(config) = daemon::configure()? else { return Ok(()) };
     let selection = vmm::select(vmm_choice(config.vmm), &host_facts(&config))?;
     let vmm = match selection.driver {

@@ -1,4 +1,4 @@
-//! `emberctl attach ID PID`: comes to a process that runs.
+//! `emberctl attach ID PID`: connects to a running process.
 
 use std::process::ExitCode;
 
@@ -22,7 +22,7 @@ pub struct Args {
 /// Shows what is kept of the process's output, and connects to it; leaving lets it run on.
 ///
 /// # Errors
-/// The daemon refuses, or there is none.
+/// The daemon refuses the request, or no daemon answers.
 pub async fn run(client: &Client, args: Args) -> anyhow::Result<ExitCode> {
     let Args { id, pid, no_stdin } = args;
     let process = client.process(&id, pid).await?;

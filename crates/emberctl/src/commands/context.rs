@@ -16,7 +16,7 @@ use pictures::{Pictures, is_picture};
 
 mod pictures;
 
-/// What to do with contexts.
+/// Commands on contexts.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Open a context and print its id.
@@ -81,19 +81,19 @@ pub struct Args {
     context: String,
 }
 
-/// What `context rm --json` prints.
+/// The JSON output of `context rm`.
 #[derive(Serialize)]
 struct Deleted {
     deleted: String,
 }
 
-/// What `context interrupt --json` prints.
+/// The JSON output of `context interrupt`.
 #[derive(Serialize)]
 struct Interrupted {
     interrupted: String,
 }
 
-/// What `context run --save --json` prints of a picture, as one line among the run's events.
+/// The JSON line that `context run --save` prints for a picture, among the run's events.
 #[derive(Serialize)]
 struct Saved {
     event: &'static str,
@@ -165,7 +165,7 @@ async fn run_code(client: &Client, args: RunArgs, output: Output) -> anyhow::Res
     Ok(if shown.failed { exit::CHECK_FAILED.into() } else { ExitCode::SUCCESS })
 }
 
-/// What of a run has been shown.
+/// The part of a run that has been shown.
 struct Shown {
     output: Output,
     failed: bool,
@@ -226,7 +226,7 @@ fn show(event: &RunEvent) -> io::Result<()> {
             writeln!(io::stderr(), "{}", printable(traceback.trim_end()))
         }
         RunEvent::End { truncated: true, .. } => {
-            writeln!(io::stderr(), "emberctl: what the run said was cut at its limit")
+            writeln!(io::stderr(), "emberctl: the output of the run was cut at its limit")
         }
         RunEvent::Started { .. } | RunEvent::End { .. } | RunEvent::Other => Ok(()),
     }

@@ -24,7 +24,7 @@ mod pipe;
 
 /// Progress where the size is known: a bar, what is done, what there is, the rate.
 const BAR: &str = "{bar:30} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
-/// And where it is not.
+/// Progress where the size is not known.
 const COUNTER: &str = "{spinner} {bytes}, {binary_bytes_per_sec}";
 
 /// Arguments of `cp`.
@@ -41,10 +41,10 @@ pub struct Args {
     user: Option<String>,
 }
 
-/// What `cp --json` prints.
+/// The JSON output of `cp`.
 #[derive(Serialize)]
 struct Copied {
-    /// Where it is now.
+    /// Path of the copy.
     to: String,
     /// Bytes that crossed: of a file its size, of a directory its archive's.
     bytes: u64,
@@ -53,7 +53,7 @@ struct Copied {
 /// Copies.
 ///
 /// # Errors
-/// What cannot be read or written here, the daemon's refusal, or no daemon.
+/// A local path cannot be read or written, the daemon refuses the request, or no daemon answers.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let mut interrupt = Interrupt::listen()?;
     let copied = tokio::select! {
@@ -82,8 +82,8 @@ async fn copy(client: &Client, args: &Args, output: Output) -> anyhow::Result<Op
         (Place::Sandbox(from), Place::Host(to)) => way.out(&from, to).await.map(Some),
         (Place::Sandbox(from), Place::Standard) => way.to_stdout(&from).await.map(|()| None),
         _ => Err(Hinted {
-            message: "one of the two must be in a sandbox, and the other not".to_owned(),
-            hint: "write the one in a sandbox as ID:PATH".to_owned(),
+            message: "one path must be in a sandbox, and the other on this host".to_owned(),
+            hint: "write the path in a sandbox as ID:PATH".to_owned(),
         }
         .into()),
     }
@@ -139,7 +139,8 @@ impl Way<'_> {
     }
 
     async fn directory_in(&self, from: &Path, to: SandboxPath) -> anyhow::Result<Copied> {
-        let named = from.canonicalize().with_context(|| format!("no {}", from.display()))?;
+        let named =
+            from.canonicalize().with_context(|| format!("cannot find {}", from.display()))?;
         let to = self.within(to, &named).await?;
         let bar = self.bar(None);
         let counted = bar.clone();
@@ -213,7 +214,7 @@ impl Way<'_> {
     ) -> anyhow::Result<u64> {
         let mut download = self.client.file_pack(&from.id, &from.path, &self.options).await?;
         let made = !to.exists();
-        fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+        fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
         let bar = self.bar(None);
         let (pieces, unpacking) = pipe::download({
             let to = to.to_owned();
@@ -230,7 +231,8 @@ impl Way<'_> {
         bar.finish_and_clear();
         // A link's own mode and time say nothing of the directory.
         if made && entry.file_type == FileType::Directory {
-            be_like(to, entry).with_context(|| format!("cannot settle {}", to.display()))?;
+            be_like(to, entry)
+                .with_context(|| format!("cannot set the mode and time of {}", to.display()))?;
         }
         Ok(bar.position())
     }
@@ -238,7 +240,7 @@ impl Way<'_> {
     /// A file as it is, a directory as a tar archive.
     async fn to_stdout(&self, from: &SandboxPath) -> anyhow::Result<()> {
         if self.output.json {
-            let message = "standard output cannot have the file and JSON".to_owned();
+            let message = "standard output cannot take both the file and JSON".to_owned();
             return Err(Hinted { message, hint: "leave out --json".to_owned() }.into());
         }
         let client = self.client;
@@ -276,12 +278,12 @@ impl Way<'_> {
     }
 }
 
-/// What a copy is called: as you called it. What the sandbox says it is called may be anything,
-/// such as the name of a file your shell reads.
+/// Name of a copy: the last part of the path the user gave. The name that the sandbox reports is
+/// not trusted: it may be that of a file that the user's shell reads.
 fn own_name(from: &SandboxPath) -> anyhow::Result<&OsStr> {
     from.path.file_name().ok_or_else(|| {
-        let message = format!("what {from} is called is up to the sandbox");
-        let hint = "name the copy, such as DIR/NAME".to_owned();
+        let message = format!("{from} has no file name for its copy");
+        let hint = "give the copy a name, such as DIR/NAME".to_owned();
         Hinted { message: printable(&message), hint }.into()
     })
 }
@@ -301,7 +303,7 @@ fn be_like(to: &Path, entry: &FileEntry) -> io::Result<()> {
     directory.set_permissions(fs::Permissions::from_mode(entry.mode & 0o777))
 }
 
-/// What a path leads to in the end.
+/// Type of the file that a path leads to, symbolic links followed.
 fn leads_to(entry: &FileEntry) -> FileType {
     entry.target_type.unwrap_or(entry.file_type)
 }

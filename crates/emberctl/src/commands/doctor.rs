@@ -47,7 +47,7 @@ struct Row {
     advice: Option<String>,
 }
 
-/// What `--json` prints.
+/// The JSON output of `doctor`.
 #[derive(Debug, Serialize)]
 struct Diagnosis {
     healthy: bool,
@@ -112,7 +112,7 @@ fn configuration(config: &Config) -> Row {
     let given = config.shown().iter().filter(|option| option.origin != "default").count();
     let file = config.file.as_ref();
     let file = file.map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
-    Row::ok(WHAT, format!("{file}; {given} options given, the others have their defaults"))
+    Row::ok(WHAT, format!("{file}; options given: {given}, all others have their defaults"))
 }
 
 fn problem(problem: &Problem) -> Row {
@@ -148,7 +148,7 @@ impl Row {
         Self::new(what, Verdict::Fail, seen)
     }
 
-    /// What could not be looked at from here, and why.
+    /// A row for a check that could not be made, with the reason.
     fn unknown(what: &'static str, why: &str) -> Self {
         Self::info(what, format!("unknown: {why}"))
     }
@@ -180,9 +180,9 @@ fn vmm(selection: &Result<Selection, SelectError>, kvm: KvmVerdict) -> Row {
         }
         Ok(Selection { driver: Driver::Qemu, reason }) => {
             let row = Row::ok(WHAT, format!("qemu: {reason}"));
-            // Without KVM it would be of no use; with it, it is what emberd is made for.
+            // Firecracker is of no use without KVM, and the better choice with it.
             let could_have_it = kvm == KvmVerdict::Usable;
-            row.hint(could_have_it.then_some("emberctl setup firecracker installs the faster VMM"))
+            row.hint(could_have_it.then_some("install the faster VMM: emberctl setup firecracker"))
         }
     }
 }
@@ -197,7 +197,7 @@ async fn daemon(client: &Client) -> Row {
             Row::ok(WHAT, format!("emberd {version} at {at}, {driver} on {accelerator}: {reason}"))
         }
         Err(error) => {
-            Row::warn(WHAT, report::chain(&error)).advise("start it with scripts/serve.sh")
+            Row::warn(WHAT, report::chain(&error)).advise("start the daemon: scripts/serve.sh")
         }
     }
 }

@@ -20,8 +20,8 @@ use crate::trace::Trace;
 pub struct Args {
     /// The sandbox.
     id: String,
-    /// Give the program a terminal. Without CODE, what follows `--` is the program itself; a
-    /// shell if nothing does.
+    /// Give the program a terminal. Without CODE, the words after `--` are the program and its
+    /// arguments; without such words, a shell is started.
     #[arg(short, long, conflicts_with = "trace")]
     tty: bool,
     #[command(flatten)]
@@ -31,10 +31,10 @@ pub struct Args {
 /// Runs the program; the exit code is its own.
 ///
 /// # Errors
-/// The program cannot be read, the daemon refuses, or there is no daemon.
+/// The program cannot be read, the daemon refuses the request, or no daemon answers.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     if args.tty {
-        anyhow::ensure!(!output.json, "a terminal has no JSON: leave out --json or --tty");
+        anyhow::ensure!(!output.json, "--json and --tty cannot be combined");
         let input = args.program.passes_stdin();
         let spec = ProcessSpec { tty: Some(terminal::size()), ..args.program.into_process()? };
         return at_terminal(client, &args.id, &spec, input).await;
@@ -46,10 +46,10 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
     program::finish(&outcome, wants_trace.then_some(&trace), output)
 }
 
-/// Runs `spec` at this terminal. Unless the person leaves it, it is gone when this returns.
+/// Runs `spec` at this terminal. The process is deleted at the end unless the user detached.
 ///
 /// # Errors
-/// The daemon refuses, or there is none.
+/// The daemon refuses the request, or no daemon answers.
 pub async fn at_terminal(
     client: &Client,
     id: &str,

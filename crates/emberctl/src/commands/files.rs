@@ -14,14 +14,14 @@ use crate::interrupt::Interrupt;
 use crate::output::{self, Output, printable};
 use crate::place::SandboxPath;
 
-/// What to do with files.
+/// Commands on files.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// List a directory.
     Ls {
         /// The directory, ID:PATH.
         path: OsString,
-        /// How many levels of directories to list.
+        /// Levels of directories to list.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
         depth: u32,
         #[command(flatten)]
@@ -45,7 +45,7 @@ pub enum Command {
     Mv {
         /// Source, ID:PATH.
         from: OsString,
-        /// Its new path in the same sandbox.
+        /// New path in the same sandbox.
         to: OsString,
         #[command(flatten)]
         whose: Whose,
@@ -78,7 +78,7 @@ pub struct Whose {
     user: Option<String>,
 }
 
-/// What `files rm --json` prints.
+/// The JSON output of `files rm`.
 #[derive(Serialize)]
 struct Removed {
     removed: Vec<String>,
@@ -101,7 +101,10 @@ pub async fn run(client: &Client, command: Command, output: Output) -> anyhow::R
             let list = client.file_list(&id, &path, depth, &whose.options()).await?;
             output.print(&list, || table(&list.entries))?;
             if list.cut && !output.json {
-                writeln!(io::stderr(), "there is more: list a directory below")?;
+                writeln!(
+                    io::stderr(),
+                    "emberctl: the listing was cut at its limit; list a directory below"
+                )?;
             }
         }
         Command::Stat { path, whose } => {

@@ -47,11 +47,11 @@ impl FromStr for Ports {
             port.ok_or_else(|| format!("`{text}` is not a port, as in 8080 or 8080:80"))
         };
         let ports = Self { here: port(here)?, inside: port(inside)? };
-        if ports.inside == 0 { Err("port 0 is none to forward".into()) } else { Ok(ports) }
+        if ports.inside == 0 { Err("port 0 cannot be forwarded".into()) } else { Ok(ports) }
     }
 }
 
-/// What `--json` prints once connections are taken.
+/// The JSON line that is printed once the port listens.
 #[derive(Serialize)]
 struct Document<'a> {
     listening: SocketAddr,
@@ -59,10 +59,10 @@ struct Document<'a> {
     port: u16,
 }
 
-/// Passes connections on until it is interrupted, or the sandbox is no more.
+/// Forwards connections until the user interrupts or the sandbox ends.
 ///
 /// # Errors
-/// The sandbox is unknown or ends, the port here cannot be listened on, or there is no daemon.
+/// The sandbox is unknown or ends, the local port cannot be listened on, or no daemon answers.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let mut interrupt = Interrupt::listen()?;
     let Args { id, ports } = args;
@@ -71,7 +71,7 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
     let listening = listener.local_addr()?;
     let document = Document { listening, id: &id, port: ports.inside };
     output.print(&document, || {
-        format!("{listening} leads to port {} of {}\n", ports.inside, printable(&id))
+        format!("forwarding {listening} to port {} of {}\n", ports.inside, printable(&id))
     })?;
     let mut connections = JoinSet::new();
     loop {
@@ -96,7 +96,7 @@ async fn listen(ports: Ports) -> anyhow::Result<TcpListener> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports.here));
     TcpListener::bind(address).await.map_err(|error| {
         let message = format!("cannot listen on {address}: {error}");
-        let hint = format!("name another port of this host, as in 0:{}", ports.inside);
+        let hint = format!("choose another port of this host, as in 0:{}", ports.inside);
         Hinted { message, hint }.into()
     })
 }
@@ -130,7 +130,7 @@ async fn pass_on(
     passed
 }
 
-/// Says that one connection failed; that the sandbox is no more is an error of the command.
+/// Reports that one connection failed. If the sandbox has ended, the command fails.
 fn tell(error: Broken) -> anyhow::Result<()> {
     let gone = |error: &ClientError| match error {
         ClientError::Api { body, .. } => {

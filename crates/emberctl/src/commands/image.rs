@@ -12,14 +12,14 @@ mod ls;
 pub mod progress;
 mod prune;
 
-/// What to do with images.
+/// Commands on images.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Build images that are missing or out of date.
     Build(Box<build::Args>),
     /// List the images of the data directory.
     Ls,
-    /// Check whether a kernel has what guests need [default: the installed kernel].
+    /// Check whether a kernel has the options that guests need.
     Check(check::Args),
     /// Remove files that no image uses.
     Prune,
@@ -28,7 +28,7 @@ pub enum Command {
 /// Carries out `command` on the images in `data_dir`.
 ///
 /// # Errors
-/// What could not be built, read or removed.
+/// An image could not be built, read or removed.
 pub fn run(command: Command, data_dir: &DataDir, output: Output) -> anyhow::Result<ExitCode> {
     match command {
         Command::Build(args) => build::run(*args, data_dir, output),

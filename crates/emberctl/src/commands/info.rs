@@ -20,7 +20,7 @@ pub async fn run(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `--json` prints.
+/// The JSON output of `info`.
 #[derive(Serialize)]
 struct Document<'a> {
     #[serde(flatten)]
@@ -61,6 +61,6 @@ fn pool(pool: &Pool) -> String {
     let raised = if ceiling > target { format!(", raised to {ceiling}") } else { String::new() };
     format!(
         "{language_pack}: {ready} ready of {target}{raised}, {filling} filling, \
-         {standing_by} standing by; {handed_out} given, {missed} missed, {discarded} discarded"
+         {standing_by} standing by; {handed_out} handed out, {missed} missed, {discarded} discarded"
     )
 }

@@ -18,7 +18,7 @@ pub struct Args {
 /// Prints what the daemon knows of the sandbox.
 ///
 /// # Errors
-/// The sandbox is unknown, or there is no daemon.
+/// The sandbox is unknown, or no daemon answers.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let sandbox = client.get(&args.id).await?;
     output.print(&sandbox, || text(&sandbox))?;

@@ -13,15 +13,15 @@ pub struct Args {
     id: String,
     /// The process, as `ps` lists it.
     pid: u32,
-    /// Which signal, such as TERM, SIGKILL or int.
+    /// Name of the signal, such as TERM, SIGKILL or int.
     #[arg(short, long, default_value = "TERM", value_parser = named)]
     signal: SignalName,
 }
 
-/// Sends it.
+/// Sends the signal.
 ///
 /// # Errors
-/// The daemon refuses, or there is none.
+/// The daemon refuses the request, or no daemon answers.
 pub async fn run(client: &Client, args: Args) -> anyhow::Result<ExitCode> {
     client.signal_process(&args.id, args.pid, args.signal).await?;
     Ok(ExitCode::SUCCESS)

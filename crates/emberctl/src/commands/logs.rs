@@ -25,13 +25,13 @@ pub struct Args {
     tail: Option<usize>,
 }
 
-/// What `--json` prints of a log that is not followed.
+/// The JSON output of `logs` without `--follow`.
 #[derive(Serialize)]
 struct Document {
     log: String,
 }
 
-/// What `--json` prints of each line of one that is.
+/// The JSON output of `logs --follow`, for each line.
 #[derive(Serialize)]
 struct Line<'a> {
     line: &'a str,
@@ -40,7 +40,7 @@ struct Line<'a> {
 /// Prints the log. With `--json` and `--follow` each line is a JSON document of its own.
 ///
 /// # Errors
-/// The sandbox is unknown, or there is no daemon.
+/// The sandbox is unknown, or no daemon answers.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let logs = client.logs(&args.id, args.tail, args.follow).await?;
     let mut log_lines = LogLines { logs, lines: Lines::default() };

@@ -14,10 +14,10 @@ pub struct Args {
     id: String,
 }
 
-/// Prints what the sandbox's guest says it uses now.
+/// Prints the resource usage that the guest of the sandbox reports.
 ///
 /// # Errors
-/// The sandbox is unknown or does not answer, or there is no daemon.
+/// The sandbox is unknown or does not answer, or no daemon answers.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let metrics = client.metrics(&args.id).await?;
     output.print(&metrics, || text(&metrics))?;

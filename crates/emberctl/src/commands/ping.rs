@@ -9,7 +9,7 @@ use crate::output::Output;
 /// Asks the daemon and prints its answer.
 ///
 /// # Errors
-/// There is no daemon, or it does not say that it is well.
+/// No daemon answers, or the daemon does not report that it is healthy.
 pub async fn run(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     let health = client.healthz().await?;
     output.print(&health, || format!("{}\n", health.status))?;

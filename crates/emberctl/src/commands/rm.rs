@@ -15,7 +15,7 @@ pub struct Args {
     ids: Vec<String>,
 }
 
-/// What `rm --json` prints.
+/// The JSON output of `rm`.
 #[derive(Serialize)]
 struct Deleted {
     deleted: Vec<String>,

@@ -25,8 +25,8 @@ pub struct Args {
 /// Runs the program in a sandbox of its own; the exit code is the program's.
 ///
 /// # Errors
-/// The program cannot be read, the daemon refuses, there is no daemon, or the user
-/// interrupts. The sandbox is deleted whichever it is.
+/// The program cannot be read, the daemon refuses the request, no daemon answers, or the user
+/// interrupts. The sandbox is deleted in every case.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let wants_trace = args.program.trace();
     let body = args.program.into_body()?;
@@ -47,7 +47,7 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
 }
 
 /// Creates a sandbox. A first interrupt waits for the answer, since deleting needs the id; a
-/// second one hangs up, and the daemon drops a half-made sandbox nobody waits for.
+/// second one hangs up, and the daemon drops an unfinished sandbox that no client waits for.
 async fn create(
     client: &Client,
     pack: &str,

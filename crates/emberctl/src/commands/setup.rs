@@ -20,16 +20,16 @@ mod workshop;
 
 pub use firecracker::current as firecracker_dir;
 
-/// What to fetch.
+/// The program or image to install.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Install Firecracker and its jailer, of a release known to be sound.
+    /// Install a supported release of Firecracker and its jailer.
     Firecracker(firecracker::Args),
-    /// Make a kernel of Firecracker's own tests the guests' kernel.
+    /// Install a kernel of Firecracker's test suite as the kernel of the guests.
     Kernel(kernel::Args),
 }
 
-/// What was installed, as `--json` prints it.
+/// The JSON output of `setup`.
 #[derive(Debug, Serialize)]
 struct Installed {
     what: String,
@@ -43,7 +43,7 @@ struct Installed {
 /// Carries out `command` for `data_dir`.
 ///
 /// # Errors
-/// What could not be fetched, verified or installed; what was there before is untouched then.
+/// A file could not be fetched, verified or installed. The files of before are then untouched.
 pub fn run(command: Command, data_dir: &DataDir, output: Output) -> anyhow::Result<ExitCode> {
     let mut progress = progress::of(output);
     let installed = match command {
@@ -57,7 +57,7 @@ pub fn run(command: Command, data_dir: &DataDir, output: Output) -> anyhow::Resu
 }
 
 fn text(installed: &Installed) -> String {
-    let verb = if installed.up_to_date { "was there already" } else { "installed" };
+    let verb = if installed.up_to_date { "already installed" } else { "installed" };
     let labels = ["next"].into_iter().chain(std::iter::repeat(""));
     let next = labels.zip(installed.next.iter().cloned());
     let facts: Vec<_> = [("path", installed.path.clone())].into_iter().chain(next).collect();

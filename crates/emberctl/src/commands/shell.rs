@@ -8,7 +8,7 @@ use emberd_client::Client;
 use super::exec;
 use crate::terminal;
 
-/// Becomes the best shell the sandbox has.
+/// Starts bash if the sandbox has it, else sh.
 const BEST_SHELL: &str = "command -v bash >/dev/null && exec bash -l; exec sh -l";
 
 /// Arguments of `shell`.
@@ -24,7 +24,7 @@ pub struct Args {
 /// Runs the shell; the exit code is its own.
 ///
 /// # Errors
-/// The daemon refuses, or there is none.
+/// The daemon refuses the request, or no daemon answers.
 pub async fn run(client: &Client, args: Args) -> anyhow::Result<ExitCode> {
     let spec = ProcessSpec {
         tty: Some(terminal::size()),

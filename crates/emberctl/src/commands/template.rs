@@ -11,7 +11,7 @@ use super::image::progress;
 use super::ls::age_text;
 use crate::output::{self, Output};
 
-/// What to do with templates.
+/// Commands on templates.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// List the template of every language pack.
@@ -30,7 +30,7 @@ pub struct Args {
     packs: Vec<String>,
 }
 
-/// What `template rm --json` prints.
+/// The JSON output of `template rm`.
 #[derive(Serialize)]
 struct Deleted {
     deleted: Vec<String>,

@@ -20,7 +20,7 @@ use language::Language;
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Language pack to try: python or shell.
+    /// Language pack to test: python or shell.
     #[arg(long, value_enum, default_value_t = Language::Python)]
     pack: Language,
 }
@@ -34,7 +34,7 @@ pub struct Step {
     duration_us: u64,
 }
 
-/// What `test --json` prints.
+/// The JSON output of `test`.
 #[derive(Debug, Serialize)]
 struct Report {
     passed: usize,
@@ -43,13 +43,13 @@ struct Report {
     steps: Vec<Step>,
 }
 
-/// What a step saw: as expected, not as expected, or nothing and why.
+/// The outcome of a step.
 pub enum Seen {
     /// As expected.
     Expected(String),
     /// Something else.
     Unexpected(String),
-    /// Nothing, because it cannot be looked at from here.
+    /// Nothing, because this host cannot see it.
     Nothing(String),
 }
 
@@ -87,7 +87,7 @@ impl Record {
 /// Tries every step; the sandbox is deleted even when one fails or the user interrupts.
 ///
 /// # Errors
-/// There is no daemon, or the user interrupts.
+/// No daemon answers, or the user interrupts.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let info = client.info().await?;
     let mut record = Record { output, steps: Vec::new() };

@@ -13,13 +13,13 @@ use emberd_vmm::firecracker::vmconfig;
 use crate::daemon_options::{FileArg, Globals, GuestKeys, hinted};
 use crate::report::Hinted;
 
-/// Overrides the driver's `quiet`: whoever boots by hand wants to see the kernel's messages.
+/// Overrides the driver's `quiet`: a guest booted by hand shows the kernel's messages.
 const LOUD: &str = "loglevel=7";
 
 /// Arguments of `vmconfig`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The language pack whose root image the guest gets.
+    /// Language pack of the guest's root image.
     pack: PackName,
     #[command(flatten)]
     file: FileArg,
@@ -37,7 +37,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
     let mut images = Images::load(&config.data_dir)?;
     let Some(pack) = images.packs.remove(&args.pack) else {
         let message = format!("unknown language pack `{}`", args.pack);
-        let hint = format!("build it with `emberctl image build pack {}`", args.pack);
+        let hint = format!("build the pack: emberctl image build pack {}", args.pack);
         return Err(Hinted { message, hint }.into());
     };
     let words = config.kernel_args.iter().cloned();

@@ -22,9 +22,9 @@ fn wrong_usage_is_our_own_error() {
     check_usage_error(&["exec", "sb_1", "1", "--timeout", "0"], "timeout_ms is 0");
     check_usage_error(&["exec", "sb_1", "1", "--timeout", "2h"], "3600000");
     check_usage_error(&["exec", "sb_1", "1", "--env", "A"], "NAME=VALUE");
-    check_usage_error(&["exec", "sb_1", "1", "--env", "=A"], "not the name");
+    check_usage_error(&["exec", "sb_1", "1", "--env", "=A"], "not a valid name");
     check_usage_error(&["exec", "sb_1", "-f", "/nonexistent"], "cannot read /nonexistent");
-    check_usage_error(&["exec", "sb_1", "-i", "-f", "-"], "both the code and its input");
+    check_usage_error(&["exec", "sb_1", "-i", "-f", "-"], "both the code and the program's input");
     check_usage_error(&["rm"], "required arguments");
     check_usage_error(&["template"], "Usage:");
     check_usage_error(&["template", "build"], "required arguments");
@@ -55,7 +55,7 @@ fn a_missing_daemon_comes_with_a_hint() {
         let complaint = complaint(&output);
         assert!(complaint.starts_with("error: cannot connect"), "{args:?}: {complaint}");
         assert!(complaint.contains("No such file"), "{args:?}: {complaint}");
-        assert!(complaint.ends_with("\nhint: start it with scripts/serve.sh\n"), "{complaint}");
+        assert!(complaint.ends_with("\nhint: start the daemon: scripts/serve.sh\n"), "{complaint}");
     }
 }
 
@@ -64,6 +64,6 @@ fn a_missing_daemon_is_json_on_request() {
     let output = run(ADDR_DEAD, &["ls", "--json"]);
     assert_eq!(output.status.code(), Some(125));
     let error: Value = serde_json::from_slice(&output.stderr).unwrap();
-    assert_eq!(error["hint"], "start it with scripts/serve.sh");
+    assert_eq!(error["hint"], "start the daemon: scripts/serve.sh");
     assert!(error.get("code").is_none());
 }

@@ -100,7 +100,7 @@ fn run_is_shown_as_it_happens_each_kind_on_its_stream() {
         .collect();
     assert_eq!(names, ["started", "stdout", "stderr", "other", "display", "result", "end"]);
     let much = run_events(&daemon, &json!([{"event": "stdout", "text": "much"}]), &[]);
-    assert_eq!(complaint(&much), "emberctl: what the run said was cut at its limit\n");
+    assert_eq!(complaint(&much), "emberctl: the output of the run was cut at its limit\n");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn pictures_are_saved_where_that_is_asked_for() {
     let expect =
         format!("first\n{shown}/run-3-1.png\nsecond\n{shown}/run-3-2.svg\n{shown}/run-3-2.jpg\n");
     assert_eq!(printed(&output), expect);
-    let hint = "emberctl: pictures not saved: 1 (they are not what their types say)\n";
+    let hint = "emberctl: pictures not saved: 1 (their content does not match their types)\n";
     assert_eq!(complaint(&output), hint);
     assert_eq!(std::fs::read(dir.join("run-3-1.png")).unwrap(), b"hello");
     assert_eq!(std::fs::read(dir.join("run-3-2.svg")).unwrap(), b"<svg/>");
@@ -174,9 +174,12 @@ fn pictures_that_are_not_saved_are_told() {
     let daemon = daemon();
     let output = run_events(&daemon, &pictures(), &[]);
     assert_eq!(printed(&output), "first\nsecond\n");
-    assert_eq!(complaint(&output), "emberctl: pictures not saved: 4 (--save DIR saves them)\n");
+    assert_eq!(
+        complaint(&output),
+        "emberctl: pictures not saved: 4 (save pictures with --save DIR)\n"
+    );
     let nowhere = run_events(&daemon, &pictures(), &["--save", "/proc/none"]);
     assert_eq!(nowhere.status.code(), Some(125));
-    assert!(complaint(&nowhere).starts_with("error: cannot make /proc/none"));
+    assert!(complaint(&nowhere).starts_with("error: cannot create /proc/none"));
     assert_eq!(daemon.requests().len(), 1, "nothing ran that could not be saved");
 }

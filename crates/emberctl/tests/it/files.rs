@@ -82,7 +82,7 @@ fn a_copy_is_called_as_its_caller_calls_it() {
     assert_eq!(fs::read_dir(desk.here("dir")).unwrap().count(), 1);
     let output = desk.emberctl(&["cp", &desk.there("from/.."), &desk.here("dir")]);
     assert_eq!(output.status.code(), Some(125));
-    assert!(complaint(&output).contains("name the copy"), "{}", complaint(&output));
+    assert!(complaint(&output).contains("give the copy a name"), "{}", complaint(&output));
 }
 
 #[test]
@@ -106,8 +106,8 @@ fn what_cannot_be_copied_is_said() {
     let desk = Desk::new();
     fs::write(desk.here("a"), "").unwrap();
     for (args, expect) in [
-        ([desk.here("a"), desk.here("b")], "one of the two must be in a sandbox"),
-        ([desk.there("a"), desk.there("b")], "one of the two must be in a sandbox"),
+        ([desk.here("a"), desk.here("b")], "one path must be in a sandbox"),
+        ([desk.there("a"), desk.there("b")], "one path must be in a sandbox"),
         ([desk.here("none"), desk.there("b")], "cannot read"),
         ([desk.there("none"), desk.here("b")], "no such file"),
         ([desk.there("a"), desk.here("no/such/dir")], "cannot write"),

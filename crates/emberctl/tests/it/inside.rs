@@ -21,7 +21,8 @@ fn forward(daemon: &FakeDaemon, id: &str, ports: &str) -> (Child, String) {
     let mut command = emberctl(&daemon.addr, &["forward", id, ports]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (line, _) = emberd_testing::first_line(child.stdout.take().unwrap()).unwrap();
-    let (listening, rest) = line.split_once(" leads to ").unwrap();
+    let forwarding = line.strip_prefix("forwarding ").unwrap();
+    let (listening, rest) = forwarding.split_once(" to port ").unwrap();
     assert!(rest.ends_with(&format!(" of {id}\n")), "{line}");
     (child, listening.to_owned())
 }
@@ -82,7 +83,7 @@ fn forward_says_what_is_wrong_before_it_listens() {
     let said = complaint(&output);
     assert_eq!(output.status.code(), Some(125));
     assert!(said.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{said}");
-    assert!(said.contains("hint: name another port of this host, as in 0:80"), "{said}");
+    assert!(said.contains("hint: choose another port of this host, as in 0:80"), "{said}");
     let unknown = run(&daemon.addr, &["forward", "sb_0", "80"]);
     assert_eq!(complaint(&unknown), "error: no sandbox sb_0\n");
     assert_eq!(run(&daemon.addr, &["forward", &id, "nonsense"]).status.code(), Some(125));

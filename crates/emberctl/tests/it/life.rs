@@ -51,16 +51,16 @@ fn code_that_runs_on_the_hosts_kernel_is_found_out() {
 fn a_sandbox_that_leaves_something_behind_is_found_out() {
     let (output, report, _daemon) = try_out(Flaws { leaks: true, ..Flaws::default() });
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(steps_with(&report, "fail"), ["VM process is gone", "work directory is gone"]);
+    assert_eq!(steps_with(&report, "fail"), ["VMM process is gone", "work directory is gone"]);
 }
 
 #[test]
 fn what_another_host_hides_is_skipped_with_a_reason() {
     let (output, report, _daemon) = try_out(Flaws { elsewhere: true, ..Flaws::default() });
     assert_eq!(output.status.code(), Some(0), "{report:#}");
-    let skipped = ["VM process runs", "VM process is gone", "work directory is gone"];
+    let skipped = ["VMM process runs", "VMM process is gone", "work directory is gone"];
     assert_eq!(steps_with(&report, "skipped"), skipped);
     let steps = report["steps"].as_array().unwrap();
     let step = steps.iter().find(|step| step["verdict"] == "skipped").unwrap();
-    assert_eq!(step["seen"], "the daemon is on another host: no /nonexistent here");
+    assert_eq!(step["seen"], "the daemon runs on another host: this host has no /nonexistent");
 }

@@ -108,7 +108,7 @@ fn ping_and_info_tell_what_the_daemon_is() {
     assert!(printed(&info).contains("chosen because  a test\n"), "{}", printed(&info));
     assert!(printed(&info).contains("shell: POSIX shell\n"), "{}", printed(&info));
     let pool = "python: 1 ready of 2, raised to 4, 1 filling, 1 standing by; \
-        7 given, 3 missed, 0 discarded\n";
+        7 handed out, 3 missed, 0 discarded\n";
     assert!(printed(&info).contains(pool), "{}", printed(&info));
     assert_eq!(json(&daemon.addr, &["info"])["guest_ram_mib"], 256);
 }

@@ -60,7 +60,7 @@ fn failures_of_the_program_are_named() {
 fn fields_that_the_daemon_does_not_know_are_a_warning() {
     let daemon = daemon();
     let warned = String::from_utf8(run(&daemon.addr, &["run", "shell", OLD_DAEMON]).stderr);
-    let warning = "warning: the daemon does not know and has ignored: limits.pids, fresh\n";
+    let warning = "warning: the daemon ignored fields it does not know: limits.pids, fresh\n";
     assert!(warned.unwrap().starts_with(&format!("{warning}hint: update the daemon\n")));
     let warned = run(&daemon.addr, &["run", "shell", "--json", OLD_DAEMON]).stderr;
     let line = String::from_utf8(warned).unwrap();

@@ -68,21 +68,21 @@ impl Start {
 pub const SCENARIOS: [Scenario; 17] = [
     Scenario {
         name: "overhead",
-        about: "what emberd itself adds to an exec, over the test double",
+        about: "overhead of emberd per exec, with the test double",
         iterations: 1000,
         start: Start::Double,
         run: overhead::run,
     },
     Scenario {
         name: "cold-boot",
-        about: "create by booting a kernel",
+        about: "create by a cold boot",
         iterations: 10,
         start: Start::Cold,
         run: cold_boot::run,
     },
     Scenario {
         name: "restore",
-        about: "create from a template without a pool, and run a first program",
+        about: "create from a template without a pool, and the first exec",
         iterations: 50,
         start: Start::Restoring,
         run: restore::run,
@@ -110,7 +110,7 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "exec",
-        about: "exec in an existing sandbox: by zygote, and in a new interpreter",
+        about: "exec in an existing sandbox: in a fork of the zygote, and in a new interpreter",
         iterations: 100,
         start: Start::Pooled,
         run: exec::run,
@@ -131,14 +131,14 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "files",
-        about: "128 MiB into a file of a sandbox and out of it; small files",
+        about: "write and read a file of 128 MiB in a sandbox; small files",
         iterations: 5,
         start: Start::Roomy,
         run: files::run,
     },
     Scenario {
         name: "stream",
-        about: "a process's first output, an echo through its input, 128 MiB of its output",
+        about: "first output of a process, echo of its input, 128 MiB of its output",
         iterations: 50,
         start: Start::Pooled,
         run: stream::run,
@@ -152,14 +152,14 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "held",
-        about: "many processes in one sandbox, each with a client that follows it",
+        about: "many processes in one sandbox, each with a connected client",
         iterations: 1,
         start: Start::Pooled,
         run: held::run,
     },
     Scenario {
         name: "delete",
-        about: "delete: until the answer, until the microVM is gone",
+        about: "delete: time to the response, and until the microVM is gone",
         iterations: 50,
         start: Start::Pooled,
         run: delete::run,
@@ -180,7 +180,7 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "churn",
-        about: "many sandboxes one after the other: drift and leaks",
+        about: "many sandboxes in a row: drift and leaks",
         iterations: 300,
         start: Start::Pooled,
         run: churn::run,

@@ -33,16 +33,16 @@ pub enum KernelError {
     #[error("cannot read the kernel")]
     Read(#[source] io::Error),
     /// The file is neither a 64-bit x86 ELF file nor a bzImage.
-    #[error("neither a 64-bit x86 ELF file nor a bzImage")]
+    #[error("the file is neither a 64-bit x86 ELF file nor a bzImage")]
     Unrecognised,
     /// The file is over [`KERNEL_BYTES_MAX`].
-    #[error("larger than {KERNEL_BYTES_MAX} bytes")]
+    #[error("the kernel is larger than {KERNEL_BYTES_MAX} bytes")]
     TooLarge,
     /// The image is shorter than its header says.
-    #[error("truncated: its header announces more data than the file has")]
+    #[error("the file is truncated: the header announces more data than the file has")]
     Truncated,
     /// The compressor is not lz4, zstd, xz or gzip.
-    #[error("compressed in an unknown way (its payload starts with {0:02x?})")]
+    #[error("the compression is unknown (the payload starts with {0:02x?})")]
     UnknownCompression([u8; 4]),
     /// The compressed payload is damaged.
     #[error("cannot decompress the payload")]
@@ -56,7 +56,7 @@ pub enum KernelError {
         expected: usize,
     },
     /// The file does not contain `Linux version`.
-    #[error("not a Linux kernel: it has no release")]
+    #[error("the file is not a Linux kernel: it names no release")]
     NoRelease,
 }
 

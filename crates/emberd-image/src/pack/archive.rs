@@ -20,19 +20,19 @@ pub(super) const BLOCK_BYTES: usize = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// The stream cannot be read, or its compression is damaged.
-    #[error("cannot read it")]
+    #[error("cannot read the archive")]
     Read(#[source] io::Error),
     /// The stream is not a tar archive, or ends within an entry.
-    #[error("not a tar archive, or damaged at byte {0}")]
+    #[error("the file is not a tar archive, or is damaged at byte {0}")]
     Damaged(u64),
     /// The root is over [`ROOT_BYTES_MAX`].
-    #[error("larger than {ROOT_BYTES_MAX} bytes")]
+    #[error("the content is larger than {ROOT_BYTES_MAX} bytes")]
     TooLarge,
     /// The root has over [`ROOT_ENTRIES_MAX`] entries.
-    #[error("more than {ROOT_ENTRIES_MAX} files")]
+    #[error("the archive has more than {ROOT_ENTRIES_MAX} files")]
     TooMany,
     /// The root is empty.
-    #[error("empty")]
+    #[error("the archive is empty")]
     Empty,
 }
 

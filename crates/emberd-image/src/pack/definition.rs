@@ -109,7 +109,7 @@ pub struct PackDefinition {
 #[derive(Debug, thiserror::Error)]
 pub enum DefinitionError {
     /// There is no such built-in pack.
-    #[error("there is no built-in language pack `{0}`; use {names}, or the directory of a pack.toml",
+    #[error("unknown built-in language pack `{0}`; use {names}, or the directory of a pack.toml",
         names = built_in_names())]
     Unknown(PackName),
     /// The file cannot be read.

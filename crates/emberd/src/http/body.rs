@@ -36,10 +36,10 @@ const UNWANTED_TIME_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum PiecesError {
     /// The client paused for too long.
-    #[error("no more of the body arrived within {0:?}")]
+    #[error("the body stalled for {0:?}")]
     Pause(Duration),
     /// The connection broke, or the body is not HTTP.
-    #[error("the body broke off")]
+    #[error("the body ended early")]
     Broken(#[source] axum::Error),
 }
 

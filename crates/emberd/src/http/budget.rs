@@ -26,7 +26,7 @@ pub const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The memory for bodies is used up.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the request bodies under way have used up their memory")]
+#[error("the memory for request bodies is used up")]
 pub struct Exhausted;
 
 /// The budget of one daemon. Clones share it.
@@ -69,7 +69,7 @@ impl Budget {
     /// given in the order they are asked for.
     ///
     /// # Errors
-    /// [`Exhausted`] if there is no share within [`WAIT_MAX`].
+    /// [`Exhausted`] if no share becomes free within [`WAIT_MAX`].
     pub(crate) async fn take(
         &self,
         principal: Principal,

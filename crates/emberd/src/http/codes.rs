@@ -117,7 +117,7 @@ failures! {
     }
 
     TooManyWebSockets {
-        Self => TooMany "close one, or use server-sent events",
+        Self => TooMany "close a WebSocket, or use server-sent events",
     }
 
     UploadError {
@@ -179,7 +179,7 @@ failures! {
         Self::TooMany(_) => TooMany "delete a process, or wait until one ends",
         Self::NotStarted(_) => NotStarted
             "name a program and a directory that exist in the sandbox",
-        Self::Ended(_) => ProcessEnded "its last event says how it ended; start another process",
+        Self::Ended(_) => ProcessEnded "read how it ended in its last event, or start another process",
         Self::StdinEnded(_) => ProcessEnded "start another process",
         Self::NoTerminal(_) => InvalidRequest "start the process with `tty`",
         Self::Invalid(_) => InvalidRequest,
@@ -192,7 +192,7 @@ failures! {
         Self::Busy(_) => ContextBusy "wait until a run ends, or interrupt one",
         Self::Dead { .. } => ContextDead "restart the context",
         Self::Start(_) => GuestFailed
-            "try to run the interpreter by exec: the sandbox may not have it",
+            "check with exec that the sandbox has the interpreter",
     }
 
     DialError {
@@ -200,7 +200,7 @@ failures! {
         Self::NotListening { .. } => PortClosed
             "start a server in the sandbox that listens on that port, on 127.0.0.1 or 0.0.0.0",
         Self::TooMany(_) => TooManyConnections
-            "close some of them, or spread the load over more sandboxes",
+            "close connections, or use more sandboxes",
     }
 
     ExchangeError {

@@ -65,16 +65,16 @@ pub enum RouteError {
     #[error("unknown path")]
     Path,
     /// The path exists, but not with this method.
-    #[error("the path does not take this method")]
+    #[error("the path does not support this method")]
     Method,
     /// The method is `CONNECT`, for a port inside a sandbox.
-    #[error("a port inside a sandbox does not take CONNECT")]
+    #[error("ports inside a sandbox do not support CONNECT")]
     Connect,
 }
 
 /// A route panicked.
 #[derive(Debug, thiserror::Error)]
-#[error("emberd has a defect; its log has the details")]
+#[error("internal error; the log of emberd has the details")]
 pub struct Defect;
 
 /// The table from code to status.

@@ -60,7 +60,7 @@ fn timed(times: &ExecTimes) -> Timed {
 #[derive(Debug, thiserror::Error)]
 pub enum StdinError {
     /// The body has both fields.
-    #[error("`stdin` and `stdin_base64` exclude each other")]
+    #[error("`stdin` and `stdin_base64` cannot be combined")]
     Both,
     /// The text is not base64.
     #[error("`stdin_base64` is not base64")]

@@ -68,7 +68,7 @@ fn error_response(codes: &[ErrorCode]) -> Response {
     if codes.contains(&ErrorCode::TooManyBytes) {
         let retry_after = HeaderBuilder::new()
             .schema(Some(u64::schema()))
-            .description(Some("Seconds after which to try again, with `too_many_bytes`."));
+            .description(Some("Seconds until the next attempt, with `too_many_bytes`."));
         response = response.header(RETRY_AFTER.as_str(), retry_after.build());
     }
     response.build()

@@ -60,7 +60,7 @@ impl Hosts {
 
 /// The `Host` of a request, quoted, is not a name of this daemon.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is not a name of this daemon")]
+#[error("the daemon does not answer to the host {0}")]
 pub struct HostError(String);
 
 /// Refuses requests to other hosts. A request without a host passes: only programs send one.

@@ -50,7 +50,7 @@ pub async fn info(State(sandboxes): State<Sandboxes>) -> Json<Info> {
     path = paths::HEALTHZ,
     operation_id = "check_health",
     tag = "daemon",
-    responses((status = 200, description = "The daemon is up.", body = Health), Failures<()>)
+    responses((status = 200, description = "The daemon runs.", body = Health), Failures<()>)
 )]
 pub async fn healthz() -> Json<Health> {
     Json(Health { status: "ok".to_owned() })

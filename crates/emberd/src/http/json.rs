@@ -25,11 +25,13 @@ impl fmt::Display for Unread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Excess(JsonExcess::Depth(most)) => {
-                write!(f, "the body is nested over {most} deep")
+                write!(f, "the body is nested more than {most} levels deep")
             }
-            Self::Excess(JsonExcess::Values(most)) => write!(f, "the body has over {most} values"),
+            Self::Excess(JsonExcess::Values(most)) => {
+                write!(f, "the body has more than {most} values")
+            }
             Self::Excess(JsonExcess::Number(most)) => {
-                write!(f, "the body has a number of over {most} bytes")
+                write!(f, "the body has a number of more than {most} bytes")
             }
             Self::Wrong(error) => error.fmt(f),
         }
@@ -79,11 +81,11 @@ mod tests {
     fn depth_is_limited_where_nothing_is_read_too() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         check(&nested(LIMITS.depth_max - 1), "read");
-        check(&nested(LIMITS.depth_max + 1), "the body is nested over 128 deep");
-        check(&nested(1 << 20), "the body is nested over 128 deep");
+        check(&nested(LIMITS.depth_max + 1), "the body is nested more than 128 levels deep");
+        check(&nested(1 << 20), "the body is nested more than 128 levels deep");
         check(
             &format!("{{\"x\":{}}}", nested(LIMITS.depth_max)),
-            "the body is nested over 128 deep",
+            "the body is nested more than 128 levels deep",
         );
     }
 
@@ -92,7 +94,7 @@ mod tests {
         let list = |item: &str, count: usize| format!("[{}]", vec![item; count].join(","));
         check(&list("0", LIMITS.values_max - 2), "read");
         for item in ["0", "[]", "{}", "\"\"", "{\"\":0}"] {
-            check(&list(item, LIMITS.values_max), "the body has over 16384 values");
+            check(&list(item, LIMITS.values_max), "the body has more than 16384 values");
         }
     }
 

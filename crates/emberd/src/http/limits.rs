@@ -67,7 +67,7 @@ impl WebSocketPermits {
 
 /// The principal has as many WebSockets as allowed.
 #[derive(Debug, thiserror::Error)]
-#[error("{WEBSOCKETS_MAX} WebSockets are open, and no more are allowed")]
+#[error("the limit of {WEBSOCKETS_MAX} open WebSockets is reached")]
 pub struct TooManyWebSockets;
 
 impl<S: Sync> FromRequestParts<S> for WebSocketPermits {

@@ -19,7 +19,7 @@ use super::id::Id;
     tag = "sandboxes",
     params(Id),
     responses(
-        (status = 200, description = "The current use.", body = Metrics),
+        (status = 200, description = "The current resource usage.", body = Metrics),
         Failures<(Unknown, OperationError)>,
     )
 )]

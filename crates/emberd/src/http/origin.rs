@@ -17,7 +17,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The request came from a web page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("web pages may not use this API")]
+#[error("the API refuses requests from web pages")]
 pub enum PageError {
     /// The request has an `Origin` header.
     ForeignOrigin,

@@ -78,7 +78,7 @@ impl<T: IntoResponse> IntoResponse for Kept<T> {
 /// A body in pieces of at most [`PIECE_BYTES`].
 struct InPieces {
     body: Body,
-    /// What is left of the last one that came from it.
+    /// The rest of the last piece that came from `body`.
     rest: Bytes,
 }
 
@@ -118,8 +118,8 @@ impl HttpBody for InPieces {
     }
 }
 
-/// What `piece` comes to in JSON at most, in bytes: control characters are escaped with six, and
-/// what is not valid UTF-8 is there as replacement characters and as base64.
+/// Most bytes that `piece` takes in JSON. A control character is escaped with six bytes. Bytes
+/// that are not valid UTF-8 appear twice: as replacement characters and as base64.
 fn json_bytes(piece: &[u8]) -> usize {
     let byte = |byte: &u8| match byte {
         b'\n' | b'\r' | b'\t' | b'"' | b'\\' => 2,

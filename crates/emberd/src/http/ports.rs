@@ -26,7 +26,7 @@ use crate::server::caller::Caller;
     tag = "ports",
     params(Id, ("port" = u16, Path, description = "TCP port, 1 to 65535.")),
     responses(
-        (status = 101, description = "From here on, the connection carries the bytes of the port."),
+        (status = 101, description = "The connection now carries the bytes of the port."),
         Failures<(TargetError, Unknown, OperationError, DialError)>,
     )
 )]
@@ -41,7 +41,7 @@ pub async fn connect(
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let Some(upgrade) = upgrade.filter(|_| asks_for_tunnel(request.headers())) else {
         let hint = "send `Connection: Upgrade` and `Upgrade: tcp`, or use `emberctl forward`";
-        let error = TargetError::new("the request does not ask for an upgrade to `tcp`");
+        let error = TargetError::new("the request has no `Upgrade: tcp`");
         return Err(ApiError::from(error).hint(hint));
     };
     let guest = sandboxes.get(id)?.ports()?.dial(port).await?;

@@ -168,7 +168,7 @@ pub async fn stdin(
     params(ProcessId),
     request_body = SignalProcess,
     responses(
-        (status = 204, description = "The signal is on its way."),
+        (status = 204, description = "The signal is sent."),
         Failures<(PathError, BodyError, Unknown, OperationError, ProcessError)>,
     )
 )]
@@ -191,7 +191,7 @@ pub async fn signal(
     params(ProcessId),
     request_body = TtySize,
     responses(
-        (status = 204, description = "The change is on its way."),
+        (status = 204, description = "The new size is sent."),
         Failures<(PathError, BodyError, Unknown, OperationError, ProcessError)>,
     )
 )]

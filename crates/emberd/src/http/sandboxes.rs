@@ -102,7 +102,7 @@ pub async fn get(
     tag = "sandboxes",
     params(Id),
     responses(
-        (status = 204, description = "The sandbox is out of reach.",
+        (status = 204, description = "The sandbox is deleted. Its resources are released shortly after.",
          headers(("server-timing" = String, description = "Time that each stage took."))),
         Failures<(Unknown,)>,
     )

@@ -96,7 +96,7 @@ pub const SCOPES: [(&str, &str, Scope); 38] = [
 pub const PROXIED: Scope = Scope::SandboxUse;
 
 impl Scope {
-    /// The scope of a route, by its `path` as it is registered; none if there is no such route.
+    /// The scope of a route, by its `path` as it is registered; none if no such route exists.
     /// `HEAD` needs what `GET` does.
     pub fn of(method: &Method, path: &str) -> Option<Self> {
         let method = if method == Method::HEAD { "GET" } else { method.as_str() };

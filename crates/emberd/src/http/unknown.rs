@@ -85,8 +85,8 @@ pub async fn name_unknown_fields(mut request: Request, next: Next) -> Response {
 /// Adds the header to every response of an operation that takes JSON.
 pub fn describe(document: &mut OpenApi) {
     let header = HeaderBuilder::new().schema(Some(String::schema())).description(Some(
-        "Fields of the body that the daemon does not know and has ignored, separated by commas. \
-         Absent where it knows them all.",
+        "Fields of the body that the daemon does not know and ignored, separated by commas. \
+         Absent if it knows all fields.",
     ));
     let header = header.build();
     for item in document.paths.paths.values_mut() {

@@ -24,7 +24,7 @@ pub enum ListenError {
     #[error("{} exists and is not a socket", .0.display())]
     NotASocket(PathBuf),
     /// Other users could replace a socket in the directory.
-    #[error("{} is not a directory that only this user can write to", .0.display())]
+    #[error("other users can write to {}, the directory of the socket", .0.display())]
     SharedDir(PathBuf),
     /// Listening on the address failed.
     #[error("cannot listen on {addr}")]

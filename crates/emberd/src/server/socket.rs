@@ -78,7 +78,7 @@ impl Socket {
             return Poll::Ready(Ok(sent));
         }
         self.abort();
-        let error = format!("the client took nothing for {STALL_MAX:?}");
+        let error = format!("the client read nothing for {STALL_MAX:?}");
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, error)))
     }
 }

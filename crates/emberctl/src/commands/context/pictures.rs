@@ -31,13 +31,13 @@ pub struct Pictures {
 }
 
 impl Pictures {
-    /// Makes the directory they are to be saved in, if there is to be one.
+    /// Creates the directory for pictures, if one was given.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The directory cannot be created.
     pub fn new(dir: Option<PathBuf>) -> anyhow::Result<Self> {
         if let Some(dir) = &dir {
-            fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         }
         Ok(Self { dir, run: 0, number: 0, unsaved: 0 })
     }
@@ -47,17 +47,17 @@ impl Pictures {
         self.run = run;
     }
 
-    /// What to say of those that were not saved.
+    /// The message about pictures that were not saved, if any.
     pub fn complaint(&self) -> Option<String> {
         let why = match self.dir {
-            Some(_) => "they are not what their types say",
-            None => "--save DIR saves them",
+            Some(_) => "their content does not match their types",
+            None => "save pictures with --save DIR",
         };
         (self.unsaved > 0).then(|| format!("pictures not saved: {} ({why})", self.unsaved))
     }
 
     /// Saves the pictures among `data`, in place of earlier ones of the same run and number, and
-    /// returns their paths. What is no picture although it says so counts as not saved.
+    /// returns their paths. A file that is not of its stated type counts as not saved.
     ///
     /// # Errors
     /// A file cannot be written.

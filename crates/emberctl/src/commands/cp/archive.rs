@@ -21,7 +21,7 @@ pub fn unpack(from: &mut impl Read, directory: &Path) -> io::Result<()> {
 
 fn as_io(error: TarError) -> io::Error {
     match error {
-        // Whoever reads the stream knows why it ended.
+        // The reader of the stream reports why it ended.
         TarError::Stream(error) => error,
         error => io::Error::other(error),
     }

@@ -15,7 +15,7 @@ const PIECE_BYTES: usize = 64 << 10;
 /// Pieces on their way.
 const PIECES_MAX: usize = 4;
 
-/// What a thread writes goes into an upload.
+/// A writer for a thread, whose bytes go into an upload.
 pub struct PipeWriter {
     pieces: mpsc::Sender<io::Result<Bytes>>,
     buffer: Vec<u8>,
@@ -58,7 +58,7 @@ pub fn upload<T>(work: impl FnOnce(&mut PipeWriter) -> io::Result<T> + Send + 's
     }))
 }
 
-/// What a thread reads comes from a download.
+/// A reader for a thread, whose bytes come from a download.
 pub struct PipeReader {
     pieces: mpsc::Receiver<Bytes>,
     rest: Bytes,

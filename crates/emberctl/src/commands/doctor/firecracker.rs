@@ -22,7 +22,7 @@ const SECCOMP_FILTER: &str = "2";
 pub async fn rows(binary: Option<&Path>, config: &Config, client: &Client) -> (Vec<Row>, bool) {
     let Some(binary) = binary else {
         let row = Row::fail("firecracker", "no firecracker binary found")
-            .advise("emberctl setup firecracker installs one");
+            .advise("install Firecracker: emberctl setup firecracker");
         return (vec![row], false);
     };
     let version = ask_version(binary);
@@ -48,7 +48,7 @@ pub async fn rows(binary: Option<&Path>, config: &Config, client: &Client) -> (V
     (rows, facts.is_jailed())
 }
 
-/// What `binary --version` prints, in an environment without ours.
+/// The version that `binary --version` prints, in an empty environment.
 pub fn ask_version(binary: &Path) -> Result<Version, String> {
     let shown = binary.display();
     let output = Command::new(binary).arg("--version").env_clear().stdin(Stdio::null()).output();
@@ -72,13 +72,15 @@ async fn running(client: &Client) -> Vec<(u32, Reading)> {
 fn release(binary: &Path, version: &Result<Version, String>) -> Row {
     const WHAT: &str = "firecracker";
     match version {
-        Err(error) => Row::fail(WHAT, error).advise("name Firecracker's binary with --firecracker"),
+        Err(error) => {
+            Row::fail(WHAT, error).advise("name the Firecracker binary with --firecracker")
+        }
         Ok(version) => match version.check() {
             Ok(()) => Row::ok(WHAT, format!("{version}, {}", binary.display())),
             Err(refusal) => {
                 let error = FindError::from(refusal);
                 Row::fail(WHAT, report::chain(&error))
-                    .advise("emberctl setup firecracker installs a sound one")
+                    .advise("install a supported release: emberctl setup firecracker")
             }
         },
     }
@@ -93,13 +95,18 @@ fn seccomp(is_dynamic: bool, is_off: bool, running: &[(u32, Reading)]) -> Row {
     });
     match bare {
         _ if is_off => {
-            Row::fail(WHAT, "switched off").advise("for laboratories only: do without --no-seccomp")
+            Row::fail(WHAT, "switched off by --no-seccomp, which is for experiments only")
+                .advise("start the daemon without --no-seccomp")
         }
-        Some((pid, _)) => Row::fail(WHAT, format!("the running VMM {pid} has no filter"))
-            .advise("start the daemon without --no-seccomp"),
-        None if is_dynamic => Row::fail(WHAT, "Firecracker is linked dynamically, not a release")
-            .advise("its filter does not fit; emberctl setup firecracker installs a release"),
-        None => Row::ok(WHAT, "a static binary, filtered by default"),
+        Some((pid, _)) => {
+            Row::fail(WHAT, format!("VMM process {pid} runs without a system call filter"))
+                .advise("start the daemon without --no-seccomp")
+        }
+        None if is_dynamic => {
+            Row::fail(WHAT, "the filter does not fit a dynamically linked Firecracker binary")
+                .advise("install the static release: emberctl setup firecracker")
+        }
+        None => Row::ok(WHAT, "on: the static release filters system calls by default"),
     }
 }
 
@@ -110,12 +117,13 @@ fn filter_mode(status: &str) -> Option<&str> {
 fn snapshots(features: Option<Features>, format: Result<SnapshotFormat, FindError>) -> Row {
     const WHAT: &str = "snapshots";
     match (features, format) {
-        (Some(Features { snapshots: false, .. }), _) => {
-            Row::warn(WHAT, "not used: this release loses guests' connections when it pauses")
-                .advise("emberctl setup firecracker installs a release that does not")
-        }
+        (Some(Features { snapshots: false, .. }), _) => Row::warn(
+            WHAT,
+            "not used: this release drops guest connections when it pauses a microVM",
+        )
+        .advise("install a newer release: emberctl setup firecracker"),
         (_, Ok(format)) => {
-            Row::ok(WHAT, format!("format {format}; those of another are not loaded"))
+            Row::ok(WHAT, format!("format {format}; snapshots of other formats are not loaded"))
         }
         (_, Err(error)) => Row::warn(WHAT, report::chain(&error)),
     }
@@ -132,11 +140,11 @@ fn host_kernel(release: &str) -> Row {
         return Row::ok(WHAT, format!("Linux {release}"));
     }
     let tested = KERNELS.map(|(major, minor)| format!("{major}.{minor}")).join(", ");
-    Row::warn(WHAT, format!("Linux {release}: Firecracker is tested on {tested}"))
+    Row::warn(WHAT, format!("Linux {release}; Firecracker is tested on Linux {tested}"))
 }
 
-/// What makes `KVM_CREATE_VM` slow since Linux 6.1: it starts a thread that splits huge pages,
-/// and waits for all processors to see it change its cgroup.
+/// Reports the settings that make `KVM_CREATE_VM` slow since Linux 6.1: the call starts a thread
+/// that splits huge pages, and waits for all processors to see the thread change its cgroup.
 fn vm_creation(nx_huge_pages: &Reading, itlb_multihit: &Reading, mounts: &Reading) -> Row {
     const WHAT: &str = "vm creation";
     let Ok(nx_huge_pages) = nx_huge_pages else {
@@ -154,9 +162,9 @@ fn vm_creation(nx_huge_pages: &Reading, itlb_multihit: &Reading, mounts: &Readin
     }
     let needs_splitting = itlb_multihit.as_deref() != Ok("Not affected");
     row.advise(if needs_splitting {
-        "mount -o remount,favordynmods /sys/fs/cgroup makes it faster"
+        "to create VMs faster: mount -o remount,favordynmods /sys/fs/cgroup"
     } else {
-        "kvm.nx_huge_pages=never makes it faster, and costs this processor no safety"
+        "to create VMs faster, set kvm.nx_huge_pages=never; this processor does not need the setting"
     })
 }
 
@@ -165,7 +173,7 @@ fn timer(period_us: Reading) -> Row {
     match period_us {
         Ok(period) => {
             let seen = format!(
-                "shortest period {period} µs; a guest's timer thread, kvm-pit, is not in its cgroup"
+                "shortest period {period} µs; the timer thread of a guest (kvm-pit) is outside its cgroup"
             );
             Row::info(WHAT, seen)
         }
@@ -180,8 +188,8 @@ fn huge_pages(enabled: Reading) -> Row {
         chosen.map(|(word, _)| word.to_owned())
     });
     match chosen {
-        Ok(Some(chosen)) => Row::info(WHAT, format!("transparent ones: {chosen}")),
-        Ok(None) => Row::unknown(WHAT, "the kernel does not tell"),
+        Ok(Some(chosen)) => Row::info(WHAT, format!("transparent huge pages: {chosen}")),
+        Ok(None) => Row::unknown(WHAT, "the kernel does not report a mode"),
         Err(error) => Row::unknown(WHAT, &error),
     }
 }
@@ -197,8 +205,8 @@ fn host_console(cmdline: Reading) -> Row {
     if words().any(|word| word == "quiet" || word == "loglevel=1") {
         return Row::info(WHAT, "quiet");
     }
-    Row::info(WHAT, "the kernel may write its messages to it")
-        .advise("boot the host with quiet loglevel=1 where the console is a serial port")
+    Row::info(WHAT, "kernel messages may go to the console")
+        .advise("if the console is a serial port, boot the host with quiet loglevel=1")
 }
 
 #[cfg(test)]
@@ -251,7 +259,7 @@ mod tests {
         check(&seccomp(false, false, &[filtered.clone(), gone]), Good, false);
         let row = seccomp(false, false, &[filtered, bare]);
         check(&row, Fail, true);
-        assert!(row.seen.contains("VMM 2"), "{}", row.seen);
+        assert!(row.seen.contains("VMM process 2 "), "{}", row.seen);
         check(&seccomp(true, false, &[]), Fail, true);
         check(&seccomp(false, true, &[]), Fail, true);
     }
@@ -288,7 +296,7 @@ mod tests {
         let favoured = "cgroup2 /sys/fs/cgroup cgroup2 rw,favordynmods 0 0";
         check(&row("Y", "KVM: Mitigation: Split huge pages", favoured), Info, false);
         let safe = row("N", "Not affected", plain);
-        assert!(safe.advice.unwrap().starts_with("kvm.nx_huge_pages=never"));
+        assert!(safe.advice.unwrap().contains("kvm.nx_huge_pages=never"));
         let affected = row("Y", "KVM: Mitigation: Split huge pages", plain);
         assert!(affected.advice.unwrap().contains("favordynmods"));
         check(&vm_creation(&unreadable(), &unreadable(), &unreadable()), Info, false);
@@ -297,7 +305,10 @@ mod tests {
     #[test]
     fn what_is_only_worth_knowing() {
         assert!(timer(text("200")).seen.contains("200 µs"));
-        assert_eq!(huge_pages(text("always [madvise] never")).seen, "transparent ones: madvise");
+        assert_eq!(
+            huge_pages(text("always [madvise] never")).seen,
+            "transparent huge pages: madvise"
+        );
         check(&host_console(text("root=/dev/sda quiet")), Info, false);
         check(&host_console(text("root=/dev/sda quietly")), Info, true);
         for row in [timer(unreadable()), huge_pages(unreadable()), host_console(unreadable())] {

@@ -18,7 +18,7 @@ use crate::output;
 /// Memory a VMM needs beside its guest's, in bytes (64 MiB).
 const VMM_BYTES: u64 = 64 << 20;
 
-/// Fewer guests than this in free memory is worth a word.
+/// Free memory for fewer guests than this is a warning.
 const GUESTS_FEW: u64 = 4;
 
 /// Descriptors the daemon holds for one guest: connections, process, log.
@@ -27,7 +27,7 @@ const FILES_PER_GUEST: u64 = 24;
 /// The version every KVM says (kernel document `kvm/api`).
 const KVM_API_VERSION: i32 = 12;
 
-/// Creating an empty virtual machine takes longer than this only where something is wrong.
+/// Longest time that creating an empty virtual machine takes on a sound host.
 const CREATE_VM_MAX: Duration = Duration::from_millis(2);
 
 /// Free space in the run directory, in bytes (256 MiB): logs, and a copy of the VMM per jail.
@@ -75,17 +75,19 @@ pub fn kvm_for_firecracker(verdict: KvmVerdict, trial: Option<io::Result<KvmTria
     const WHAT: &str = "kvm";
     match trial {
         None => {
-            let seen = format!("{verdict}: Firecracker runs no stock guest kernel here");
+            let seen = format!("{verdict}; Firecracker needs KVM to run guest kernels");
             Row::fail(WHAT, seen).hint(verdict.hint())
         }
-        Some(Err(error)) => Row::fail(WHAT, format!("{verdict}, but it creates no VM: {error}"))
-            .advise("look for KVM's complaint in the kernel's log"),
+        Some(Err(error)) => {
+            Row::fail(WHAT, format!("{verdict}, but KVM cannot create a VM: {error}"))
+                .advise("look for messages of KVM in the kernel log: dmesg")
+        }
         Some(Ok(KvmTrial { api_version, .. })) if api_version != KVM_API_VERSION => {
-            Row::fail(WHAT, format!("API version {api_version}, not {KVM_API_VERSION}"))
+            Row::fail(WHAT, format!("KVM has API version {api_version}, not {KVM_API_VERSION}"))
         }
         Some(Ok(KvmTrial { create_vm, .. })) => {
             let milliseconds = create_vm.as_secs_f64() * 1e3;
-            let seen = format!("{verdict}; an empty VM takes {milliseconds:.1} ms");
+            let seen = format!("{verdict}; creating an empty VM takes {milliseconds:.1} ms");
             if create_vm > CREATE_VM_MAX {
                 Row::warn(WHAT, seen).advise("see `vm creation` below")
             } else {
@@ -99,13 +101,13 @@ fn memory(meminfo: Reading, guest_bytes: u64) -> Row {
     const WHAT: &str = "memory";
     let available = match meminfo.map(|text| meminfo_bytes(&text, "MemAvailable:")) {
         Ok(Some(available)) => available,
-        Ok(None) => return Row::unknown(WHAT, "/proc/meminfo says nothing"),
+        Ok(None) => return Row::unknown(WHAT, "/proc/meminfo has no MemAvailable"),
         Err(error) => return Row::unknown(WHAT, &error),
     };
     let guests = available / guest_bytes;
     let seen = format!("{} free, enough for {guests} guests", output::bytes(available));
     match guests {
-        0 => Row::fail(WHAT, seen).advise("give guests less with --guest-ram-mib"),
+        0 => Row::fail(WHAT, seen).advise("give guests less memory with --guest-ram-mib"),
         few if few < GUESTS_FEW => Row::warn(WHAT, seen),
         _ => Row::ok(WHAT, seen),
     }
@@ -131,8 +133,8 @@ fn swap(swaps: Reading) -> Row {
     if names.is_empty() {
         return Row::ok(WHAT, "off");
     }
-    let seen = format!("on ({}): guests' memory may be written to it", names.join(", "));
-    Row::warn(WHAT, seen).advise("swapoff -a, and remove it from /etc/fstab")
+    let seen = format!("on ({}): memory of guests may be written to disk", names.join(", "));
+    Row::warn(WHAT, seen).advise("turn swap off: swapoff -a, and remove it from /etc/fstab")
 }
 
 /// Pages merged between guests tell each what the other holds, by the time a write takes.
@@ -140,8 +142,8 @@ fn ksm(run: &Reading) -> Row {
     const WHAT: &str = "ksm";
     match run {
         Ok(state) if state == "0" => Row::ok(WHAT, "off"),
-        Ok(_) => Row::warn(WHAT, "on: guests can find out what is in each other's memory")
-            .advise("echo 0 > /sys/kernel/mm/ksm/run"),
+        Ok(_) => Row::warn(WHAT, "on: a guest can find out what is in the memory of another")
+            .advise("turn KSM off: echo 0 > /sys/kernel/mm/ksm/run"),
         Err(error) => Row::unknown(WHAT, error),
     }
 }
@@ -151,7 +153,7 @@ fn smt(active: &Reading) -> Row {
     match active {
         Ok(state) if state == "0" => Row::ok(WHAT, "off"),
         Ok(_) => Row::info(WHAT, "on: guests share processor cores")
-            .advise("where guests must not trust each other, boot the host with nosmt"),
+            .advise("if guests must not trust each other, boot the host with nosmt"),
         Err(error) => Row::unknown(WHAT, error),
     }
 }
@@ -168,10 +170,10 @@ fn vulnerabilities(found: Result<Vec<(String, String)>, String>) -> Row {
         return Row::ok(WHAT, format!("{} known, none open", found.len()));
     }
     Row::warn(WHAT, format!("open: {}", names.join(", ")))
-        .advise("update kernel and microcode; boot without mitigations=off")
+        .advise("update the kernel and the microcode; boot the host without mitigations=off")
 }
 
-/// Whether it is current only its maker knows.
+/// The version of the microcode. Only the processor's maker knows whether it is current.
 fn microcode(cpuinfo: Reading) -> Row {
     const WHAT: &str = "microcode";
     let cpuinfo = match cpuinfo {
@@ -184,11 +186,11 @@ fn microcode(cpuinfo: Reading) -> Row {
     };
     match (field("microcode"), field("model name")) {
         (Some(version), Some(model)) => Row::info(WHAT, format!("{version} of {model}")),
-        _ => Row::unknown(WHAT, "the processor does not tell"),
+        _ => Row::unknown(WHAT, "/proc/cpuinfo names no microcode version"),
     }
 }
 
-/// The limit is that of this shell; the daemon's is that of whatever starts it.
+/// The limit is that of this shell. The daemon has the limit of the process that starts it.
 fn open_files(limit: Option<u64>, guests_max: u64) -> Row {
     const WHAT: &str = "open files";
     let Some(limit) = limit else { return Row::ok(WHAT, "not limited") };
@@ -196,7 +198,7 @@ fn open_files(limit: Option<u64>, guests_max: u64) -> Row {
     let seen = format!("at most {limit}, enough for {guests} guests");
     if guests < guests_max {
         Row::warn(WHAT, seen)
-            .advise(format!("ulimit -n {}, for the daemon", guests_max * FILES_PER_GUEST))
+            .advise(format!("start the daemon after: ulimit -n {}", guests_max * FILES_PER_GUEST))
     } else {
         Row::ok(WHAT, seen)
     }
@@ -226,27 +228,28 @@ fn run_dir_mount(run_dir: &Path, stat: &StatVfs, is_jailed: bool) -> Row {
         options.iter().filter(|(flag, _, matters)| *matters && stat.f_flag.contains(*flag));
     let names: Vec<_> = in_the_way.map(|(_, name, _)| *name).collect();
     if !names.is_empty() {
-        let why = if is_jailed { "; a jail needs its devices and programs" } else { "" };
-        return Row::fail(WHAT, format!("{shown} is mounted {}{why}", names.join(", ")))
-            .advise("name a directory on another file system: --run-dir /var/lib/emberd/run");
+        let why = if is_jailed { "; jails need devices and programs there" } else { "" };
+        return Row::fail(WHAT, format!("{shown} is mounted {}{why}", names.join(", "))).advise(
+            "choose a directory on another file system, as in: --run-dir /var/lib/emberd/run",
+        );
     }
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let seen = format!("{shown}, {} free", output::bytes(free));
     if free < RUN_DIR_FREE_BYTES { Row::warn(WHAT, seen) } else { Row::ok(WHAT, seen) }
 }
 
-/// Whoever may write to a directory above can put another in its place.
+/// A user who may write to a parent directory can replace the run directory.
 fn run_dir_owners(run_dir: &Path, user: u32) -> Row {
-    const WHAT: &str = "its parents";
+    const WHAT: &str = "run dir parents";
     for dir in run_dir.ancestors().skip(1) {
         // What does not exist yet will be the daemon's own.
         let Ok(metadata) = dir.metadata() else { continue };
         if !is_safe(metadata.uid(), metadata.mode(), user) {
-            let seen = format!("others may replace what is in {}", dir.display());
+            let seen = format!("other users can replace files in {}", dir.display());
             return Row::fail(WHAT, seen).advise("choose another directory with --run-dir");
         }
     }
-    Row::ok(WHAT, "nobody else may replace it")
+    Row::ok(WHAT, "no other user can replace the run directory")
 }
 
 /// Whether only `user` and root decide what a directory holds. In a sticky one each decides
@@ -283,7 +286,11 @@ mod tests {
         assert_eq!(judge(300 << 10).verdict, Fail);
         assert_eq!(judge(700 << 10).verdict, Warn);
         check(&judge(8 << 20), Good, "8.0 GiB free, enough for 25 guests");
-        check(&memory(text("MemAvailable: lots"), 1), Info, "unknown: /proc/meminfo says nothing");
+        check(
+            &memory(text("MemAvailable: lots"), 1),
+            Info,
+            "unknown: /proc/meminfo has no MemAvailable",
+        );
     }
 
     #[test]
@@ -304,7 +311,7 @@ mod tests {
     fn switches_of_the_kernel() {
         check(&swap(text("Filename Type Size Used Priority")), Good, "off");
         let on = swap(text("Filename Type Size\n/dev/sda2 partition 9\n/swapfile file 9"));
-        check(&on, Warn, "on (/dev/sda2, /swapfile): guests' memory may be written to it");
+        check(&on, Warn, "on (/dev/sda2, /swapfile): memory of guests may be written to disk");
         assert_eq!(ksm(&text("0")).verdict, Good);
         assert_eq!(ksm(&text("1")).verdict, Warn);
         assert_eq!(smt(&text("0")).verdict, Good);
@@ -337,7 +344,10 @@ mod tests {
     fn descriptors_are_judged_by_the_guests_they_serve() {
         check(&open_files(None, 64), Good, "not limited");
         check(&open_files(Some(20_000), 64), Good, "at most 20000, enough for 833 guests");
-        assert_eq!(open_files(Some(1024), 64).advice.unwrap(), "ulimit -n 1536, for the daemon");
+        assert_eq!(
+            open_files(Some(1024), 64).advice.unwrap(),
+            "start the daemon after: ulimit -n 1536"
+        );
     }
 
     #[test]
@@ -355,10 +365,10 @@ mod tests {
         check(
             &trial(12, 1),
             Good,
-            "/dev/kvm opens and the processor virtualises; an empty VM takes 1.0 ms",
+            "/dev/kvm opens and the processor virtualises; creating an empty VM takes 1.0 ms",
         );
         assert_eq!(trial(12, 30).verdict, Warn);
-        check(&trial(11, 1), Fail, "API version 11, not 12");
+        check(&trial(11, 1), Fail, "KVM has API version 11, not 12");
         let refused = kvm_for_firecracker(Usable, Some(Err(io::ErrorKind::OutOfMemory.into())));
         assert_eq!(refused.verdict, Fail);
     }
@@ -374,7 +384,7 @@ mod tests {
         check(
             &mounted(noexec | nodev, true),
             Fail,
-            "/run/emberd is mounted noexec, nodev; a jail needs its devices and programs",
+            "/run/emberd is mounted noexec, nodev; jails need devices and programs there",
         );
         assert_eq!(mounted(StatVfsMountFlags::empty(), true).verdict, Good);
         assert_eq!(mounted(StatVfsMountFlags::RDONLY, false).verdict, Fail);

@@ -19,7 +19,7 @@ pub fn images(config: &Config) -> Row {
             Row::ok(WHAT, seen)
         }
         Err(error) => Row::fail(WHAT, report::chain(&error))
-            .advise("scripts/serve.sh builds everything that is missing"),
+            .advise("build the missing images: scripts/serve.sh"),
     }
 }
 
@@ -36,7 +36,7 @@ pub fn disk(dir: &Path) -> Row {
             let seen = format!("{} free in {}", output::bytes(free), dir.display());
             if free < BUILD_BYTES {
                 Row::warn(WHAT, seen).advise(format!(
-                    "building images takes up to {}; `emberctl image prune` frees some",
+                    "building images takes up to {}; free space with: emberctl image prune",
                     output::bytes(BUILD_BYTES)
                 ))
             } else {

@@ -12,7 +12,7 @@ use super::{Reading, Row, choices};
 /// Cgroup controllers the driver sets limits with.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
-/// What decides whether microVMs are jailed; the driver decides alike.
+/// Facts that decide whether microVMs are jailed, in the driver as here.
 #[derive(Debug)]
 pub struct JailFacts {
     choice: JailChoice,
@@ -45,15 +45,15 @@ impl JailFacts {
 
     fn obstacle(&self) -> Option<String> {
         match (&self.jailer, &self.firecracker) {
-            _ if !self.is_root => Some("this user is not root".to_owned()),
+            _ if !self.is_root => Some("the user is not root".to_owned()),
             (None, _) => Some("no jailer found".to_owned()),
             (Some(Err(error)), _) => Some(error.clone()),
-            (_, None) => Some("Firecracker's version is not known".to_owned()),
+            (_, None) => Some("the version of Firecracker is not known".to_owned()),
             (Some(Ok(jailer)), Some(firecracker)) if jailer != firecracker => {
-                Some(format!("the jailer is version {jailer}, Firecracker {firecracker}"))
+                Some(format!("the jailer has version {jailer} and Firecracker {firecracker}"))
             }
             _ if self.is_dynamic && self.choice == JailChoice::Auto => {
-                Some("Firecracker is linked dynamically: a jail has no libraries".to_owned())
+                Some("Firecracker is linked dynamically, and a jail has no libraries".to_owned())
             }
             _ => None,
         }
@@ -65,16 +65,17 @@ pub fn jail(facts: &JailFacts) -> Row {
     const WHAT: &str = "jail";
     match (facts.choice, facts.obstacle()) {
         (JailChoice::Off, _) => {
-            Row::warn(WHAT, "switched off: VMMs have no user and no root of their own")
+            Row::warn(WHAT, "switched off: VMMs share the user and the file system of the daemon")
         }
-        (_, None) => Row::ok(WHAT, "each VMM has a user and a root of its own"),
-        (JailChoice::On, Some(reason)) => Row::fail(WHAT, format!("demanded, but {reason}"))
-            .advise(
-                "run the daemon as root with the jailer of Firecracker's release, or --jail off",
-            ),
+        (_, None) => Row::ok(WHAT, "each VMM has its own user and its own file system"),
+        (JailChoice::On, Some(reason)) => {
+            Row::fail(WHAT, format!("required by --jail on, but {reason}")).advise(
+                "run the daemon as root with the jailer of the same release, or with --jail off",
+            )
+        }
         (JailChoice::Auto, Some(reason)) => {
-            Row::warn(WHAT, format!("none ({reason}): VMMs are the daemon's user"))
-                .advise("run the daemon as root with the jailer of Firecracker's release")
+            Row::warn(WHAT, format!("none ({reason}): VMMs run as the user of the daemon"))
+                .advise("run the daemon as root with the jailer of the same release")
         }
     }
 }
@@ -83,7 +84,7 @@ pub fn jail(facts: &JailFacts) -> Row {
 pub fn cgroups(controllers: &Reading, facts: &JailFacts) -> Row {
     const WHAT: &str = "cgroups";
     let (seen, missing) = match controllers {
-        Err(error) => (format!("no version 2 ({error})"), CONTROLLERS.to_vec()),
+        Err(error) => (format!("version 2 is missing ({error})"), CONTROLLERS.to_vec()),
         Ok(text) => {
             let has = |name: &&str| text.split_whitespace().any(|word| word == *name);
             let missing: Vec<_> = CONTROLLERS.into_iter().filter(|name| !has(name)).collect();

@@ -19,8 +19,9 @@ pub fn binary(given: Option<&Path>) -> Row {
             Row::ok(WHAT, version.lines().next().unwrap_or_default())
         }
         Ok(output) => Row::fail(WHAT, format!("{shown} --version: {}", output.status)),
-        Err(error) => Row::fail(WHAT, format!("{shown}: {error}"))
-            .advise("apt-get install qemu-system-x86, or name the binary in EMBERD_QEMU"),
+        Err(error) => Row::fail(WHAT, format!("{shown}: {error}")).advise(
+            "install QEMU: apt-get install qemu-system-x86, or name the binary with --qemu",
+        ),
     }
 }
 
@@ -36,16 +37,18 @@ fn jail_row(choice: JailChoice, confinement: Result<String, String>) -> Row {
     const WHAT: &str = "jail";
     match (choice, confinement) {
         (JailChoice::Off, _) => {
-            Row::warn(WHAT, "switched off: VMMs have no user and no root of their own")
+            Row::warn(WHAT, "switched off: VMMs share the user and the file system of the daemon")
         }
         (_, Ok(seen)) if seen.contains("not limited") => {
             Row::warn(WHAT, seen).advise("boot the host with systemd.unified_cgroup_hierarchy=1")
         }
         (_, Ok(seen)) => Row::ok(WHAT, seen),
-        (JailChoice::On, Err(reason)) => Row::fail(WHAT, format!("demanded, but: {reason}"))
-            .advise("run the daemon as root, or with --jail off"),
+        (JailChoice::On, Err(reason)) => {
+            Row::fail(WHAT, format!("required by --jail on, but {reason}"))
+                .advise("run the daemon as root, or with --jail off")
+        }
         (JailChoice::Auto, Err(reason)) => {
-            Row::warn(WHAT, format!("none ({reason}): VMMs are the daemon's user"))
+            Row::warn(WHAT, format!("none ({reason}): VMMs run as the user of the daemon"))
                 .advise("run the daemon as root")
         }
     }
@@ -56,16 +59,17 @@ pub fn kvm(verdict: KvmVerdict, accel: AccelChoice) -> Row {
     const WHAT: &str = "kvm";
     let opens = matches!(verdict, KvmVerdict::Usable | KvmVerdict::NoHardwareVirtualisation);
     match (accel, verdict) {
-        (AccelChoice::Tcg, _) => Row::info(WHAT, format!("not used, as demanded; {verdict}")),
+        (AccelChoice::Tcg, _) => Row::info(WHAT, format!("not used, by --accel tcg; {verdict}")),
         (_, KvmVerdict::Usable) => Row::ok(WHAT, verdict.to_string()),
         (AccelChoice::Kvm, _) if opens => {
-            Row::warn(WHAT, format!("demanded, though {verdict}")).hint(verdict.hint())
+            Row::warn(WHAT, format!("required by --accel kvm, although {verdict}"))
+                .hint(verdict.hint())
         }
         (AccelChoice::Kvm, _) => {
-            Row::fail(WHAT, format!("demanded, but {verdict}")).hint(verdict.hint())
+            Row::fail(WHAT, format!("required by --accel kvm, but {verdict}")).hint(verdict.hint())
         }
         _ => {
-            let seen = format!("{verdict}: guests run under software emulation, which is slow");
+            let seen = format!("{verdict}; guests run under software emulation, which is slow");
             Row::warn(WHAT, seen).hint(verdict.hint())
         }
     }

@@ -27,7 +27,7 @@ pub fn rows(config: &Config) -> Vec<Row> {
     std::iter::once(templates(&config.template_dir, free_bytes)).chain(pool).collect()
 }
 
-/// What templates take, and what is left where they are or will be.
+/// The space that templates take, and the free space of their file system.
 fn templates(dir: &Path, free_bytes: u64) -> Row {
     const WHAT: &str = "templates";
     let taken = match disk_bytes(dir) {
@@ -42,8 +42,8 @@ fn templates(dir: &Path, free_bytes: u64) -> Row {
             let (taken, free_text) = (output::bytes(taken), output::bytes(free));
             let seen = format!("{taken} in {}, {free_text} free", dir.display());
             if free < free_bytes {
-                let advice = "a template holds the memory of a guest: name a place with more \
-                    room with --template-dir, or switch them off with --templates off";
+                let advice = "a template is as large as the memory of a guest: choose a larger \
+                    disk with --template-dir, or switch templates off with --templates off";
                 Row::warn(WHAT, seen).advise(advice)
             } else {
                 Row::ok(WHAT, seen)
@@ -69,14 +69,15 @@ fn pool_memory(mib: u64, meminfo: &Reading) -> Row {
     const WHAT: &str = "pool memory";
     let available = match meminfo.as_ref().map(|text| meminfo_bytes(text, "MemAvailable:")) {
         Err(error) => return Row::unknown(WHAT, error),
-        Ok(None) => return Row::unknown(WHAT, "/proc/meminfo says nothing"),
+        Ok(None) => return Row::unknown(WHAT, "/proc/meminfo has no MemAvailable"),
         Ok(Some(available)) => available,
     };
     let most = mib.saturating_mul(1 << 20);
-    let seen = format!("up to {}, of {} free", output::bytes(most), output::bytes(available));
+    let seen = format!("up to {} of {} free", output::bytes(most), output::bytes(available));
     if most > available {
-        Row::warn(WHAT, seen)
-            .advise("give pools less with --pool-memory-mib, or switch them off: --pool-size off")
+        Row::warn(WHAT, seen).advise(
+            "give pools less with --pool-memory-mib, or switch pools off with --pool-size off",
+        )
     } else {
         Row::ok(WHAT, seen)
     }
@@ -107,7 +108,7 @@ mod tests {
         let row = pool_memory(2048, &meminfo(3 << 20));
         assert_eq!(
             (row.verdict, row.seen.as_str()),
-            (Verdict::Ok, "up to 2.0 GiB, of 3.0 GiB free")
+            (Verdict::Ok, "up to 2.0 GiB of 3.0 GiB free")
         );
         assert_eq!(pool_memory(2048, &meminfo(1 << 20)).verdict, Verdict::Warn);
         assert_eq!(pool_memory(512, &meminfo(1 << 20)).verdict, Verdict::Ok);

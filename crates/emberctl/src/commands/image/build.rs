@@ -29,31 +29,31 @@ pub struct Args {
     root: RootArgs,
 }
 
-/// What to build.
+/// The image to build.
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// The guest kernel and its modules, from the distribution's package or from files.
+    /// Build the guest kernel and its modules, from the distribution's package or from files.
     Kernel(KernelArgs),
-    /// The initramfs: the agent and the kernel's modules.
+    /// Build the initramfs: the agent and the kernel's modules.
     Initramfs(InitramfsArgs),
-    /// Language packs, from the distribution's packages.
+    /// Build language packs from the distribution's packages.
     Pack(PackArgs),
-    /// The kernel, the initramfs and every built-in pack.
+    /// Build the kernel, the initramfs and every built-in pack.
     All(AllArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct KernelArgs {
-    /// A vmlinux or a bzImage instead of the distribution's kernel.
+    /// Kernel file, a vmlinux or a bzImage, instead of the distribution's kernel.
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
-    /// That kernel's module directory, such as /lib/modules/6.1.0.
+    /// Module directory of the kernel, such as /lib/modules/6.1.0.
     #[arg(long, value_name = "DIR", requires = "kernel")]
     modules: Option<PathBuf>,
-    /// That kernel's configuration, where it does not carry it itself.
+    /// Configuration of the kernel, if the kernel does not contain it.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     config: Option<PathBuf>,
-    /// Build even what is up to date.
+    /// Rebuild images that are up to date.
     #[arg(long)]
     force: bool,
 }
@@ -65,21 +65,21 @@ struct InitramfsArgs {
     /// Write the initramfs to a file instead of the data directory.
     #[arg(long, value_name = "FILE", conflicts_with = "force")]
     out: Option<PathBuf>,
-    /// Build even what is up to date.
+    /// Rebuild images that are up to date.
     #[arg(long)]
     force: bool,
 }
 
 #[derive(Debug, clap::Args)]
 struct AgentArgs {
-    /// The agent, a static program; without this the one `rootfs/build.sh` built.
+    /// Static agent binary [default: the one that `rootfs/build.sh` built].
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 struct PackArgs {
-    /// Built-in packs by name (python, shell, node), others by the folder of their pack.toml.
+    /// Names of built-in packs (python, shell, node), or directories with a pack.toml.
     #[arg(required = true, value_name = "NAME|DIR")]
     packs: Vec<String>,
     #[command(flatten)]
@@ -99,13 +99,13 @@ struct PackOptionArgs {
     /// Compression of root images: zstd, lz4 or none.
     #[arg(long, default_value_t)]
     compression: Compression,
-    /// Release of the distribution packs are made of, such as bookworm; the host's if absent.
+    /// Release of the distribution to build from, such as bookworm [default: the host's].
     #[arg(long)]
     suite: Option<String>,
-    /// Where packages come from; may be given many times.
+    /// URL of a package mirror; can be repeated.
     #[arg(long, value_name = "URL")]
     mirror: Vec<String>,
-    /// Build even what is up to date.
+    /// Rebuild images that are up to date.
     #[arg(long)]
     force: bool,
 }
@@ -113,20 +113,20 @@ struct PackOptionArgs {
 /// A pack from a root file system that exists.
 #[derive(Debug, clap::Args)]
 struct RootArgs {
-    /// Make a pack of a root file system: a directory, or a tar archive.
+    /// Build a pack from a root file system: a directory, or a tar archive.
     #[arg(long, required = true, value_name = "DIR|TAR")]
     from_rootfs: Option<PathBuf>,
     /// Name of the pack.
     #[arg(long, required = true)]
     name: Option<PackName>,
-    /// Command that runs code, words apart by spaces; `{file}` stands for the code's file and
-    /// comes last if it is not named.
+    /// Command that runs code, with spaces between words. `{file}` stands for the code's file, and
+    /// is appended if absent.
     #[arg(long, required = true, value_name = "COMMAND")]
     run: Option<String>,
-    /// Name of the file the code is written to.
+    /// Name of the file that holds the code.
     #[arg(long, default_value = "main")]
     file_name: String,
-    /// What the pack is, in one line.
+    /// Description of the pack, in one line.
     #[arg(long, default_value = "a root file system of the user's own")]
     description: String,
     #[command(flatten)]
@@ -162,7 +162,7 @@ impl From<Build> for Built {
 /// Builds what `args` name, in the order in which one needs the other.
 ///
 /// # Errors
-/// What could not be built; what was built before it stays.
+/// An image could not be built. Images that were built before it stay.
 pub fn run(args: Args, data_dir: &DataDir, output: Output) -> anyhow::Result<ExitCode> {
     let mut progress = progress::of(output);
     let built = build(args, data_dir, progress.as_mut());
@@ -284,7 +284,7 @@ impl AgentArgs {
         let folder = binary.parent().unwrap_or(Path::new("/"));
         let mut candidates = AGENT_PATHS.iter().map(|path| folder.join(path));
         candidates.find(|path| path.is_file()).ok_or_else(|| {
-            let message = "no guest agent was built yet".to_owned();
+            let message = "the guest agent has not been built".to_owned();
             let hint = "run rootfs/build.sh, or name the agent with --agent FILE".to_owned();
             Hinted { message, hint }.into()
         })

@@ -16,17 +16,17 @@ use crate::report::Hinted;
 /// Arguments of `image check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A vmlinux or a bzImage; the installed kernel when absent.
+    /// Kernel file, a vmlinux or a bzImage [default: the installed kernel].
     kernel: Option<PathBuf>,
-    /// Its configuration, where it neither carries it itself nor is installed with it.
+    /// Configuration of the kernel, if neither the kernel nor its installation contains it.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The compression of the packs it has to read.
+    /// Compression of the packs that the kernel must read.
     #[arg(long, default_value_t)]
     compression: Compression,
 }
 
-/// What `--json` prints.
+/// The JSON output of `image check`.
 #[derive(Serialize)]
 struct Document<'a> {
     release: &'a str,
@@ -46,7 +46,7 @@ struct OptionDocument {
 /// without.
 ///
 /// # Errors
-/// The file is no kernel, or nothing is known of its configuration.
+/// The file is not a kernel, or its configuration is not known.
 pub fn run(args: &Args, data_dir: &DataDir, output: Output) -> anyhow::Result<ExitCode> {
     let kernel = match &args.kernel {
         Some(kernel) => kernel.clone(),
@@ -55,8 +55,8 @@ pub fn run(args: &Args, data_dir: &DataDir, output: Output) -> anyhow::Result<Ex
     let report = check::kernel(&kernel, args.config.as_deref(), args.compression, data_dir)
         .with_context(|| format!("cannot check {}", kernel.display()))?;
     if report.config == ConfigSource::Nowhere {
-        let message = format!("the kernel {} carries no configuration", report.release);
-        let hint = "name its configuration with --config FILE, such as /boot/config-*";
+        let message = format!("the kernel {} contains no configuration", report.release);
+        let hint = "give the configuration with --config FILE, such as /boot/config-*";
         return Err(Hinted { message, hint: hint.to_owned() }.into());
     }
     let options = report.options.iter().map(|option| OptionDocument {
@@ -73,10 +73,10 @@ pub fn run(args: &Args, data_dir: &DataDir, output: Output) -> anyhow::Result<Ex
 
 /// The kernel guests boot from.
 fn installed(data_dir: &DataDir) -> anyhow::Result<PathBuf> {
-    let unreadable = || format!("cannot read which kernel is in {}", data_dir.path().display());
+    let unreadable = || format!("cannot read the kernel of {}", data_dir.path().display());
     check::installed(data_dir).with_context(unreadable)?.ok_or_else(|| {
         let message = format!("no kernel is installed in {}", data_dir.path().display());
-        let hint = "name one, or install one with: emberctl image build kernel".to_owned();
+        let hint = "name a kernel, or install one: emberctl image build kernel".to_owned();
         Hinted { message, hint }.into()
     })
 }

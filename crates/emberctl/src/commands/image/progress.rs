@@ -13,7 +13,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Spinner, time since the build began, what it does.
 const TEMPLATE: &str = "{spinner} {elapsed:>4} {wide_msg}";
 
-/// The progress that suits whoever reads our output.
+/// The progress display for `output`: a moving line on a terminal, else one line a stage.
 pub fn of(output: Output) -> Box<dyn Progress> {
     if output.json {
         Box::new(Silent)
@@ -24,7 +24,7 @@ pub fn of(output: Output) -> Box<dyn Progress> {
     }
 }
 
-/// The same, and nothing where nobody watches: for what is done in one step.
+/// The same for work of one step; silent if standard error is not a terminal.
 pub fn on_terminal(output: Output) -> Box<dyn Progress> {
     if !output.json && io::stderr().is_terminal() {
         Box::new(Line::start())

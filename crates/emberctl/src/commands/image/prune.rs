@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::progress;
 use crate::output::{self, Output};
 
-/// What `--json` prints.
+/// The JSON output of `image prune`.
 #[derive(Serialize)]
 struct Removed {
     files: usize,

@@ -15,28 +15,28 @@ const SAID_BYTES_MAX: u64 = 16 << 10;
 /// Largest program taken out of an archive, in bytes (128 MiB); Firecracker has some 3 MiB.
 pub const PROGRAM_BYTES_MAX: u64 = 128 << 20;
 
-/// Why a member was not taken out.
+/// Why a member was not extracted.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// There is no tar, or it does not answer.
+    /// tar is not installed, or failed.
     #[error("cannot run tar")]
     Tar(#[source] io::Error),
-    /// The archive does not hold it.
-    #[error("no {member} in the archive: {said}")]
+    /// The archive has no such member.
+    #[error("the archive has no {member}: {said}")]
     Missing {
         /// The member.
         member: String,
-        /// What tar says.
+        /// The first line of tar's errors.
         said: String,
     },
-    /// It is larger than any such program.
+    /// The program is over its size limit.
     #[error("{member} is larger than {PROGRAM_BYTES_MAX} bytes")]
     TooLarge {
         /// The member.
         member: String,
     },
-    /// It cannot be stored.
-    #[error("cannot write it")]
+    /// The program cannot be written.
+    #[error("cannot write the program")]
     Write(#[source] io::Error),
 }
 
@@ -66,7 +66,7 @@ pub fn unpack_program(archive: &Path, member: &str, program: &Path) -> Result<()
     let member = member.to_owned();
     match bytes {
         bytes if bytes > PROGRAM_BYTES_MAX => Err(UnpackError::TooLarge { member }),
-        0 => Err(UnpackError::Missing { member, said: first_line(&said, "it is empty") }),
+        0 => Err(UnpackError::Missing { member, said: first_line(&said, "the file is empty") }),
         _ if status.success() => Ok(()),
         _ => Err(UnpackError::Missing { member, said: first_line(&said, &status.to_string()) }),
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! nothing ─▶ part ─▶ whole ─▶ digest right ─▶ done
 //!   ▲        │ ▲ └─ cut off: kept, continued at once if it grew, else by the next run
-//!   └────────┘ └── the server cannot continue it: begun anew
+//!   └────────┘ └── the server cannot continue it: restarted
 //!      wrong digest: removed
 //! ```
 
@@ -40,7 +40,7 @@ const STATUS_NO_SUCH_RANGE: &str = "416";
 pub struct Remote<'a> {
     /// Where: `http` or `https`.
     pub url: &'a str,
-    /// What it must be.
+    /// The digest it must have.
     pub sha256: Digest,
     /// Where the download is given up, in bytes.
     pub bytes_max: u64,
@@ -49,36 +49,36 @@ pub struct Remote<'a> {
 /// Why a file was not downloaded.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// There is no curl.
+    /// curl is not installed.
     #[error("cannot run curl")]
     Curl(#[source] io::Error),
-    /// It did not come, or not whole.
+    /// The download failed or is incomplete.
     #[error("cannot download {url}: {said}")]
     Transfer {
-        /// Where it should have come from.
+        /// The URL.
         url: String,
-        /// What curl says.
+        /// The message of curl.
         said: String,
     },
-    /// It has no end.
+    /// The file is over the size limit.
     #[error("{url} is larger than {bytes_max} bytes")]
     TooLarge {
-        /// Where it came from.
+        /// The URL.
         url: String,
         /// The limit.
         bytes_max: u64,
     },
-    /// Something else came.
+    /// The file has another digest.
     #[error("{url} has the SHA-256 {found}, not {wanted}")]
     WrongDigest {
-        /// Where it came from.
+        /// The URL.
         url: String,
-        /// What came.
+        /// The digest of the downloaded file.
         found: Digest,
-        /// What should have come.
+        /// The expected digest.
         wanted: Digest,
     },
-    /// It cannot be stored.
+    /// The file cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
         /// The file.
@@ -89,14 +89,16 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// What a person can do about it, where that is something of its own.
+    /// Advice for this error, if it has any of its own.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Curl(_) => Some("install it: apt-get install curl, or give --from FILE"),
-            Self::WrongDigest { .. } => {
-                Some("nothing was installed and the download is removed; do not use that source")
+            Self::Curl(_) => {
+                Some("install curl: apt-get install curl, or give the file with --from FILE")
             }
-            Self::Write { .. } => Some("see that the data directory is writable and not full"),
+            Self::WrongDigest { .. } => {
+                Some("nothing was installed and the download was removed; do not use that source")
+            }
+            Self::Write { .. } => Some("check that the data directory is writable and not full"),
             Self::Transfer { .. } | Self::TooLarge { .. } => None,
         }
     }
@@ -228,7 +230,7 @@ fn append(
     }
 }
 
-/// What the exit status and the words of curl mean.
+/// Interprets the exit status and the messages of curl.
 fn end(status: ExitStatus, text: &str) -> End {
     let http_status = text.lines().find_map(|line| line.strip_prefix("status "));
     let said =

@@ -37,7 +37,7 @@ const BASE_URL: &str = "https://github.com/firecracker-microvm/firecracker/relea
 /// Largest archive that is fetched, in bytes (256 MiB); the one of 1.16.2 has 7 MiB.
 const ARCHIVE_BYTES_MAX: u64 = 256 << 20;
 
-/// What is taken out of an archive.
+/// The programs that are taken out of an archive.
 const PROGRAMS: [&str; 2] = ["firecracker", "jailer"];
 
 /// Says in a release's directory what is in it.
@@ -52,7 +52,7 @@ const CURRENT: &str = "current";
 /// Arguments of `setup firecracker`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The release.
+    /// Release to install.
     #[arg(long, value_name = "VERSION", default_value = VERSION, value_parser = version)]
     version: Version,
     #[command(flatten)]
@@ -70,7 +70,7 @@ struct Release {
 fn version(text: &str) -> Result<Version, String> {
     let is_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
     let version = Version::parse(&format!("Firecracker v{}", text.trim_start_matches('v')));
-    version.filter(|_| is_name).ok_or_else(|| format!("versions look like {VERSION}"))
+    version.filter(|_| is_name).ok_or_else(|| format!("expected a version such as {VERSION}"))
 }
 
 /// Where the daemon, `vmconfig` and `doctor` look for Firecracker in `data_dir`.
@@ -149,7 +149,8 @@ fn unpack(archive: &Path, version: &Version, tree: &Path) -> anyhow::Result<()> 
     for program in PROGRAMS {
         let member = format!("release-v{version}-x86_64/{program}-v{version}-x86_64");
         archive::unpack_program(archive, &member, &tree.join(program)).map_err(|error| {
-            let hint = "nothing was installed; see that the archive is Firecracker's for x86_64";
+            let hint =
+                "nothing was installed; check that the archive is that of Firecracker for x86_64";
             Hinted { message: chain(&error), hint: hint.to_owned() }
         })?;
     }

@@ -10,23 +10,23 @@ use super::download::{self, FetchError, Remote};
 use super::workshop::Workshop;
 use crate::report::{Hinted, chain};
 
-/// What to do where there is no network, or one that lies.
-const OFFLINE_HINT: &str = "run it again to continue, fetch the file elsewhere and give it with \
-                            --from FILE, or name a mirror; with QEMU emberd works without it";
+/// Advice for a host without a network, or with one that serves false files.
+const OFFLINE_HINT: &str = "run the command again to continue, give a file fetched elsewhere with \
+                            --from FILE, or name a mirror; with QEMU, emberd needs no Firecracker";
 
 /// Options of everything that is fetched.
 #[derive(Debug, clap::Args)]
 pub struct SourceArgs {
-    /// Where the file is, instead of where its makers publish it.
+    /// URL of the file, instead of the publisher's.
     #[arg(long, value_name = "URL", conflicts_with_all = ["mirror", "from"])]
     url: Option<String>,
-    /// Where the makers' tree of files begins on a mirror.
+    /// Base URL of a mirror of the publisher's files.
     #[arg(long, value_name = "BASE-URL", conflicts_with = "from")]
     mirror: Option<String>,
-    /// The file itself, fetched by other means.
+    /// Local copy of the file, instead of a download.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
-    /// What the file must be, in place of what is known of it.
+    /// SHA-256 digest that the file must have, instead of the built-in one.
     #[arg(long, value_name = "HEX")]
     sha256: Option<Digest>,
 }
@@ -75,14 +75,14 @@ impl Published<'_> {
 }
 
 impl SourceArgs {
-    /// What the file must be.
+    /// The digest that the file must have.
     ///
     /// # Errors
-    /// Nobody said, and nothing is known of it.
+    /// No digest was given, and none is built in.
     pub fn digest(&self, published: &Published<'_>) -> anyhow::Result<Digest> {
         self.sha256.or(published.sha256).ok_or_else(|| {
-            let message = format!("the SHA-256 of {} is not known here", published.name());
-            let hint = "give the one its makers publish beside it with --sha256".to_owned();
+            let message = format!("the SHA-256 of {} is not known", published.name());
+            let hint = "give the published digest with --sha256".to_owned();
             Hinted { message, hint }.into()
         })
     }
@@ -90,7 +90,7 @@ impl SourceArgs {
     /// Fetches the file and verifies it.
     ///
     /// # Errors
-    /// It cannot be had, or is not what it must be.
+    /// The file cannot be fetched, or has another digest.
     pub fn fetch(
         &self,
         published: &Published<'_>,
@@ -131,13 +131,13 @@ fn verify(mut file: &File, sha256: Digest, what: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     let message = format!("{what} has the SHA-256 {found}, not {sha256}");
-    let hint = "nothing was installed; see that the file is whole and of the release meant";
+    let hint = "nothing was installed; check that the file is complete and of the right release";
     Err(Hinted { message, hint: hint.to_owned() }.into())
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Hinted {
     let message = format!("cannot read {}: {error}", path.display());
-    Hinted { message, hint: "give --from a file this user may read".to_owned() }
+    Hinted { message, hint: "give a file that this user can read with --from".to_owned() }
 }
 
 fn hinted(error: &FetchError) -> Hinted {

@@ -56,7 +56,7 @@ impl Workshop {
     /// A new empty directory.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The directory cannot be created.
     pub fn tree(&self) -> io::Result<TempDir> {
         tempfile::tempdir_in(&self.dir)
     }

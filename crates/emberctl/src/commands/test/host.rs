@@ -13,7 +13,7 @@ fn is_this_host(info: &Info) -> bool {
 }
 
 fn not_here(info: &Info) -> Seen {
-    Seen::Nothing(format!("the daemon is on another host: no {} here", info.work_dir))
+    Seen::Nothing(format!("the daemon runs on another host: this host has no {}", info.work_dir))
 }
 
 /// Whether the sandbox's VMM is a process of this host.
@@ -22,7 +22,7 @@ pub fn process_runs(info: &Info, sandbox: &Sandbox) -> Seen {
         return not_here(info);
     }
     let Some(pid) = sandbox.vmm_pid else {
-        return Seen::Unexpected("the daemon names no VMM process".into());
+        return Seen::Unexpected("the daemon reports no VMM process".into());
     };
     match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
         Ok(name) => Seen::Expected(format!("{} is process {pid}", name.trim_end())),
@@ -36,12 +36,12 @@ pub fn process_gone(info: &Info, sandbox: &Sandbox) -> Seen {
         return not_here(info);
     }
     let Some(pid) = sandbox.vmm_pid else {
-        return Seen::Nothing("the daemon named no VMM process".into());
+        return Seen::Nothing("the daemon reported no VMM process".into());
     };
     if Path::new(&format!("/proc/{pid}")).exists() {
-        Seen::Unexpected(format!("process {pid} still runs"))
+        Seen::Unexpected(format!("process {pid} is still running"))
     } else {
-        Seen::Expected(format!("no process {pid}"))
+        Seen::Expected(format!("process {pid} is gone"))
     }
 }
 
@@ -52,10 +52,10 @@ pub fn directory_gone(info: &Info, sandbox: &Sandbox) -> Seen {
     }
     match Path::new(&sandbox.dir).symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Seen::Expected(format!("no {}", sandbox.dir))
+            Seen::Expected(format!("{} is gone", sandbox.dir))
         }
         Err(error) => Seen::Nothing(format!("{}: {error}", sandbox.dir)),
-        Ok(_) => Seen::Unexpected(format!("{} is still there", sandbox.dir)),
+        Ok(_) => Seen::Unexpected(format!("{} still exists", sandbox.dir)),
     }
 }
 
@@ -68,12 +68,12 @@ pub fn kernel_is_another(guest: &str) -> Seen {
     let mut lines = guest.lines();
     let (Some(boot_id), Some(release), Some(init)) = (lines.next(), lines.next(), lines.next())
     else {
-        return Seen::Unexpected(format!("three lines expected, not {guest:?}"));
+        return Seen::Unexpected(format!("expected three lines, got {guest:?}"));
     };
     let seen = format!("Linux {release}, PID 1 is {init}");
     match std::fs::read_to_string(BOOT_ID_FILE) {
         Ok(ours) if ours.trim_end() == boot_id => {
-            Seen::Unexpected(format!("the code ran on this host's own kernel: {seen}"))
+            Seen::Unexpected(format!("the code ran on the kernel of this host: {seen}"))
         }
         _ => Seen::Expected(seen),
     }

@@ -40,12 +40,12 @@ pub async fn all(
         let seen = sandbox.as_ref().map(|sandbox| look(info, sandbox));
         std::future::ready(seen.unwrap_or_else(failure))
     };
-    record.step("VM process runs", seen_from_outside(host::process_runs)).await;
+    record.step("VMM process runs", seen_from_outside(host::process_runs)).await;
     programs(client, &id, &language.programs(), record).await;
     record.step("exec in an unknown sandbox is refused", unknown_sandbox(client)).await;
     record.step("delete the sandbox", delete(client, &id)).await;
     removal(client).await;
-    record.step("VM process is gone", seen_from_outside(host::process_gone)).await;
+    record.step("VMM process is gone", seen_from_outside(host::process_gone)).await;
     record.step("work directory is gone", seen_from_outside(host::directory_gone)).await;
     record.step("second delete is refused", second_delete(client, &id)).await;
 }
@@ -55,10 +55,10 @@ async fn programs(client: &Client, id: &str, programs: &Programs, record: &mut R
     record.step("guest kernel booted", run(programs.kernel, own_kernel)).await;
     record.step("exec computes 42", run(programs.forty_two, forty_two)).await;
     record.step("exit code 7 is propagated", run(programs.exit_seven, exit_seven)).await;
-    record.step("standard error is kept apart", run(programs.two_outputs, two_outputs)).await;
+    record.step("standard error is separate", run(programs.two_outputs, two_outputs)).await;
     let spec = ExecSpec::new(programs.upper_case_stdin);
     let stdin = self::run(client, id, spec, "ember\n", upper_case);
-    record.step("standard input arrives", stdin).await;
+    record.step("standard input reaches the program", stdin).await;
     let spec = ExecSpec { timeout_ms: TIMEOUT_MS, ..ExecSpec::new(programs.endless) };
     let endless = self::run(client, id, spec, "", timed_out);
     record.step("time limit ends an endless program", endless).await;
@@ -146,7 +146,7 @@ fn equal<T: Copy + Debug + PartialEq>(seen: T, expected: T) -> Seen {
     if seen == expected {
         Seen::Expected(format!("{seen:?}"))
     } else {
-        Seen::Unexpected(format!("{seen:?} instead of {expected:?}"))
+        Seen::Unexpected(format!("expected {expected:?}, got {seen:?}"))
     }
 }
 
@@ -156,7 +156,7 @@ fn refusal<T: Debug>(answer: Result<T, ClientError>, status: u16, code: ErrorCod
             Seen::Expected(format!("{seen}: {}", body.error))
         }
         Err(error) => failure(&error),
-        Ok(answer) => Seen::Unexpected(format!("no refusal: {answer:?}")),
+        Ok(answer) => Seen::Unexpected(format!("expected a refusal, got {answer:?}")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `cold-boot`: create by booting a kernel, until the guest has answered.
+//! `cold-boot`: create by a cold boot, until the guest has answered.
 
 use emberd_api::BootTimes;
 

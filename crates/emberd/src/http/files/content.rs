@@ -306,7 +306,7 @@ async fn uncompressed(mut content: FileContent) -> io::Result<Option<(Bytes, Fil
     match content.next().await {
         Ok(piece) => Ok(piece.map(|piece| (piece, content))),
         Err(error) => {
-            tracing::warn!(%error, "a file broke off");
+            tracing::warn!(%error, "the transfer of a file failed");
             Err(io::Error::other(error))
         }
     }

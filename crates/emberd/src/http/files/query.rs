@@ -25,7 +25,7 @@ impl Query {
 
     /// The path `name`.
     pub fn path(&self, name: &str) -> Result<GuestPath, QueryError> {
-        let missing = || invalid(format!("the query lacks `{name}`"));
+        let missing = || invalid(format!("the query has no `{name}`"));
         let value = self.value(name).filter(|value| !value.is_empty()).ok_or_else(missing)?;
         let path = GuestPath(OsString::from_vec(value.to_vec()).into());
         match path.broken_rule() {
@@ -43,7 +43,7 @@ impl Query {
     pub fn mode(&self) -> Result<Option<u32>, QueryError> {
         let Some(text) = self.text("mode")? else { return Ok(None) };
         let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777);
-        let wrong = || invalid(format!("`mode={text}` is not octal, 0 to 7777"));
+        let wrong = || invalid(format!("`mode={text}` is not an octal number from 0 to 7777"));
         mode.ok_or_else(wrong).map(Some)
     }
 
@@ -58,7 +58,7 @@ impl Query {
         match self.text(name)?.as_deref() {
             None | Some("false") => Ok(false),
             Some("" | "true") => Ok(true),
-            Some(other) => Err(invalid(format!("`{name}={other}` is neither true nor false"))),
+            Some(other) => Err(invalid(format!("`{name}={other}` is not `true` or `false`"))),
         }
     }
 

@@ -2,7 +2,7 @@
 
 /// The range begins after the end of the file, whose size in bytes this is.
 #[derive(Debug, thiserror::Error)]
-#[error("the range begins behind the file's {0} bytes")]
+#[error("the range begins after the end of the file, which has {0} bytes")]
 pub struct RangeError(pub u64);
 
 /// Range of bytes that a client asks for.

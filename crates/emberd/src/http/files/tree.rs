@@ -63,7 +63,7 @@ pub async fn stat(
          description = "User whose home a relative path begins at. Root when absent."),
     ),
     responses(
-        (status = 200, description = "The files and directories in it.", body = FileList),
+        (status = 200, description = "The files and directories in the directory.", body = FileList),
         Failures<(QueryError, Unknown, OperationError)>,
     )
 )]
@@ -77,7 +77,10 @@ pub async fn list(
     let listing = sandboxes.get(id)?.files()?.list(user, path, depth).await?;
     let printing = Printing { listing: Some(listing), is_begun: false, has_entries: false };
     let json = stream::try_unfold(printing, async |printing| {
-        printing.step().await.inspect_err(|error| tracing::warn!(%error, "a listing broke off"))
+        printing
+            .step()
+            .await
+            .inspect_err(|error| tracing::warn!(%error, "the transfer of a listing failed"))
     });
     Ok(([(CONTENT_TYPE, "application/json")], Body::from_stream(json)).into_response())
 }
@@ -132,7 +135,7 @@ impl Printing {
         ("user" = Option<String>, Query, description = "Owner of the directory. Root when absent."),
     ),
     responses(
-        (status = 201, description = "The directory is made.", body = FileEntry),
+        (status = 201, description = "The directory exists.", body = FileEntry),
         Failures<(QueryError, Unknown, OperationError)>,
     )
 )]

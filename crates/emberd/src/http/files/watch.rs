@@ -33,7 +33,7 @@ use crate::http::sse;
          description = "User whose home a relative path begins at. Root when absent."),
     ),
     responses(
-        (status = 200, description = "Changes from now on.", body = FileChange,
+        (status = 200, description = "Changes from the time of the request.", body = FileChange,
          content_type = "text/event-stream"),
         Failures<(QueryError, Unknown, OperationError)>,
     )

@@ -104,7 +104,7 @@ async fn listen(mut stream: SplitStream<WebSocket>, process: &Process) -> Option
                 Message::Text(json) => match json::parse(json.as_bytes()) {
                     Ok(word) => say(&input, &room, process, word).await,
                     Err(error) => {
-                        Err(violation(format!("malformed message to a process: {error}")))
+                        Err(violation(format!("malformed message for the process: {error}")))
                     }
                 },
                 // Pings are answered below this.
@@ -149,7 +149,7 @@ fn give(
     let amount = bytes.as_ref().map_or(1, |bytes| bytes.len().max(1));
     let amount = u32::try_from(amount).unwrap_or(u32::MAX);
     let Ok(room) = Arc::clone(room).try_acquire_many_owned(amount) else {
-        let reason = "the program does not read its input: use POST .../stdin, which waits";
+        let reason = "the process does not read its input: use POST .../stdin, which waits";
         return Err(violation(reason.to_owned()));
     };
     // The receiver lives as long as the sender.

@@ -147,7 +147,8 @@ impl HttpBody for AnswerBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         if self.cut.as_mut().poll(context).is_ready() {
-            let cut = io::Error::new(io::ErrorKind::ConnectionAborted, "the daemon stops");
+            let cut =
+                io::Error::new(io::ErrorKind::ConnectionAborted, "the daemon is shutting down");
             return Poll::Ready(Some(Err(axum::Error::new(cut))));
         }
         self.connection.advance(context);
