@@ -135,7 +135,7 @@ fn missing_qemu_is_named_with_what_to_do() {
     let mut command = shipped();
     command.args(["--vmm", "qemu", "--qemu", "/nonexistent/qemu"]);
     let errors = Room::refused(command);
-    assert!(errors.contains("there is no /nonexistent/qemu"), "{errors}");
+    assert!(errors.contains("/nonexistent/qemu does not exist"), "{errors}");
     assert!(errors.contains("hint: "), "{errors}");
 }
 
