@@ -17,9 +17,11 @@ const REFUSE_LOAD: &str = "refuse-at=PUT /snapshot/load";
 const REFUSE_SNAPSHOT: &str = "refuse-at=PUT /snapshot/create";
 const HANG_SNAPSHOT: &str = "hang-at=PUT /snapshot/create";
 
-/// Tells one build of a template from the next.
-fn identity(dir: &Path) -> u64 {
-    fs::metadata(dir.join("state")).unwrap().ino()
+/// Distinguishes one build of a template from the next. The number of a file alone does not: a
+/// file system may give it to the next file.
+fn identity(dir: &Path) -> (u64, i64, i64) {
+    let state = fs::metadata(dir.join("state")).unwrap();
+    (state.ino(), state.ctime(), state.ctime_nsec())
 }
 
 fn damage(file: &Path) {

@@ -18,12 +18,7 @@ struct Turn {
 }
 
 const TURNS: [Turn; 7] = [
-    Turn {
-        name: "docs that open with a pronoun",
-        found_in: openings,
-        most: 43,
-        most_for_users: 0,
-    },
+    Turn { name: "docs that open with a pronoun", found_in: openings, most: 43, most_for_users: 0 },
     Turn {
         name: concat!("is ", "no x"),
         found_in: |line| negated_nouns(line),
