@@ -30,7 +30,7 @@ fn qemu(world: &World, script: &str) -> Result<Qemu, FindQemuError> {
 fn missing_qemu_is_named_with_a_hint() {
     let binary = Some("/nonexistent/qemu".into());
     let error = Qemu::find(QemuConfig { binary, ..QemuConfig::default() }).unwrap_err();
-    assert_eq!(error.to_string(), "there is no /nonexistent/qemu");
+    assert_eq!(error.to_string(), "/nonexistent/qemu does not exist");
     assert!(error.hint().unwrap().contains("apt install"));
 }
 
