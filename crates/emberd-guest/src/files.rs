@@ -21,7 +21,7 @@ mod watch;
 pub use content::{FileContent, STREAM_BYTES_MAX};
 use conversation::{Conversation, Permit};
 pub use listing::FileListing;
-pub use upload::{ArchiveUpload, FileUpload};
+pub use upload::{Answer, ArchiveUpload, FileUpload, Upload};
 pub use watch::FileWatch;
 
 /// How long a guest may take to move or remove a tree of files.

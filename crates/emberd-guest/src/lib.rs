@@ -35,7 +35,8 @@ pub use contexts::{
 pub use error::{ChannelError, GuestError};
 pub use exec::{ExecTimes, Executed};
 pub use files::{
-    ArchiveUpload, FileContent, FileListing, FileUpload, FileWatch, Files, STREAM_BYTES_MAX,
+    Answer, ArchiveUpload, FileContent, FileListing, FileUpload, FileWatch, Files,
+    STREAM_BYTES_MAX, Upload,
 };
 pub use guest::Guest;
 pub use host::{ByteStream, End, Host};

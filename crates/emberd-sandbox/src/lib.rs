@@ -20,18 +20,17 @@ mod supply;
 pub use boot_path::{BootPath, BootTimes};
 pub use config::{EXEC_GRACE_DEFAULT, Pace, PoolConfig, SandboxesConfig};
 pub use emberd_guest::{
-    CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ChannelError, ContextError, ContextId, ContextIdError,
-    ContextState, ContextView, DialError, ENDED_BYTES_MAX, ENDED_KEPT, ENDED_MAX, EVENT_BYTES_MAX,
-    EVENTS_MAX, ExecTimes, Executed, GuestError, GuestTcp, PORT_CONNECTIONS_MAX, PROCESSES_MAX,
-    Process, ProcessError, ProcessEvent, ProcessEventKind, ProcessEvents, ProcessStdin,
-    ProcessView, Run, RunEnd, RunEvent, STREAM_BYTES_MAX,
+    Answer, CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ChannelError, ContextError, ContextId,
+    ContextIdError, ContextState, ContextView, DialError, ENDED_BYTES_MAX, ENDED_KEPT, ENDED_MAX,
+    EVENT_BYTES_MAX, EVENTS_MAX, ExecTimes, Executed, GuestError, GuestTcp, PORT_CONNECTIONS_MAX,
+    PROCESSES_MAX, Process, ProcessError, ProcessEvent, ProcessEventKind, ProcessEvents,
+    ProcessStdin, ProcessView, Run, RunEnd, RunEvent, STREAM_BYTES_MAX,
 };
 pub use error::{CreateError, OpenError, OperationError, RUN_DIR_BYTES_MAX, Unknown};
 pub use id::{NodeKey, NodeKeyError, SandboxId, SandboxIdError};
 pub use lifecycle::console::ConsoleLog;
 pub use lifecycle::handle::{
-    ArchiveUpload, Contexts, FileContent, FileListing, FileUpload, FileWatch, Files, Handle, Ports,
-    Processes,
+    Contexts, FileContent, FileListing, FileWatch, Files, Handle, Ports, Processes, Upload,
 };
 pub use lifecycle::sandbox::{Created, SandboxState, SandboxView};
 pub use sandboxes::Sandboxes;

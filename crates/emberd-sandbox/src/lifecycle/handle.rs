@@ -26,10 +26,8 @@ pub type Ports = emberd_guest::Ports<Stream>;
 pub type FileContent = emberd_guest::FileContent<Stream>;
 /// A listing that comes from a sandbox.
 pub type FileListing = emberd_guest::FileListing<Stream>;
-/// A file on its way to a sandbox.
-pub type FileUpload = emberd_guest::FileUpload<Stream>;
-/// An archive on its way to a sandbox.
-pub type ArchiveUpload = emberd_guest::ArchiveUpload<Stream>;
+/// An upload to a sandbox.
+pub type Upload<A> = emberd_guest::Upload<Stream, A>;
 /// Changes that come from a sandbox.
 pub type FileWatch = emberd_guest::FileWatch<Stream>;
 

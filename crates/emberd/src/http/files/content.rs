@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use emberd_api::{FileEntry, GuestPath, paths};
 use emberd_sandbox::{
-    ArchiveUpload, FileContent, FileUpload, Files, GuestError, OperationError, Sandboxes, Unknown,
+    Answer, FileContent, Files, GuestError, OperationError, Sandboxes, Unknown, Upload,
 };
 use futures::stream;
 
@@ -235,41 +235,14 @@ pub async fn unpack(
     unpacked
 }
 
-/// Destination of an upload.
-trait Take {
-    fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), GuestError>> + Send;
-    /// Waits until the destination fails.
-    fn failure(&mut self) -> impl Future<Output = GuestError> + Send;
-}
-
-impl Take for FileUpload {
-    fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), GuestError>> + Send {
-        self.send(piece)
-    }
-
-    fn failure(&mut self) -> impl Future<Output = GuestError> + Send {
-        FileUpload::failure(self)
-    }
-}
-
-impl Take for ArchiveUpload {
-    fn take(&mut self, piece: &Bytes) -> impl Future<Output = Result<(), GuestError>> + Send {
-        self.send(piece)
-    }
-
-    fn failure(&mut self) -> impl Future<Output = GuestError> + Send {
-        ArchiveUpload::failure(self)
-    }
-}
-
-async fn pour(pieces: &mut UploadBody, upload: &mut impl Take) -> Result<(), ApiError> {
+async fn pour(pieces: &mut UploadBody, upload: &mut Upload<impl Answer>) -> Result<(), ApiError> {
     loop {
         let piece = tokio::select! {
             piece = pieces.next() => piece?,
             error = upload.failure() => return Err(error.into()),
         };
         match piece {
-            Some(piece) => upload.take(&piece).await?,
+            Some(piece) => upload.send(&piece).await?,
             None => return Ok(()),
         }
     }
