@@ -93,6 +93,35 @@ impl<C: Connection> Abortable<C> {
         let closed = closed.drop_guard();
         Self { connection, aborted, aborted_reading, aborted_writing, _closed: closed }
     }
+
+    /// Polls the connection to write, unless it is aborted before or while that waits.
+    fn write<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        poll: impl FnOnce(Pin<&mut C>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let Self { connection, aborted, aborted_writing, .. } = self;
+        unless_aborted(connection, aborted, aborted_writing, context, poll)
+    }
+}
+
+/// Polls `connection`, unless it is aborted before or while that waits; `waiting` wakes the task
+/// on an abort.
+fn unless_aborted<C: Connection, T>(
+    connection: &mut C,
+    aborted: &CancellationToken,
+    waiting: &mut Pin<Box<WaitForCancellationFutureOwned>>,
+    context: &mut Context<'_>,
+    poll: impl FnOnce(Pin<&mut C>, &mut Context<'_>) -> Poll<io::Result<T>>,
+) -> Poll<io::Result<T>> {
+    if !aborted.is_cancelled() {
+        let polled = poll(Pin::new(connection), context);
+        if polled.is_ready() || waiting.as_mut().poll(context).is_pending() {
+            return polled;
+        }
+    }
+    let error = "the connection was aborted";
+    Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, error)))
 }
 
 impl<C: Connection> Drop for Abortable<C> {
@@ -103,25 +132,16 @@ impl<C: Connection> Drop for Abortable<C> {
     }
 }
 
-fn aborted<T>() -> Poll<io::Result<T>> {
-    let error = "the connection was aborted";
-    Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, error)))
-}
-
 impl<C: Connection> AsyncRead for Abortable<C> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.aborted.is_cancelled() {
-            return aborted();
-        }
-        let read = Pin::new(&mut self.connection).poll_read(context, buffer);
-        if read.is_pending() && self.aborted_reading.as_mut().poll(context).is_ready() {
-            return aborted();
-        }
-        read
+        let Self { connection, aborted, aborted_reading, .. } = &mut *self;
+        unless_aborted(connection, aborted, aborted_reading, context, |connection, context| {
+            connection.poll_read(context, buffer)
+        })
     }
 }
 
@@ -139,14 +159,7 @@ impl<C: Connection> AsyncWrite for Abortable<C> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.aborted.is_cancelled() {
-            return aborted();
-        }
-        let written = Pin::new(&mut self.connection).poll_write_vectored(context, pieces);
-        if written.is_pending() && self.aborted_writing.as_mut().poll(context).is_ready() {
-            return aborted();
-        }
-        written
+        self.write(context, |connection, context| connection.poll_write_vectored(context, pieces))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -154,25 +167,11 @@ impl<C: Connection> AsyncWrite for Abortable<C> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.aborted.is_cancelled() {
-            return aborted();
-        }
-        let flushed = Pin::new(&mut self.connection).poll_flush(context);
-        if flushed.is_pending() && self.aborted_writing.as_mut().poll(context).is_ready() {
-            return aborted();
-        }
-        flushed
+        self.write(context, AsyncWrite::poll_flush)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.aborted.is_cancelled() {
-            return aborted();
-        }
-        let shut = Pin::new(&mut self.connection).poll_shutdown(context);
-        if shut.is_pending() && self.aborted_writing.as_mut().poll(context).is_ready() {
-            return aborted();
-        }
-        shut
+        self.write(context, AsyncWrite::poll_shutdown)
     }
 }
 
