@@ -90,7 +90,9 @@ impl Agent {
             Some(held) => held.renew(renewal)?,
             None => machine::renew(renewal)?,
         }
-        *identity = Identity { renewal: Some(renewal.clone()), held };
+        // The entropy has done its work, and memory may end up in a template.
+        let renewal = Renewal { entropy_base64: String::new(), ..renewal.clone() };
+        *identity = Identity { renewal: Some(renewal), held };
         Ok(())
     }
 
