@@ -243,7 +243,7 @@ async fn operate(
             let metrics = agent.usage.metrics();
             connection.outgoing.send(&GuestMessage::Metrics(metrics)).await
         }
-        HostMessage::Unknown => {
+        HostMessage::Egress | HostMessage::Unknown => {
             let message = "this guest does not know the operation".to_owned();
             connection.outgoing.refuse(RefusalCode::UnknownOperation, message).await
         }
@@ -265,6 +265,7 @@ fn changes_machine(message: &HostMessage) -> bool {
         | HostMessage::Renew(_)
         | HostMessage::Settle
         | HostMessage::Hello { .. }
+        | HostMessage::Egress
         | HostMessage::Metrics
         | HostMessage::Unknown => false,
     }
