@@ -15,14 +15,13 @@ use bytes::Bytes;
 use emberd_proto::frame::encode_bulk;
 use emberd_proto::{
     ContextProgram, ContextSpec, ExecExit, ExecSpec, Frame, GuestMessage, HostMessage, Kind,
-    RefusalCode, StartedBy,
+    RefusalCode, StartedBy, chain,
 };
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError};
-use crate::console;
 use crate::environment::Environment;
 use crate::exec::{
     BACKLOG_BYTES_MAX, LaunchError, Leader, Program, Slot, check_directory, directory, elapsed_us,
@@ -79,7 +78,7 @@ pub async fn run(
                 },
                 other => other.refusal().unwrap_or(RefusalCode::Failed),
             };
-            connection.outgoing.refuse(code, console::chain(&error)).await
+            connection.outgoing.refuse(code, chain(&error)).await
         }
     }
 }

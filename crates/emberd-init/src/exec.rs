@@ -17,14 +17,13 @@ use bytes::Bytes;
 use emberd_proto::exec::EXIT_CODE_NONE;
 use emberd_proto::frame::BULK_BYTES_MAX;
 use emberd_proto::process::{ProcessSpec, SignalName, TtySize};
-use emberd_proto::{ExecExit, Frame, GuestMessage, HostMessage, Kind, Refusal, StartedBy};
+use emberd_proto::{ExecExit, Frame, GuestMessage, HostMessage, Kind, Refusal, StartedBy, chain};
 use nix::sys::signal::Signal;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError, Outgoing};
-use crate::console;
 
 mod input;
 mod launch;
@@ -109,12 +108,12 @@ pub async fn run(
         }
         Err(error) => match error.refusal() {
             Some(code) => {
-                let message = console::chain(error);
+                let message = chain(error);
                 GuestMessage::Refused(Refusal { code, message })
             }
             None => GuestMessage::Exited(ExecExit {
                 exit_code: EXIT_CODE_NONE,
-                error: Some(console::chain(error)),
+                error: Some(chain(error)),
                 duration_us: elapsed_us(arrived),
                 ..ExecExit::default()
             }),

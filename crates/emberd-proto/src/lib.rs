@@ -12,6 +12,7 @@
 //!                                └── Egress ▶ Egress, then the session of `egress`
 //! ```
 
+mod chain;
 pub mod context;
 pub mod egress;
 pub mod exec;
@@ -25,6 +26,7 @@ pub mod pack;
 pub mod process;
 pub mod renewal;
 
+pub use chain::chain;
 pub use context::{ContextCall, ContextEvent, ContextRun, ContextSpec, InterruptedBy, LineError};
 pub use egress::{EgressAnswer, EgressCapture, EgressFamily, EgressReason, EgressRequest};
 pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
