@@ -52,6 +52,17 @@ fn median(mut values: Vec<u64>) -> Option<u64> {
     values.get(values.len().checked_sub(1)? / 2).copied()
 }
 
+/// Results for tests: scenario, series and the only sample.
+#[cfg(test)]
+pub fn results(entries: &[(&str, &str, u64)]) -> Results {
+    let mut results = Results::new();
+    for (scenario, series, sample) in entries {
+        let summary = Summary::of(&[*sample]).expect("there is a sample");
+        results.entry((*scenario).into()).or_default().insert((*series).into(), summary);
+    }
+    results
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
