@@ -247,7 +247,7 @@ mod tests {
         ]
     }
 
-    /// What a log is measured by: every event there ever was.
+    /// The model of a log: every event there ever was.
     #[derive(Default)]
     struct Model {
         all: Vec<ProcessEventKind>,

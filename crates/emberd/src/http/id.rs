@@ -34,7 +34,7 @@ pub struct Id(pub SandboxId);
 #[derive(Debug)]
 pub struct Within<T>(pub SandboxId, pub T);
 
-/// What a path names in a sandbox, by an id.
+/// Something in a sandbox that a path names by an id.
 pub trait Named: Sized {
     /// Name of the parameter.
     const PARAMETER: &str;
