@@ -1,28 +1,13 @@
 #!/usr/bin/env python3
 """Creates a Python sandbox, runs code in it and deletes it."""
 
-import http.client
-import json
 import os
+import sys
 
-ADDR = os.environ.get("EMBERD_ADDR", "127.0.0.1:7777")
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from daemon import call, sandbox
 
-
-def call(method, path, body=None):
-    """Sends one request; returns its status and its JSON answer."""
-    connection = http.client.HTTPConnection(ADDR, timeout=120)
-    data = None if body is None else json.dumps(body)
-    connection.request(method, path, data, {"content-type": "application/json"})
-    answer = connection.getresponse()
-    text = answer.read()
-    connection.close()
-    return answer.status, json.loads(text) if text else None
-
-
-status, sandbox = call("POST", "/sandboxes", {"language_pack": "python"})
-assert status == 201, (status, sandbox)
-path = "/sandboxes/" + sandbox["id"]
-try:
+with sandbox("python") as path:
     status, outcome = call("POST", path + "/exec", {"code": "print(6*7)"})
     assert status == 200, (status, outcome)
     assert (outcome["stdout"], outcome["exit_code"]) == ("42\n", 0), outcome
@@ -41,7 +26,4 @@ try:
     assert outcome["exit_code"] == 0, outcome
     release, init = outcome["stdout"].split()
     print("guest kernel", release, "with PID 1", init, "- this host has", os.uname().release)
-finally:
-    status, _ = call("DELETE", path)
-    assert status == 204, status
 print("deleted")

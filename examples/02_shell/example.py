@@ -1,22 +1,11 @@
 #!/usr/bin/env python3
 """Runs shell scripts in a sandbox: exit codes, both outputs, the usual tools."""
 
-import http.client
-import json
 import os
+import sys
 
-ADDR = os.environ.get("EMBERD_ADDR", "127.0.0.1:7777")
-
-
-def call(method, path, body=None):
-    """Sends one request; returns its status and its JSON answer."""
-    connection = http.client.HTTPConnection(ADDR, timeout=120)
-    data = None if body is None else json.dumps(body)
-    connection.request(method, path, data, {"content-type": "application/json"})
-    answer = connection.getresponse()
-    text = answer.read()
-    connection.close()
-    return answer.status, json.loads(text) if text else None
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from daemon import call, sandbox
 
 
 def run(path, code, **more):
@@ -25,10 +14,7 @@ def run(path, code, **more):
     return outcome
 
 
-status, sandbox = call("POST", "/sandboxes", {"language_pack": "shell"})
-assert status == 201, (status, sandbox)
-path = "/sandboxes/" + sandbox["id"]
-try:
+with sandbox("shell") as path:
     # A program that fails is answered with 200 and its exit code.
     outcome = run(path, "echo out; echo err >&2; exit 3")
     assert outcome["exit_code"] == 3, outcome
@@ -45,7 +31,4 @@ try:
     outcome = run(path, count, stdin=words)
     assert outcome["stdout"] == "the 3\n", outcome
     print("most frequent word:", outcome["stdout"].strip())
-finally:
-    status, _ = call("DELETE", path)
-    assert status == 204, status
 print("deleted")

@@ -1,28 +1,11 @@
 #!/usr/bin/env python3
 """Shows that files and processes outlive an exec, until the sandbox is deleted."""
 
-import http.client
-import json
 import os
+import sys
 
-ADDR = os.environ.get("EMBERD_ADDR", "127.0.0.1:7777")
-
-
-def call(method, path, body=None):
-    """Sends one request; returns its status and its JSON answer."""
-    connection = http.client.HTTPConnection(ADDR, timeout=120)
-    data = None if body is None else json.dumps(body)
-    connection.request(method, path, data, {"content-type": "application/json"})
-    answer = connection.getresponse()
-    text = answer.read()
-    connection.close()
-    return answer.status, json.loads(text) if text else None
-
-
-def create():
-    status, sandbox = call("POST", "/sandboxes", {"language_pack": "python"})
-    assert status == 201, (status, sandbox)
-    return "/sandboxes/" + sandbox["id"]
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from daemon import call, sandbox
 
 
 def run(path, code):
@@ -34,8 +17,7 @@ def run(path, code):
 
 READ = "import pathlib; p = pathlib.Path('note'); print(p.read_text() if p.exists() else 'none')"
 
-path = create()
-try:
+with sandbox("python") as path:
     run(path, "open('note', 'w').write('remember me')")
     assert run(path, READ) == "remember me\n"
     print("a file outlives the exec that wrote it")
@@ -44,14 +26,7 @@ try:
     run(path, "x = 1")
     assert run(path, "print('x' in globals())") == "False\n"
     print("a variable does not")
-finally:
-    status, _ = call("DELETE", path)
-    assert status == 204, status
 
-path = create()
-try:
+with sandbox("python") as path:
     assert run(path, READ) == "none\n"
     print("and nothing is left of it in another sandbox")
-finally:
-    status, _ = call("DELETE", path)
-    assert status == 204, status

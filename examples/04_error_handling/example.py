@@ -1,22 +1,11 @@
 #!/usr/bin/env python3
 """Shows the errors that a caller can get, and results that are not errors."""
 
-import http.client
-import json
 import os
+import sys
 
-ADDR = os.environ.get("EMBERD_ADDR", "127.0.0.1:7777")
-
-
-def call(method, path, body=None):
-    """Sends one request; returns its status and its JSON answer."""
-    connection = http.client.HTTPConnection(ADDR, timeout=120)
-    data = None if body is None else json.dumps(body)
-    connection.request(method, path, data, {"content-type": "application/json"})
-    answer = connection.getresponse()
-    text = answer.read()
-    connection.close()
-    return answer.status, json.loads(text) if text else None
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from daemon import call, sandbox
 
 
 def refused(expected_status, expected_code, answer):
@@ -31,10 +20,7 @@ refused(404, "unknown_sandbox", call("POST", "/sandboxes/sb_000000000000/exec", 
 refused(404, "unknown_route", call("GET", "/no-such-route"))
 refused(405, "method_not_allowed", call("PUT", "/sandboxes"))
 
-status, sandbox = call("POST", "/sandboxes", {})
-assert status == 201, (status, sandbox)
-path = "/sandboxes/" + sandbox["id"]
-try:
+with sandbox("python") as path:
     refused(400, "invalid_json", call("POST", path + "/exec", {"code": 42}))
     refused(400, "invalid_request", call("POST", path + "/exec", {"code": "", "timeout_ms": 0}))
 
@@ -52,7 +38,4 @@ try:
     print("200,", outcome["error"])
     status, outcome = call("POST", path + "/exec", {"code": "print('still here')"})
     assert outcome["stdout"] == "still here\n", outcome
-finally:
-    status, _ = call("DELETE", path)
-    assert status == 204, status
 refused(404, "unknown_sandbox", call("DELETE", path))

@@ -1,39 +1,23 @@
 #!/usr/bin/env python3
 """Starts a process, follows its output, writes to its input, and reconnects after a break."""
 
-import http.client
 import json
 import os
+import sys
 
-ADDR = os.environ.get("EMBERD_ADDR", "127.0.0.1:7777")
-
-
-def call(method, path, body=None):
-    """Sends one request; returns its status and its JSON answer."""
-    connection = http.client.HTTPConnection(ADDR, timeout=120)
-    data = body if body is None or isinstance(body, bytes) else json.dumps(body)
-    connection.request(method, path, data, {"content-type": "application/json"})
-    answer = connection.getresponse()
-    text = answer.read()
-    connection.close()
-    return answer.status, json.loads(text) if text else None
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from daemon import call, sandbox, stream
 
 
 def events(path, last=None):
     """Yields the events of a process after the event numbered `last`."""
     headers = {} if last is None else {"last-event-id": str(last)}
-    connection = http.client.HTTPConnection(ADDR, timeout=120)
-    connection.request("GET", path + "/events", headers=headers)
-    for line in connection.getresponse():
+    for line in stream("GET", path + "/events", headers=headers):
         if line.startswith(b"data:"):
             yield json.loads(line[5:])
-    connection.close()
 
 
-status, sandbox = call("POST", "/sandboxes", {"language_pack": "python"})
-assert status == 201, (status, sandbox)
-path = "/sandboxes/" + sandbox["id"]
-try:
+with sandbox("python") as path:
     code = (
         "import sys\n"
         "print('ready', flush=True)\n"
@@ -58,7 +42,4 @@ try:
             said += event["text"]
     assert said == "EMBER\nDAEMON\n", said
     assert (event["event"], event["exit_code"]) == ("exit", 0), event
-finally:
-    status, _ = call("DELETE", path)
-    assert status == 204, status
 print("deleted")

@@ -1,36 +1,15 @@
 #!/usr/bin/env bash
 # Draws a chart in a context of the pack `code`, and downloads it as PNG.
 set -euo pipefail
-url=http://${EMBERD_ADDR:-127.0.0.1:7777}
+# shellcheck source=examples/daemon.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../daemon.sh"
 plot=${TMPDIR:-/tmp}/emberd-plot-sh.png
-
-get() { # PATH
-  curl --silent --show-error --fail-with-body --noproxy '*' "$url$1"
-}
-
-post() { # PATH JSON
-  curl --silent --show-error --fail-with-body --noproxy '*' \
-    --header 'content-type: application/json' --data "$2" "$url$1"
-}
-
-expect() { # ANSWER PART...: every part must be in the answer
-  local answer=$1 part
-  shift
-  for part; do
-    [[ $answer == *"$part"* ]] || { echo "no $part in: $answer" >&2; exit 1; }
-  done
-}
-
-field() { # NAME: of the JSON on standard input
-  sed -n "s|.*\"$1\": *\"\([^\"]*\)\".*|\1|p"
-}
 
 if [[ ! $(get /info) =~ \"packs\":\[[^]]*\"code\" ]]; then
   echo 'SKIPPED: no pack named code is installed; build it with: emberctl image build pack code'
   exit 77
 fi
-id=$(post /sandboxes '{"language_pack": "code"}' | field id)
-trap 'curl --silent --fail --noproxy "*" --request DELETE "$url/sandboxes/$id"' EXIT
+create code
 
 context=/sandboxes/$id/contexts/$(post "/sandboxes/$id/contexts" '{}' | field id)
 

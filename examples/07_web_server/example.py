@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Starts a web server in a sandbox and talks to it from outside."""
 
-import http.client
 import json
 import os
+import sys
 
-ADDR = os.environ.get("EMBERD_ADDR", "127.0.0.1:7777")
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from daemon import call, sandbox, send
+
 PORT = 8000
 
 # Runs in the sandbox. The server outlives the exec, which waits until it listens.
@@ -29,30 +31,11 @@ else:
     sys.exit("the server does not listen")
 """
 
+with sandbox("python") as path:
+    name = path.removeprefix("/sandboxes/")
+    # A host name cannot contain the id's `_`, so `-` replaces it.
+    host = f"{PORT}-{name.replace('_', '-')}.localhost"
 
-def send(method, path, body=None, headers=None):
-    """Sends one request; returns its status and its answer."""
-    connection = http.client.HTTPConnection(ADDR, timeout=120)
-    data = None if body is None else json.dumps(body)
-    connection.request(method, path, data, headers or {})
-    answer = connection.getresponse()
-    text = answer.read()
-    connection.close()
-    return answer.status, text
-
-
-def call(method, path, body=None):
-    """Calls the API; returns status and JSON answer."""
-    status, text = send(method, path, body, {"content-type": "application/json"})
-    return status, json.loads(text) if text else None
-
-
-status, sandbox = call("POST", "/sandboxes", {"language_pack": "python"})
-assert status == 201, (status, sandbox)
-path = "/sandboxes/" + sandbox["id"]
-# A host name cannot contain the id's `_`, so `-` replaces it.
-host = f"{PORT}-{sandbox['id'].replace('_', '-')}.localhost"
-try:
     # Nothing listens yet, which the answer reports.
     status, text = send("GET", "/", headers={"host": host})
     assert (status, json.loads(text)["code"]) == (502, "port_closed"), text
@@ -67,7 +50,7 @@ try:
     print("by host:", text.decode().strip())
 
     # By headers, if the caller cannot choose the host name.
-    named = {"x-emberd-sandbox": sandbox["id"], "x-emberd-port": str(PORT)}
+    named = {"x-emberd-sandbox": name, "x-emberd-port": str(PORT)}
     status, text = send("GET", "/index.html", headers=named)
     assert (status, text) == (200, b"hello from inside\n"), (status, text)
     print("by headers:", text.decode().strip())
@@ -75,7 +58,4 @@ try:
     status, metrics = call("GET", path + "/metrics")
     assert status == 200 and metrics["memory_used_bytes"] > 0, metrics
     print(metrics["process_count"], "processes use", metrics["memory_used_bytes"] >> 20, "MiB")
-finally:
-    status, _ = call("DELETE", path)
-    assert status == 204, status
 print("deleted")

@@ -1,24 +1,11 @@
 #!/usr/bin/env bash
 # Starts a web server in a sandbox and talks to it from outside.
 set -euo pipefail
-url=http://${EMBERD_ADDR:-127.0.0.1:7777}
+# shellcheck source=examples/daemon.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../daemon.sh"
 port=8001
 
-post() { # PATH JSON
-  curl --silent --show-error --fail-with-body --noproxy '*' \
-    --header 'content-type: application/json' --data "$2" "$url$1"
-}
-
-expect() { # ANSWER PART...: every part must be in the answer
-  local answer=$1 part
-  shift
-  for part; do
-    [[ $answer == *"$part"* ]] || { echo "no $part in: $answer" >&2; exit 1; }
-  done
-}
-
-id=$(post /sandboxes '{"language_pack": "python"}' | sed -n 's/.*"id": *"\([^"]*\)".*/\1/p')
-trap 'curl --silent --fail --noproxy "*" --request DELETE "$url/sandboxes/$id"' EXIT
+create python
 
 # A host name cannot contain the id's `_`, so `-` replaces it.
 inside() { # PATH: asks what listens on the port
@@ -48,4 +35,4 @@ answer=$(inside /os-release)
 expect "$answer" 'NAME='
 echo "$answer"
 
-expect "$(curl --silent --fail --noproxy '*' "$url/sandboxes/$id/metrics")" '"memory_used_bytes":'
+expect "$(get "/sandboxes/$id/metrics")" '"memory_used_bytes":'

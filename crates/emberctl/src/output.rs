@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
@@ -24,6 +25,33 @@ impl Output {
             writeln!(io::stdout(), "{document}")
         } else {
             write!(anstream::stdout(), "{}", text())
+        }
+    }
+}
+
+/// The time at which a table is printed: its ages are all as of then.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock(Duration);
+
+impl Clock {
+    /// The time of the host.
+    pub fn now() -> Self {
+        Self(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+
+    /// The time `ms` milliseconds after the Unix epoch.
+    #[cfg(test)]
+    pub fn at_ms(ms: u64) -> Self {
+        Self(Duration::from_millis(ms))
+    }
+
+    /// Age, in one unit, of what happened `at_ms` milliseconds after the Unix epoch.
+    pub fn age(self, at_ms: u64) -> String {
+        match self.0.saturating_sub(Duration::from_millis(at_ms)).as_secs() {
+            seconds @ 0..60 => format!("{seconds}s"),
+            seconds @ 60..3600 => format!("{}m", seconds / 60),
+            seconds @ 3600..86_400 => format!("{}h", seconds / 3600),
+            seconds => format!("{}d", seconds / 86_400),
         }
     }
 }
@@ -107,6 +135,14 @@ mod tests {
         let rows = [["a".into(), "x\x1b[2Jy\nz".into()], ["long".into(), String::new()]];
         let plain = anstream::adapter::strip_str(&table(["ID", "STATE"], &rows)).to_string();
         assert_eq!(plain, "ID    STATE\na     x\u{fffd}[2Jy z\nlong\n");
+    }
+
+    #[test]
+    fn ages_use_one_unit() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (60, "1m"), (7200, "2h"), (172_800, "2d")] {
+            assert_eq!(Clock::at_ms(7 + 1000 * seconds).age(7), text);
+        }
+        assert_eq!(Clock::at_ms(7).age(8), "0s");
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! Errors as the user sees them: the chain of causes once, then what to try next.
 
-use std::error::Error;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::builder::styling::AnsiColor;
-use emberd_api::{Address, ErrorCode};
+use emberd_api::{Address, ErrorCode, chain};
 use emberd_client::ClientError;
 use serde::Serialize;
 
@@ -93,17 +92,6 @@ fn unconnected(addr: &Address, source: &io::Error) -> String {
         ),
         _ => "start the daemon: scripts/serve.sh".to_owned(),
     }
-}
-
-/// `error` and its causes in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Handles the fields of a request that the daemon does not know: prints a warning on standard

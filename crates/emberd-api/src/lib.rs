@@ -21,7 +21,7 @@ pub use contexts::{Context, ContextList, ContextState, RunEvent};
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
 pub use emberd_proto::file::{ChangeKind, DEPTH_MAX, FileChange, FileEntry, FileType, GuestPath};
 pub use emberd_proto::process::{Limits, ProcessSpec, SignalName, TtySize};
-pub use emberd_proto::{ContextRun, ContextSpec, Forms, Metrics};
+pub use emberd_proto::{ContextRun, ContextSpec, Forms, Metrics, chain};
 pub use error::{ErrorBody, ErrorCode};
 pub use process::{
     Process, ProcessEvent, ProcessEventKind, ProcessList, ProcessMessage, SignalProcess,

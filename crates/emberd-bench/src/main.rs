@@ -4,13 +4,13 @@
 //! the results. `targets.rs` has the performance targets.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::fs;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use emberd_proto::chain;
 
 use args::{Args, Task};
 use export::{Document, Row};
@@ -129,15 +129,4 @@ fn rows(document: &Document, outcomes: &[Outcome]) -> Vec<Row> {
         }
     }
     rows
-}
-
-/// Formats `error` and its causes in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

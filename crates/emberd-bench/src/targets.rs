@@ -142,16 +142,7 @@ pub fn judge(host: HostKind, results: &Results, scenario: &str, series: &str) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::Summary;
-
-    fn results(entries: &[(&str, &str, u64)]) -> Results {
-        let mut results = Results::new();
-        for (scenario, series, p50) in entries {
-            let summary = Summary::of(&[*p50]).unwrap();
-            results.entry((*scenario).into()).or_default().insert((*series).into(), summary);
-        }
-        results
-    }
+    use crate::statistics::results;
 
     #[test]
     fn targets_are_judged_on_their_hosts_only() {

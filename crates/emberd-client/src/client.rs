@@ -344,14 +344,13 @@ impl Client {
     ) -> Result<(StatusCode, Answering), ClientError> {
         let request = self.json_request(method, path, body);
         let answer = self.links.stream(&self.address, request).await;
-        let (head, mut answering) = answer.map_err(|error| self.unanswered(error))?;
+        let (head, answering) = answer.map_err(|error| self.unanswered(error))?;
         let status = head.status;
         self.note_unknown(&head.headers);
         if status.is_success() {
             return Ok((status, answering));
         }
-        let body = answering.rest(ERROR_BYTES_MAX).await.map_err(|source| self.broken(source))?;
-        Err(self.refused(status, &body))
+        Err(self.refusal(status, answering).await)
     }
 
     /// The daemon's address.
@@ -378,7 +377,19 @@ impl Client {
         request.body(Full::new(body)).expect("paths are encoded")
     }
 
-    /// The error that a response without success contains.
+    /// The error that `answering`, a response without success, contains.
+    pub(crate) async fn refusal(
+        &self,
+        status: StatusCode,
+        mut answering: Answering,
+    ) -> ClientError {
+        match answering.rest(ERROR_BYTES_MAX).await {
+            Ok(body) => self.refused(status, &body),
+            Err(source) => self.broken(source),
+        }
+    }
+
+    /// The error that `body`, of a response without success, contains.
     pub(crate) fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
         match serde_json::from_slice(body) {
             Ok(body) => ClientError::Api { status: status.as_u16(), body },

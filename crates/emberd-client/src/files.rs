@@ -4,12 +4,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::Bytes;
 use emberd_api::{ErrorBody, FileChange, FileEntry, FileList, paths};
 use hyper::header::{CONTENT_TYPE, HOST, RANGE};
 use hyper::{Method, Request, StatusCode};
 
 use crate::client::{Client, ClientError};
+use crate::sse::ServerEvents;
 use crate::stream::{self, Download, Upload};
 
 /// Largest event of a watch, in bytes (1 MiB): a change has one path.
@@ -232,7 +233,7 @@ impl Client {
         let path = route(paths::FILES_WATCH, id, &values);
         let request = self.streamed(Method::GET, &path, "application/octet-stream");
         let download = self.exchange(request, Upload::bytes(Bytes::new())).await?;
-        Ok(Watch { download, buffer: BytesMut::new() })
+        Ok(Watch { download, events: ServerEvents::new(EVENT_BYTES_MAX) })
     }
 
     fn streamed(&self, method: Method, path: &str, content: &str) -> hyper::http::request::Builder {
@@ -260,7 +261,7 @@ impl Client {
 #[derive(Debug)]
 pub struct Watch {
     download: Download,
-    buffer: BytesMut,
+    events: ServerEvents,
 }
 
 impl Watch {
@@ -270,55 +271,31 @@ impl Watch {
     /// [`WatchError`]; the watch has ended.
     pub async fn next(&mut self) -> Result<Option<FileChange>, WatchError> {
         loop {
-            while let Some(event) = self.event() {
-                let (name, data) = parsed(&event).ok_or(WatchError::Malformed)?;
+            while let Some(event) = self.events.event().map_err(|_| WatchError::Malformed)? {
                 let malformed = |_| WatchError::Malformed;
-                match name {
-                    "change" => return serde_json::from_str(data).map(Some).map_err(malformed),
+                match event.name.as_str() {
+                    "change" => {
+                        return serde_json::from_str(&event.data).map(Some).map_err(malformed);
+                    }
                     "error" => {
-                        let body = serde_json::from_str(data).map_err(malformed)?;
+                        let body = serde_json::from_str(&event.data).map_err(malformed)?;
                         return Err(WatchError::Ended(body));
                     }
-                    // A comment that shows life, or an event that this version does not know.
+                    // An event that this version does not know.
                     _ => {}
                 }
             }
-            if self.buffer.len() > EVENT_BYTES_MAX {
-                return Err(WatchError::Malformed);
-            }
             match self.download.next().await? {
-                Some(piece) => self.buffer.extend_from_slice(&piece),
+                Some(piece) => self.events.push(&piece),
                 None => return Ok(None),
             }
         }
     }
-
-    /// Takes the next whole event out of the buffer.
-    fn event(&mut self) -> Option<Bytes> {
-        let end = self.buffer.windows(2).position(|window| window == b"\n\n")?;
-        let event = self.buffer.split_to(end).freeze();
-        self.buffer.advance(2);
-        Some(event)
-    }
-}
-
-/// Name and data of an event; both empty for a comment.
-fn parsed(event: &[u8]) -> Option<(&str, &str)> {
-    let text = std::str::from_utf8(event).ok()?;
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
-    Some((field("event: ").unwrap_or_default(), field("data: ").unwrap_or_default()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn events_have_a_name_and_data() {
-        assert_eq!(parsed(b"event: change\ndata: {}"), Some(("change", "{}")));
-        assert_eq!(parsed(b":"), Some(("", "")));
-        assert_eq!(parsed(b"event: \xff"), None);
-    }
 
     #[test]
     fn paths_are_sent_byte_by_byte() {

@@ -11,6 +11,7 @@ mod files;
 mod lines;
 mod link;
 mod processes;
+mod sse;
 mod stream;
 mod tunnel;
 
@@ -19,5 +20,6 @@ pub use client::{Client, ClientError, Traced};
 pub use contexts::RunEvents;
 pub use files::{FileOptions, FileSpan, Watch, WatchError};
 pub use lines::Lines;
+pub use sse::{ServerEvent, ServerEventError, ServerEvents};
 pub use stream::{Download, Upload};
 pub use tunnel::{Logs, Tunnel};

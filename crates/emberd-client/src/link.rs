@@ -4,16 +4,17 @@
 //! request or a response.
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use bytes::Bytes;
 use emberd_api::Address;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::client::conn::http1::{Connection, SendRequest, handshake};
+use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::http::response::Parts;
+use hyper::upgrade::Upgraded;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, MutexGuard};
@@ -135,11 +136,16 @@ fn is_trusted(listener: u32, user: u32) -> bool {
 }
 
 /// One connection, for requests with bodies of type `B`.
-#[derive(Debug)]
 struct Link<B: Body + 'static = Full<Bytes>> {
     sender: SendRequest<B>,
-    connection: Connection<Stream, B>,
-    ended: bool,
+    /// Moves the bytes. None once it has ended, or speaks another protocol.
+    connection: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
+}
+
+impl<B: Body> fmt::Debug for Link<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("ended", &self.connection.is_none()).finish_non_exhaustive()
+    }
 }
 
 impl<B> Link<B>
@@ -152,13 +158,13 @@ where
         let shaken = handshake(stream).await;
         let (sender, connection) =
             shaken.map_err(|error| LinkError::Connect(io::Error::other(error)))?;
-        Ok(Self { sender, connection, ended: false })
+        Ok(Self { sender, connection: Some(Box::pin(connection.with_upgrades())) })
     }
 
     /// Whether another request may be sent. Reads the state of the connection without waiting.
     async fn is_open(&mut self) -> bool {
         self.attend(async {}).await;
-        !self.ended && self.sender.is_ready()
+        self.connection.is_some() && self.sender.is_ready()
     }
 
     /// Sends a request and waits for the head of the response.
@@ -184,7 +190,10 @@ where
     async fn attend<F: Future>(&mut self, awaited: F) -> F::Output {
         let mut awaited = pin!(awaited);
         poll_fn(|context| {
-            self.ended = self.ended || Pin::new(&mut self.connection).poll(context).is_ready();
+            if self.connection.as_mut().is_some_and(|moved| moved.as_mut().poll(context).is_ready())
+            {
+                self.connection = None;
+            }
             awaited.as_mut().poll(context)
         })
         .await
@@ -220,6 +229,13 @@ where
                 }
             }
         }
+    }
+
+    /// Waits until the connection speaks the protocol that the response, whose head is `head`,
+    /// switches to.
+    pub async fn upgraded(mut self, head: Parts) -> Result<Upgraded, Cause> {
+        let upgraded = hyper::upgrade::on(Response::from_parts(head, ()));
+        Ok(self.link.attend(upgraded).await?)
     }
 
     /// Reads the rest, at most `bytes_max` bytes.

@@ -19,7 +19,6 @@ mod page;
 mod print;
 mod problem;
 mod reader;
-pub mod size;
 mod surroundings;
 mod value;
 

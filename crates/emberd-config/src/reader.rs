@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::definition::{DefaultValue, Key};
+use crate::duration;
 use crate::form::Form;
 use crate::given::Given;
 use crate::problem::Problem;
-use crate::{duration, size};
 
 /// Reads options out of what was given. A wrong one is noted and read as its default, so that
 /// the rest is checked too.
@@ -118,7 +118,7 @@ fn number(key: Key, value: &OsStr) -> Result<u64, String> {
         Form::Count { least, most } => (count("a whole number")?, least, most, ""),
         Form::CountOrOff { most } if text == "off" => (0, 0, most, ""),
         Form::CountOrOff { most } => (count("a whole number or `off`")?, 0, most, ""),
-        Form::SizeMib { least, most } => (size::parse_mib(text)?, least, most, " MiB"),
+        Form::SizeMib { least, most } => (parse_mib(text)?, least, most, " MiB"),
         Form::Duration { least_ms, most_ms } => {
             let milliseconds = duration::parse(text)?.as_millis();
             (u64::try_from(milliseconds).unwrap_or(u64::MAX), least_ms, most_ms, " ms")
@@ -127,4 +127,50 @@ fn number(key: Key, value: &OsStr) -> Result<u64, String> {
     };
     let within = (least..=most).contains(&number);
     within.then_some(number).ok_or_else(|| format!("between {least} and {most}{unit}"))
+}
+
+/// Parses a size of memory as people write it, a whole number and a unit such as `2GiB`, into MiB.
+/// A number alone is in MiB. `M`, `G` and `T` are short for `MiB`, `GiB` and `TiB`.
+///
+/// # Errors
+/// A phrase that says what is expected.
+fn parse_mib(text: &str) -> Result<u64, String> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let mib_per_unit = match unit.trim_start() {
+        "" | "M" | "MiB" => Some(1),
+        "G" | "GiB" => Some(1 << 10),
+        "T" | "TiB" => Some(1 << 20),
+        _ => None,
+    };
+    let number = number.parse::<u64>().ok();
+    number
+        .zip(mib_per_unit)
+        .and_then(|(number, mib)| number.checked_mul(mib))
+        .ok_or_else(|| "a size in MiB, such as 512, 512MiB or 2GiB".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_is_read_and_anything_else_is_refused() {
+        let cases = [
+            ("512", Some(512)),
+            ("512MiB", Some(512)),
+            ("512 MiB", Some(512)),
+            ("2G", Some(2048)),
+            ("1TiB", Some(1 << 20)),
+            ("", None),
+            ("GiB", None),
+            ("-5", None),
+            ("1.5GiB", None),
+            ("2GB", None),
+            ("18446744073709551615T", None),
+        ];
+        for (text, mib) in cases {
+            assert_eq!(parse_mib(text).ok(), mib, "{text:?}");
+        }
+    }
 }

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use emberd_proto::{FileEntry, FileOp, FileRequest, GuestMessage, GuestPath};
+use emberd_proto::file::BATCH_MAX;
+use emberd_proto::{FileChange, FileEntry, FileOp, FileRequest, GuestMessage, GuestPath};
 
 use crate::error::GuestError;
 use crate::host::ByteStream;
@@ -16,13 +17,11 @@ mod content;
 mod conversation;
 mod listing;
 mod upload;
-mod watch;
 
 pub use content::{FileContent, STREAM_BYTES_MAX};
 use conversation::{Conversation, Permit};
 pub use listing::FileListing;
 pub use upload::{Answer, ArchiveUpload, FileUpload, Upload};
-pub use watch::FileWatch;
 
 /// How long a guest may take to move or remove a tree of files.
 const TREE_MAX: Duration = Duration::from_secs(600);
@@ -197,5 +196,32 @@ impl<S: ByteStream> Files<S> {
         permit: Permit,
     ) -> Result<Conversation<S>, GuestError> {
         Conversation::begin(&self.session, FileRequest { user, op }, permit).await
+    }
+}
+
+/// Changes that come from the guest. Dropping it ends the watch.
+pub struct FileWatch<S>(Conversation<S>);
+
+impl<S: ByteStream> FileWatch<S> {
+    async fn begin(mut conversation: Conversation<S>) -> Result<Self, GuestError> {
+        match conversation.answer(ANSWER_MAX).await? {
+            GuestMessage::Watching => Ok(Self(conversation)),
+            _ => Err(conversation.broken("unexpected answer to a watch").await),
+        }
+    }
+
+    /// Waits for the next changes, at most [`BATCH_MAX`]; none once the daemon is about to stop.
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// [`GuestError`]; the watch has ended then.
+    pub async fn next(&mut self) -> Result<Option<Vec<FileChange>>, GuestError> {
+        let Some(frame) = self.0.next_change().await? else { return Ok(None) };
+        match self.0.message(&frame).await? {
+            GuestMessage::Changes { changes } if (1..=BATCH_MAX).contains(&changes.len()) => {
+                Ok(Some(changes))
+            }
+            _ => Err(self.0.broken("unexpected message in place of file changes").await),
+        }
     }
 }

@@ -10,7 +10,6 @@
 //! and duration has a limit here, and the first frame that breaks a rule ends the guest. The crate
 //! imports `emberd-proto` only; a [`Host`] runs the guest.
 
-mod chain;
 mod characters;
 mod contexts;
 mod error;
@@ -27,7 +26,6 @@ pub mod renewal;
 mod session;
 mod wire;
 
-pub use chain::chain;
 pub use contexts::{
     CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ContextError, ContextId, ContextIdError, ContextState,
     ContextView, Contexts, Run, RunEnd, RunEvent,

@@ -8,7 +8,7 @@ use emberd_proto::frame::{self, BULK_BYTES_MAX};
 use emberd_proto::message::GENERATION;
 use emberd_proto::{
     Decoder, Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal, RefusalCode, Renewed,
-    Settled, Welcome,
+    Settled, Welcome, chain,
 };
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
@@ -17,7 +17,7 @@ use tokio::io::{
 use crate::agent::Agent;
 use crate::exec::{self, Mode};
 use crate::machine::{self, RenewError};
-use crate::{console, context, dial, files};
+use crate::{context, dial, files};
 
 /// The transport of a connection: a Unix socket, a vsock or a stream of the mux. Each sends
 /// written bytes without a flush.
@@ -226,7 +226,7 @@ async fn operate(
                     RenewError::Invalid(_) => RefusalCode::Invalid,
                     RenewError::Step { .. } => RefusalCode::Failed,
                 };
-                connection.outgoing.refuse(code, console::chain(&error)).await
+                connection.outgoing.refuse(code, chain(&error)).await
             }
         },
         HostMessage::Settle => {
@@ -243,7 +243,7 @@ async fn operate(
             let metrics = agent.usage.metrics();
             connection.outgoing.send(&GuestMessage::Metrics(metrics)).await
         }
-        HostMessage::Unknown => {
+        HostMessage::Egress | HostMessage::Unknown => {
             let message = "this guest does not know the operation".to_owned();
             connection.outgoing.refuse(RefusalCode::UnknownOperation, message).await
         }
@@ -265,6 +265,7 @@ fn changes_machine(message: &HostMessage) -> bool {
         | HostMessage::Renew(_)
         | HostMessage::Settle
         | HostMessage::Hello { .. }
+        | HostMessage::Egress
         | HostMessage::Metrics
         | HostMessage::Unknown => false,
     }
@@ -275,7 +276,7 @@ async fn parse(outgoing: &mut Outgoing, frame: &Frame) -> Result<HostMessage, Co
     match frame.message() {
         Ok(message) => Ok(message),
         Err(error) => {
-            outgoing.refuse(RefusalCode::Invalid, console::chain(&error)).await?;
+            outgoing.refuse(RefusalCode::Invalid, chain(&error)).await?;
             Err(error.into())
         }
     }

@@ -1,8 +1,9 @@
 //! Messages on the guest's console.
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::io::Write as _;
+
+use emberd_proto::chain;
 
 /// Kernel log level "error" in the syntax of `/dev/kmsg`: shown even with `quiet`.
 const LEVEL: &str = "<3>";
@@ -31,31 +32,5 @@ pub fn say(text: &str) {
             .is_ok();
     if !through_kernel {
         eprintln!("emberd-init: {text}");
-    }
-}
-
-/// `error: cause: cause of the cause`, on one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        write!(text, ": {cause}").expect("strings take all text");
-        source = cause.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("outer")]
-    struct Outer(#[source] std::num::ParseIntError);
-
-    #[test]
-    fn causes_follow_their_error() {
-        let cause = "x".parse::<i32>().unwrap_err();
-        assert_eq!(chain(&Outer(cause)), "outer: invalid digit found in string");
     }
 }

@@ -15,18 +15,17 @@ use bytes::Bytes;
 use emberd_proto::frame::encode_bulk;
 use emberd_proto::{
     ContextProgram, ContextSpec, ExecExit, ExecSpec, Frame, GuestMessage, HostMessage, Kind,
-    RefusalCode, StartedBy,
+    RefusalCode, StartedBy, chain,
 };
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError};
-use crate::console;
 use crate::environment::Environment;
 use crate::exec::{
-    BACKLOG_BYTES_MAX, LaunchError, Leader, Program, Slot, check_directory, directory, elapsed_us,
-    environment_of, exit_of, number_of,
+    BACKLOG_BYTES_MAX, LaunchError, Leader, Program, Slot, check_directory, deliver, directory,
+    elapsed_us, environment_of, exit_of, number_of, relay,
 };
 use crate::process::NewProcess;
 use crate::process_tree::{Cgroup, ProcessTree};
@@ -67,7 +66,7 @@ pub async fn run(
             let exit = attend(connection, &mut interpreter).await?;
             let exit = ExecExit { started_by, duration_us: elapsed_us(arrived), ..exit };
             connection.outgoing.push(&GuestMessage::Exited(exit));
-            let delivered = deliver(connection).await;
+            let delivered = deliver(connection, host_event).await;
             interpreter.program.leave(&agent.leftovers);
             delivered
         }
@@ -79,7 +78,7 @@ pub async fn run(
                 },
                 other => other.refusal().unwrap_or(RefusalCode::Failed),
             };
-            connection.outgoing.refuse(code, console::chain(&error)).await
+            connection.outgoing.refuse(code, chain(&error)).await
         }
     }
 }
@@ -201,15 +200,7 @@ async fn attend(
                 channel.answer(&mut line);
                 encode_bulk(Kind::Data, &line, &mut outgoing.buffer);
             }
-            ready = stdout.readable(), if room => {
-                ready?;
-                stdout.read_some(&mut outgoing.buffer);
-            }
-            ready = stderr.readable(), if room => {
-                ready?;
-                stderr.read_some(&mut outgoing.buffer);
-            }
-            written = outgoing.write_some(), if !outgoing.buffer.is_empty() => written?,
+            relayed = relay(outgoing, [&mut *stdout, &mut *stderr], true) => relayed?,
         }
     };
     let mut lines = channel.read_rest();
@@ -218,19 +209,6 @@ async fn attend(
     channel.answer(&mut lines);
     encode_bulk(Kind::Data, &lines, &mut outgoing.buffer);
     Ok(exit_of(end, false))
-}
-
-/// Writes all buffered output to the host. It keeps reading meanwhile, because the host may first
-/// have to send data that the interpreter no longer reads.
-async fn deliver(connection: &mut Connection) -> Result<(), ConnectionError> {
-    let Connection { incoming, outgoing } = connection;
-    while !outgoing.buffer.is_empty() {
-        tokio::select! {
-            frame = incoming.frame() => drop(host_event(frame?)?),
-            written = outgoing.write_some() => written?,
-        }
-    }
-    Ok(())
 }
 
 /// A request of the host for a context.

@@ -9,6 +9,7 @@
 //! moves all data, so that neither a program that does not read its input nor a host that does
 //! not read the output blocks the rest.
 
+use std::future;
 use std::os::unix::process::ExitStatusExt as _;
 use std::pin::pin;
 use std::time::Duration;
@@ -17,14 +18,13 @@ use bytes::Bytes;
 use emberd_proto::exec::EXIT_CODE_NONE;
 use emberd_proto::frame::BULK_BYTES_MAX;
 use emberd_proto::process::{ProcessSpec, SignalName, TtySize};
-use emberd_proto::{ExecExit, Frame, GuestMessage, HostMessage, Kind, Refusal, StartedBy};
+use emberd_proto::{ExecExit, Frame, GuestMessage, HostMessage, Kind, Refusal, StartedBy, chain};
 use nix::sys::signal::Signal;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError, Outgoing};
-use crate::console;
 
 mod input;
 mod launch;
@@ -40,6 +40,7 @@ pub(crate) use launch::{check_directory, directory, environment_of};
 use leader::End;
 pub use leader::Leader;
 pub use leftover::Leftovers;
+use output::Output;
 pub use slot::Slot;
 use slot::Streams;
 
@@ -109,19 +110,19 @@ pub async fn run(
         }
         Err(error) => match error.refusal() {
             Some(code) => {
-                let message = console::chain(error);
+                let message = chain(error);
                 GuestMessage::Refused(Refusal { code, message })
             }
             None => GuestMessage::Exited(ExecExit {
                 exit_code: EXIT_CODE_NONE,
-                error: Some(console::chain(error)),
+                error: Some(chain(error)),
                 duration_us: elapsed_us(arrived),
                 ..ExecExit::default()
             }),
         },
     };
     connection.outgoing.push(&answer);
-    let delivered = deliver(connection).await;
+    let delivered = deliver(connection, |frame| host_event(frame, Mode::Process)).await;
     // Lets the mux send the answer before the clean-up, which the host need not wait for.
     yield_now().await;
     if let Ok(program) = launched {
@@ -155,7 +156,6 @@ async fn attend(
     let mut listens = mode == Mode::Process || *started_by == StartedBy::Spawn;
     let mut timed_out = false;
     let end = loop {
-        let room = outgoing.buffer.len() < BACKLOG_BYTES_MAX;
         tokio::select! {
             // The order matters: a program that wrote and ended is answered at once.
             biased;
@@ -183,15 +183,7 @@ async fn attend(
                 tell_taken(input, outgoing);
             }
             () = &mut output_rest, if !listens => listens = true,
-            ready = stdout.readable(), if room && listens => {
-                ready?;
-                stdout.read_some(&mut outgoing.buffer);
-            }
-            ready = stderr.readable(), if room && listens => {
-                ready?;
-                stderr.read_some(&mut outgoing.buffer);
-            }
-            written = outgoing.write_some(), if !outgoing.buffer.is_empty() => written?,
+            relayed = relay(outgoing, [&mut *stdout, &mut *stderr], listens) => relayed?,
         }
     };
     stdout.read_rest(&mut outgoing.buffer);
@@ -211,13 +203,40 @@ fn tell_taken(input: &mut Input, outgoing: &mut Outgoing) {
     }
 }
 
+/// Moves output one step on its way: from a pipe to the buffer, if the agent `listens` and there is
+/// room, or from the buffer to the host. Cancel safe.
+pub(crate) async fn relay(
+    outgoing: &mut Outgoing,
+    [stdout, stderr]: [&mut Output; 2],
+    listens: bool,
+) -> Result<(), ConnectionError> {
+    let reading = listens && outgoing.buffer.len() < BACKLOG_BYTES_MAX;
+    tokio::select! {
+        biased;
+        ready = stdout.readable(), if reading => {
+            ready?;
+            stdout.read_some(&mut outgoing.buffer);
+        }
+        ready = stderr.readable(), if reading => {
+            ready?;
+            stderr.read_some(&mut outgoing.buffer);
+        }
+        written = outgoing.write_some(), if !outgoing.buffer.is_empty() => written?,
+        else => future::pending().await,
+    }
+    Ok(())
+}
+
 /// Writes all buffered output to the host. It keeps reading meanwhile, because the host may first
-/// have to send input or signals that the program no longer needs.
-async fn deliver(connection: &mut Connection) -> Result<(), ConnectionError> {
+/// have to send what the program no longer needs; `check` refuses anything else.
+pub(crate) async fn deliver<T>(
+    connection: &mut Connection,
+    check: impl Fn(Option<Frame>) -> Result<T, ConnectionError>,
+) -> Result<(), ConnectionError> {
     let Connection { incoming, outgoing } = connection;
     while !outgoing.buffer.is_empty() {
         tokio::select! {
-            frame = incoming.frame() => drop(host_event(frame?, Mode::Process)?),
+            frame = incoming.frame() => drop(check(frame?)?),
             written = outgoing.write_some() => written?,
         }
     }

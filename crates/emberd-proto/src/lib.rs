@@ -8,10 +8,13 @@
 //!                                ├── Start, (Stdin|Signal|Resize)* ▶ …, Exited ─────────▶ idle
 //!                                ├── Context, (Data|Signal)* ▶ (Data|Stdout|…)*, Exited ▶ idle
 //!                                ├── File, Data*, DataEnd ▶ File or Done ───────────────▶ idle
-//!                                └── Dial ▶ Dialed, Data* and DataEnd both ways, Done ──▶ idle
+//!                                ├── Dial ▶ Dialed, Data* and DataEnd both ways, Done ──▶ idle
+//!                                └── Egress ▶ Egress, then the session of `egress`
 //! ```
 
+mod chain;
 pub mod context;
+pub mod egress;
 pub mod exec;
 pub mod file;
 pub mod forms;
@@ -23,7 +26,9 @@ pub mod pack;
 pub mod process;
 pub mod renewal;
 
+pub use chain::chain;
 pub use context::{ContextCall, ContextEvent, ContextRun, ContextSpec, InterruptedBy, LineError};
+pub use egress::{EgressAnswer, EgressCapture, EgressFamily, EgressReason, EgressRequest};
 pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
 pub use file::{FileChange, FileEntry, FileOp, FileRequest, FileType, GuestPath};
 pub use forms::{Forms, FormsError};

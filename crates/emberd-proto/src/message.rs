@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::context::ContextSpec;
+use crate::egress::EgressCapture;
 use crate::exec::{ExecExit, ExecSpec};
 use crate::file::{FileChange, FileEntry, FileRequest};
 use crate::metrics::Metrics;
@@ -72,6 +73,9 @@ pub enum HostMessage {
     /// Opens a context, see [`crate::context`]; answered by [`GuestMessage::Started`], ended by
     /// [`GuestMessage::Exited`]. [`Self::Signal`] may follow.
     Context(ContextSpec),
+    /// Makes this connection the egress session of the guest, see [`crate::egress`]; answered by
+    /// [`GuestMessage::Egress`]. A later session replaces the one before.
+    Egress,
     /// Requests resource usage; answered by [`GuestMessage::Metrics`].
     Metrics,
     /// Gives the guest its own identity after a restore; answered by [`GuestMessage::Renewed`].
@@ -135,6 +139,8 @@ pub enum GuestMessage {
         /// Number of bytes since the last such message.
         bytes: usize,
     },
+    /// Answer to [`HostMessage::Egress`].
+    Egress(EgressCapture),
     /// The resource usage of the guest.
     Metrics(Metrics),
     /// Everything in the [`Renewal`] has taken effect.

@@ -1,18 +1,16 @@
 //! The host's support for VMMs: whether KVM is usable, and the frequency of its clock.
 
-use std::fmt;
-use std::io;
 use std::time::{Duration, Instant};
+use std::{fmt, fs, io};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::sys;
 
-mod identity;
-
-pub(crate) use identity::{CPUINFO, Identity};
-
 const KVM_DEVICE: &str = "/dev/kvm";
+
+/// File that describes the processors.
+pub(crate) const CPUINFO: &str = "/proc/cpuinfo";
 
 /// Time over which the cycle counter is compared with the clock. Reading either takes well below
 /// a microsecond, so the frequency is right to some 50 ppm.
@@ -35,8 +33,8 @@ pub enum KvmVerdict {
 impl KvmVerdict {
     /// Checks this host.
     pub fn of_this_host() -> Self {
-        let opened = std::fs::File::options().read(true).write(true).open(KVM_DEVICE);
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let opened = fs::File::options().read(true).write(true).open(KVM_DEVICE);
+        let cpuinfo = fs::read_to_string(CPUINFO).unwrap_or_default();
         Self::judge(opened.map(drop).map_err(|error| error.kind()), &cpuinfo)
     }
 
@@ -94,7 +92,7 @@ impl KvmTrial {
     /// # Errors
     /// The device does not open, or KVM refuses.
     pub fn run() -> io::Result<Self> {
-        let kvm = std::fs::File::options().read(true).write(true).open(KVM_DEVICE)?;
+        let kvm = fs::File::options().read(true).write(true).open(KVM_DEVICE)?;
         let api_version = sys::kvm_api_version(&kvm)?;
         let start = Instant::now();
         let vm = sys::kvm_create_vm(&kvm)?;
@@ -140,6 +138,36 @@ fn clock() -> Duration {
     Duration::try_from(now).expect("time since boot is positive")
 }
 
+/// The host as a template's key names it: what a snapshot depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) cpu: String,
+    pub(crate) kernel: String,
+}
+
+impl Identity {
+    /// Reads [`CPUINFO`] and asks the kernel.
+    pub(crate) fn read() -> io::Result<Self> {
+        let cpuinfo = fs::read_to_string(CPUINFO)?;
+        let uname = rustix::system::uname();
+        let [release, build] =
+            [uname.release(), uname.version()].map(|text| text.to_string_lossy());
+        Ok(Self { cpu: processor(&cpuinfo), kernel: format!("{release} {build}") })
+    }
+}
+
+/// Returns the parts of a processor that decide its saved state: its model, and its microcode,
+/// which may remove features. The name includes the clock rate, which guests can read.
+fn processor(cpuinfo: &str) -> String {
+    let first = cpuinfo.split("\n\n").next().unwrap_or_default();
+    let field = |wanted: &str| {
+        let mut fields = first.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(name, _)| name.trim() == wanted).map_or("?", |(_, value)| value.trim())
+    };
+    let names = ["vendor_id", "cpu family", "model", "model name", "stepping", "microcode"];
+    names.map(field).join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,5 +206,19 @@ mod tests {
     fn cycle_counter_frequency_is_plausible() {
         let khz = tsc_khz();
         assert!((100_000..20_000_000).contains(&khz), "{khz} kHz");
+    }
+
+    #[test]
+    fn the_first_processor_is_named_by_what_its_state_depends_on() {
+        let cpuinfo = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 85\n\
+            model name\t: Xeon: 2.5GHz\nstepping\t: 7\nmicrocode\t: 0x5003\ncpu MHz\t\t: 2500.1\n\n\
+            processor\t: 1\nvendor_id\t: Other\n";
+        assert_eq!(processor(cpuinfo), "GenuineIntel 6 85 Xeon: 2.5GHz 7 0x5003");
+        assert_eq!(processor(""), "? ? ? ? ? ?");
+    }
+
+    #[test]
+    fn this_host_is_read_the_same_twice() {
+        assert_eq!(Identity::read().unwrap(), Identity::read().unwrap());
     }
 }

@@ -15,7 +15,6 @@ mod throttle;
 #[cfg(test)]
 mod written;
 
-pub(crate) use fields::Chain;
 pub(crate) use line::excerpt;
 use throttle::Throttle;
 

@@ -74,11 +74,7 @@ fn jail_config(config: &Config) -> JailConfig {
         JailChoice::On => vmm::JailChoice::On,
         JailChoice::Off => vmm::JailChoice::Off,
     };
-    let ids = config
-        .jail
-        .uids
-        .as_ref()
-        .map(|uids| IdRange { first: *uids.start(), count: uids.end() - uids.start() + 1 });
+    let ids = config.jail.uids.as_ref().map(IdRange::from);
     JailConfig {
         choice,
         jailer: config.jail.jailer.clone(),

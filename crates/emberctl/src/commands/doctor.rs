@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use emberd_api::chain;
 use emberd_client::Client;
 use emberd_config::{AccelChoice, Config, Flags, Problem};
 use emberd_vmm::{Driver, HostFacts, KvmVerdict, SelectError, Selection, select};
@@ -14,8 +15,8 @@ use serde::Serialize;
 use super::setup;
 use crate::check::Verdict;
 use crate::daemon_options::{DoctorKeys, FileArg, Globals, client_of};
+use crate::exit;
 use crate::output::{Output, printable};
-use crate::{exit, report};
 
 mod choices;
 mod firecracker;
@@ -196,9 +197,7 @@ async fn daemon(client: &Client) -> Row {
             let at = client.address();
             Row::ok(WHAT, format!("emberd {version} at {at}, {driver} on {accelerator}: {reason}"))
         }
-        Err(error) => {
-            Row::warn(WHAT, report::chain(&error)).advise("start the daemon: scripts/serve.sh")
-        }
+        Err(error) => Row::warn(WHAT, chain(&error)).advise("start the daemon: scripts/serve.sh"),
     }
 }
 

@@ -3,15 +3,13 @@
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use emberd_api::{ChangeKind, FileEntry, FileType};
 use emberd_client::{Client, FileOptions};
 use serde::Serialize;
 
-use super::ls::age_text;
 use crate::interrupt::Interrupt;
-use crate::output::{self, Output, printable};
+use crate::output::{self, Clock, Output, printable};
 use crate::place::SandboxPath;
 
 /// Commands on files.
@@ -170,18 +168,17 @@ async fn watch(
 }
 
 fn table(entries: &[FileEntry]) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let rows: Vec<_> = entries.iter().map(|entry| row(entry, now)).collect();
+    let clock = Clock::now();
+    let rows: Vec<_> = entries.iter().map(|entry| row(entry, clock)).collect();
     output::table(["MODE", "OWNER", "SIZE", "AGE", "PATH"], &rows)
 }
 
-fn row(entry: &FileEntry, now: Duration) -> [String; 5] {
-    let modified = Duration::from_millis(u64::try_from(entry.modified_ms).unwrap_or_default());
+fn row(entry: &FileEntry, clock: Clock) -> [String; 5] {
     [
         mode(entry),
         owner(entry),
         output::bytes(entry.size),
-        age_text(now.saturating_sub(modified)),
+        clock.age(u64::try_from(entry.modified_ms).unwrap_or_default()),
         path(entry),
     ]
 }

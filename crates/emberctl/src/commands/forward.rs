@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use anyhow::Context as _;
 use clap::builder::styling::AnsiColor;
-use emberd_api::ErrorCode;
+use emberd_api::{ErrorCode, chain};
 use emberd_client::{Client, ClientError};
 use serde::Serialize;
 use tokio::io::copy_bidirectional;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::interrupt::Interrupt;
 use crate::output::{Output, coloured, printable};
-use crate::report::{self, Hinted};
+use crate::report::Hinted;
 
 /// Arguments of `forward`.
 #[derive(Debug, clap::Args)]
@@ -142,7 +142,7 @@ fn tell(error: Broken) -> anyhow::Result<()> {
         Broken::Client(error) if gone(&error) => Err(error.into()),
         Broken::Client(error) => {
             let word = coloured("warning:", AnsiColor::Yellow);
-            let text = printable(&report::chain(&error));
+            let text = printable(&chain(&error));
             // A line nobody reads is no reason to stop.
             drop(io::Write::write_fmt(&mut anstream::stderr(), format_args!("{word} {text}\n")));
             Ok(())

@@ -1,12 +1,12 @@
 //! `emberctl ls`: every sandbox, oldest first.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use emberd_api::{BootTimes, Sandbox, SandboxState};
 use emberd_client::Client;
 
-use crate::output::{self, Output};
+use crate::output::{self, Clock, Output};
 
 /// Prints the table.
 ///
@@ -15,22 +15,21 @@ use crate::output::{self, Output};
 pub async fn run(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     let list = client.list().await?;
     output.print(&list, || {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let rows: Vec<_> = list.sandboxes.iter().map(|sandbox| row(sandbox, now)).collect();
+        let clock = Clock::now();
+        let rows: Vec<_> = list.sandboxes.iter().map(|sandbox| row(sandbox, clock)).collect();
         output::table(["ID", "PACK", "STATE", "AGE", "BOOT", "VMM PID"], &rows)
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(sandbox: &Sandbox, now: Duration) -> [String; 6] {
-    let age = now.saturating_sub(Duration::from_millis(sandbox.created_at_ms));
+fn row(sandbox: &Sandbox, clock: Clock) -> [String; 6] {
     let boot = sandbox.boot_path.as_ref().zip(sandbox.boot.as_ref());
     let boot = boot.map(|(path, boot)| format!("{path}, {} ms", whole(boot).as_millis()));
     [
         sandbox.id.clone(),
         sandbox.language_pack.clone(),
         state(sandbox.state).to_owned(),
-        age_text(age),
+        clock.age(sandbox.created_at_ms),
         boot.unwrap_or_else(|| "-".into()),
         sandbox.vmm_pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
     ]
@@ -49,27 +48,5 @@ pub fn state(state: SandboxState) -> &'static str {
         SandboxState::Creating => "creating",
         SandboxState::Ready => "ready",
         SandboxState::Gone => "gone",
-    }
-}
-
-/// An age in one unit.
-pub fn age_text(age: Duration) -> String {
-    match age.as_secs() {
-        seconds @ 0..60 => format!("{seconds}s"),
-        seconds @ 60..3600 => format!("{}m", seconds / 60),
-        seconds @ 3600..86_400 => format!("{}h", seconds / 3600),
-        seconds => format!("{}d", seconds / 86_400),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_use_one_unit() {
-        for (seconds, text) in [(0, "0s"), (59, "59s"), (60, "1m"), (7200, "2h"), (172_800, "2d")] {
-            assert_eq!(age_text(Duration::from_secs(seconds)), text);
-        }
     }
 }

@@ -1,13 +1,11 @@
 //! `emberctl ps ID`: the processes of a sandbox.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use emberd_api::Process;
 use emberd_client::Client;
 
-use super::ls::age_text;
-use crate::output::{self, Output, printable};
+use crate::output::{self, Clock, Output, printable};
 
 /// Arguments of `ps`.
 #[derive(Debug, clap::Args)]
@@ -23,15 +21,14 @@ pub struct Args {
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let list = client.processes(&args.id).await?;
     output.print(&list, || {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let rows: Vec<_> = list.processes.iter().map(|process| row(process, now)).collect();
+        let clock = Clock::now();
+        let rows: Vec<_> = list.processes.iter().map(|process| row(process, clock)).collect();
         output::table(["PID", "STATE", "USER", "TTY", "AGE", "COMMAND"], &rows)
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(process: &Process, now: Duration) -> [String; 6] {
-    let age = now.saturating_sub(Duration::from_millis(process.started_at_ms));
+fn row(process: &Process, clock: Clock) -> [String; 6] {
     let command = match process.argv.as_slice() {
         [] => "(code)".to_owned(),
         argv => printable(&argv.join(" ")).replace(['\n', '\t'], " "),
@@ -41,7 +38,7 @@ fn row(process: &Process, now: Duration) -> [String; 6] {
         state(process),
         process.user.as_deref().map_or_else(|| "-".into(), printable),
         if process.tty { "yes" } else { "no" }.to_owned(),
-        age_text(age),
+        clock.age(process.started_at_ms),
         command,
     ]
 }
@@ -73,8 +70,7 @@ mod tests {
             next_event: 1,
             exit: None,
         };
-        let now = Duration::from_secs(4);
-        let row = row(&running, now);
+        let row = row(&running, Clock::at_ms(4000));
         assert_eq!(row[..5], ["7", "running", "-", "yes", "3s"]);
         assert!(!row[5].contains('\n'));
         let killed = ExecExit { signal: Some(9), exit_code: 137, ..ExecExit::default() };

@@ -1,15 +1,13 @@
 //! `emberctl template`: what sandboxes are restored from, one for each language pack.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use emberd_api::{Template, TemplateState};
 use emberd_client::Client;
 use serde::Serialize;
 
 use super::image::progress;
-use super::ls::age_text;
-use crate::output::{self, Output};
+use crate::output::{self, Clock, Output};
 
 /// Commands on templates.
 #[derive(Debug, clap::Subcommand)]
@@ -75,18 +73,17 @@ async fn build(client: &Client, packs: &[String], output: Output) -> anyhow::Res
 }
 
 fn text(templates: &[Template]) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let rows: Vec<_> = templates.iter().map(|template| row(template, now)).collect();
+    let clock = Clock::now();
+    let rows: Vec<_> = templates.iter().map(|template| row(template, clock)).collect();
     output::table(["PACK", "STATE", "AGE", "SIZE", "WHERE, OR WHY NOT"], &rows)
 }
 
-fn row(template: &Template, now: Duration) -> [String; 5] {
-    let age = template.made_at_ms.map(|made| now.saturating_sub(Duration::from_millis(made)));
+fn row(template: &Template, clock: Clock) -> [String; 5] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     [
         template.language_pack.clone(),
         state(template.state).to_owned(),
-        or_dash(age.map(age_text)),
+        or_dash(template.made_at_ms.map(|made_at_ms| clock.age(made_at_ms))),
         or_dash(template.disk_bytes.map(output::bytes)),
         or_dash(template.dir.clone().or_else(|| template.error.clone())),
     ]

@@ -3,12 +3,13 @@
 use std::io::{self, BufRead, BufReader, Read, Write as _};
 
 use emberd_api::{Address, ExecExit, ProcessEvent, ProcessEventKind, paths};
+use emberd_client::ServerEvents;
 
 use super::connection::{CallError, Length, Socket, malformed, read_head, read_line, refusal};
 
-/// Maximum length of an event's line, in bytes (8 MiB): 64 KiB of output, with every byte escaped
-/// as six and also in base64, with room to spare.
-const LINE_BYTES_MAX: u64 = 8 << 20;
+/// Maximum size of an event, in bytes (8 MiB): 64 KiB of output, with every byte escaped as six and
+/// also in base64, with room to spare.
+const EVENT_BYTES_MAX: usize = 8 << 20;
 
 /// Maximum size of an error answer, in bytes (64 KiB).
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
@@ -24,6 +25,7 @@ pub struct Listener(BufReader<Socket>);
 pub struct Events {
     path: String,
     body: BufReader<Chunked<BufReader<Socket>>>,
+    received: ServerEvents,
 }
 
 impl Listener {
@@ -46,7 +48,7 @@ impl Listener {
         match self.ask(&path) {
             Ok(None) => {
                 let body = BufReader::new(Chunked { inner: self.0, left: 0, state: State::First });
-                Ok(Events { path, body })
+                Ok(Events { path, body, received: ServerEvents::new(EVENT_BYTES_MAX) })
             }
             Ok(Some((status, body))) => Err(refusal(METHOD, &path, status, &body)),
             Err(source) => Err(CallError::Broken { method: METHOD, path, source }),
@@ -76,10 +78,8 @@ impl Events {
     /// # Errors
     /// [`CallError`].
     pub fn next(&mut self) -> Result<Option<ProcessEvent>, CallError> {
-        let data = next_data(&mut self.body).map_err(|source| CallError::Broken {
-            method: METHOD,
-            path: self.path.clone(),
-            source,
+        let data = next_data(&mut self.body, &mut self.received).map_err(|source| {
+            CallError::Broken { method: METHOD, path: self.path.clone(), source }
         })?;
         let Some(data) = data else { return Ok(None) };
         let event = serde_json::from_str(&data).map_err(|source| CallError::Body {
@@ -117,17 +117,20 @@ impl Events {
     }
 }
 
-/// Returns the next `data` field. Other fields and comments are skipped.
-fn next_data(reader: &mut impl BufRead) -> io::Result<Option<String>> {
+/// Returns the data of the next event.
+fn next_data(reader: &mut impl BufRead, received: &mut ServerEvents) -> io::Result<Option<String>> {
     loop {
-        let mut line = String::new();
-        reader.take(LINE_BYTES_MAX).read_line(&mut line)?;
-        let Some(text) = line.strip_suffix('\n') else {
-            return if line.is_empty() { Ok(None) } else { Err(malformed("line", "one too long")) };
-        };
-        if let Some(data) = text.strip_prefix("data:") {
-            return Ok(Some(data.trim_start().to_owned()));
+        if let Some(event) = received.event().map_err(io::Error::other)? {
+            return Ok(Some(event.data));
         }
+        let piece = reader.fill_buf()?;
+        let bytes = piece.len();
+        if bytes == 0 {
+            let is_partial = received.is_partial();
+            return if is_partial { Err(malformed("end", "in an event")) } else { Ok(None) };
+        }
+        received.push(piece);
+        reader.consume(bytes);
     }
 }
 
@@ -185,18 +188,18 @@ mod tests {
     /// Returns the data of every event in `body`.
     fn check(body: &str, expect: &[&str]) -> io::Result<()> {
         let chunked = Chunked { inner: body.as_bytes(), left: 0, state: State::First };
-        let mut reader = BufReader::new(chunked);
+        let (mut reader, mut received) = (BufReader::new(chunked), ServerEvents::new(100));
         for data in expect {
-            assert_eq!(next_data(&mut reader)?.as_deref(), Some(*data));
+            assert_eq!(next_data(&mut reader, &mut received)?.as_deref(), Some(*data));
         }
-        assert_eq!(next_data(&mut reader)?, None);
+        assert_eq!(next_data(&mut reader, &mut received)?, None);
         Ok(())
     }
 
     #[test]
     fn events_are_found_whatever_the_chunks() {
-        let body = "15\r\nid: 0\nevent: started\n\r\n9\r\ndata: a\n\n\r\n3\r\n:\n\n\r\nB\r\ndata: b\
-                    \ndat\r\n6\r\na: c\n\n\r\n0\r\n\r\n";
+        let body = "15\r\nid: 0\nevent: started\n\r\n9\r\ndata: a\n\n\r\n3\r\n:\n\n\r\nC\r\ndata: b\
+                    \n\ndat\r\n6\r\na: c\n\n\r\n0\r\n\r\n";
         check(body, &["a", "b", "c"]).unwrap();
     }
 

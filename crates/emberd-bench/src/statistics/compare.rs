@@ -37,16 +37,7 @@ pub fn changes(old: &Results, new: &Results) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::Summary;
-
-    fn results(entries: &[(&str, &str, u64)]) -> Results {
-        let mut results = Results::new();
-        for (scenario, series, p50) in entries {
-            let summary = Summary::of(&[*p50]).unwrap();
-            results.entry((*scenario).into()).or_default().insert((*series).into(), summary);
-        }
-        results
-    }
+    use crate::statistics::results;
 
     #[test]
     fn only_what_both_have_is_compared() {

@@ -66,6 +66,9 @@ impl Backlog {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Bytes of each output, in order.
@@ -121,6 +124,79 @@ mod tests {
             let capacity: usize = backlog.pieces.iter().map(|(_, piece)| piece.capacity()).sum();
             assert!(capacity <= 3 * BYTES_MAX, "{capacity}");
             assert_eq!(drained(&mut backlog).map(|text| text.len()), kept);
+        }
+    }
+
+    /// Text of one output, with all that follows it without text of the other between.
+    type Stretch = (Output, Vec<u8>);
+
+    fn extend(stretches: &mut Vec<Stretch>, output: Output, text: &[u8]) {
+        match stretches.last_mut() {
+            _ if text.is_empty() => {}
+            Some((last, stretch)) if *last == output => stretch.extend_from_slice(text),
+            _ => stretches.push((output, text.to_vec())),
+        }
+    }
+
+    /// The text of one output among `stretches`.
+    fn of(stretches: &[Stretch], output: Output) -> Vec<u8> {
+        let own = stretches.iter().filter(|(other, _)| *other == output);
+        own.flat_map(|(_, text)| text.iter().copied()).collect()
+    }
+
+    /// Pushes: which output, how many bytes, how many times; the outputs alternate if `mixed`.
+    fn pushes() -> impl Strategy<Value = (bool, bool, usize, usize)> {
+        prop_oneof![
+            (any::<bool>(), any::<bool>(), 0..5_usize, 1..PIECES_MAX),
+            (any::<bool>(), any::<bool>(), 0..=BULK_BYTES_MAX, 1..60_usize),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn a_backlog_keeps_all_it_takes_and_refuses_only_what_does_not_fit(
+            rounds in vec(vec(pushes(), 0..10), 1..3),
+        ) {
+            let (mut backlog, mut number) = (Backlog::default(), 0);
+            for round in rounds {
+                let (mut taken, mut bytes) = (Vec::new(), 0);
+                for (is_error, mixed, size, times) in round {
+                    for time in 0..times {
+                        let second = is_error ^ (mixed && time % 2 == 1);
+                        let output = if second { Output::Stderr } else { Output::Stdout };
+                        // One letter for each push, so that none can stand for its neighbour.
+                        number += 1;
+                        let text = vec![b'a' + u8::try_from(number % 26).unwrap(); size];
+                        let fits = bytes + size <= BYTES_MAX;
+                        prop_assert_eq!(backlog.push(output, &text), fits);
+                        if fits {
+                            bytes += size;
+                            extend(&mut taken, output, &text);
+                        }
+                    }
+                }
+                let pieces = backlog.pieces.len();
+                prop_assert!(pieces <= PIECES_MAX + 2 * BYTES_MAX.div_ceil(BULK_BYTES_MAX));
+                let mut drained = Vec::new();
+                for event in backlog.drain() {
+                    let (output, text) = match event {
+                        RunEvent::Stdout(text) => (Output::Stdout, text),
+                        RunEvent::Stderr(text) => (Output::Stderr, text),
+                        other => panic!("{other:?}"),
+                    };
+                    prop_assert!(text.len() <= BULK_BYTES_MAX);
+                    extend(&mut drained, output, &text);
+                }
+                if pieces < PIECES_MAX {
+                    prop_assert!(drained == taken, "the order of the outputs is kept");
+                }
+                for output in [Output::Stdout, Output::Stderr] {
+                    prop_assert!(of(&drained, output) == of(&taken, output), "{output:?}");
+                }
+                prop_assert_eq!(backlog.drain().count(), 0);
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use emberd_proto::{
     ContextCall, ContextEvent, ExecExit, Frame, GuestMessage, HostMessage, InterruptedBy, Kind,
-    SignalName,
+    SignalName, chain,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -25,7 +25,6 @@ use super::error::ContextError;
 use super::event::{RunEnd, RunEvent};
 use super::lines::{Lines, Malformed, Said};
 use super::status::Status;
-use crate::chain::chain;
 use crate::error::GuestError;
 use crate::host::ByteStream;
 use crate::line::{LineReader, LineWriter};

@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use emberd_proto::exec::EXIT_CODE_NONE;
 use emberd_proto::process::SignalName;
-use emberd_proto::{ExecExit, GuestMessage, Kind};
+use emberd_proto::{ExecExit, GuestMessage, Kind, chain};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::log::Output;
 use super::process::{Outgoing, Process};
 use super::registry::{ENDED_KEPT, Registry};
-use crate::chain::chain;
 use crate::host::ByteStream;
 use crate::line::{Line, LineReader, LineWriter};
 use crate::session::Session;

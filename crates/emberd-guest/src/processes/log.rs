@@ -158,6 +158,9 @@ fn size(event: &ProcessEventKind) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn stdout(log: &Log, seq: u64) -> Vec<u8> {
@@ -210,5 +213,149 @@ mod tests {
         assert_eq!(texts, [b"a".to_vec(), "€".into()]);
         log.end(ExecExit::default());
         assert_eq!(stdout(&log, 4), b"\xe2\x82");
+    }
+
+    /// One thing that is done to a log.
+    #[derive(Debug, Clone)]
+    enum Op {
+        Write {
+            is_error: bool,
+            bytes: usize,
+            times: usize,
+        },
+        /// Follows the events from the one after the last that was read.
+        Follow,
+        /// Reads the event with a number, given in per cent of the next one's.
+        Read {
+            percent: u64,
+        },
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let write = |bytes, times| {
+            (any::<bool>(), bytes, times).prop_map(|(is_error, bytes, times)| Op::Write {
+                is_error,
+                bytes,
+                times,
+            })
+        };
+        prop_oneof![
+            4 => write(0..3_usize, 1..EVENTS_MAX / 2),
+            3 => write(0..EVENT_BYTES_MAX / 3, 1..5),
+            3 => Just(Op::Follow),
+            3 => (0..120_u64).prop_map(|percent| Op::Read { percent }),
+        ]
+    }
+
+    /// The model of a log: every event there ever was.
+    #[derive(Default)]
+    struct Model {
+        all: Vec<ProcessEventKind>,
+        has_ended: bool,
+    }
+
+    impl Model {
+        /// Number of the first event that is kept: the latest events that are within both limits.
+        fn first(&self) -> usize {
+            let mut bytes = 0;
+            let within = self.all.iter().rev().take(EVENTS_MAX).take_while(|event| {
+                bytes += size(event);
+                bytes <= EVENT_BYTES_MAX
+            });
+            self.all.len() - within.count()
+        }
+
+        fn read(&self, from: usize, first: usize) -> Read {
+            if from < first {
+                let kind = ProcessEventKind::Gap { first_missing: from as u64 };
+                return Read::Event(ProcessEvent { seq: first as u64 - 1, kind });
+            }
+            match self.all.get(from) {
+                Some(kind) => Read::Event(ProcessEvent { seq: from as u64, kind: kind.clone() }),
+                None if self.has_ended => Read::End,
+                None => Read::Wait,
+            }
+        }
+    }
+
+    /// Reads all events of `log` from number `from` on, as `model` has them; returns the number
+    /// of the next one.
+    fn follow(log: &Log, model: &Model, mut from: usize) -> usize {
+        let first = model.first();
+        loop {
+            let read = log.read(from as u64);
+            assert_eq!(read, model.read(from, first));
+            let Read::Event(event) = read else { return from };
+            assert!(event.seq >= from as u64, "the numbers of events never fall");
+            from = usize::try_from(event.seq).unwrap() + 1;
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn a_log_keeps_its_latest_events_and_tells_of_every_gap(ops in vec(op(), 1..16)) {
+            let mut log = Log::new();
+            let mut model = Model { all: vec![ProcessEventKind::Started], has_ended: false };
+            let mut followed = 0;
+            for op in ops {
+                match op {
+                    Op::Write { is_error, bytes, times } => for _ in 0..times {
+                        // One letter for each event, so that none can stand for its neighbour.
+                        let letter = b'a' + u8::try_from(model.all.len() % 26).unwrap();
+                        let text = Bytes::from(vec![letter; bytes]);
+                        let output = if is_error { Output::Stderr } else { Output::Stdout };
+                        log.write(output, &text);
+                        match output {
+                            _ if text.is_empty() => {}
+                            Output::Stdout => model.all.push(ProcessEventKind::Stdout(text)),
+                            Output::Stderr => model.all.push(ProcessEventKind::Stderr(text)),
+                        }
+                    },
+                    Op::Follow => followed = follow(&log, &model, followed),
+                    Op::Read { percent } => {
+                        let from = usize::try_from(log.next() * percent / 100).unwrap();
+                        prop_assert_eq!(log.read(from as u64), model.read(from, model.first()));
+                    }
+                }
+                let kept = &model.all[model.first()..];
+                prop_assert_eq!(log.next(), model.all.len() as u64);
+                prop_assert_eq!(log.bytes(), kept.iter().map(size).sum::<usize>());
+                prop_assert_eq!(log.events.len(), kept.len());
+            }
+            log.end(ExecExit::default());
+            model.all.push(ProcessEventKind::Exited(ExecExit::default()));
+            model.has_ended = true;
+            follow(&log, &model, followed);
+            follow(&log, &model, 0);
+        }
+
+        #[test]
+        fn no_byte_is_lost_while_the_log_holds_all(
+            pieces in vec((any::<bool>(), vec(any::<u8>(), 0..9)), 0..200),
+        ) {
+            let (mut log, mut written) = (Log::new(), [Vec::new(), Vec::new()]);
+            for (is_error, piece) in pieces {
+                let output = if is_error { Output::Stderr } else { Output::Stdout };
+                log.write(output, &piece);
+                written[output as usize].extend_from_slice(&piece);
+            }
+            log.end(ExecExit::default());
+            let mut read = [Vec::new(), Vec::new()];
+            for seq in 0..log.next() {
+                match log.read(seq) {
+                    Read::Event(ProcessEvent { kind: ProcessEventKind::Stdout(bytes), .. }) => {
+                        read[0].extend_from_slice(&bytes);
+                    }
+                    Read::Event(ProcessEvent { kind: ProcessEventKind::Stderr(bytes), .. }) => {
+                        read[1].extend_from_slice(&bytes);
+                    }
+                    Read::Event(event) => prop_assert_eq!(event.seq, seq),
+                    other => panic!("event {seq} is {other:?}"),
+                }
+            }
+            prop_assert_eq!(read, written);
+        }
     }
 }

@@ -10,7 +10,6 @@ use emberd_guest::{Guest, GuestError, Link, renewal};
 use emberd_proto::{ExecSpec, RefusalCode};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio_util::sync::CancellationToken;
 
 use crate::host::TestHost;
 
@@ -61,15 +60,12 @@ async fn connect(socket: &Path) -> UnixStream {
 
 async fn guest(agent: &Agent) -> (Guest<UnixStream>, Arc<AtomicBool>) {
     let (first, _) = Link::greet(connect(&agent.socket).await).await.unwrap();
-    let (broke, socket) = (Arc::new(AtomicBool::new(false)), agent.socket.clone());
-    let host = TestHost {
-        connect: Box::new(move || {
-            let socket = socket.clone();
-            Box::pin(async move { Ok(connect(&socket).await) })
-        }),
-        ended: CancellationToken::new(),
-        broke: Arc::clone(&broke),
-    };
+    let socket = agent.socket.clone();
+    let host = TestHost::new(Box::new(move || {
+        let socket = socket.clone();
+        Box::pin(async move { Ok(connect(&socket).await) })
+    }));
+    let broke = Arc::clone(&host.broke);
     (Guest::new("sb_00ff1234abcd".to_owned(), host, first), broke)
 }
 

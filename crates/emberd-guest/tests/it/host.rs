@@ -1,4 +1,4 @@
-//! A host for tests: streams come from a function, and the test ends the guest.
+//! A host for tests and fuzz targets: streams come from a function, and the test ends the guest.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -16,7 +16,17 @@ pub struct TestHost<S> {
     pub connect: Connect<S>,
     /// Cancelled once the guest broke the protocol, or was deleted.
     pub ended: CancellationToken,
+    /// Cancelled once the daemon stops.
+    pub closing: CancellationToken,
     pub broke: Arc<AtomicBool>,
+}
+
+impl<S> TestHost<S> {
+    /// A host that opens streams by `connect`.
+    pub fn new(connect: Connect<S>) -> Self {
+        let (ended, closing) = (CancellationToken::new(), CancellationToken::new());
+        Self { connect, ended, closing, broke: Arc::default() }
+    }
 }
 
 impl<S: 'static> Host<S> for TestHost<S> {
@@ -37,7 +47,7 @@ impl<S: 'static> Host<S> for TestHost<S> {
     }
 
     fn closing(&self) -> BoxFuture<'static, ()> {
-        Box::pin(self.ended.clone().cancelled_owned())
+        Box::pin(self.closing.clone().cancelled_owned())
     }
 
     fn end(&self) {

@@ -5,4 +5,6 @@ mod agent;
 #[cfg(test)]
 mod host;
 #[cfg(test)]
+mod scripted;
+#[cfg(test)]
 mod sequence;

@@ -3,69 +3,27 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use emberd_guest::{Guest, GuestError, Link};
+use emberd_guest::{Guest, GuestError};
 use emberd_proto::exec::{ExecExit, OUTPUT_BYTES_MAX};
 use emberd_proto::file::{BATCH_MAX, ChangeKind, FileChange};
-use emberd_proto::message::GENERATION;
 use emberd_proto::{
-    ContextRun, ContextSpec, Decoder, ExecSpec, FileEntry, FileType, GuestMessage, HostMessage,
-    Kind, ProcessSpec, Refusal, RefusalCode, Welcome, frame,
+    ContextRun, ContextSpec, ExecSpec, FileEntry, FileType, GuestMessage, Kind, ProcessSpec,
+    Refusal, RefusalCode, frame,
 };
 use futures::FutureExt as _;
-use parking_lot::Mutex;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::host::TestHost;
+use crate::scripted::{guest_of, message};
 
 /// Longest wait for an operation, of a clock that does not run: an upload's own limits and the
 /// slowest operation on files.
 const OPERATION_MAX: Duration = Duration::from_secs(4000);
-
-type Script = Arc<Mutex<VecDeque<Vec<u8>>>>;
-
-/// Greets, and says the next of the script whenever the host has said something.
-async fn speak(mut stream: DuplexStream, script: Script) {
-    let mut decoder = Decoder::default();
-    loop {
-        while let Ok(Some(heard)) = decoder.next_frame() {
-            let said = match heard.message() {
-                Ok(HostMessage::Hello { .. }) => welcome(),
-                // Most of what is streamed to a guest is not answered.
-                _ if heard.kind == Kind::Stdin => Vec::new(),
-                _ => script.lock().pop_front().unwrap_or_default(),
-            };
-            if stream.write_all(&said).await.is_err() {
-                return;
-            }
-        }
-        if stream.read_buf(decoder.buffer()).await.unwrap_or(0) == 0 {
-            return;
-        }
-    }
-}
-
-fn welcome() -> Vec<u8> {
-    message(&GuestMessage::Welcome(Welcome {
-        generation: GENERATION,
-        agent_version: "script".to_owned(),
-        init_started_us: None,
-        serving_us: None,
-    }))
-}
-
-fn message(message: &GuestMessage) -> Vec<u8> {
-    let mut out = BytesMut::new();
-    frame::encode_message(message, &mut out);
-    out.to_vec()
-}
 
 fn bulk(kind: Kind, payload: &[u8]) -> Vec<u8> {
     let mut out = BytesMut::new();
@@ -206,29 +164,11 @@ async fn operate(guest: &Guest<DuplexStream>, operation: u8) {
     }
 }
 
-async fn guest_of(script: Script) -> Guest<DuplexStream> {
-    let open = move || {
-        let (host, guest) = tokio::io::duplex(256 << 10);
-        tokio::spawn(speak(guest, Arc::clone(&script)));
-        host
-    };
-    let (first, _) = Link::greet(open()).await.unwrap();
-    let host = TestHost {
-        connect: Box::new(move || {
-            let stream = open();
-            Box::pin(async move { Ok(stream) })
-        }),
-        ended: CancellationToken::new(),
-        broke: Arc::new(AtomicBool::new(false)),
-    };
-    Guest::new("sb_000000000000".to_owned(), host, first)
-}
-
 #[tokio::test]
 async fn idle_connections_are_closed_once_the_protocol_is_broken() {
     let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let pongs = vec![message(&GuestMessage::Pong); 3];
-    let guest = guest_of(Arc::new(Mutex::new(pongs.into()))).await;
+    let guest = guest_of(pongs.into(), CancellationToken::new()).await;
     let mut metrics = pin!(guest.metrics());
     assert!(metrics.as_mut().now_or_never().is_none(), "the guest has not run yet");
     // The first connection is in use: this opens another, which is idle then.
@@ -256,7 +196,7 @@ proptest! {
         let runtime = { runtime }.enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let script: VecDeque<_> = answers.into_iter().map(|said| said.concat()).collect();
-            let guest = guest_of(Arc::new(Mutex::new(script))).await;
+            let guest = guest_of(script, CancellationToken::new()).await;
             do_all(&guest, &order).await;
         });
     }

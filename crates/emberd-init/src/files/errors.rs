@@ -3,11 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use emberd_proto::{Refusal, RefusalCode};
+use emberd_proto::{Refusal, RefusalCode, chain};
 use emberd_tar::TarError;
 use nix::errno::Errno;
 
-use crate::console;
 use crate::users::UserError;
 
 /// Why a file operation failed.
@@ -87,7 +86,7 @@ impl FileError {
                 TarError::Stream(source) | TarError::File { source, .. } => code_of(source),
             },
         };
-        Refusal { code, message: console::chain(self) }
+        Refusal { code, message: chain(self) }
     }
 }
 

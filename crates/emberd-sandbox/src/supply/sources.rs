@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::sync::Arc;
 
-use emberd_guest::chain;
 use emberd_image::{Images, PackImage, PackName};
+use emberd_proto::chain;
 use emberd_vmm::{AnyVmm, RestoreError, Template, TemplateError, TemplateKey, Vmm as _};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;

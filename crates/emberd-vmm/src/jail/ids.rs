@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -19,6 +20,15 @@ impl Default for IdRange {
     /// Above what systemd gives to containers (up to 1,879,048,191).
     fn default() -> Self {
         Self { first: 1_900_000_000, count: 10_000 }
+    }
+}
+
+impl From<&RangeInclusive<u32>> for IdRange {
+    /// From the first id to the last. An empty range has no ids.
+    fn from(ids: &RangeInclusive<u32>) -> Self {
+        let (first, last) = (*ids.start(), *ids.end());
+        let count = last.checked_sub(first).map_or(0, |more| more.saturating_add(1));
+        Self { first, count }
     }
 }
 
@@ -83,7 +93,7 @@ mod tests {
 
     #[test]
     fn no_id_is_lent_twice_and_each_rests_before_it_returns() {
-        let ids = Ids::new(IdRange { first: 100, count: 3 });
+        let ids = Ids::new(IdRange::from(&(100..=102)));
         let [a, b] = [ids.lease().unwrap(), ids.lease().unwrap()];
         assert_eq!([a.id(), b.id()], [100, 101]);
         drop(a);

@@ -8,13 +8,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use emberd_api::{Context, ContextList, ContextRun, ContextSpec, Forms, RunEvent, paths};
-use emberd_sandbox::{ContextError, OperationError, Sandboxes, Unknown};
+use emberd_sandbox::{ContextError, ContextId, OperationError, Sandboxes, Unknown};
 use futures::stream::{self, StreamExt as _};
 
 use super::body::{Body, BodyError};
 use super::errors::ApiError;
 use super::failures::Failures;
-use super::id::{Id, Ids, PathError};
+use super::id::{Id, PathError, Within};
 use super::sse;
 use super::views::IntoBody;
 
@@ -73,7 +73,7 @@ pub async fn list(
     path = paths::CONTEXT,
     operation_id = "delete_context",
     tag = "contexts",
-    params(Ids),
+    params(Within<ContextId>),
     responses(
         (status = 204, description = "The context is deleted."),
         Failures<(PathError, Unknown, OperationError, ContextError)>,
@@ -81,7 +81,7 @@ pub async fn list(
 )]
 pub async fn delete(
     State(sandboxes): State<Sandboxes>,
-    Ids(id, context): Ids,
+    Within(id, context): Within<ContextId>,
 ) -> Result<StatusCode, ApiError> {
     sandboxes.get(id)?.contexts()?.delete(context).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -96,7 +96,7 @@ pub async fn delete(
     operation_id = "run_context",
     tag = "contexts",
     params(
-        Ids,
+        Within<ContextId>,
         ("accept" = Option<String>, Header,
          description = "`text/event-stream` asks for server-sent events."),
     ),
@@ -110,7 +110,7 @@ pub async fn delete(
 )]
 pub async fn run(
     State(sandboxes): State<Sandboxes>,
-    Ids(id, context): Ids,
+    Within(id, context): Within<ContextId>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -138,7 +138,7 @@ pub async fn run(
     path = paths::CONTEXT_INTERRUPT,
     operation_id = "interrupt_context",
     tag = "contexts",
-    params(Ids),
+    params(Within<ContextId>),
     responses(
         (status = 204, description = "The interrupt is sent. The events of the run show its effect."),
         Failures<(PathError, Unknown, OperationError, ContextError)>,
@@ -146,7 +146,7 @@ pub async fn run(
 )]
 pub async fn interrupt(
     State(sandboxes): State<Sandboxes>,
-    Ids(id, context): Ids,
+    Within(id, context): Within<ContextId>,
 ) -> Result<StatusCode, ApiError> {
     sandboxes.get(id)?.contexts()?.interrupt(context)?;
     Ok(StatusCode::NO_CONTENT)
@@ -158,7 +158,7 @@ pub async fn interrupt(
     path = paths::CONTEXT_RESTART,
     operation_id = "restart_context",
     tag = "contexts",
-    params(Ids),
+    params(Within<ContextId>),
     responses(
         (status = 200, description = "The context is ready.", body = Context),
         Failures<(PathError, Unknown, OperationError, ContextError)>,
@@ -166,7 +166,7 @@ pub async fn interrupt(
 )]
 pub async fn restart(
     State(sandboxes): State<Sandboxes>,
-    Ids(id, context): Ids,
+    Within(id, context): Within<ContextId>,
 ) -> Result<Json<Context>, ApiError> {
     Ok(Json(sandboxes.get(id)?.contexts()?.restart(context).await?.into_body()))
 }

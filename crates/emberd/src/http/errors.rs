@@ -9,8 +9,9 @@ use axum::http::StatusCode;
 use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode};
+use emberd_proto::chain;
 
-use crate::log::{Chain, excerpt};
+use crate::log::excerpt;
 use crate::server::observe::Reported;
 
 /// Longest message of an error, in bytes (16 KiB): some repeat what a guest said.
@@ -122,7 +123,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
 impl<E: Failure + Error> From<E> for ApiError {
     fn from(error: E) -> Self {
         let (code, hint) = error.judge();
-        let mut answer = Self::new(code, Chain(&error).to_string());
+        let mut answer = Self::new(code, chain(&error));
         answer.0.hint = hint.map(str::to_owned);
         answer
     }

@@ -2,7 +2,6 @@
 
 pub mod content;
 pub mod encoding;
-mod query;
 pub mod range;
 pub mod tree;
 pub mod upload;

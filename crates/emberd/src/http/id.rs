@@ -1,14 +1,16 @@
 //! The ids in a path.
 
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
 use emberd_sandbox::{ContextId, SandboxId};
-use serde::de::DeserializeOwned;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::{Object, Required, Type};
 use utoipa::{IntoParams, PartialSchema as _};
 
 use super::errors::ApiError;
+
+/// Name of the parameter with the id of a sandbox.
+const SANDBOX: &str = "id";
 
 /// Why the ids in a path name nothing. A malformed id is like an unknown one: 404.
 #[derive(Debug, thiserror::Error)]
@@ -28,41 +30,67 @@ pub enum PathError {
 #[derive(Debug)]
 pub struct Id(pub SandboxId);
 
+/// The sandbox id in a path, and the id of what the path names in the sandbox.
+#[derive(Debug)]
+pub struct Within<T>(pub SandboxId, pub T);
+
+/// Something in a sandbox that a path names by an id.
+pub trait Named: Sized {
+    /// Name of the parameter.
+    const PARAMETER: &str;
+
+    /// Reads the id.
+    ///
+    /// # Errors
+    /// [`PathError`].
+    fn parse(text: &str) -> Result<Self, PathError>;
+
+    /// The parameter in the OpenAPI document.
+    fn parameter() -> ParameterBuilder;
+}
+
+/// A process, by its id in the guest.
+impl Named for u32 {
+    const PARAMETER: &str = "pid";
+
+    fn parse(text: &str) -> Result<Self, PathError> {
+        text.parse().map_err(|_| PathError::Process)
+    }
+
+    fn parameter() -> ParameterBuilder {
+        let parameter = path_parameter(Self::PARAMETER, "Process id in the sandbox.");
+        parameter.schema(Some(Self::schema()))
+    }
+}
+
+impl Named for ContextId {
+    const PARAMETER: &str = "context";
+
+    fn parse(text: &str) -> Result<Self, PathError> {
+        text.parse().map_err(|error| PathError::Context(format!("{error}")))
+    }
+
+    fn parameter() -> ParameterBuilder {
+        let description = "Id of the context: `ctx_` and 12 hexadecimal digits.";
+        path_parameter(Self::PARAMETER, description)
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Path(text) = texts::<String, S>(parts, state).await?;
-        Ok(Self(sandbox(&text)?))
+        let path = path(parts, state).await?;
+        Ok(Self(sandbox(text(&path, SANDBOX))?))
     }
 }
 
-/// The sandbox id and the process id in a path.
-#[derive(Debug)]
-pub struct ProcessId(pub SandboxId, pub u32);
-
-impl<S: Send + Sync> FromRequestParts<S> for ProcessId {
+impl<T: Named, S: Send + Sync> FromRequestParts<S> for Within<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Path((id, pid)) = texts::<(String, String), S>(parts, state).await?;
-        let id = sandbox(&id)?;
-        Ok(Self(id, pid.parse().map_err(|_| PathError::Process)?))
-    }
-}
-
-/// The sandbox id and the context id in a path.
-#[derive(Debug)]
-pub struct Ids(pub SandboxId, pub ContextId);
-
-impl<S: Send + Sync> FromRequestParts<S> for Ids {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Path((id, context)) = texts::<(String, String), S>(parts, state).await?;
-        let id = sandbox(&id)?;
-        let unknown = |error| PathError::Context(format!("{error}"));
-        Ok(Self(id, context.parse().map_err(unknown)?))
+        let path = path(parts, state).await?;
+        Ok(Self(sandbox(text(&path, SANDBOX))?, T::parse(text(&path, T::PARAMETER))?))
     }
 }
 
@@ -72,23 +100,15 @@ impl IntoParams for Id {
     }
 }
 
-impl IntoParams for ProcessId {
+impl<T: Named> IntoParams for Within<T> {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let pid = path_parameter("pid", "Process id in the sandbox.");
-        vec![sandbox_parameter(), pid.schema(Some(u32::schema())).build()]
-    }
-}
-
-impl IntoParams for Ids {
-    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let context = "Id of the context: `ctx_` and 12 hexadecimal digits.";
-        vec![sandbox_parameter(), path_parameter("context", context).build()]
+        vec![sandbox_parameter(), T::parameter().build()]
     }
 }
 
 /// The parameter `id` of every path below a sandbox.
 pub fn sandbox_parameter() -> Parameter {
-    path_parameter("id", "Id of the sandbox, such as `sb_5f0c1e7a9b3d`.").build()
+    path_parameter(SANDBOX, "Id of the sandbox, such as `sb_5f0c1e7a9b3d`.").build()
 }
 
 /// A parameter of a path: a string, if it is given no other schema.
@@ -109,11 +129,13 @@ pub fn sandbox(text: &str) -> Result<SandboxId, PathError> {
     text.parse().map_err(|error| PathError::Sandbox(format!("{error}")))
 }
 
-/// The texts of a path's parameters.
-async fn texts<T: DeserializeOwned + Send, S: Send + Sync>(
-    parts: &mut Parts,
-    state: &S,
-) -> Result<Path<T>, ApiError> {
-    let texts = Path::from_request_parts(parts, state).await;
-    texts.map_err(|rejection| PathError::Sandbox(rejection.body_text()).into())
+/// The parameters of a path.
+async fn path(parts: &mut Parts, state: &(impl Send + Sync)) -> Result<RawPathParams, ApiError> {
+    let parameters = RawPathParams::from_request_parts(parts, state).await;
+    parameters.map_err(|rejection| PathError::Sandbox(rejection.body_text()).into())
+}
+
+/// The parameter `name` of a path, which its route has.
+fn text<'a>(path: &'a RawPathParams, name: &str) -> &'a str {
+    path.iter().find(|(known, _)| *known == name).map_or("", |(_, text)| text)
 }

@@ -9,24 +9,11 @@ use axum::response::{IntoResponse, Response};
 use emberd_api::paths;
 use emberd_sandbox::{OperationError, Sandboxes, Unknown};
 use futures::stream::unfold;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use super::errors::ApiError;
 use super::failures::Failures;
 use super::id::Id;
 use super::query::{Query, QueryError};
-
-/// Query of `GET …/logs`.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct Wanted {
-    /// Whether to follow the log until the sandbox or the daemon ends.
-    #[serde(default)]
-    follow: bool,
-    /// Number of lines at the end of the log to begin with. All lines that are kept when absent.
-    tail: Option<usize>,
-}
 
 /// Reads the console log of a sandbox: the output of its guest's kernel, and of its VMM.
 ///
@@ -36,7 +23,14 @@ pub struct Wanted {
     path = paths::LOGS,
     operation_id = "get_logs",
     tag = "sandboxes",
-    params(Id, Wanted),
+    params(
+        Id,
+        ("follow" = Option<bool>, Query,
+         description = "Whether to follow the log until the sandbox or the daemon ends."),
+        ("tail" = Option<usize>, Query,
+         description = "Number of lines at the end of the log to begin with. All lines that are \
+            kept when absent."),
+    ),
     responses(
         (status = 200, description = "Lines of the log.", body = String,
          content_type = "text/plain"),
@@ -46,8 +40,9 @@ pub struct Wanted {
 pub async fn logs(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
-    Query(Wanted { follow, tail }): Query<Wanted>,
+    query: Query,
 ) -> Result<Response, ApiError> {
+    let (follow, tail) = (query.flag("follow")?, query.number("tail")?);
     let log = sandboxes.get(id)?.console_log(tail, follow).await?;
     let pieces = unfold(log, async |mut log| {
         let text = log.next().await?;

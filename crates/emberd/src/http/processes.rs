@@ -6,12 +6,11 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use emberd_api::{Process, ProcessList, ProcessSpec, SignalProcess, TtySize, paths};
 use emberd_sandbox::{OperationError, ProcessError, Sandboxes, Unknown};
-use serde::Deserialize;
 
 use super::body::{Body, BodyError, Pieces, PiecesError};
 use super::errors::ApiError;
 use super::failures::Failures;
-use super::id::{Id, PathError, ProcessId};
+use super::id::{Id, PathError, Within};
 use super::query::{Query, QueryError};
 use super::views::IntoBody as _;
 
@@ -71,7 +70,7 @@ pub async fn list(
     path = paths::PROCESS,
     operation_id = "get_process",
     tag = "processes",
-    params(ProcessId),
+    params(Within<u32>),
     responses(
         (status = 200, description = "The process.", body = Process),
         Failures<(PathError, Unknown, OperationError, ProcessError)>,
@@ -79,7 +78,7 @@ pub async fn list(
 )]
 pub async fn get(
     State(sandboxes): State<Sandboxes>,
-    ProcessId(id, pid): ProcessId,
+    Within(id, pid): Within<u32>,
 ) -> Result<Json<Process>, ApiError> {
     Ok(Json(sandboxes.get(id)?.processes()?.get(pid)?.view().into_body()))
 }
@@ -90,7 +89,7 @@ pub async fn get(
     path = paths::PROCESS,
     operation_id = "delete_process",
     tag = "processes",
-    params(ProcessId),
+    params(Within<u32>),
     responses(
         (status = 204, description = "The process is being killed."),
         Failures<(PathError, Unknown, OperationError, ProcessError)>,
@@ -98,17 +97,10 @@ pub async fn get(
 )]
 pub async fn delete(
     State(sandboxes): State<Sandboxes>,
-    ProcessId(id, pid): ProcessId,
+    Within(id, pid): Within<u32>,
 ) -> Result<StatusCode, ApiError> {
     sandboxes.get(id)?.processes()?.delete(pid)?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Query of `POST …/stdin`.
-#[derive(Debug, Deserialize)]
-pub struct StdinQuery {
-    #[serde(default)]
-    end: bool,
 }
 
 /// Writes the body to the standard input of a process.
@@ -121,7 +113,7 @@ pub struct StdinQuery {
     operation_id = "write_stdin",
     tag = "processes",
     params(
-        ProcessId,
+        Within<u32>,
         ("end" = Option<bool>, Query,
          description = "Whether standard input ends after the body. A terminal receives Ctrl-D."),
     ),
@@ -133,11 +125,12 @@ pub struct StdinQuery {
 )]
 pub async fn stdin(
     State(sandboxes): State<Sandboxes>,
-    ProcessId(id, pid): ProcessId,
-    Query(query): Query<StdinQuery>,
+    Within(id, pid): Within<u32>,
+    query: Query,
     headers: HeaderMap,
     body: RawBody,
 ) -> Result<StatusCode, ApiError> {
+    let end = query.flag("end")?;
     let process = sandboxes.get(id)?.processes()?.get(pid)?;
     let mut stdin = process.stdin().await?;
     let mut pieces = Pieces::new(&headers, body);
@@ -153,7 +146,7 @@ pub async fn stdin(
             None => break,
         }
     }
-    if query.end {
+    if end {
         stdin.end().await?;
     }
     Ok(StatusCode::NO_CONTENT)
@@ -165,7 +158,7 @@ pub async fn stdin(
     path = paths::PROCESS_SIGNAL,
     operation_id = "signal_process",
     tag = "processes",
-    params(ProcessId),
+    params(Within<u32>),
     request_body = SignalProcess,
     responses(
         (status = 204, description = "The signal is sent."),
@@ -174,7 +167,7 @@ pub async fn stdin(
 )]
 pub async fn signal(
     State(sandboxes): State<Sandboxes>,
-    ProcessId(id, pid): ProcessId,
+    Within(id, pid): Within<u32>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let SignalProcess { signal } = body.json()?;
@@ -188,7 +181,7 @@ pub async fn signal(
     path = paths::PROCESS_RESIZE,
     operation_id = "resize_process",
     tag = "processes",
-    params(ProcessId),
+    params(Within<u32>),
     request_body = TtySize,
     responses(
         (status = 204, description = "The new size is sent."),
@@ -197,7 +190,7 @@ pub async fn signal(
 )]
 pub async fn resize(
     State(sandboxes): State<Sandboxes>,
-    ProcessId(id, pid): ProcessId,
+    Within(id, pid): Within<u32>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let size: TtySize = body.json()?;

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt::{self, Write as _};
 
+use emberd_proto::chain;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
@@ -13,9 +14,6 @@ use super::line::Sanitizer;
 
 /// Longest value of a field, and longest message, in bytes (1 KiB).
 pub const FIELD_BYTES_MAX: usize = 1 << 10;
-
-/// Most causes of an error that are shown.
-const CAUSES_MAX: usize = 16;
 
 /// Formats fields; see the module.
 #[derive(Debug, Clone, Copy)]
@@ -61,23 +59,7 @@ impl Visit for Printing<'_> {
     }
 
     fn record_error(&mut self, field: &Field, error: &(dyn Error + 'static)) {
-        self.print(field, format_args!("{}", Chain(error)));
-    }
-}
-
-/// An error and its causes in one line.
-pub struct Chain<'a>(pub &'a (dyn Error + 'a));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        for _ in 0..CAUSES_MAX {
-            let Some(error) = cause else { break };
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        self.print(field, format_args!("{}", chain(error)));
     }
 }
 

@@ -26,9 +26,7 @@ pub fn qemu(config: &Config) -> QemuConfig {
         emberd_config::AccelChoice::Kvm => AccelChoice::Kvm,
         emberd_config::AccelChoice::Tcg => AccelChoice::Tcg,
     };
-    let uids = config.jail.uids.as_ref();
-    let ids =
-        uids.map(|uids| IdRange { first: *uids.start(), count: uids.end() - uids.start() + 1 });
+    let ids = config.jail.uids.as_ref().map(IdRange::from);
     let jail = JailConfig {
         choice: jail(config),
         ids: ids.unwrap_or_default(),

@@ -4,13 +4,13 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use emberd_api::chain;
 use emberd_client::Client;
 use emberd_config::Config;
 use emberd_vmm::firecracker::{Features, FindError, SnapshotFormat, Version, needs_interpreter};
 
 use super::jail::{self, JailFacts};
 use super::{Reading, Row, read};
-use crate::report;
 
 /// Host kernels Firecracker is tested on by its makers.
 const KERNELS: [(u32, u32); 3] = [(5, 10), (6, 1), (6, 18)];
@@ -79,7 +79,7 @@ fn release(binary: &Path, version: &Result<Version, String>) -> Row {
             Ok(()) => Row::ok(WHAT, format!("{version}, {}", binary.display())),
             Err(refusal) => {
                 let error = FindError::from(refusal);
-                Row::fail(WHAT, report::chain(&error))
+                Row::fail(WHAT, chain(&error))
                     .advise("install a supported release: emberctl setup firecracker")
             }
         },
@@ -125,7 +125,7 @@ fn snapshots(features: Option<Features>, format: Result<SnapshotFormat, FindErro
         (_, Ok(format)) => {
             Row::ok(WHAT, format!("format {format}; snapshots of other formats are not loaded"))
         }
-        (_, Err(error)) => Row::warn(WHAT, report::chain(&error)),
+        (_, Err(error)) => Row::warn(WHAT, chain(&error)),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use emberd_api::chain;
 use emberd_config::Config;
 
 use super::Row;
-use crate::{output, report};
+use crate::output;
 
 /// Free space for building images, in bytes (3 GiB): three packs, and the trees they come from.
 const BUILD_BYTES: u64 = 3 << 30;
@@ -18,8 +19,9 @@ pub fn images(config: &Config) -> Row {
             let seen = format!("Linux {}, packs {}", images.kernel.release, packs.join(", "));
             Row::ok(WHAT, seen)
         }
-        Err(error) => Row::fail(WHAT, report::chain(&error))
-            .advise("build the missing images: scripts/serve.sh"),
+        Err(error) => {
+            Row::fail(WHAT, chain(&error)).advise("build the missing images: scripts/serve.sh")
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use emberd_api::chain;
 use emberd_image::{DataDir, Digest, Progress};
 use emberd_vmm::firecracker::{FindError, Version};
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::source::{Published, SourceArgs};
 use super::workshop::Workshop;
 use super::{Installed, archive};
-use crate::report::{Hinted, chain};
+use crate::report::Hinted;
 
 /// The release installed unless another is named.
 const VERSION: &str = "1.16.2";

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io::{self, Seek as _};
 use std::path::{Path, PathBuf};
 
+use emberd_api::chain;
 use emberd_image::{Digest, Progress};
 
 use super::download::{self, FetchError, Remote};
 use super::workshop::Workshop;
-use crate::report::{Hinted, chain};
+use crate::report::Hinted;
 
 /// Advice for a host without a network, or with one that serves false files.
 const OFFLINE_HINT: &str = "run the command again to continue, give a file fetched elsewhere with \

@@ -3,12 +3,12 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use emberd_api::{ErrorCode, ExecBody, ExecOutcome, ExecSpec, Info, Sandbox};
+use emberd_api::{ErrorCode, ExecBody, ExecOutcome, ExecSpec, Info, Sandbox, chain};
 use emberd_client::{Client, ClientError};
 
 use super::language::{Language, Programs};
 use super::{Record, Seen, host};
-use crate::{program, report};
+use crate::program;
 
 /// A well-formed id no sandbox has, but for a chance of one in 2^48.
 const ID_UNKNOWN: &str = "sb_000000000000";
@@ -161,5 +161,5 @@ fn refusal<T: Debug>(answer: Result<T, ClientError>, status: u16, code: ErrorCod
 }
 
 fn failure(error: &ClientError) -> Seen {
-    Seen::Unexpected(report::chain(error))
+    Seen::Unexpected(chain(error))
 }

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use emberd_api::Address;
+use emberd_proto::chain;
 
 use crate::measure::MeasureError;
 use crate::measure::connection::Connection;
@@ -44,7 +45,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
         // Wider sweeps would only fail more slowly.
         if let Some(first) = failures.first() {
             let (count, of) = (failures.len(), width * rig.iterations);
-            let seen = format!("{count} of {of} failed, the first with: {}", crate::chain(first));
+            let seen = format!("{count} of {of} failed, the first with: {}", chain(first));
             rig.record.check(&format!("all {width} concurrent callers are answered"), false, seen);
             break;
         }

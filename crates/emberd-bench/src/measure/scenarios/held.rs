@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use emberd_api::{ErrorCode, ProcessSpec};
+use emberd_proto::chain;
 
 use crate::measure::MeasureError;
 use crate::measure::connection::CallError;
@@ -153,7 +154,7 @@ fn kill_all(rig: &mut Rig, id: &str, pack: &str, all: Vec<Held>) -> Result<(), M
         thread::sleep(LOOK_AGAIN);
     };
     rig.record.time(&format!("gone_all_{pack}"), asked.elapsed());
-    let seen = left.as_ref().map_or_else(|| "none is".to_owned(), |error| crate::chain(error));
+    let seen = left.as_ref().map_or_else(|| "none is".to_owned(), |error| chain(error));
     rig.record.check("no process is left in the guest", left.is_none(), seen);
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use emberd_guest::chain;
 use emberd_image::PackName;
+use emberd_proto::chain;
 use emberd_vmm::{Template, TemplateError};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};

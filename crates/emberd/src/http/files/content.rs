@@ -18,13 +18,12 @@ use emberd_sandbox::{
 use futures::stream;
 
 use super::encoding::{Compressor, accepts_gzip};
-use super::query::Query;
 use super::range::{Range, RangeError};
 use super::upload::{UploadBody, UploadError};
 use crate::http::errors::ApiError;
 use crate::http::failures::Failures;
 use crate::http::id::Id;
-use crate::http::query::QueryError;
+use crate::http::query::{Query, QueryError};
 
 /// Reads a file, or a part of it with `Range: bytes=FIRST-LAST`.
 ///

@@ -13,11 +13,10 @@ use emberd_api::{FileEntry, FileList, paths};
 use emberd_sandbox::{FileListing, OperationError, Sandboxes, Unknown};
 use futures::stream;
 
-use super::query::Query;
 use crate::http::errors::ApiError;
 use crate::http::failures::Failures;
 use crate::http::id::Id;
-use crate::http::query::QueryError;
+use crate::http::query::{Query, QueryError};
 
 /// Shows the type, size, owner and mode of a file.
 ///

@@ -8,11 +8,10 @@ use emberd_sandbox::{FileWatch, OperationError, Sandboxes, Unknown};
 use futures::stream::{self, StreamExt as _};
 use serde_json::json;
 
-use super::query::Query;
 use crate::http::errors::ApiError;
 use crate::http::failures::Failures;
 use crate::http::id::Id;
-use crate::http::query::QueryError;
+use crate::http::query::{Query, QueryError};
 use crate::http::sse;
 
 /// Follows changes of files as server-sent events: `watching` once, then `change` for each change,

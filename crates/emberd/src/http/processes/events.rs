@@ -11,12 +11,11 @@ use axum::response::sse::Event;
 use emberd_api::{ProcessEvent, paths};
 use emberd_sandbox::{OperationError, Process, ProcessError, ProcessEvents, Sandboxes, Unknown};
 use futures::stream::{self, StreamExt as _};
-use serde::Deserialize;
 
 use super::super::ending;
 use super::super::errors::ApiError;
 use super::super::failures::Failures;
-use super::super::id::{PathError, ProcessId};
+use super::super::id::{PathError, Within};
 use super::super::limits::{TooManyWebSockets, WebSocketPermits};
 use super::super::query::{Query, QueryError};
 use super::super::sse;
@@ -26,14 +25,6 @@ use crate::server::caller::Caller;
 
 /// Request header in which a client that was cut off names the last event it received.
 const LAST_EVENT_ID: &str = "last-event-id";
-
-/// Query of `GET …/events`.
-#[derive(Debug, Deserialize)]
-pub struct EventsQuery {
-    /// Number of the first event to send.
-    #[serde(default)]
-    from: u64,
-}
 
 /// Follows the events of a process, from any event on, until it has ended.
 ///
@@ -45,7 +36,7 @@ pub struct EventsQuery {
     operation_id = "follow_process",
     tag = "processes",
     params(
-        ProcessId,
+        Within<u32>,
         ("from" = Option<u64>, Query,
          description = "Number of the first event to send. 0 when absent."),
         ("last-event-id" = Option<u64>, Header,
@@ -60,13 +51,14 @@ pub struct EventsQuery {
 )]
 pub async fn events(
     State(sandboxes): State<Sandboxes>,
-    ProcessId(id, pid): ProcessId,
-    Query(EventsQuery { from }): Query<EventsQuery>,
+    Within(id, pid): Within<u32>,
+    query: Query,
     headers: HeaderMap,
     caller: Option<Extension<Caller>>,
     permits: WebSocketPermits,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
+    let from = query.number("from")?.unwrap_or_default();
     let from = after_last(&headers)?.unwrap_or(from);
     let process = sandboxes.get(id)?.processes()?.get(pid)?;
     let (closing, deleted) = (sandboxes.closing(), process.deleted());

@@ -3,6 +3,7 @@
 //! The future of the response, and then its body, move the bytes of the connection. Dropping them
 //! closes it.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -75,18 +76,12 @@ impl Exchange {
         let mut connection = Connection { inner: Some(self.connection) };
         let answer = self.sender.send_request(request);
         let answer = {
-            let mut answer = pin!(answer);
-            let moved = std::future::poll_fn(|context| {
-                // Bytes that arrived before the end of the connection count.
-                connection.advance(context);
-                answer.as_mut().poll(context)
-            });
             let drained = async {
                 closed.await;
                 sleep(DRAIN_MAX).await;
             };
             tokio::select! {
-                answer = timeout(HEAD_MAX, moved) => answer,
+                answer = timeout(HEAD_MAX, connection.moving(answer)) => answer,
                 () = drained => return Err(ExchangeError::ShuttingDown),
             }
         };
@@ -111,6 +106,17 @@ impl Connection {
         }
     }
 
+    /// Waits for `wanted`, and moves the bytes of the connection meanwhile. Bytes that arrived
+    /// before the end of the connection count.
+    async fn moving<T>(&mut self, wanted: impl Future<Output = T>) -> T {
+        let mut wanted = pin!(wanted);
+        poll_fn(|context| {
+            self.advance(context);
+            wanted.as_mut().poll(context)
+        })
+        .await
+    }
+
     /// The body of the response, which moves the bytes of this connection; cut some time after
     /// `closed`.
     pub fn body(self, body: Incoming, closed: impl Future<Output = ()> + Send + 'static) -> Body {
@@ -123,12 +129,7 @@ impl Connection {
 
     /// Waits until the guest's side of the connection is free for other bytes than HTTP.
     pub async fn hand_over(mut self, upgrade: OnUpgrade) -> Option<Upgraded> {
-        let mut upgrade = pin!(upgrade);
-        let upgraded = std::future::poll_fn(|context| {
-            self.advance(context);
-            upgrade.as_mut().poll(context)
-        });
-        upgraded.await.ok()
+        self.moving(upgrade).await.ok()
     }
 }
 

@@ -7,6 +7,7 @@ use std::{env, fs};
 use emberd_api::{ErrorBody, ExecBody, ExecOutcome};
 use emberd_client::{Client, ClientError};
 use emberd_image::{DataDir, Images};
+use emberd_proto::chain;
 use emberd_testing::first_line;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -124,11 +125,6 @@ impl Drop for Daemon {
             self.process.wait().unwrap();
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let source = error.source().map(|source| format!(": {}", chain(source)));
-    format!("{error}{}", source.unwrap_or_default())
 }
 
 /// Status and body of the error a call ended with.

@@ -12,12 +12,12 @@ const CIRCLES: [(&str, usize); 9] = [
     ("emberctl", 16),
     ("emberd", 4),
     ("emberd-api", 2),
-    ("emberd-bench", 30),
+    ("emberd-bench", 23),
     ("emberd-image", 19),
     ("emberd-init", 26),
     ("emberd-proto", 2),
     ("emberd-tar", 9),
-    ("emberd-vmm", 37),
+    ("emberd-vmm", 36),
 ];
 
 type Module = Vec<String>;

@@ -6,10 +6,23 @@ use super::tree::workspace_root;
 
 /// What each crate must not import, as the design states it: emberd crates first, then
 /// what would make the crate do what is not its business.
-const ABSENCES: [(&str, &[&str]); 11] = [
+const ABSENCES: [(&str, &[&str]); 12] = [
     ("emberd-proto", &["emberd*", "tokio", "hyper", "axum", "nix", "rustix"]),
     ("emberd-tar", &["emberd*", "tokio", "hyper", "axum", "serde"]),
     ("emberd-guest", &["emberd", "emberd-v*", "emberd-i*", "emberd-s*", "emberd-a*", "emberd-t*"]),
+    (
+        "emberd-egress",
+        &[
+            "emberd",
+            "emberd-v*",
+            "emberd-i*",
+            "emberd-s*",
+            "emberd-a*",
+            "emberd-t*",
+            "emberd-g*",
+            "axum",
+        ],
+    ),
     ("emberd-vmm", &["emberd*", "axum"]),
     ("emberd-image", &["emberd-vmm", "emberd-sandbox", "emberd-api", "axum", "hyper"]),
     ("emberd-sandbox", &["emberd-api", "emberd-client", "axum", "hyper"]),
