@@ -9,10 +9,27 @@
 //! allows. The crate imports `emberd-proto` only. It knows no VMM and no sandbox; a session runs
 //! over any byte stream.
 
+mod compile;
+mod entry;
 mod name;
+mod operator;
 mod policy;
+mod ports;
+mod profile;
+mod requests;
+mod rules;
 mod verdict;
 
+pub use compile::PolicyError;
+pub use emberd_proto::policy::{
+    EgressLimits as Limits, EgressLog as LogMode, EgressProtocol as Protocol,
+};
+pub use emberd_proto::{EntrySpec, PolicySpec};
+pub use entry::{Entry, EntryError, Host};
 pub use name::{Name, NameError};
-pub use policy::Policy;
-pub use verdict::{Allowed, Denied, Limits, LogMode, Protocol, Source, Verdict};
+pub use operator::{Operator, OperatorError};
+pub use policy::{InForce, Policy};
+pub use ports::{PortSet, PortsError};
+pub use profile::{BUILT_IN, PackProfiles, ProfileNameError};
+pub use requests::Requests;
+pub use verdict::{Allowed, Denied, Source, Verdict};
