@@ -39,7 +39,7 @@ pub struct PolicySpec {
     pub deny: Vec<EntrySpec>,
     /// Which connections are recorded.
     #[serde(skip_serializing_if = "is_default")]
-    pub log: EgressLog,
+    pub log: EgressLogMode,
     /// Limits of the sandbox's connections.
     #[serde(skip_serializing_if = "is_default")]
     pub limits: EgressLimits,
@@ -156,7 +156,7 @@ pub enum EgressProtocol {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
-pub enum EgressLog {
+pub enum EgressLogMode {
     /// All.
     #[default]
     All,

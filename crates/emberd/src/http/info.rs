@@ -41,6 +41,7 @@ pub async fn info(State(sandboxes): State<Sandboxes>) -> Json<Info> {
         },
         sandboxes: sandboxes.count(),
         sandboxes_max: config.sandboxes_max,
+        egress: None,
     })
 }
 
