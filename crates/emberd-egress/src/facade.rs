@@ -1,5 +1,6 @@
 //! Egress of one daemon and of its sandboxes, as the rest of the daemon holds them.
 
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::num::NonZero;
@@ -91,6 +92,13 @@ impl Egress {
     }
 }
 
+impl fmt::Debug for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let connections = self.daemon.connections.taken();
+        f.debug_struct("Egress").field("connections", &connections).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Egress {
     fn drop(&mut self) {
         // A runtime must not be waited for where the daemon's tasks run.
@@ -126,6 +134,11 @@ impl SandboxEgress {
         self.sandbox.policy()
     }
 
+    /// Puts the first policy in force, before the sandbox is handed out.
+    pub fn begin(&self, policy: Arc<Policy>) {
+        self.sandbox.begin(policy);
+    }
+
     /// Puts another policy in force. Returns how many connections it does not allow; they are
     /// reset at once.
     pub fn replace(&self, policy: Arc<Policy>) -> usize {
@@ -157,6 +170,11 @@ impl SandboxEgress {
     /// Whether the sandbox is closed: no record follows.
     pub fn is_closed(&self) -> bool {
         self.sandbox.closed.is_cancelled()
+    }
+
+    /// Waits until the sandbox is closed.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.sandbox.closed.clone().cancelled_owned()
     }
 
     /// Returns what the sandbox has done so far.

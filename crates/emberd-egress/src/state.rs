@@ -132,6 +132,12 @@ impl Sandbox {
         Arc::clone(&self.live.lock().policy)
     }
 
+    /// Puts the first policy in force: no connection depends on another.
+    pub fn begin(&self, policy: Arc<Policy>) {
+        self.limit(&policy);
+        self.live.lock().policy = policy;
+    }
+
     /// Puts another policy in force and cuts the connections that it does not allow; returns how
     /// many those are.
     pub fn replace(&self, policy: Arc<Policy>) -> usize {
