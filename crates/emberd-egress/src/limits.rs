@@ -123,7 +123,7 @@ pub(crate) struct Traffic {
 pub(crate) struct Spent;
 
 impl Traffic {
-    pub fn new(limits: &crate::verdict::Limits) -> Self {
+    pub fn new(limits: &emberd_proto::policy::EgressLimits) -> Self {
         let traffic = Self {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -136,7 +136,7 @@ impl Traffic {
     }
 
     /// Changes the limits; what was sent counts on.
-    pub fn set(&self, limits: &crate::verdict::Limits) {
+    pub fn set(&self, limits: &emberd_proto::policy::EgressLimits) {
         let bytes = |kib: u32| u64::from(kib) << 10;
         let (up, down) = (bytes(limits.upload_kib_s), bytes(limits.download_kib_s));
         // One second's worth at once.
@@ -209,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_budget_is_not_exceeded() {
-        let limits = crate::verdict::Limits { upload_mib: 1, ..Default::default() };
+        let limits = emberd_proto::policy::EgressLimits { upload_mib: 1, ..Default::default() };
         let traffic = Traffic::new(&limits);
         assert_eq!(traffic.send(1 << 20).await, Ok(()));
         assert_eq!(traffic.send(1).await, Err(Spent));

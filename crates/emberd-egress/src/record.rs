@@ -14,7 +14,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::verdict::{LogMode, Source};
+use emberd_proto::policy::EgressLog as LogMode;
+
+use crate::verdict::Source;
 
 /// Most records of one sandbox that are kept.
 pub const RECORDS_MAX: usize = 4096;
