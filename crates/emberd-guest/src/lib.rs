@@ -13,6 +13,7 @@
 mod chain;
 mod characters;
 mod contexts;
+mod egress;
 mod error;
 mod exec;
 mod files;
@@ -32,6 +33,7 @@ pub use contexts::{
     CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ContextError, ContextId, ContextIdError, ContextState,
     ContextView, Contexts, Run, RunEnd, RunEvent,
 };
+pub use egress::{EgressLink, EgressStream};
 pub use error::{ChannelError, GuestError};
 pub use exec::{ExecTimes, Executed};
 pub use files::{

@@ -8,13 +8,15 @@
 use std::io::{self, Write as _};
 use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
 use emberd_api::Address;
 use emberd_config::{Config, Problems, SocketOption, Surroundings};
+use emberd_egress::{CONNECTIONS_MAX_DEFAULT, Egress};
 use emberd_image::Images;
-use emberd_sandbox::{OpenError, Sandboxes};
+use emberd_sandbox::{OpenError, Sandboxes, SandboxesConfig};
 use emberd_vmm::AnyVmm;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
@@ -40,6 +42,9 @@ pub enum RunError {
     /// The run directory cannot be used.
     #[error("cannot use the run directory")]
     Open(#[from] OpenError),
+    /// The threads of egress cannot be started.
+    #[error("cannot start the threads of egress")]
+    Egress(#[source] io::Error),
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
@@ -118,7 +123,10 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let listener = Listener::bind(&config.addr).await?;
     let socket = bind_socket(config.socket.as_ref()).await?;
-    let sandboxes = Sandboxes::open(config::sandboxes(&config), images, vmm)?;
+    let egress = Egress::new(CONNECTIONS_MAX_DEFAULT).map_err(RunError::Egress)?;
+    let egress = Some(Arc::new(egress));
+    let options = SandboxesConfig { egress, ..config::sandboxes(&config) };
+    let sandboxes = Sandboxes::open(options, images, vmm)?;
     announce(&listener, socket.as_ref(), &sandboxes);
     let limits = http::Limits::default();
     let beside = socket.map(|socket| (socket.address().clone(), socket));

@@ -108,6 +108,7 @@ impl Fixture {
             kernel_args: Vec::new(),
             template_dir: None,
             pool: None,
+            egress: None,
         };
         edit(&mut config);
         let sandboxes = Sandboxes::open(config, images, driver(&double)).unwrap();

@@ -83,6 +83,7 @@ impl Api {
             kernel_args: Vec::new(),
             template_dir: None,
             pool: None,
+            egress: None,
         };
         edit(&mut config);
         let images = Images::load(&data_dir).unwrap();
