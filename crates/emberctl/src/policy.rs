@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn a_plain_word_names_a_profile() {
         let words = ["pip", "a.example", "*", "nexus:8081", "2001:db8::1", "my-corp"];
-        let (profiles, entries) = split(words.map(str::to_owned).to_vec());
+        let (profiles, entries) = split(words.map(str::to_owned).into());
         assert_eq!(profiles, ["pip", "my-corp"]);
         let entries: Vec<_> = entries.iter().map(EntrySpec::text).collect();
         assert_eq!(entries, ["a.example", "*", "nexus:8081", "2001:db8::1"]);

@@ -112,7 +112,7 @@ fn port_default() -> u16 {
     443
 }
 
-/// What would happen to a connection.
+/// Decision on a connection that is not made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct EgressCheck {
@@ -134,7 +134,7 @@ pub struct EgressCheck {
     pub hint: Option<String>,
 }
 
-/// What became of a connection, a lookup or a request.
+/// Outcome of a connection, a lookup or a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
@@ -197,7 +197,7 @@ pub struct EgressRecord {
     pub sandbox: String,
     /// `connection`, `lookup`, `request` or `policy`.
     pub kind: String,
-    /// What became of it.
+    /// Outcome of it.
     pub decision: EgressDecision,
     /// Why it was denied, or failed, or ended early.
     #[serde(default, skip_serializing_if = "Option::is_none")]

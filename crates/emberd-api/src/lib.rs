@@ -84,8 +84,8 @@ pub struct CreateSandbox {
     /// Name of the language pack. `python` when absent or empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language_pack: Option<String>,
-    /// What the sandbox may reach. The operator's default when absent, which is nothing unless
-    /// the operator has changed it.
+    /// Destinations that the sandbox may reach. The operator's default when absent, which is
+    /// nothing unless the operator has changed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<PolicySpec>,
 }

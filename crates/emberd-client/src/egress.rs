@@ -120,11 +120,7 @@ impl EgressEvents {
     /// but records.
     pub async fn next(&mut self) -> Result<Option<EgressEvent>, ClientError> {
         loop {
-            while let Some(line) = self.lines.whole() {
-                // An empty line shows that the connection is alive.
-                if line.is_empty() {
-                    continue;
-                }
+            if let Some(line) = self.lines.whole() {
                 return serde_json::from_slice(&line).map(Some).map_err(|source| {
                     let (addr, status) = (self.address.clone(), self.status.as_u16());
                     ClientError::Protocol { addr, status, source }

@@ -194,8 +194,8 @@ async fn whole_log(
 
 fn log_text(log: &EgressLog) -> String {
     let gap = (log.gap > 0).then(|| gap_text(log.gap));
-    let lines = gap.into_iter().chain(log.records.iter().map(record_text));
-    lines.map(|line| format!("{line}\n")).collect()
+    let lines: Vec<_> = gap.into_iter().chain(log.records.iter().map(record_text)).collect();
+    if lines.is_empty() { String::new() } else { format!("{}\n", lines.join("\n")) }
 }
 
 fn gap_text(gap: u64) -> String {
