@@ -9,10 +9,47 @@
 //! allows. The crate imports `emberd-proto` only. It knows no VMM and no sandbox; a session runs
 //! over any byte stream.
 
+mod compile;
+mod dial;
+mod entry;
+mod facade;
+mod flow;
+mod guard;
+mod limits;
+mod mux;
 mod name;
+mod operator;
+mod peer;
 mod policy;
+mod ports;
+mod profile;
+mod record;
+mod requests;
+mod resolve;
+mod rules;
+mod session;
+mod splice;
+mod state;
 mod verdict;
 
+pub use compile::PolicyError;
+pub use emberd_proto::policy::{
+    EgressLimits as Limits, EgressLogMode as LogMode, EgressProtocol as Protocol,
+};
+pub use emberd_proto::{EntrySpec, PolicySpec};
+pub use entry::{Entry, EntryError, Host};
+pub use facade::{CONNECTIONS_MAX_DEFAULT, Check, Egress, SandboxEgress};
+pub use mux::MuxError;
 pub use name::{Name, NameError};
-pub use policy::Policy;
-pub use verdict::{Allowed, Denied, Limits, LogMode, Protocol, Source, Verdict};
+pub use operator::{Operator, OperatorError};
+pub use policy::{InForce, Policy};
+pub use ports::{PortSet, PortsError};
+pub use profile::{BUILT_IN, PackProfiles, ProfileNameError};
+pub use record::{
+    Carried, DENIED_MAX, Decision, DeniedDestination, Kind, Mark, Page, RECORDS_BYTES_MAX,
+    RECORDS_MAX, Record, hint,
+};
+pub use requests::Requests;
+pub use resolve::{HostResolver, LookupError, Resolve};
+pub use state::Totals;
+pub use verdict::{Allowed, Denied, Source, Verdict};

@@ -59,6 +59,16 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether the name is below `other`, at any depth.
+    pub fn is_below(&self, other: &Self) -> bool {
+        self.0.strip_suffix(&other.0).is_some_and(|before| before.ends_with('.'))
+    }
+
+    /// Returns the labels, the last first.
+    pub(crate) fn labels_from_the_end(&self) -> impl Iterator<Item = &str> {
+        self.0.rsplit('.')
+    }
 }
 
 fn check_label(label: &str) -> Result<(), NameError> {

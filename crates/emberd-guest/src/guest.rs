@@ -6,6 +6,7 @@ use std::time::Duration;
 use emberd_proto::{ExecSpec, GuestMessage, HostMessage, Metrics};
 
 use crate::contexts::{Contexts, Registry as ContextRegistry};
+use crate::egress::{self, EgressLink};
 use crate::error::{ChannelError, GuestError};
 use crate::exec::{self, Executed};
 use crate::files::Files;
@@ -102,6 +103,15 @@ impl<S: ByteStream> Guest<S> {
     /// Returns the guest's TCP ports.
     pub fn ports(&self) -> Ports<S> {
         Ports::new(Arc::clone(&self.session))
+    }
+
+    /// Asks the guest to send the connections of its programs to the host. A later session
+    /// replaces the one before.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn egress(&self) -> Result<EgressLink<S>, GuestError> {
+        egress::open(Arc::clone(&self.session)).await
     }
 
     /// Whether an idle connection is open that the guest has not closed.

@@ -12,6 +12,7 @@
 
 mod characters;
 mod contexts;
+mod egress;
 mod error;
 mod exec;
 mod files;
@@ -30,6 +31,7 @@ pub use contexts::{
     CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ContextError, ContextId, ContextIdError, ContextState,
     ContextView, Contexts, Run, RunEnd, RunEvent,
 };
+pub use egress::{EgressLink, EgressStream};
 pub use error::{ChannelError, GuestError};
 pub use exec::{ExecTimes, Executed};
 pub use files::{

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use emberd_proto::{Frame, FrameError, GuestMessage, HostMessage, Kind};
 
 use crate::error::{ChannelError, GuestError};
@@ -20,6 +21,12 @@ impl<S: ByteStream> Line<S> {
     /// Takes an idle connection of the guest, or opens one.
     pub async fn open(session: Arc<Session<S>>) -> Result<Self, GuestError> {
         let link = in_time(&session, session.link()).await?;
+        Ok(Self { session, link })
+    }
+
+    /// Opens a connection, and leaves the idle ones to others.
+    pub async fn open_another(session: Arc<Session<S>>) -> Result<Self, GuestError> {
+        let link = in_time(&session, session.new_link()).await?;
         Ok(Self { session, link })
     }
 
@@ -61,6 +68,11 @@ impl<S: ByteStream> Line<S> {
         if self.link.is_idle() {
             self.session.keep(self.link);
         }
+    }
+
+    /// The connection's stream, and what was read of it ahead.
+    pub fn into_raw(self) -> (S, BytesMut) {
+        self.link.into_raw()
     }
 
     /// Joins both directions of one line.

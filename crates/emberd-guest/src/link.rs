@@ -216,6 +216,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         self.idle = true;
     }
 
+    /// The stream, and what was read of it ahead.
+    pub(crate) fn into_raw(mut self) -> (S, BytesMut) {
+        let ahead = std::mem::take(self.decoder.buffer());
+        (self.stream, ahead)
+    }
+
     /// Splits both directions.
     pub(crate) fn split(self) -> (Reader<S>, Writer<S>) {
         let (reader, writer) = tokio::io::split(self.stream);

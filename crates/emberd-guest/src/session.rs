@@ -127,6 +127,11 @@ impl<S: ByteStream> Session<S> {
                 return Ok(link);
             }
         }
+        self.new_link().await
+    }
+
+    /// Returns a new connection.
+    pub async fn new_link(&self) -> Result<Link<S>, ChannelError> {
         let stream = self.host.connect().await.map_err(ChannelError::Connect)?;
         let (link, _) = Link::greet(stream).await?;
         Ok(link)

@@ -12,6 +12,7 @@ use emberd_proto::{PackSpec, Renewal};
 use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 
+use crate::egress::Egress;
 use crate::environment::Environment;
 use crate::exec::Leftovers;
 use crate::machine::{self, Held, RenewError};
@@ -19,6 +20,9 @@ use crate::metrics::Usage;
 use crate::process_tree::Cgroups;
 use crate::reaper::Reaper;
 use crate::zygote::Zygote;
+
+/// Why an agent that does not say so captures no connections.
+const NO_EGRESS: &str = "the agent does not own the network";
 
 /// An agent, which lives as long as its process.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub struct Agent {
     pub boot_times: Option<BootTimes>,
     /// Whether the agent may change the machine, which is so only for PID 1.
     pub owns_machine: bool,
+    /// Connections of programs to other machines.
+    pub egress: Egress,
     /// Resource usage of the machine.
     pub usage: Usage,
     /// Readers of the output of programs that were left behind.
@@ -60,6 +66,7 @@ impl Agent {
             cgroups: None,
             boot_times: None,
             owns_machine: false,
+            egress: Egress::unavailable(NO_EGRESS.to_owned()),
             usage: Usage::default(),
             leftovers: Leftovers::default(),
             reaper: Reaper::default(),

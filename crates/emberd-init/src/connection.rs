@@ -7,12 +7,13 @@ use bytes::BytesMut;
 use emberd_proto::frame::{self, BULK_BYTES_MAX};
 use emberd_proto::message::GENERATION;
 use emberd_proto::{
-    Decoder, Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal, RefusalCode, Renewed,
-    Settled, Welcome, chain,
+    Decoder, EgressCapture, Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal,
+    RefusalCode, Renewed, Settled, Welcome, chain,
 };
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
 };
+use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
 use crate::agent::Agent;
 use crate::exec::{self, Mode};
@@ -143,6 +144,10 @@ pub async fn serve(agent: Arc<Agent>, stream: Box<dyn Duplex>) -> Result<(), Con
     greet(&agent, &mut connection.outgoing, &first).await?;
     while let Some(frame) = next(&mut connection).await? {
         match frame.kind {
+            Kind::Control if is_egress(&frame) => match egress(&agent, connection).await? {
+                Some(idle) => connection = idle,
+                None => return Ok(()),
+            },
             Kind::Control => operate(&agent, &mut connection, &frame).await?,
             // The rest of the input of a program that ended or was refused early.
             Kind::Stdin | Kind::StdinEnd | Kind::Data => {}
@@ -152,6 +157,31 @@ pub async fn serve(agent: Arc<Agent>, stream: Box<dyn Duplex>) -> Result<(), Con
         }
     }
     Ok(())
+}
+
+fn is_egress(frame: &Frame) -> bool {
+    matches!(frame.message(), Ok(HostMessage::Egress))
+}
+
+/// Answers what the guest does with connections of its programs, and carries them over the
+/// connection from then on. Returns the connection if they are not captured.
+async fn egress(
+    agent: &Agent,
+    mut connection: Connection,
+) -> Result<Option<Connection>, ConnectionError> {
+    let capture = agent.egress.capture();
+    let ready = capture == EgressCapture::Ready;
+    connection.outgoing.send(&GuestMessage::Egress(capture)).await?;
+    if !ready {
+        return Ok(Some(connection));
+    }
+    let Connection { mut incoming, outgoing } = connection;
+    if !incoming.decoder.buffer().is_empty() {
+        // The host speaks after the answer, and in the session only when it is spoken to.
+        return Err(ConnectionError::TooMuchData);
+    }
+    agent.egress.carry(incoming.stream.unsplit(outgoing.stream).compat()).await;
+    Ok(None)
 }
 
 /// Returns the next frame. Buffered output is written before this waits, so that a host that

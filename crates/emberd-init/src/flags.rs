@@ -14,6 +14,8 @@ pub struct Flags {
     pub scratch: PathBuf,
     /// Unix socket to connect to once the agent serves.
     pub ready: Option<PathBuf>,
+    /// Capture egress in the network namespace, and write this resolv.conf(5).
+    pub egress: Option<PathBuf>,
 }
 
 /// Why the command line is invalid.
@@ -30,8 +32,8 @@ pub enum FlagsError {
     Missing(&'static str),
 }
 
-const USAGE: &str =
-    "usage: emberd-init --listen SOCKET --pack PACK_JSON [--scratch DIR] [--ready SOCKET]";
+const USAGE: &str = "usage: emberd-init --listen SOCKET --pack PACK_JSON [--scratch DIR] \
+    [--ready SOCKET] [--egress RESOLV_CONF]";
 
 impl Flags {
     /// Parses the arguments after the program's name.
@@ -39,7 +41,8 @@ impl Flags {
     /// # Errors
     /// [`FlagsError`].
     pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Self, FlagsError> {
-        let (mut listen, mut pack, mut scratch, mut ready) = (None, None, None, None);
+        let (mut listen, mut pack, mut scratch) = (None, None, None);
+        let (mut ready, mut egress) = (None, None);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             let (name, value) = match word.to_str() {
@@ -47,6 +50,7 @@ impl Flags {
                 Some("--pack") => ("--pack", &mut pack),
                 Some("--scratch") => ("--scratch", &mut scratch),
                 Some("--ready") => ("--ready", &mut ready),
+                Some("--egress") => ("--egress", &mut egress),
                 _ => return Err(FlagsError::Unknown(word)),
             };
             *value = Some(PathBuf::from(words.next().ok_or(FlagsError::NoValue(name))?));
@@ -58,7 +62,7 @@ impl Flags {
             beside_socket.push(".scratch");
             beside_socket.into()
         });
-        Ok(Self { listen, pack, scratch, ready })
+        Ok(Self { listen, pack, scratch, ready, egress })
     }
 }
 
@@ -76,6 +80,13 @@ mod tests {
         assert_eq!((flags.scratch, flags.ready), (PathBuf::from("/a/s.scratch"), None));
         let flags = parse("--pack p --scratch /b --ready /r --listen /a/s").unwrap();
         assert_eq!((flags.scratch, flags.ready), (PathBuf::from("/b"), Some("/r".into())));
+    }
+
+    #[test]
+    fn egress_is_captured_only_when_asked_for() {
+        assert_eq!(parse("--listen s --pack p").unwrap().egress, None);
+        let flags = parse("--listen s --pack p --egress /r").unwrap();
+        assert_eq!(flags.egress, Some("/r".into()));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! As PID 1, it turns kernel, initramfs and root image into a machine, then serves the host.
 //! Otherwise it is the agent only, on a Unix socket:
-//! `emberd-init --listen SOCKET --pack PACK_JSON [--scratch DIR] [--ready SOCKET]`.
+//! `emberd-init --listen SOCKET --pack PACK_JSON [--scratch DIR] [--ready SOCKET]
+//! [--egress RESOLV_CONF]`.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -15,10 +16,12 @@ mod connection;
 mod console;
 mod context;
 mod dial;
+mod egress;
 mod environment;
 mod exec;
 mod files;
 mod flags;
+mod gather;
 mod machine;
 mod metrics;
 mod process;
@@ -31,10 +34,14 @@ mod users;
 mod zygote;
 
 use agent::{Agent, BootTimes, Scratch};
+use egress::Egress;
 use environment::Environment;
 use flags::Flags;
 use process_tree::Cgroups;
 use uevents::Uevents;
+
+/// File that names the resolver of a guest.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
@@ -64,6 +71,7 @@ fn be_init() -> Result<Infallible, Box<dyn Error>> {
     boot::name_host()?;
     boot::raise_open_file_limit()?;
     sys::bring_loopback_up()?;
+    let egress = Egress::set_up(Path::new(RESOLV_CONF));
     let pack = agent::read_pack(Path::new(emberd_proto::pack::PACK_FILE))?;
     let scratch = Scratch::open(boot::SCRATCH.into())?;
     let environment = Environment::inherited().normalised(users::shell_of_root());
@@ -71,6 +79,7 @@ fn be_init() -> Result<Infallible, Box<dyn Error>> {
     agent.cgroups = Cgroups::probe();
     agent.boot_times = Some(BootTimes { init_started_us, serving_us: agent::boot_time_us() });
     agent.owns_machine = true;
+    agent.egress = egress;
     console::tell_ready();
     Ok(serve::guest(agent, uevents)?)
 }
@@ -82,6 +91,10 @@ fn be_agent() -> Result<(), Box<dyn Error>> {
     process_tree::adopt_orphans()?;
     let pack = agent::read_pack(&flags.pack)?;
     let scratch = Scratch::open(flags.scratch)?;
-    let agent = Agent::new(pack, &Environment::inherited(), scratch);
+    let mut agent = Agent::new(pack, &Environment::inherited(), scratch);
+    if let Some(resolv_conf) = flags.egress {
+        sys::bring_loopback_up()?;
+        agent.egress = Egress::set_up(&resolv_conf);
+    }
     Ok(serve::unix(agent, &flags.listen, flags.ready)?)
 }

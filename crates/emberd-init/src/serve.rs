@@ -29,7 +29,6 @@ use crate::connection::{self, ConnectionError, Duplex};
 use crate::uevents::Uevents;
 use crate::{console, sys, zygote};
 
-mod gather;
 mod mux;
 mod port;
 
@@ -71,6 +70,7 @@ pub fn guest(agent: Agent, uevents: Uevents) -> Result<Infallible, ServeError> {
         tokio::select! {
             Err(error) = reap(&agent) => Err(error),
             never = zygote::keep(&agent) => match never {},
+            never = agent.egress.run() => match never {},
             Err(error) = vsock(&hall) => Err(error),
             Err(source) = mux::serve(&hall, &uevents) => {
                 Err(ServeError::Accept { door: "the virtio port", source })
@@ -101,6 +101,7 @@ pub fn unix(agent: Agent, path: &Path, ready: Option<PathBuf>) -> Result<(), Ser
             _ = interrupt.recv() => Ok(()),
             Err(error) = reap(&agent) => Err(error),
             never = zygote::keep(&agent) => match never {},
+            never = agent.egress.run() => match never {},
             source = accept(&hall, arrival) => {
                 Err(ServeError::Accept { door: "the Unix socket", source })
             }

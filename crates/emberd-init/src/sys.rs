@@ -5,7 +5,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -303,4 +303,145 @@ pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` stays the same open descriptor until it is dropped, and
     // `AsyncFd` only lends it.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
+
+/// Commands, and kinds of maps, programs and attachments, of bpf(2).
+mod bpf_number {
+    use nix::libc::c_int;
+
+    pub const MAP_CREATE: c_int = 0;
+    pub const MAP_UPDATE: c_int = 2;
+    pub const MAP_DELETE: c_int = 3;
+    pub const PROG_LOAD: c_int = 5;
+    pub const LINK_CREATE: c_int = 28;
+    pub const MAP_HASH: u32 = 1;
+    pub const MAP_SOCKETS: u32 = 15;
+    pub const PROG_SK_LOOKUP: u32 = 30;
+    pub const ATTACH_SK_LOOKUP: u32 = 36;
+}
+
+/// Calls bpf(2) with the part of its argument that `command` reads.
+fn bpf<const WORDS: usize>(command: libc::c_int, argument: &[u64; WORDS]) -> io::Result<RawFd> {
+    // SAFETY: the kernel reads as many bytes as the argument has, and callers here fill it as
+    // `union bpf_attr` says, with pointers to memory that outlives the call. The result of
+    // each command is a descriptor or 0.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, argument.as_ptr(), mem::size_of_val(argument))
+    };
+    Ok(Errno::result(result).map(|fd| RawFd::try_from(fd).expect("descriptors are ints"))?)
+}
+
+/// Calls bpf(2) for a command that makes a descriptor.
+fn bpf_fd<const WORDS: usize>(
+    command: libc::c_int,
+    argument: &[u64; WORDS],
+) -> io::Result<OwnedFd> {
+    let fd = bpf(command, argument)?;
+    // SAFETY: the kernel has just made the descriptor, which is close-on-exec, for this call.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Two fields of 32 bits, in the order in which they lie in memory.
+fn pair(first: u32, second: u32) -> u64 {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&first.to_ne_bytes());
+    bytes[4..].copy_from_slice(&second.to_ne_bytes());
+    u64::from_ne_bytes(bytes)
+}
+
+fn descriptor(fd: RawFd) -> u32 {
+    fd.cast_unsigned()
+}
+
+fn pointer<T>(to: &[T]) -> u64 {
+    to.as_ptr() as u64
+}
+
+/// A map that BPF programs read. Its values have four bytes.
+#[derive(Debug)]
+pub struct BpfMap {
+    fd: OwnedFd,
+    key_bytes: usize,
+}
+
+impl BpfMap {
+    /// Makes a map of numbers by keys of `key_bytes` bytes.
+    ///
+    /// # Errors
+    /// `ENOSYS` if the kernel has no BPF.
+    pub fn hash(key_bytes: usize, entries: u32) -> io::Result<Self> {
+        Self::new(bpf_number::MAP_HASH, key_bytes, entries)
+    }
+
+    /// Makes a map of sockets by their place.
+    ///
+    /// # Errors
+    /// `ENOSYS` if the kernel has no BPF, `EINVAL` if it has no such maps.
+    pub fn of_sockets(entries: u32) -> io::Result<Self> {
+        Self::new(bpf_number::MAP_SOCKETS, size_of::<u32>(), entries)
+    }
+
+    fn new(kind: u32, key_bytes: usize, entries: u32) -> io::Result<Self> {
+        let key = u32::try_from(key_bytes).expect("keys are small");
+        let value = u32::try_from(size_of::<u32>()).expect("four bytes");
+        let argument = [pair(kind, key), pair(value, entries)];
+        Ok(Self { fd: bpf_fd(bpf_number::MAP_CREATE, &argument)?, key_bytes })
+    }
+
+    /// Sets the value of `key`: a number, or the descriptor of a socket.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    ///
+    /// # Panics
+    /// If the key is not as long as the map's keys.
+    pub fn set(&self, key: &[u8], value: RawFd) -> io::Result<()> {
+        assert_eq!(key.len(), self.key_bytes);
+        let (map, value) = (pair(descriptor(self.fd.as_raw_fd()), 0), [value]);
+        bpf(bpf_number::MAP_UPDATE, &[map, pointer(key), pointer(&value), 0]).map(drop)
+    }
+
+    /// Removes `key`.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    ///
+    /// # Panics
+    /// If the key is not as long as the map's keys.
+    pub fn remove(&self, key: &[u8]) -> io::Result<()> {
+        assert_eq!(key.len(), self.key_bytes);
+        let map = pair(descriptor(self.fd.as_raw_fd()), 0);
+        bpf(bpf_number::MAP_DELETE, &[map, pointer(key)]).map(drop)
+    }
+}
+
+impl AsFd for BpfMap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Loads a program that chooses sockets.
+///
+/// # Errors
+/// `ENOSYS` if the kernel has no BPF, `EINVAL` if it does not know the kind of program.
+pub fn load_lookup(instructions: &[u64]) -> io::Result<OwnedFd> {
+    let count = u32::try_from(instructions.len()).expect("programs are short");
+    let licence = b"MIT\0";
+    let mut argument = [0; 9];
+    argument[0] = pair(bpf_number::PROG_SK_LOOKUP, count);
+    argument[1] = pointer(instructions);
+    argument[2] = pointer(licence);
+    // The name and the interface, between which and the log nothing is set.
+    argument[8] = pair(0, bpf_number::ATTACH_SK_LOOKUP);
+    bpf_fd(bpf_number::PROG_LOAD, &argument)
+}
+
+/// Lets `program` choose the sockets of a network namespace, until the result is dropped.
+///
+/// # Errors
+/// As bpf(2).
+pub fn attach_lookup(program: &OwnedFd, namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let fds = pair(descriptor(program.as_raw_fd()), descriptor(namespace.as_raw_fd()));
+    bpf_fd(bpf_number::LINK_CREATE, &[fds, pair(bpf_number::ATTACH_SK_LOOKUP, 0)])
 }

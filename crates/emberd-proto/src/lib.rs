@@ -1,6 +1,5 @@
-//! The protocol between host and guest. This crate does no I/O.
-//!
-//! A connection carries one operation at a time:
+//! The protocol between host and guest. This crate does no I/O. A connection carries one operation
+//! at a time:
 //!
 //! ```text
 //! connect ─ Hello ▶ Welcome ─▶ idle ─ Ping, Renew, … ▶ Pong, Renewed, … ──────▶ idle
@@ -23,6 +22,7 @@ pub mod json;
 pub mod message;
 pub mod metrics;
 pub mod pack;
+pub mod policy;
 pub mod process;
 pub mod renewal;
 
@@ -36,5 +36,6 @@ pub use frame::{Decoder, Frame, FrameError, Kind};
 pub use message::{GuestMessage, HostMessage, Refusal, RefusalCode, Renewed, Settled, Welcome};
 pub use metrics::Metrics;
 pub use pack::{ContextProgram, PackSpec, ZygoteSpec};
+pub use policy::{EntryFields, EntrySpec, PolicySpec};
 pub use process::{Limits, ProcessSpec, SignalName, TtySize};
 pub use renewal::{Renewal, RenewalError};

@@ -1,7 +1,10 @@
 //! Configuration of the sandboxes and their warm pools.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use emberd_egress::Egress;
 
 use crate::id::NodeKey;
 
@@ -36,6 +39,8 @@ pub struct SandboxesConfig {
     /// The warm pool of each language pack; without one sandboxes are restored when asked
     /// for. Needs templates.
     pub pool: Option<PoolConfig>,
+    /// What carries the connections of programs; without one they reach nothing.
+    pub egress: Option<Arc<Egress>>,
 }
 
 /// Configuration of the warm pools.

@@ -11,6 +11,7 @@
 
 mod boot_path;
 mod config;
+mod egress;
 mod error;
 mod id;
 mod lifecycle;
@@ -19,6 +20,7 @@ mod supply;
 
 pub use boot_path::{BootPath, BootTimes};
 pub use config::{EXEC_GRACE_DEFAULT, Pace, PoolConfig, SandboxesConfig};
+pub use egress::EgressState;
 pub use emberd_guest::{
     Answer, CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ChannelError, ContextError, ContextId,
     ContextIdError, ContextState, ContextView, DialError, ENDED_BYTES_MAX, ENDED_KEPT, ENDED_MAX,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use emberd_egress::Policy;
 use emberd_image::{Images, PackName};
 use emberd_vmm::{AnyVmm, Vmm as _, VmmDescription};
 use tokio_util::sync::CancellationToken;
@@ -84,10 +85,23 @@ impl Sandboxes {
     /// # Errors
     /// [`CreateError`].
     pub async fn create(&self, pack: &PackName) -> Result<Created, CreateError> {
+        self.create_with(pack, None).await
+    }
+
+    /// As [`Self::create`], with an egress policy that is in force when the sandbox is ready.
+    /// Without one it reaches nothing.
+    ///
+    /// # Errors
+    /// [`CreateError`].
+    pub async fn create_with(
+        &self,
+        pack: &PackName,
+        policy: Option<Arc<Policy>>,
+    ) -> Result<Created, CreateError> {
         let sources = &*self.0.sources;
         let image = sources.base.images.packs.get(pack);
         let image = image.ok_or_else(|| CreateError::UnknownPack(pack.clone()))?;
-        create::create(sources, &self.0.table, pack, image).await
+        create::create(sources, &self.0.table, pack, image, policy).await
     }
 
     /// Returns a handle to the sandbox.
@@ -225,5 +239,7 @@ impl Sandboxes {
             self.0.sources.reaper.reap_later(sandbox);
         }
         self.0.sources.reaper.finish().await;
+        self.0.sources.sessions.close();
+        self.0.sources.sessions.wait().await;
     }
 }

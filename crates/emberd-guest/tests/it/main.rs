@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod agent;
 #[cfg(test)]
+mod egress;
+#[cfg(test)]
 mod host;
 #[cfg(test)]
 mod scripted;

@@ -17,10 +17,10 @@ use emberd_proto::message::AGENT_PORT_NAME;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use yamux::{Config, Connection, Mode};
 
-use super::gather::{GATHERED_BYTES_MAX, Gather};
 use super::port::{self, Port};
 use super::{CONNECTIONS_MAX, Hall};
 use crate::console;
+use crate::gather::{GATHERED_BYTES_MAX, Gather};
 use crate::uevents::AsyncUevents;
 
 /// Maximum number of streams of one session. The mux ends a whole session over one stream too

@@ -20,6 +20,10 @@ use tempfile::TempDir;
 pub const SHELL_PACK: &str = r#"{"name":"shell","run":["/bin/sh","{file}"],
     "file_name":"main.sh","env":{"PACK":"shell","OVER":"pack"}}"#;
 
+/// A pack of Python programs, by spawn.
+pub const PYTHON_PACK: &str =
+    r#"{"name":"python","run":["/usr/bin/env","python3","{file}"],"file_name":"main.py"}"#;
+
 /// Gap between two attempts to connect to an agent that is just starting.
 const CONNECT_RETRY: Duration = Duration::from_millis(1);
 
@@ -66,6 +70,23 @@ impl Guest {
         let agent = agent_command(dir.path());
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("{preparation}; exec \"$@\""), "sh"]);
+        command.arg(agent.get_program()).args(agent.get_args());
+        Self::spawn(command, dir)
+    }
+
+    /// An agent of Python programs that captures egress in a network namespace of its own, where
+    /// programs find its resolver.
+    pub fn captured() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("pack.json"), PYTHON_PACK).unwrap();
+        let resolv_conf = dir.path().join("resolv.conf");
+        fs::write(&resolv_conf, "").unwrap();
+        let mut agent = agent_command(dir.path());
+        agent.arg("--egress").arg(&resolv_conf);
+        let mut command = Command::new("unshare");
+        let bind = format!("mount --bind {} /etc/resolv.conf", resolv_conf.display());
+        let script = format!("ulimit -n $(ulimit -H -n); {bind} && exec \"$@\"");
+        command.args(["--net", "--mount", "/bin/sh", "-c", &script, "sh"]);
         command.arg(agent.get_program()).args(agent.get_args());
         Self::spawn(command, dir)
     }

@@ -9,6 +9,8 @@ mod contexts;
 #[cfg(test)]
 mod dials;
 #[cfg(test)]
+mod egress;
+#[cfg(test)]
 mod execs;
 #[cfg(test)]
 mod files;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use emberd_egress::SandboxEgress;
 use emberd_guest::{Executed, Guest, Room};
 use emberd_proto::{ExecSpec, Metrics};
 use emberd_vmm::Stream;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::activity::Activity;
 use super::console::{self, ConsoleLog};
 use super::sandbox::{Sandbox, SandboxView};
+use crate::egress::EgressState;
 use crate::error::OperationError;
 use crate::id::SandboxId;
 
@@ -106,6 +108,27 @@ impl Handle {
     /// [`OperationError::NotReady`].
     pub fn ports(&self) -> Result<Ports, OperationError> {
         Ok(self.guest()?.ports())
+    }
+
+    /// Returns the sandbox's egress; none if the daemon carries no connections.
+    pub fn egress(&self) -> Option<SandboxEgress> {
+        self.sandbox.egress.as_ref().map(|session| session.egress.clone())
+    }
+
+    /// Returns what becomes of the connections of the sandbox's programs.
+    pub fn egress_state(&self) -> EgressState {
+        self.sandbox.egress.as_ref().map_or(EgressState::Off, |session| session.state())
+    }
+
+    /// As [`Self::egress_state`]; first waits until the guest has been asked.
+    pub async fn egress_settled(&self) -> EgressState {
+        match &self.sandbox.egress {
+            Some(session) => tokio::select! {
+                state = session.settled() => state,
+                () = self.sandbox.ended() => session.state(),
+            },
+            None => EgressState::Off,
+        }
     }
 
     /// Returns the present resource usage. The guest reports it and may report anything.

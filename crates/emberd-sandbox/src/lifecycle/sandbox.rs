@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use emberd_egress::SandboxEgress;
 use emberd_guest::Guest;
 use emberd_image::PackName;
 use emberd_vmm::{ExitReason, KillError, Stream};
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::machine::{Machine, Running};
 use super::phase::{Creating, Gone, Phase, PhaseKind, Refused, Request, Was, Why};
 use crate::boot_path::{BootPath, BootTimes};
+use crate::egress::Session;
 use crate::id::SandboxId;
 
 /// One sandbox as it is now.
@@ -65,14 +67,17 @@ pub(crate) struct Sandbox {
     pub id: SandboxId,
     pub pack: PackName,
     pub dir: PathBuf,
+    /// None if the daemon carries no connections.
+    pub egress: Option<Arc<Session>>,
     /// None only while a transition is under way, under the lock.
     phase: Mutex<Option<Phase>>,
 }
 
 impl Sandbox {
-    pub fn new(id: SandboxId, pack: PackName, dir: PathBuf) -> Self {
+    pub fn new(id: SandboxId, pack: PackName, dir: PathBuf, egress: Option<SandboxEgress>) -> Self {
         let creating = Creating { ending: CancellationToken::new(), making: Arc::default() };
-        Self { id, pack, dir, phase: Mutex::new(Some(Phase::Creating(creating))) }
+        let egress = egress.map(|egress| Arc::new(Session::new(egress)));
+        Self { id, pack, dir, egress, phase: Mutex::new(Some(Phase::Creating(creating))) }
     }
 
     /// Reads the phase. Detects here that the VMM has ended, without waiting for a notification.
@@ -195,6 +200,10 @@ impl Sandbox {
     /// Ends all operations in the sandbox and refuses further ones. [`Self::remove`] removes its
     /// microVM.
     pub fn delete(&self) {
+        // Its connections end before its programs do.
+        if let Some(session) = &self.egress {
+            session.egress.close();
+        }
         let mut slot = self.phase.lock();
         let Some(phase) = slot.take() else { return };
         phase.ending().cancel();
@@ -223,6 +232,15 @@ impl Sandbox {
         match running {
             Ok(machine) => machine.kill().await,
             Err(_) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // Its session holds the microVM.
+        if let Some(session) = &self.egress {
+            session.egress.close();
         }
     }
 }

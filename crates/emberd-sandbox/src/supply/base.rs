@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use emberd_egress::Policy;
 use emberd_image::{Digest, Images, PackImage, PackName};
 use emberd_vmm::{AnyVmm, BootSpec, ImageHashes, MachineShape, RestoreSpec};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,8 @@ pub(crate) struct Base {
     pub images: Images,
     pub config: SandboxesConfig,
     pub activity: Arc<Activity>,
+    /// The policy of sandboxes until they get another.
+    pub no_egress: Arc<Policy>,
     /// Cancelled when the daemon stops making microVMs.
     pub closing: CancellationToken,
     // Last: the run directory is unlocked when everything in it is gone.
@@ -31,7 +34,9 @@ impl Base {
     /// Returns a new sandbox that has only an id and the path of its directory.
     pub fn sandbox(&self, pack: &PackName) -> Arc<Sandbox> {
         let id = SandboxId::with_key(self.config.node_key);
-        Arc::new(Sandbox::new(id, pack.clone(), self.run_dir.path().join(id.to_string())))
+        let dir = self.run_dir.path().join(id.to_string());
+        let egress = self.config.egress.as_ref().map(|egress| egress.sandbox(&self.no_egress));
+        Arc::new(Sandbox::new(id, pack.clone(), dir, egress))
     }
 
     /// Returns the boot specification of `sandbox`.

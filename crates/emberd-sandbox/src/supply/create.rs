@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use emberd_egress::Policy;
 use emberd_image::{PackImage, PackName};
 
 use super::base::Base;
@@ -22,6 +23,7 @@ pub(crate) async fn create(
     table: &Table,
     pack: &PackName,
     image: &PackImage,
+    policy: Option<Arc<Policy>>,
 ) -> Result<Created, CreateError> {
     let pool = sources.pools.get(pack);
     let claim = || match pool.map_or(Taken::Nothing, |pool| pool.take(&sources.reaper)) {
@@ -31,6 +33,9 @@ pub(crate) async fn create(
     };
     // At the limit of sandboxes, nothing is taken from the pool.
     let (sandbox, standby) = table.enter(claim, |(sandbox, _)| sandbox)?;
+    if let (Some(session), Some(policy)) = (&sandbox.egress, policy) {
+        session.egress.begin(policy);
+    }
     sources.base.activity.stir();
     sources.pools.wake.notify_one();
     if let Some(created) = sandbox.created() {

@@ -9,6 +9,7 @@ use emberd_proto::chain;
 use emberd_vmm::{AnyVmm, RestoreError, Template, TemplateError, TemplateKey, Vmm as _};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::base::Base;
 use super::boot::Answered;
@@ -36,6 +37,8 @@ pub(crate) struct Sources {
     pub reaper: Reaper,
     /// One permit for each microVM that may be restored at the moment; first come, first served.
     pub restores: Semaphore,
+    /// The egress sessions. Each holds its microVM until it has ended.
+    pub sessions: TaskTracker,
     // Last: the run directory is unlocked when everything in it is gone.
     pub base: Base,
 }
@@ -51,7 +54,8 @@ impl Sources {
             tracing::warn!(dir = %orphan.dir.display(), vmm = ?orphan.vmm, "removed an orphan");
         }
         let (activity, closing) = (Arc::new(Activity::new()), CancellationToken::new());
-        let base = Base { vmm, images, config, activity, closing, run_dir };
+        let no_egress = Arc::default();
+        let base = Base { vmm, images, config, activity, no_egress, closing, run_dir };
         let templates = open_templates(&base)?;
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         let packs = base.images.packs.keys().filter(|_| templates.is_ok());
@@ -59,6 +63,7 @@ impl Sources {
             pools: Pools::new(packs, base.config.pool.as_ref(), base.config.mem_size_mib),
             templates,
             reaper: Reaper::new(),
+            sessions: TaskTracker::new(),
             restores: Semaphore::new(RESTORES_PER_PROCESSOR * processors),
             base,
         })
@@ -146,12 +151,16 @@ impl Sources {
         }
     }
 
-    /// Logs when the microVM ends by itself, and has a pool replace it. A caller that reads the
-    /// state checks the process directly.
+    /// Logs when the microVM ends by itself, and has a pool replace it; keeps its egress session.
+    /// A caller that reads the state checks the process directly.
     pub fn watch(&self, sandbox: &Sandbox) {
         let wake = Arc::clone(&self.pools.wake);
         let Ok(machine) = sandbox.machine() else { return };
         let (id, mut exit, ending) = (sandbox.id, machine.exit().clone(), machine.ending().clone());
+        let session = sandbox.egress.clone();
+        if let (Some(session), Ok(guest)) = (session.clone(), sandbox.guest()) {
+            self.sessions.spawn(async move { session.keep(id, guest).await });
+        }
         tokio::spawn(async move {
             tokio::select! {
                 biased;
@@ -160,6 +169,9 @@ impl Sources {
                     tracing::warn!(%id, "microVM gone: its VMM {reason}");
                     wake.notify_one();
                 }
+            }
+            if let Some(session) = &session {
+                session.egress.close();
             }
         });
     }

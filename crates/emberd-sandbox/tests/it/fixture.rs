@@ -90,6 +90,7 @@ impl Fixture {
             sha256: Digest::of(b""),
             description: "a shell".into(),
             warm_up: Some(WARM_UP.into()),
+            profiles: BTreeMap::new(),
         };
         let images = Images {
             kernel: KernelImage::given(double.kernel()).unwrap(),
@@ -108,6 +109,7 @@ impl Fixture {
             kernel_args: Vec::new(),
             template_dir: None,
             pool: None,
+            egress: None,
         };
         edit(&mut config);
         let sandboxes = Sandboxes::open(config, images, driver(&double)).unwrap();

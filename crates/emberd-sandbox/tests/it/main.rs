@@ -7,6 +7,8 @@ mod create;
 #[cfg(test)]
 mod delete;
 #[cfg(test)]
+mod egress;
+#[cfg(test)]
 mod exec;
 #[cfg(test)]
 mod files;

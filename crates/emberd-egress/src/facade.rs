@@ -1,0 +1,254 @@
+//! Egress of one daemon and of its sandboxes, as the rest of the daemon holds them.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::num::NonZero;
+use std::sync::Arc;
+
+use emberd_proto::EgressReason;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::flow::addresses;
+use crate::mux::MuxError;
+use crate::name::Name;
+use crate::policy::Policy;
+use crate::record::{Decision, DeniedDestination, Mark, Page};
+use crate::resolve::{HostResolver, LOOKUPS_MAX, Resolve, Resolver};
+use crate::session;
+use crate::state::{Daemon, Sandbox, Totals, guard};
+use crate::verdict::{Source, Verdict};
+
+/// Default of most connections of one daemon.
+pub const CONNECTIONS_MAX_DEFAULT: usize = 4096;
+
+/// Processors of the host for each thread of the runtime.
+const PROCESSORS_PER_THREAD: usize = 4;
+
+/// Egress of one daemon. It has threads of its own, so that bulk transfers of sandboxes do not
+/// delay requests.
+pub struct Egress {
+    daemon: Arc<Daemon>,
+    /// Taken only when dropped.
+    runtime: Option<Runtime>,
+}
+
+/// Egress of one sandbox. Clones are the same sandbox.
+#[derive(Clone)]
+pub struct SandboxEgress {
+    sandbox: Arc<Sandbox>,
+    runtime: tokio::runtime::Handle,
+}
+
+/// What would happen to a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// Whether it would be allowed, denied, or fail for lack of an address.
+    pub decision: Decision,
+    /// Why not.
+    pub reason: Option<EgressReason>,
+    /// The entry that decides.
+    pub entry: Option<Arc<str>>,
+    /// Where the entry comes from.
+    pub from: Option<Source>,
+    /// The addresses that would be tried.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Egress {
+    /// Starts the threads; `connections_max` bounds the connections of all sandboxes.
+    ///
+    /// # Errors
+    /// When the threads cannot be started.
+    pub fn new(connections_max: usize) -> io::Result<Self> {
+        Self::with_resolver(connections_max, Arc::new(HostResolver))
+    }
+
+    /// As [`Self::new`], with another source of addresses.
+    ///
+    /// # Errors
+    /// When the threads cannot be started.
+    pub fn with_resolver(connections_max: usize, source: Arc<dyn Resolve>) -> io::Result<Self> {
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads((processors / PROCESSORS_PER_THREAD).max(1))
+            .max_blocking_threads(LOOKUPS_MAX)
+            .thread_name("emberd-egress")
+            .enable_all()
+            .build()?;
+        let resolver = Resolver::new(source);
+        let daemon = Daemon { resolver, connections: Arc::default(), connections_max };
+        Ok(Self { daemon: Arc::new(daemon), runtime: Some(runtime) })
+    }
+
+    /// Returns the egress of a new sandbox.
+    ///
+    /// # Panics
+    /// Never: the runtime exists until the drop.
+    pub fn sandbox(&self, policy: &Arc<Policy>) -> SandboxEgress {
+        let runtime = self.runtime.as_ref().expect("taken only when dropped").handle().clone();
+        SandboxEgress { sandbox: Arc::new(Sandbox::new(Arc::clone(&self.daemon), policy)), runtime }
+    }
+}
+
+impl fmt::Debug for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let connections = self.daemon.connections.taken();
+        f.debug_struct("Egress").field("connections", &connections).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Egress {
+    fn drop(&mut self) {
+        // A runtime must not be waited for where the daemon's tasks run.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl SandboxEgress {
+    /// Serves a session: what the guest opens over `stream` after it has answered that it is
+    /// ready. Returns when the guest has ended the session or the sandbox is closed. Dropping the
+    /// future ends the session and its connections.
+    ///
+    /// # Errors
+    /// When the stream failed, or the guest broke the protocol.
+    pub async fn serve(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+    ) -> Result<(), MuxError> {
+        let session = self.runtime.spawn(session::run(Arc::clone(&self.sandbox), stream));
+        let _aborting = AbortOnDrop(session.abort_handle());
+        match session.await {
+            Ok(ended) => ended,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The daemon stops.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Returns the policy in force.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.sandbox.policy()
+    }
+
+    /// Puts the first policy in force, before the sandbox is handed out.
+    pub fn begin(&self, policy: Arc<Policy>) {
+        self.sandbox.begin(policy);
+    }
+
+    /// Puts another policy in force. Returns how many connections it does not allow; they are
+    /// reset at once.
+    pub fn replace(&self, policy: Arc<Policy>) -> usize {
+        self.sandbox.replace(policy)
+    }
+
+    /// Returns what would happen to a connection to a name or an address. Nothing is sent but the
+    /// lookup of a name that the policy allows.
+    pub async fn check(&self, host: &str, port: u16) -> Check {
+        let (sandbox, host) = (Arc::clone(&self.sandbox), host.to_owned());
+        let checking = self.runtime.spawn(async move { check(&sandbox, &host, port).await });
+        let unknown = Check::refused(EgressReason::LookupFailed);
+        checking.await.unwrap_or(unknown)
+    }
+
+    /// Returns at most `limit` records after number `after`, of one decision if given.
+    pub fn log(&self, after: u64, decision: Option<Decision>, limit: usize) -> Page {
+        self.sandbox.log.page(after, decision, limit)
+    }
+
+    /// Waits until there is a record after number `after`, or the sandbox is closed.
+    pub fn recorded(&self, after: u64) -> impl Future<Output = ()> + Send + use<> {
+        let (recorded, closed) = (self.sandbox.log.after(after), self.sandbox.closed.clone());
+        async move {
+            closed.run_until_cancelled_owned(recorded).await;
+        }
+    }
+
+    /// Whether the sandbox is closed: no record follows.
+    pub fn is_closed(&self) -> bool {
+        self.sandbox.closed.is_cancelled()
+    }
+
+    /// Waits until the sandbox is closed.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.sandbox.closed.clone().cancelled_owned()
+    }
+
+    /// Returns what the sandbox has done so far.
+    pub fn totals(&self) -> Totals {
+        self.sandbox.totals()
+    }
+
+    /// Returns how many connections are open or being made.
+    pub fn connections(&self) -> usize {
+        self.sandbox.connections()
+    }
+
+    /// Marks this moment, for [`Self::denied_since`].
+    pub fn mark(&self) -> Mark {
+        self.sandbox.log.mark()
+    }
+
+    /// Returns the destinations that the policy has denied since `mark`, the latest first, at
+    /// most [`DENIED_MAX`].
+    ///
+    /// [`DENIED_MAX`]: crate::DENIED_MAX
+    pub fn denied_since(&self, mark: Mark) -> Vec<DeniedDestination> {
+        self.sandbox.log.denied_since(mark)
+    }
+
+    /// Ends every session and connection, now and later.
+    pub fn close(&self) {
+        self.sandbox.closed.cancel();
+    }
+}
+
+impl Check {
+    fn refused(reason: EgressReason) -> Self {
+        let decision = Decision::of(reason);
+        Self { decision, reason: Some(reason), entry: None, from: None, addresses: Vec::new() }
+    }
+}
+
+async fn check(sandbox: &Sandbox, host: &str, port: u16) -> Check {
+    let policy = sandbox.policy();
+    let text = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let (verdict, target) = match (text.parse::<IpAddr>(), Name::parse(text)) {
+        (Ok(address), _) => {
+            let address = address.to_canonical();
+            (policy.address(address, port), Ok(address))
+        }
+        (Err(_), Ok(name)) => (policy.name(&name, port), Err(name)),
+        (Err(_), Err(_)) => return Check::refused(EgressReason::NoRule),
+    };
+    let allowed = match verdict {
+        Verdict::Allowed(allowed) => allowed,
+        Verdict::Denied(denied) => {
+            let (entry, from) = (denied.entry, denied.source);
+            return Check { entry, from, ..Check::refused(denied.reason) };
+        }
+    };
+    let found = match &target {
+        Ok(address) => guard(&policy, &allowed).check(*address).map(|address| vec![address]),
+        Err(name) => addresses(sandbox, &policy, name, &allowed).await,
+    };
+    let (entry, from) = (Some(allowed.entry), Some(allowed.source));
+    match found {
+        Ok(addresses) => {
+            Check { decision: Decision::Allowed, reason: None, entry, from, addresses }
+        }
+        Err(reason) => Check { entry, from, ..Check::refused(reason) },
+    }
+}
+
+/// Stops a task when dropped.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

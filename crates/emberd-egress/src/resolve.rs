@@ -1,0 +1,208 @@
+//! Names to addresses, by the host's own resolver.
+//!
+//! The C library's lookups (hosts file, name services, search of VPNs) block and cannot be
+//! cancelled, so they run on a bounded pool. Answers are kept for some seconds: a program asks for
+//! both families, and then connects.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use emberd_proto::EgressReason;
+use emberd_proto::egress::EGRESS_ADDRESSES_MAX;
+use futures::future::{BoxFuture, FutureExt as _, Shared};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::name::Name;
+
+/// Most lookups of one daemon at once.
+pub(crate) const LOOKUPS_MAX: usize = 32;
+
+/// Time that one lookup may take, with its wait for the pool.
+const LOOKUP_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Time for which an answer is kept: long enough for the connection that follows it.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// Time for which a failure is kept.
+const FAILURE_KEPT: Duration = Duration::from_secs(2);
+
+/// Most answers that are kept, and lookups under way; the oldest go.
+const ANSWERS_MAX: usize = 1024;
+
+/// Why a name has no addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookupError {
+    /// The name, or an address of it, does not exist.
+    NoSuchName,
+    /// The host's resolver failed, or took too long.
+    Failed,
+}
+
+impl LookupError {
+    /// The reason in answers and records.
+    pub fn reason(self) -> EgressReason {
+        match self {
+            Self::NoSuchName => EgressReason::NoSuchName,
+            Self::Failed => EgressReason::LookupFailed,
+        }
+    }
+}
+
+/// A source of addresses.
+pub trait Resolve: Send + Sync + 'static {
+    /// Returns the addresses of `name`, of both families, in the order in which to try them.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// [`LookupError`].
+    fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookupError>;
+}
+
+/// The resolver of this host.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostResolver;
+
+impl Resolve for HostResolver {
+    fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
+        use dns_lookup::LookupErrorKind::{NoData, NoName};
+        // One answer for each address, not for each type of socket.
+        let hints = dns_lookup::AddrInfoHints {
+            socktype: dns_lookup::SockType::Stream.into(),
+            ..Default::default()
+        };
+        match dns_lookup::getaddrinfo(Some(name), None, Some(hints)) {
+            Ok(found) => {
+                let addresses = found.filter_map(Result::ok).map(|info| info.sockaddr.ip());
+                Ok(addresses.collect())
+            }
+            Err(error) if matches!(error.kind(), NoName | NoData) => Err(LookupError::NoSuchName),
+            Err(_) => Err(LookupError::Failed),
+        }
+    }
+}
+
+type Answer = Result<Arc<[IpAddr]>, LookupError>;
+type Lookup = Shared<BoxFuture<'static, Answer>>;
+
+/// The lookups of one daemon.
+pub(crate) struct Resolver {
+    source: Arc<dyn Resolve>,
+    threads: Arc<Semaphore>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    by_name: HashMap<Name, (Instant, Lookup)>,
+    /// Names, the oldest first.
+    order: VecDeque<(Instant, Name)>,
+}
+
+impl Resolver {
+    pub fn new(source: Arc<dyn Resolve>) -> Self {
+        Self { source, threads: Arc::new(Semaphore::new(LOOKUPS_MAX)), kept: Mutex::default() }
+    }
+
+    /// Returns the addresses of `name`, at least one. Lookups of one name at once are one.
+    pub async fn lookup(&self, name: &Name) -> Answer {
+        let asked = self.kept.lock().get(name, || self.begin(name.clone()));
+        asked.await
+    }
+
+    fn begin(&self, name: Name) -> Lookup {
+        let (source, pool) = (Arc::clone(&self.source), Arc::clone(&self.threads));
+        let lookup = async move {
+            let permit = pool.acquire_owned().await.map_err(|_| LookupError::Failed)?;
+            let blocking = tokio::task::spawn_blocking(move || {
+                let addresses = source.resolve(name.as_str());
+                // Held until the thread is free: it cannot be cancelled.
+                drop(permit);
+                addresses
+            });
+            let mut addresses = blocking.await.map_err(|_| LookupError::Failed)??;
+            addresses.truncate(EGRESS_ADDRESSES_MAX);
+            if addresses.is_empty() { Err(LookupError::NoSuchName) } else { Ok(addresses.into()) }
+        };
+        let timely = timeout(LOOKUP_WAIT_MAX, lookup);
+        timely.map(|answer| answer.unwrap_or(Err(LookupError::Failed))).boxed().shared()
+    }
+}
+
+impl Kept {
+    fn get(&mut self, name: &Name, begin: impl FnOnce() -> Lookup) -> Lookup {
+        let now = Instant::now();
+        while let Some((since, _)) = self.order.front()
+            && (self.order.len() >= ANSWERS_MAX || now.duration_since(*since) >= KEPT)
+        {
+            let Some((since, name)) = self.order.pop_front() else { break };
+            if self.by_name.get(&name).is_some_and(|(at, _)| *at == since) {
+                self.by_name.remove(&name);
+            }
+        }
+        if let Some((since, lookup)) = self.by_name.get(name) {
+            let failed = matches!(lookup.peek(), Some(Err(_)));
+            if !failed || now.duration_since(*since) < FAILURE_KEPT {
+                return lookup.clone();
+            }
+        }
+        let lookup = begin();
+        self.by_name.insert(name.clone(), (now, lookup.clone()));
+        self.order.push_back((now, name.clone()));
+        lookup
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl Resolve for Counting {
+        fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            match name {
+                "many.example" => Ok((0..100).map(|n| IpAddr::from([192, 0, 2, n])).collect()),
+                "none.example" => Ok(Vec::new()),
+                _ => Err(LookupError::Failed),
+            }
+        }
+    }
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn answers_are_bounded_and_kept() {
+        let source = Arc::new(Counting::default());
+        let resolver = Resolver::new(Arc::clone(&source) as Arc<dyn Resolve>);
+        let many = resolver.lookup(&name("many.example")).await.unwrap();
+        assert_eq!(many.len(), EGRESS_ADDRESSES_MAX);
+        for _ in 0..3 {
+            assert_eq!(resolver.lookup(&name("many.example")).await.unwrap(), many);
+        }
+        assert_eq!(source.0.load(Ordering::Relaxed), 1);
+        let none = resolver.lookup(&name("none.example")).await;
+        assert_eq!(none, Err(LookupError::NoSuchName));
+        assert_eq!(resolver.lookup(&name("dead.example")).await, Err(LookupError::Failed));
+    }
+
+    #[tokio::test]
+    async fn the_oldest_answers_go() {
+        let source = Arc::new(Counting::default());
+        let resolver = Resolver::new(Arc::clone(&source) as Arc<dyn Resolve>);
+        for number in 0..2 * ANSWERS_MAX {
+            resolver.lookup(&name(&format!("h{number}.example"))).await.unwrap_err();
+        }
+        let kept = resolver.kept.lock();
+        assert!(kept.order.len() <= ANSWERS_MAX && kept.by_name.len() <= ANSWERS_MAX);
+    }
+}
