@@ -10,10 +10,9 @@ use std::sync::Arc;
 
 use emberd_egress::{Operator, OperatorError, PackProfiles, Policy, SandboxEgress};
 use emberd_image::PackName;
+use emberd_proto::chain;
 use emberd_sandbox::{Handle, Sandboxes};
 use parking_lot::Mutex;
-
-use crate::log::Chain;
 
 /// The operator's egress file. Clones share it.
 #[derive(Debug, Clone)]
@@ -72,7 +71,7 @@ impl EgressFile {
         let operator = match Operator::read(path) {
             Ok(operator) => Arc::new(operator),
             Err(error) => {
-                let error = Chain(&error).to_string();
+                let error = chain(&error);
                 tracing::error!(error, "kept the old egress policy, because the new is invalid");
                 return;
             }

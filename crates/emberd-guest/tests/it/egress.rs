@@ -74,6 +74,7 @@ async fn guest(
             })
         }),
         ended: CancellationToken::new(),
+        closing: CancellationToken::new(),
         broke: Arc::clone(&broke),
     };
     (Guest::new("test".to_owned(), host, link), broke)

@@ -74,6 +74,20 @@ impl Query {
         }
     }
 
+    /// One of the `choices`, each with its name, if the query has `name`.
+    pub fn choice<T: Copy>(
+        &self,
+        name: &str,
+        choices: &[(&str, T)],
+    ) -> Result<Option<T>, QueryError> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        let chosen = choices.iter().find(|(choice, _)| *choice == text).map(|(_, value)| *value);
+        let names = || choices.iter().map(|(choice, _)| *choice).collect::<Vec<_>>().join(", ");
+        chosen
+            .map(Some)
+            .ok_or_else(|| invalid(format!("`{name}={text}` is not one of {}", names())))
+    }
+
     fn text(&self, name: &str) -> Result<Option<String>, QueryError> {
         let Some(value) = self.value(name) else { return Ok(None) };
         let text = String::from_utf8(value.to_vec());

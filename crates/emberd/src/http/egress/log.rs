@@ -12,9 +12,7 @@ use emberd_api::{EGRESS_RECORDS_MAX, EgressDecision, EgressEvent, EgressLog, Egr
 use emberd_egress::{Decision, Page, Record, SandboxEgress};
 use emberd_sandbox::{SandboxId, Sandboxes, Unknown};
 use futures::stream::{self, Stream, StreamExt as _};
-use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
-use utoipa::IntoParams;
 
 use super::EgressError;
 use crate::http::errors::ApiError;
@@ -29,24 +27,12 @@ const NDJSON: &str = "application/x-ndjson";
 /// Media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
 
+/// Decisions by name.
+const DECISIONS: [(&str, Decision); 3] =
+    [("allowed", Decision::Allowed), ("denied", Decision::Denied), ("failed", Decision::Failed)];
+
 /// Most records that are held for a follower at once.
 const FOLLOWED_AT_ONCE: usize = 64;
-
-/// Query of `GET …/egress/log`.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct Wanted {
-    /// Number of the record to continue after. 0 when absent: all that are kept.
-    #[serde(default)]
-    after: u64,
-    /// Only records of this decision.
-    decision: Option<EgressDecision>,
-    /// Largest number of records, 1 to 1,000. 1,000 when absent. Without effect when following.
-    limit: Option<usize>,
-    /// Whether to follow the log until the sandbox or the daemon ends.
-    #[serde(default)]
-    follow: bool,
-}
 
 /// Reads the log of a sandbox's connections, lookups and requests, or follows it.
 ///
@@ -58,7 +44,15 @@ pub struct Wanted {
     tag = "egress",
     params(
         Id,
-        Wanted,
+        ("after" = Option<u64>, Query,
+         description = "Number of the record to continue after. 0 when absent: all that are kept."),
+        ("decision" = Option<EgressDecision>, Query,
+         description = "Only records of this decision."),
+        ("limit" = Option<usize>, Query,
+         description = "Largest number of records, 1 to 1,000. 1,000 when absent. Without effect \
+            when following."),
+        ("follow" = Option<bool>, Query,
+         description = "Whether to follow the log until the sandbox or the daemon ends."),
         ("accept" = Option<String>, Header,
          description = "`text/event-stream` asks for server-sent events, and follows the log."),
     ),
@@ -73,11 +67,14 @@ pub struct Wanted {
 pub async fn log(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
-    Query(Wanted { after, decision, limit, follow }): Query<Wanted>,
+    query: Query,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let egress = sandboxes.get(id)?.egress().ok_or(EgressError::Off)?;
-    let decision = decision.map(from_body);
+    let after = query.number("after")?.unwrap_or(0);
+    let limit: Option<usize> = query.number("limit")?;
+    let follow = query.flag("follow")?;
+    let decision = query.choice("decision", &DECISIONS)?;
     let accepts_events = {
         let mut accepted = headers.get_all(header::ACCEPT).iter();
         accepted.any(|value| value.to_str().is_ok_and(|value| value.contains(EVENT_STREAM)))
@@ -153,14 +150,6 @@ impl Follower {
                 () = self.closing.cancelled() => {}
             }
         }
-    }
-}
-
-fn from_body(decision: EgressDecision) -> Decision {
-    match decision {
-        EgressDecision::Allowed => Decision::Allowed,
-        EgressDecision::Denied => Decision::Denied,
-        EgressDecision::Failed => Decision::Failed,
     }
 }
 
