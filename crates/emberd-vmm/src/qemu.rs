@@ -10,14 +10,14 @@
 //!   └ stdout, stderr ──▶ vm.log (guest console, VMM)
 //! ```
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::host::{self, Identity, KvmVerdict};
 use crate::{
-    BootError, BootSpec, ExitWatch, ImageHashes, MachineShape, RestoreError, RestoreSpec, Standby,
-    Template, TemplateKey, Vmm, VmmDescription,
+    BootError, BootSpec, ImageHashes, MachineShape, RestoreError, RestoreSpec, Template,
+    TemplateKey, Vmm, VmmDescription,
 };
 
 mod arguments;
@@ -28,15 +28,16 @@ mod microvm;
 mod migration;
 mod mux;
 mod qmp;
+mod standby;
 
 pub use find::{AccelChoice, BINARY as QEMU_BINARY, FindQemuError, QemuConfig};
 pub use microvm::QemuMicroVm;
 pub use mux::MuxStream as QemuStream;
+pub use standby::QemuStandby;
 
 use arguments::{Accel, Arguments, Hardware};
 use jail::Jail;
-use launch::{Launched, Site};
-use qmp::Qmp;
+use launch::Site;
 
 /// Names of the images in a jail.
 const KERNEL_INSIDE: &str = "/images/kernel";
@@ -176,44 +177,5 @@ impl Vmm for Qemu {
         let arguments = Arguments::load(self.hardware, &spec, &name);
         let launched = self.launch(site, &arguments, vec![memory]).await?;
         Ok(QemuStandby::load_devices(launched, &state).await?)
-    }
-}
-
-/// A QEMU process whose guest is paused where its template was made.
-#[derive(Debug)]
-pub struct QemuStandby {
-    qmp: Qmp,
-    launched: Launched,
-}
-
-impl QemuStandby {
-    /// Loads `state`, the devices of a template, into `launched`. That needs some milliseconds
-    /// and touches little of the memory, so it is done ahead.
-    async fn load_devices(launched: Launched, state: &OwnedFd) -> Result<Self, BootError> {
-        let mut qmp = launched.control().await?;
-        match migration::load(&mut qmp, state).await {
-            Ok(()) => Ok(Self { qmp, launched }),
-            Err(error) => Err(launched.failed("the load", error).await),
-        }
-    }
-}
-
-impl Standby for QemuStandby {
-    type MicroVm = QemuMicroVm;
-
-    async fn load(mut self) -> Result<QemuMicroVm, RestoreError> {
-        match migration::run(&mut self.qmp).await {
-            // Its memory is the template's: no template can be made of it.
-            Ok(()) => Ok(self.launched.into_microvm(Some(self.qmp), None)),
-            Err(error) => Err(self.launched.failed("the start of the guest", error).await.into()),
-        }
-    }
-
-    fn exited(&self) -> ExitWatch {
-        self.launched.process.exited()
-    }
-
-    fn process_id(&self) -> u32 {
-        self.launched.process.process_id()
     }
 }
