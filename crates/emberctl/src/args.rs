@@ -6,8 +6,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    attach, completions, context, cp, create, doctor, exec, files, forward, image, inspect, kill,
-    logs, metrics, ps, rm, run, setup, shell, template, test, vmconfig,
+    attach, completions, context, cp, create, doctor, egress, exec, files, forward, image, inspect,
+    kill, logs, metrics, ps, rm, run, setup, shell, template, test, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -65,6 +65,9 @@ pub enum Command {
     /// Open contexts (interpreters that keep their variables) and run code in them.
     #[command(subcommand)]
     Context(context::Command),
+    /// Show and change what a sandbox may reach, and what it reached.
+    #[command(subcommand)]
+    Egress(egress::Command),
     /// Delete sandboxes.
     Rm(rm::Args),
     /// List sandboxes.

@@ -13,6 +13,7 @@ pub mod context;
 pub mod cp;
 pub mod create;
 pub mod doctor;
+pub mod egress;
 pub mod exec;
 pub mod files;
 pub mod forward;
@@ -51,6 +52,7 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Kill(args) => kill::run(&client()?, args).await,
         Command::Attach(args) => attach::run(&client()?, args).await,
         Command::Context(command) => context::run(&client()?, command, output).await,
+        Command::Egress(command) => egress::run(&client()?, command, output).await,
         Command::Rm(args) => rm::run(&client()?, args, output).await,
         Command::Ls => ls::run(&client()?, output).await,
         Command::Inspect(args) => inspect::run(&client()?, args, output).await,

@@ -19,6 +19,7 @@ mod interact;
 mod interrupt;
 mod output;
 mod place;
+mod policy;
 mod program;
 mod report;
 mod terminal;

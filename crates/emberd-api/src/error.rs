@@ -52,6 +52,12 @@ error_codes! {
     InvalidRequest,
     /// The language pack is not installed.
     UnknownPack,
+    /// Neither emberd, nor the operator, nor the image has that profile.
+    UnknownProfile,
+    /// The operator does not permit what the policy asks for.
+    EgressForbidden,
+    /// The sandbox, or the daemon, cannot carry connections of programs.
+    EgressUnavailable,
     /// The request has an `Origin` header: a web page sent it.
     ForeignOrigin,
     /// A browser sent the request for a page of another site.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 mod address;
 mod contexts;
+mod egress;
 mod error;
 pub mod paths;
 mod process;
@@ -18,8 +19,17 @@ mod server_timing;
 
 pub use address::{Address, AddressError, socket_path};
 pub use contexts::{Context, ContextList, ContextState, RunEvent};
+pub use egress::{
+    CheckEgress, EGRESS_RECORDS_MAX, EgressCheck, EgressDecision, EgressEvent, EgressInfo,
+    EgressLists, EgressLog, EgressPatch, EgressProfile, EgressProfileList, EgressRecord,
+    EgressRule, EgressState, EgressTotals, SandboxEgress,
+};
+pub use emberd_proto::EgressReason;
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
 pub use emberd_proto::file::{ChangeKind, DEPTH_MAX, FileChange, FileEntry, FileType, GuestPath};
+pub use emberd_proto::policy::{
+    EgressLimits, EgressLogMode, EgressProtocol, EntryFields, EntrySpec, PolicySpec,
+};
 pub use emberd_proto::process::{Limits, ProcessSpec, SignalName, TtySize};
 pub use emberd_proto::{ContextRun, ContextSpec, Forms, Metrics};
 pub use error::{ErrorBody, ErrorCode};
@@ -74,6 +84,10 @@ pub struct CreateSandbox {
     /// Name of the language pack. `python` when absent or empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language_pack: Option<String>,
+    /// Destinations that the sandbox may reach. The operator's default when absent, which is
+    /// nothing unless the operator has changed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<PolicySpec>,
 }
 
 /// A sandbox that was created.
@@ -244,6 +258,9 @@ pub struct Info {
     pub sandboxes: usize,
     /// Largest number of sandboxes.
     pub sandboxes_max: usize,
+    /// Network access of sandboxes. Absent where egress is switched off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressInfo>,
 }
 
 /// The warm pool of one language pack: microVMs that wait for a request.

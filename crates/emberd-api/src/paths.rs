@@ -53,6 +53,14 @@ pub const CONTEXT_RUN: &str = "/sandboxes/{id}/contexts/{context}/run";
 pub const CONTEXT_INTERRUPT: &str = "/sandboxes/{id}/contexts/{context}/interrupt";
 /// `POST` gives a context a new interpreter.
 pub const CONTEXT_RESTART: &str = "/sandboxes/{id}/contexts/{context}/restart";
+/// `GET` shows the network access of a sandbox, `PUT` replaces its policy, `PATCH` changes it.
+pub const EGRESS: &str = "/sandboxes/{id}/egress";
+/// `POST` shows what would happen to a connection.
+pub const EGRESS_CHECK: &str = "/sandboxes/{id}/egress/check";
+/// `GET` reads or follows the log of a sandbox's connections.
+pub const EGRESS_LOG: &str = "/sandboxes/{id}/egress/log";
+/// `GET` lists the profiles of policies.
+pub const EGRESS_PROFILES: &str = "/egress/profiles";
 /// `GET` lists the templates.
 pub const TEMPLATES: &str = "/templates";
 /// `POST` builds the template of a language pack, `DELETE` removes it.
@@ -114,6 +122,27 @@ pub fn context(route: &str, id: &str, context: &str) -> String {
     route.replace("{id}", &segment(id)).replace("{context}", &segment(context))
 }
 
+/// Path of the network access of one sandbox; `route` is [`EGRESS`] or [`EGRESS_CHECK`].
+pub fn egress(route: &str, id: &str) -> String {
+    route.replace("{id}", &segment(id))
+}
+
+/// Path of the log of one sandbox's connections: at most `limit` records after number `after`, of
+/// one decision if given, and with `follow` the records that are added.
+pub fn egress_log(
+    id: &str,
+    after: u64,
+    decision: Option<&str>,
+    limit: Option<usize>,
+    follow: bool,
+) -> String {
+    let path = EGRESS_LOG.replace("{id}", &segment(id));
+    let decision = decision.map(|name| format!("&decision={}", segment(name)));
+    let limit = limit.map(|limit| format!("&limit={limit}"));
+    let (decision, limit) = (decision.unwrap_or_default(), limit.unwrap_or_default());
+    format!("{path}?after={after}{decision}{limit}&follow={follow}")
+}
+
 /// Path of the template of one language pack.
 pub fn template(pack: &str) -> String {
     TEMPLATE.replace("{pack}", &segment(pack))
@@ -155,6 +184,11 @@ mod tests {
         assert_eq!(port("a/b", 80), "/sandboxes/a%2Fb/ports/80");
         assert_eq!(logs("a", Some(3), true), "/sandboxes/a/logs?follow=true&tail=3");
         assert_eq!(logs("a", None, false), "/sandboxes/a/logs?follow=false");
+        assert_eq!(egress(EGRESS_CHECK, "a/b"), "/sandboxes/a%2Fb/egress/check");
+        assert_eq!(
+            egress_log("a", 7, Some("denied"), Some(9), true),
+            "/sandboxes/a/egress/log?after=7&decision=denied&limit=9&follow=true"
+        );
         assert_eq!(
             files(FILES_STAT, "x", &[("path", b"a+b&\xff"), ("user", b"u")]),
             "/sandboxes/x/files/stat?path=a%2Bb%26%FF&user=u"

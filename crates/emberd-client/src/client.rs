@@ -171,8 +171,19 @@ impl Client {
         &self,
         language_pack: Option<&str>,
     ) -> Result<Traced<CreatedSandbox>, ClientError> {
-        let body = CreateSandbox { language_pack: language_pack.map(str::to_owned) };
-        self.call_traced(Method::POST, paths::SANDBOXES, json(&body)).await
+        let language_pack = language_pack.map(str::to_owned);
+        self.create_with(&CreateSandbox { language_pack, ..CreateSandbox::default() }).await
+    }
+
+    /// Creates a sandbox as `wanted` says, and waits until it is ready.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn create_with(
+        &self,
+        wanted: &CreateSandbox,
+    ) -> Result<Traced<CreatedSandbox>, ClientError> {
+        self.call_traced(Method::POST, paths::SANDBOXES, json(wanted)).await
     }
 
     /// Runs code in a sandbox and waits for its end.

@@ -7,6 +7,7 @@
 mod attachment;
 mod client;
 mod contexts;
+mod egress;
 mod files;
 mod lines;
 mod link;
@@ -17,6 +18,7 @@ mod tunnel;
 pub use attachment::Attachment;
 pub use client::{Client, ClientError, Traced};
 pub use contexts::RunEvents;
+pub use egress::EgressEvents;
 pub use files::{FileOptions, FileSpan, Watch, WatchError};
 pub use lines::Lines;
 pub use stream::{Download, Upload};

@@ -74,6 +74,10 @@ pub struct Config {
     pub max_sandboxes: usize,
     /// Longest time a guest may take to boot.
     pub boot_timeout: Duration,
+    /// Whether sandboxes can reach other hosts.
+    pub egress: bool,
+    /// File with the most that sandboxes may reach; absolute.
+    pub egress_policy: Option<PathBuf>,
     /// Format of the log.
     pub log_format: LogFormat,
     /// The configuration file that was read.
@@ -182,6 +186,8 @@ impl Config {
             pool: pool(read, guest_ram_mib, surroundings),
             max_sandboxes: narrow(read.number(Key::MaxSandboxes)),
             boot_timeout: read.duration(Key::BootTimeout),
+            egress: read.choice::<Switch>(Key::Egress) == Switch::On,
+            egress_policy: read.path(Key::EgressPolicy),
             log_format: read.choice(Key::LogFormat),
             file: None,
             given: Given::default(),

@@ -36,6 +36,8 @@ pub enum Key {
     Kernel,
     Initramfs,
     KernelArgs,
+    Egress,
+    EgressPolicy,
     LogFormat,
 }
 
@@ -111,7 +113,7 @@ const BASE: Definition = Definition {
 };
 
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 28] = [
+pub static DEFINITIONS: [Definition; 30] = [
     Definition {
         key: Key::Addr,
         name: "addr",
@@ -381,6 +383,26 @@ pub static DEFINITIONS: [Definition; 28] = [
         value_name: "WORDS",
         form: Form::Words,
         about: "Words to add to the kernel arguments of guests, separated by spaces",
+        ..BASE
+    },
+    Definition {
+        key: Key::Egress,
+        name: "egress",
+        value_name: "on|off",
+        default: DefaultValue::Text("on"),
+        form: Form::Choice(possible::<Switch>),
+        about: "Whether sandboxes can reach other hosts, within their policies",
+        detail: "With `on`, a sandbox reaches nothing until its creation or the operator's file \
+            says what.",
+        ..BASE
+    },
+    Definition {
+        key: Key::EgressPolicy,
+        name: "egress-policy",
+        value_name: "FILE",
+        about: "File with the most that sandboxes may reach, and the default",
+        detail: "Without a file, callers may allow everything public, and the default is nothing. \
+            SIGHUP reads the file again; the daemon keeps the old content if the new is invalid.",
         ..BASE
     },
     Definition {

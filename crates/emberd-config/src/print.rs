@@ -84,6 +84,8 @@ impl Config {
             Key::Kernel => path(&self.kernel),
             Key::Initramfs => path(&self.initramfs),
             Key::KernelArgs => json!(self.kernel_args.join(" ")),
+            Key::Egress => switch(self.egress),
+            Key::EgressPolicy => path(&self.egress_policy),
             Key::LogFormat => json!(value::name(self.log_format)),
         }
     }

@@ -40,7 +40,7 @@ mod verdict;
 
 pub use compile::PolicyError;
 pub use emberd_proto::policy::{
-    EgressLimits as Limits, EgressLog as LogMode, EgressProtocol as Protocol,
+    EgressLimits as Limits, EgressLogMode as LogMode, EgressProtocol as Protocol,
 };
 pub use emberd_proto::{EntrySpec, PolicySpec};
 pub use entry::{Entry, EntryError, Host};

@@ -9,7 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use emberd_proto::policy::{EgressLimits as Limits, EgressLog as LogMode};
+use emberd_proto::policy::{EgressLimits as Limits, EgressLogMode as LogMode};
 use emberd_proto::{EgressReason, PolicySpec};
 use ipnet::IpNet;
 

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use emberd_proto::policy::EgressLog as LogMode;
+use emberd_proto::policy::EgressLogMode as LogMode;
 
 use crate::verdict::Source;
 

@@ -3,6 +3,7 @@
 //! Readers need no lock: a blob never changes once it has its name, and a manifest is replaced by
 //! a single rename.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -265,6 +266,9 @@ pub(crate) struct PackManifest {
     pub spec: PackSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<String>,
+    /// Entries of network policies, by the name of their profile.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub profiles: BTreeMap<String, Vec<String>>,
     pub rootfs: Blob,
 }
 

@@ -86,6 +86,9 @@ pub struct PackImage {
     /// Code that uses what most programs of the pack use. It leaves nothing behind and exits with
     /// 0.
     pub warm_up: Option<String>,
+    /// Profiles of network policies: entries, by the name of the profile. They are what the
+    /// package managers in the image are configured to use.
+    pub profiles: BTreeMap<String, Vec<String>>,
 }
 
 /// An artifact that is built and loaded.
@@ -206,6 +209,7 @@ impl Images {
                 sha256: pack.rootfs.sha256,
                 description: pack.description,
                 warm_up: pack.warm_up,
+                profiles: pack.profiles,
             };
             Ok((name, image))
         });

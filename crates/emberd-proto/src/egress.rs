@@ -103,6 +103,7 @@ pub enum EgressAnswer {
 
 /// Why a connection, a lookup or a request was refused or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EgressReason {
     /// No entry of the policy allows the destination.

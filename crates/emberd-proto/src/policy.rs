@@ -39,7 +39,7 @@ pub struct PolicySpec {
     pub deny: Vec<EntrySpec>,
     /// Which connections are recorded.
     #[serde(skip_serializing_if = "is_default")]
-    pub log: EgressLog,
+    pub log: EgressLogMode,
     /// Limits of the sandbox's connections.
     #[serde(skip_serializing_if = "is_default")]
     pub limits: EgressLimits,
@@ -54,7 +54,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum EntrySpec {
-    /// `HOST[:PORTS]`. `HOST` is a name, `*.NAME` for every name below it, `*` for everything
+    /// `HOST[:PORTS]`. `HOST` is a name, `*.NAME` for all names below it, `*` for everything
     /// public, an address or a CIDR range; IPv6 with ports is in brackets. `PORTS` is a port, a
     /// range `8000-8100`, a list with commas, or `*`. Without ports, 80 and 443 are allowed.
     Text(String),
@@ -156,7 +156,7 @@ pub enum EgressProtocol {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
-pub enum EgressLog {
+pub enum EgressLogMode {
     /// All.
     #[default]
     All,

@@ -31,6 +31,7 @@ pub fn sandboxes(config: &Config) -> SandboxesConfig {
         kernel_args: config.kernel_args.clone(),
         template_dir: config.templates.then(|| config.template_dir.clone()),
         pool,
+        // The daemon starts its threads.
         egress: None,
     }
 }

@@ -5,6 +5,7 @@
 //!     microVMs removed ─▶ last answers out ─▶ socket gone
 //! ```
 
+use std::future::pending;
 use std::io::{self, Write as _};
 use std::pin::pin;
 use std::process::ExitCode;
@@ -14,14 +15,16 @@ use std::time::Duration;
 use clap::Parser as _;
 use emberd_api::Address;
 use emberd_config::{Config, Problems, SocketOption, Surroundings};
-use emberd_egress::{CONNECTIONS_MAX_DEFAULT, Egress};
+use emberd_egress::{Egress, OperatorError};
 use emberd_image::Images;
 use emberd_sandbox::{OpenError, Sandboxes, SandboxesConfig};
 use emberd_vmm::AnyVmm;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::args::{Args, Command, ConfigCommand};
+use crate::egress_file::{self, EgressFile};
 use crate::server::listener::{ListenError, Listener};
 use crate::server::{self, Server};
 use crate::{config, http, log};
@@ -45,6 +48,9 @@ pub enum RunError {
     /// The threads of egress cannot be started.
     #[error("cannot start the threads of egress")]
     Egress(#[source] io::Error),
+    /// The operator's egress file cannot be used.
+    #[error(transparent)]
+    EgressFile(#[from] OperatorError),
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
@@ -91,6 +97,7 @@ pub fn configure() -> anyhow::Result<Option<Config>> {
         }
         Some(Command::Config(ConfigCommand::Print { json })) => config::print(&config, json)?,
         Some(Command::Config(ConfigCommand::Check { .. })) => {
+            EgressFile::open(config.egress_policy.as_deref())?;
             let file = config.file.as_ref().map(|file| format!(": {}", file.display()));
             let file = file.unwrap_or_default();
             writeln!(io::stdout(), "the configuration is valid{file}")?;
@@ -123,17 +130,22 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let listener = Listener::bind(&config.addr).await?;
     let socket = bind_socket(config.socket.as_ref()).await?;
-    let egress = Egress::new(CONNECTIONS_MAX_DEFAULT).map_err(RunError::Egress)?;
-    let egress = Some(Arc::new(egress));
+    let file = EgressFile::open(config.egress_policy.as_deref())?;
+    let connections = usize::try_from(file.operator().connections()).unwrap_or(usize::MAX);
+    let egress = config.egress.then(|| Egress::new(connections)).transpose();
+    let egress = egress.map_err(RunError::Egress)?.map(Arc::new);
     let options = SandboxesConfig { egress, ..config::sandboxes(&config) };
     let sandboxes = Sandboxes::open(options, images, vmm)?;
+    egress_file::warn_of_unknown(&file.operator(), &sandboxes);
+    let hangups = config.egress_policy.is_some().then(|| signal(SignalKind::hangup())).transpose();
+    let hangups = hangups.map_err(RunError::Signals)?;
     announce(&listener, socket.as_ref(), &sandboxes);
     let limits = http::Limits::default();
     let beside = socket.map(|socket| (socket.address().clone(), socket));
     let listeners = [Some((config.addr, listener)), beside].into_iter().flatten();
     let listeners = listeners.map(|(addr, listener)| {
         let hosts = http::Hosts::new(&addr, &config.allowed_hosts);
-        let router = http::router(sandboxes.clone(), hosts, limits.clone());
+        let router = http::router(sandboxes.clone(), hosts, limits.clone(), file.clone());
         (listener, router)
     });
     let server = Server::new(listeners);
@@ -141,6 +153,7 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
         name = signals.next() => tracing::info!("{name}: draining requests"),
         never = server.accept() => never,
         never = log::keep_reporting_dropped() => never,
+        never = read_on_hangup(&file, hangups, &sandboxes) => never,
     }
     sandboxes.close();
     let mut answered = pin!(server.stop());
@@ -161,6 +174,22 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     log::report_dropped();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Reads the operator's egress file again at each SIGHUP.
+async fn read_on_hangup(file: &EgressFile, hangups: Option<Signal>, sandboxes: &Sandboxes) -> ! {
+    let mut hangups = hangups;
+    loop {
+        match &mut hangups {
+            Some(hangups) => _ = hangups.recv().await,
+            None => pending().await,
+        }
+        let (file, sandboxes) = (file.clone(), sandboxes.clone());
+        let read = spawn_blocking(move || file.read_again(&sandboxes));
+        if let Err(panicked) = read.await {
+            std::panic::resume_unwind(panicked.into_panic());
+        }
+    }
 }
 
 /// Listens on the Unix socket beside the TCP address. Failing to is an error only if the user

@@ -12,6 +12,7 @@ mod body;
 mod budget;
 mod codes;
 mod contexts;
+mod egress;
 mod ending;
 mod errors;
 mod exec;
@@ -45,6 +46,7 @@ pub use limits::Limits;
 pub use proxy::through;
 pub use scope::{PROXIED, Role, SCOPES, Scope};
 
+use crate::egress_file::EgressFile;
 use crate::server::observe::{self, OnPanic};
 
 /// The OpenAPI document without its operations.
@@ -64,6 +66,7 @@ use crate::server::observe::{self, OnPanic};
         (name = "contexts", description = "Interpreters that keep their variables between runs."),
         (name = "files", description = "Files and directories in a sandbox."),
         (name = "ports", description = "Connections to servers in a sandbox."),
+        (name = "egress", description = "What sandboxes may reach, and what they reached."),
         (name = "templates", description = "Templates, from which sandboxes are restored."),
         (name = "daemon", description = "The daemon itself."),
     ),
@@ -72,6 +75,7 @@ use crate::server::observe::{self, OnPanic};
         ErrorCode,
         emberd_api::ProcessMessage,
         emberd_api::RunEvent,
+        emberd_api::EgressEvent,
     ))
 )]
 struct Document;
@@ -114,6 +118,10 @@ fn operations() -> OpenApiRouter<Sandboxes> {
         .routes(routes!(contexts::run))
         .routes(routes!(contexts::interrupt))
         .routes(routes!(contexts::restart))
+        .routes(routes!(egress::get, egress::replace, egress::patch))
+        .routes(routes!(egress::check))
+        .routes(routes!(egress::log::log))
+        .routes(routes!(egress::profiles))
         .routes(routes!(templates::list))
         .routes(routes!(templates::build, templates::delete))
         .routes(routes!(info::info))
@@ -121,14 +129,16 @@ fn operations() -> OpenApiRouter<Sandboxes> {
         .routes(routes!(info::openapi))
 }
 
-/// The whole API over `sandboxes`, for requests to `hosts` within `limits`.
-pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits) -> Router {
+/// The whole API over `sandboxes`, for requests to `hosts` within `limits`. Policies of sandboxes
+/// are within what `egress` permits.
+pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits, egress: EgressFile) -> Router {
     Router::from(operations())
         .fallback(async || ApiError::from(RouteError::Path))
         .method_not_allowed_fallback(async || ApiError::from(RouteError::Method))
         .layer(from_fn(unknown::name_unknown_fields))
         .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
         .layer(Extension(limits))
+        .layer(Extension(egress))
         .layer(from_fn_with_state(hosts, host::refuse_strangers))
         .layer(from_fn(origin::refuse_pages))
         .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))

@@ -5,6 +5,7 @@
 pub mod args;
 pub mod config;
 pub mod daemon;
+pub mod egress_file;
 pub mod http;
 pub mod log;
 mod server;

@@ -4,11 +4,12 @@ use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use emberd_api::{CreatedSandbox, ExecBody, ExecOutcome};
+use emberd_api::{CreateSandbox, CreatedSandbox, ExecBody, ExecOutcome};
 use emberd_client::{Client, Traced};
 
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::output::Output;
+use crate::policy::PolicyArgs;
 use crate::program::{self, ProgramArgs};
 use crate::trace::Trace;
 
@@ -18,6 +19,8 @@ use crate::trace::Trace;
 pub struct Args {
     /// Language pack.
     pack: String,
+    #[command(flatten)]
+    policy: PolicyArgs,
     #[command(flatten)]
     program: ProgramArgs,
 }
@@ -29,10 +32,11 @@ pub struct Args {
 /// interrupts. The sandbox is deleted in every case.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let wants_trace = args.program.trace();
+    let wanted = CreateSandbox { language_pack: Some(args.pack), egress: args.policy.into_spec() };
     let body = args.program.into_body()?;
     let mut interrupt = Interrupt::listen()?;
     let mut trace = Trace::default();
-    let (created, interrupted) = create(client, &args.pack, &mut interrupt).await?;
+    let (created, interrupted) = create(client, &wanted, &mut interrupt).await?;
     let id = trace.note("create", created).id;
     let ran = match interrupted {
         Some(interrupted) => Err(interrupted.into()),
@@ -50,10 +54,10 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
 /// second one hangs up, and the daemon drops an unfinished sandbox that no client waits for.
 async fn create(
     client: &Client,
-    pack: &str,
+    wanted: &CreateSandbox,
     interrupt: &mut Interrupt,
 ) -> anyhow::Result<(Traced<CreatedSandbox>, Option<Interrupted>)> {
-    let mut creation = pin!(client.create_traced(Some(pack)));
+    let mut creation = pin!(client.create_with(wanted));
     let first = tokio::select! {
         created = &mut creation => return Ok((created?, None)),
         first = interrupt.next() => first,

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::fake_contexts::FakeContexts;
+use crate::fake_egress;
 use crate::fake_files;
 use emberd_api::{ExecBody, ExecExit, ExecOutcome, StartedBy};
 use serde_json::{Value, json};
@@ -68,6 +69,8 @@ struct State {
 
 struct Vm {
     pack: String,
+    /// The policy that it was created with, and what has become of it.
+    policy: Value,
     process: Child,
 }
 
@@ -189,6 +192,15 @@ impl State {
                 (502, json!({"error": "nothing listens", "code": "port_closed"}))
             }
             ("GET", ["sandboxes", id, "ports", _]) => unknown(id),
+            (_, ["egress", "profiles"]) => (200, fake_egress::profiles()),
+            (_, ["sandboxes", id, "egress", rest @ ..]) => {
+                let mut sandboxes = self.sandboxes.lock().unwrap();
+                let Some(vm) = sandboxes.get_mut(*id) else {
+                    let (status, answer) = unknown(id);
+                    return Some((status, answer.to_string()));
+                };
+                return Some((200, fake_egress::answer(method, rest, body, &mut vm.policy)));
+            }
             ("GET", ["templates"]) => (200, self.templates()),
             ("POST", ["templates", pack]) => self.build_template(pack),
             ("DELETE", ["templates", pack]) => self.delete_template(pack),
@@ -225,13 +237,14 @@ impl State {
         if !PACKS.contains(&pack.as_str()) {
             return unknown_pack(&pack);
         }
+        let policy = body["egress"].clone();
         // Stands for a VMM: waits for an input that never comes.
         let process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let id = format!("sb_{:012x}", process.id());
         if !self.flaws.elsewhere {
             std::fs::create_dir(self.dir(&id)).unwrap();
         }
-        self.sandboxes.lock().unwrap().insert(id.clone(), Vm { pack, process });
+        self.sandboxes.lock().unwrap().insert(id.clone(), Vm { pack, policy, process });
         (201, json!({"id": id}))
     }
 

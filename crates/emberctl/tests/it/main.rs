@@ -5,9 +5,13 @@ mod arguments;
 #[cfg(test)]
 mod contexts;
 #[cfg(test)]
+mod egress;
+#[cfg(test)]
 mod fake_contexts;
 #[cfg(test)]
 mod fake_daemon;
+#[cfg(test)]
+mod fake_egress;
 #[cfg(test)]
 mod fake_files;
 #[cfg(test)]

@@ -44,7 +44,7 @@ impl Connection {
     /// # Errors
     /// [`CallError`], as for all calls.
     pub fn create(&mut self, pack: &str) -> Result<(String, Timing), CallError> {
-        let body = json(&CreateSandbox { language_pack: Some(pack.to_owned()) });
+        let body = json(&CreateSandbox { language_pack: Some(pack.to_owned()), egress: None });
         let answer = self.call("POST", paths::SANDBOXES, &body)?;
         let created: CreatedSandbox = parsed("POST", paths::SANDBOXES, &answer)?;
         Ok((created.id, Timing::of(&answer)))

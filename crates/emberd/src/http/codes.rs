@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use emberd_api::ErrorCode;
+use emberd_egress::PolicyError;
 use emberd_proto::RefusalCode;
 use emberd_sandbox::{
     BuildTemplateError, ContextError, CreateError, DialError, GuestError, OperationError,
@@ -11,6 +12,7 @@ use emberd_sandbox::{
 
 use super::body::{BodyError, PiecesError};
 use super::budget::Exhausted;
+use super::egress::EgressError;
 use super::errors::{Defect, Failure, RouteError};
 use super::exec::StdinError;
 use super::files::encoding::UnknownEncoding;
@@ -207,6 +209,25 @@ failures! {
         Self::NotHttp(_) | Self::NotAsked => PortFailed,
         Self::Late(_) => PortTimeout,
         Self::ShuttingDown => ShuttingDown,
+    }
+
+    EgressError {
+        Self::Policy(error) => (error: PolicyError),
+        Self::Off => EgressUnavailable "start emberd with --egress on",
+        Self::Guest { .. } => EgressUnavailable
+            "run `emberctl doctor` and `emberctl image check` on the daemon's host",
+        Self::Port => InvalidRequest,
+    }
+
+    PolicyError {
+        Self::UnknownProfile { .. } => UnknownProfile
+            "list the profiles: `emberctl egress profiles`",
+        Self::Forbidden { .. } => EgressForbidden
+            "ask the operator to permit it in the file of --egress-policy",
+        Self::TooMany { .. }
+        | Self::Entry { .. }
+        | Self::Limit { .. }
+        | Self::IsProfile { .. } => InvalidRequest,
     }
 
     BuildTemplateError {

@@ -80,13 +80,15 @@ pub struct Defect;
 /// The table from code to status.
 pub(super) fn status(code: ErrorCode) -> StatusCode {
     match code {
-        ErrorCode::InvalidJson | ErrorCode::InvalidRequest | ErrorCode::UnknownPack => {
-            StatusCode::BAD_REQUEST
-        }
+        ErrorCode::InvalidJson
+        | ErrorCode::InvalidRequest
+        | ErrorCode::UnknownPack
+        | ErrorCode::UnknownProfile => StatusCode::BAD_REQUEST,
         ErrorCode::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
-        ErrorCode::ForeignOrigin | ErrorCode::CrossSite | ErrorCode::Denied => {
-            StatusCode::FORBIDDEN
-        }
+        ErrorCode::ForeignOrigin
+        | ErrorCode::CrossSite
+        | ErrorCode::Denied
+        | ErrorCode::EgressForbidden => StatusCode::FORBIDDEN,
         ErrorCode::UnknownRoute | ErrorCode::UnknownSandbox | ErrorCode::NotFound => {
             StatusCode::NOT_FOUND
         }
@@ -94,6 +96,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         ErrorCode::SandboxNotReady
         | ErrorCode::NoTemplates
+        | ErrorCode::EgressUnavailable
         | ErrorCode::AlreadyExists
         | ErrorCode::ProcessEnded
         | ErrorCode::ContextDead => StatusCode::CONFLICT,

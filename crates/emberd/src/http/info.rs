@@ -2,13 +2,15 @@
 
 use std::sync::LazyLock;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use emberd_api::{Health, Info, VmmInfo, paths};
 use emberd_sandbox::Sandboxes;
 
+use super::egress;
 use super::failures::Failures;
 use super::views::IntoBody;
+use crate::egress_file::EgressFile;
 
 /// Shows version, VMM, guests and language packs of the daemon, and how much is in use.
 #[utoipa::path(
@@ -18,7 +20,10 @@ use super::views::IntoBody;
     tag = "daemon",
     responses((status = 200, description = "The daemon.", body = Info), Failures<()>)
 )]
-pub async fn info(State(sandboxes): State<Sandboxes>) -> Json<Info> {
+pub async fn info(
+    State(sandboxes): State<Sandboxes>,
+    Extension(file): Extension<EgressFile>,
+) -> Json<Info> {
     let (config, vmm) = (sandboxes.config(), sandboxes.vmm());
     let packs = sandboxes.images().packs.iter();
     Json(Info {
@@ -41,6 +46,7 @@ pub async fn info(State(sandboxes): State<Sandboxes>) -> Json<Info> {
         },
         sandboxes: sandboxes.count(),
         sandboxes_max: config.sandboxes_max,
+        egress: egress::info(&sandboxes, &file.operator()),
     })
 }
 

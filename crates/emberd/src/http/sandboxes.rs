@@ -9,12 +9,14 @@ use emberd_api::{
 use emberd_sandbox::{BootPath, CreateError, Created, Sandboxes, Unknown};
 
 use super::body::{Body, BodyError};
+use super::egress::{self, EgressError};
 use super::errors::ApiError;
 use super::failures::Failures;
 use super::id::Id;
 use super::observe::Timed;
 use super::pack;
 use super::views::IntoBody;
+use crate::egress_file::EgressFile;
 
 /// Creates a sandbox and answers once it can run code.
 #[utoipa::path(
@@ -26,18 +28,24 @@ use super::views::IntoBody;
     responses(
         (status = 201, description = "The sandbox is ready.", body = CreatedSandbox,
          headers(("server-timing" = String, description = "Time that each stage took."))),
-        Failures<(BodyError, CreateError)>,
+        Failures<(BodyError, CreateError, EgressError)>,
     )
 )]
 pub async fn create(
     State(sandboxes): State<Sandboxes>,
+    Extension(file): Extension<EgressFile>,
     body: Body,
 ) -> Result<(StatusCode, Extension<Timed>, Json<CreatedSandbox>), ApiError> {
     let wanted: CreateSandbox = body.json_or_default()?;
     let named = wanted.language_pack.as_deref().filter(|name| !name.is_empty());
     let name = named.unwrap_or(LANGUAGE_PACK_DEFAULT);
     let pack = pack::installed(&sandboxes, name)?;
-    let created = sandboxes.create(&pack).await?;
+    let operator = file.operator();
+    let policy = egress::first_policy(&sandboxes, &operator, &pack, wanted.egress.as_ref())?;
+    let created = sandboxes.create_with(&pack, policy).await?;
+    if let Ok(handle) = sandboxes.get(created.id) {
+        file.catch_up(&operator, &sandboxes, &handle);
+    }
     let body = CreatedSandbox { id: created.id.to_string() };
     Ok((StatusCode::CREATED, Extension(timed(&created)), Json(body)))
 }

@@ -48,7 +48,7 @@ pub enum Role {
 }
 
 /// Every route, by method and path, with its scope.
-pub const SCOPES: [(&str, &str, Scope); 38] = [
+pub const SCOPES: [(&str, &str, Scope); 44] = [
     ("POST", paths::SANDBOXES, Scope::SandboxCreate),
     ("GET", paths::SANDBOXES, Scope::SandboxRead),
     ("GET", paths::SANDBOX, Scope::SandboxRead),
@@ -83,6 +83,14 @@ pub const SCOPES: [(&str, &str, Scope); 38] = [
     ("POST", paths::CONTEXT_RUN, Scope::SandboxUse),
     ("POST", paths::CONTEXT_INTERRUPT, Scope::SandboxUse),
     ("POST", paths::CONTEXT_RESTART, Scope::SandboxUse),
+    ("GET", paths::EGRESS, Scope::SandboxRead),
+    // What a sandbox may reach is decided by those who may create one that reaches it.
+    ("PUT", paths::EGRESS, Scope::SandboxCreate),
+    ("PATCH", paths::EGRESS, Scope::SandboxCreate),
+    ("POST", paths::EGRESS_CHECK, Scope::SandboxUse),
+    // Names and paths that programs asked for are content of the sandbox.
+    ("GET", paths::EGRESS_LOG, Scope::SandboxUse),
+    ("GET", paths::EGRESS_PROFILES, Scope::DaemonRead),
     ("GET", paths::TEMPLATES, Scope::TemplateRead),
     ("POST", paths::TEMPLATE, Scope::TemplateWrite),
     ("DELETE", paths::TEMPLATE, Scope::TemplateWrite),

@@ -90,7 +90,8 @@ pub fn describe(document: &mut OpenApi) {
     ));
     let header = header.build();
     for item in document.paths.paths.values_mut() {
-        let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+        let operations =
+            [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             let Some(RefOr::T(body)) = &operation.request_body else { continue };
             if !body.content.contains_key("application/json") {

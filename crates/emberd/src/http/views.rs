@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use emberd_api::{
-    BootTimes, Context, ContextState, Pool, Process, ProcessEvent, ProcessEventKind, RunEvent,
-    Sandbox, SandboxState, Template, TemplateState, Text,
+    BootTimes, Context, ContextState, EgressDecision, EgressTotals, Pool, Process, ProcessEvent,
+    ProcessEventKind, RunEvent, Sandbox, SandboxState, Template, TemplateState, Text,
 };
+use emberd_egress::{Decision, Totals};
 use emberd_sandbox::{
     ContextState as ContextStateView, ContextView, PoolView, ProcessEvent as ProcessEventView,
     ProcessEventKind as ProcessEventKindView, ProcessView, RunEvent as RunEventView,
@@ -76,6 +77,27 @@ impl IntoBody for TemplateView {
             disk_bytes: self.disk_bytes,
             made_at_ms: self.made_at.map(epoch_ms),
         }
+    }
+}
+
+impl IntoBody for Decision {
+    type Body = EgressDecision;
+
+    fn into_body(self) -> EgressDecision {
+        match self {
+            Self::Allowed => EgressDecision::Allowed,
+            Self::Denied => EgressDecision::Denied,
+            Self::Failed => EgressDecision::Failed,
+        }
+    }
+}
+
+impl IntoBody for Totals {
+    type Body = EgressTotals;
+
+    fn into_body(self) -> EgressTotals {
+        let Self { opened, denied, failed, sent_bytes, received_bytes } = self;
+        EgressTotals { opened, denied, failed, sent_bytes, received_bytes }
     }
 }
 

@@ -1,12 +1,15 @@
 //! Every route over the double of Firecracker, driven by the client and by raw requests.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use documented::Undocumented;
+use emberd::egress_file::EgressFile;
 use emberd::http::{Hosts, Limits};
 use emberd_api::{ErrorBody, ExecBody, ExecOutcome, SandboxState};
 use emberd_client::{Client, ClientError};
+use emberd_egress::Egress;
 use emberd_image::Images;
 use emberd_proto::ExecSpec;
 use emberd_proto::message::READY_PORT;
@@ -23,6 +26,7 @@ use crate::{packs, raw, wait};
 mod bad_input;
 mod contexts;
 mod documented;
+mod egress;
 mod files;
 mod openapi;
 mod operations;
@@ -33,11 +37,16 @@ mod routes;
 mod scopes;
 mod templates;
 
+/// Name of the operator's egress file.
+pub const EGRESS_FILE: &str = "egress.toml";
+
 /// The API on a port of its own.
 pub struct Api {
     pub client: Client,
     pub authority: String,
     pub sandboxes: Sandboxes,
+    /// The operator's egress file, beside the run directory.
+    pub egress: EgressFile,
     pub run_dir: PathBuf,
     /// How the next microVMs behave.
     pub double: Double,
@@ -56,16 +65,25 @@ impl Api {
         let in_temp = |config: &mut SandboxesConfig| {
             config.template_dir = Some(config.run_dir.with_file_name("templates"));
         };
-        Self::start_over(misbehave, in_temp).await
+        Self::start_over(misbehave, in_temp, None).await
     }
 
     pub async fn with(edit: impl FnOnce(&mut SandboxesConfig)) -> Self {
-        Self::start_over(|_| {}, edit).await
+        Self::start_over(|_| {}, edit, None).await
+    }
+
+    /// With egress, within the operator's file `operator`.
+    pub async fn with_egress(operator: &str) -> Self {
+        let on = |config: &mut SandboxesConfig| {
+            config.egress = Some(Arc::new(Egress::new(16).unwrap()));
+        };
+        Self::start_over(|_| {}, on, Some(operator)).await
     }
 
     async fn start_over(
         misbehave: impl FnOnce(&Double),
         edit: impl FnOnce(&mut SandboxesConfig),
+        operator: Option<&str>,
     ) -> Self {
         let temp = tempfile::Builder::new().prefix("api").tempdir_in("/tmp").unwrap();
         let double = Double::new(temp.path());
@@ -92,12 +110,19 @@ impl Api {
         let authority = listener.local_addr().unwrap().to_string();
         let client = Client::new(&authority).unwrap();
         // `x` is what the tests call it.
+        let file = temp.path().join(EGRESS_FILE);
+        let file = operator.map(|text| {
+            std::fs::write(&file, text).unwrap();
+            file.as_path()
+        });
+        let egress = EgressFile::open(file).unwrap();
         let hosts = Hosts::new(&authority.parse().unwrap(), &["x".to_owned()]);
-        let router = emberd::http::router(sandboxes.clone(), hosts, Limits::default());
+        let router =
+            emberd::http::router(sandboxes.clone(), hosts, Limits::default(), egress.clone());
         let undocumented = Undocumented::default();
         let router = undocumented.watch(router);
         let server = tokio::spawn(async { axum::serve(listener, router).await });
-        Self { client, authority, sandboxes, run_dir, double, undocumented, server, temp }
+        Self { client, authority, sandboxes, egress, run_dir, double, undocumented, server, temp }
     }
 
     /// A sandbox of the pack `shell`.

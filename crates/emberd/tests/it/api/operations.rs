@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use emberd_api::{
-    ADDR_DEFAULT, ContextRun, ContextSpec, ErrorCode, ProcessSpec, SignalName, TtySize,
+    ADDR_DEFAULT, CheckEgress, ContextRun, ContextSpec, EgressPatch, ErrorCode, PolicySpec,
+    ProcessSpec, SignalName, TtySize,
 };
 use emberd_client::{Client, FileOptions, FileSpan, Upload};
 use futures::future::{BoxFuture, FutureExt as _};
@@ -16,8 +17,9 @@ use tokio::net::TcpListener;
 use super::body;
 
 /// The verbs that operation ids begin with.
-const VERBS: [&str; 21] = [
+const VERBS: [&str; 23] = [
     "build",
+    "change",
     "check",
     "connect",
     "create",
@@ -30,6 +32,7 @@ const VERBS: [&str; 21] = [
     "make",
     "move",
     "read",
+    "replace",
     "resize",
     "restart",
     "run",
@@ -41,8 +44,8 @@ const VERBS: [&str; 21] = [
 ];
 
 /// The tags of operations.
-const TAGS: [&str; 7] =
-    ["sandboxes", "processes", "contexts", "files", "ports", "templates", "daemon"];
+const TAGS: [&str; 8] =
+    ["sandboxes", "processes", "contexts", "files", "ports", "egress", "templates", "daemon"];
 
 /// One operation of the document.
 struct Operation {
@@ -221,6 +224,10 @@ macro_rules! calls {
     };
 }
 
+fn destination() -> CheckEgress {
+    CheckEgress { host: "a.example".to_owned(), port: 443 }
+}
+
 /// No user, and no mode.
 static OPTIONS: FileOptions = FileOptions { user: None, mode: None };
 
@@ -260,6 +267,12 @@ fn calls(client: &Client) -> impl IntoIterator<Item = (&'static str, BoxFuture<'
         "run_context" => async { client.run_context(id, context, &ContextRun::default()).await },
         "interrupt_context" => client.interrupt_context(id, context),
         "restart_context" => client.restart_context(id, context),
+        "get_egress" => client.egress(id),
+        "replace_egress" => async { client.set_egress(id, &PolicySpec::default()).await },
+        "change_egress" => async { client.patch_egress(id, &EgressPatch::default()).await },
+        "check_egress" => async { client.check_egress(id, &destination()).await },
+        "get_egress_log" => client.egress_log(id, 0, None, None),
+        "list_egress_profiles" => client.egress_profiles(),
         "list_templates" => client.templates(),
         "build_template" => client.build_template(pack),
         "delete_template" => client.delete_template(pack),

@@ -260,3 +260,58 @@ async fn orphans_of_a_killed_daemon_are_removed_by_the_next() {
     assert_eq!(next.exit_code().await, Some(0));
     room.close().await;
 }
+
+#[tokio::test]
+async fn the_egress_policy_is_read_at_the_start_and_on_hangup() {
+    let room = Room::new();
+    let file = room.path("egress.toml");
+    let command = || {
+        let mut command = room.command();
+        command.arg("--egress-policy").arg(&file);
+        command
+    };
+    let errors = Room::refused(command());
+    assert!(errors.contains("cannot read the egress policy"), "{errors}");
+    fs::write(&file, "ceiling = ['a..example']\n").unwrap();
+    let errors = Room::refused(command());
+    assert!(errors.contains("`ceiling` of the egress policy: `a..example`"), "{errors}");
+
+    fs::write(&file, "ceiling = ['a.example', 'pop']\n").unwrap();
+    let mut daemon = Daemon::spawn(command());
+    let ceiling =
+        async |daemon: &Daemon| daemon.client.info().await.unwrap().egress.unwrap().ceiling;
+    assert_eq!(ceiling(&daemon).await, ["a.example", "pop"]);
+    fs::write(&file, "ceiling = ['b.example']\n").unwrap();
+    daemon.signal(Signal::HUP);
+    wait::until(async || ceiling(&daemon).await == ["b.example"]).await;
+    // An invalid file ends nothing, and the one after it is read.
+    fs::write(&file, "ceiling = [").unwrap();
+    daemon.signal(Signal::HUP);
+    assert_eq!(ceiling(&daemon).await, ["b.example"]);
+    fs::write(room.path("next.toml"), "ceiling = ['c.example']\n").unwrap();
+    fs::rename(room.path("next.toml"), &file).unwrap();
+    daemon.signal(Signal::HUP);
+    wait::until(async || ceiling(&daemon).await == ["c.example"]).await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    let log = daemon.log();
+    assert!(log.contains("names profiles that nothing defines"), "{log}");
+    room.close().await;
+}
+
+#[tokio::test]
+async fn egress_can_be_switched_off() {
+    let room = Room::new();
+    let mut command = room.command();
+    command.args(["--egress", "off"]);
+    let mut daemon = Daemon::spawn(command);
+    assert_eq!(daemon.client.info().await.unwrap().egress, None);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    let mut daemon = room.start();
+    let egress = daemon.client.info().await.unwrap().egress.unwrap();
+    assert_eq!((egress.default, egress.ceiling), (Vec::new(), vec!["public".to_owned()]));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    room.close().await;
+}
