@@ -436,6 +436,12 @@ pub fn hint(denied: &[DeniedDestination]) -> Option<String> {
     Some(format!("the sandbox's egress policy does not allow this; ask for \"allow\": [{list}]"))
 }
 
+/// As [`hint`], for one destination.
+pub(crate) fn hint_for(host: &str, port: u16, reason: EgressReason) -> Option<String> {
+    let (host, port) = (host.to_owned(), Some(port));
+    hint(&[DeniedDestination { host, port, reason, count: 1 }])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
