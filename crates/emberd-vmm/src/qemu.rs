@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! boot:     spawn ─▶ channel ─────────────────────────────────────────▶ guest boots
-//! stand_by: spawn ─▶ channel ─▶ control ─▶ state given ── load ─▶ cont ─▶ guest runs
+//! stand_by: spawn ─▶ channel ─▶ control ─▶ devices loaded ── load ─▶ cont ─▶ guest runs
 //!
 //! qemu-system-x86_64 in the VM's directory, or in a jail there
 //!   │ agent.sock ◀── one connection, many streams (mux)
@@ -176,6 +176,6 @@ impl Vmm for Qemu {
         let name = PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()));
         let arguments = Arguments::load(self.hardware, &spec, &name);
         let launched = self.launch(site, &arguments, vec![memory]).await?;
-        Ok(QemuStandby::prepare(launched, &state).await?)
+        Ok(QemuStandby::load_devices(launched, &state).await?)
     }
 }

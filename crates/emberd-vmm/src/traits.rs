@@ -64,8 +64,9 @@ pub trait Standby: Send + Sync + 'static {
     /// The microVM that the standby becomes.
     type MicroVm: MicroVm;
 
-    /// Loads the template; the guest runs when this returns. Its clock, random numbers and
-    /// identity are those of the template: the caller must renew them before other code runs.
+    /// Loads what the driver has not loaded ahead; the guest runs when this returns. Its clock,
+    /// random numbers and identity are those of the template: the caller must renew them before
+    /// other code runs.
     ///
     /// Dropping the future kills the VMM.
     ///

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::arguments::{CONTROL, MEMORY};
@@ -45,7 +45,7 @@ impl QemuMicroVm {
     }
 
     async fn tell(&self, command: &'static str) -> Result<(), PauseError> {
-        let answer = self.control.with(async |qmp| qmp.execute(command, json!({})).await).await;
+        let answer = self.control.with(async |qmp| qmp.execute(command, Value::Null).await).await;
         answer
             .map(drop)
             .map_err(|error| PauseError::Step { step: command.to_owned(), source: error.into() })

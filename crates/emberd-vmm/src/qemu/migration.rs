@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::qmp::{Event, Qmp, QmpError};
 
@@ -45,14 +45,22 @@ fn failed(command: &'static str) -> impl FnOnce(QmpError) -> MigrationError {
 
 /// Writes the devices of the guest, which is paused, into `state`.
 pub(super) async fn save(qmp: &mut Qmp, state: &File) -> Result<(), MigrationError> {
-    prepare(qmp, state).await?;
+    give(qmp, state).await?;
     let to = json!({ "uri": format!("fd:{STATE}") });
     qmp.execute("migrate", to).await.map_err(failed("migrate"))?;
     completed(qmp).await
 }
 
-/// Gets a QEMU that was started with `-incoming defer` ready to load `state`.
-pub(super) async fn prepare(qmp: &mut Qmp, state: impl AsFd) -> Result<(), MigrationError> {
+/// Loads the devices from `state` into a QEMU that was started with `-incoming defer`. The guest
+/// is paused then, as it was when it was saved.
+pub(super) async fn load(qmp: &mut Qmp, state: impl AsFd) -> Result<(), MigrationError> {
+    give(qmp, state).await?;
+    let from = json!({ "uri": format!("fd:{STATE}") });
+    qmp.execute("migrate-incoming", from).await.map_err(failed("migrate-incoming"))?;
+    completed(qmp).await
+}
+
+async fn give(qmp: &mut Qmp, state: impl AsFd) -> Result<(), MigrationError> {
     let capabilities = ["events", "x-ignore-shared"];
     let capabilities = capabilities.map(|name| json!({ "capability": name, "state": true }));
     let set = qmp.execute("migrate-set-capabilities", json!({ "capabilities": capabilities }));
@@ -60,12 +68,9 @@ pub(super) async fn prepare(qmp: &mut Qmp, state: impl AsFd) -> Result<(), Migra
     qmp.give(STATE, state.as_fd()).await.map_err(failed("getfd"))
 }
 
-/// Loads the state [`prepare`] gave, and lets the guest run.
-pub(super) async fn load(qmp: &mut Qmp) -> Result<(), MigrationError> {
-    let from = json!({ "uri": format!("fd:{STATE}") });
-    qmp.execute("migrate-incoming", from).await.map_err(failed("migrate-incoming"))?;
-    completed(qmp).await?;
-    qmp.execute("cont", json!({})).await.map(drop).map_err(failed("cont"))
+/// Lets the guest run whose devices were loaded.
+pub(super) async fn run(qmp: &mut Qmp) -> Result<(), MigrationError> {
+    qmp.execute("cont", Value::Null).await.map(drop).map_err(failed("cont"))
 }
 
 async fn completed(qmp: &mut Qmp) -> Result<(), MigrationError> {
@@ -73,7 +78,8 @@ async fn completed(qmp: &mut Qmp) -> Result<(), MigrationError> {
     if outcome == "completed" {
         return Ok(());
     }
-    let answer = qmp.execute("query-migrate", json!({})).await.map_err(failed("query-migrate"))?;
+    let answer =
+        qmp.execute("query-migrate", Value::Null).await.map_err(failed("query-migrate"))?;
     let reason = answer["error-desc"].as_str().unwrap_or_default().to_owned();
     Err(MigrationError::Unsuccessful { outcome, reason })
 }

@@ -1,4 +1,7 @@
-//! A QEMU process that is ready to load its template.
+//! A QEMU process that has loaded its template's devices, and maps its memory.
+//!
+//! The load of the devices needs some milliseconds and touches little of the memory, so it is
+//! done ahead. The guest runs only once the standby is needed.
 
 use std::os::fd::OwnedFd;
 
@@ -8,7 +11,7 @@ use super::migration;
 use super::qmp::Qmp;
 use crate::{BootError, ExitWatch, RestoreError, Standby};
 
-/// A QEMU process that is ready to load its template.
+/// A QEMU process whose guest is paused where its template was made.
 #[derive(Debug)]
 pub struct QemuStandby {
     qmp: Qmp,
@@ -16,12 +19,15 @@ pub struct QemuStandby {
 }
 
 impl QemuStandby {
-    /// Gives `launched` the `state` it is to load.
-    pub(super) async fn prepare(launched: Launched, state: &OwnedFd) -> Result<Self, BootError> {
+    /// Loads `state`, the devices of a template, into `launched`.
+    pub(super) async fn load_devices(
+        launched: Launched,
+        state: &OwnedFd,
+    ) -> Result<Self, BootError> {
         let mut qmp = launched.control().await?;
-        match migration::prepare(&mut qmp, state).await {
+        match migration::load(&mut qmp, state).await {
             Ok(()) => Ok(Self { qmp, launched }),
-            Err(error) => Err(launched.failed("the preparation", error).await),
+            Err(error) => Err(launched.failed("the load", error).await),
         }
     }
 }
@@ -30,10 +36,10 @@ impl Standby for QemuStandby {
     type MicroVm = QemuMicroVm;
 
     async fn load(mut self) -> Result<QemuMicroVm, RestoreError> {
-        match migration::load(&mut self.qmp).await {
+        match migration::run(&mut self.qmp).await {
             // Its memory is the template's: no template can be made of it.
             Ok(()) => Ok(self.launched.into_microvm(Some(self.qmp), None)),
-            Err(error) => Err(self.launched.failed("the load", error).await.into()),
+            Err(error) => Err(self.launched.failed("the start of the guest", error).await.into()),
         }
     }
 

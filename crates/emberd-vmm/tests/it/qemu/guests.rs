@@ -236,8 +236,7 @@ async fn a_template_that_cannot_be_used_is_an_error_and_leaves_nothing() {
     fs::write(template.state(), &state[..20_000]).unwrap();
     assert!(answers(&lab.clone_of(&template, "sb_5").await).await);
     let template = Template::open(template.dir()).unwrap();
-    let standby = lab.stand_by(&template, "sb_5").await.unwrap();
-    let error = standby.load().await.unwrap_err();
+    let error = lab.stand_by(&template, "sb_5").await.unwrap_err();
     let RestoreError::Start(BootError::Exited { log_tail, .. }) = &error else {
         panic!("{error:?}")
     };
