@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::data_dir::DataDir;
 use crate::name::PackName;
-use crate::pack::Compression;
+use crate::pack::{Compression, Profiles};
 
 /// Maximum size of a manifest that is read, in bytes (1 MiB).
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
@@ -265,6 +265,9 @@ pub(crate) struct PackManifest {
     pub spec: PackSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<String>,
+    /// Absent from manifests that were written before there were profiles.
+    #[serde(default, skip_serializing_if = "Profiles::is_empty")]
+    pub profiles: Profiles,
     pub rootfs: Blob,
 }
 

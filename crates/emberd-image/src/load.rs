@@ -11,6 +11,7 @@ use crate::artifact::{
 };
 use crate::data_dir::DataDir;
 use crate::name::PackName;
+use crate::pack::Profiles;
 
 /// The images for guests: every file exists and has the content that its manifest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +87,8 @@ pub struct PackImage {
     /// Code that uses what most programs of the pack use. It leaves nothing behind and exits with
     /// 0.
     pub warm_up: Option<String>,
+    /// Where its package managers download from.
+    pub profiles: Profiles,
 }
 
 /// An artifact that is built and loaded.
@@ -206,6 +209,7 @@ impl Images {
                 sha256: pack.rootfs.sha256,
                 description: pack.description,
                 warm_up: pack.warm_up,
+                profiles: pack.profiles,
             };
             Ok((name, image))
         });

@@ -214,6 +214,7 @@ mod tests {
             sha256: Digest::of(b""),
             description: String::new(),
             warm_up: warm_up.map(str::to_owned),
+            profiles: emberd_image::Profiles::new(),
         };
         let vmm = |accelerator| VmmDescription {
             driver: "qemu",
