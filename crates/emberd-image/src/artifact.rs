@@ -3,7 +3,6 @@
 //! Readers need no lock: a blob never changes once it has its name, and a manifest is replaced by
 //! a single rename.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::data_dir::DataDir;
 use crate::name::PackName;
-use crate::pack::Compression;
+use crate::pack::{Compression, Profiles};
 
 /// Maximum size of a manifest that is read, in bytes (1 MiB).
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
@@ -266,9 +265,9 @@ pub(crate) struct PackManifest {
     pub spec: PackSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<String>,
-    /// Entries of network policies, by the name of their profile.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub profiles: BTreeMap<String, Vec<String>>,
+    /// Absent from manifests that were written before there were profiles.
+    #[serde(default, skip_serializing_if = "Profiles::is_empty")]
+    pub profiles: Profiles,
     pub rootfs: Blob,
 }
 

@@ -10,7 +10,7 @@ use crate::kernel::KernelError;
 use crate::load::{self, Artifact, LoadError};
 use crate::modules::ModulesError;
 use crate::name::PackName;
-use crate::pack::{ArchiveError, DefinitionError};
+use crate::pack::{ArchiveError, DefinitionError, Profiles};
 use crate::progress::Progress;
 use crate::store::{Store, StoreError};
 
@@ -36,6 +36,8 @@ pub struct Installed {
     pub sha256: Digest,
     /// Size of that file, in bytes.
     pub size_bytes: u64,
+    /// Where the package managers in it download from; empty but for packs.
+    pub profiles: Profiles,
 }
 
 /// The result of a build.
@@ -178,7 +180,8 @@ impl PackManifest {
     pub(crate) fn installed(&self, data_dir: &DataDir) -> Installed {
         let artifact = Artifact::Pack(self.name.clone());
         let summary = format!("{}, from {}, {}", self.description, self.source, self.compression);
-        installed_blob(artifact, summary, &self.rootfs, data_dir)
+        let installed = installed_blob(artifact, summary, &self.rootfs, data_dir);
+        Installed { profiles: self.profiles.clone(), ..installed }
     }
 }
 
@@ -194,5 +197,6 @@ fn installed_blob(
         path: blob.path(data_dir),
         sha256: blob.sha256,
         size_bytes: blob.size_bytes,
+        profiles: Profiles::new(),
     }
 }

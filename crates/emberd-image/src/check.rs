@@ -104,7 +104,7 @@ impl Report {
     }
 }
 
-const OPTIONS: [(&str, Need, &str); 22] = [
+const OPTIONS: [(&str, Need, &str); 25] = [
     ("BLK_DEV_INITRD", Need::Required, "the initramfs"),
     ("PROC_FS", Need::Required, "/proc"),
     ("SYSFS", Need::Required, "/sys"),
@@ -126,6 +126,9 @@ const OPTIONS: [(&str, Need, &str); 22] = [
     ("BINFMT_SCRIPT", Need::Optional, "programs that start with #!"),
     ("CGROUPS", Need::Optional, "killing a whole process tree at once"),
     ("UNIX98_PTYS", Need::Optional, "terminals"),
+    ("INET", Need::Optional, "ports, and connections to the outside"),
+    ("BPF_SYSCALL", Need::Optional, "connections to the outside"),
+    ("IPV6", Need::Optional, "connections to IPv6 addresses"),
     ("HW_RANDOM_VIRTIO", Need::Optional, "entropy from the host"),
     ("MODULES", Need::Optional, "loading features that are not built in"),
 ];

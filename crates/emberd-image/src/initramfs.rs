@@ -20,6 +20,7 @@ use crate::data_dir::DataDir;
 use crate::elf::Elf;
 use crate::load::{self, Artifact, LoadError};
 use crate::modules::Module;
+use crate::pack::Profiles;
 use crate::progress::Progress;
 use crate::store::{Store, StoreError, write_synced};
 
@@ -84,6 +85,7 @@ pub fn write_initramfs(
         path: out.to_owned(),
         sha256: Digest::of(&image),
         size_bytes: image.len() as u64,
+        profiles: Profiles::new(),
     })
 }
 

@@ -35,7 +35,7 @@ pub use load::{Artifact, Images, InitramfsImage, KernelImage, LoadError, PackIma
 pub use modules::ModulesError;
 pub use name::{PACK_NAME_BYTES_MAX, PackName, PackNameError};
 pub use pack::{
-    Compression, ContextDefinition, PackDefinition, PackOptions, RootPack, SHELL_CONTEXT,
+    Compression, ContextDefinition, PackDefinition, PackOptions, Profiles, RootPack, SHELL_CONTEXT,
     ZygoteDefinition,
 };
 pub use pack::{build_pack, build_pack_from_rootfs};

@@ -11,6 +11,7 @@ use crate::artifact::{
 };
 use crate::data_dir::DataDir;
 use crate::name::PackName;
+use crate::pack::Profiles;
 
 /// The images for guests: every file exists and has the content that its manifest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,9 +87,8 @@ pub struct PackImage {
     /// Code that uses what most programs of the pack use. It leaves nothing behind and exits with
     /// 0.
     pub warm_up: Option<String>,
-    /// Profiles of network policies: entries, by the name of the profile. They are what the
-    /// package managers in the image are configured to use.
-    pub profiles: BTreeMap<String, Vec<String>>,
+    /// Where its package managers download from.
+    pub profiles: Profiles,
 }
 
 /// An artifact that is built and loaded.

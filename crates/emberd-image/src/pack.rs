@@ -4,7 +4,6 @@
 //! such as the [`PackSpec`] for the guest agent. An untrusted archive is never unpacked on the
 //! host: its device nodes and links are only entries of an image.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -26,6 +25,7 @@ mod archive;
 mod context;
 mod debian;
 mod definition;
+mod profiles;
 mod rootfs;
 mod squashfs;
 mod zygote;
@@ -33,6 +33,7 @@ mod zygote;
 pub use archive::{ArchiveError, ROOT_BYTES_MAX, ROOT_ENTRIES_MAX};
 pub use context::{ContextDefinition, SHELL_CONTEXT};
 pub use definition::{DefinitionError, PackDefinition};
+pub use profiles::Profiles;
 pub use rootfs::{RootPack, run_words};
 pub use zygote::ZygoteDefinition;
 
@@ -204,7 +205,9 @@ impl PackBuild<'_> {
         let store = Store::lock(data_dir, progress)?;
         let compression = options.compression;
         let compression_name = compression.to_string();
-        let key = Digest::of_parts(&[self.inputs.as_bytes(), compression_name.as_bytes()]);
+        // The last part is what a manifest holds since packs have profiles.
+        let parts = [self.inputs.as_bytes(), compression_name.as_bytes(), b"profiles"];
+        let key = Digest::of_parts(&parts);
         let path = Artifact::Pack(self.name.clone()).manifest(data_dir);
         if let Some(manifest) = store.current::<PackManifest>(&path, key).filter(|_| !options.force)
         {
@@ -219,6 +222,8 @@ impl PackBuild<'_> {
         let prelude = self.prelude();
         let events = (sender, receiver);
         squashfs::write(&image, prelude, root, compression, self.newest, events, progress)?;
+        progress.stage("reading the package managers' configuration");
+        let profiles = profiles::of_image(&image)?;
         progress.stage("storing the image");
         let manifest = PackManifest {
             key,
@@ -228,7 +233,7 @@ impl PackBuild<'_> {
             compression,
             spec: self.spec,
             warm_up: self.warm_up.map(str::to_owned),
-            profiles: BTreeMap::new(),
+            profiles,
             rootfs: store.publish(&image, BlobKind::Squashfs)?,
         };
         store.write_manifest(&path, &manifest)?;

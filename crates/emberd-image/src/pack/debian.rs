@@ -150,7 +150,9 @@ mod tests {
             arguments.ends_with(&["bookworm", "-", "http://mirror.example"].map(str::to_owned))
         );
         assert!(arguments.contains(&"--mode=unshare".to_owned()));
-        assert!(arguments.iter().any(|argument| argument.starts_with("--include=adduser,bash,")));
+        assert!(
+            arguments.iter().any(|argument| argument.starts_with("--include=adduser,apt,bash,"))
+        );
     }
 
     #[test]

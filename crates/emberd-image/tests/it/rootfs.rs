@@ -76,6 +76,48 @@ fn the_image_holds_the_root_and_how_its_code_runs() {
 }
 
 #[test]
+fn profiles_are_what_the_package_managers_in_the_image_are_configured_for() {
+    let place = Place::new();
+    let root = place.root();
+    let write = |path: &str, content: &str| {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    assert!(place.pack("bare", &root).unwrap().installed.profiles.is_empty());
+    write(
+        "usr/lib/python3/dist-packages/pip/_internal/models/index.py",
+        "PyPI = PackageIndex(\"https://a.example/\", file_storage_domain=\"b.example\")\n",
+    );
+    write("usr/bin/apt-get", "not really apt");
+    write("etc/apt/sources.list", "deb http://c.example/debian stable main\n");
+    write("etc/apt/sources.list.d/more.sources", "Types: deb\nURIs: https://d.example/more\n");
+    write(
+        "usr/share/nodejs/npm/lib/utils/config/definitions.js",
+        "define('registry', { default: 'https://e.example/' })\n",
+    );
+    let built = place.pack("plain", &root).unwrap().installed;
+    let expected = |profiles: &[(&str, &[&str])]| {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        profiles.iter().map(|(name, entries)| ((*name).to_owned(), texts(entries))).collect()
+    };
+    let apt: &[&str] = &["c.example:80", "d.example:443"];
+    let defaults =
+        [("apt", apt), ("npm", &["e.example:443"]), ("pip", &["a.example:443", "b.example:443"])];
+    assert_eq!(built.profiles, expected(&defaults));
+    // The manifest keeps them.
+    let listed = emberd_image::installed(&place.data_dir).unwrap();
+    assert!(listed.iter().any(|installed| installed.profiles == built.profiles));
+
+    write("etc/pip.conf", "[global]\nindex-url = http://mirror.example:3141/simple\n");
+    write("etc/npmrc", "registry=http://mirror.example:4873/\n");
+    let mirrored = place.pack("mirrored", &root).unwrap().installed;
+    let mirrors =
+        [("apt", apt), ("npm", &["mirror.example:4873"]), ("pip", &["mirror.example:3141"])];
+    assert_eq!(mirrored.profiles, expected(&mirrors));
+}
+
+#[test]
 fn every_compression_holds_the_same_files() {
     let place = Place::new();
     let root = place.root();

@@ -203,7 +203,6 @@ pub(crate) async fn run_warm_up(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use emberd_image::Digest;
 
@@ -216,7 +215,7 @@ mod tests {
             sha256: Digest::of(b""),
             description: String::new(),
             warm_up: warm_up.map(str::to_owned),
-            profiles: BTreeMap::default(),
+            profiles: emberd_image::Profiles::new(),
         };
         let vmm = |accelerator| VmmDescription {
             driver: "qemu",

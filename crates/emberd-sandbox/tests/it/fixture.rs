@@ -90,7 +90,7 @@ impl Fixture {
             sha256: Digest::of(b""),
             description: "a shell".into(),
             warm_up: Some(WARM_UP.into()),
-            profiles: BTreeMap::new(),
+            profiles: emberd_image::Profiles::new(),
         };
         let images = Images {
             kernel: KernelImage::given(double.kernel()).unwrap(),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use emberd_image::{DataDir, Installed};
+use emberd_image::{DataDir, Installed, Profiles};
 use serde::Serialize;
 
 use crate::output::{self, Output};
@@ -18,6 +18,8 @@ pub struct Image {
     path: String,
     sha256: String,
     size_bytes: u64,
+    #[serde(skip_serializing_if = "Profiles::is_empty")]
+    profiles: Profiles,
 }
 
 impl From<&Installed> for Image {
@@ -28,6 +30,7 @@ impl From<&Installed> for Image {
             path: installed.path.display().to_string(),
             sha256: installed.sha256.to_string(),
             size_bytes: installed.size_bytes,
+            profiles: installed.profiles.clone(),
         }
     }
 }

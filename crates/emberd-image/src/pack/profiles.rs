@@ -1,0 +1,253 @@
+//! Egress profiles of a pack: where the package managers in its image download from, as their own
+//! configuration there says.
+//!
+//! The files are read out of the finished image, which is never unpacked. A manager without
+//! configuration has a default in its own source, which is where the profile takes it from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::path::Path;
+
+use crate::command::{Tool, ToolError};
+
+/// Entries of an egress policy (`HOST:PORT`) for each package manager, by name.
+pub type Profiles = BTreeMap<String, Vec<String>>;
+
+/// Most bytes read of one manager's files.
+const FILES_BYTES_MAX: u64 = 4 << 20;
+
+/// Most entries of one profile. An image with more is configured by hand, by entries of its own.
+const ENTRIES_MAX: usize = 64;
+
+/// Pip's own source, which names the default index.
+const PIP_SOURCE: [&str; 2] = [
+    "usr/lib/python3*/*-packages/pip/_internal/models/index.py",
+    "usr/local/lib/python3*/*-packages/pip/_internal/models/index.py",
+];
+
+/// Pip's configuration for all users, and for root.
+const PIP_CONFIG: [&str; 5] = [
+    "etc/pip.conf",
+    "etc/xdg/pip/pip.conf",
+    "usr/local/etc/pip.conf",
+    "root/.config/pip/pip.conf",
+    "root/.pip/pip.conf",
+];
+
+/// Npm's own source, which names the default registry.
+const NPM_SOURCE: [&str; 6] = [
+    "usr/share/nodejs/npm/lib/utils/config/definitions.js",
+    "usr/share/nodejs/@npmcli/config/lib/definitions/definitions.js",
+    "usr/lib/node_modules/npm/lib/utils/config/definitions.js",
+    "usr/lib/node_modules/npm/node_modules/@npmcli/config/lib/definitions/definitions.js",
+    "usr/local/lib/node_modules/npm/lib/utils/config/definitions.js",
+    "usr/local/lib/node_modules/npm/node_modules/@npmcli/config/lib/definitions/definitions.js",
+];
+
+/// Npm's configuration for all users, and for root.
+const NPM_CONFIG: [&str; 6] = [
+    "etc/npmrc",
+    "usr/etc/npmrc",
+    "usr/local/etc/npmrc",
+    "usr/share/nodejs/npm/npmrc",
+    "usr/local/lib/node_modules/npm/npmrc",
+    "root/.npmrc",
+];
+
+/// Apt's sources.
+const APT_SOURCES: [&str; 3] =
+    ["etc/apt/sources.list", "etc/apt/sources.list.d/*.list", "etc/apt/sources.list.d/*.sources"];
+
+/// Apt itself: its sources are there without it where the image was made by another one.
+const APT_PROGRAM: [&str; 1] = ["usr/bin/apt-get"];
+
+/// Returns the profiles of the package managers in a squashfs image.
+///
+/// # Errors
+/// [`ToolError`] of `unsquashfs`.
+pub(super) fn of_image(image: &Path) -> Result<Profiles, ToolError> {
+    let read = |names: &[&str]| contents(image, names);
+    let mut profiles = Profiles::new();
+    let mut add = |name: &str, hosts: BTreeSet<String>| {
+        if !hosts.is_empty() {
+            profiles.insert(name.to_owned(), hosts.into_iter().take(ENTRIES_MAX).collect());
+        }
+    };
+    add("pip", pip(&read(&PIP_SOURCE)?, &read(&PIP_CONFIG)?));
+    add("npm", npm(&read(&NPM_SOURCE)?, &read(&NPM_CONFIG)?));
+    if !read(&APT_PROGRAM)?.is_empty() {
+        add("apt", apt(&read(&APT_SOURCES)?));
+    }
+    Ok(profiles)
+}
+
+/// Returns the contents of the files that match, one after the other, as text.
+fn contents(image: &Path, names: &[&str]) -> Result<String, ToolError> {
+    let tool = Tool::new("unsquashfs", "squashfs-tools")
+        // A name without a file is not an error.
+        .with(|command| command.args(["-no-exit-code", "-cat"]).arg(image).args(names));
+    let mut tool = tool.start(|_line| {})?;
+    let mut bytes = Vec::new();
+    let mut output = tool.take_stdout();
+    let read = output.by_ref().take(FILES_BYTES_MAX).read_to_end(&mut bytes);
+    read.map_err(|source| ToolError::Run { program: "unsquashfs".to_owned(), source })?;
+    // More than the limit is not read; the tool would wait for it.
+    std::io::copy(&mut output, &mut std::io::sink())
+        .map_err(|source| ToolError::Run { program: "unsquashfs".to_owned(), source })?;
+    tool.finish()?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Pip's index, and the host of its files. A configured index is taken to have its files itself,
+/// as mirrors do.
+fn pip(source: &str, config: &str) -> BTreeSet<String> {
+    let mut hosts = BTreeSet::new();
+    if source.is_empty() {
+        return hosts;
+    }
+    let mut key = "";
+    let mut has_index = false;
+    for line in config.lines() {
+        let continued = line.starts_with([' ', '\t']);
+        let value = match line.split_once(['=', ':']) {
+            Some((name, value)) if !continued => {
+                key = name.trim();
+                value
+            }
+            _ if continued => line,
+            _ => continue,
+        };
+        if ["index-url", "extra-index-url", "find-links", "index"].contains(&key) {
+            hosts.extend(value.split_whitespace().filter_map(entry));
+            has_index |= key == "index-url" && !hosts.is_empty();
+        }
+    }
+    if !has_index && let Some(index) = source.split("PyPI = PackageIndex(").nth(1) {
+        let mut texts = index.split('"').skip(1).step_by(2);
+        hosts.extend(texts.next().and_then(entry));
+        hosts.extend(texts.next().filter(|host| is_host(host)).map(|host| format!("{host}:443")));
+    }
+    hosts
+}
+
+/// Npm's registries: the default one, and those of scopes.
+fn npm(source: &str, config: &str) -> BTreeSet<String> {
+    let mut hosts = BTreeSet::new();
+    if source.is_empty() {
+        return hosts;
+    }
+    let mut has_default = false;
+    for line in config.lines() {
+        let Some((name, value)) = line.split_once('=') else { continue };
+        let name = name.trim();
+        if name == "registry" || name.ends_with(":registry") {
+            hosts.extend(entry(value.trim().trim_matches('"')));
+            has_default |= name == "registry";
+        }
+    }
+    if !has_default && let Some(definition) = source.split("define('registry'").nth(1) {
+        let default = definition.split("default:").nth(1).unwrap_or_default();
+        hosts.extend(default.split(['\'', '"', '`']).nth(1).and_then(entry));
+    }
+    hosts
+}
+
+/// Apt's archives, in both forms of its sources.
+fn apt(sources: &str) -> BTreeSet<String> {
+    let is_source = |line: &&str| line.starts_with("deb") || line.starts_with("URIs:");
+    let lines = sources.lines().map(str::trim_start).filter(is_source);
+    lines.flat_map(str::split_whitespace).filter_map(entry).collect()
+}
+
+/// Returns the entry for the server of a URL, or none for another text.
+fn entry(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let port = match scheme {
+        "https" => "443",
+        "http" => "80",
+        _ => return None,
+    };
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let server = authority.rsplit('@').next()?;
+    let (host, port) = match server.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => (host, port),
+        Some(_) => return None,
+        None => (server, port),
+    };
+    is_host(host).then(|| format!("{}:{port}", host.to_ascii_lowercase()))
+}
+
+fn is_host(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIP: &str = r#"PyPI = PackageIndex("https://index.example/", file_storage_domain="files.example")
+TestPyPI = PackageIndex("https://test.example/", file_storage_domain="test-files.example")"#;
+
+    const NPM: &str = "define('proxy', { default: null })\ndefine('registry', {\n  \
+                       default: 'https://registry.example/',\n  type: url,\n})";
+
+    fn check(found: BTreeSet<String>, expected: &[&str]) {
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn pip_without_configuration_has_the_index_of_its_source() {
+        check(pip(PIP, ""), &["files.example:443", "index.example:443"]);
+        check(pip("", "index-url = https://a.example/simple"), &[]);
+    }
+
+    #[test]
+    fn pip_with_an_index_has_that_alone() {
+        let config = "[global]\nindex-url = https://user:word@Mirror.example:8443/simple\n\
+                      extra-index-url =\n    http://more.example/simple\n    https://even.example\n\
+                      timeout = 10\n";
+        check(pip(PIP, config), &["even.example:443", "mirror.example:8443", "more.example:80"]);
+        let extra = "[install]\nextra-index-url = https://more.example/simple";
+        check(pip(PIP, extra), &["files.example:443", "index.example:443", "more.example:443"]);
+    }
+
+    #[test]
+    fn npm_has_its_registry_and_those_of_scopes() {
+        check(npm(NPM, ""), &["registry.example:443"]);
+        check(npm("", "registry=https://a.example"), &[]);
+        let config =
+            "registry = \"http://mirror.example:4873/\"\n@team:registry=https://t.example/";
+        check(npm(NPM, config), &["mirror.example:4873", "t.example:443"]);
+        check(
+            npm(NPM, "@team:registry=https://t.example/"),
+            &["registry.example:443", "t.example:443"],
+        );
+    }
+
+    #[test]
+    fn apt_has_the_archives_of_both_forms() {
+        let sources = "# deb http://old.example/ a\ndeb [arch=amd64] http://a.example/debian b main\n\
+                       deb-src https://b.example:444/debian b main\ndeb cdrom:[Disc]/ b main\n\
+                       Types: deb\nURIs: http://c.example/debian https://d.example\nSuites: b\n";
+        check(apt(sources), &["a.example:80", "b.example:444", "c.example:80", "d.example:443"]);
+    }
+
+    #[test]
+    fn texts_that_are_not_urls_of_servers_are_left_out() {
+        for text in [
+            "",
+            "https",
+            "https://",
+            "ftp://a.example",
+            "file:///etc",
+            "https://a b",
+            "https://*",
+            "https://a.example:99999/",
+            "https://[::1]/",
+            "https://a\u{e9}.example",
+        ] {
+            assert_eq!(entry(text), None, "{text}");
+        }
+    }
+}
