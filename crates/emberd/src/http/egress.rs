@@ -23,6 +23,7 @@ use super::failures::Failures;
 use super::id::{Id, PathError};
 use super::views::IntoBody;
 use crate::egress_file::{EgressFile, profiles as profiles_of};
+use crate::egress_record;
 
 pub mod log;
 
@@ -220,7 +221,7 @@ pub async fn check(
     let hint = hint(&check, &host, port, &file.operator(), packs);
     let Check { decision, reason, entry, from, addresses } = check;
     Ok(Json(EgressCheck {
-        decision: decision.into_body(),
+        decision: egress_record::decision(decision),
         reason,
         entry: entry.map(|entry| entry.to_string()),
         from: from.map(|from| from.to_string()),
