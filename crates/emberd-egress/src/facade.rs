@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::num::NonZero;
 use std::sync::Arc;
 
-use emberd_proto::EgressReason;
+use emberd_proto::{EgressDenials, EgressReason};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::{Builder, Runtime};
 
@@ -15,7 +15,7 @@ use crate::mux::MuxError;
 use crate::name::Name;
 use crate::network::{HostNetwork, Network};
 use crate::policy::Policy;
-use crate::record::{Decision, DeniedDestination, Mark, Page};
+use crate::record::{Decision, Page, hint};
 use crate::resolve::{LOOKUPS_MAX, Resolver};
 use crate::session;
 use crate::state::{Daemon, Sandbox, Totals, guard};
@@ -42,7 +42,7 @@ pub struct SandboxEgress {
     runtime: tokio::runtime::Handle,
 }
 
-/// What would happen to a connection.
+/// The fate of a connection that is not made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     /// Whether it would be allowed, denied, or fail for lack of an address.
@@ -189,7 +189,7 @@ impl SandboxEgress {
     }
 
     /// Marks this moment, for [`Self::denied_since`].
-    pub fn mark(&self) -> Mark {
+    pub fn mark(&self) -> u64 {
         self.sandbox.log.mark()
     }
 
@@ -197,8 +197,10 @@ impl SandboxEgress {
     /// most [`DENIED_MAX`].
     ///
     /// [`DENIED_MAX`]: crate::DENIED_MAX
-    pub fn denied_since(&self, mark: Mark) -> Vec<DeniedDestination> {
-        self.sandbox.log.denied_since(mark)
+    pub fn denied_since(&self, mark: u64) -> EgressDenials {
+        let egress_denied = self.sandbox.log.denied_since(mark);
+        let hint = hint(&egress_denied);
+        EgressDenials { egress_denied, hint }
     }
 
     /// Ends every session and connection, now and later.

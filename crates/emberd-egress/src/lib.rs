@@ -16,8 +16,8 @@ mod entry;
 mod facade;
 mod flow;
 mod guard;
-mod hello;
-mod http;
+pub mod hello;
+pub mod http;
 mod limits;
 mod lookup;
 mod mux;
@@ -42,7 +42,7 @@ pub use compile::PolicyError;
 pub use emberd_proto::policy::{
     EgressLimits as Limits, EgressLogMode as LogMode, EgressProtocol as Protocol,
 };
-pub use emberd_proto::{EntrySpec, PolicySpec};
+pub use emberd_proto::{EgressDenials, EgressDenied, EntrySpec, PolicySpec};
 pub use entry::{Entry, EntryError, Host};
 pub use facade::{CONNECTIONS_MAX_DEFAULT, Check, Egress, SandboxEgress};
 pub use mux::MuxError;
@@ -53,8 +53,7 @@ pub use policy::{InForce, Policy};
 pub use ports::{PortSet, PortsError};
 pub use profile::{BUILT_IN, PackProfiles, ProfileNameError};
 pub use record::{
-    Carried, DENIED_MAX, Decision, DeniedDestination, Kind, Mark, Page, RECORDS_BYTES_MAX,
-    RECORDS_MAX, Record, hint,
+    Carried, DENIED_MAX, Decision, Kind, Page, RECORDS_BYTES_MAX, RECORDS_MAX, Record, hint,
 };
 pub use requests::Requests;
 pub use state::Totals;

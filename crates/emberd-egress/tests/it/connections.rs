@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use emberd_egress::{Decision, Kind, hint};
+use emberd_egress::{Decision, Kind};
 use emberd_proto::EgressReason;
 use emberd_proto::egress::EgressAnswer;
 use serde_json::json;
@@ -117,8 +117,8 @@ async fn what_no_rule_allows_is_refused_with_its_reason() {
     assert_eq!(records[3].entry.as_deref(), Some("t.b.example"));
     assert_eq!(records[6].decision, Decision::Failed);
     let denied = sandbox.denied_since(mark);
-    assert_eq!(denied.len(), 5);
-    let hint = hint(&denied).unwrap();
+    assert_eq!(denied.egress_denied.len(), 5);
+    let hint = denied.hint.unwrap();
     let entries = format!(r#"["{ONE}:7000", "a.example:22", "evil.example:7000"]"#);
     assert!(hint.ends_with(&entries), "{hint}");
     let dialled = world.names.dialled.lock().clone();

@@ -11,8 +11,8 @@ use emberd_api::{
     SandboxEgress as SandboxEgressBody, paths,
 };
 use emberd_egress::{
-    BUILT_IN, Check, DeniedDestination, Entry, EntrySpec, Operator, PackProfiles, Policy,
-    PolicyError, PolicySpec,
+    BUILT_IN, Check, EgressDenied, Entry, EntrySpec, Operator, PackProfiles, Policy, PolicyError,
+    PolicySpec,
 };
 use emberd_image::PackName;
 use emberd_sandbox::{EgressState as EgressStateView, Handle, Sandboxes, Unknown};
@@ -240,7 +240,7 @@ fn hint(
 ) -> Option<String> {
     let reason = check.reason?;
     let (host, port) = (host.to_owned(), Some(port));
-    let denied = DeniedDestination { host, port, reason, count: 1 };
+    let denied = EgressDenied { host, port, reason, count: 1 };
     let hint = match reason {
         EgressReason::NoRule | EgressReason::PortNotAllowed => {
             let entry = denied.entry()?;

@@ -172,6 +172,7 @@ impl IntoBody for RunEventView {
                 timed_out: end.timed_out,
                 truncated: end.truncated,
                 duration_us: micros(end.duration),
+                egress: end.egress,
             },
         }
     }
