@@ -15,8 +15,8 @@ use crate::verdict::Source;
 /// Most entries of a policy with those of its profiles.
 const RULES_MAX: usize = 4096;
 
-/// Most ranges of ports in all entries of `allow` and `deny`. Entries of one host are compiled range
-/// by range, so that their number bounds the time that a caller's policy takes.
+/// Most ranges of ports in all entries of `allow` and `deny`. Entries of one host are compiled
+/// range by range, so that their number bounds the time that a policy takes.
 const PORT_RANGES_MAX: usize = 2048;
 
 /// Why a policy cannot be compiled. `pointer` is where in the policy (RFC 6901).
