@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use emberd_proto::Forms;
+use emberd_proto::{EgressDenials, EgressDenied, Forms};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -112,6 +112,9 @@ pub enum RunEvent {
         truncated: bool,
         /// Time from `started` to the end, in microseconds.
         duration_us: u64,
+        /// What the network policy denied to the sandbox meanwhile.
+        #[serde(flatten)]
+        egress: EgressDenials,
     },
     /// An event that this version does not know.
     #[cfg_attr(feature = "schema", schema(title = "RunOther"))]
@@ -133,6 +136,9 @@ struct Fields<'a> {
     timed_out: Option<bool>,
     truncated: Option<bool>,
     duration_us: Option<u64>,
+    #[serde(default)]
+    egress_denied: Vec<EgressDenied>,
+    hint: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for RunEvent {
@@ -158,6 +164,7 @@ impl<'de> Deserialize<'de> for RunEvent {
                 timed_out: fields.timed_out.ok_or_else(|| missing("timed_out"))?,
                 truncated: fields.truncated.ok_or_else(|| missing("truncated"))?,
                 duration_us: fields.duration_us.ok_or_else(|| missing("duration_us"))?,
+                egress: EgressDenials { egress_denied: fields.egress_denied, hint: fields.hint },
             },
             _ => Self::Other,
         })
@@ -197,6 +204,7 @@ mod tests {
                     timed_out: true,
                     truncated: false,
                     duration_us: 2,
+                    egress: EgressDenials::default(),
                 },
                 [
                     r#"{"event":"end","execution_count":1,"timed_out":true,"#,

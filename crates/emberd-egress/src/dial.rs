@@ -8,6 +8,8 @@ use futures::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use crate::network::Network;
+
 /// Most addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
 
@@ -18,17 +20,25 @@ const STAGGER: Duration = Duration::from_millis(250);
 const DIAL_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Connects to `port` of one of `addresses`, in their order. None if none answers.
-pub(crate) async fn dial(addresses: &[IpAddr], port: u16) -> Option<(TcpStream, IpAddr)> {
-    timeout(DIAL_WAIT_MAX, attempts(addresses, port)).await.ok().flatten()
+pub(crate) async fn dial(
+    network: &dyn Network,
+    addresses: &[IpAddr],
+    port: u16,
+) -> Option<(TcpStream, IpAddr)> {
+    timeout(DIAL_WAIT_MAX, attempts(network, addresses, port)).await.ok().flatten()
 }
 
-async fn attempts(addresses: &[IpAddr], port: u16) -> Option<(TcpStream, IpAddr)> {
+async fn attempts(
+    network: &dyn Network,
+    addresses: &[IpAddr],
+    port: u16,
+) -> Option<(TcpStream, IpAddr)> {
     let mut waiting = addresses.iter().copied().take(ADDRESSES_MAX);
     let mut under_way = FuturesUnordered::new();
     loop {
         if let Some(address) = waiting.next() {
             under_way.push(async move {
-                let stream = TcpStream::connect((address, port)).await.ok()?;
+                let stream = network.connect((address, port).into()).await.ok()?;
                 // The guest's programs decide how they batch.
                 stream.set_nodelay(true).ok()?;
                 Some((stream, address))
@@ -52,6 +62,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::network::HostNetwork;
 
     #[tokio::test]
     async fn the_first_address_that_answers_is_taken() {
@@ -59,7 +70,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let refused = IpAddr::from([127, 0, 0, 2]);
         let listening = IpAddr::from(Ipv4Addr::LOCALHOST);
-        let (_, address) = dial(&[refused, refused, listening], port).await.unwrap();
+        let (_, address) = dial(&HostNetwork, &[refused, refused, listening], port).await.unwrap();
         assert_eq!(address, listening);
     }
 
@@ -69,7 +80,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let mut addresses = vec![IpAddr::from([127, 0, 0, 2]); ADDRESSES_MAX];
         addresses.push(Ipv4Addr::LOCALHOST.into());
-        assert!(dial(&addresses, port).await.is_none());
-        assert!(dial(&[], port).await.is_none());
+        assert!(dial(&HostNetwork, &addresses, port).await.is_none());
+        assert!(dial(&HostNetwork, &[], port).await.is_none());
     }
 }

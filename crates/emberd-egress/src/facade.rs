@@ -6,19 +6,20 @@ use std::net::IpAddr;
 use std::num::NonZero;
 use std::sync::Arc;
 
-use emberd_proto::EgressReason;
+use emberd_proto::{EgressDenials, EgressReason};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::flow::addresses;
+use crate::lookup::addresses;
 use crate::mux::MuxError;
 use crate::name::Name;
+use crate::network::{HostNetwork, Network};
 use crate::policy::Policy;
-use crate::record::{Decision, DeniedDestination, Mark, Page};
-use crate::resolve::{HostResolver, LOOKUPS_MAX, Resolve, Resolver};
+use crate::record::{Decision, Page, hint};
+use crate::resolve::{LOOKUPS_MAX, Resolver};
 use crate::session;
 use crate::state::{Daemon, Sandbox, Totals, guard};
-use crate::verdict::{Source, Verdict};
+use crate::verdict::{Denied, Source, Verdict};
 
 /// Default of most connections of one daemon.
 pub const CONNECTIONS_MAX_DEFAULT: usize = 4096;
@@ -62,14 +63,14 @@ impl Egress {
     /// # Errors
     /// When the threads cannot be started.
     pub fn new(connections_max: usize) -> io::Result<Self> {
-        Self::with_resolver(connections_max, Arc::new(HostResolver))
+        Self::with_network(connections_max, Arc::new(HostNetwork))
     }
 
-    /// As [`Self::new`], with another source of addresses.
+    /// As [`Self::new`], over another network.
     ///
     /// # Errors
     /// When the threads cannot be started.
-    pub fn with_resolver(connections_max: usize, source: Arc<dyn Resolve>) -> io::Result<Self> {
+    pub fn with_network(connections_max: usize, network: Arc<dyn Network>) -> io::Result<Self> {
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         let runtime = Builder::new_multi_thread()
             .worker_threads((processors / PROCESSORS_PER_THREAD).max(1))
@@ -77,8 +78,8 @@ impl Egress {
             .thread_name("emberd-egress")
             .enable_all()
             .build()?;
-        let resolver = Resolver::new(source);
-        let daemon = Daemon { resolver, connections: Arc::default(), connections_max };
+        let resolver = Resolver::new(Arc::clone(&network));
+        let daemon = Daemon { network, resolver, connections: Arc::default(), connections_max };
         Ok(Self { daemon: Arc::new(daemon), runtime: Some(runtime) })
     }
 
@@ -188,7 +189,7 @@ impl SandboxEgress {
     }
 
     /// Marks this moment, for [`Self::denied_since`].
-    pub fn mark(&self) -> Mark {
+    pub fn mark(&self) -> u64 {
         self.sandbox.log.mark()
     }
 
@@ -196,8 +197,10 @@ impl SandboxEgress {
     /// most [`DENIED_MAX`].
     ///
     /// [`DENIED_MAX`]: crate::DENIED_MAX
-    pub fn denied_since(&self, mark: Mark) -> Vec<DeniedDestination> {
-        self.sandbox.log.denied_since(mark)
+    pub fn denied_since(&self, mark: u64) -> EgressDenials {
+        let egress_denied = self.sandbox.log.denied_since(mark);
+        let hint = hint(&egress_denied);
+        EgressDenials { egress_denied, hint }
     }
 
     /// Ends every session and connection, now and later.
@@ -232,15 +235,21 @@ async fn check(sandbox: &Sandbox, host: &str, port: u16) -> Check {
         }
     };
     let found = match &target {
-        Ok(address) => guard(&policy, &allowed).check(*address).map(|address| vec![address]),
-        Err(name) => addresses(sandbox, &policy, name, &allowed).await,
+        Ok(address) => {
+            let checked = guard(&policy, &allowed).check(*address);
+            checked.map(|address| vec![address]).map_err(Denied::by)
+        }
+        Err(name) => addresses(sandbox, &policy, name, Some(port), &allowed).await,
     };
     let (entry, from) = (Some(allowed.entry), Some(allowed.source));
     match found {
         Ok(addresses) => {
             Check { decision: Decision::Allowed, reason: None, entry, from, addresses }
         }
-        Err(reason) => Check { entry, from, ..Check::refused(reason) },
+        Err(Denied { reason, entry: Some(by), source }) => {
+            Check { entry: Some(by), from: source, ..Check::refused(reason) }
+        }
+        Err(denied) => Check { entry, from, ..Check::refused(denied.reason) },
     }
 }
 

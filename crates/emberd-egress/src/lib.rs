@@ -10,14 +10,19 @@
 //! over any byte stream.
 
 mod compile;
+mod connect;
 mod dial;
 mod entry;
 mod facade;
 mod flow;
 mod guard;
+mod hello;
+mod http;
 mod limits;
+mod lookup;
 mod mux;
 mod name;
+mod network;
 mod operator;
 mod peer;
 mod policy;
@@ -28,6 +33,7 @@ mod requests;
 mod resolve;
 mod rules;
 mod session;
+mod sniff;
 mod splice;
 mod state;
 mod verdict;
@@ -36,20 +42,19 @@ pub use compile::PolicyError;
 pub use emberd_proto::policy::{
     EgressLimits as Limits, EgressLogMode as LogMode, EgressProtocol as Protocol,
 };
-pub use emberd_proto::{EntrySpec, PolicySpec};
+pub use emberd_proto::{EgressDenials, EgressDenied, EntrySpec, PolicySpec};
 pub use entry::{Entry, EntryError, Host};
 pub use facade::{CONNECTIONS_MAX_DEFAULT, Check, Egress, SandboxEgress};
 pub use mux::MuxError;
 pub use name::{Name, NameError};
+pub use network::{HostNetwork, LookupError, Network};
 pub use operator::{Operator, OperatorError};
 pub use policy::{InForce, Policy};
 pub use ports::{PortSet, PortsError};
 pub use profile::{BUILT_IN, PackProfiles, ProfileNameError};
 pub use record::{
-    Carried, DENIED_MAX, Decision, DeniedDestination, Kind, Mark, Page, RECORDS_BYTES_MAX,
-    RECORDS_MAX, Record, hint,
+    Carried, DENIED_MAX, Decision, Kind, Page, RECORDS_BYTES_MAX, RECORDS_MAX, Record, hint,
 };
 pub use requests::Requests;
-pub use resolve::{HostResolver, LookupError, Resolve};
 pub use state::Totals;
 pub use verdict::{Allowed, Denied, Source, Verdict};

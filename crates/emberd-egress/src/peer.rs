@@ -72,6 +72,19 @@ impl Peer {
         self.stream.write_all(&frame).await
     }
 
+    /// Says something to the guest's program and ends the connection in order: it may still be
+    /// sending, and would lose what it has not read by then.
+    pub async fn end_saying(&mut self, bytes: &[u8]) {
+        self.head = BytesMut::new();
+        self.stream.discard();
+        let ending = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.finish().await?;
+            self.stream.chunk().await
+        };
+        drop(timeout(REQUEST_WAIT_MAX, ending).await);
+    }
+
     /// Answers the request, and ends the stream.
     pub async fn end_with(&mut self, answer: &EgressAnswer) {
         self.head = BytesMut::new();

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use emberd_proto::EgressReason;
+use emberd_proto::{EgressDenied, EgressReason};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -227,40 +227,6 @@ pub struct Page {
     pub gap: u64,
 }
 
-/// A destination that a sandbox was denied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeniedDestination {
-    /// The name, or the address.
-    pub host: String,
-    /// The port; none of a lookup.
-    pub port: Option<u16>,
-    /// Why.
-    pub reason: EgressReason,
-    /// How often.
-    pub count: u32,
-}
-
-impl DeniedDestination {
-    /// The entry of `allow` that would allow it; none where no entry can.
-    pub fn entry(&self) -> Option<String> {
-        if !matches!(self.reason, EgressReason::NoRule | EgressReason::PortNotAllowed) {
-            return None;
-        }
-        let host = match self.host.parse() {
-            Ok(IpAddr::V6(address)) => format!("[{address}]"),
-            _ => self.host.clone(),
-        };
-        Some(match self.port {
-            None | Some(80 | 443) => host,
-            Some(port) => format!("{host}:{port}"),
-        })
-    }
-}
-
-/// A moment in the log of a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark(u64);
-
 /// The records of one sandbox.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -355,18 +321,18 @@ impl Log {
     }
 
     /// Marks this moment.
-    pub fn mark(&self) -> Mark {
+    pub fn mark(&self) -> u64 {
         let mut state = self.state.lock();
         state.marked = state.seq;
-        Mark(state.seq)
+        state.seq
     }
 
     /// Returns the destinations that the policy has denied since `mark`, the latest first, at
     /// most [`DENIED_MAX`].
-    pub fn denied_since(&self, mark: Mark) -> Vec<DeniedDestination> {
+    pub fn denied_since(&self, mark: u64) -> Vec<EgressDenied> {
         let state = self.state.lock();
-        let since = state.ring.iter().rev().take_while(|kept| kept.record.seq > mark.0);
-        let mut found: Vec<DeniedDestination> = Vec::new();
+        let since = state.ring.iter().rev().take_while(|kept| kept.record.seq > mark);
+        let mut found: Vec<EgressDenied> = Vec::new();
         for Record { host, port, reason, count, .. } in since.map(|kept| &kept.record) {
             let (Some(host), Some(reason)) = (host, reason) else { continue };
             if !is_about_the_policy(*reason) {
@@ -379,7 +345,7 @@ impl Log {
             match known {
                 Some(known) => known.count = known.count.saturating_add(*count),
                 None if is_full => {}
-                None => found.push(DeniedDestination {
+                None => found.push(EgressDenied {
                     host: host.clone(),
                     port: *port,
                     reason: *reason,
@@ -424,8 +390,8 @@ impl State {
 }
 
 /// What to ask for so that `denied` are allowed, for people and models; none if no entry would.
-pub fn hint(denied: &[DeniedDestination]) -> Option<String> {
-    let mut entries: Vec<String> = denied.iter().filter_map(DeniedDestination::entry).collect();
+pub fn hint(denied: &[EgressDenied]) -> Option<String> {
+    let mut entries: Vec<String> = denied.iter().filter_map(EgressDenied::entry).collect();
     // A lookup that is denied comes before the connection that it prevents.
     entries.sort_unstable();
     entries.dedup();
@@ -434,6 +400,12 @@ pub fn hint(denied: &[DeniedDestination]) -> Option<String> {
     }
     let list = entries.iter().map(|entry| format!("\"{entry}\"")).collect::<Vec<_>>().join(", ");
     Some(format!("the sandbox's egress policy does not allow this; ask for \"allow\": [{list}]"))
+}
+
+/// As [`hint`], for one destination.
+pub(crate) fn hint_for(host: &str, port: u16, reason: EgressReason) -> Option<String> {
+    let (host, port) = (host.to_owned(), Some(port));
+    hint(&[EgressDenied { host, port, reason, count: 1 }])
 }
 
 #[cfg(test)]
@@ -523,7 +495,7 @@ mod tests {
 
     #[test]
     fn a_hint_names_the_entries_to_ask_for() {
-        let denied = |host: &str, port, reason| DeniedDestination {
+        let denied = |host: &str, port, reason| EgressDenied {
             host: host.to_owned(),
             port,
             reason,

@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use emberd_proto::EgressReason;
 use emberd_proto::egress::EGRESS_ADDRESSES_MAX;
 use futures::future::{BoxFuture, FutureExt as _, Shared};
 use parking_lot::Mutex;
@@ -17,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::name::Name;
+use crate::network::{LookupError, Network};
 
 /// Most lookups of one daemon at once.
 pub(crate) const LOOKUPS_MAX: usize = 32;
@@ -33,64 +33,12 @@ const FAILURE_KEPT: Duration = Duration::from_secs(2);
 /// Most answers that are kept, and lookups under way; the oldest go.
 const ANSWERS_MAX: usize = 1024;
 
-/// Why a name has no addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LookupError {
-    /// The name, or an address of it, does not exist.
-    NoSuchName,
-    /// The host's resolver failed, or took too long.
-    Failed,
-}
-
-impl LookupError {
-    /// The reason in answers and records.
-    pub fn reason(self) -> EgressReason {
-        match self {
-            Self::NoSuchName => EgressReason::NoSuchName,
-            Self::Failed => EgressReason::LookupFailed,
-        }
-    }
-}
-
-/// A source of addresses.
-pub trait Resolve: Send + Sync + 'static {
-    /// Returns the addresses of `name`, of both families, in the order in which to try them.
-    /// Blocks.
-    ///
-    /// # Errors
-    /// [`LookupError`].
-    fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookupError>;
-}
-
-/// The resolver of this host.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HostResolver;
-
-impl Resolve for HostResolver {
-    fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
-        use dns_lookup::LookupErrorKind::{NoData, NoName};
-        // One answer for each address, not for each type of socket.
-        let hints = dns_lookup::AddrInfoHints {
-            socktype: dns_lookup::SockType::Stream.into(),
-            ..Default::default()
-        };
-        match dns_lookup::getaddrinfo(Some(name), None, Some(hints)) {
-            Ok(found) => {
-                let addresses = found.filter_map(Result::ok).map(|info| info.sockaddr.ip());
-                Ok(addresses.collect())
-            }
-            Err(error) if matches!(error.kind(), NoName | NoData) => Err(LookupError::NoSuchName),
-            Err(_) => Err(LookupError::Failed),
-        }
-    }
-}
-
 type Answer = Result<Arc<[IpAddr]>, LookupError>;
 type Lookup = Shared<BoxFuture<'static, Answer>>;
 
 /// The lookups of one daemon.
 pub(crate) struct Resolver {
-    source: Arc<dyn Resolve>,
+    network: Arc<dyn Network>,
     threads: Arc<Semaphore>,
     kept: Mutex<Kept>,
 }
@@ -103,8 +51,8 @@ struct Kept {
 }
 
 impl Resolver {
-    pub fn new(source: Arc<dyn Resolve>) -> Self {
-        Self { source, threads: Arc::new(Semaphore::new(LOOKUPS_MAX)), kept: Mutex::default() }
+    pub fn new(network: Arc<dyn Network>) -> Self {
+        Self { network, threads: Arc::new(Semaphore::new(LOOKUPS_MAX)), kept: Mutex::default() }
     }
 
     /// Returns the addresses of `name`, at least one. Lookups of one name at once are one.
@@ -114,11 +62,11 @@ impl Resolver {
     }
 
     fn begin(&self, name: Name) -> Lookup {
-        let (source, pool) = (Arc::clone(&self.source), Arc::clone(&self.threads));
+        let (network, pool) = (Arc::clone(&self.network), Arc::clone(&self.threads));
         let lookup = async move {
             let permit = pool.acquire_owned().await.map_err(|_| LookupError::Failed)?;
             let blocking = tokio::task::spawn_blocking(move || {
-                let addresses = source.resolve(name.as_str());
+                let addresses = network.resolve(name.as_str());
                 // Held until the thread is free: it cannot be cancelled.
                 drop(permit);
                 addresses
@@ -158,14 +106,18 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::net::SocketAddr;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::net::TcpStream;
 
     use super::*;
 
     #[derive(Default)]
     struct Counting(AtomicUsize);
 
-    impl Resolve for Counting {
+    impl Network for Counting {
         fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
             self.0.fetch_add(1, Ordering::Relaxed);
             match name {
@@ -173,6 +125,10 @@ mod tests {
                 "none.example" => Ok(Vec::new()),
                 _ => Err(LookupError::Failed),
             }
+        }
+
+        fn connect(&self, _: SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>> {
+            unreachable!("nothing is connected")
         }
     }
 
@@ -183,7 +139,7 @@ mod tests {
     #[tokio::test]
     async fn answers_are_bounded_and_kept() {
         let source = Arc::new(Counting::default());
-        let resolver = Resolver::new(Arc::clone(&source) as Arc<dyn Resolve>);
+        let resolver = Resolver::new(Arc::clone(&source) as Arc<dyn Network>);
         let many = resolver.lookup(&name("many.example")).await.unwrap();
         assert_eq!(many.len(), EGRESS_ADDRESSES_MAX);
         for _ in 0..3 {
@@ -198,7 +154,7 @@ mod tests {
     #[tokio::test]
     async fn the_oldest_answers_go() {
         let source = Arc::new(Counting::default());
-        let resolver = Resolver::new(Arc::clone(&source) as Arc<dyn Resolve>);
+        let resolver = Resolver::new(Arc::clone(&source) as Arc<dyn Network>);
         for number in 0..2 * ANSWERS_MAX {
             resolver.lookup(&name(&format!("h{number}.example"))).await.unwrap_err();
         }

@@ -18,7 +18,7 @@ use crate::limits::Traffic;
 use crate::mux::MuxStream;
 
 /// Time without a byte in either direction after which a connection is cut.
-const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// The same once one direction has ended.
 const HALF_IDLE_MAX: Duration = Duration::from_secs(10 * 60);
@@ -56,6 +56,13 @@ impl Default for Moved {
     fn default() -> Self {
         let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { sent, received, last: Mutex::new(Instant::now()) }
+    }
+}
+
+impl Moved {
+    /// Whether nothing was moved.
+    pub fn is_nothing(&self) -> bool {
+        self.sent.load(Ordering::Relaxed) == 0 && self.received.load(Ordering::Relaxed) == 0
     }
 }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::guard::Guard;
 use crate::limits::{Bucket, Gate, Place, Traffic};
 use crate::name::Name;
+use crate::network::Network;
 use crate::policy::Policy;
 use crate::record::{Decision, Kind, Log, Record};
 use crate::resolve::Resolver;
@@ -25,6 +26,7 @@ const LOOKUPS_UNDER_WAY_MAX: usize = 8;
 
 /// What all sandboxes of one daemon share.
 pub(crate) struct Daemon {
+    pub network: Arc<dyn Network>,
     pub resolver: Resolver,
     pub connections: Arc<Gate>,
     pub connections_max: usize,

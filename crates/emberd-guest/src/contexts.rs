@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use emberd_proto::context::CONTEXT_LINE_BYTES_MAX;
-use emberd_proto::{ContextRun, ContextSpec};
+use emberd_proto::{ContextRun, ContextSpec, EgressDenials};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -35,6 +35,7 @@ pub use error::{CONTEXTS_MAX, ContextError};
 pub use event::{RunEnd, RunEvent};
 pub use id::{ContextId, ContextIdError};
 use life::Life;
+use run::Denials;
 pub use run::Run;
 pub use status::ContextState;
 
@@ -135,6 +136,16 @@ pub struct Contexts<S> {
     registry: Arc<Registry>,
 }
 
+impl<S: ByteStream> Denials for Session<S> {
+    fn mark(&self) -> u64 {
+        self.host.mark()
+    }
+
+    fn denied_since(&self, mark: u64) -> EgressDenials {
+        self.host.denied_since(mark)
+    }
+}
+
 impl<S: ByteStream> Contexts<S> {
     pub(crate) fn new(session: Arc<Session<S>>, registry: Arc<Registry>) -> Self {
         Self { session, registry }
@@ -190,7 +201,9 @@ impl<S: ByteStream> Contexts<S> {
         run.check().map_err(GuestError::from)?;
         self.session.host.stir();
         let timeout = run.timeout_ms.map(Duration::from_millis);
-        context.life().run(context.id, &run.code, timeout)
+        let run = context.life().run(context.id, &run.code, timeout)?;
+        let denials: Arc<dyn Denials> = Arc::<Session<S>>::clone(&self.session);
+        Ok(run.watched(denials))
     }
 
     /// Interrupts the run under way; does nothing if the context is idle.

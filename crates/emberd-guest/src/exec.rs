@@ -68,8 +68,10 @@ async fn permitted<S: ByteStream>(
     let _permit = session.execs.acquire().await.expect("the semaphore is never closed");
     let permit = asked.elapsed();
     let waited = Duration::from_millis(spec.timeout_ms) + grace;
+    let mark = session.host.mark();
     match tokio::time::timeout(waited, converse(session, spec, stdin, room)).await {
-        Ok(Ok((outcome, connection))) => {
+        Ok(Ok((mut outcome, connection))) => {
+            outcome.exit.egress = session.host.denied_since(mark);
             let launch = Duration::from_micros(outcome.exit.launch_us);
             let run = Duration::from_micros(outcome.exit.duration_us).saturating_sub(launch);
             let total = asked.elapsed();

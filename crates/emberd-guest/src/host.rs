@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use emberd_proto::EgressDenials;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -38,6 +39,17 @@ pub trait Host<S>: Send + Sync + 'static {
 
     /// Ends the guest, which broke the protocol.
     fn end(&self);
+
+    /// Marks this moment, for [`Self::denied_since`].
+    fn mark(&self) -> u64 {
+        0
+    }
+
+    /// Returns what the network policy has denied to the guest since `mark`; nothing where there
+    /// is no policy.
+    fn denied_since(&self, _mark: u64) -> EgressDenials {
+        EgressDenials::default()
+    }
 
     /// Notes that the guest is in use.
     fn stir(&self);

@@ -57,6 +57,7 @@ impl<S: ByteStream> Processes<S> {
             writer.say(&HostMessage::Start(spec)).await?;
             reader.frame().await
         };
+        let mark = self.session.host.mark();
         let first = timeout(ANSWER_MAX, asked).await;
         let first = first.map_err(|_| self.session.late(ANSWER_MAX))??;
         let pid = match first.message() {
@@ -76,6 +77,7 @@ impl<S: ByteStream> Processes<S> {
             session: Arc::clone(&self.session),
             registry: Arc::clone(&self.registry),
             process: process.clone(),
+            mark,
         };
         tokio::spawn(attend::attend(attended, reader, writer, outgoing, permit));
         Ok(process)

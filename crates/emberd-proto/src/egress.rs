@@ -219,6 +219,51 @@ pub enum EgressCapture {
     },
 }
 
+/// A destination that the policy denied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct EgressDenied {
+    /// The name, or the address where there was none.
+    pub host: String,
+    /// The port. Absent if the name was only looked up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Why.
+    pub reason: EgressReason,
+    /// Number of attempts.
+    pub count: u32,
+}
+
+impl EgressDenied {
+    /// Returns the entry that would allow the destination; none where no entry can.
+    pub fn entry(&self) -> Option<String> {
+        if !matches!(self.reason, EgressReason::NoRule | EgressReason::PortNotAllowed) {
+            return None;
+        }
+        let host = match self.host.parse() {
+            Ok(IpAddr::V6(address)) => format!("[{address}]"),
+            _ => self.host.clone(),
+        };
+        Some(match self.port {
+            None | Some(80 | 443) => host,
+            Some(port) => format!("{host}:{port}"),
+        })
+    }
+}
+
+/// What the policy denied to a sandbox while one of its programs ran.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct EgressDenials {
+    /// Destinations that the network policy denied to the sandbox while the program ran, the
+    /// latest first, at most 8. Absent when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress_denied: Vec<EgressDenied>,
+    /// What to ask for so that they are allowed. Absent when nothing would help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
 /// A frame of a stream that is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EgressFrameError {

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
+use crate::egress::EgressDenials;
 use crate::process::{Limits, check_user};
 
 /// Maximum size of program text, in bytes (8 MiB).
@@ -203,6 +204,9 @@ pub struct ExecExit {
     pub stdout_truncated: bool,
     /// Whether standard error exceeded 8 MiB, or what there was room for, and was cut.
     pub stderr_truncated: bool,
+    /// What the network policy denied to the sandbox meanwhile. The host sets it.
+    #[serde(flatten)]
+    pub egress: EgressDenials,
 }
 
 /// How a program ended, with its output.

@@ -26,7 +26,10 @@ pub mod process;
 pub mod renewal;
 
 pub use context::{ContextCall, ContextEvent, ContextRun, ContextSpec, InterruptedBy, LineError};
-pub use egress::{EgressAnswer, EgressCapture, EgressFamily, EgressReason, EgressRequest};
+pub use egress::{
+    EgressAnswer, EgressCapture, EgressDenials, EgressDenied, EgressFamily, EgressReason,
+    EgressRequest,
+};
 pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
 pub use file::{FileChange, FileEntry, FileOp, FileRequest, FileType, GuestPath};
 pub use forms::{Forms, FormsError};

@@ -54,9 +54,10 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum EntrySpec {
-    /// `HOST[:PORTS]`. `HOST` is a name, `*.NAME` for all names below it, `*` for everything
-    /// public, an address or a CIDR range; IPv6 with ports is in brackets. `PORTS` is a port, a
-    /// range `8000-8100`, a list with commas, or `*`. Without ports, 80 and 443 are allowed.
+    /// `HOST[:PORTS]`. `HOST` is a name, `*.NAME` for all names below it, `*` for all public
+    /// destinations, an address or a CIDR range; IPv6 with ports is in brackets. `PORTS` is a
+    /// port, a range `8000-8100`, a list with commas, or `*`. Without ports, 80 and 443 are
+    /// allowed.
     Text(String),
     /// The host, with ports and options.
     Fields(EntryFields),

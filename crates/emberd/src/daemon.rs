@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use emberd_api::Address;
 use emberd_config::{Config, Problems, SocketOption, Surroundings};
-use emberd_egress::{Egress, OperatorError};
+use emberd_egress::Egress;
 use emberd_image::Images;
 use emberd_sandbox::{OpenError, Sandboxes, SandboxesConfig};
 use emberd_vmm::AnyVmm;
@@ -24,7 +24,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::args::{Args, Command, ConfigCommand};
-use crate::egress_file::{self, EgressFile};
+use crate::egress_file::{self, EgressFile, EgressFileError};
 use crate::server::listener::{ListenError, Listener};
 use crate::server::{self, Server};
 use crate::{config, http, log};
@@ -50,7 +50,7 @@ pub enum RunError {
     Egress(#[source] io::Error),
     /// The operator's egress file cannot be used.
     #[error(transparent)]
-    EgressFile(#[from] OperatorError),
+    EgressFile(#[from] EgressFileError),
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
@@ -171,6 +171,7 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     if !drained && timeout(LAST_ANSWERS_MAX, answered).await.is_err() {
         tracing::warn!("some clients did not receive their responses");
     }
+    file.written().await;
     log::report_dropped();
     tracing::info!("stopped");
     Ok(())

@@ -1,4 +1,5 @@
 //! The operator's egress file, read at start-up and on SIGHUP, and changes of policies under it.
+//! The log that it names is opened at start-up.
 //!
 //! ```text
 //! SIGHUP ─▶ read ─▶ valid: every sandbox's policy is compiled again
@@ -13,6 +14,7 @@ use emberd_image::PackName;
 use emberd_sandbox::{Handle, Sandboxes};
 use parking_lot::Mutex;
 
+use crate::egress_log::EgressLog;
 use crate::log::Chain;
 
 /// The operator's egress file. Clones share it.
@@ -24,17 +26,41 @@ struct Inner {
     path: Option<PathBuf>,
     /// Held while policies are compiled and put in force, so that none follows an old file.
     operator: Mutex<Arc<Operator>>,
+    /// The file that records of all sandboxes are written to.
+    log: Option<EgressLog>,
+}
+
+/// The operator's egress file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressFileError {
+    /// The file cannot be read, or is invalid.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    /// The log that the file names cannot be opened.
+    #[error("cannot open the egress log {}", path.display())]
+    Log {
+        /// The log.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
 }
 
 impl EgressFile {
     /// Reads the file at `path`; without a path, everything has its default. Blocks.
     ///
     /// # Errors
-    /// [`OperatorError`].
-    pub fn open(path: Option<&Path>) -> Result<Self, OperatorError> {
+    /// [`EgressFileError`].
+    pub fn open(path: Option<&Path>) -> Result<Self, EgressFileError> {
         let operator = path.map(Operator::read).transpose()?.unwrap_or_default();
+        let log = operator.log().map(|path| {
+            let failed = |error| EgressFileError::Log { path: path.to_owned(), error };
+            EgressLog::open(path).map_err(failed)
+        });
+        let log = log.transpose()?;
         let (path, operator) = (path.map(Path::to_owned), Mutex::new(Arc::new(operator)));
-        Ok(Self(Arc::new(Inner { path, operator })))
+        Ok(Self(Arc::new(Inner { path, operator, log })))
     }
 
     /// Returns what the operator permits now.
@@ -58,11 +84,22 @@ impl EgressFile {
         Ok(egress.replace(Arc::new(policy)))
     }
 
-    /// Compiles the policy of a sandbox again if the file has changed since it was `operator`.
-    pub fn catch_up(&self, operator: &Arc<Operator>, sandboxes: &Sandboxes, handle: &Handle) {
+    /// Takes in a sandbox that was created while the file was `operator`: compiles its policy again
+    /// if the file has changed, and begins to write its log.
+    pub fn admit(&self, operator: &Arc<Operator>, sandboxes: &Sandboxes, handle: &Handle) {
         let current = self.0.operator.lock();
         if !Arc::ptr_eq(operator, &current) {
             recompile(&current, sandboxes, handle);
+        }
+        if let Some((log, egress)) = self.0.log.as_ref().zip(handle.egress()) {
+            log.follow(handle.id(), egress);
+        }
+    }
+
+    /// Waits until the records of sandboxes that have ended are written.
+    pub async fn written(&self) {
+        if let Some(log) = &self.0.log {
+            log.written().await;
         }
     }
 

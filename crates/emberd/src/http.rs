@@ -66,7 +66,7 @@ use crate::server::observe::{self, OnPanic};
         (name = "contexts", description = "Interpreters that keep their variables between runs."),
         (name = "files", description = "Files and directories in a sandbox."),
         (name = "ports", description = "Connections to servers in a sandbox."),
-        (name = "egress", description = "What sandboxes may reach, and what they reached."),
+        (name = "egress", description = "Network access of sandboxes."),
         (name = "templates", description = "Templates, from which sandboxes are restored."),
         (name = "daemon", description = "The daemon itself."),
     ),

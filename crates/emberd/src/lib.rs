@@ -6,6 +6,8 @@ pub mod args;
 pub mod config;
 pub mod daemon;
 pub mod egress_file;
+mod egress_log;
+mod egress_record;
 pub mod http;
 pub mod log;
 mod server;

@@ -41,6 +41,14 @@ fn text(info: &Info, endpoint: &str) -> String {
         ("sandboxes", format!("{} of {}", info.sandboxes, info.sandboxes_max)),
         ("directory", info.work_dir.clone()),
     ];
+    if let Some(egress) = &info.egress {
+        let or_nothing = |list: &[String]| match list {
+            [] => "nothing".to_owned(),
+            list => list.join(", "),
+        };
+        facts.push(("egress default", or_nothing(&egress.default)));
+        facts.push(("egress ceiling", or_nothing(&egress.ceiling)));
+    }
     if info.reaping > 0 {
         facts.push(("being removed", info.reaping.to_string()));
     }

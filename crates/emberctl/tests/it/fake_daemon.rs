@@ -225,6 +225,7 @@ impl State {
             "work_dir": self.work_dir(),
             "vmm": {"driver": "fake", "version": "1", "accelerator": "none", "reason": "a test"},
             "sandboxes": self.sandboxes.lock().unwrap().len(), "sandboxes_max": 64,
+            "egress": {"default": [], "ceiling": ["public"], "profiles": ["public"]},
             "pools": [{
                 "language_pack": "python", "ready": 1, "filling": 1, "standing_by": 1,
                 "target": 2, "ceiling": 4, "handed_out": 7, "missed": 3, "discarded": 0,

@@ -1,8 +1,14 @@
-//! Integration tests of the policy.
+//! Sessions of guests over byte streams, to servers behind public addresses that exist only here.
 
 #[cfg(test)]
-mod policy;
+mod connections;
 #[cfg(test)]
-mod properties;
+mod content;
 #[cfg(test)]
-mod reference;
+mod guest;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod lookups;
+#[cfg(test)]
+mod world;

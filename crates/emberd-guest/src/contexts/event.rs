@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use emberd_proto::Forms;
+use emberd_proto::{EgressDenials, Forms};
 
 /// One event of a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,7 +35,7 @@ pub enum RunEvent {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunEnd {
     /// Number of runs so far, including this one.
     pub execution_count: u64,
@@ -45,4 +45,6 @@ pub struct RunEnd {
     pub truncated: bool,
     /// From its start to its end, by the host's clock.
     pub duration: Duration,
+    /// What the network policy denied to the sandbox meanwhile.
+    pub egress: EgressDenials,
 }

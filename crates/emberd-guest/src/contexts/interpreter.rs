@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use emberd_proto::{
-    ContextCall, ContextEvent, ExecExit, Frame, GuestMessage, HostMessage, InterruptedBy, Kind,
-    SignalName,
+    ContextCall, ContextEvent, EgressDenials, ExecExit, Frame, GuestMessage, HostMessage,
+    InterruptedBy, Kind, SignalName,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -414,6 +414,8 @@ impl Running {
             timed_out: self.timed_out,
             truncated: self.truncated,
             duration: self.since.elapsed(),
+            // Its caller's end knows.
+            egress: EgressDenials::default(),
         }
     }
 

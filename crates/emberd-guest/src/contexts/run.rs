@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use emberd_proto::EgressDenials;
 use tokio::sync::mpsc;
 
 use super::event::{RunEnd, RunEvent};
@@ -22,12 +23,26 @@ pub struct Run {
     /// Events to return first.
     waiting: VecDeque<RunEvent>,
     over: bool,
+    /// What tells what was denied meanwhile, and when the run was asked for.
+    watch: Option<(Arc<dyn Denials>, u64)>,
+}
+
+/// What knows what the network policy has denied to a guest.
+pub(crate) trait Denials: Send + Sync {
+    fn mark(&self) -> u64;
+    fn denied_since(&self, mark: u64) -> EgressDenials;
 }
 
 impl Run {
     pub(super) fn new(events: mpsc::Receiver<RunEvent>, status: Arc<Status>) -> Self {
         let (stdout, stderr) = Default::default();
-        Self { events, status, stdout, stderr, waiting: VecDeque::new(), over: false }
+        Self { events, status, stdout, stderr, waiting: VecDeque::new(), over: false, watch: None }
+    }
+
+    /// Has the end of the run tell what is denied from now on.
+    pub(super) fn watched(self, denials: Arc<dyn Denials>) -> Self {
+        let mark = denials.mark();
+        Self { watch: Some((denials, mark)), ..self }
     }
 
     /// The next event; `None` after [`RunEvent::End`]. Cancel safe.
@@ -66,7 +81,10 @@ impl Run {
         }
     }
 
-    fn finish(&mut self, error: Option<RunEvent>, end: RunEnd) {
+    fn finish(&mut self, error: Option<RunEvent>, mut end: RunEnd) {
+        if let Some((denials, mark)) = &self.watch {
+            end.egress = denials.denied_since(*mark);
+        }
         let (stdout, stderr) = (self.stdout.end(), self.stderr.end());
         self.output(RunEvent::Stdout, stdout);
         self.output(RunEvent::Stderr, stderr);

@@ -66,7 +66,7 @@ impl Status {
             ContextState::Dead(reason) => reason.clone(),
             ContextState::Idle | ContextState::Busy => "its interpreter is gone".to_owned(),
         };
-        (reason, RunEnd { execution_count: known.execution_count, ..known.end })
+        (reason, RunEnd { execution_count: known.execution_count, ..known.end.clone() })
     }
 
     /// Returns the state, and the number of runs begun.

@@ -28,6 +28,8 @@ pub(super) struct Attended<S> {
     pub session: Arc<Session<S>>,
     pub registry: Arc<Registry>,
     pub process: Process,
+    /// When the process was asked for.
+    pub mark: u64,
 }
 
 /// Attends a process until it has ended, and keeps its record for a while.
@@ -38,7 +40,7 @@ pub(super) async fn attend<S: ByteStream>(
     outgoing: mpsc::Receiver<Outgoing>,
     permit: OwnedSemaphorePermit,
 ) {
-    let Attended { session, registry, process } = attended;
+    let Attended { session, registry, process, mark } = attended;
     let mut in_step = true;
     let end = tokio::select! {
         end = listen(&process, &mut reader) => end,
@@ -52,7 +54,8 @@ pub(super) async fn attend<S: ByteStream>(
     } else {
         drop((reader, writer));
     }
-    process.end(end.unwrap_or_else(|why| lost(&why)));
+    let exit = end.unwrap_or_else(|why| lost(&why));
+    process.end(ExecExit { egress: session.host.denied_since(mark), ..exit });
     drop(permit);
     registry.trim();
     tokio::select! {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use emberd_guest::{End, Guest, Host, Link};
+use emberd_proto::EgressDenials;
 use emberd_proto::message::AGENT_PORT;
 use emberd_vmm::{AnyMicroVm, ConnectError, ExitWatch, KillError, MicroVm as _, Stream};
 use futures::future::BoxFuture;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use crate::boot_path::{BootPath, BootTimes};
+use crate::egress::Session;
 
 /// A microVM whose guest has answered.
 pub(crate) struct Running {
@@ -94,6 +96,8 @@ pub(crate) struct GuestHost {
     pub activity: Arc<Activity>,
     /// Cancelled when the daemon stops making microVMs.
     pub closing: CancellationToken,
+    /// None if the daemon carries no connections.
+    pub egress: Option<Arc<Session>>,
 }
 
 impl GuestHost {
@@ -124,6 +128,15 @@ impl Host<Stream> for GuestHost {
         let machine = Arc::clone(&self.machine);
         // The deletion of the sandbox reports what could not be removed.
         tokio::spawn(async move { machine.kill().await });
+    }
+
+    fn mark(&self) -> u64 {
+        self.egress.as_ref().map_or(0, |session| session.egress.mark())
+    }
+
+    fn denied_since(&self, mark: u64) -> EgressDenials {
+        let session = self.egress.as_ref();
+        session.map(|session| session.egress.denied_since(mark)).unwrap_or_default()
     }
 
     fn stir(&self) {

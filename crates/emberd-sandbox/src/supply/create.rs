@@ -88,6 +88,7 @@ pub(crate) async fn fulfil<E>(
         machine: Arc::clone(&machine),
         activity: Arc::clone(&base.activity),
         closing: base.closing.clone(),
+        egress: sandbox.egress.clone(),
     };
     let guest = host.guest(sandbox.id.to_string(), link);
     match sandbox.answer(Running { machine, guest, boot_path, boot }) {

@@ -11,8 +11,8 @@ use emberd_api::{
     SandboxEgress as SandboxEgressBody, paths,
 };
 use emberd_egress::{
-    BUILT_IN, Check, DeniedDestination, Entry, EntrySpec, Operator, PackProfiles, Policy,
-    PolicyError, PolicySpec,
+    BUILT_IN, Check, EgressDenied, Entry, EntrySpec, Operator, PackProfiles, Policy, PolicyError,
+    PolicySpec,
 };
 use emberd_image::PackName;
 use emberd_sandbox::{EgressState as EgressStateView, Handle, Sandboxes, Unknown};
@@ -23,6 +23,7 @@ use super::failures::Failures;
 use super::id::{Id, PathError};
 use super::views::IntoBody;
 use crate::egress_file::{EgressFile, profiles as profiles_of};
+use crate::egress_record;
 
 pub mod log;
 
@@ -220,7 +221,7 @@ pub async fn check(
     let hint = hint(&check, &host, port, &file.operator(), packs);
     let Check { decision, reason, entry, from, addresses } = check;
     Ok(Json(EgressCheck {
-        decision: decision.into_body(),
+        decision: egress_record::decision(decision),
         reason,
         entry: entry.map(|entry| entry.to_string()),
         from: from.map(|from| from.to_string()),
@@ -239,7 +240,7 @@ fn hint(
 ) -> Option<String> {
     let reason = check.reason?;
     let (host, port) = (host.to_owned(), Some(port));
-    let denied = DeniedDestination { host, port, reason, count: 1 };
+    let denied = EgressDenied { host, port, reason, count: 1 };
     let hint = match reason {
         EgressReason::NoRule | EgressReason::PortNotAllowed => {
             let entry = denied.entry()?;

@@ -44,7 +44,7 @@ pub async fn create(
     let policy = egress::first_policy(&sandboxes, &operator, &pack, wanted.egress.as_ref())?;
     let created = sandboxes.create_with(&pack, policy).await?;
     if let Ok(handle) = sandboxes.get(created.id) {
-        file.catch_up(&operator, &sandboxes, &handle);
+        file.admit(&operator, &sandboxes, &handle);
     }
     let body = CreatedSandbox { id: created.id.to_string() };
     Ok((StatusCode::CREATED, Extension(timed(&created)), Json(body)))

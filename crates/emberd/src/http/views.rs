@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use emberd_api::{
-    BootTimes, Context, ContextState, EgressDecision, EgressTotals, Pool, Process, ProcessEvent,
-    ProcessEventKind, RunEvent, Sandbox, SandboxState, Template, TemplateState, Text,
+    BootTimes, Context, ContextState, EgressTotals, Pool, Process, ProcessEvent, ProcessEventKind,
+    RunEvent, Sandbox, SandboxState, Template, TemplateState, Text,
 };
-use emberd_egress::{Decision, Totals};
+use emberd_egress::Totals;
 use emberd_sandbox::{
     ContextState as ContextStateView, ContextView, PoolView, ProcessEvent as ProcessEventView,
     ProcessEventKind as ProcessEventKindView, ProcessView, RunEvent as RunEventView,
@@ -76,18 +76,6 @@ impl IntoBody for TemplateView {
             dir: self.dir.map(|dir| dir.display().to_string()),
             disk_bytes: self.disk_bytes,
             made_at_ms: self.made_at.map(epoch_ms),
-        }
-    }
-}
-
-impl IntoBody for Decision {
-    type Body = EgressDecision;
-
-    fn into_body(self) -> EgressDecision {
-        match self {
-            Self::Allowed => EgressDecision::Allowed,
-            Self::Denied => EgressDecision::Denied,
-            Self::Failed => EgressDecision::Failed,
         }
     }
 }
@@ -184,6 +172,7 @@ impl IntoBody for RunEventView {
                 timed_out: end.timed_out,
                 truncated: end.truncated,
                 duration_us: micros(end.duration),
+                egress: end.egress,
             },
         }
     }

@@ -8,8 +8,8 @@ use axum::body::Body as ResponseBody;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
-use emberd_api::{EGRESS_RECORDS_MAX, EgressDecision, EgressEvent, EgressLog, EgressRecord, paths};
-use emberd_egress::{Decision, Page, Record, SandboxEgress};
+use emberd_api::{EGRESS_RECORDS_MAX, EgressDecision, EgressEvent, EgressLog, paths};
+use emberd_egress::{Decision, Page, SandboxEgress};
 use emberd_sandbox::{SandboxId, Sandboxes, Unknown};
 use futures::stream::{self, Stream, StreamExt as _};
 use serde::Deserialize;
@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
 use super::EgressError;
+use crate::egress_record;
 use crate::http::errors::ApiError;
 use crate::http::failures::Failures;
 use crate::http::id::Id;
 use crate::http::query::{Query, QueryError};
 use crate::http::sse;
-use crate::http::views::IntoBody;
 
 /// Media type of lines of JSON.
 const NDJSON: &str = "application/x-ndjson";
@@ -85,7 +85,7 @@ pub async fn log(
     if !follow && !accepts_events {
         let limit = limit.unwrap_or(EGRESS_RECORDS_MAX).clamp(1, EGRESS_RECORDS_MAX);
         let Page { records, next, gap } = egress.log(after, decision, limit);
-        let records = records.into_iter().map(|record| (id, record).into_body()).collect();
+        let records = records.into_iter().map(|record| egress_record::body(id, record)).collect();
         return Ok(Json(EgressLog { records, next, gap }).into_response());
     }
     let closing = sandboxes.closing();
@@ -140,7 +140,7 @@ impl Follower {
             let records = page
                 .records
                 .into_iter()
-                .map(|record| EgressEvent::Record(Box::new((self.id, record).into_body())));
+                .map(|record| EgressEvent::Record(Box::new(egress_record::body(self.id, record))));
             self.waiting.extend(gap.into_iter().chain(records));
             if !self.waiting.is_empty() || self.after != before {
                 continue;
@@ -161,35 +161,5 @@ fn from_body(decision: EgressDecision) -> Decision {
         EgressDecision::Allowed => Decision::Allowed,
         EgressDecision::Denied => Decision::Denied,
         EgressDecision::Failed => Decision::Failed,
-    }
-}
-
-/// A record of the sandbox with an id.
-impl IntoBody for (SandboxId, Record) {
-    type Body = EgressRecord;
-
-    fn into_body(self) -> EgressRecord {
-        let (id, record) = self;
-        EgressRecord {
-            seq: record.seq,
-            time: humantime::format_rfc3339_micros(record.time).to_string(),
-            sandbox: id.to_string(),
-            kind: record.kind.name().to_owned(),
-            decision: record.decision.into_body(),
-            reason: record.reason,
-            host: record.host,
-            port: record.port,
-            address: record.address.map(|address| address.to_string()),
-            entry: record.entry.map(|entry| entry.to_string()),
-            from: record.from.map(|from| from.to_string()),
-            protocol: record.protocol.map(|protocol| protocol.name().to_owned()),
-            sni: record.sni,
-            method: record.method,
-            path: record.path,
-            sent_bytes: record.sent_bytes,
-            received_bytes: record.received_bytes,
-            duration_ms: u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX),
-            count: record.count,
-        }
     }
 }

@@ -1,6 +1,8 @@
 //! Network access over HTTP: policies, dry runs, the log and profiles. The guests are processes of
 //! this host, which capture nothing.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use emberd_api::{
     CheckEgress, CreateSandbox, EgressDecision, EgressEvent, EgressLists, EgressPatch,
     EgressReason, EgressState, EntrySpec, ErrorCode, PolicySpec, SandboxEgress,
@@ -209,6 +211,26 @@ async fn a_file_that_is_read_again_applies_to_every_sandbox() {
     api.egress.read_again(&api.sandboxes);
     assert_eq!(in_force(&api.client.egress(&id).await.unwrap()).len(), 2);
     api.stop().await;
+}
+
+#[tokio::test]
+async fn records_of_all_sandboxes_are_in_the_operators_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("egress.jsonl");
+    let api = Api::with_egress(&format!("log = {path:?}")).await;
+    let ids = [api.create_with(json!({})).await.unwrap(), api.create().await];
+    for id in &ids {
+        api.client.set_egress(id, &spec(json!({}))).await.unwrap();
+    }
+    let egress = api.egress.clone();
+    api.stop().await;
+    egress.written().await;
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let sandboxes: Vec<_> = lines.iter().map(|line| line["sandbox"].as_str().unwrap()).collect();
+    assert!(lines.len() == 2 && ids.iter().all(|id| sandboxes.contains(&id.as_str())), "{text}");
+    assert_eq!(lines[0]["kind"], "policy");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[tokio::test]
