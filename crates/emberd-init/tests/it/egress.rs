@@ -244,7 +244,8 @@ def server(family, address, port=0):
 everywhere, local = server(V4, '0.0.0.0'), server(V4, '127.0.0.1')
 six = server(V6, '::')
 print(ends(V4, '127.0.0.1', local), ends(V4, '127.9.9.9', everywhere),
-      ends(V4, '198.18.0.2', everywhere), ends(V4, 'localhost', local), ends(V6, '::1', six), ends(V4, '0.0.0.0', everywhere))
+      ends(V4, '198.18.0.2', everywhere), ends(V4, 'localhost', local), ends(V6, '::1', six),
+      ends(V4, '0.0.0.0', everywhere))
 # Nothing listens there.
 print([ends(V4, a, 7) for a in ('127.0.0.1', '198.18.0.2', '198.18.0.1')], ends(V6, '::1', 7))
 # Listeners of the agent cannot be used as such.

@@ -86,7 +86,8 @@ impl World {
         world
     }
 
-    /// Takes what reached the world since the last call: queries and connections, sorted, each once.
+    /// Takes what reached the world since the last call, sorted, each once: queries and
+    /// connections.
     pub fn reached(&self) -> Vec<String> {
         let path = self.dir.path().join("log");
         let log = fs::read_to_string(&path).unwrap();
