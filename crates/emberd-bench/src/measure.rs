@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,9 @@ pub use host::Host;
 pub use interrupt::{Interrupt, Interrupted};
 pub use record::{Check, Record};
 pub use scenarios::{SCENARIOS, Scenario, Start};
+
+/// Flag of the operator's file for egress.
+const EGRESS_POLICY_FLAG: &str = "--egress-policy";
 
 /// Directory of templates for the daemons of a run, so that each template is built once.
 const TEMPLATE_DIR_FLAG: &str = "--template-dir";
@@ -168,7 +172,17 @@ impl House {
             _ => None,
         };
         let templates = tempfile::Builder::new().prefix("bench").tempdir()?;
-        Ok(Self { templates, double })
+        let house = Self { templates, double };
+        // A host without such an address cannot run the scenario that needs the file.
+        let private =
+            scenarios::own_address().map(|address| format!("private = [\"{address}/32\"]\n"));
+        fs::write(house.egress_policy(), private.unwrap_or_default())?;
+        Ok(house)
+    }
+
+    /// Path of the operator's file, beside the templates.
+    fn egress_policy(&self) -> PathBuf {
+        self.templates.path().join("egress.toml")
     }
 
     /// Returns all flags of a daemon. Flags of the scenario and the double take precedence over
@@ -178,6 +192,9 @@ impl House {
         needed.extend(self.double.iter().filter(|_| is_double).flat_map(DoubleRoom::flags));
         let mut flags = flags::without(wanted, &needed);
         flags.extend(needed);
+        if start == Start::Reaching {
+            flags.extend([EGRESS_POLICY_FLAG.into(), self.egress_policy().into()]);
+        }
         let makes_templates = !matches!(start, Start::Cold | Start::Roomy);
         if makes_templates && !flags::names(&flags).any(|name| name == TEMPLATE_DIR_FLAG) {
             flags.extend([TEMPLATE_DIR_FLAG.into(), self.templates.path().into()]);

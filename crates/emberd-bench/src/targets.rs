@@ -72,8 +72,12 @@ const ALL: &[HostKind] = &[Kvm, Emulated, Double];
 const OUTPUT_PYTHON: Bound = PercentAtLeast(20, "stream", "output_128m_python_floor_bytes_per_s");
 const OUTPUT_SHELL: Bound = PercentAtLeast(20, "stream", "output_128m_shell_floor_bytes_per_s");
 
+/// Rate of a connection to the host, relative to that of the tunnel to a port.
+const DOWNLOAD: Bound = PercentAtLeast(90, "egress", "download_tunnel_bytes_per_s");
+const UPLOAD: Bound = PercentAtLeast(90, "egress", "upload_tunnel_bytes_per_s");
+
 /// All targets. Times are in microseconds.
-pub const TARGETS: [Target; 28] = [
+pub const TARGETS: [Target; 34] = [
     target("cold-boot", "create_python", AtMost(100_000), &[Kvm]),
     target("cold-boot", "create_shell", AtMost(100_000), &[Kvm]),
     target("restore", "first_answer_python", AtMost(10_000), &[Kvm]),
@@ -95,6 +99,12 @@ pub const TARGETS: [Target; 28] = [
     target("stream", "output_128m_shell_bytes_per_s", OUTPUT_SHELL, &[Emulated]),
     target("context", "run_python", AtMost(5000), &[Emulated]),
     target("context", "run_shell", AtMost(5000), &[Emulated]),
+    target("egress", "create_policy", Above(50, "egress", "create_plain"), &[Kvm, Emulated]),
+    target("egress", "connect", Above(300, "egress", "connect_host_floor"), &[Kvm]),
+    target("egress", "connect", Percent(130, "egress", "connect_tunnel"), &[Emulated]),
+    target("egress", "download_bytes_per_s", AtLeast(400 * MIB), &[Kvm]),
+    target("egress", "download_bytes_per_s", DOWNLOAD, &[Emulated]),
+    target("egress", "upload_bytes_per_s", UPLOAD, &[Emulated]),
     target("held", "held_python_count", AtLeast(200), ALL),
     target("held", "held_shell_count", AtLeast(200), ALL),
     target("delete", "answer_python", AtMost(500), &[Kvm, Emulated]),

@@ -5,7 +5,7 @@
 //!   (plumbing)               (capture)   └─▶ resolver ─┘
 //! ```
 //! A guest has no network card. Everything here is set up when it boots, so it is part of every
-//! template; only the session is made anew, by the host.
+//! template; only the session is opened again, by the host.
 
 use std::convert::Infallible;
 use std::future;
@@ -53,7 +53,7 @@ pub struct Egress {
     names: Arc<Mutex<Names>>,
     /// Why nothing is captured, if so.
     unavailable: Option<String>,
-    /// What is captured, until it is served.
+    /// Sockets and capture, until they are served.
     captured: Mutex<Option<Captured>>,
 }
 

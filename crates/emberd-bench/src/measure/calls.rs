@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use emberd_api::{CreateSandbox, CreatedSandbox, ErrorCode, ExecBody, ExecOutcome};
 use emberd_api::{Info, STAGE_TOTAL, Sandbox, ServerTiming, Template, paths};
-use emberd_api::{Process, ProcessList, ProcessSpec};
+use emberd_api::{PolicySpec, Process, ProcessList, ProcessSpec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -44,7 +44,19 @@ impl Connection {
     /// # Errors
     /// [`CallError`], as for all calls.
     pub fn create(&mut self, pack: &str) -> Result<(String, Timing), CallError> {
-        let body = json(&CreateSandbox { language_pack: Some(pack.to_owned()), egress: None });
+        self.create_with(pack, None)
+    }
+
+    /// Creates a sandbox of `pack` with a policy and returns its id.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn create_with(
+        &mut self,
+        pack: &str,
+        egress: Option<PolicySpec>,
+    ) -> Result<(String, Timing), CallError> {
+        let body = json(&CreateSandbox { language_pack: Some(pack.to_owned()), egress });
         let answer = self.call("POST", paths::SANDBOXES, &body)?;
         let created: CreatedSandbox = parsed("POST", paths::SANDBOXES, &answer)?;
         Ok((created.id, Timing::of(&answer)))

@@ -10,6 +10,7 @@ mod cold_boot;
 mod concurrency;
 mod context;
 mod delete;
+mod egress;
 mod exec;
 mod files;
 mod held;
@@ -47,6 +48,8 @@ pub enum Start {
     Cold,
     /// Without templates, and with guests large enough for the files of `files`.
     Roomy,
+    /// With templates and pools, and an operator who permits connections to this host.
+    Reaching,
     /// Over the test double, without templates.
     Double,
 }
@@ -56,7 +59,7 @@ impl Start {
     /// which its pools need memory.
     pub fn flags(self) -> &'static [&'static str] {
         match self {
-            Self::Pooled => &["--templates", "on", "--max-sandboxes", "128"],
+            Self::Pooled | Self::Reaching => &["--templates", "on", "--max-sandboxes", "128"],
             Self::Restoring => &["--templates", "on", "--pool-size", "off"],
             Self::Roomy => &["--templates", "off", "--pool-size", "off", "--guest-ram-mib", "640"],
             Self::Cold | Self::Double => &["--templates", "off", "--pool-size", "off"],
@@ -65,7 +68,7 @@ impl Start {
 }
 
 /// All scenarios.
-pub const SCENARIOS: [Scenario; 17] = [
+pub const SCENARIOS: [Scenario; 18] = [
     Scenario {
         name: "overhead",
         about: "overhead of emberd per exec, with the test double",
@@ -151,6 +154,13 @@ pub const SCENARIOS: [Scenario; 17] = [
         run: context::run,
     },
     Scenario {
+        name: "egress",
+        about: "connections of programs to a server on this host",
+        iterations: 5,
+        start: Start::Reaching,
+        run: egress::run,
+    },
+    Scenario {
         name: "held",
         about: "many processes in one sandbox, each with a connected client",
         iterations: 1,
@@ -186,6 +196,8 @@ pub const SCENARIOS: [Scenario; 17] = [
         run: churn::run,
     },
 ];
+
+pub use egress::own_address;
 
 /// Boot path of a sandbox from a pool.
 const WARM_POOL: &str = "warm-pool";

@@ -114,7 +114,10 @@ impl Capture {
         let mut own = Own { map: own, known: HashSet::new() };
         own.update(netlink).map_err(CaptureError::step("find the guest's own addresses"))?;
         let link = File::open(NAMESPACE).and_then(|net| sys::attach_lookup(&program, net.as_fd()));
-        let link = link.map_err(CaptureError::step("attach the program of egress"))?;
+        let link = link.map_err(|source| match errno(&source) {
+            Errno::ENOENT => CaptureError::Option("CONFIG_NET_NS"),
+            _ => CaptureError::Step { step: "attach the program of egress", source },
+        })?;
         Ok((Self { own, _link: link }, sockets))
     }
 

@@ -48,7 +48,7 @@ pub enum Over {
     Connection,
 }
 
-/// What a program asks.
+/// The question of a query.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Asked {
     /// The addresses of a name, in lower case and without a final dot.

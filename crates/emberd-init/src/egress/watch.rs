@@ -27,7 +27,7 @@ const GO_AWAY: u8 = 3;
 /// Flag of a frame that resets its stream.
 const RESET: u16 = 8;
 
-/// What is known of the streams of one session.
+/// Ends of the streams of one session.
 #[derive(Debug, Default)]
 pub struct Watch {
     state: Mutex<State>,

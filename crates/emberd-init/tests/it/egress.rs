@@ -10,7 +10,7 @@ use emberd_proto::{ExecSpec, GuestMessage, HostMessage};
 use crate::guest::{Guest, Outcome};
 use host::{Reply, Session};
 
-/// What programs here begin with.
+/// The beginning of every program here.
 const PRELUDE: &str = r"
 import errno, os, socket, subprocess, sys, threading
 def ends(family, address, port, send=b''):
@@ -87,8 +87,9 @@ fn connections_to_any_address_go_to_the_host() {
     check(
         &guest,
         r"
-for family, address, port in [(V4, '203.0.113.1', 443), (V4, '10.1.2.3', 1), (V6, '2001:db8::1', 80),
-                              (V6, '::ffff:203.0.113.9', 65535), (V4, '169.254.169.254', 80)]:
+for family, address, port in [(V4, '203.0.113.1', 443), (V4, '10.1.2.3', 1),
+                              (V6, '2001:db8::1', 80), (V6, '::ffff:203.0.113.9', 65535),
+                              (V4, '169.254.169.254', 80)]:
     print(ends(family, address, port, b'hello'))
 print(ends(V4, '203.0.113.1', 9, b'x'), ends(V4, '203.0.113.1', 9))
 print(len(ends(V4, '203.0.113.1', 443, b'x' * 3_000_000)))",
@@ -120,12 +121,14 @@ fn names_are_asked_for_and_claimed() {
         r"
 def look(name):
     try:
-        return sorted({info[4][0] for info in socket.getaddrinfo(name, 443, type=socket.SOCK_STREAM)})
+        found = socket.getaddrinfo(name, 443, type=socket.SOCK_STREAM)
+        return sorted({info[4][0] for info in found})
     except socket.gaierror as e:
         return e.errno == socket.EAI_NONAME
 print(look('a.example'), look('B.Example'), look('six.example'), look('gone.example'),
       look('denied.example'), look('some.localhost'))
-print(socket.create_connection(('203.0.113.1', 443)) and 'open', socket.gethostbyaddr('203.0.113.1')[0])",
+print(socket.create_connection(('203.0.113.1', 443)) and 'open',
+      socket.gethostbyaddr('203.0.113.1')[0])",
         "['203.0.113.1'] ['203.0.113.1'] ['2001:db8::6'] True True ['127.0.0.1', '::1']\n\
          open b.example",
     );
@@ -240,8 +243,9 @@ def server(family, address, port=0):
     return s.getsockname()[1]
 everywhere, local = server(V4, '0.0.0.0'), server(V4, '127.0.0.1')
 six = server(V6, '::')
-print(ends(V4, '127.0.0.1', local), ends(V4, '127.9.9.9', everywhere), ends(V4, '198.18.0.2', everywhere),
-      ends(V4, 'localhost', local), ends(V6, '::1', six), ends(V4, '0.0.0.0', everywhere))
+print(ends(V4, '127.0.0.1', local), ends(V4, '127.9.9.9', everywhere),
+      ends(V4, '198.18.0.2', everywhere), ends(V4, 'localhost', local), ends(V6, '::1', six),
+      ends(V4, '0.0.0.0', everywhere))
 # Nothing listens there.
 print([ends(V4, a, 7) for a in ('127.0.0.1', '198.18.0.2', '198.18.0.1')], ends(V6, '::1', 7))
 # Listeners of the agent cannot be used as such.

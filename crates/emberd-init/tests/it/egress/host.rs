@@ -15,7 +15,7 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _, TokioAsyncReadC
 
 use crate::guest::Guest;
 
-/// What the host does with one request.
+/// The host's part of one stream.
 #[derive(Debug, Clone)]
 pub enum Reply {
     /// Answers with addresses.

@@ -101,7 +101,7 @@ async fn a_damaged_template_means_a_cold_boot_and_a_new_template() {
 }
 
 /// Waits until the pool of the pack `python` is as `expected`.
-async fn pool(daemon: &Daemon, expected: impl Fn(&Pool) -> bool) {
+pub async fn pool(daemon: &Daemon, expected: impl Fn(&Pool) -> bool) {
     let reached = tokio::time::timeout(PATIENCE, async {
         loop {
             let pools = daemon.client.info().await.unwrap().pools;

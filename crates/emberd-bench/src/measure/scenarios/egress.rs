@@ -1,0 +1,302 @@
+//! `egress`: connections of programs to a server on this host, by a policy that allows it. For
+//! comparison: the guest's own loopback interface, the host's own connection, and the tunnel to a
+//! port of the guest, which takes the same way in the other direction.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Instant;
+
+use emberd_api::{EgressLimits, EntryFields, EntrySpec, PolicySpec, ProcessSpec};
+use emberd_client::{Client, ClientError, Tunnel};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::runtime::Runtime;
+
+use super::WARM_POOL;
+use crate::measure::MeasureError;
+use crate::measure::events::Listener;
+use crate::measure::programs::Program;
+use crate::measure::rig::{Rig, WARM_UPS};
+
+/// The pack whose programs are measured.
+const PACK: &str = "python";
+
+/// Bytes that are moved in one direction (32 MiB).
+const TRANSFER_BYTES: usize = 32 << 20;
+
+/// Connections for each transfer.
+const CONNECTS: usize = 10;
+
+/// Address that packets are never sent to (RFC 5737); it tells which of this host's addresses
+/// the way out begins at.
+const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
+
+/// The server's part of a connection: it begins with the name of what is asked.
+const ECHO: u8 = b'e';
+const DOWNLOAD: u8 = b'd';
+const UPLOAD: u8 = b'u';
+
+/// A server with that protocol in the guest, on the port that it prints.
+const GUEST_SERVER: &str = r"
+import socket, threading
+def talk(c):
+    what = c.recv(1)
+    if what == b'd':
+        piece = bytes(1 << 16)
+        for _ in range(BYTES >> 16):
+            c.sendall(piece)
+    elif what == b'u':
+        while c.recv(1 << 16):
+            pass
+    c.sendall(b'.')
+    c.close()
+server = socket.create_server(('127.0.0.1', 0), backlog=64)
+print(server.getsockname()[1], flush=True)
+while True:
+    threading.Thread(target=talk, args=(server.accept()[0],)).start()
+";
+
+/// Connects to the server on the host and to the guest's own, and moves bytes; prints the time of
+/// each in microseconds.
+const GUEST_CLIENT: &str = r"
+import socket, time
+def connect(to):
+    began = time.perf_counter()
+    with socket.create_connection(to) as s:
+        s.sendall(b'e')
+        assert s.recv(1) == b'.'
+    return began
+def download(to):
+    began = time.perf_counter()
+    with socket.create_connection(to) as s:
+        s.sendall(b'd')
+        left, into = BYTES + 1, bytearray(1 << 16)
+        while left > 0:
+            left -= s.recv_into(into) or left
+    return began
+def upload(to):
+    began = time.perf_counter()
+    with socket.create_connection(to) as s:
+        s.sendall(b'u')
+        piece = bytes(1 << 16)
+        for _ in range(BYTES >> 16):
+            s.sendall(piece)
+        s.shutdown(socket.SHUT_WR)
+        assert s.recv(1) == b'.'
+    return began
+for what, to in WORK:
+    began = globals()[what](to)
+    print(what, int((time.perf_counter() - began) * 1e6))
+";
+
+/// The address of this host that guests connect to.
+///
+/// # Errors
+/// If this host has no address besides loopback.
+pub fn own_address() -> io::Result<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(ELSEWHERE)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
+    if !rig.packs.iter().any(|pack| pack == PACK) {
+        return Err(MeasureError::NotHere("the scenario needs the pack python"));
+    }
+    let address = own_address()
+        .map_err(|_| MeasureError::NotHere("this host has no address besides loopback"))?;
+    let listener = TcpListener::bind((address, 0))?;
+    let server = listener.local_addr()?;
+    thread::spawn(move || serve(&listener));
+    let policy = policy(server);
+    creates(rig, &policy)?;
+    connections(rig, server, &policy)
+}
+
+/// Compares creations from the pool with and without a policy.
+fn creates(rig: &mut Rig, policy: &PolicySpec) -> Result<(), MeasureError> {
+    for iteration in 0..WARM_UPS + CONNECTS * rig.iterations {
+        for (series, policy) in [("create_plain", None), ("create_policy", Some(policy))] {
+            rig.settle()?;
+            let (id, timing) = rig.connection.create_with(PACK, policy.cloned())?;
+            rig.inspect(&id, WARM_POOL)?;
+            rig.delete(&id)?;
+            if iteration >= WARM_UPS {
+                rig.record.call(series, &timing);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn connections(rig: &mut Rig, server: SocketAddr, policy: &PolicySpec) -> Result<(), MeasureError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let client = Client::new(&rig.address.to_string()).map_err(io::Error::other)?;
+    let (id, _) = rig.connection.create_with(PACK, Some(policy.clone()))?;
+    let code = format!("BYTES = {TRANSFER_BYTES}\n{GUEST_SERVER}");
+    let spec = ProcessSpec { code: Some(code), ..ProcessSpec::default() };
+    let (pid, _) = rig.connection.start(&id, &spec)?;
+    let text = Listener::connect(rig.address)?.follow(&id, pid)?.output()?;
+    let inside = text.and_then(|text| text.trim().parse::<u16>().ok());
+    let Some(inside) = inside else {
+        return Err(MeasureError::NotHere("the server in the guest did not start"));
+    };
+    let tunnel = Way { runtime, client, id: &id, port: inside };
+    for iteration in 0..WARM_UPS + rig.iterations {
+        let counts = iteration >= WARM_UPS;
+        rig.settle()?;
+        in_guest(rig, &id, server, inside, counts)?;
+        rig.settle()?;
+        for _ in 0..CONNECTS {
+            let began = Instant::now();
+            let mut stream = TcpStream::connect(server)?;
+            stream.write_all(&[ECHO])?;
+            stream.read_exact(&mut [0])?;
+            let host = began.elapsed();
+            let began = Instant::now();
+            tunnel.ask(ECHO)?;
+            if counts {
+                rig.record.time("connect_host_floor", host);
+                rig.record.time("connect_tunnel", began.elapsed());
+            }
+        }
+        // Named after the guest's direction, as the transfers that they are compared with.
+        for (series, what) in [("upload_tunnel", DOWNLOAD), ("download_tunnel", UPLOAD)] {
+            let began = Instant::now();
+            tunnel.ask(what)?;
+            if counts {
+                rig.record.transfer(series, TRANSFER_BYTES, began.elapsed());
+            }
+        }
+    }
+    rig.connection.kill(&id, pid)?;
+    rig.delete(&id)?;
+    Ok(())
+}
+
+/// Lets a program in the guest connect and move bytes, and records its times.
+fn in_guest(
+    rig: &mut Rig,
+    id: &str,
+    server: SocketAddr,
+    inside: u16,
+    counts: bool,
+) -> Result<(), MeasureError> {
+    let (host, guest) =
+        (format!("('{}', {})", server.ip(), server.port()), format!("('127.0.0.1', {inside})"));
+    let ways = [(&host, ""), (&guest, "_loopback_floor")];
+    for (to, suffix) in ways {
+        let work =
+            format!("[('connect', {to})] * {CONNECTS} + [('download', {to}), ('upload', {to})]");
+        let code = format!("BYTES = {TRANSFER_BYTES}\nWORK = {work}\n{GUEST_CLIENT}");
+        let (outcome, _) = rig.exec(id, &Program::succeeding(code))?;
+        for line in outcome.stdout.lines().filter(|_| counts) {
+            let told = line.split_once(' ').and_then(|(what, us)| Some((what, us.parse().ok()?)));
+            let Some((what, us)) = told else { continue };
+            let (series, took) = (format!("{what}{suffix}"), std::time::Duration::from_micros(us));
+            match what {
+                "connect" => rig.record.time(&series, took),
+                _ => rig.record.transfer(&series, TRANSFER_BYTES, took),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The way to a port of the guest.
+struct Way<'a> {
+    runtime: Runtime,
+    client: Client,
+    id: &'a str,
+    port: u16,
+}
+
+impl Way<'_> {
+    /// Connects to the server in the guest, and waits until it has done what is asked.
+    fn ask(&self, what: u8) -> Result<(), MeasureError> {
+        let asked = async {
+            let tunnel = self.client.connect_port(self.id, self.port).await;
+            talk(tunnel.map_err(|error: ClientError| io::Error::other(error))?, what).await
+        };
+        Ok(self.runtime.block_on(asked)?)
+    }
+}
+
+async fn talk(mut tunnel: Tunnel, what: u8) -> io::Result<()> {
+    tunnel.write_all(&[what]).await?;
+    if what == UPLOAD {
+        let piece = vec![0; 64 << 10];
+        for _ in 0..TRANSFER_BYTES / piece.len() {
+            tunnel.write_all(&piece).await?;
+        }
+        tunnel.shutdown().await?;
+    }
+    let mut left = if what == DOWNLOAD { TRANSFER_BYTES + 1 } else { 1 };
+    let mut piece = vec![0; 64 << 10];
+    while left > 0 {
+        match tunnel.read(&mut piece).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            bytes => left -= bytes,
+        }
+    }
+    Ok(())
+}
+
+/// Serves connections until the bench ends.
+fn serve(listener: &TcpListener) {
+    for stream in listener.incoming().flatten() {
+        // A client that breaks off has seen the error itself.
+        thread::spawn(move || answer(stream).ok());
+    }
+}
+
+fn answer(mut stream: TcpStream) -> io::Result<()> {
+    let mut what = [0];
+    stream.read_exact(&mut what)?;
+    let mut piece = vec![0; 64 << 10];
+    match what[0] {
+        DOWNLOAD => {
+            for _ in 0..TRANSFER_BYTES / piece.len() {
+                stream.write_all(&piece)?;
+            }
+        }
+        UPLOAD => while stream.read(&mut piece)? > 0 {},
+        _ => {}
+    }
+    stream.write_all(b".")
+}
+
+/// The policy that allows the server, as fast as can be.
+fn policy(server: SocketAddr) -> PolicySpec {
+    let fields = EntryFields {
+        host: server.ip().to_string(),
+        ports: Some(server.port().to_string()),
+        private: true,
+        ..EntryFields::default()
+    };
+    PolicySpec {
+        allow: vec![EntrySpec::Fields(fields)],
+        limits: EgressLimits { opens_per_s: 10_000, ..EgressLimits::default() },
+        ..PolicySpec::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_does_what_is_asked() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let server = listener.local_addr().unwrap();
+        thread::spawn(move || serve(&listener));
+        for (what, expect) in [(ECHO, 1), (DOWNLOAD, TRANSFER_BYTES + 1), (UPLOAD, 1)] {
+            let mut stream = TcpStream::connect(server).unwrap();
+            stream.write_all(&[what]).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            assert_eq!(answer.len(), expect, "{}", char::from(what));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A machine and a world of the test's own: two network namespaces with a cable between them.
+//!
+//! ```text
+//! D: this thread, the daemon and its VMMs ── W: a name server and web servers
+//!    10.77.0.2, and 45.45.9.9                    10.77.0.1, 45.45.0.x, 169.254.169.254
+//! ```
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
+use tempfile::TempDir;
+
+use super::Daemon;
+
+/// A world. Dropping it ends it.
+pub struct World {
+    process: Child,
+    _stdin: ChildStdin,
+    dir: TempDir,
+}
+
+impl World {
+    /// Runs `story` on a thread in a network namespace of its own, with such a world beside it.
+    /// Nothing happens, which is a skip, where that cannot be.
+    pub fn tell<F: Future<Output = ()>>(story: impl FnOnce(Self) -> F + Send + 'static) {
+        if Daemon::images().is_none() {
+            return;
+        }
+        if !rustix::process::geteuid().is_root() {
+            emberd_testing::skip("a network namespace needs root");
+            return;
+        }
+        let told = thread::spawn(move || {
+            // Of this thread, and of every thread and process that it starts.
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+            let world = Self::make();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(story(world));
+        });
+        if let Err(panic) = told.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    fn make() -> Self {
+        let dir = tempfile::Builder::new().prefix("e2e-world").tempdir_in("/tmp").unwrap();
+        let resolv_conf = dir.path().join("resolv.conf");
+        fs::write(&resolv_conf, "nameserver 10.77.0.1\noptions timeout:1 attempts:1\n").unwrap();
+        run("mount --make-rprivate /");
+        run(&format!("mount --bind {} /etc/resolv.conf", resolv_conf.display()));
+        let certificate = dir.path().join("certificate.pem");
+        run(&format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
+             -subj /CN=good.example -keyout {0} -out {0}.crt -batch",
+            certificate.display()
+        ));
+        let both = fs::read_to_string(&certificate).unwrap()
+            + &fs::read_to_string(certificate.with_extension("pem.crt")).unwrap();
+        fs::write(&certificate, both).unwrap();
+        let mut process = Command::new("unshare")
+            .args(["--net", "python3", "-c", include_str!("world.py")])
+            .arg(&certificate)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(dir.path().join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut line = || lines.next().unwrap().unwrap();
+        assert_eq!(line(), "born");
+        run("ip link set lo up");
+        run("ip addr add 45.45.9.9/32 dev lo");
+        run(&format!("ip link add d0 type veth peer name w0 netns {}", process.id()));
+        run("ip addr add 10.77.0.2/24 dev d0");
+        run("ip link set d0 up");
+        run("ip route add default via 10.77.0.1");
+        let mut stdin = process.stdin.take().unwrap();
+        stdin.write_all(b"\n").unwrap();
+        assert_eq!(line(), "ready");
+        let world = Self { process, _stdin: stdin, dir };
+        // The world's own tries of its servers.
+        fs::write(world.dir.path().join("log"), "").unwrap();
+        world
+    }
+
+    /// Takes what reached the world since the last call, sorted, each once: queries and
+    /// connections.
+    pub fn reached(&self) -> Vec<String> {
+        let path = self.dir.path().join("log");
+        let log = fs::read_to_string(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        let mut lines: Vec<_> =
+            log.lines().map(|line| line.trim_matches('\0').to_owned()).collect();
+        lines.sort();
+        lines.dedup();
+        lines
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+fn run(line: &str) {
+    let mut words = line.split_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {errors}");
+}
