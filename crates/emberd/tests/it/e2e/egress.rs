@@ -54,11 +54,7 @@ fn allow(entries: &[&str]) -> PolicySpec {
 }
 
 async fn create(daemon: &Daemon, pack: &str, egress: PolicySpec) -> String {
-    let wanted = CreateSandbox {
-        language_pack: Some(pack.to_owned()),
-        egress: Some(egress),
-        ..CreateSandbox::default()
-    };
+    let wanted = CreateSandbox { language_pack: Some(pack.to_owned()), egress: Some(egress) };
     daemon.client.create_with(&wanted).await.unwrap().answer.id
 }
 
@@ -165,8 +161,8 @@ fn private_and_own_addresses_are_out_of_reach() {
         let reset = |count| format!("[{}]", vec!["'ECONNRESET'"; count].join(", "));
         let lines: Vec<_> = told.lines().collect();
         assert_eq!(lines[..4], [reset(5), reset(4), reset(6), reset(2)]);
-        assert_eq!(lines[4], format!("[{}]", vec!["'no such name'"; 4].join(", ")));
-        let refused = vec!["'ECONNREFUSED'"; 4].join(", ");
+        assert_eq!(lines[4], format!("[{}]", ["'no such name'"; 4].join(", ")));
+        let refused = ["'ECONNREFUSED'"; 4].join(", ");
         assert_eq!(lines[5], format!("[{refused}, 'ECONNRESET']"));
         let reached = ["query lan.example", "query meta.example", "query own.example"];
         assert_eq!(world.reached(), reached);
