@@ -30,6 +30,7 @@ use connection::Connection;
 use daemon::Daemon;
 use double::DoubleRoom;
 use noise::Noise;
+use programs::ProgramError;
 use rig::{Home, Rig};
 
 pub use connection::CallError;
@@ -96,10 +97,13 @@ pub enum MeasureError {
     /// A call failed.
     #[error("a call failed")]
     Call(#[from] CallError),
-    /// A program had an unexpected result.
+    /// A program cannot be measured.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// A step had an unexpected result.
     #[error("{what}: expected {expected}, not {seen}")]
     Unexpected {
-        /// The program.
+        /// The step.
         what: String,
         /// The expected result.
         expected: String,

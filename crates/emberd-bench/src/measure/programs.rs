@@ -3,12 +3,28 @@
 use emberd_api::ExecOutcome;
 use emberd_api::exec::EXIT_CODE_NONE;
 
-use super::MeasureError;
-
 const KIB: usize = 1 << 10;
 
 /// Maximum length of an unexpected output in messages, in characters.
 const EXCERPT_CHARS_MAX: usize = 200;
+
+/// Why a program cannot be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// The program had an unexpected result.
+    #[error("{what}: expected {expected}, not {seen}")]
+    Unexpected {
+        /// The program.
+        what: String,
+        /// The expected result.
+        expected: String,
+        /// The actual result.
+        seen: String,
+    },
+    /// There are no programs for a pack.
+    #[error("only the packs python, shell and node have programs")]
+    NoPrograms,
+}
 
 /// A program, its input, and its expected result.
 #[derive(Debug, Clone)]
@@ -56,8 +72,8 @@ impl Program {
     /// Compares `outcome` with the expected result.
     ///
     /// # Errors
-    /// [`MeasureError::Unexpected`].
-    pub fn verify(&self, outcome: &ExecOutcome) -> Result<(), MeasureError> {
+    /// [`ProgramError::Unexpected`].
+    pub fn verify(&self, outcome: &ExecOutcome) -> Result<(), ProgramError> {
         let as_wanted = match &self.stdout {
             Stdout::Text(text) => outcome.stdout == *text,
             Stdout::Bytes(bytes) => outcome.stdout.len() == *bytes,
@@ -74,7 +90,7 @@ impl Program {
             Stdout::Bytes(bytes) => format!("exit {} and {bytes} bytes", self.exit_code),
             Stdout::Any => format!("exit {}", self.exit_code),
         };
-        Err(MeasureError::Unexpected {
+        Err(ProgramError::Unexpected {
             what: excerpt(&self.code),
             expected,
             seen: format!(
@@ -103,12 +119,12 @@ impl Language {
     ///
     /// # Errors
     /// If there are no programs for it.
-    pub fn of(pack: &str) -> Result<Self, MeasureError> {
+    pub fn of(pack: &str) -> Result<Self, ProgramError> {
         match pack {
             "python" => Ok(Self::Python),
             "shell" => Ok(Self::Shell),
             "node" => Ok(Self::Node),
-            _ => Err(MeasureError::NotHere("only the packs python, shell and node have programs")),
+            _ => Err(ProgramError::NoPrograms),
         }
     }
 

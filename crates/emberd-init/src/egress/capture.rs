@@ -211,3 +211,28 @@ pub fn is_of_guest(address: IpAddr) -> bool {
         IpAddr::V6(v6) => v6.is_loopback() || v6 == ADDRESS_V6 || v6 == Ipv6Addr::UNSPECIFIED,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_option_is_named() {
+        let without_bpf = no_bpf(Errno::ENOSYS.into());
+        let expect = "the guest's kernel lacks the option CONFIG_BPF_SYSCALL";
+        assert_eq!(without_bpf.to_string(), expect);
+        let forbidden = no_bpf(Errno::EPERM.into());
+        assert_eq!(forbidden.to_string(), "cannot load the program of egress");
+    }
+
+    #[test]
+    fn guest_is_meant_by_its_own_addresses_only() {
+        for own in ["127.0.0.1", "127.9.9.9", "198.18.0.1", "0.0.0.0", "::1", "::", "100::1"] {
+            assert!(is_of_guest(own.parse().unwrap()), "{own}");
+        }
+        assert!(is_of_guest("::ffff:127.0.0.1".parse().unwrap()));
+        for other in ["198.18.0.3", "128.0.0.1", "10.0.0.1", "100::2", "fe80::1", "2001:db8::1"] {
+            assert!(!is_of_guest(other.parse().unwrap()), "{other}");
+        }
+    }
+}

@@ -430,3 +430,19 @@ fn agent_without_capture_says_why() {
     // The connection is idle again.
     host.ping();
 }
+
+#[test]
+fn many_connections_in_sequence_leave_nothing() {
+    if !may_make_namespaces() {
+        return;
+    }
+    let guest = Guest::captured();
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", guest.pid())).unwrap().count();
+    let session = Session::open(&guest, usual);
+    check(&guest, "print(ends(V4, '203.0.113.1', 443, b'x'))", "X.");
+    let before = descriptors();
+    check(&guest, "print({ends(V4, '203.0.113.1', 443, b'x') for _ in range(10_000)})", "{'X.'}");
+    assert_eq!(session.opens().len(), 10_001);
+    // The last connection, and that of the exec, may not have been closed yet.
+    assert!(descriptors() <= before + 2, "{} of {before}", descriptors());
+}

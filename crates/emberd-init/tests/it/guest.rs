@@ -238,6 +238,12 @@ impl Host {
         }
     }
 
+    /// The connection without frames, and what has been read of it after the last one.
+    pub fn into_raw(mut self) -> (UnixStream, Vec<u8>) {
+        let ahead = self.decoder.buffer().to_vec();
+        (self.stream, ahead)
+    }
+
     pub fn answer(&mut self) -> GuestMessage {
         self.frame().expect("connection is open").message().unwrap()
     }

@@ -1,6 +1,7 @@
 //! A host at the other end of the egress session, which does what a script says.
 
 use std::future::poll_fn;
+use std::io::Cursor;
 use std::net::{IpAddr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -51,12 +52,14 @@ impl Session {
         let mut host = guest.greet();
         host.send(&HostMessage::Egress);
         assert_eq!(host.answer(), GuestMessage::Egress(EgressCapture::Ready));
-        let stream = host.stream.try_clone().unwrap();
+        // A guest whose programs wait speaks at once.
+        let (raw, ahead) = host.into_raw();
+        let stream = raw.try_clone().unwrap();
         let (told, requests) = channel();
         let thread = thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(serve(host.stream, Arc::new(script), told));
+            runtime.block_on(serve(raw, ahead, Arc::new(script), told));
         });
         Self { stream, requests, thread: Some(thread) }
     }
@@ -87,9 +90,16 @@ impl Drop for Session {
     }
 }
 
-async fn serve(stream: UnixStream, script: Arc<Script>, told: Sender<EgressRequest>) {
+async fn serve(
+    stream: UnixStream,
+    ahead: Vec<u8>,
+    script: Arc<Script>,
+    told: Sender<EgressRequest>,
+) {
     stream.set_nonblocking(true).unwrap();
     let stream = tokio::net::UnixStream::from_std(stream).unwrap();
+    let (reader, writer) = stream.into_split();
+    let stream = tokio::io::join(Cursor::new(ahead).chain(reader), writer);
     let mut config = yamux::Config::default();
     config.set_max_num_streams(4096);
     let mut session = yamux::Connection::new(stream.compat(), config, yamux::Mode::Server);
