@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::exit;
 use crate::output::{Output, printable};
+use crate::policy;
 use crate::trace::Trace;
 
 /// The file name that stands for standard input.
@@ -235,7 +236,7 @@ pub fn finish(
     })
 }
 
-/// Says why a program ended that could not itself.
+/// Says why a program ended that could not itself, and what the network policy denied to it.
 ///
 /// # Errors
 /// Standard error is closed.
@@ -246,7 +247,7 @@ pub fn say_why(exit: &ExecExit) -> io::Result<()> {
     if exit.out_of_memory {
         writeln!(io::stderr(), "emberctl: out of memory: the program reached limits.memory_mib")?;
     }
-    Ok(())
+    policy::say_denied(&exit.egress)
 }
 
 #[cfg(test)]

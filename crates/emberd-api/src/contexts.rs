@@ -112,7 +112,7 @@ pub enum RunEvent {
         truncated: bool,
         /// Time from `started` to the end, in microseconds.
         duration_us: u64,
-        /// What the network policy denied to the sandbox meanwhile.
+        /// Denials of the network policy meanwhile.
         #[serde(flatten)]
         egress: EgressDenials,
     },

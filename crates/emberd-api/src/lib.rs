@@ -24,7 +24,6 @@ pub use egress::{
     EgressLists, EgressLog, EgressPatch, EgressProfile, EgressProfileList, EgressRecord,
     EgressRule, EgressState, EgressTotals, SandboxEgress,
 };
-pub use emberd_proto::EgressReason;
 pub use emberd_proto::exec::{self, ExecExit, ExecOutcome, ExecSpec, StartedBy};
 pub use emberd_proto::file::{ChangeKind, DEPTH_MAX, FileChange, FileEntry, FileType, GuestPath};
 pub use emberd_proto::policy::{
@@ -32,6 +31,7 @@ pub use emberd_proto::policy::{
 };
 pub use emberd_proto::process::{Limits, ProcessSpec, SignalName, TtySize};
 pub use emberd_proto::{ContextRun, ContextSpec, Forms, Metrics};
+pub use emberd_proto::{EgressDenials, EgressDenied, EgressReason};
 pub use error::{ErrorBody, ErrorCode};
 pub use process::{
     Process, ProcessEvent, ProcessEventKind, ProcessList, ProcessMessage, SignalProcess,

@@ -15,6 +15,10 @@ use crate::verdict::Source;
 /// Most entries of a policy with those of its profiles.
 const RULES_MAX: usize = 4096;
 
+/// Most ranges of ports in all entries of `allow` and `deny`. Entries of one host are compiled
+/// range by range, so that their number bounds the time that a policy takes.
+const PORT_RANGES_MAX: usize = 2048;
+
 /// Why a policy cannot be compiled. `pointer` is where in the policy (RFC 6901).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
@@ -133,7 +137,12 @@ pub fn rules(
         return Err(PolicyError::TooMany { pointer, what, most: RULES_MAX });
     }
     let deny = spec.deny.iter().enumerate().map(|(at, spec)| deny(spec, || format!("/deny/{at}")));
-    let deny = deny.collect::<Result<_, _>>()?;
+    let deny = deny.collect::<Result<Vec<_>, _>>()?;
+    let own = allow.iter().filter(|rule| rule.source == Source::Sandbox).chain(&deny);
+    if own.map(|rule| rule.ports.ranges().len()).sum::<usize>() > PORT_RANGES_MAX {
+        let (pointer, what) = (longer(spec), "ranges of ports in all entries");
+        return Err(PolicyError::TooMany { pointer, what, most: PORT_RANGES_MAX });
+    }
     Ok(PolicyRules { allow, deny, ceiling: permitted(&operator.ceiling, operator, packs) })
 }
 
@@ -200,11 +209,16 @@ fn check_counts(spec: &PolicySpec) -> Result<(), PolicyError> {
     }
     if spec.allow.len() + spec.deny.len() > EGRESS_ENTRIES_MAX {
         let what = "entries in `allow` and `deny` together";
-        let longer = if spec.allow.len() >= spec.deny.len() { "/allow" } else { "/deny" };
-        let (pointer, most) = (longer.to_owned(), EGRESS_ENTRIES_MAX);
+        let (pointer, most) = (longer(spec), EGRESS_ENTRIES_MAX);
         return Err(PolicyError::TooMany { pointer, what, most });
     }
     Ok(())
+}
+
+/// Pointer to the longer list of entries.
+fn longer(spec: &PolicySpec) -> String {
+    let longer = if spec.allow.len() >= spec.deny.len() { "/allow" } else { "/deny" };
+    longer.to_owned()
 }
 
 fn check_limits(spec: &PolicySpec) -> Result<(), PolicyError> {

@@ -25,7 +25,7 @@ use crate::policy::Policy;
 use crate::record::{Carried, Decision, Kind, Record, hint_for};
 use crate::sniff;
 use crate::splice::{Cut, IDLE_MAX, Moved, splice};
-use crate::state::{Listed, Sandbox, Target, guard};
+use crate::state::{Listed, Places, Sandbox, Target, guard};
 use crate::verdict::{Allowed, Denied, Verdict};
 
 /// Port on which TLS is demanded of connections to names.
@@ -44,6 +44,8 @@ pub(crate) struct Connect {
     record: Record,
     moved: Moved,
     begun: Instant,
+    /// Held until the end, also while a refusal is explained.
+    places: Option<Places>,
     is_dialled: bool,
     /// Whether the guest left before anything was dialled, so that there is nothing to record.
     is_void: bool,
@@ -96,6 +98,7 @@ impl Connect {
             record,
             moved,
             begun,
+            places: None,
             is_dialled: false,
             is_void: false,
         }
@@ -109,7 +112,9 @@ impl Connect {
             Err(Stop::Denied(denied)) => {
                 let reason = denied.reason;
                 refuse(&mut self.record, denied);
-                let explains = self.port == HTTP_PORT && self.moved.is_nothing();
+                let is_within_limits = self.places.is_some();
+                let explains =
+                    is_within_limits && self.port == HTTP_PORT && self.moved.is_nothing();
                 if explains && self.record.decision == Decision::Denied {
                     self.explain(peer, reason).await;
                 } else if !peer.answered {
@@ -121,7 +126,7 @@ impl Connect {
 
     async fn connect(&mut self, peer: &mut Peer) -> Result<(), Stop> {
         let policy = self.sandbox.policy();
-        let _places = self.sandbox.enter(&policy)?;
+        self.places = Some(self.sandbox.enter(&policy)?);
         let mut candidates = self.choose(&policy)?;
         let is_named = matches!(candidates[0].target, Target::Name(..));
         let is_checked = is_named && candidates[0].allowed.protocol == Protocol::Auto;

@@ -42,7 +42,7 @@ pub struct SandboxEgress {
     runtime: tokio::runtime::Handle,
 }
 
-/// What would happen to a connection.
+/// The fate of a connection that is not made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     /// Whether it would be allowed, denied, or fail for lack of an address.

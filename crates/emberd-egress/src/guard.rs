@@ -96,7 +96,7 @@ pub(crate) fn is_metadata_name(name: &str) -> bool {
     METADATA_NAMES.contains(&name)
 }
 
-/// What lies behind an address, as far as the address shows it.
+/// Kind of an address, as far as the address shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
     Public,
@@ -342,7 +342,8 @@ mod tests {
             for embedded in embeddings(address) {
                 if let Ok(dialled) = STRICT.check(embedded.into()) {
                     prop_assert_eq!(itself, Ok(address.into()));
-                    prop_assert!(dialled == IpAddr::from(address) || dialled == IpAddr::from(embedded));
+                    let forms = [IpAddr::from(address), IpAddr::from(embedded)];
+                    prop_assert!(forms.contains(&dialled));
                 }
             }
             prop_assert_eq!(itself.is_err(), in_a_block(address));

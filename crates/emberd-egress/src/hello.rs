@@ -25,7 +25,7 @@ const ENCRYPTED_SNI: u16 = 0xffce;
 /// Type of a name in the extension: a host name.
 const HOST_NAME: u8 = 0;
 
-/// What the first message of a TLS connection says.
+/// The first message of a TLS connection, as far as it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientHello {
     /// The name of the server.
@@ -45,7 +45,7 @@ pub enum ServerName {
     Invalid(String),
 }
 
-/// What some bytes at the beginning of a connection are.
+/// The beginning of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hello {
     /// A whole message.

@@ -105,7 +105,7 @@ impl Drop for Place {
     }
 }
 
-/// What a sandbox has moved, and may send.
+/// Bytes that a sandbox has moved, and may send.
 #[derive(Debug)]
 pub(crate) struct Traffic {
     /// Bytes to destinations.

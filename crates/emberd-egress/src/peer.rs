@@ -15,7 +15,7 @@ const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
 /// See the module.
 pub(crate) struct Peer {
     pub stream: MuxStream,
-    /// What the guest has sent and nobody has dealt with.
+    /// Bytes that the guest has sent and nobody has dealt with.
     pub head: BytesMut,
     /// Whether the request is answered.
     pub answered: bool,

@@ -36,7 +36,7 @@ pub const DENIED_MAX: usize = 8;
 /// Longest text of a guest in a record, in bytes; the rest is cut.
 const TEXT_BYTES_MAX: usize = 1024;
 
-/// What a record is about.
+/// Kind of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A connection.
@@ -64,11 +64,11 @@ impl Kind {
 /// How it went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Decision {
-    /// It was allowed, and a connection was made.
+    /// Allowed and made.
     Allowed,
-    /// It was refused.
+    /// Refused.
     Denied,
-    /// It was allowed, and failed.
+    /// Allowed, and failed.
     Failed,
 }
 
@@ -94,7 +94,7 @@ impl Decision {
     }
 }
 
-/// What a connection carried, as far as it was read.
+/// Protocol of a connection, as far as it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Carried {
     /// TLS, of which the first message was read.
@@ -126,7 +126,7 @@ pub struct Record {
     pub seq: u64,
     /// When it was written.
     pub time: SystemTime,
-    /// What it is about.
+    /// Kind of the event.
     pub kind: Kind,
     /// How it went.
     pub decision: Decision,
@@ -142,7 +142,7 @@ pub struct Record {
     pub entry: Option<Arc<str>>,
     /// Where that entry comes from.
     pub from: Option<Source>,
-    /// What was carried.
+    /// Protocol of the connection.
     pub protocol: Option<Carried>,
     /// Name in the TLS connection.
     pub sni: Option<String>,
@@ -389,7 +389,8 @@ impl State {
     }
 }
 
-/// What to ask for so that `denied` are allowed, for people and models; none if no entry would.
+/// Returns what to ask for so that `denied` are allowed, for people and models; none if no entry
+/// would allow them.
 pub fn hint(denied: &[EgressDenied]) -> Option<String> {
     let mut entries: Vec<String> = denied.iter().filter_map(EgressDenied::entry).collect();
     // A lookup that is denied comes before the connection that it prevents.

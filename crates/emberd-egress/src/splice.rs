@@ -37,11 +37,11 @@ pub(crate) enum Cut {
     Idle,
     /// The sandbox has sent all it may.
     Spent,
-    /// What the guest sent is refused.
+    /// The guest sent something that is refused.
     Refused(emberd_proto::EgressReason),
 }
 
-/// What one connection has moved.
+/// Bytes that one connection has moved.
 #[derive(Debug)]
 pub(crate) struct Moved {
     /// Bytes to the destination.

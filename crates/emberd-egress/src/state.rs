@@ -24,7 +24,7 @@ const LOOKUPS_PER_S: u64 = 20;
 /// Lookups of one sandbox under way.
 const LOOKUPS_UNDER_WAY_MAX: usize = 8;
 
-/// What all sandboxes of one daemon share.
+/// State that all sandboxes of one daemon share.
 pub(crate) struct Daemon {
     pub network: Arc<dyn Network>,
     pub resolver: Resolver,
@@ -63,7 +63,7 @@ struct Connection {
     cut: CancellationToken,
 }
 
-/// What a connection goes to.
+/// Destination of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     Name(Name, u16),
@@ -85,7 +85,7 @@ pub(crate) struct Listed {
     pub cut: CancellationToken,
 }
 
-/// What a sandbox has done so far.
+/// Counts of a sandbox so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
     /// Connections that were made.
@@ -227,7 +227,7 @@ impl Sandbox {
 }
 
 impl Target {
-    /// What `policy` says about the target.
+    /// Returns what `policy` says about the target.
     pub fn verdict(&self, policy: &Policy) -> Verdict {
         match self {
             Self::Name(name, port) => policy.name(name, *port),

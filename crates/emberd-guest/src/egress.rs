@@ -14,12 +14,13 @@ use crate::host::ByteStream;
 use crate::line::Line;
 use crate::session::Session;
 
-/// What a guest does with the connections of its programs.
+/// A guest's answer to the question for its egress session.
 #[derive(Debug)]
 pub enum EgressLink<S> {
-    /// It sends them over this stream, in the session of [`emberd_proto::egress`].
+    /// The guest sends the connections of its programs over this stream, in the session of
+    /// [`emberd_proto::egress`].
     Ready(EgressStream<S>),
-    /// It cannot capture them.
+    /// The guest cannot capture them.
     Unavailable {
         /// Why, for people. The guest may say anything.
         why: String,
@@ -29,7 +30,7 @@ pub enum EgressLink<S> {
 /// The raw bytes of a connection after its last frame.
 #[derive(Debug)]
 pub struct EgressStream<S> {
-    /// What came together with the last frame.
+    /// Bytes that came together with the last frame.
     ahead: BytesMut,
     stream: S,
 }

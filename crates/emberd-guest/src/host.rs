@@ -45,8 +45,8 @@ pub trait Host<S>: Send + Sync + 'static {
         0
     }
 
-    /// Returns what the network policy has denied to the guest since `mark`; nothing where there
-    /// is no policy.
+    /// Returns what the network policy has denied to the guest since `mark`. By default nothing is
+    /// denied.
     fn denied_since(&self, _mark: u64) -> EgressDenials {
         EgressDenials::default()
     }

@@ -3,7 +3,6 @@
 //! Readers need no lock: a blob never changes once it has its name, and a manifest is replaced by
 //! a single rename.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -267,8 +266,8 @@ pub(crate) struct PackManifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<String>,
     /// Entries of network policies, by the name of their profile.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub profiles: BTreeMap<String, Vec<String>>,
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub profiles: std::collections::BTreeMap<String, Vec<String>>,
     pub rootfs: Blob,
 }
 

@@ -4,7 +4,6 @@
 //! such as the [`PackSpec`] for the guest agent. An untrusted archive is never unpacked on the
 //! host: its device nodes and links are only entries of an image.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -228,7 +227,7 @@ impl PackBuild<'_> {
             compression,
             spec: self.spec,
             warm_up: self.warm_up.map(str::to_owned),
-            profiles: BTreeMap::new(),
+            profiles: std::collections::BTreeMap::new(),
             rootfs: store.publish(&image, BlobKind::Squashfs)?,
         };
         store.write_manifest(&path, &manifest)?;

@@ -251,7 +251,7 @@ impl EgressDenied {
     }
 }
 
-/// What the policy denied to a sandbox while one of its programs ran.
+/// Denials of a policy while a program of its sandbox ran.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct EgressDenials {
@@ -259,7 +259,7 @@ pub struct EgressDenials {
     /// latest first, at most 8. Absent when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub egress_denied: Vec<EgressDenied>,
-    /// What to ask for so that they are allowed. Absent when nothing would help.
+    /// Advice on what to ask for. Absent when nothing would help.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }

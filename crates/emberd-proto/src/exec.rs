@@ -204,7 +204,7 @@ pub struct ExecExit {
     pub stdout_truncated: bool,
     /// Whether standard error exceeded 8 MiB, or what there was room for, and was cut.
     pub stderr_truncated: bool,
-    /// What the network policy denied to the sandbox meanwhile. The host sets it.
+    /// Denials of the network policy meanwhile. The host sets them.
     #[serde(flatten)]
     pub egress: EgressDenials,
 }

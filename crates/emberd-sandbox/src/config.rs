@@ -39,7 +39,7 @@ pub struct SandboxesConfig {
     /// The warm pool of each language pack; without one sandboxes are restored when asked
     /// for. Needs templates.
     pub pool: Option<PoolConfig>,
-    /// What carries the connections of programs; without one they reach nothing.
+    /// Carries the connections of programs; without it they reach nothing.
     pub egress: Option<Arc<Egress>>,
 }
 

@@ -31,7 +31,7 @@ const LASTED: Duration = Duration::from_secs(10);
 /// Longest explanation of a guest that is kept, in characters.
 const WHY_MAX: usize = 256;
 
-/// What became of the connections of a sandbox's programs.
+/// State of the connections of a sandbox's programs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum EgressState {
     /// The daemon carries none.

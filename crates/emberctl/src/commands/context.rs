@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::output::{self, Output, printable};
+use crate::policy;
 use pictures::{Pictures, is_picture};
 
 mod pictures;
@@ -192,7 +193,8 @@ impl Shown {
                 }
             }
             RunEvent::Error { .. } => self.failed = true,
-            RunEvent::End { .. } if !self.output.json => {
+            RunEvent::End { egress, .. } if !self.output.json => {
+                policy::say_denied(egress)?;
                 if let Some(complaint) = self.pictures.complaint() {
                     writeln!(io::stderr(), "emberctl: {complaint}")?;
                 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{End, OutboundEnd, Shared, Slot, UNSENT_BYTES_MAX};
+use super::state::{End, OutboundEnd, Shared, Slot, UNSENT_BYTES_MAX};
 
 /// A stream that the guest opened. One task at a time may read it, and one may write.
 ///

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::compat::TokioAsyncReadCompatExt as _;
 use yamux::{Config, Connection, Mode};
 
+use super::state::{ACK, UNREAD_BYTES_MAX, put_header};
 use super::*;
 
 /// Capacity of the channel, in bytes.

@@ -173,3 +173,52 @@ async fn policies_changed_amid_transfers_leave_no_connection_that_none_allows() 
     }
     records(&sandbox, 40).await;
 }
+
+#[tokio::test]
+async fn many_connections_at_once_are_open_at_once() {
+    // More than a client of yamux opens without an acknowledgement.
+    const MANY: usize = 300;
+    let world = World::new();
+    world.name("a.example", &[ONE]);
+    world.server(ONE, 7000).await.echo();
+    let policy = json!({
+        "allow": ["a.example:7000"],
+        "limits": {"connections": MANY, "opens_per_s": 10_000},
+    });
+    let (sandbox, guest) = world.guest(policy);
+    let mut held = Vec::new();
+    for _ in 0..MANY {
+        held.push(guest.open(ONE, 7000, &["a.example"]).await);
+    }
+    for stream in &mut held {
+        stream.opened().await;
+    }
+    assert_eq!(sandbox.connections(), MANY);
+    for (number, stream) in held.iter_mut().enumerate() {
+        stream.send(number.to_string().as_bytes()).await;
+    }
+    for (number, stream) in held.iter_mut().enumerate() {
+        let number = number.to_string();
+        assert_eq!(stream.read_exact(number.len()).await, number.as_bytes());
+    }
+    let mut over = guest.open(ONE, 7000, &["a.example"]).await;
+    let reason = EgressReason::ConnectionLimit;
+    assert_eq!(over.answer().await, EgressAnswer::Refused { reason });
+}
+
+#[tokio::test]
+async fn a_flood_to_the_port_of_http_is_not_explained() {
+    let world = World::new();
+    let (sandbox, guest) = world.guest(json!({"limits": {"connections": 2}}));
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut stream = guest.open(ONE, 80, &[]).await;
+        stream.opened().await;
+        waiting.push(stream);
+    }
+    let mut over = guest.open(ONE, 80, &[]).await;
+    let reason = EgressReason::ConnectionLimit;
+    assert_eq!(over.answer().await, EgressAnswer::Refused { reason });
+    drop(waiting);
+    until(|| sandbox.connections() == 0).await;
+}

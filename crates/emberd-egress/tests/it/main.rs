@@ -1,4 +1,5 @@
-//! Sessions of guests over byte streams, to servers behind public addresses that exist only here.
+//! Policies against a reference, and sessions of guests over byte streams, to servers behind public
+//! addresses that exist only here.
 
 #[cfg(test)]
 mod connections;
@@ -10,5 +11,11 @@ mod guest;
 mod hostile;
 #[cfg(test)]
 mod lookups;
+#[cfg(test)]
+mod policy;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod world;

@@ -95,6 +95,10 @@ fn an_invalid_policy_is_refused_where_it_is_wrong() {
         (json!({"profiles": vec!["pip"; 65]}), "/profiles: at most 64 profiles"),
         (json!({"allow": many}), "/allow: at most 512 entries in `allow` and `deny` together"),
         (
+            json!({"allow": vec!["a.example:1,3,5,7,9"; 410]}),
+            "/allow: at most 2048 ranges of ports in all entries",
+        ),
+        (
             json!({"allow": ["pip"]}),
             "/allow/0: `pip` is a profile, which `profiles` takes; a host \
             is `pip:443`",

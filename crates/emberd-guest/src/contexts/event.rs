@@ -45,6 +45,6 @@ pub struct RunEnd {
     pub truncated: bool,
     /// From its start to its end, by the host's clock.
     pub duration: Duration,
-    /// What the network policy denied to the sandbox meanwhile.
+    /// Destinations that the network policy denied to the sandbox meanwhile.
     pub egress: EgressDenials,
 }

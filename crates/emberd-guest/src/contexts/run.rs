@@ -23,11 +23,11 @@ pub struct Run {
     /// Events to return first.
     waiting: VecDeque<RunEvent>,
     over: bool,
-    /// What tells what was denied meanwhile, and when the run was asked for.
+    /// The source of denials, and when the run was asked for.
     watch: Option<(Arc<dyn Denials>, u64)>,
 }
 
-/// What knows what the network policy has denied to a guest.
+/// A source of what the network policy has denied to a guest.
 pub(crate) trait Denials: Send + Sync {
     fn mark(&self) -> u64;
     fn denied_since(&self, mark: u64) -> EgressDenials;

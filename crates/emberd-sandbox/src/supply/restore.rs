@@ -203,8 +203,6 @@ pub(crate) async fn run_warm_up(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use emberd_image::Digest;
 
     use super::*;
@@ -216,7 +214,7 @@ mod tests {
             sha256: Digest::of(b""),
             description: String::new(),
             warm_up: warm_up.map(str::to_owned),
-            profiles: BTreeMap::default(),
+            profiles: std::collections::BTreeMap::new(),
         };
         let vmm = |accelerator| VmmDescription {
             driver: "qemu",
