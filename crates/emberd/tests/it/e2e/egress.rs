@@ -95,7 +95,7 @@ print(web('http://evil.example/'), web('http://45.45.0.2/'), echo('45.45.0.2', 7
     )
     .await;
     let expect = "hello from 45.45.0.1\nhello from 45.45.0.1\nECONNRESET\nhello\n\
-        no such name\nECONNRESET\nECONNRESET\nECONNRESET\n";
+        no such name\n403\nECONNRESET\nECONNRESET\n";
     assert_eq!(told, expect);
     let (connects, queries): (Vec<_>, Vec<_>) =
         world.reached().into_iter().partition(|line| line.starts_with("connect"));
@@ -207,7 +207,7 @@ fn names_and_datagrams_carry_nothing_out() {
         world.reached();
         let told = python(&daemon, &id, NAMES_AND_DATAGRAMS).await;
         let expect = "(3, 0) (0, 1)\n{(0, 0)}\nTrue\nECONNRESET ECONNRESET ECONNRESET\n\
-            ECONNREFUSED ECONNREFUSED\nECONNRESET ECONNRESET\n";
+            ECONNREFUSED ECONNREFUSED\n403 ECONNRESET\n";
         assert_eq!(told, expect);
         assert_eq!(world.reached(), ["query good.example"]);
         let denied = denials(&daemon, &id).await;
