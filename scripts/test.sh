@@ -127,7 +127,8 @@ install_ruff() {
 }
 
 stage "host packages and Rust"
-install_packages "${host_packages[@]}" shellcheck:shellcheck unsquashfs:squashfs-tools node:nodejs
+install_packages "${host_packages[@]}" shellcheck:shellcheck unsquashfs:squashfs-tools node:nodejs \
+  ip:iproute2 openssl:openssl git:git
 install_rust
 cargo fmt --version >/dev/null 2>&1 || rustup --quiet component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup --quiet component add clippy

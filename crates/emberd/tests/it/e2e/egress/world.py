@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import urllib.parse
 
 NAMES = {
     "good.example": "45.45.0.1",
@@ -17,6 +18,10 @@ NAMES = {
     "meta.example": "169.254.169.254",
     "own.example": "45.45.9.9",
 }
+
+
+SITE = sys.argv[2]
+TYPES = {".html": "text/html", ".json": "application/json"}
 
 
 def log(*words):
@@ -58,14 +63,33 @@ def serve(port, talk):
         threading.Thread(target=talk, args=(c,), daemon=True).start()
 
 
+def page(target, address):
+    """Status, type and content of a page: a file of the site, or a greeting at its root."""
+    path = os.path.normpath(urllib.parse.unquote(target.split("?")[0]))
+    if path == "/":
+        return 200, "text/plain", f"hello from {address}".encode()
+    file = SITE + path
+    if os.path.isdir(file):
+        file += "/index.html"
+    try:
+        with open(file, "rb") as f:
+            return 200, TYPES.get(os.path.splitext(file)[1], "application/octet-stream"), f.read()
+    except OSError:
+        return 404, "text/plain", b"no such page"
+
+
 def http(c):
     try:
         with c, c.makefile("rb") as lines:
-            while (line := lines.readline()) not in (b"\r\n", b""):
+            target = (lines.readline().split() + [b"", b"/"])[1].decode("latin-1")
+            while lines.readline() not in (b"\r\n", b""):
                 pass
-            text = f"hello from {c.getsockname()[0]}".encode()
-            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
-            c.sendall(head.encode() + text)
+            status, kind, text = page(target, c.getsockname()[0])
+            c.sendall(
+                f"HTTP/1.1 {status} .\r\nContent-Type: {kind}\r\nContent-Length: {len(text)}\r\n"
+                f"Connection: close\r\n\r\n".encode()
+                + text
+            )
     except OSError:
         pass
 

@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 
@@ -14,6 +15,9 @@ use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
 use super::Daemon;
+
+/// Directory of the web servers' files, in the world's own.
+const SITE: &str = "site";
 
 /// A world. Dropping it ends it.
 pub struct World {
@@ -63,6 +67,7 @@ impl World {
         let mut process = Command::new("unshare")
             .args(["--net", "python3", "-c", include_str!("world.py")])
             .arg(&certificate)
+            .arg(dir.path().join(SITE))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(fs::File::create(dir.path().join("log")).unwrap())
@@ -84,6 +89,11 @@ impl World {
         // The world's own tries of its servers.
         fs::write(world.dir.path().join("log"), "").unwrap();
         world
+    }
+
+    /// Directory of the files that the web servers serve, beside their greeting.
+    pub fn site(&self) -> PathBuf {
+        self.dir.path().join(SITE)
     }
 
     /// Takes what reached the world since the last call, sorted, each once: queries and
