@@ -70,11 +70,11 @@ pub async fn log(
     query: Query,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let egress = sandboxes.get(id)?.egress().ok_or(EgressError::Off)?;
     let after = query.number("after")?.unwrap_or(0);
     let limit: Option<usize> = query.number("limit")?;
     let follow = query.flag("follow")?;
     let decision = query.choice("decision", &DECISIONS)?;
+    let egress = sandboxes.get(id)?.egress().ok_or(EgressError::Off)?;
     let accepts_events = {
         let mut accepted = headers.get_all(header::ACCEPT).iter();
         accepted.any(|value| value.to_str().is_ok_and(|value| value.contains(EVENT_STREAM)))

@@ -135,8 +135,13 @@ fn apt_and_curl_work_where_they_may() {
             &world.site().join("apt"),
             r#"mkdir -p sample/DEBIAN sample/usr/share/sample
 echo 'a package' > sample/usr/share/sample/word
-printf 'Package: sample\nVersion: 1.0\nArchitecture: all\nMaintainer: m <m@good.example>\nDescription: d\n' \
-    > sample/DEBIAN/control
+cat > sample/DEBIAN/control <<'end'
+Package: sample
+Version: 1.0
+Architecture: all
+Maintainer: m <m@good.example>
+Description: d
+end
 dpkg-deb --root-owner-group --build sample sample.deb >/dev/null
 { cat sample/DEBIAN/control
   echo "Filename: ./sample.deb"
