@@ -102,9 +102,19 @@ impl Report {
             report.need == Need::Required && report.provision == Provision::Missing
         })
     }
+
+    /// Returns the missing options without which guests reach no other host.
+    pub fn missing_for_egress(&self) -> impl Iterator<Item = &OptionReport> {
+        self.options.iter().filter(|report| {
+            EGRESS.contains(&report.option) && report.provision == Provision::Missing
+        })
+    }
 }
 
-const OPTIONS: [(&str, Need, &str); 25] = [
+/// Options that capture the connections of a guest's programs.
+const EGRESS: [&str; 3] = ["INET", "BPF_SYSCALL", "NET_NS"];
+
+const OPTIONS: [(&str, Need, &str); 26] = [
     ("BLK_DEV_INITRD", Need::Required, "the initramfs"),
     ("PROC_FS", Need::Required, "/proc"),
     ("SYSFS", Need::Required, "/sys"),
@@ -128,6 +138,7 @@ const OPTIONS: [(&str, Need, &str); 25] = [
     ("UNIX98_PTYS", Need::Optional, "terminals"),
     ("INET", Need::Optional, "ports, and connections to the outside"),
     ("BPF_SYSCALL", Need::Optional, "connections to the outside"),
+    ("NET_NS", Need::Optional, "connections to the outside"),
     ("IPV6", Need::Optional, "connections to IPv6 addresses"),
     ("HW_RANDOM_VIRTIO", Need::Optional, "entropy from the host"),
     ("MODULES", Need::Optional, "loading features that are not built in"),

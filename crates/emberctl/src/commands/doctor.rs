@@ -99,7 +99,8 @@ async fn checks(config: &Config) -> anyhow::Result<Vec<Row>> {
         checks.push(qemu::jail(config));
     }
     checks.extend(host::rows(config, is_jailed));
-    checks.extend([images::images(config), images::disk(data_dir.path())]);
+    checks.extend(images::rows(config));
+    checks.push(images::disk(data_dir.path()));
     if config.templates {
         checks.extend(templates::rows(config));
     }

@@ -4,6 +4,9 @@ use std::path::Path;
 
 use emberd_api::chain;
 use emberd_config::Config;
+use emberd_image::DataDir;
+use emberd_image::check::{self, ConfigSource, Report};
+use emberd_image::pack::Compression;
 
 use super::Row;
 use crate::output;
@@ -11,18 +14,44 @@ use crate::output;
 /// Free space for building images, in bytes (3 GiB): three packs, and the trees they come from.
 const BUILD_BYTES: u64 = 3 << 30;
 
-pub fn images(config: &Config) -> Row {
+/// Name of the check of the network.
+const EGRESS: &str = "egress";
+
+/// What guests boot from, and what its kernel lets them do.
+pub fn rows(config: &Config) -> Vec<Row> {
     const WHAT: &str = "images";
     match config.images() {
         Ok(images) => {
             let packs: Vec<_> = images.packs.keys().map(ToString::to_string).collect();
             let seen = format!("Linux {}, packs {}", images.kernel.release, packs.join(", "));
-            Row::ok(WHAT, seen)
+            vec![Row::ok(WHAT, seen), egress(&images.kernel.path, &config.data_dir)]
         }
         Err(error) => {
-            Row::fail(WHAT, chain(&error)).advise("build the missing images: scripts/serve.sh")
+            let row = Row::fail(WHAT, chain(&error));
+            vec![row.advise("build the missing images: scripts/serve.sh")]
         }
     }
+}
+
+/// Whether guests can be given access to other hosts under the kernel at `path`.
+fn egress(path: &Path, data_dir: &DataDir) -> Row {
+    match check::kernel(path, None, Compression::default(), data_dir) {
+        Ok(report) => egress_of(&report),
+        Err(error) => Row::unknown(EGRESS, &chain(&error)),
+    }
+}
+
+fn egress_of(report: &Report) -> Row {
+    if report.config == ConfigSource::Nowhere {
+        return Row::unknown(EGRESS, "the kernel does not contain its configuration");
+    }
+    let missing: Vec<_> =
+        report.missing_for_egress().map(|option| format!("CONFIG_{}", option.option)).collect();
+    if missing.is_empty() {
+        return Row::ok(EGRESS, "the guests' kernel can capture connections".to_owned());
+    }
+    let seen = format!("sandboxes reach no other host: their kernel lacks {}", missing.join(", "));
+    Row::warn(EGRESS, seen).advise("use a kernel with these options; see: emberctl image check")
 }
 
 /// Free space where `dir` is, or will be.
@@ -50,7 +79,32 @@ pub fn disk(dir: &Path) -> Row {
 
 #[cfg(test)]
 mod tests {
+    use emberd_image::check::{Need, OptionReport, Provision};
+
     use super::*;
+    use crate::check::Verdict;
+
+    #[test]
+    fn options_that_the_kernel_lacks_are_named() {
+        let report = |source, provision| Report {
+            release: "6.1.0".to_owned(),
+            config: source,
+            hz: None,
+            options: vec![OptionReport {
+                option: "BPF_SYSCALL",
+                need: Need::Optional,
+                purpose: "connections to the outside",
+                provision,
+            }],
+        };
+        let row = egress_of(&report(ConfigSource::Kernel, Provision::Missing));
+        assert_eq!(row.verdict, Verdict::Warn);
+        assert!(row.seen.ends_with("lacks CONFIG_BPF_SYSCALL"), "{row:?}");
+        let row = egress_of(&report(ConfigSource::Kernel, Provision::BuiltIn));
+        assert_eq!(row.verdict, Verdict::Ok);
+        let row = egress_of(&report(ConfigSource::Nowhere, Provision::Unknown));
+        assert!(row.seen.contains("configuration"), "{row:?}");
+    }
 
     #[test]
     fn disk_is_judged_where_the_directory_will_be() {
