@@ -223,7 +223,7 @@ impl PackBuild<'_> {
         let events = (sender, receiver);
         squashfs::write(&image, prelude, root, compression, self.newest, events, progress)?;
         progress.stage("reading the package managers' configuration");
-        let profiles = profiles::of_image(&image)?;
+        let profiles = profiles::of_image(&image, &self.spec.env)?;
         progress.stage("storing the image");
         let manifest = PackManifest {
             key,

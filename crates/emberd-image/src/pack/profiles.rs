@@ -34,6 +34,13 @@ const PIP_CONFIG: [&str; 5] = [
     "root/.pip/pip.conf",
 ];
 
+/// Pip's variables, and the settings they stand for.
+const PIP_VARIABLES: [(&str, &str); 3] = [
+    ("PIP_INDEX_URL", "index-url"),
+    ("PIP_EXTRA_INDEX_URL", "extra-index-url"),
+    ("PIP_FIND_LINKS", "find-links"),
+];
+
 /// Npm's own source, which names the default registry.
 const NPM_SOURCE: [&str; 6] = [
     "usr/share/nodejs/npm/lib/utils/config/definitions.js",
@@ -54,6 +61,10 @@ const NPM_CONFIG: [&str; 6] = [
     "root/.npmrc",
 ];
 
+/// Npm's variables, and the settings they stand for.
+const NPM_VARIABLES: [(&str, &str); 2] =
+    [("NPM_CONFIG_REGISTRY", "registry"), ("npm_config_registry", "registry")];
+
 /// Apt's sources.
 const APT_SOURCES: [&str; 3] =
     ["etc/apt/sources.list", "etc/apt/sources.list.d/*.list", "etc/apt/sources.list.d/*.sources"];
@@ -61,11 +72,15 @@ const APT_SOURCES: [&str; 3] =
 /// Apt itself: its sources are there without it where the image was made by another one.
 const APT_PROGRAM: [&str; 1] = ["usr/bin/apt-get"];
 
-/// Returns the profiles of the package managers in a squashfs image.
+/// Returns the profiles of the package managers in a squashfs image, whose programs have the
+/// environment `env`.
 ///
 /// # Errors
 /// [`ToolError`] of `unsquashfs`.
-pub(super) fn of_image(image: &Path) -> Result<Profiles, ToolError> {
+pub(super) fn of_image(
+    image: &Path,
+    env: &BTreeMap<String, String>,
+) -> Result<Profiles, ToolError> {
     let read = |names: &[&str]| contents(image, names);
     let mut profiles = Profiles::new();
     let mut add = |name: &str, hosts: BTreeSet<String>| {
@@ -73,8 +88,18 @@ pub(super) fn of_image(image: &Path) -> Result<Profiles, ToolError> {
             profiles.insert(name.to_owned(), hosts.into_iter().take(ENTRIES_MAX).collect());
         }
     };
-    add("pip", pip(&read(&PIP_SOURCE)?, &read(&PIP_CONFIG)?));
-    add("npm", npm(&read(&NPM_SOURCE)?, &read(&NPM_CONFIG)?));
+    // The environment is configuration, too.
+    let configuration = |names: &[&str], variables: &[(&str, &str)]| {
+        let mut text = read(names)?;
+        for (variable, key) in variables {
+            if let Some(value) = env.get(*variable) {
+                text.extend(["\n", key, " = ", value, "\n"]);
+            }
+        }
+        Ok(text)
+    };
+    add("pip", pip(&read(&PIP_SOURCE)?, &configuration(&PIP_CONFIG, &PIP_VARIABLES)?));
+    add("npm", npm(&read(&NPM_SOURCE)?, &configuration(&NPM_CONFIG, &NPM_VARIABLES)?));
     if !read(&APT_PROGRAM)?.is_empty() {
         add("apt", apt(&read(&APT_SOURCES)?));
     }
@@ -105,24 +130,31 @@ fn pip(source: &str, config: &str) -> BTreeSet<String> {
     if source.is_empty() {
         return hosts;
     }
-    let mut key = "";
-    let mut has_index = false;
-    for line in config.lines() {
+    let mut key = String::new();
+    // Of two settings of one name, the later counts.
+    let mut configured = None;
+    for line in config.lines().filter(|line| !is_comment(line)) {
         let continued = line.starts_with([' ', '\t']);
         let value = match line.split_once(['=', ':']) {
             Some((name, value)) if !continued => {
-                key = name.trim();
+                // Pip takes both forms of a name.
+                key = name.trim().to_ascii_lowercase().replace('_', "-");
                 value
             }
             _ if continued => line,
             _ => continue,
         };
-        if ["index-url", "extra-index-url", "find-links", "index"].contains(&key) {
-            hosts.extend(value.split_whitespace().filter_map(entry));
-            has_index |= key == "index-url" && !hosts.is_empty();
+        match &*key {
+            "index-url" if !value.trim().is_empty() => configured = Some(entry(value.trim())),
+            "extra-index-url" | "find-links" => {
+                hosts.extend(value.split_whitespace().filter_map(entry));
+            }
+            _ => {}
         }
     }
-    if !has_index && let Some(index) = source.split("PyPI = PackageIndex(").nth(1) {
+    if let Some(index) = configured {
+        hosts.extend(index);
+    } else if let Some(index) = source.split("PyPI = PackageIndex(").nth(1) {
         let mut texts = index.split('"').skip(1).step_by(2);
         hosts.extend(texts.next().and_then(entry));
         hosts.extend(texts.next().filter(|host| is_host(host)).map(|host| format!("{host}:443")));
@@ -136,27 +168,77 @@ fn npm(source: &str, config: &str) -> BTreeSet<String> {
     if source.is_empty() {
         return hosts;
     }
-    let mut has_default = false;
-    for line in config.lines() {
+    let mut configured = None;
+    for line in config.lines().filter(|line| !is_comment(line)) {
         let Some((name, value)) = line.split_once('=') else { continue };
-        let name = name.trim();
-        if name == "registry" || name.ends_with(":registry") {
-            hosts.extend(entry(value.trim().trim_matches('"')));
-            has_default |= name == "registry";
+        let value = value.trim().trim_matches(['"', '\'']);
+        match name.trim() {
+            "registry" => configured = Some(entry(value)),
+            name if name.ends_with(":registry") => hosts.extend(entry(value)),
+            _ => {}
         }
     }
-    if !has_default && let Some(definition) = source.split("define('registry'").nth(1) {
+    if let Some(registry) = configured {
+        hosts.extend(registry);
+    } else if let Some(definition) = source.split("define('registry'").nth(1) {
         let default = definition.split("default:").nth(1).unwrap_or_default();
         hosts.extend(default.split(['\'', '"', '`']).nth(1).and_then(entry));
     }
     hosts
 }
 
-/// Apt's archives, in both forms of its sources.
+/// Apt's archives, in both forms of its sources: lines, and stanzas of fields (sources.list(5)).
 fn apt(sources: &str) -> BTreeSet<String> {
-    let is_source = |line: &&str| line.starts_with("deb") || line.starts_with("URIs:");
-    let lines = sources.lines().map(str::trim_start).filter(is_source);
-    lines.flat_map(str::split_whitespace).filter_map(entry).collect()
+    let mut hosts = BTreeSet::new();
+    let mut stanza = Stanza::default();
+    for line in sources.lines().filter(|line| !is_comment(line)) {
+        if line.trim().is_empty() {
+            hosts.extend(std::mem::take(&mut stanza).hosts());
+        } else if line.starts_with("deb ") || line.starts_with("deb-src ") {
+            hosts.extend(line.split_whitespace().filter_map(entry));
+        } else {
+            stanza.add(line);
+        }
+    }
+    hosts.extend(stanza.hosts());
+    hosts
+}
+
+/// A stanza of apt's sources.
+#[derive(Default)]
+struct Stanza {
+    field: String,
+    hosts: Vec<String>,
+    disabled: bool,
+}
+
+impl Stanza {
+    /// Adds a line: a field, or more of the one before.
+    fn add(&mut self, line: &str) {
+        let value = match line.split_once(':') {
+            Some((name, value)) if !line.starts_with([' ', '\t']) => {
+                self.field = name.trim().to_ascii_lowercase();
+                value
+            }
+            _ => line,
+        };
+        match &*self.field {
+            "uris" => self.hosts.extend(value.split_whitespace().filter_map(entry)),
+            "enabled" => {
+                let value = value.trim().to_ascii_lowercase();
+                self.disabled = ["no", "false", "without", "off", "disable"].contains(&&*value);
+            }
+            _ => {}
+        }
+    }
+
+    fn hosts(self) -> Vec<String> {
+        if self.disabled { Vec::new() } else { self.hosts }
+    }
+}
+
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with(['#', ';'])
 }
 
 /// Returns the entry for the server of a URL, or none for another text.
@@ -209,6 +291,8 @@ TestPyPI = PackageIndex("https://test.example/", file_storage_domain="test-files
                       timeout = 10\n";
         check(pip(PIP, config), &["even.example:443", "mirror.example:8443", "more.example:80"]);
         let extra = "[install]\nextra-index-url = https://more.example/simple";
+        let other = "[global]\nIndex_URL: file:///srv/index\n# index-url = http://old.example\n";
+        check(pip(PIP, other), &[]);
         check(pip(PIP, extra), &["files.example:443", "index.example:443", "more.example:443"]);
     }
 
@@ -219,6 +303,8 @@ TestPyPI = PackageIndex("https://test.example/", file_storage_domain="test-files
         let config =
             "registry = \"http://mirror.example:4873/\"\n@team:registry=https://t.example/";
         check(npm(NPM, config), &["mirror.example:4873", "t.example:443"]);
+        let quoted = "registry='http://mirror.example/'\n; @a:registry=http://b.example/\n";
+        check(npm(NPM, quoted), &["mirror.example:80"]);
         check(
             npm(NPM, "@team:registry=https://t.example/"),
             &["registry.example:443", "t.example:443"],
@@ -229,7 +315,8 @@ TestPyPI = PackageIndex("https://test.example/", file_storage_domain="test-files
     fn apt_has_the_archives_of_both_forms() {
         let sources = "# deb http://old.example/ a\ndeb [arch=amd64] http://a.example/debian b main\n\
                        deb-src https://b.example:444/debian b main\ndeb cdrom:[Disc]/ b main\n\
-                       Types: deb\nURIs: http://c.example/debian https://d.example\nSuites: b\n";
+                       Types: deb\nUris: http://c.example/debian\n https://d.example\nSuites: b\n\n\
+                       Types: deb\nURIs: http://off.example\nEnabled: no\n";
         check(apt(sources), &["a.example:80", "b.example:444", "c.example:80", "d.example:443"]);
     }
 

@@ -115,6 +115,10 @@ fn profiles_are_what_the_package_managers_in_the_image_are_configured_for() {
     let mirrors =
         [("apt", apt), ("npm", &["mirror.example:4873"]), ("pip", &["mirror.example:3141"])];
     assert_eq!(mirrored.profiles, expected(&mirrors));
+
+    let env = [("PIP_INDEX_URL".to_owned(), "https://other.example/simple".to_owned())].into();
+    let told = place.pack_in("told", &root, &PackOptions::default(), env).unwrap().installed;
+    assert_eq!(told.profiles["pip"], ["other.example:443"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Small inputs: a kernel, an agent, root file systems, tar archives.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -58,13 +59,25 @@ impl Place {
         root: &Path,
         options: &PackOptions,
     ) -> Result<Build, BuildError> {
+        let env = [("LANG".to_owned(), "C.UTF-8".to_owned())].into();
+        self.pack_in(name, root, options, env)
+    }
+
+    /// As [`Self::pack_with`], with the environment `env`.
+    pub fn pack_in(
+        &self,
+        name: &str,
+        root: &Path,
+        options: &PackOptions,
+        env: BTreeMap<String, String>,
+    ) -> Result<Build, BuildError> {
         let pack = RootPack {
             name: name.parse().unwrap(),
             description: "a sample".to_owned(),
             root: root.to_owned(),
             run: pack::run_words("/bin/lua"),
             file_name: "main.lua".to_owned(),
-            env: [("LANG".to_owned(), "C.UTF-8".to_owned())].into(),
+            env,
         };
         build_pack_from_rootfs(&self.data_dir, &pack, options, &mut Silent)
     }
