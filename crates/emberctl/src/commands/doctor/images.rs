@@ -17,7 +17,7 @@ const BUILD_BYTES: u64 = 3 << 30;
 /// Name of the check of the network.
 const EGRESS: &str = "egress";
 
-/// What guests boot from, and what its kernel lets them do.
+/// Checks the images that guests boot from, and what their kernel lets guests do.
 pub fn rows(config: &Config) -> Vec<Row> {
     const WHAT: &str = "images";
     match config.images() {
@@ -33,7 +33,7 @@ pub fn rows(config: &Config) -> Vec<Row> {
     }
 }
 
-/// Whether guests can be given access to other hosts under the kernel at `path`.
+/// Checks whether guests can reach other hosts under the kernel at `path`.
 fn egress(path: &Path, data_dir: &DataDir) -> Row {
     match check::kernel(path, None, Compression::default(), data_dir) {
         Ok(report) => egress_of(&report),
