@@ -7,7 +7,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use emberd_proto::process::Limits;
 use nix::sys::signal::Signal;
@@ -72,9 +72,9 @@ pub struct Cgroups {
     root: PathBuf,
     /// Whether the number of processes can be limited.
     counts_pids: bool,
-    /// Whether memory can be limited. It is enabled by the first exec with a memory limit,
-    /// because accounting makes every page fault of every exec slightly slower.
-    counts_memory: OnceLock<bool>,
+    /// Most memory of one exec without a limit of its own, in bytes; none where memory cannot be
+    /// limited.
+    memory_max: Option<u64>,
     /// Cgroups of ended execs that still had a process when last checked.
     lingering: Arc<Mutex<Vec<PathBuf>>>,
 }
@@ -91,8 +91,8 @@ impl Cgroups {
             return None;
         }
         let counts_pids = turn_on(&root, Controller::Pids);
-        let counts_memory = OnceLock::new();
-        Some(Self { root, counts_pids, counts_memory, lingering: Arc::default() })
+        let memory_max = turn_on(&root, Controller::Memory).then(memory_max_default).flatten();
+        Some(Self { root, counts_pids, memory_max, lingering: Arc::default() })
     }
 
     /// Enables the limits of `controller`.
@@ -102,9 +102,7 @@ impl Cgroups {
     pub fn enable(&self, controller: Controller) -> Result<(), LimitError> {
         let enabled = match controller {
             Controller::Pids => self.counts_pids,
-            Controller::Memory => {
-                *self.counts_memory.get_or_init(|| turn_on(&self.root, Controller::Memory))
-            }
+            Controller::Memory => self.memory_max.is_some(),
         };
         if enabled { Ok(()) } else { Err(LimitError::Unavailable(controller)) }
     }
@@ -124,6 +122,9 @@ impl Cgroups {
         if self.counts_pids {
             cgroup.set("pids.max", PIDS_MAX_DEFAULT)?;
         }
+        if let Some(bytes) = self.memory_max {
+            cgroup.set("memory.max", bytes)?;
+        }
         Ok(cgroup)
     }
 
@@ -142,6 +143,13 @@ impl Cgroups {
         let mut lingering = self.lingering.lock();
         lingering.retain(|dir| fs::remove_dir(dir).is_err());
     }
+}
+
+/// Two thirds of the machine's memory. With all of it in one program, the kernel reads the pages
+/// of the others again and again instead of ending that one.
+fn memory_max_default() -> Option<u64> {
+    let memory = nix::sys::sysinfo::sysinfo().ok()?.ram_total();
+    Some(memory / 3 * 2)
 }
 
 /// Enables `controller` for the cgroups below `root`; `false` if that is not possible.
