@@ -12,7 +12,6 @@ use std::future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use emberd_proto::{EgressCapture, chain};
 use futures::future::try_join_all;
@@ -20,7 +19,6 @@ use futures::io::{AsyncRead, AsyncWrite};
 use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::sleep;
 
 mod capture;
 mod dns;
@@ -41,10 +39,7 @@ use relay::Relay;
 use resolver::Resolver;
 use session::Sessions;
 
-use crate::{console, sys};
-
-/// Pause after accept(2) failed, so that a shortage does not become a busy loop.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+use crate::{accept, console, sys};
 
 /// The guest's egress.
 #[derive(Debug)]
@@ -150,20 +145,10 @@ fn capture(resolv_conf: &Path) -> Result<Captured, CaptureError> {
     Ok(Captured { netlink, capture, sockets })
 }
 
-/// Gives each connection that `listener` accepts to `admit`. Fails only if the runtime cannot
-/// watch it.
-async fn accept(
-    listener: std::net::TcpListener,
-    mut admit: impl FnMut(TcpStream),
-) -> io::Result<()> {
+/// Gives each connection that `listener` accepts to `admit`, until it fails permanently.
+async fn accept(listener: std::net::TcpListener, admit: impl FnMut(TcpStream)) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    loop {
-        match listener.accept().await {
-            Ok((program, _)) => admit(program),
-            // The program is gone, or descriptors or memory are short.
-            Err(_) => sleep(ACCEPT_PAUSE).await,
-        }
-    }
+    Err(accept::accept(async || Ok(listener.accept().await?.0), admit).await)
 }
 
 /// Tells the capture of every change of the guest's own addresses.

@@ -13,6 +13,21 @@ use futures::io::{AsyncRead, AsyncWrite};
 /// port (`port_fops_write` in `drivers/char/virtio_console.c`).
 pub const GATHERED_BYTES_MAX: usize = 32 << 10;
 
+/// Size of the header of a mux frame, in bytes (yamux specification).
+pub const MUX_HEADER_BYTES: usize = 12;
+
+/// Returns the configuration of a mux over a [`Gather`], with at most `streams_max` streams. Its
+/// unread bytes are the 256 KiB that yamux grants each stream from the start, and no more.
+pub fn mux_config(streams_max: usize) -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(streams_max);
+    let unread_bytes_max = streams_max * yamux::DEFAULT_CREDIT as usize;
+    config.set_max_connection_receive_window(Some(unread_bytes_max));
+    // The largest frame that is sent in one write.
+    config.set_split_send_size(GATHERED_BYTES_MAX - MUX_HEADER_BYTES);
+    config
+}
+
 /// A byte stream that writes only when it is flushed.
 #[derive(Debug)]
 pub struct Gather<T> {

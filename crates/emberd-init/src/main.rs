@@ -10,6 +10,7 @@ use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 
+mod accept;
 mod agent;
 mod boot;
 mod connection;

@@ -12,18 +12,16 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use emberd_proto::message::{AGENT_PORT, READY_PORT};
-use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 
+use crate::accept;
 use crate::agent::Agent;
 use crate::connection::{self, ConnectionError, Duplex};
 use crate::uevents::Uevents;
@@ -34,9 +32,6 @@ mod port;
 
 /// Maximum number of connections. Further connections are closed unanswered.
 const CONNECTIONS_MAX: usize = 512;
-
-/// Pause after accept(2) failed, so that a shortage does not become a busy loop.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the agent cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -159,22 +154,9 @@ fn tell_ready<S>(connect: impl Future<Output = io::Result<S>> + Send + 'static) 
 /// permanently.
 async fn accept<S: Duplex + 'static, C: Future<Output = ()> + Send + 'static>(
     hall: &Hall,
-    mut next: impl AsyncFnMut() -> io::Result<(S, C)>,
+    next: impl AsyncFnMut() -> io::Result<(S, C)>,
 ) -> io::Error {
-    loop {
-        match next().await {
-            Ok((stream, cut)) => hall.admit(Box::new(stream), cut),
-            Err(error) if listens_no_more(&error) => return error,
-            // The peer disconnected before it was accepted, or descriptors or memory are short.
-            Err(_) => sleep(ACCEPT_PAUSE).await,
-        }
-    }
-}
-
-/// Returns whether `error`, of accept(2), means that the socket cannot accept connections.
-fn listens_no_more(error: &io::Error) -> bool {
-    let last = [Errno::EBADF, Errno::EINVAL, Errno::ENOTSOCK, Errno::EOPNOTSUPP];
-    error.raw_os_error().is_some_and(|raw| last.contains(&Errno::from_raw(raw)))
+    accept::accept(next, |(stream, cut)| hall.admit(Box::new(stream), cut)).await
 }
 
 /// Serves connections from all transports.

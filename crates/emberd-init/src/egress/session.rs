@@ -17,10 +17,10 @@ use futures::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use yamux::{Config, Connection, Mode};
+use yamux::{Connection, Mode};
 
 use super::watch::{Watch, Watched};
-use crate::gather::{GATHERED_BYTES_MAX, Gather};
+use crate::gather::{Gather, mux_config};
 
 /// Longest time that a connection or a lookup waits for a session. A restored guest has none
 /// until the host asks for it.
@@ -33,13 +33,6 @@ const STREAMS_MAX: usize = 2560;
 
 /// Streams that wait to be opened; further ones wait before that.
 const OPENS_WAITING_MAX: usize = 64;
-
-/// Size of the header of a mux frame, in bytes (yamux specification).
-const HEADER_BYTES: usize = 12;
-
-/// Unread bytes of all streams together that the mux may hold: the 256 KiB that yamux grants each
-/// stream from the start, and no more.
-const RECEIVE_WINDOW_BYTES_MAX: usize = STREAMS_MAX * yamux::DEFAULT_CREDIT as usize;
 
 /// The session of this guest, if it has one.
 #[derive(Debug)]
@@ -60,7 +53,7 @@ impl Sessions {
         let (opens, wanted) = mpsc::channel(OPENS_WAITING_MAX);
         let session = Session { opens, watch: Arc::default(), ended: CancellationToken::new() };
         let watched = Watched::new(Gather::new(io), Arc::clone(&session.watch));
-        let mut mux = Connection::new(watched, config(), Mode::Client);
+        let mut mux = Connection::new(watched, mux_config(STREAMS_MAX), Mode::Client);
         let ended = session.ended.clone();
         // Dropped before the mux: its streams end after everybody knows why.
         let _place = Place::take(&self.current, session);
@@ -204,13 +197,4 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
         }
     })
     .await;
-}
-
-fn config() -> Config {
-    let mut config = Config::default();
-    config.set_max_num_streams(STREAMS_MAX);
-    config.set_max_connection_receive_window(Some(RECEIVE_WINDOW_BYTES_MAX));
-    // The largest frame that is sent in one write.
-    config.set_split_send_size(GATHERED_BYTES_MAX - HEADER_BYTES);
-    config
 }

@@ -15,24 +15,17 @@ use std::path::{Path, PathBuf};
 
 use emberd_proto::message::AGENT_PORT_NAME;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
-use yamux::{Config, Connection, Mode};
+use yamux::{Connection, Mode};
 
 use super::port::{self, Port};
 use super::{CONNECTIONS_MAX, Hall};
 use crate::console;
-use crate::gather::{GATHERED_BYTES_MAX, Gather};
+use crate::gather::{Gather, mux_config};
 use crate::uevents::AsyncUevents;
 
 /// Maximum number of streams of one session. The mux ends a whole session over one stream too
 /// many, so this leaves room above [`CONNECTIONS_MAX`] for streams that are closing.
 const STREAMS_MAX: usize = 2 * CONNECTIONS_MAX;
-
-/// Size of the header of a mux frame, in bytes (yamux specification).
-const HEADER_BYTES: usize = 12;
-
-/// Maximum number of unread bytes of all streams together (128 MiB): the 256 KiB that yamux
-/// grants each stream from the start.
-const RECEIVE_WINDOW_BYTES_MAX: usize = STREAMS_MAX * yamux::DEFAULT_CREDIT as usize;
 
 /// Serves the agent's virtio port as soon as it exists.
 ///
@@ -42,7 +35,8 @@ pub async fn serve(hall: &Hall, uevents: &AsyncUevents) -> io::Result<Infallible
     let mut port = Port::open(&find_port(uevents).await?)?;
     loop {
         port.host_connected().await?;
-        let mut session = Connection::new(Gather::new(&mut port), config(), Mode::Server);
+        let mut session =
+            Connection::new(Gather::new(&mut port), mux_config(STREAMS_MAX), Mode::Server);
         while let Some(stream) = poll_fn(|context| session.poll_next_inbound(context)).await {
             match stream {
                 Ok(stream) => hall.admit(Box::new(stream.compat()), future::pending()),
@@ -64,13 +58,4 @@ async fn find_port(uevents: &AsyncUevents) -> io::Result<PathBuf> {
         }
         uevents.wait().await?;
     }
-}
-
-fn config() -> Config {
-    let mut config = Config::default();
-    config.set_max_num_streams(STREAMS_MAX);
-    config.set_max_connection_receive_window(Some(RECEIVE_WINDOW_BYTES_MAX));
-    // The largest frame that is sent in one write.
-    config.set_split_send_size(GATHERED_BYTES_MAX - HEADER_BYTES);
-    config
 }

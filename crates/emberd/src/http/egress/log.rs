@@ -27,9 +27,8 @@ const NDJSON: &str = "application/x-ndjson";
 /// Media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// Decisions by name.
-const DECISIONS: [(&str, Decision); 3] =
-    [("allowed", Decision::Allowed), ("denied", Decision::Denied), ("failed", Decision::Failed)];
+/// What the log can be narrowed to.
+const DECISIONS: [Decision; 3] = [Decision::Allowed, Decision::Denied, Decision::Failed];
 
 /// Most records that are held for a follower at once.
 const FOLLOWED_AT_ONCE: usize = 64;
@@ -73,7 +72,7 @@ pub async fn log(
     let after = query.number("after")?.unwrap_or(0);
     let limit: Option<usize> = query.number("limit")?;
     let follow = query.flag("follow")?;
-    let decision = query.choice("decision", &DECISIONS)?;
+    let decision = query.choice("decision", &DECISIONS.map(|one| (one.name(), one)))?;
     let egress = sandboxes.get(id)?.egress().ok_or(EgressError::Off)?;
     let accepts_events = {
         let mut accepted = headers.get_all(header::ACCEPT).iter();
