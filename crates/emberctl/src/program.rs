@@ -63,7 +63,7 @@ struct LimitArgs {
     /// CPU time limit of each process, such as 10s, rounded up to whole seconds.
     #[arg(long, value_parser = emberd_config::duration::parse, value_name = "TIME")]
     max_cpu: Option<Duration>,
-    /// Memory limit of all processes together, in MiB.
+    /// Memory limit of all processes together, in MiB [default: two thirds of the guest's memory].
     #[arg(long, value_name = "MIB")]
     max_memory: Option<u64>,
     /// Most processes and threads at the same time.
@@ -245,7 +245,7 @@ pub fn say_why(exit: &ExecExit) -> io::Result<()> {
         writeln!(io::stderr(), "emberctl: {}", printable(error))?;
     }
     if exit.out_of_memory {
-        writeln!(io::stderr(), "emberctl: out of memory: the program reached limits.memory_mib")?;
+        writeln!(io::stderr(), "emberctl: out of memory: the program reached its limit")?;
     }
     policy::say_denied(&exit.egress)
 }

@@ -97,9 +97,10 @@ pub async fn run(
             let exit = attend(agent, connection, program, deadline, mode).await?;
             let started_by = Some(program.started_by);
             let duration_us = elapsed_us(arrived);
-            // The kernel counts before it kills, so a program that has ended is counted.
-            let out_of_memory =
-                spec.limits.memory_mib.is_some() && program.leader.ran_out_of_memory();
+            // The kernel counts before it kills, so a program that has ended is counted. Without
+            // a limit of its own, a program that succeeded is not asked about: that takes time.
+            let out_of_memory = (spec.limits.memory_mib.is_some() || exit.exit_code != 0)
+                && program.leader.ran_out_of_memory();
             GuestMessage::Exited(ExecExit {
                 launch_us,
                 started_by,

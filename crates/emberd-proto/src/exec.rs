@@ -185,8 +185,8 @@ pub struct ExecExit {
     pub signal: Option<i32>,
     /// Whether the program reached its time limit, so that its process tree was killed.
     pub timed_out: bool,
-    /// Whether `limits.memory_mib` was reached, so that the guest's kernel killed the program or a
-    /// process that it started.
+    /// Whether the limit of memory was reached, so that the guest's kernel killed the program or a
+    /// process that it started. Without `limits.memory_mib`, false if the program succeeded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub out_of_memory: bool,
     /// Why the program could not be started, or that it timed out; else null.

@@ -150,8 +150,8 @@ pub struct Limits {
     /// the process receives SIGXCPU (`RLIMIT_CPU`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_ms: Option<u64>,
-    /// Memory of all processes together, in MiB. At the limit, the guest's kernel kills one of them
-    /// (cgroup `memory.max`).
+    /// Memory of all processes together, in MiB; two thirds of the guest's memory when absent. At
+    /// the limit, the guest's kernel kills one of them (cgroup `memory.max`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u64>,
     /// Number of processes and threads at once (cgroup `pids.max`).

@@ -86,6 +86,7 @@ async fn a_full_disk_and_full_memory_are_the_guest_s_own_trouble() {
     let hog = "x = []\nwhile True: x.append(bytearray(b'x' * (1 << 20)))";
     let outcome = daemon.exec(&id, &code(hog)).await;
     assert_ne!(outcome.exit.exit_code, 0, "{outcome:?}");
+    assert!(outcome.exit.out_of_memory, "{outcome:?}");
     assert_eq!(daemon.output(&id, "print(1)").await, "1\n");
     daemon.stop();
 }
