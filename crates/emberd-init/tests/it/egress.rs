@@ -290,6 +290,9 @@ try:
     def serve():
         while True:
             c, _ = s.accept()
+            # A close with bytes unread resets the connection.
+            while c.recv(64):
+                pass
             c.sendall(b'own')
             c.close()
     threading.Thread(target=serve, daemon=True).start()

@@ -27,7 +27,7 @@ const NDJSON: &str = "application/x-ndjson";
 /// Media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// What the log can be narrowed to.
+/// Decisions that the log can be narrowed to.
 const DECISIONS: [Decision; 3] = [Decision::Allowed, Decision::Denied, Decision::Failed];
 
 /// Most records that are held for a follower at once.
