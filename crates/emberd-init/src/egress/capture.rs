@@ -93,17 +93,15 @@ impl Capture {
             Errno::EINVAL => CaptureError::Option("CONFIG_BPF_STREAM_PARSER"),
             _ => no_bpf(error),
         })?;
-        let program = program::program(own.as_fd(), map.as_fd());
+        let v4 = open(IpAddr::V4(EGRESS_RESOLVER));
+        let mut sockets = vec![v4.map_err(CaptureError::step("open the sockets of egress"))?];
+        // A kernel may lack IPv6, or have it switched off.
+        sockets.extend(open(IpAddr::V6(ADDRESS_V6)));
+        let program = program::program(own.as_fd(), map.as_fd(), sockets.len() == 2);
         let program = sys::load_lookup(&program).map_err(|error| match errno(&error) {
             Errno::EINVAL => CaptureError::Old,
             _ => no_bpf(error),
         })?;
-        let mut sockets = vec![open(IpAddr::V4(EGRESS_RESOLVER))];
-        sockets.push(open(IpAddr::V6(ADDRESS_V6)));
-        // A kernel may lack IPv6, or have it switched off.
-        sockets.truncate(if sockets[1].is_ok() { 2 } else { 1 });
-        let sockets = sockets.into_iter().collect::<io::Result<Vec<_>>>();
-        let sockets = sockets.map_err(CaptureError::step("open the sockets of egress"))?;
         for (family, first) in sockets.iter().zip((0..).step_by(program::SOCKETS as usize)) {
             let fill = |place: u32, fd| map.set(&(first + place).to_ne_bytes(), fd);
             fill(program::RELAY, family.relay.as_raw_fd())

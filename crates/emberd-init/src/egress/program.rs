@@ -128,13 +128,17 @@ impl Program {
 }
 
 /// Returns the program. `own` has the guest's addresses as its keys, `sockets` the agent's
-/// sockets.
-pub fn program(own: BorrowedFd<'_>, sockets: BorrowedFd<'_>) -> Vec<u64> {
+/// sockets. Connections over IPv6 are left to the kernel unless `v6`: a kernel without IPv6
+/// refuses a program that reads an address of it.
+pub fn program(own: BorrowedFd<'_>, sockets: BorrowedFd<'_>, v6: bool) -> Vec<u64> {
     let mut program = Program::default();
     let resolver = i32::from_le_bytes(EGRESS_RESOLVER.octets());
     let dns = i32::from(DNS_PORT);
     program.copy(6, 1).put(SET, 7, 0, 0, 0).load(8, LOCAL_PORT).load(9, PROTOCOL).load(2, FAMILY);
-    program.jump(JUMP_IF, 2, libc::AF_INET6, "v6").jump(JUMP_UNLESS, 2, libc::AF_INET, "pass");
+    if v6 {
+        program.jump(JUMP_IF, 2, libc::AF_INET6, "v6");
+    }
+    program.jump(JUMP_UNLESS, 2, libc::AF_INET, "pass");
 
     // An IPv4 address has the form ::ffff:a.b.c.d there.
     program.load(3, LOCAL_IP4).copy(4, 3).put(AND, 4, 0, 0, 0xff).jump(JUMP_IF, 4, 127, "pass");
@@ -143,13 +147,15 @@ pub fn program(own: BorrowedFd<'_>, sockets: BorrowedFd<'_>) -> Vec<u64> {
     program.store(ADDRESS + 12, 3).jump(JUMP_UNLESS, 3, resolver, "own");
     program.jump(JUMP_IF, 8, dns, "pick").jump(JUMP, 0, 0, "own");
 
-    // Addresses of one link, ff00::/8 and fe80::/10, mean something on a link only.
-    let v6_places = i32::try_from(SOCKETS).expect("a small number");
-    program.label("v6").put(SET, 7, 0, 0, v6_places).load(3, LOCAL_IP6).store(ADDRESS, 3);
-    program.copy(4, 3).put(AND, 4, 0, 0, 0xff).jump(JUMP_IF, 4, 0xff, "pass");
-    program.copy(4, 3).put(AND, 4, 0, 0, 0xc0ff).jump(JUMP_IF, 4, 0x80fe, "pass");
-    for word in [4, 8, 12] {
-        program.load(3, LOCAL_IP6 + word).store(ADDRESS + word, 3);
+    if v6 {
+        // Addresses of one link, ff00::/8 and fe80::/10, mean something on a link only.
+        let v6_places = i32::try_from(SOCKETS).expect("a small number");
+        program.label("v6").put(SET, 7, 0, 0, v6_places).load(3, LOCAL_IP6).store(ADDRESS, 3);
+        program.copy(4, 3).put(AND, 4, 0, 0, 0xff).jump(JUMP_IF, 4, 0xff, "pass");
+        program.copy(4, 3).put(AND, 4, 0, 0, 0xc0ff).jump(JUMP_IF, 4, 0x80fe, "pass");
+        for word in [4, 8, 12] {
+            program.load(3, LOCAL_IP6 + word).store(ADDRESS + word, 3);
+        }
     }
 
     program.label("own").look_up(own, ADDRESS).jump(JUMP_UNLESS, 0, 0, "pass");
@@ -165,4 +171,28 @@ pub fn program(own: BorrowedFd<'_>, sockets: BorrowedFd<'_>) -> Vec<u64> {
     program.copy(1, 7).call(RELEASE);
     program.label("pass").put(SET, 0, 0, 0, PASS).put(EXIT, 0, 0, 0, 0);
     program.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    /// Instructions of the program that read a word of the IPv6 address.
+    fn reads_of_ipv6(v6: bool) -> usize {
+        let map = io::stdin();
+        let words = [0, 4, 8, 12].map(|word| (LOCAL_IP6 + word).cast_unsigned());
+        let reads = |instruction: &&u64| {
+            let [operation, _, low, high, ..] = instruction.to_le_bytes();
+            operation == LOAD && words.contains(&u16::from_le_bytes([low, high]))
+        };
+        program(map.as_fd(), map.as_fd(), v6).iter().filter(reads).count()
+    }
+
+    #[test]
+    fn ipv6_addresses_are_read_only_where_there_are_some() {
+        assert_eq!((reads_of_ipv6(true), reads_of_ipv6(false)), (4, 0));
+    }
 }
