@@ -13,9 +13,15 @@ target=x86_64-unknown-linux-gnu
 profile=${AGENT_PROFILE:-guest}
 agent=${CARGO_TARGET_DIR:-target}/$target/$profile/emberd-init
 
-# Static, so that the agent runs with any root image. The flag applies to the named target only,
+# Static, so that the agent runs with any root image. The flags apply to the named target only,
 # because build scripts and procedural macros cannot be linked statically.
-CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
+flags="-C target-feature=+crt-static -C link-arg=-Wl,-T,rootfs/agent.ld"
+# Relocations take a twentieth of their usual room where the C library applies such: from 2.36 on.
+glibc=$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)
+if [ "$(printf '2.36\n%s\n' "$glibc" | sort -V | head -n1)" = 2.36 ]; then
+    flags="$flags -C link-arg=-Wl,-z,pack-relative-relocs"
+fi
+CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=$flags \
     cargo build --locked --package emberd-init --profile "$profile" --target "$target"
 echo "agent: $agent, $(stat --format=%s "$agent") bytes"
 if [ -n "${AGENT_ONLY:-}" ]; then

@@ -2,7 +2,8 @@
 //! configuration there says.
 //!
 //! The files are read out of the finished image, which is never unpacked. A manager without
-//! configuration has a default in its own source, which is where the profile takes it from.
+//! configuration has a default in its own source, which is where the profile takes it from; cargo's
+//! is compiled into it and cannot be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -72,6 +73,26 @@ const APT_SOURCES: [&str; 3] =
 /// Apt itself: its sources are there without it where the image was made by another one.
 const APT_PROGRAM: [&str; 1] = ["usr/bin/apt-get"];
 
+/// Cargo itself, or what stands for it.
+const CARGO_PROGRAM: [&str; 6] = [
+    "usr/bin/cargo",
+    "usr/lib/rust-*/bin/cargo",
+    "usr/local/cargo/bin/cargo",
+    "usr/local/cargo/bin/rustup",
+    "root/.cargo/bin/cargo",
+    "root/.cargo/bin/rustup",
+];
+
+/// Directories of cargo's configuration, besides the one that its variable names: the one above
+/// every project, and its homes. Of two settings of one name, the first counts.
+const CARGO_DIRS: [&str; 3] = [".cargo", "usr/local/cargo", "root/.cargo"];
+
+/// Names of cargo's configuration. The older one counts where both exist.
+const CARGO_CONFIG: [&str; 2] = ["config", "config.toml"];
+
+/// Most sources that replace one another before the last one.
+const CARGO_REPLACEMENTS_MAX: usize = 16;
+
 /// Returns the profiles of the package managers in a squashfs image, whose programs have the
 /// environment `env`.
 ///
@@ -102,6 +123,13 @@ pub(super) fn of_image(
     add("npm", npm(&read(&NPM_SOURCE)?, &configuration(&NPM_CONFIG, &NPM_VARIABLES)?));
     if !read(&APT_PROGRAM)?.is_empty() {
         add("apt", apt(&read(&APT_SOURCES)?));
+    }
+    if !read(&CARGO_PROGRAM)?.is_empty() {
+        let home = env.get("CARGO_HOME").map(|home| home.trim_matches('/'));
+        let dirs = [CARGO_DIRS[0]].into_iter().chain(home).chain(CARGO_DIRS[1..].iter().copied());
+        let files = dirs.flat_map(|dir| CARGO_CONFIG.map(|name| format!("{dir}/{name}")));
+        let configs = files.map(|file| read(&[&*file])).collect::<Result<Vec<_>, _>>()?;
+        add("cargo", cargo(&configs, env));
     }
     Ok(profiles)
 }
@@ -237,6 +265,42 @@ impl Stanza {
     }
 }
 
+/// Cargo's registries: the one that replaces its default, and others. Each is taken to serve its
+/// files itself, as mirrors do. The earlier configuration counts.
+fn cargo(configs: &[String], env: &BTreeMap<String, String>) -> BTreeSet<String> {
+    // `-` of a name is `_` in a variable's.
+    let plain = |name: &str| name.to_ascii_lowercase().replace('-', "_");
+    let mut settings = BTreeMap::new();
+    for (variable, value) in env {
+        let name = variable.strip_prefix("CARGO_REGISTRIES_");
+        if let Some(name) = name.and_then(|name| name.strip_suffix("_INDEX")) {
+            settings.insert(("registries", plain(name), "index"), value.clone());
+        }
+    }
+    let keys = [("source", "replace-with"), ("source", "registry"), ("registries", "index")];
+    for config in configs {
+        let Ok(config) = config.parse::<toml::Table>() else { continue };
+        for (section, key) in keys {
+            let tables = config.get(section).and_then(toml::Value::as_table);
+            for (name, table) in tables.into_iter().flatten() {
+                if let Some(value) = table.get(key).and_then(toml::Value::as_str) {
+                    let setting = (section, plain(name), key);
+                    settings.entry(setting).or_insert_with(|| value.to_owned());
+                }
+            }
+        }
+    }
+    let mut source = plain("crates-io");
+    for _ in 0..CARGO_REPLACEMENTS_MAX {
+        let Some(next) = settings.get(&("source", source.clone(), "replace-with")) else { break };
+        source = plain(next);
+    }
+    let indices = settings.iter().filter(|((section, ..), _)| *section == "registries");
+    let indices = indices.map(|(_, index)| index);
+    let urls = indices.chain(settings.get(&("source", source, "registry")));
+    urls.filter_map(|url| entry(url.strip_prefix("sparse+").unwrap_or(url))).collect()
+}
+
 fn is_comment(line: &str) -> bool {
     line.trim_start().starts_with(['#', ';'])
 }
@@ -318,6 +382,42 @@ TestPyPI = PackageIndex("https://test.example/", file_storage_domain="test-files
                        Types: deb\nUris: http://c.example/debian\n https://d.example\nSuites: b\n\n\
                        Types: deb\nURIs: http://off.example\nEnabled: no\n";
         check(apt(sources), &["a.example:80", "b.example:444", "c.example:80", "d.example:443"]);
+    }
+
+    #[test]
+    fn cargo_has_what_replaces_its_default_and_other_registries() {
+        let found = |configs: &[&str], env: &[(&str, &str)]| {
+            let configs: Vec<_> = configs.iter().map(|&config| config.to_owned()).collect();
+            let own = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+            cargo(&configs, &env.iter().map(own).collect())
+        };
+        check(found(&["", "[net]\ngit-fetch-with-cli = true"], &[]), &[]);
+        let replaced = "[source.crates-io]\nreplace-with = 'mirror'\n[source.mirror]\n\
+                        replace-with = 'near'\nregistry = 'https://far.example'\n\
+                        [source.near]\nregistry = 'sparse+https://near.example:8443/index/'";
+        check(found(&[replaced], &[]), &["near.example:8443"]);
+        let named = "[registries.my-own]\nindex = 'sparse+http://own.example/'\n\
+                     [source.unused]\nregistry = 'https://unused.example'";
+        check(found(&[named], &[]), &["own.example:80"]);
+        check(found(&[replaced, named], &[]), &["near.example:8443", "own.example:80"]);
+        let variable = [("CARGO_REGISTRIES_MY_OWN_INDEX", "https://variable.example/git")];
+        check(found(&[named], &variable), &["variable.example:443"]);
+    }
+
+    #[test]
+    fn cargo_takes_the_first_setting_and_follows_no_circle() {
+        let own = |config: &str| config.to_owned();
+        let near = "[registries.a]\nindex = 'https://near.example'";
+        let far = "[registries.a]\nindex = 'https://far.example'";
+        check(
+            cargo(&[own(near), own("not = [toml"), own(far)], &BTreeMap::new()),
+            &["near.example:443"],
+        );
+        let circle = "[source.crates-io]\nreplace-with = 'a'\n[source.a]\nreplace-with = 'b'\n\
+                      [source.b]\nreplace-with = 'a'";
+        check(cargo(&[own(circle)], &BTreeMap::new()), &[]);
+        let vendored = "[source.crates-io]\nreplace-with = 'v'\n[source.v]\ndirectory = '/v'";
+        check(cargo(&[own(vendored)], &BTreeMap::new()), &[]);
     }
 
     #[test]

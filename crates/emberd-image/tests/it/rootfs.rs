@@ -111,14 +111,31 @@ fn profiles_are_what_the_package_managers_in_the_image_are_configured_for() {
 
     write("etc/pip.conf", "[global]\nindex-url = http://mirror.example:3141/simple\n");
     write("etc/npmrc", "registry=http://mirror.example:4873/\n");
+    let cargo = "[source.crates-io]\nreplace-with = 'm'\n[source.m]\nregistry = '";
+    write(
+        "usr/local/cargo/config.toml",
+        &format!("{cargo}sparse+https://mirror.example:8443/index/'\n"),
+    );
+    let without_cargo = place.pack("no-cargo", &root).unwrap().installed;
+    assert_eq!(without_cargo.profiles.get("cargo"), None);
+    write("usr/local/cargo/bin/cargo", "not really cargo");
     let mirrored = place.pack("mirrored", &root).unwrap().installed;
-    let mirrors =
-        [("apt", apt), ("npm", &["mirror.example:4873"]), ("pip", &["mirror.example:3141"])];
+    let mirrors = [
+        ("apt", apt),
+        ("cargo", &["mirror.example:8443"]),
+        ("npm", &["mirror.example:4873"]),
+        ("pip", &["mirror.example:3141"]),
+    ];
     assert_eq!(mirrored.profiles, expected(&mirrors));
 
     let env = [("PIP_INDEX_URL".to_owned(), "https://other.example/simple".to_owned())].into();
     let told = place.pack_in("told", &root, &PackOptions::default(), env).unwrap().installed;
     assert_eq!(told.profiles["pip"], ["other.example:443"]);
+
+    write("opt/cargo/config.toml", &format!("{cargo}https://home.example/'\n"));
+    let env = [("CARGO_HOME".to_owned(), "/opt/cargo".to_owned())].into();
+    let told = place.pack_in("home", &root, &PackOptions::default(), env).unwrap().installed;
+    assert_eq!(told.profiles["cargo"], ["home.example:443"]);
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
     socket,
@@ -22,8 +21,9 @@ const ADDRESS_BYTES: usize = 8;
 /// (`netlink_dump` in `net/netlink/af_netlink.c`).
 const MESSAGE_BYTES_MAX: usize = 32 << 10;
 
-/// The interface that everything is routed to.
-const LOOPBACK: &str = "lo";
+/// Number of the interface that everything is routed to: the same in every network namespace
+/// (`LOOPBACK_IFINDEX` in `include/net/flow.h`).
+const LOOPBACK: u32 = 1;
 
 /// Flags of a request that makes something: the kernel answers, and replaces what is there.
 const MAKE: libc::c_int =
@@ -53,7 +53,7 @@ impl Netlink {
     pub fn add_address(&self, address: Ipv4Addr) -> io::Result<()> {
         let family = family_byte(libc::AF_INET);
         let mut body = vec![family, 32, 0, libc::RT_SCOPE_HOST];
-        body.extend(loopback()?.to_ne_bytes());
+        body.extend(LOOPBACK.to_ne_bytes());
         put_attribute(&mut body, libc::IFA_LOCAL, &address.octets());
         put_attribute(&mut body, libc::IFA_ADDRESS, &address.octets());
         self.ask(libc::RTM_NEWADDR, MAKE, &body)
@@ -70,7 +70,7 @@ impl Netlink {
         let (table, protocol) = (libc::RT_TABLE_MAIN, libc::RTPROT_BOOT);
         let mut body = vec![family_byte(family), 0, 0, 0, table, protocol, scope, kind];
         body.extend(0_u32.to_ne_bytes());
-        put_attribute(&mut body, libc::RTA_OIF, &loopback()?.to_ne_bytes());
+        put_attribute(&mut body, libc::RTA_OIF, &LOOPBACK.to_ne_bytes());
         match source {
             IpAddr::V4(v4) => put_attribute(&mut body, libc::RTA_PREFSRC, &v4.octets()),
             IpAddr::V6(v6) => put_attribute(&mut body, libc::RTA_PREFSRC, &v6.octets()),
@@ -155,10 +155,6 @@ pub fn drain(socket: &OwnedFd) {
     // Messages are cut to the buffer; their content is not used.
     let mut start = [0; 64];
     while recv(socket.as_raw_fd(), &mut start, MsgFlags::MSG_DONTWAIT).is_ok() {}
-}
-
-fn loopback() -> io::Result<u32> {
-    Ok(if_nametoindex(LOOPBACK)?)
 }
 
 fn family_byte(family: libc::c_int) -> u8 {
