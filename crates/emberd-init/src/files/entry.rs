@@ -24,12 +24,13 @@ pub struct Names {
 impl Names {
     /// Reads the current names.
     pub fn read() -> Self {
-        let names = |path: &str| {
-            let text = read_start(Path::new(path)).unwrap_or_default();
-            // If several lines have the same number, the first is used, as in getpwuid(3).
-            text.lines().rev().filter_map(account).collect()
-        };
-        Self { users: names("/etc/passwd"), groups: names("/etc/group") }
+        Self { users: names("/etc/passwd", None), groups: names("/etc/group", None) }
+    }
+
+    /// Reads the current names of the owner and the group of one file.
+    fn of(metadata: &Metadata) -> Self {
+        let users = names("/etc/passwd", Some(metadata.uid()));
+        Self { users, groups: names("/etc/group", Some(metadata.gid())) }
     }
 
     /// Returns the attributes of `path`, whose `metadata` was read.
@@ -57,6 +58,15 @@ impl Names {
     }
 }
 
+/// Returns the names in a passwd or group file by number: all, or that of `wanted` alone.
+fn names(path: &str, wanted: Option<u32>) -> HashMap<u32, String> {
+    let text = read_start(Path::new(path)).unwrap_or_default();
+    let accounts = text.lines().rev().filter_map(account);
+    let of_interest = accounts.filter(|(number, _)| wanted.is_none_or(|wanted| *number == wanted));
+    // If several lines have the same number, the first is used, as in getpwuid(3).
+    of_interest.map(|(number, name)| (number, name.to_owned())).collect()
+}
+
 /// Reads a passwd or group file, up to its size limit.
 fn read_start(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
@@ -65,10 +75,10 @@ fn read_start(path: &Path) -> io::Result<String> {
 }
 
 /// Parses number and name of a line of passwd(5) or group(5).
-fn account(line: &str) -> Option<(u32, String)> {
+fn account(line: &str) -> Option<(u32, &str)> {
     let mut fields = line.split(':');
     let name = fields.next()?;
-    Some((fields.nth(1)?.parse().ok()?, name.to_owned()))
+    Some((fields.nth(1)?.parse().ok()?, name))
 }
 
 fn file_type(file_type: StdFileType) -> FileType {
@@ -88,7 +98,7 @@ pub fn stat(place: &Place, path: &GuestPath) -> Result<FileEntry, FileError> {
 /// Returns the attributes of an absolute path.
 pub fn stat_at(path: &Path) -> Result<FileEntry, FileError> {
     let metadata = fs::symlink_metadata(path).map_err(FileError::system("look at", path))?;
-    Ok(Names::read().entry(path, &metadata))
+    Ok(Names::of(&metadata).entry(path, &metadata))
 }
 
 /// Returns the maximum size of `entry` as JSON, in bytes, which keeps frames small for any names.
