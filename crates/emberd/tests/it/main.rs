@@ -16,4 +16,5 @@ mod raw;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]
+mod transfers;
 mod wait;

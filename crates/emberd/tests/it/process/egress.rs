@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use emberd_api::{
     CreateSandbox, EgressReason, EgressState, ErrorCode, ExecBody, ExecOutcome, PolicySpec,
@@ -20,13 +20,13 @@ use fake_firecracker::Double;
 use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::{Daemon, Room};
 use crate::api::refusal;
 use crate::lives::Holdings;
+use crate::transfers::{Server, TRANSFER, counted};
 use crate::wait;
 
 /// Address of the server: the machine's own, which its operator permits.
@@ -35,9 +35,6 @@ const PORT: u16 = 7000;
 
 /// How often each fault comes.
 const TIMES: usize = 20;
-
-/// Bytes after which a transfer is under way: more than fits in the buffers of one end.
-const UNDER_WAY_BYTES: usize = 1 << 20;
 
 /// Connections of a flood at once.
 const FLOOD: usize = 10_000;
@@ -78,62 +75,12 @@ struct Bed {
     server: Arc<Server>,
 }
 
-/// What the server has seen, by count.
-#[derive(Default)]
-struct Server {
-    /// Connections over which much has come.
-    under_way: AtomicUsize,
-    reset: AtomicUsize,
-    ended: AtomicUsize,
-}
-
-impl Server {
-    /// Sends back what every connection brings.
-    async fn serve(self: Arc<Self>, listener: TcpListener) {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let server = Arc::clone(&self);
-            tokio::spawn(async move {
-                let end = match server.echo(stream).await {
-                    Ok(()) => &server.ended,
-                    Err(_) => &server.reset,
-                };
-                end.fetch_add(1, Ordering::Relaxed);
-            });
-        }
-    }
-
-    async fn echo(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        let (mut carried, mut piece) = (0, vec![0; 64 << 10]);
-        loop {
-            let bytes = stream.read(&mut piece).await?;
-            if bytes == 0 {
-                return stream.shutdown().await;
-            }
-            stream.write_all(&piece[..bytes]).await?;
-            let before = carried;
-            carried += bytes;
-            if before < UNDER_WAY_BYTES && carried >= UNDER_WAY_BYTES {
-                self.under_way.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    }
-}
-
-/// Waits until a count has come to `most`, and no further.
-async fn counted(count: &AtomicUsize, most: usize) {
-    wait::until(async || count.load(Ordering::Relaxed) >= most).await;
-    assert_eq!(count.load(Ordering::Relaxed), most);
-}
-
 impl Bed {
     async fn make() -> Self {
         let room = Room::new();
         room.double.capture();
         let listener = TcpListener::bind((SERVER, PORT)).await.unwrap();
-        let server = Arc::new(Server::default());
-        tokio::spawn(Arc::clone(&server).serve(listener));
-        Self { room, server }
+        Self { room, server: Server::start(listener) }
     }
 
     /// The daemon's command line, under an operator who says `operator` besides.
@@ -192,16 +139,6 @@ fn begin(client: &Client, id: &str, program: &str) -> JoinHandle<Result<ExecOutc
     let (client, id, body) = (client.clone(), id.to_owned(), python(program));
     tokio::spawn(async move { client.exec(&id, &body).await })
 }
-
-/// Sends and receives without end.
-const TRANSFER: &str = r"
-s = socket.create_connection(TO)
-def up():
-    while True:
-        s.sendall(b'x' * 65536)
-threading.Thread(target=up, daemon=True).start()
-while s.recv(65536):
-    pass";
 
 /// A connection from its beginning to its end.
 const ONCE: &str = r"
