@@ -45,7 +45,7 @@ fn pour(stream: Stream) -> tokio::task::JoinHandle<()> {
     })
 }
 
-/// What a server does to a connection in mid-transfer, and that the guest's end of it ends.
+/// Has a server fail in mid-transfer, and checks that the guest's end of the connection ends.
 async fn inflict(fault: Fault, stream: Stream, mut upstream: TcpStream) {
     let pouring = pour(stream);
     read_exact(&mut upstream, 1 << 20).await;

@@ -53,7 +53,7 @@ fn run(line: &str) {
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What a name server answers to a query: nothing, if it is silent.
+/// Answer of the name server to a query: none, if it is silent.
 fn answer(query: &[u8], is_tcp: bool) -> Option<Vec<u8>> {
     let mut labels = Vec::new();
     let mut at = 12;

@@ -98,7 +98,7 @@ impl Holdings {
             && self.directories <= others.directories
     }
 
-    /// What a daemon has whose process and run directory these are.
+    /// Holdings of a daemon with this process and this run directory.
     pub fn of_process(pid: u32, run_dir: &Path) -> Self {
         let open = open_files(pid);
         let sockets = open.iter().filter(|file| file.to_string_lossy().starts_with("socket:"));

@@ -22,7 +22,7 @@ threading.Thread(target=up, daemon=True).start()
 while s.recv(65536):
     pass";
 
-/// What the server has seen, by count.
+/// The ends of connections, by count.
 #[derive(Default)]
 pub struct Server {
     /// Connections over which much has come.
