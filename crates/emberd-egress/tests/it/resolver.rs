@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{advance, pause, resume, timeout};
 
 use crate::guest::Guest;
@@ -88,13 +89,13 @@ fn answer(query: &[u8], is_tcp: bool) -> Option<Vec<u8>> {
     Some([head, records].concat())
 }
 
-/// Starts the name server. Queries that it does not answer arrive at the receiver; dropping all of
-/// it answers them.
-async fn serve() -> mpsc::UnboundedReceiver<SocketAddr> {
+/// Starts the name server. Queries that it does not answer arrive at the receiver. Once that is
+/// dropped, it says that their names do not exist, and ends.
+async fn serve() -> (mpsc::UnboundedReceiver<SocketAddr>, JoinHandle<()>) {
     let (silent, queries) = mpsc::unbounded_channel();
     let (udp, tcp) = (UdpSocket::bind(SERVER).await.unwrap(), TcpListener::bind(SERVER).await);
     let tcp = tcp.unwrap();
-    tokio::spawn(async move {
+    let over_udp = tokio::spawn(async move {
         let mut unanswered = Vec::new();
         let mut query = vec![0; 4096];
         loop {
@@ -108,11 +109,12 @@ async fn serve() -> mpsc::UnboundedReceiver<SocketAddr> {
                         unanswered.push((query[..bytes].to_vec(), source));
                     }
                 }
-                () = silent.closed(), if !unanswered.is_empty() => {
+                () = silent.closed() => {
                     for (query, source) in unanswered.drain(..) {
-                        let refused = [&query[..2], &[0x81, 0x85], &query[4..]].concat();
-                        udp.send_to(&refused, source).await.ok();
+                        let none = [&query[..2], &[0x81, 0x83], &query[4..]].concat();
+                        udp.send_to(&none, source).await.unwrap();
                     }
+                    return;
                 }
             }
         }
@@ -131,13 +133,13 @@ async fn serve() -> mpsc::UnboundedReceiver<SocketAddr> {
             });
         }
     });
-    queries
+    (queries, over_udp)
 }
 
 #[test]
 fn lookups_that_fail_say_so_and_hold_up_no_other() {
     tell(async || {
-        let mut silent = serve().await;
+        let (mut silent, server) = serve().await;
         let egress = Egress::on(tokio::runtime::Handle::current(), 16, Arc::new(HostNetwork));
         let sandbox = egress.sandbox(&compile(json!({"allow": ["*.example"]})));
         let guest = Arc::new(Guest::of(&sandbox));
@@ -174,6 +176,6 @@ fn lookups_that_fail_say_so_and_hold_up_no_other() {
         assert_eq!(addresses, [IpAddr::from([45, 45, 0, 1])]);
         // The end of the runtime waits for the thread that looks up the silent name.
         drop(silent);
-        tokio::task::yield_now().await;
+        server.await.unwrap();
     });
 }

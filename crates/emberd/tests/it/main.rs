@@ -17,4 +17,5 @@ mod raw;
 mod tidy;
 #[cfg(test)]
 mod transfers;
+#[cfg(test)]
 mod wait;
