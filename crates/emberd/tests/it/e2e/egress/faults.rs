@@ -1,11 +1,14 @@
 //! Transfers of real microVMs in which something else happens: the VMM is killed, others are
-//! restored, the policy changes.
+//! restored, the policy changes. Programs connect by number: the world's name server may be late on
+//! a busy machine.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use emberd_api::{EgressLists, EgressPatch, EgressReason, EntrySpec, ErrorCode, ExecOutcome};
+use emberd_api::{
+    EgressLists, EgressPatch, EgressReason, EgressState, EntrySpec, ErrorCode, ExecOutcome,
+};
 use emberd_client::ClientError;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpListener;
@@ -27,6 +30,14 @@ fn serve(world: &World, port: u16) -> Arc<Server> {
     Server::start(TcpListener::from_std(listener).unwrap())
 }
 
+/// Creates a sandbox that may reach what `entries` allow, and waits for its session.
+async fn create_ready(daemon: &Daemon, entries: &[&str]) -> String {
+    let id = create(daemon, "python", allow(entries)).await;
+    let state = async || daemon.client.egress(&id).await.unwrap().state;
+    wait::until(async || state().await == EgressState::Ready).await;
+    id
+}
+
 /// Starts a program and does not wait for it.
 fn begin(daemon: &Daemon, id: &str, program: &str) -> JoinHandle<Result<ExecOutcome, ClientError>> {
     let (client, id, body) = (daemon.client.clone(), id.to_owned(), code(program));
@@ -41,10 +52,13 @@ fn vmms_killed_amid_transfers_leave_nothing() {
         let server = serve(&world, 7778);
         let mut descriptors = None;
         for round in 1..=TIMES {
-            let id = create(&daemon, "python", allow(&["good.example:7778"])).await;
-            let program = format!("TO = ('good.example', 7778)\n{TRANSFER}");
-            let transfer = begin(&daemon, &id, &program);
-            counted(&server.under_way, round).await;
+            let id = create_ready(&daemon, &["45.45.0.1:7778"]).await;
+            let program = format!("TO = ('45.45.0.1', 7778)\n{TRANSFER}");
+            let mut transfer = begin(&daemon, &id, &program);
+            tokio::select! {
+                ended = &mut transfer => panic!("{ended:?}"),
+                () = counted(&server.under_way, round) => {}
+            }
             let sandbox = daemon.client.get(&id).await.unwrap();
             let pid = sandbox.vmm_pid.unwrap();
             kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
@@ -59,8 +73,8 @@ fn vmms_killed_amid_transfers_leave_nothing() {
         let most = descriptors.unwrap() + TIMES - 2;
         wait::until(async || daemon.descriptors() <= most).await;
         assert_eq!(server.ended.load(Ordering::Relaxed), 0);
-        let id = create(&daemon, "python", allow(&["good.example:7777"])).await;
-        assert_eq!(python(&daemon, &id, "print(echo('good.example', 7777))").await, "hello\n");
+        let id = create_ready(&daemon, &["45.45.0.1:7777"]).await;
+        assert_eq!(python(&daemon, &id, "print(echo('45.45.0.1', 7777))").await, "hello\n");
         daemon.stop();
     });
 }
@@ -75,7 +89,7 @@ def stopped():
 def carry(port):
     '''Whether all that was sent until the file was there came back.'''
     sent = []
-    with socket.create_connection(('good.example', port)) as s:
+    with socket.create_connection(('45.45.0.1', port)) as s:
         def up():
             number = 0
             try:
@@ -114,40 +128,43 @@ fn policies_that_change_amid_transfers_cut_what_they_do_not_allow() {
         let Some(daemon) = Daemon::instant(&["--pool-size", "off"]) else { return };
         daemon.client.build_template("python").await.unwrap();
         let (cut, kept) = (serve(&world, 7778), serve(&world, 7779));
-        let both = allow(&["good.example:7778", "good.example:7779"]);
-        let id = create(&daemon, "python", both).await;
-        let transfers = begin(&daemon, &id, NUMBERED);
-        counted(&cut.under_way, 1).await;
-        counted(&kept.under_way, 1).await;
+        let id = create_ready(&daemon, &["45.45.0.1:7778", "45.45.0.1:7779"]).await;
+        let mut transfers = begin(&daemon, &id, NUMBERED);
+        for server in [&cut, &kept] {
+            tokio::select! {
+                ended = &mut transfers => panic!("{ended:?}"),
+                () = counted(&server.under_way, 1) => {}
+            }
+        }
 
         // Restores beside them, of guests with connections of their own.
         for _ in 0..2 {
-            let other = create(&daemon, "python", allow(&["good.example:7777"])).await;
-            let told = python(&daemon, &other, "print(echo('good.example', 7777))").await;
+            let other = create_ready(&daemon, &["45.45.0.1:7777"]).await;
+            let told = python(&daemon, &other, "print(echo('45.45.0.1', 7777))").await;
             assert_eq!(told, "hello\n");
             daemon.client.delete(&other).await.unwrap();
         }
         let reset = || cut.reset.load(Ordering::Relaxed) + kept.reset.load(Ordering::Relaxed);
         assert_eq!(reset(), 0);
 
-        let put = daemon.client.set_egress(&id, &allow(&["good.example:7779"])).await.unwrap();
+        let put = daemon.client.set_egress(&id, &allow(&["45.45.0.1:7779"])).await.unwrap();
         assert_eq!(put.reset, Some(1));
         counted(&cut.reset, 1).await;
         let of = |entry: &str| EgressLists {
             allow: vec![EntrySpec::from(entry)],
             ..EgressLists::default()
         };
-        let patch = EgressPatch { add: of("good.example:7778"), ..EgressPatch::default() };
+        let patch = EgressPatch { add: of("45.45.0.1:7778"), ..EgressPatch::default() };
         assert_eq!(daemon.client.patch_egress(&id, &patch).await.unwrap().reset, Some(0));
         counted(&cut.under_way, 2).await;
-        let patch = EgressPatch { remove: of("good.example:7778"), ..EgressPatch::default() };
+        let patch = EgressPatch { remove: of("45.45.0.1:7778"), ..EgressPatch::default() };
         assert_eq!(daemon.client.patch_egress(&id, &patch).await.unwrap().reset, Some(1));
         counted(&cut.reset, 2).await;
 
         let log = daemon.client.egress_log(&id, 0, None, None).await.unwrap().records;
         let changed = log.iter().filter(|r| r.reason == Some(EgressReason::PolicyChanged));
         let changed: Vec<_> = changed.map(|r| (r.host.as_deref(), r.port)).collect();
-        assert_eq!(changed, [(Some("good.example"), Some(7778)); 2]);
+        assert_eq!(changed, [(Some("45.45.0.1"), Some(7778)); 2]);
         // The other has gone on meanwhile, and is whole.
         assert_eq!(daemon.output(&id, "open('/tmp/stop', 'w')").await, "");
         assert_eq!(transfers.await.unwrap().unwrap().stdout, "True\n");
