@@ -113,8 +113,11 @@ impl Connect {
                 let reason = denied.reason;
                 refuse(&mut self.record, denied);
                 let is_within_limits = self.places.is_some();
-                let explains =
-                    is_within_limits && self.port == HTTP_PORT && self.moved.is_nothing();
+                // Nothing is left to be said over what is not HTTP.
+                let explains = is_within_limits
+                    && self.port == HTTP_PORT
+                    && self.moved.is_nothing()
+                    && reason != EgressReason::NotHttp;
                 if explains && self.record.decision == Decision::Denied {
                     self.explain(peer, reason).await;
                 } else if !peer.answered {
@@ -145,19 +148,22 @@ impl Connect {
         };
         let mut chosen = candidates.swap_remove(at);
         candidates.insert(0, chosen.clone());
-        let (mut upstream, mut listed) = self.dial(&policy, &chosen).await?;
+        let (mut upstream, mut listed) = self.dial(&chosen).await?;
         if !peer.answered {
             self.open(peer).await?;
-            if chosen.allowed.protocol == Protocol::Auto
-                && let Some(other) =
-                    self.look(peer, &upstream, &listed, &policy, &candidates).await?
-            {
-                chosen = candidates.swap_remove(other);
-                drop((upstream, listed));
-                (upstream, listed) = self.dial(&policy, &chosen).await?;
+            if chosen.allowed.protocol == Protocol::Auto {
+                let looked = tokio::select! {
+                    looked = self.look(peer, &upstream, &policy, &candidates) => looked?,
+                    () = listed.cut.cancelled() => return Err(EgressReason::PolicyChanged.into()),
+                };
+                if let Some(other) = looked {
+                    chosen = candidates.swap_remove(other);
+                    drop((upstream, listed));
+                    (upstream, listed) = self.dial(&chosen).await?;
+                }
             }
         }
-        self.carry(peer, upstream, &listed, &chosen, head).await
+        self.carry(peer, upstream, &listed, &chosen.target, head).await
     }
 
     /// Tells the guest that the connection is open.
@@ -171,7 +177,7 @@ impl Connect {
         peer: &mut Peer,
         mut upstream: TcpStream,
         listed: &Listed,
-        chosen: &Candidate,
+        target: &Target,
         head: Option<Head>,
     ) -> Result<(), Stop> {
         let bytes = std::mem::take(&mut peer.head);
@@ -180,7 +186,7 @@ impl Connect {
             match head {
                 None => splice(stream, &mut upstream, traffic, moved, |up| up.all(bytes)).await,
                 Some(head) => {
-                    let permit = |head: &Head| self.permit(head, chosen);
+                    let permit = |head: &Head| self.permit(head, target);
                     let upward = |up| sniff::requests(up, bytes, head, permit);
                     splice(stream, &mut upstream, traffic, moved, upward).await
                 }
@@ -190,9 +196,8 @@ impl Connect {
             ended = splicing => ended,
             () = listed.cut.cancelled() => Err(Cut::Refused(EgressReason::PolicyChanged)),
         };
-        if ended.is_err() {
-            // The destination, too, must not take a part for the whole.
-            upstream.set_zero_linger().ok();
+        if ended.is_ok() {
+            end_in_order(&upstream);
         }
         match ended {
             Ok(()) | Err(Cut::Guest | Cut::Destination | Cut::Idle) => Ok(()),
@@ -270,13 +275,17 @@ impl Connect {
         let Host::Name(name) = &head.host else { return Err(mismatch) };
         let at = position(candidates, name).ok_or(mismatch)?;
         self.note(&candidates[at]);
-        check(head, &candidates[at]).map_err(Denied::by)?;
+        let Candidate { target, allowed } = &candidates[at];
+        check(head, target, allowed).map_err(Denied::by)?;
         Ok(at)
     }
 
-    /// As [`check`], and records the request.
-    fn permit(&self, head: &Head, chosen: &Candidate) -> Result<(), EgressReason> {
-        let permitted = check(head, chosen);
+    /// As [`check`], by the policy that is in force now, and records the request.
+    fn permit(&self, head: &Head, target: &Target) -> Result<(), EgressReason> {
+        let permitted = match target.verdict(&self.sandbox.policy()) {
+            Verdict::Allowed(allowed) => check(head, target, &allowed),
+            Verdict::Denied(denied) => Err(denied.reason),
+        };
         let decision = if permitted.is_ok() { Decision::Allowed } else { Decision::Denied };
         let mut record = Record::new(Kind::Request, decision);
         record.reason = permitted.err();
@@ -296,7 +305,6 @@ impl Connect {
         &mut self,
         peer: &mut Peer,
         upstream: &TcpStream,
-        listed: &Listed,
         policy: &Policy,
         candidates: &[Candidate],
     ) -> Result<Option<usize>, Stop> {
@@ -305,10 +313,6 @@ impl Connect {
                 more = peer.more() => drop(more.map_err(|_| Stop::Left)?),
                 // The server speaks first, so this is not TLS.
                 _ = upstream.readable() => return Ok(None),
-                () = listed.cut.cancelled() => {
-                    upstream.set_zero_linger().ok();
-                    return Err(EgressReason::PolicyChanged.into());
-                }
                 () = sleep(IDLE_MAX) => return Err(Stop::Left),
             }
         }
@@ -336,20 +340,18 @@ impl Connect {
         Ok((at > 0).then_some(at))
     }
 
-    /// Connects to a candidate, and lists the connection.
-    async fn dial(
-        &mut self,
-        policy: &Policy,
-        chosen: &Candidate,
-    ) -> Result<(TcpStream, Listed), Denied> {
-        let allowed = &chosen.allowed;
+    /// Connects to a candidate, if the policy, which may have changed while the guest took its
+    /// time, still allows it, and lists the connection.
+    async fn dial(&mut self, chosen: &Candidate) -> Result<(TcpStream, Listed), Denied> {
+        let policy = self.sandbox.policy();
+        let allowed = accept(chosen.target.verdict(&policy), &mut self.record)?;
         let addresses = match &chosen.target {
             Target::Name(name, port) => {
                 let port = Some(*port);
-                addresses(&self.sandbox, policy, name, port, allowed).await?
+                addresses(&self.sandbox, &policy, name, port, &allowed).await?
             }
             Target::Address(address, _) => {
-                let checked = guard(policy, allowed).check(*address);
+                let checked = guard(&policy, &allowed).check(*address);
                 vec![checked.map_err(Denied::by)?]
             }
         };
@@ -388,14 +390,21 @@ impl Connect {
     }
 }
 
-/// Whether a request may be made over a connection to `chosen`.
-fn check(head: &Head, chosen: &Candidate) -> Result<(), EgressReason> {
-    let Target::Name(name, port) = &chosen.target else { return Ok(()) };
+/// Lets a connection whose directions have both ended deliver what the destination has not taken:
+/// by default, dropping it would be a reset.
+#[expect(deprecated, reason = "only a time to linger blocks, and there is none")]
+fn end_in_order(upstream: &TcpStream) {
+    upstream.set_linger(None).ok();
+}
+
+/// Whether a request may be made over a connection to `target`.
+fn check(head: &Head, target: &Target, allowed: &Allowed) -> Result<(), EgressReason> {
+    let Target::Name(name, port) = target else { return Ok(()) };
     let is_here = head.host == Host::Name(name.clone()) && head.port.is_none_or(|p| p == *port);
     if !is_here {
         return Err(EgressReason::HostMismatch);
     }
-    chosen.allowed.requests.permit(&head.method, &head.path)
+    allowed.requests.permit(&head.method, &head.path)
 }
 
 fn position(candidates: &[Candidate], wanted: &Name) -> Option<usize> {

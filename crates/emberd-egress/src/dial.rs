@@ -41,6 +41,9 @@ async fn attempts(
                 let stream = network.connect((address, port).into()).await.ok()?;
                 // The guest's programs decide how they batch.
                 stream.set_nodelay(true).ok()?;
+                // However the connection ends, also with the daemon, the destination does not take
+                // a part for the whole, unless the end is in order.
+                stream.set_zero_linger().ok()?;
                 Some((stream, address))
             });
         } else if under_way.is_empty() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use emberd_proto::{EgressDenials, EgressReason};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::lookup::addresses;
 use crate::mux::MuxError;
@@ -31,7 +31,8 @@ const PROCESSORS_PER_THREAD: usize = 4;
 /// delay requests.
 pub struct Egress {
     daemon: Arc<Daemon>,
-    /// Taken only when dropped.
+    handle: Handle,
+    /// Taken only when dropped; none if the caller owns it.
     runtime: Option<Runtime>,
 }
 
@@ -39,7 +40,7 @@ pub struct Egress {
 #[derive(Clone)]
 pub struct SandboxEgress {
     sandbox: Arc<Sandbox>,
-    runtime: tokio::runtime::Handle,
+    runtime: Handle,
 }
 
 /// The fate of a connection that is not made.
@@ -78,18 +79,22 @@ impl Egress {
             .thread_name("emberd-egress")
             .enable_all()
             .build()?;
+        let mut egress = Self::on(runtime.handle().clone(), connections_max, network);
+        egress.runtime = Some(runtime);
+        Ok(egress)
+    }
+
+    /// As [`Self::with_network`], on a runtime of the caller's, whose clock is that of all limits.
+    pub fn on(handle: Handle, connections_max: usize, network: Arc<dyn Network>) -> Self {
         let resolver = Resolver::new(Arc::clone(&network));
         let daemon = Daemon { network, resolver, connections: Arc::default(), connections_max };
-        Ok(Self { daemon: Arc::new(daemon), runtime: Some(runtime) })
+        Self { daemon: Arc::new(daemon), handle, runtime: None }
     }
 
     /// Returns the egress of a new sandbox.
-    ///
-    /// # Panics
-    /// Never: the runtime exists until the drop.
     pub fn sandbox(&self, policy: &Arc<Policy>) -> SandboxEgress {
-        let runtime = self.runtime.as_ref().expect("taken only when dropped").handle().clone();
-        SandboxEgress { sandbox: Arc::new(Sandbox::new(Arc::clone(&self.daemon), policy)), runtime }
+        let sandbox = Arc::new(Sandbox::new(Arc::clone(&self.daemon), policy));
+        SandboxEgress { sandbox, runtime: self.handle.clone() }
     }
 }
 

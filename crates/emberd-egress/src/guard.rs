@@ -9,6 +9,7 @@
 //! A name is looked up before it is dialled, and every address is checked at both times: what a
 //! name resolves to may change in between.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use emberd_proto::EgressReason;
@@ -127,8 +128,13 @@ impl Guard<'_> {
             Class::Special if !self.permits(bare) => return Err(EgressReason::PrivateAddress),
             Class::Public | Class::Special | Class::Never => {}
         }
-        if is_own(bare) && !self.permits_exactly(bare) {
-            return Err(EgressReason::OwnAddress);
+        if !self.permits_exactly(bare) {
+            match is_own(bare) {
+                Ok(false) => {}
+                Ok(true) => return Err(EgressReason::OwnAddress),
+                // What cannot be told is not dialled.
+                Err(_) => return Err(EgressReason::ConnectFailed),
+            }
         }
         Ok(if is_nat64(address) { address } else { bare })
     }
@@ -183,7 +189,10 @@ fn v6_in((base, length): (Ipv6Addr, u8), address: Ipv6Addr) -> bool {
 
 /// Whether the address belongs to this host: the kernel would send from an address to itself, or
 /// lets a socket be bound to it. Sockets tell, without a list and without sending anything.
-fn is_own(address: IpAddr) -> bool {
+///
+/// # Errors
+/// When there are no sockets to be had.
+fn is_own(address: IpAddr) -> io::Result<bool> {
     let (any, foreign): (IpAddr, IpAddr) = match address {
         IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
         IpAddr::V6(_) => {
@@ -191,13 +200,19 @@ fn is_own(address: IpAddr) -> bool {
         }
     };
     let binds = |address: IpAddr| UdpSocket::bind((address, 0));
+    let socket = binds(any)?;
     // Any port does. Without a route the dial fails, too.
-    let source = binds(any)
-        .and_then(|socket| socket.connect((address, 9)).and_then(|()| socket.local_addr()));
-    source.is_ok_and(|source| source.ip() == address)
-        // A route may name another source (127.0.0.0/8 does). A host that may bind to foreign
-        // addresses (`ip_nonlocal_bind`) tells nothing that way.
-        || binds(address).is_ok() && binds(foreign).is_err()
+    let source = socket.connect((address, 9)).and_then(|()| socket.local_addr());
+    if source.is_ok_and(|source| source.ip() == address) {
+        return Ok(true);
+    }
+    // A route may name another source (127.0.0.0/8 does). A host that may bind to foreign
+    // addresses (`ip_nonlocal_bind`) tells nothing that way.
+    match binds(address) {
+        Ok(_) => Ok(binds(foreign).is_err()),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -329,9 +344,9 @@ mod tests {
 
     #[test]
     fn own_addresses_are_told_without_a_list() {
-        assert!(is_own("127.0.0.1".parse().unwrap()));
-        assert!(is_own("127.1.2.3".parse().unwrap()));
-        assert!(!is_own("192.0.2.1".parse().unwrap()));
+        for (address, expect) in [("127.0.0.1", true), ("127.1.2.3", true), ("192.0.2.1", false)] {
+            assert_eq!(is_own(address.parse().unwrap()).unwrap(), expect, "{address}");
+        }
     }
 
     proptest! {

@@ -57,7 +57,11 @@ async fn look_up(
     let _place = sandbox.look_up().map_err(Denied::by)?;
     let policy = sandbox.policy();
     let allowed = accept(policy.lookup(&name), record)?;
-    addresses(sandbox, &policy, &name, None, &allowed).await
+    let found = addresses(sandbox, &policy, &name, None, &allowed).await;
+    found.map_err(|denied| match denied.reason {
+        EgressReason::ConnectFailed => Denied::by(EgressReason::LookupFailed),
+        _ => denied,
+    })
 }
 
 /// Notes the entry that decides, and returns what allows.
@@ -93,7 +97,7 @@ pub(crate) async fn addresses(
     if is_metadata_name(name.as_str()) {
         return Err(Denied::by(EgressReason::PrivateAddress));
     }
-    let found = sandbox.daemon.resolver.lookup(name).await;
+    let found = sandbox.daemon.resolver.lookup(name, &sandbox.lookups_begun).await;
     let found = found.map_err(|error| Denied::by(error.reason()))?;
     let guard = guard(policy, allowed);
     let mut refusal = Denied::by(EgressReason::NoSuchName);

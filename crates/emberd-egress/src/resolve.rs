@@ -7,13 +7,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use emberd_proto::egress::EGRESS_ADDRESSES_MAX;
 use futures::future::{BoxFuture, FutureExt as _, Shared};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use crate::name::Name;
 use crate::network::{LookupError, Network};
@@ -55,33 +55,53 @@ impl Resolver {
         Self { network, threads: Arc::new(Semaphore::new(LOOKUPS_MAX)), kept: Mutex::default() }
     }
 
-    /// Returns the addresses of `name`, at least one. Lookups of one name at once are one.
-    pub async fn lookup(&self, name: &Name) -> Answer {
-        let asked = self.kept.lock().get(name, || self.begin(name.clone()));
+    /// Returns the addresses of `name`, at least one. Lookups of one name at once are one. A new
+    /// one waits for a place among those of `places`, the asking sandbox's.
+    pub async fn lookup(&self, name: &Name, places: &Arc<Semaphore>) -> Answer {
+        let deadline = Instant::now() + LOOKUP_WAIT_MAX;
+        let known = self.kept.lock().get(name);
+        if let Some(known) = known {
+            return known.await;
+        }
+        // Kept only once it has its place: others that ask for the same name do not wait for this
+        // sandbox's.
+        let place = timeout_at(deadline, Arc::clone(places).acquire_owned()).await;
+        let place = place.map_err(|_| LookupError::Failed)?.map_err(|_| LookupError::Failed)?;
+        let asked = {
+            let mut kept = self.kept.lock();
+            kept.get(name)
+                .unwrap_or_else(|| kept.add(name, self.begin(name.clone(), place, deadline)))
+        };
         asked.await
     }
 
-    fn begin(&self, name: Name) -> Lookup {
+    fn begin(&self, name: Name, place: OwnedSemaphorePermit, deadline: Instant) -> Lookup {
         let (network, pool) = (Arc::clone(&self.network), Arc::clone(&self.threads));
         let lookup = async move {
             let permit = pool.acquire_owned().await.map_err(|_| LookupError::Failed)?;
             let blocking = tokio::task::spawn_blocking(move || {
                 let addresses = network.resolve(name.as_str());
                 // Held until the thread is free: it cannot be cancelled.
-                drop(permit);
+                drop((permit, place));
                 addresses
             });
             let mut addresses = blocking.await.map_err(|_| LookupError::Failed)??;
             addresses.truncate(EGRESS_ADDRESSES_MAX);
             if addresses.is_empty() { Err(LookupError::NoSuchName) } else { Ok(addresses.into()) }
         };
-        let timely = timeout(LOOKUP_WAIT_MAX, lookup);
-        timely.map(|answer| answer.unwrap_or(Err(LookupError::Failed))).boxed().shared()
+        // Goes on when those who asked have left, and does not keep what it waits for.
+        let timely = tokio::spawn(timeout_at(deadline, lookup));
+        let answer = timely.map(|ended| match ended {
+            Ok(Ok(answer)) => answer,
+            _ => Err(LookupError::Failed),
+        });
+        answer.boxed().shared()
     }
 }
 
 impl Kept {
-    fn get(&mut self, name: &Name, begin: impl FnOnce() -> Lookup) -> Lookup {
+    /// Returns the lookup of `name` that is under way, or whose answer is kept.
+    fn get(&mut self, name: &Name) -> Option<Lookup> {
         let now = Instant::now();
         while let Some((since, _)) = self.order.front()
             && (self.order.len() >= ANSWERS_MAX || now.duration_since(*since) >= KEPT)
@@ -91,13 +111,13 @@ impl Kept {
                 self.by_name.remove(&name);
             }
         }
-        if let Some((since, lookup)) = self.by_name.get(name) {
-            let failed = matches!(lookup.peek(), Some(Err(_)));
-            if !failed || now.duration_since(*since) < FAILURE_KEPT {
-                return lookup.clone();
-            }
-        }
-        let lookup = begin();
+        let (since, lookup) = self.by_name.get(name)?;
+        let failed = matches!(lookup.peek(), Some(Err(_)));
+        (!failed || now.duration_since(*since) < FAILURE_KEPT).then(|| lookup.clone())
+    }
+
+    fn add(&mut self, name: &Name, lookup: Lookup) -> Lookup {
+        let now = Instant::now();
         self.by_name.insert(name.clone(), (now, lookup.clone()));
         self.order.push_back((now, name.clone()));
         lookup
@@ -140,23 +160,26 @@ mod tests {
     async fn answers_are_bounded_and_kept() {
         let source = Arc::new(Counting::default());
         let resolver = Resolver::new(Arc::clone(&source) as Arc<dyn Network>);
-        let many = resolver.lookup(&name("many.example")).await.unwrap();
+        let places = Arc::new(Semaphore::new(1));
+        let many = resolver.lookup(&name("many.example"), &places).await.unwrap();
         assert_eq!(many.len(), EGRESS_ADDRESSES_MAX);
         for _ in 0..3 {
-            assert_eq!(resolver.lookup(&name("many.example")).await.unwrap(), many);
+            assert_eq!(resolver.lookup(&name("many.example"), &places).await.unwrap(), many);
         }
         assert_eq!(source.0.load(Ordering::Relaxed), 1);
-        let none = resolver.lookup(&name("none.example")).await;
+        let none = resolver.lookup(&name("none.example"), &places).await;
         assert_eq!(none, Err(LookupError::NoSuchName));
-        assert_eq!(resolver.lookup(&name("dead.example")).await, Err(LookupError::Failed));
+        let dead = resolver.lookup(&name("dead.example"), &places).await;
+        assert_eq!(dead, Err(LookupError::Failed));
     }
 
     #[tokio::test]
     async fn the_oldest_answers_go() {
         let source = Arc::new(Counting::default());
         let resolver = Resolver::new(Arc::clone(&source) as Arc<dyn Network>);
+        let places = Arc::new(Semaphore::new(1));
         for number in 0..2 * ANSWERS_MAX {
-            resolver.lookup(&name(&format!("h{number}.example"))).await.unwrap_err();
+            resolver.lookup(&name(&format!("h{number}.example")), &places).await.unwrap_err();
         }
         let kept = resolver.kept.lock();
         assert!(kept.order.len() <= ANSWERS_MAX && kept.by_name.len() <= ANSWERS_MAX);

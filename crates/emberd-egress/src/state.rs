@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use emberd_proto::EgressReason;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::guard::Guard;
@@ -40,6 +41,8 @@ pub(crate) struct Sandbox {
     opens: Bucket,
     lookups: Bucket,
     lookups_under_way: Arc<Gate>,
+    /// Places of lookups until the host's resolver has answered, those of connections among them.
+    pub lookups_begun: Arc<Semaphore>,
     connections: Arc<Gate>,
     live: Mutex<Live>,
     opened: AtomicU64,
@@ -109,6 +112,7 @@ impl Sandbox {
             opens: Bucket::new(0, 0),
             lookups: Bucket::new(LOOKUPS_PER_S, 2 * LOOKUPS_PER_S),
             lookups_under_way: Arc::default(),
+            lookups_begun: Arc::new(Semaphore::new(LOOKUPS_UNDER_WAY_MAX)),
             connections: Arc::default(),
             live: Mutex::new(Live {
                 policy: Arc::clone(policy),
@@ -240,7 +244,11 @@ impl Target {
 fn judge(policy: &Policy, target: &Target, address: IpAddr) -> Result<(), Denied> {
     match target.verdict(policy) {
         Verdict::Allowed(allowed) => {
-            guard(policy, &allowed).check(address).map(drop).map_err(Denied::by)
+            match guard(policy, &allowed).check(address) {
+                Err(reason) if Decision::of(reason) == Decision::Denied => Err(Denied::by(reason)),
+                // Without sockets to look with, what was found when it was dialled holds.
+                _ => Ok(()),
+            }
         }
         Verdict::Denied(denied) => Err(denied),
     }

@@ -131,8 +131,8 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     let listener = Listener::bind(&config.addr).await?;
     let socket = bind_socket(config.socket.as_ref()).await?;
     let file = EgressFile::open(config.egress_policy.as_deref())?;
-    let connections = usize::try_from(file.operator().connections()).unwrap_or(usize::MAX);
-    let egress = config.egress.then(|| Egress::new(connections)).transpose();
+    let connections = || server::egress_connections_max(file.operator().connections());
+    let egress = config.egress.then(|| Egress::new(connections())).transpose();
     let egress = egress.map_err(RunError::Egress)?.map(Arc::new);
     let options = SandboxesConfig { egress, ..config::sandboxes(&config) };
     let sandboxes = Sandboxes::open(options, images, vmm)?;

@@ -1,7 +1,7 @@
 //! The operator's log of egress: records of all sandboxes, one JSON object a line.
 //!
 //! The file and the one before it, with `.1` at the end of its name, take 64 MiB together. A full
-//! disk costs records, not connections.
+//! disk costs records, not connections; a line `{"gap":N}` tells how many.
 
 use std::fs::{File, OpenOptions, rename};
 use std::io::{self, Write as _};
@@ -37,6 +37,8 @@ struct LogFile {
     file: File,
     bytes: u64,
     bytes_max: u64,
+    /// Lines that could not be written since the last that could.
+    lost: u64,
 }
 
 impl EgressLog {
@@ -88,11 +90,9 @@ impl EgressLog {
             return;
         }
         let file = Arc::clone(&self.file);
-        let written = spawn_blocking(move || file.lock().write(&lines)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "cannot write to the egress log"),
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        let written = spawn_blocking(move || file.lock().write(lines)).await;
+        if let Err(panicked) = written {
+            std::panic::resume_unwind(panicked.into_panic());
         }
     }
 }
@@ -107,19 +107,58 @@ impl LogFile {
         // Hosts and paths that programs asked for concern their owners only.
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, bytes, bytes_max })
+        Ok(Self { path: path.to_owned(), file, bytes, bytes_max, lost: 0 })
     }
 
-    /// Appends whole lines; begins another file first if this one is full.
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    /// Appends whole lines, or counts them as lost. Says so once until lines can be written again.
+    fn write(&mut self, mut lines: Vec<u8>) {
+        let count = lines.split(|byte| *byte == b'\n').count() as u64 - 1;
+        if self.lost > 0 {
+            let mut gap = Vec::new();
+            add(&mut gap, &json!({ "gap": self.lost }));
+            lines.splice(..0, gap);
+        }
+        match self.append(&lines) {
+            Ok(()) if self.lost > 0 => {
+                let lost = std::mem::take(&mut self.lost);
+                tracing::info!(lost, "writing to the egress log again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if self.lost == 0 {
+                    tracing::warn!(%error, "losing records, because the egress log takes none");
+                }
+                self.lost += count;
+            }
+        }
+    }
+
+    /// Appends to the file; begins another one first if this one is full.
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let count = lines.len() as u64;
         if self.bytes > 0 && self.bytes + count > self.bytes_max {
             let mut before = self.path.clone().into_os_string();
             before.push(".1");
-            rename(&self.path, before)?;
-            *self = Self::open(&self.path, self.bytes_max)?;
+            match rename(&self.path, before) {
+                // Another file could not be begun the last time.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                renamed => renamed?,
+            }
+            *self = Self { lost: self.lost, ..Self::open(&self.path, self.bytes_max)? };
         }
-        self.file.write_all(lines)?;
+        let mut written = 0;
+        while written < lines.len() {
+            match self.file.write(&lines[written..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Half a line would spoil the one after it.
+                    let end = self.file.metadata()?.len();
+                    self.file.set_len(end.saturating_sub(written as u64))?;
+                    return Err(error);
+                }
+                Ok(bytes) => written += bytes,
+            }
+        }
         self.bytes += count;
         Ok(())
     }
@@ -135,7 +174,7 @@ mod tests {
         let path = dir.path().join("egress.jsonl");
         let mut log = LogFile::open(&path, 10).unwrap();
         for line in ["one\n", "two\n", "three\n", "four\n"] {
-            log.write(line.as_bytes()).unwrap();
+            log.write(line.into());
         }
         let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
         assert_eq!(
@@ -144,7 +183,28 @@ mod tests {
         );
         // A later daemon goes on at the end.
         let mut log = LogFile::open(&path, 10).unwrap();
-        log.write(b"five\n").unwrap();
+        log.write(b"five\n".into());
         assert_eq!(read("egress.jsonl"), "four\nfive\n");
+        // A file that could not be begun is begun later.
+        std::fs::remove_file(&path).unwrap();
+        log.write(b"six\n".into());
+        assert_eq!(read("egress.jsonl"), "six\n");
+        assert_eq!(log.lost, 0);
+    }
+
+    #[test]
+    fn lost_lines_are_counted_and_nothing_is_half_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("egress.jsonl");
+        let mut log = LogFile::open(&path, 1 << 20).unwrap();
+        log.write(b"one\n".into());
+        let writable = std::mem::replace(&mut log.file, File::open(&path).unwrap());
+        log.write(b"two\nthree\n".into());
+        log.write(b"four\n".into());
+        log.file = writable;
+        log.write(b"five\n".into());
+        log.write(b"six\n".into());
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "one\n{\"gap\":3}\nfive\nsix\n");
     }
 }

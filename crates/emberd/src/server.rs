@@ -210,6 +210,17 @@ fn connections_max(descriptors: Option<u64>) -> usize {
     usize::try_from(part.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)).unwrap_or(usize::MAX)
 }
 
+/// Most connections of sandboxes to other hosts, of the number that is `asked` for. Those to the
+/// endpoints, the VMMs and the guests have descriptors, too, however many connections guests make.
+pub(crate) fn egress_connections_max(asked: u32) -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let part = (descriptors / DESCRIPTORS_PER_CONNECTION).max(CONNECTIONS_MIN);
+    if part < asked.into() {
+        tracing::warn!(descriptors, "{part} connections of sandboxes at once, instead of {asked}");
+    }
+    usize::try_from(part.min(asked.into())).unwrap_or(usize::MAX)
+}
+
 /// Raises the limit of open descriptors as far as this process may. Shells and service managers
 /// start programs with a low one, for the sake of `select`.
 pub(crate) fn raise_descriptors() {

@@ -91,6 +91,19 @@ impl Double {
         self.first(&format!("set -- \"$@\" --fake-agent '{}'", agent.display()));
     }
 
+    /// Makes later guests capture the connections of their programs, each in a network namespace
+    /// of its own. Needs root.
+    pub fn capture(&self) {
+        let agent = beside_current_exe("emberd-init");
+        self.replace_agent(&format!(
+            "touch resolv.conf\n\
+             exec unshare --net --mount /bin/sh -c 'ulimit -n $(ulimit -H -n); \
+             mount --bind resolv.conf /etc/resolv.conf && exec \"$@\"' sh '{}' \
+             --egress resolv.conf \"$@\"",
+            agent.display()
+        ));
+    }
+
     /// Makes later guests answer any first message with `bytes`, and nothing else.
     ///
     /// # Panics

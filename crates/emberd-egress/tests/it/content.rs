@@ -31,7 +31,7 @@ fn sni(name: &str) -> (u16, Vec<u8>) {
     (0, [&length(&name)[..], &name].concat())
 }
 
-fn naming(name: &str) -> Vec<u8> {
+pub fn naming(name: &str) -> Vec<u8> {
     hello(&[sni(name)])
 }
 

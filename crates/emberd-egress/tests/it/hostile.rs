@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use emberd_proto::EgressReason;
-use emberd_proto::egress::EgressAnswer;
+use emberd_proto::egress::{EgressAnswer, EgressRequest, decode_frame, encode_frame};
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use crate::guest::Guest;
@@ -100,6 +100,69 @@ async fn a_flood_of_opens_is_refused_and_does_not_delay_other_sandboxes() {
     let totals = flooding.totals();
     assert!(totals.denied > 0 && totals.opened < 1000, "{totals:?}");
     drop(held);
+}
+
+/// A frame of yamux that begins a stream with a request.
+fn first_frame(id: u32, request: &EgressRequest) -> Vec<u8> {
+    let request = encode_frame(request).unwrap();
+    let length = u32::try_from(request.len()).unwrap();
+    // Version 0, data, the flag of a new stream.
+    [&[0, 0, 0, 1], &id.to_be_bytes()[..], &length.to_be_bytes(), &request].concat()
+}
+
+#[tokio::test]
+async fn ten_thousand_streams_at_once_are_answered_or_reset() {
+    const STREAMS: u32 = 10_000;
+    /// Flags of the host's frames, in yamux' header.
+    const FIN_OR_RST: u16 = 4 | 8;
+    let world = World::new();
+    world.name("a.example", &[ONE]);
+    world.server(ONE, 7000).await.echo();
+    let policy = json!({"allow": ["a.example:7000"], "limits": {"connections": 16}});
+    let sandbox = world.sandbox(policy.clone());
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let serving = tokio::spawn({
+        let sandbox = sandbox.clone();
+        async move { sandbox.serve(near).await }
+    });
+    let (mut reader, mut writer) = tokio::io::split(far);
+    let names = vec!["a.example".to_owned()];
+    let request = EgressRequest::Open { address: ONE, port: 7000, names };
+    let writing = tokio::spawn(async move {
+        for number in 0..STREAMS {
+            writer.write_all(&first_frame(2 * number + 1, &request)).await.unwrap();
+        }
+        writer
+    });
+    // Each ends, but those that are open.
+    let mut ended = std::collections::HashSet::new();
+    let mut opened = 0;
+    while ended.len() + opened < STREAMS as usize {
+        let mut header = [0; 12];
+        timeout(WAIT_MAX, reader.read_exact(&mut header)).await.unwrap().unwrap();
+        let [_, kind, f0, f1, i0, i1, i2, i3, l0, l1, l2, l3] = header;
+        if u16::from_be_bytes([f0, f1]) & FIN_OR_RST != 0 {
+            // An end in order may be followed by a reset.
+            ended.insert([i0, i1, i2, i3]);
+        }
+        if kind == 0 {
+            let mut answer = vec![0; u32::from_be_bytes([l0, l1, l2, l3]) as usize];
+            reader.read_exact(&mut answer).await.unwrap();
+            opened += usize::from(decode_frame(&answer[2..]).ok() == Some(EgressAnswer::Opened));
+        }
+    }
+    // Those who are many are refused for either limit, and have at most what they may.
+    assert_eq!((opened, sandbox.connections()), (16, 16));
+    let records = records(&sandbox, 2).await;
+    let refused = |reason| records.iter().any(|record| record.reason == Some(reason));
+    assert!(refused(EgressReason::ConnectionLimit) && refused(EgressReason::RateLimit));
+    // Another sandbox is served as if nothing was.
+    let (_calm, guest) = world.guest(policy);
+    let mut stream = guest.open(ONE, 7000, &["a.example"]).await;
+    stream.opened().await;
+    drop((reader, writing.await.unwrap()));
+    serving.await.unwrap().ok();
+    until(|| sandbox.connections() == 0).await;
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ mod connections;
 #[cfg(test)]
 mod content;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod guest;
 #[cfg(test)]
 mod hostile;
@@ -17,5 +19,9 @@ mod policy;
 mod properties;
 #[cfg(test)]
 mod reference;
+#[cfg(test)]
+mod resolver;
+#[cfg(test)]
+mod slow;
 #[cfg(test)]
 mod world;

@@ -1,6 +1,6 @@
 //! A network for tests: names, public addresses, and servers of this process behind them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use emberd_egress::{
     Egress, LookupError, Network, Operator, PackProfiles, Policy, PolicySpec, Record, SandboxEgress,
 };
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -30,6 +30,11 @@ pub const TWO: IpAddr = IpAddr::V4(Ipv4Addr::new(151, 101, 0, 2));
 pub struct Names {
     pub addresses: Mutex<HashMap<String, Vec<IpAddr>>>,
     servers: Mutex<HashMap<SocketAddr, SocketAddr>>,
+    /// Destinations that never answer.
+    silent: Mutex<HashSet<SocketAddr>>,
+    /// Whether lookups of names that begin with `stuck` do not return.
+    stuck: Mutex<bool>,
+    unstuck: Condvar,
     /// Every destination that was dialled.
     pub dialled: Mutex<Vec<SocketAddr>>,
     /// Every name that was looked up.
@@ -39,13 +44,20 @@ pub struct Names {
 impl Network for Names {
     fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, LookupError> {
         self.looked_up.lock().push(name.to_owned());
+        if name.starts_with("stuck") {
+            self.unstuck.wait_while(&mut self.stuck.lock(), |stuck| *stuck);
+        }
         self.addresses.lock().get(name).cloned().ok_or(LookupError::NoSuchName)
     }
 
     fn connect(&self, destination: SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>> {
         self.dialled.lock().push(destination);
         let server = self.servers.lock().get(&destination).copied();
+        let is_silent = self.silent.lock().contains(&destination);
         Box::pin(async move {
+            if is_silent {
+                std::future::pending::<()>().await;
+            }
             match server {
                 Some(server) => TcpStream::connect(server).await,
                 None => Err(io::ErrorKind::ConnectionRefused.into()),
@@ -68,6 +80,25 @@ impl World {
         let names = Arc::new(Names::default());
         let egress = Egress::with_network(most, Arc::clone(&names) as Arc<dyn Network>).unwrap();
         Self { names, egress }
+    }
+
+    /// On the runtime of the test, whose clock it has.
+    pub fn here() -> Self {
+        let names = Arc::new(Names::default());
+        let network = Arc::clone(&names) as Arc<dyn Network>;
+        let egress = Egress::on(tokio::runtime::Handle::current(), 100_000, network);
+        Self { names, egress }
+    }
+
+    /// Has `address` never answer.
+    pub fn silence(&self, address: IpAddr, port: u16) {
+        self.names.silent.lock().insert((address, port).into());
+    }
+
+    /// Has lookups of names that begin with `stuck` return, or not.
+    pub fn stick(&self, stuck: bool) {
+        *self.names.stuck.lock() = stuck;
+        self.names.unstuck.notify_all();
     }
 
     /// Has `name` at `addresses`.

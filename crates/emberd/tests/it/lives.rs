@@ -78,7 +78,7 @@ fn no_op() -> ExecBody {
 
 /// What a daemon has, by count.
 #[derive(Debug, PartialEq, Eq)]
-struct Holdings {
+pub struct Holdings {
     processes: usize,
     descriptors: usize,
     sockets: usize,
@@ -87,13 +87,26 @@ struct Holdings {
 
 impl Holdings {
     fn of(daemon: &Daemon, room: &Room) -> Self {
-        let open = open_files(daemon.process_id());
+        Self::of_process(daemon.process_id(), &room.run_dir())
+    }
+
+    /// Whether nothing is more than in `others`.
+    pub fn are_within(&self, others: &Self) -> bool {
+        self.processes <= others.processes
+            && self.descriptors <= others.descriptors
+            && self.sockets <= others.sockets
+            && self.directories <= others.directories
+    }
+
+    /// Holdings of a daemon with this process and this run directory.
+    pub fn of_process(pid: u32, run_dir: &Path) -> Self {
+        let open = open_files(pid);
         let sockets = open.iter().filter(|file| file.to_string_lossy().starts_with("socket:"));
         Self {
-            processes: descendants(daemon.process_id()),
+            processes: descendants(pid),
             sockets: sockets.count(),
             descriptors: open.len(),
-            directories: wait::left_in(&room.run_dir()).len(),
+            directories: wait::left_in(run_dir).len(),
         }
     }
 }

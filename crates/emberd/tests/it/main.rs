@@ -16,4 +16,6 @@ mod raw;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]
+mod transfers;
+#[cfg(test)]
 mod wait;

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::{packs, wait};
 
+mod egress;
 mod hostile;
 mod lost_agents;
 mod pools;

@@ -4,6 +4,7 @@
 //! the Internet. What got out is read from the world's own log, and why something did not from the
 //! sandbox's.
 
+mod faults;
 mod tools;
 mod world;
 

@@ -144,7 +144,7 @@ async fn streams_nobody_reads_end_with_their_sandbox() {
 }
 
 /// The daemon with so few descriptors, and no more to be had.
-fn with_descriptors(count: u32, command: &Command) -> Command {
+pub fn with_descriptors(count: u32, command: &Command) -> Command {
     let mut limited = Command::new("/bin/sh");
     limited.arg("-c").arg(format!("ulimit -n {count}; exec \"$0\" \"$@\""));
     limited.arg(command.get_program()).args(command.get_args());

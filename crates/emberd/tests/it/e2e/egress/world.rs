@@ -7,11 +7,12 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use tempfile::TempDir;
 
 use super::Daemon;
@@ -94,6 +95,17 @@ impl World {
     /// Directory of the files that the web servers serve, beside their greeting.
     pub fn site(&self) -> PathBuf {
         self.dir.path().join(SITE)
+    }
+
+    /// A listener at every address of the world, for a server of the test's own.
+    pub fn listen(&self, port: u16) -> TcpListener {
+        let namespace = fs::File::open(format!("/proc/{}/ns/net", self.process.id())).unwrap();
+        let listening = thread::spawn(move || {
+            // A socket stays in the namespace that it was made in.
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
+        });
+        listening.join().unwrap()
     }
 
     /// Takes what reached the world since the last call, sorted, each once: queries and

@@ -1,0 +1,384 @@
+//! Network access under faults: agents and daemons that are killed in mid-transfer, floods, a full
+//! disk under the operator's log, no descriptors.
+//!
+//! Guests are agents in network namespaces of their own; so is the machine of the daemon, whose
+//! server is this test.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use emberd_api::{
+    CreateSandbox, EgressReason, EgressState, ErrorCode, ExecBody, ExecOutcome, PolicySpec,
+};
+use emberd_client::{Client, ClientError};
+use emberd_proto::ExecSpec;
+use fake_firecracker::Double;
+use nix::sched::{CloneFlags, unshare};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::{Daemon, Room};
+use crate::api::refusal;
+use crate::lives::Holdings;
+use crate::transfers::{Server, TRANSFER, counted};
+use crate::wait;
+
+/// Address of the server: the machine's own, which its operator permits.
+const SERVER: &str = "45.45.9.9";
+const PORT: u16 = 7000;
+
+/// How often each fault comes.
+const TIMES: usize = 20;
+
+/// Connections of a flood at once.
+const FLOOD: usize = 10_000;
+
+/// Time limit of programs, in milliseconds; none is to reach it.
+const TIMEOUT_MS: u64 = 300_000;
+
+/// Runs `story` on a thread with a machine of its own. Nothing happens, which is a skip, where
+/// that cannot be.
+fn tell<F: Future<Output = ()>>(story: impl FnOnce(Bed) -> F + Send + 'static) {
+    if !rustix::process::geteuid().is_root() {
+        emberd_testing::skip("a network namespace needs root");
+        return;
+    }
+    let told = std::thread::spawn(move || {
+        // Of this thread, and of every thread and process that it starts.
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+        run("mount --make-rprivate /");
+        run("ip link set lo up");
+        run(&format!("ip addr add {SERVER}/32 dev lo"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(async { story(Bed::make().await).await });
+    });
+    if let Err(panic) = told.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn run(line: &str) {
+    let mut words = line.split_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A room for daemons whose guests reach a server.
+struct Bed {
+    room: Room,
+    server: Arc<Server>,
+}
+
+impl Bed {
+    async fn make() -> Self {
+        let room = Room::new();
+        room.double.capture();
+        let listener = TcpListener::bind((SERVER, PORT)).await.unwrap();
+        Self { room, server: Server::start(listener) }
+    }
+
+    /// The daemon's command line, under an operator who says `operator` besides.
+    fn command(&self, operator: &str) -> Command {
+        let file = self.room.path("egress.toml");
+        fs::write(&file, format!("private = [\"{SERVER}/32\"]\n{operator}")).unwrap();
+        let mut command = self.room.command();
+        command.arg("--egress-policy").arg(file);
+        command
+    }
+
+    fn start(&self) -> Daemon {
+        Daemon::spawn(self.command(""))
+    }
+
+    /// Stops a daemon in order, and looks for anything left behind.
+    async fn close(self, mut daemon: Daemon) -> String {
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.exit_code().await, Some(0));
+        let log = daemon.log();
+        self.room.close().await;
+        log
+    }
+}
+
+/// Creates a sandbox that may reach the server, with these limits, and waits for its session.
+async fn create(client: &Client, limits: serde_json::Value) -> String {
+    let allow = [format!("{SERVER}:{PORT}")];
+    let egress: PolicySpec =
+        serde_json::from_value(json!({"allow": allow, "limits": limits})).unwrap();
+    let language_pack = Some("python".to_owned());
+    let wanted = CreateSandbox { language_pack, egress: Some(egress) };
+    let id = client.create_with(&wanted).await.unwrap().answer.id;
+    let ready = async || client.egress(&id).await.unwrap().state == EgressState::Ready;
+    wait::until(ready).await;
+    id
+}
+
+fn python(program: &str) -> ExecBody {
+    let code = format!(
+        "import errno, os, select, socket, sys, threading\nTO = ({SERVER:?}, {PORT})\n{program}"
+    );
+    let spec = ExecSpec { timeout_ms: TIMEOUT_MS, ..ExecSpec::new(code) };
+    ExecBody { spec, stdin: None, stdin_base64: None }
+}
+
+/// Runs a program, and returns what it prints.
+async fn output(client: &Client, id: &str, program: &str) -> String {
+    let outcome = client.exec(id, &python(program)).await.unwrap();
+    assert_eq!((outcome.exit.exit_code, outcome.stderr.as_str()), (0, ""), "{program}");
+    outcome.stdout
+}
+
+/// Starts a program and does not wait for it.
+fn begin(client: &Client, id: &str, program: &str) -> JoinHandle<Result<ExecOutcome, ClientError>> {
+    let (client, id, body) = (client.clone(), id.to_owned(), python(program));
+    tokio::spawn(async move { client.exec(&id, &body).await })
+}
+
+/// A connection from its beginning to its end.
+const ONCE: &str = r"
+s = socket.create_connection(TO)
+s.sendall(b'hello')
+s.shutdown(socket.SHUT_WR)
+print(s.makefile().read())";
+
+#[test]
+fn agents_killed_amid_transfers_leave_nothing() {
+    tell(async |bed| {
+        let daemon = bed.start();
+        let client = &daemon.client;
+        daemon.comes_to_rest().await;
+        let mut before = None;
+        for round in 1..=TIMES {
+            let id = create(client, json!({})).await;
+            let agent = output(client, &id, "print(os.getppid())").await;
+            let agent: i32 = agent.trim().parse().unwrap();
+            let transfer = begin(client, &id, TRANSFER);
+            counted(&bed.server.under_way, round).await;
+            kill_process(Pid::from_raw(agent).unwrap(), Signal::KILL).unwrap();
+            assert_eq!(refusal(transfer.await.unwrap()).1.code, ErrorCode::SandboxGone);
+            // A reset, not an end: the server does not take a part for the whole.
+            counted(&bed.server.reset, round).await;
+            client.delete(&id).await.unwrap();
+            daemon.comes_to_rest().await;
+            wait::until(async || wait::left_in(&bed.room.run_dir()).is_empty()).await;
+            // What is opened once is open after the first.
+            let holdings = || Holdings::of_process(daemon.process_id(), &bed.room.run_dir());
+            let first = before.get_or_insert_with(holdings);
+            wait::until(async || holdings().are_within(first)).await;
+        }
+        assert_eq!(bed.server.ended.load(Ordering::Relaxed), 0);
+        let id = create(client, json!({})).await;
+        assert_eq!(output(client, &id, ONCE).await, "hello\n");
+        bed.close(daemon).await;
+    });
+}
+
+#[test]
+fn daemons_killed_amid_transfers_leave_nothing_to_their_successors() {
+    tell(async |bed| {
+        let mut daemon = bed.start();
+        for round in 1..=TIMES {
+            let client = &daemon.client;
+            let id = create(client, json!({})).await;
+            let transfer = begin(client, &id, TRANSFER);
+            counted(&bed.server.under_way, round).await;
+            daemon.signal(Signal::KILL);
+            assert_eq!(daemon.exit_code().await, None);
+            transfer.await.unwrap().unwrap_err();
+            counted(&bed.server.reset, round).await;
+            // Starts once it has removed what the one before left.
+            daemon = bed.start();
+            assert_eq!(wait::left_in(&bed.room.run_dir()), Vec::<std::path::PathBuf>::new());
+            wait::until(async || Double::processes_in(&bed.room.run_dir()).is_empty()).await;
+            assert_eq!(refusal(daemon.client.egress(&id).await).0, 404);
+        }
+        assert_eq!(bed.server.ended.load(Ordering::Relaxed), 0);
+        let id = create(&daemon.client, json!({})).await;
+        assert_eq!(output(&daemon.client, &id, ONCE).await, "hello\n");
+        bed.close(daemon).await;
+    });
+}
+
+/// Opens so many connections at once, and another for each that is reset until the file is there;
+/// then prints how many it has opened. In parts, as one process may not have so many.
+const FLOODING: &str = r"
+def flood(count):
+    opened, polled, sockets = 0, select.epoll(), {}
+    while opened < count or not os.path.exists(STOP):
+        while len(sockets) < count:
+            s = socket.socket()
+            s.setblocking(False)
+            s.connect_ex(TO)
+            sockets[s.fileno()] = s
+            polled.register(s, select.EPOLLIN)
+            opened += 1
+        for fd, _ in polled.poll(1):
+            polled.unregister(fd)
+            sockets.pop(fd).close()
+    return opened
+parts = []
+for _ in range(PARTS):
+    r, w = os.pipe()
+    if not os.fork():
+        os.write(w, str(flood(COUNT // PARTS)).encode())
+        os._exit(0)
+    os.close(w)
+    parts.append(r)
+print(sum(int(os.read(r, 100)) for r in parts))";
+
+#[test]
+fn ten_thousand_connections_at_once_do_not_keep_the_daemon_from_answering() {
+    tell(async |bed| {
+        let daemon = bed.start();
+        let client = &daemon.client;
+        client.healthz().await.unwrap();
+        let mut refusals = BTreeSet::new();
+        // One that is held by its rate, and one that is held by its connections.
+        for limits in [json!({}), json!({"connections": 10, "opens_per_s": 10_000})] {
+            let id = create(client, limits).await;
+            let stop = bed.room.path(&format!("stop-{id}"));
+            let program = format!("COUNT, PARTS, STOP = {FLOOD}, 10, {stop:?}{FLOODING}");
+            let mut flood = begin(client, &id, &program);
+            let denied = async || client.egress(&id).await.unwrap().totals.denied > 100;
+            tokio::select! {
+                ended = &mut flood => panic!("{ended:?}"),
+                () = wait::until(denied) => {}
+            }
+            // While it is under way, and it ends only after that.
+            for _ in 0..100 {
+                client.healthz().await.unwrap();
+            }
+            let other = create(client, json!({})).await;
+            assert_eq!(output(client, &other, ONCE).await, "hello\n");
+            assert!(!flood.is_finished(), "{:?}", flood.await);
+            fs::write(&stop, "").unwrap();
+            let outcome = flood.await.unwrap().unwrap();
+            let opened: usize = outcome.stdout.trim().parse().unwrap_or_else(|_| {
+                panic!("{outcome:?}");
+            });
+            assert!(opened >= FLOOD, "{opened}");
+            let log = client.egress_log(&id, 0, None, None).await.unwrap();
+            refusals.extend(log.records.into_iter().filter_map(|record| record.reason));
+            wait::until(async || client.egress(&id).await.unwrap().connections == 0).await;
+            client.delete(&id).await.unwrap();
+            client.delete(&other).await.unwrap();
+        }
+        for reason in [EgressReason::RateLimit, EgressReason::ConnectionLimit] {
+            assert!(refusals.contains(&reason), "{refusals:?}");
+        }
+        bed.close(daemon).await;
+    });
+}
+
+/// A file system at `path`, full.
+fn full_disk(path: &Path) {
+    fs::create_dir(path).unwrap();
+    run(&format!("mount -t tmpfs -o size=256k none {}", path.display()));
+    let filled = fs::write(path.join("rest"), vec![0; 512 << 10]).unwrap_err();
+    assert_eq!(filled.kind(), std::io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn a_full_disk_under_the_operators_log_costs_records_and_no_connection() {
+    tell(async |bed| {
+        let disk = bed.room.path("disk");
+        full_disk(&disk);
+        let log = disk.join("egress.jsonl");
+        let daemon = Daemon::spawn(bed.command(&format!("log = {log:?}")));
+        let client = &daemon.client;
+        let id = create(client, json!({"opens_per_s": 10_000})).await;
+        for _ in 0..TIMES {
+            assert_eq!(output(client, &id, ONCE).await, "hello\n");
+        }
+        let recorded = async |count| {
+            let page = client.egress_log(&id, 0, None, None).await.unwrap();
+            page.records.len() >= count
+        };
+        wait::until(async || recorded(TIMES).await).await;
+        assert_eq!(fs::metadata(&log).unwrap().len(), 0);
+        fs::remove_file(disk.join("rest")).unwrap();
+        let written = async || fs::metadata(&log).unwrap().len() > 0;
+        // A record that was lost meanwhile is one of those that the gap counts.
+        while !written().await {
+            assert_eq!(output(client, &id, ONCE).await, "hello\n");
+        }
+        client.delete(&id).await.unwrap();
+        let room = bed.room.path("disk");
+        let text = fs::read_to_string(&log).unwrap();
+        let mut lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let gap: serde_json::Value = lines.next().unwrap();
+        assert!(gap["gap"].as_u64().unwrap() >= TIMES as u64, "{text}");
+        assert!(lines.all(|line: serde_json::Value| line["kind"] == "connection"), "{text}");
+        let said = {
+            let mut daemon = daemon;
+            daemon.signal(Signal::TERM);
+            assert_eq!(daemon.exit_code().await, Some(0));
+            daemon.log()
+        };
+        run(&format!("umount {}", room.display()));
+        assert_eq!(said.matches("losing records").count(), 1, "{said}");
+        assert_eq!(said.matches("writing to the egress log again").count(), 1, "{said}");
+        bed.room.close().await;
+    });
+}
+
+#[test]
+fn guests_do_not_take_all_descriptors_of_the_daemon() {
+    const DESCRIPTORS: usize = 400;
+    tell(async |bed| {
+        let command = bed.command("");
+        let daemon = Daemon::spawn(super::hostile::with_descriptors(400, &command));
+        let client = &daemon.client;
+        let id = create(client, json!({"connections": 1024, "opens_per_s": 10_000})).await;
+        let stop = bed.room.path("stop");
+        let held = begin(
+            client,
+            &id,
+            &format!(
+                r"
+import time
+held, refused = [], 0
+for _ in range({DESCRIPTORS}):
+    s = socket.create_connection(TO)
+    try:
+        s.sendall(b'x')
+        s.recv(1)
+        held.append(s)
+    except OSError:
+        refused += 1
+print(len(held), refused, flush=True)
+while not os.path.exists({stop:?}):
+    time.sleep(0.01)"
+            ),
+        );
+        let full = async || client.egress(&id).await.unwrap().totals.denied > 0;
+        wait::until(full).await;
+        wait::until(async || {
+            let egress = client.egress(&id).await.unwrap();
+            egress.totals.opened + egress.totals.denied == DESCRIPTORS as u64
+        })
+        .await;
+        // New connections, sandboxes and guests find descriptors.
+        for _ in 0..TIMES {
+            Client::new(&daemon.addr).unwrap().healthz().await.unwrap();
+        }
+        let other = client.create(Some("python")).await.unwrap().id;
+        assert_eq!(output(client, &other, "print(1)").await, "1\n");
+        fs::write(&stop, "").unwrap();
+        let outcome = held.await.unwrap().unwrap();
+        let quarter = DESCRIPTORS / 4;
+        assert_eq!(outcome.stdout.trim(), format!("{quarter} {}", DESCRIPTORS - quarter));
+        let log = client.egress_log(&id, 0, None, None).await.unwrap().records;
+        assert!(log.iter().any(|record| record.reason == Some(EgressReason::ConnectionLimit)));
+        wait::until(async || client.egress(&id).await.unwrap().connections == 0).await;
+        assert_eq!(output(client, &id, ONCE).await, "hello\n");
+        let said = bed.close(daemon).await;
+        assert!(said.contains("100 connections of sandboxes at once, instead of 4096"), "{said}");
+    });
+}
