@@ -128,7 +128,7 @@ install_ruff() {
 
 stage "host packages and Rust"
 install_packages "${host_packages[@]}" shellcheck:shellcheck unsquashfs:squashfs-tools node:nodejs \
-  ip:iproute2 openssl:openssl git:git
+  ip:iproute2 openssl:openssl git:git dropbear:dropbear-bin
 install_rust
 cargo fmt --version >/dev/null 2>&1 || rustup --quiet component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup --quiet component add clippy

@@ -4,13 +4,14 @@
 //! the Internet. What got out is read from the world's own log, and why something did not from the
 //! sandbox's.
 
+mod bypasses;
 mod faults;
 mod tools;
 mod world;
 
 use std::collections::BTreeSet;
 
-use emberd_api::{CreateSandbox, EgressDecision, EntrySpec, PolicySpec};
+use emberd_api::{CreateSandbox, EntrySpec, PolicySpec};
 
 use super::{Daemon, code, pool};
 use world::World;
@@ -66,16 +67,24 @@ async fn python(daemon: &Daemon, id: &str, program: &str) -> String {
     outcome.stdout
 }
 
-/// The denials of a sandbox so far, each once: `HOST:PORT REASON`, or `HOST REASON` of a name.
+/// Denials and failures of a sandbox so far, each once: `HOST:PORT REASON`, or `HOST REASON`
+/// of a name.
 async fn denials(daemon: &Daemon, id: &str) -> BTreeSet<String> {
-    let log = daemon.client.egress_log(id, 0, Some(EgressDecision::Denied), None).await.unwrap();
-    let of = |record: emberd_api::EgressRecord| {
-        let host = record.host.unwrap_or_default();
-        let port = record.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let reason = record.reason.map(emberd_api::EgressReason::name).unwrap_or_default();
-        format!("{host}{port} {reason}")
-    };
-    log.records.into_iter().map(of).collect()
+    let mut denials = BTreeSet::new();
+    let mut after = 0;
+    loop {
+        let page = daemon.client.egress_log(id, after, None, None).await.unwrap();
+        if page.records.is_empty() {
+            return denials;
+        }
+        after = page.next;
+        for record in page.records {
+            let Some(reason) = record.reason else { continue };
+            let host = record.host.unwrap_or_default();
+            let port = record.port.map(|port| format!(":{port}")).unwrap_or_default();
+            denials.insert(format!("{host}{port} {}", reason.name()));
+        }
+    }
 }
 
 fn set(lines: &[&str]) -> BTreeSet<String> {

@@ -8,7 +8,8 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 
@@ -20,11 +21,16 @@ use super::Daemon;
 /// Directory of the web servers' files, in the world's own.
 const SITE: &str = "site";
 
+/// Directory of the keys that may log in by ssh, in the world's own.
+const KEYS: &str = "keys";
+
 /// A world. Dropping it ends it.
 pub struct World {
     process: Child,
     _stdin: ChildStdin,
     dir: TempDir,
+    /// Certificate of the authority that signs those of the servers.
+    pub ca: String,
 }
 
 impl World {
@@ -56,19 +62,13 @@ impl World {
         fs::write(&resolv_conf, "nameserver 10.77.0.1\noptions timeout:1 attempts:1\n").unwrap();
         run("mount --make-rprivate /");
         run(&format!("mount --bind {} /etc/resolv.conf", resolv_conf.display()));
-        let certificate = dir.path().join("certificate.pem");
-        run(&format!(
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
-             -subj /CN=good.example -keyout {0} -out {0}.crt -batch",
-            certificate.display()
-        ));
-        let both = fs::read_to_string(&certificate).unwrap()
-            + &fs::read_to_string(certificate.with_extension("pem.crt")).unwrap();
-        fs::write(&certificate, both).unwrap();
+        let (certificate, ca) = make_certificates(dir.path());
+        let keys = dir.path().join(KEYS);
+        fs::create_dir(&keys).unwrap();
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
         let mut process = Command::new("unshare")
-            .args(["--net", "python3", "-c", include_str!("world.py")])
-            .arg(&certificate)
-            .arg(dir.path().join(SITE))
+            .args(["--net", "--mount", "python3", "-c", include_str!("world.py")])
+            .args([&certificate, &dir.path().join(SITE), &keys])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(fs::File::create(dir.path().join("log")).unwrap())
@@ -86,7 +86,7 @@ impl World {
         let mut stdin = process.stdin.take().unwrap();
         stdin.write_all(b"\n").unwrap();
         assert_eq!(line(), "ready");
-        let world = Self { process, _stdin: stdin, dir };
+        let world = Self { process, _stdin: stdin, dir, ca };
         // The world's own tries of its servers.
         fs::write(world.dir.path().join("log"), "").unwrap();
         world
@@ -108,17 +108,34 @@ impl World {
         listening.join().unwrap()
     }
 
+    /// Returns whether a world has a server of ssh.
+    pub fn has_ssh() -> bool {
+        let found = Command::new("sh").args(["-c", "command -v dropbear"]).output();
+        found.is_ok_and(|output| output.status.success())
+    }
+
+    /// Lets root log in by ssh with these keys, one a line.
+    pub fn admit(&self, public_keys: &str) {
+        fs::write(self.dir.path().join(KEYS).join("authorized_keys"), public_keys).unwrap();
+    }
+
     /// Takes what reached the world since the last call, sorted, each once: queries and
     /// connections.
     pub fn reached(&self) -> Vec<String> {
-        let path = self.dir.path().join("log");
-        let log = fs::read_to_string(&path).unwrap();
-        fs::write(&path, "").unwrap();
-        let mut lines: Vec<_> =
-            log.lines().map(|line| line.trim_matches('\0').to_owned()).collect();
+        let mut lines = self.log();
+        lines.retain(|line| line.starts_with("connect") || line.starts_with("query"));
         lines.sort();
         lines.dedup();
         lines
+    }
+
+    /// Takes what reached the world since the last call: queries, connections, servers named in
+    /// TLS and requests.
+    pub fn log(&self) -> Vec<String> {
+        let path = self.dir.path().join("log");
+        let log = fs::read_to_string(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        log.lines().map(|line| line.trim_matches('\0').to_owned()).collect()
     }
 }
 
@@ -127,6 +144,24 @@ impl Drop for World {
         self.process.kill().ok();
         self.process.wait().ok();
     }
+}
+
+/// Makes the servers' certificate, with its key, and the one of the authority that signs it.
+fn make_certificates(dir: &Path) -> (PathBuf, String) {
+    let request = "openssl req -batch -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 \
+                   -nodes -days 2 -subj";
+    let path = |name: &str| dir.join(name).display().to_string();
+    let (ca, ca_key, pair) = (path("ca.pem"), path("ca.key"), path("certificate.pem"));
+    run(&format!("{request} /CN=world -keyout {ca_key} -out {ca}"));
+    run(&format!(
+        "{request} /CN=good.example -CA {ca} -CAkey {ca_key} -keyout {pair} -out {pair}.crt \
+         -addext subjectAltName=DNS:good.example,DNS:also.example,DNS:evil.example,\
+         DNS:*.wild.example -addext basicConstraints=critical,CA:FALSE"
+    ));
+    let both =
+        fs::read_to_string(&pair).unwrap() + &fs::read_to_string(format!("{pair}.crt")).unwrap();
+    fs::write(&pair, both).unwrap();
+    (pair.into(), fs::read_to_string(ca).unwrap())
 }
 
 fn run(line: &str) {
