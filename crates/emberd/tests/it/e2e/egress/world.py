@@ -208,23 +208,24 @@ def serve_ssh():
     key = f"{home}/key"
     subprocess.run(["dropbearkey", "-t", "ed25519", "-f", key], check=True, capture_output=True)
     with_me = ctypes.CDLL(None).prctl
-    subprocess.Popen(
+    server = subprocess.Popen(
         ["dropbear", "-F", "-E", "-s", "-r", key, "-P", "", "-p", f"{GOOD}:22"],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         # PR_SET_PDEATHSIG
         preexec_fn=lambda: with_me(1, signal.SIGKILL),
     )
-    await_port(GOOD, 22)
+    await_port(GOOD, 22, lambda: server.poll() is None)
 
 
-def await_port(address, port):
-    while True:
+def await_port(address, port, is_alive=lambda: True):
+    while is_alive():
         try:
             socket.create_connection((address, port)).close()
             return
         except OSError:
             pass
+    sys.exit(f"no server on port {port}")
 
 
 def main():
