@@ -59,7 +59,7 @@ impl World {
     fn make() -> Self {
         let dir = tempfile::Builder::new().prefix("e2e-world").tempdir_in("/tmp").unwrap();
         let resolv_conf = dir.path().join("resolv.conf");
-        fs::write(&resolv_conf, "nameserver 10.77.0.1\noptions timeout:1 attempts:1\n").unwrap();
+        fs::write(&resolv_conf, "nameserver 10.77.0.1\noptions timeout:2 attempts:2\n").unwrap();
         run("mount --make-rprivate /");
         run(&format!("mount --bind {} /etc/resolv.conf", resolv_conf.display()));
         let (certificate, ca) = make_certificates(dir.path());
