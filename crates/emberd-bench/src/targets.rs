@@ -75,9 +75,10 @@ const OUTPUT_SHELL: Bound = PercentAtLeast(20, "stream", "output_128m_shell_floo
 /// Rate of a connection to the host, relative to that of the tunnel to a port.
 const DOWNLOAD: Bound = PercentAtLeast(90, "egress", "download_tunnel_bytes_per_s");
 const UPLOAD: Bound = PercentAtLeast(90, "egress", "upload_tunnel_bytes_per_s");
+const STREAMS: Bound = PercentAtLeast(90, "egress", "download_streams_tunnel_bytes_per_s");
 
 /// All targets. Times are in microseconds.
-pub const TARGETS: [Target; 34] = [
+pub const TARGETS: [Target; 38] = [
     target("cold-boot", "create_python", AtMost(100_000), &[Kvm]),
     target("cold-boot", "create_shell", AtMost(100_000), &[Kvm]),
     target("restore", "first_answer_python", AtMost(10_000), &[Kvm]),
@@ -105,6 +106,10 @@ pub const TARGETS: [Target; 34] = [
     target("egress", "download_bytes_per_s", AtLeast(400 * MIB), &[Kvm]),
     target("egress", "download_bytes_per_s", DOWNLOAD, &[Emulated]),
     target("egress", "upload_bytes_per_s", UPLOAD, &[Emulated]),
+    target("egress", "download_streams_bytes_per_s", AtLeast(800 * MIB), &[Kvm]),
+    target("egress", "download_streams_bytes_per_s", STREAMS, &[Emulated]),
+    target("egress", "exchange_in_transfer", AtMost(1000), &[Kvm]),
+    target("egress", "exchange_in_transfer", AtMost(5000), &[Emulated]),
     target("held", "held_python_count", AtLeast(200), ALL),
     target("held", "held_shell_count", AtLeast(200), ALL),
     target("delete", "answer_python", AtMost(500), &[Kvm, Emulated]),

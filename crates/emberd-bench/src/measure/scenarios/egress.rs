@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use emberd_api::{EgressLimits, EntryFields, EntrySpec, PolicySpec, ProcessSpec};
 use emberd_client::{Client, ClientError, Tunnel};
+use futures::future::try_join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 
@@ -31,23 +32,35 @@ const CONNECTS: usize = 10;
 /// the way out begins at.
 const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
 
+/// Connections that move bytes at once, each its part of [`TRANSFER_BYTES`].
+const STREAMS: usize = 8;
+
+/// Exchanges of one byte over an open connection.
+const EXCHANGES: usize = 20;
+
 /// The server's part of a connection: it begins with the name of what is asked.
-const ECHO: u8 = b'e';
+const CONNECT: u8 = b'e';
 const DOWNLOAD: u8 = b'd';
+const DOWNLOAD_PART: u8 = b'D';
 const UPLOAD: u8 = b'u';
+const EXCHANGE: u8 = b'x';
 
 /// A server with that protocol in the guest, on the port that it prints.
 const GUEST_SERVER: &str = r"
 import socket, threading
 def talk(c):
     what = c.recv(1)
-    if what == b'd':
+    if what in (b'd', b'D'):
         piece = bytes(1 << 16)
-        for _ in range(BYTES >> 16):
+        for _ in range((BYTES if what == b'd' else PART) >> 16):
             c.sendall(piece)
     elif what == b'u':
         while c.recv(1 << 16):
             pass
+    elif what == b'x':
+        c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while byte := c.recv(1):
+            c.sendall(byte)
     c.sendall(b'.')
     c.close()
 server = socket.create_server(('127.0.0.1', 0), backlog=64)
@@ -56,26 +69,30 @@ while True:
     threading.Thread(target=talk, args=(server.accept()[0],)).start()
 ";
 
-/// Connects to the server on the host and to the guest's own, and moves bytes; prints the time of
-/// each in microseconds.
+/// Connects to the server on the host and to the guest's own, and moves bytes; prints the times
+/// of each in microseconds.
 const GUEST_CLIENT: &str = r"
-import socket, time
+import os, socket, time
+def now():
+    return time.perf_counter_ns() // 1000
 def connect(to):
-    began = time.perf_counter()
+    began = now()
     with socket.create_connection(to) as s:
         s.sendall(b'e')
         assert s.recv(1) == b'.'
-    return began
-def download(to):
-    began = time.perf_counter()
+    yield now() - began
+def fetch(to, what, left):
     with socket.create_connection(to) as s:
-        s.sendall(b'd')
-        left, into = BYTES + 1, bytearray(1 << 16)
+        s.sendall(what)
+        into = bytearray(1 << 16)
         while left > 0:
             left -= s.recv_into(into) or left
-    return began
+def download(to):
+    began = now()
+    fetch(to, b'd', BYTES + 1)
+    yield now() - began
 def upload(to):
-    began = time.perf_counter()
+    began = now()
     with socket.create_connection(to) as s:
         s.sendall(b'u')
         piece = bytes(1 << 16)
@@ -83,10 +100,37 @@ def upload(to):
             s.sendall(piece)
         s.shutdown(socket.SHUT_WR)
         assert s.recv(1) == b'.'
-    return began
+    yield now() - began
+def aside(what, *args):
+    child = os.fork()
+    if child == 0:
+        what(*args)
+        os._exit(0)
+    return child
+def download_streams(to):
+    began = now()
+    for child in [aside(fetch, to, b'D', PART + 1) for _ in range(STREAMS)]:
+        assert os.waitpid(child, 0)[1] == 0
+    yield now() - began
+def exchanges(to, go_on):
+    with socket.create_connection(to) as s:
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        s.sendall(b'x')
+        while go_on():
+            began = now()
+            s.sendall(b'1')
+            assert s.recv(1) == b'1'
+            yield now() - began
+            time.sleep(0.005)
+def exchange(to):
+    left = iter(range(EXCHANGES))
+    yield from exchanges(to, lambda: next(left, None) is not None)
+def exchange_in_transfer(to):
+    child = aside(fetch, to, b'd', BYTES + 1)
+    yield from exchanges(to, lambda: os.waitpid(child, os.WNOHANG)[0] == 0)
 for what, to in WORK:
-    began = globals()[what](to)
-    print(what, int((time.perf_counter() - began) * 1e6))
+    for took in globals()[what](to):
+        print(what, took)
 ";
 
 /// The address of this host that guests connect to.
@@ -133,7 +177,7 @@ fn connections(rig: &mut Rig, server: SocketAddr, policy: &PolicySpec) -> Result
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = Client::new(&rig.address.to_string()).map_err(io::Error::other)?;
     let (id, _) = rig.connection.create_with(PACK, Some(policy.clone()))?;
-    let code = format!("BYTES = {TRANSFER_BYTES}\n{GUEST_SERVER}");
+    let code = format!("{}{GUEST_SERVER}", sizes());
     let spec = ProcessSpec { code: Some(code), ..ProcessSpec::default() };
     let (pid, _) = rig.connection.start(&id, &spec)?;
     let text = Listener::connect(rig.address)?.follow(&id, pid)?.output()?;
@@ -150,11 +194,11 @@ fn connections(rig: &mut Rig, server: SocketAddr, policy: &PolicySpec) -> Result
         for _ in 0..CONNECTS {
             let began = Instant::now();
             let mut stream = TcpStream::connect(server)?;
-            stream.write_all(&[ECHO])?;
+            stream.write_all(&[CONNECT])?;
             stream.read_exact(&mut [0])?;
             let host = began.elapsed();
             let began = Instant::now();
-            tunnel.ask(ECHO)?;
+            tunnel.ask(CONNECT)?;
             if counts {
                 rig.record.time("connect_host_floor", host);
                 rig.record.time("connect_tunnel", began.elapsed());
@@ -168,10 +212,21 @@ fn connections(rig: &mut Rig, server: SocketAddr, policy: &PolicySpec) -> Result
                 rig.record.transfer(series, TRANSFER_BYTES, began.elapsed());
             }
         }
+        let began = Instant::now();
+        tunnel.upload_streams()?;
+        if counts {
+            rig.record.transfer("download_streams_tunnel", TRANSFER_BYTES, began.elapsed());
+        }
     }
     rig.connection.kill(&id, pid)?;
     rig.delete(&id)?;
     Ok(())
+}
+
+/// The beginning of every program in the guest.
+fn sizes() -> String {
+    let part = TRANSFER_BYTES / STREAMS;
+    format!("BYTES, PART = {TRANSFER_BYTES}, {part}\nSTREAMS, EXCHANGES = {STREAMS}, {EXCHANGES}\n")
 }
 
 /// Lets a program in the guest connect and move bytes, and records its times.
@@ -186,16 +241,17 @@ fn in_guest(
         (format!("('{}', {})", server.ip(), server.port()), format!("('127.0.0.1', {inside})"));
     let ways = [(&host, ""), (&guest, "_loopback_floor")];
     for (to, suffix) in ways {
-        let work =
-            format!("[('connect', {to})] * {CONNECTS} + [('download', {to}), ('upload', {to})]");
-        let code = format!("BYTES = {TRANSFER_BYTES}\nWORK = {work}\n{GUEST_CLIENT}");
+        let once = ["download", "upload", "download_streams", "exchange", "exchange_in_transfer"]
+            .map(|what| format!("('{what}', {to})"));
+        let work = format!("[('connect', {to})] * {CONNECTS} + [{}]", once.join(", "));
+        let code = format!("{}WORK = {work}\n{GUEST_CLIENT}", sizes());
         let (outcome, _) = rig.exec(id, &Program::succeeding(code))?;
         for line in outcome.stdout.lines().filter(|_| counts) {
             let told = line.split_once(' ').and_then(|(what, us)| Some((what, us.parse().ok()?)));
             let Some((what, us)) = told else { continue };
             let (series, took) = (format!("{what}{suffix}"), std::time::Duration::from_micros(us));
             match what {
-                "connect" => rig.record.time(&series, took),
+                "connect" | "exchange" | "exchange_in_transfer" => rig.record.time(&series, took),
                 _ => rig.record.transfer(&series, TRANSFER_BYTES, took),
             }
         }
@@ -214,24 +270,32 @@ struct Way<'a> {
 impl Way<'_> {
     /// Connects to the server in the guest, and waits until it has done what is asked.
     fn ask(&self, what: u8) -> Result<(), MeasureError> {
-        let asked = async {
-            let tunnel = self.client.connect_port(self.id, self.port).await;
-            talk(tunnel.map_err(|error: ClientError| io::Error::other(error))?, what).await
-        };
-        Ok(self.runtime.block_on(asked)?)
+        Ok(self.runtime.block_on(self.talk(what, TRANSFER_BYTES))?)
+    }
+
+    /// Sends [`TRANSFER_BYTES`] to the server in the guest over [`STREAMS`] connections at once.
+    fn upload_streams(&self) -> Result<(), MeasureError> {
+        let streams = (0..STREAMS).map(|_| self.talk(UPLOAD, TRANSFER_BYTES / STREAMS));
+        self.runtime.block_on(try_join_all(streams))?;
+        Ok(())
+    }
+
+    async fn talk(&self, what: u8, bytes: usize) -> io::Result<()> {
+        let tunnel = self.client.connect_port(self.id, self.port).await;
+        talk(tunnel.map_err(|error: ClientError| io::Error::other(error))?, what, bytes).await
     }
 }
 
-async fn talk(mut tunnel: Tunnel, what: u8) -> io::Result<()> {
+async fn talk(mut tunnel: Tunnel, what: u8, bytes: usize) -> io::Result<()> {
     tunnel.write_all(&[what]).await?;
     if what == UPLOAD {
         let piece = vec![0; 64 << 10];
-        for _ in 0..TRANSFER_BYTES / piece.len() {
+        for _ in 0..bytes / piece.len() {
             tunnel.write_all(&piece).await?;
         }
         tunnel.shutdown().await?;
     }
-    let mut left = if what == DOWNLOAD { TRANSFER_BYTES + 1 } else { 1 };
+    let mut left = if what == DOWNLOAD { bytes + 1 } else { 1 };
     let mut piece = vec![0; 64 << 10];
     while left > 0 {
         match tunnel.read(&mut piece).await? {
@@ -255,12 +319,19 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
     stream.read_exact(&mut what)?;
     let mut piece = vec![0; 64 << 10];
     match what[0] {
-        DOWNLOAD => {
-            for _ in 0..TRANSFER_BYTES / piece.len() {
+        DOWNLOAD | DOWNLOAD_PART => {
+            let parts = if what[0] == DOWNLOAD { 1 } else { STREAMS };
+            for _ in 0..TRANSFER_BYTES / parts / piece.len() {
                 stream.write_all(&piece)?;
             }
         }
         UPLOAD => while stream.read(&mut piece)? > 0 {},
+        EXCHANGE => {
+            stream.set_nodelay(true)?;
+            while stream.read(&mut piece[..1])? > 0 {
+                stream.write_all(&piece[..1])?;
+            }
+        }
         _ => {}
     }
     stream.write_all(b".")
@@ -290,13 +361,16 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let server = listener.local_addr().unwrap();
         thread::spawn(move || serve(&listener));
-        for (what, expect) in [(ECHO, 1), (DOWNLOAD, TRANSFER_BYTES + 1), (UPLOAD, 1)] {
+        let (all, part) = (TRANSFER_BYTES, TRANSFER_BYTES / STREAMS);
+        let kinds =
+            [(CONNECT, 0), (DOWNLOAD, all), (DOWNLOAD_PART, part), (UPLOAD, 0), (EXCHANGE, 0)];
+        for (what, expect) in kinds {
             let mut stream = TcpStream::connect(server).unwrap();
             stream.write_all(&[what]).unwrap();
             stream.shutdown(std::net::Shutdown::Write).unwrap();
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer).unwrap();
-            assert_eq!(answer.len(), expect, "{}", char::from(what));
+            assert_eq!(answer.len(), expect + 1, "{}", char::from(what));
         }
     }
 }
