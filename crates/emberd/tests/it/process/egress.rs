@@ -161,7 +161,9 @@ fn agents_killed_amid_transfers_leave_nothing() {
             let transfer = begin(client, &id, TRANSFER);
             counted(&bed.server.under_way, round).await;
             kill_process(Pid::from_raw(agent).unwrap(), Signal::KILL).unwrap();
-            assert_eq!(refusal(transfer.await.unwrap()).1.code, ErrorCode::SandboxGone);
+            // The end of the agent may be seen before that of the whole machine.
+            let code = refusal(transfer.await.unwrap()).1.code;
+            assert!(matches!(code, ErrorCode::SandboxGone | ErrorCode::GuestFailed), "{code:?}");
             // A reset, not an end: the server does not take a part for the whole.
             counted(&bed.server.reset, round).await;
             client.delete(&id).await.unwrap();
