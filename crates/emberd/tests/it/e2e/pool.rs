@@ -102,16 +102,24 @@ async fn a_damaged_template_means_a_cold_boot_and_a_new_template() {
 
 /// Waits until the pool of the pack `python` is as `expected`.
 pub async fn pool(daemon: &Daemon, expected: impl Fn(&Pool) -> bool) {
+    let python = |pool: &Pool| pool.language_pack == "python" && expected(pool);
+    pools(daemon, |pools| pools.iter().any(python)).await;
+}
+
+/// Waits until there is a template of every pack, and every pool is full.
+pub async fn at_rest(daemon: &Daemon) {
+    let full =
+        |pool: &Pool| pool.ready == pool.target && (pool.filling, pool.standing_by) == (0, 1);
+    pools(daemon, |pools| pools.iter().all(full)).await;
+}
+
+async fn pools(daemon: &Daemon, expected: impl Fn(&[Pool]) -> bool) {
     let reached = tokio::time::timeout(PATIENCE, async {
-        loop {
-            let pools = daemon.client.info().await.unwrap().pools;
-            if pools.iter().any(|pool| pool.language_pack == "python" && expected(pool)) {
-                return;
-            }
+        while !expected(&daemon.client.info().await.unwrap().pools) {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     });
-    reached.await.expect("the pool comes to that");
+    reached.await.expect("the pools come to that");
 }
 
 /// Process ids of all VMMs in `run_dir`, by the records beside them.

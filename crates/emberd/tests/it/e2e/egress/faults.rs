@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use super::world::World;
 use super::{allow, create, python};
 use crate::e2e::daemon::{is_running, refusal};
-use crate::e2e::{Daemon, code};
+use crate::e2e::{Daemon, code, pool};
 use crate::transfers::{Server, TRANSFER, counted};
 use crate::wait;
 
@@ -67,11 +67,14 @@ fn vmms_killed_amid_transfers_leave_nothing() {
             counted(&server.reset, round).await;
             daemon.client.delete(&id).await.unwrap();
             wait::until(async || !Path::new(&sandbox.dir).exists() && !is_running(pid)).await;
-            descriptors.get_or_insert_with(|| daemon.descriptors());
+            if descriptors.is_none() {
+                // What is opened once is open after the first.
+                pool::at_rest(&daemon).await;
+                descriptors = Some(daemon.descriptors());
+            }
         }
-        // One that each leaves would be more; templates may be under construction besides.
-        let most = descriptors.unwrap() + TIMES - 2;
-        wait::until(async || daemon.descriptors() <= most).await;
+        pool::at_rest(&daemon).await;
+        wait::until(async || daemon.descriptors() <= descriptors.unwrap()).await;
         assert_eq!(server.ended.load(Ordering::Relaxed), 0);
         let id = create_ready(&daemon, &["45.45.0.1:7777"]).await;
         assert_eq!(python(&daemon, &id, "print(echo('45.45.0.1', 7777))").await, "hello\n");
