@@ -127,10 +127,9 @@ def look(name):
         return e.errno == socket.EAI_NONAME
 print(look('a.example'), look('B.Example'), look('six.example'), look('gone.example'),
       look('denied.example'), look('some.localhost'))
-print(socket.create_connection(('203.0.113.1', 443)) and 'open',
-      socket.gethostbyaddr('203.0.113.1')[0])",
+print(ends(V4, '203.0.113.1', 443, b'open'), socket.gethostbyaddr('203.0.113.1')[0])",
         "['203.0.113.1'] ['203.0.113.1'] ['2001:db8::6'] True True ['127.0.0.1', '::1']\n\
-         open b.example",
+         OPEN. b.example",
     );
     let opens = session.opens();
     let names = vec!["b.example".to_owned(), "a.example".to_owned()];
