@@ -204,17 +204,21 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+/// Most connections of one kind, for a process that may have so many `descriptors`.
+fn part_of(descriptors: Option<u64>) -> u64 {
+    (descriptors.unwrap_or(u64::MAX) / DESCRIPTORS_PER_CONNECTION).max(CONNECTIONS_MIN)
+}
+
 /// Most connections to one endpoint, for a process that may have so many `descriptors`.
 fn connections_max(descriptors: Option<u64>) -> usize {
-    let part = descriptors.unwrap_or(u64::MAX) / DESCRIPTORS_PER_CONNECTION;
-    usize::try_from(part.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX)).unwrap_or(usize::MAX)
+    usize::try_from(part_of(descriptors).min(CONNECTIONS_MAX)).unwrap_or(usize::MAX)
 }
 
 /// Most connections of sandboxes to other hosts, of the number that is `asked` for. Those to the
 /// endpoints, the VMMs and the guests have descriptors, too, however many connections guests make.
 pub(crate) fn egress_connections_max(asked: u32) -> usize {
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let part = (descriptors / DESCRIPTORS_PER_CONNECTION).max(CONNECTIONS_MIN);
+    let descriptors = getrlimit(Resource::Nofile).current;
+    let part = part_of(descriptors);
     if part < asked.into() {
         tracing::warn!(descriptors, "{part} connections of sandboxes at once, instead of {asked}");
     }

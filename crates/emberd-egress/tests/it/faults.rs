@@ -9,10 +9,12 @@ use futures::io::AsyncWriteExt as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{advance, pause, resume, timeout};
+use tokio::time::timeout;
 
 use crate::guest::{Guest, Stream};
-use crate::world::{ONE, TWO, WAIT_MAX, World, compile, read_exact, read_to_end, records, until};
+use crate::world::{
+    ONE, TWO, WAIT_MAX, World, compile, pass, read_exact, read_to_end, records, until,
+};
 
 /// How often each fault comes.
 const TIMES: usize = 20;
@@ -169,13 +171,6 @@ async fn the_end_of_the_threads_resets_what_they_carried() {
     drop(world);
     let error = read_to_end(&mut upstream).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-}
-
-/// Lets time pass at once.
-async fn pass(time: Duration) {
-    pause();
-    advance(time).await;
-    resume();
 }
 
 #[tokio::test]

@@ -9,11 +9,11 @@ use emberd_proto::egress::{EgressAnswer, EgressFamily};
 use futures::io::AsyncWriteExt as _;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
-use tokio::time::{Instant, advance, pause, resume, sleep};
+use tokio::time::{Instant, sleep};
 
 use crate::content::naming;
 use crate::guest::{Guest, Stream};
-use crate::world::{ONE, TWO, World, read_exact, read_to_end, records};
+use crate::world::{ONE, TWO, World, pass, read_exact, read_to_end, records};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -179,13 +179,6 @@ async fn a_guest_that_takes_no_answer_is_reset() {
     }
     assert!(stream.0.is_closed());
     with_reason(&sandbox, EgressReason::NoRule, 1).await;
-}
-
-/// Lets time pass at once.
-async fn pass(time: Duration) {
-    pause();
-    advance(time).await;
-    resume();
 }
 
 /// A connection over which a byte has gone either way, and its server's end.

@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{advance, pause, resume, timeout};
 
 use crate::guest::Guest;
 
@@ -197,6 +197,13 @@ pub async fn records(sandbox: &SandboxEgress, count: usize) -> Vec<Record> {
         }
     };
     timeout(WAIT_MAX, all).await.unwrap()
+}
+
+/// Lets time pass at once.
+pub async fn pass(time: Duration) {
+    pause();
+    advance(time).await;
+    resume();
 }
 
 /// Waits for what has no event.

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use emberd_api::{ExecBody, ExecOutcome};
+use emberd_client::{Client, ClientError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 use crate::wait;
 
@@ -21,6 +24,15 @@ def up():
 threading.Thread(target=up, daemon=True).start()
 while s.recv(65536):
     pass";
+
+/// A program that is not waited for.
+pub type Running = JoinHandle<Result<ExecOutcome, ClientError>>;
+
+/// Starts a program and does not wait for it.
+pub fn begin(client: &Client, id: &str, body: ExecBody) -> Running {
+    let (client, id) = (client.clone(), id.to_owned());
+    tokio::spawn(async move { client.exec(&id, &body).await })
+}
 
 /// The ends of connections, by count.
 #[derive(Default)]

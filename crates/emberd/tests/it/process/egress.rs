@@ -11,22 +11,19 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use emberd_api::{
-    CreateSandbox, EgressReason, EgressState, ErrorCode, ExecBody, ExecOutcome, PolicySpec,
-};
-use emberd_client::{Client, ClientError};
+use emberd_api::{CreateSandbox, EgressReason, EgressState, ErrorCode, ExecBody, PolicySpec};
+use emberd_client::Client;
 use emberd_proto::ExecSpec;
 use fake_firecracker::Double;
 use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 use super::{Daemon, Room};
 use crate::api::refusal;
 use crate::lives::Holdings;
-use crate::transfers::{Server, TRANSFER, counted};
+use crate::transfers::{self, Running, Server, TRANSFER, counted};
 use crate::wait;
 
 /// Address of the server: the machine's own, which its operator permits.
@@ -97,13 +94,18 @@ impl Bed {
     }
 
     /// Stops a daemon in order, and looks for anything left behind.
-    async fn close(self, mut daemon: Daemon) -> String {
-        daemon.signal(Signal::TERM);
-        assert_eq!(daemon.exit_code().await, Some(0));
-        let log = daemon.log();
+    async fn close(self, daemon: Daemon) -> String {
+        let log = stop(daemon).await;
         self.room.close().await;
         log
     }
+}
+
+/// Stops a daemon in order, and returns its log.
+async fn stop(mut daemon: Daemon) -> String {
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.log()
 }
 
 /// Creates a sandbox that may reach the server, with these limits, and waits for its session.
@@ -135,9 +137,8 @@ async fn output(client: &Client, id: &str, program: &str) -> String {
 }
 
 /// Starts a program and does not wait for it.
-fn begin(client: &Client, id: &str, program: &str) -> JoinHandle<Result<ExecOutcome, ClientError>> {
-    let (client, id, body) = (client.clone(), id.to_owned(), python(program));
-    tokio::spawn(async move { client.exec(&id, &body).await })
+fn begin(client: &Client, id: &str, program: &str) -> Running {
+    transfers::begin(client, id, python(program))
 }
 
 /// A connection from its beginning to its end.
@@ -311,19 +312,13 @@ fn a_full_disk_under_the_operators_log_costs_records_and_no_connection() {
             assert_eq!(output(client, &id, ONCE).await, "hello\n");
         }
         client.delete(&id).await.unwrap();
-        let room = bed.room.path("disk");
         let text = fs::read_to_string(&log).unwrap();
         let mut lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
         let gap: serde_json::Value = lines.next().unwrap();
         assert!(gap["gap"].as_u64().unwrap() >= TIMES as u64, "{text}");
         assert!(lines.all(|line: serde_json::Value| line["kind"] == "connection"), "{text}");
-        let said = {
-            let mut daemon = daemon;
-            daemon.signal(Signal::TERM);
-            assert_eq!(daemon.exit_code().await, Some(0));
-            daemon.log()
-        };
-        run(&format!("umount {}", room.display()));
+        let said = stop(daemon).await;
+        run(&format!("umount {}", disk.display()));
         assert_eq!(said.matches("losing records").count(), 1, "{said}");
         assert_eq!(said.matches("writing to the egress log again").count(), 1, "{said}");
         bed.room.close().await;
@@ -332,10 +327,10 @@ fn a_full_disk_under_the_operators_log_costs_records_and_no_connection() {
 
 #[test]
 fn guests_do_not_take_all_descriptors_of_the_daemon() {
-    const DESCRIPTORS: usize = 400;
+    const DESCRIPTORS: u32 = 400;
     tell(async |bed| {
         let command = bed.command("");
-        let daemon = Daemon::spawn(super::hostile::with_descriptors(400, &command));
+        let daemon = Daemon::spawn(super::hostile::with_descriptors(DESCRIPTORS, &command));
         let client = &daemon.client;
         let id = create(client, json!({"connections": 1024, "opens_per_s": 10_000})).await;
         let stop = bed.room.path("stop");
@@ -363,7 +358,7 @@ while not os.path.exists({stop:?}):
         wait::until(full).await;
         wait::until(async || {
             let egress = client.egress(&id).await.unwrap();
-            egress.totals.opened + egress.totals.denied == DESCRIPTORS as u64
+            egress.totals.opened + egress.totals.denied == u64::from(DESCRIPTORS)
         })
         .await;
         // New connections, sandboxes and guests find descriptors.

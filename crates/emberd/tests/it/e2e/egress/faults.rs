@@ -6,19 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use emberd_api::{
-    EgressLists, EgressPatch, EgressReason, EgressState, EntrySpec, ErrorCode, ExecOutcome,
-};
-use emberd_client::ClientError;
+use emberd_api::{EgressLists, EgressPatch, EgressReason, EgressState, EntrySpec, ErrorCode};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 use super::world::World;
 use super::{allow, create, python};
 use crate::e2e::daemon::{is_running, refusal};
 use crate::e2e::{Daemon, code, pool};
-use crate::transfers::{Server, TRANSFER, counted};
+use crate::transfers::{self, Running, Server, TRANSFER, counted};
 use crate::wait;
 
 /// How often a VMM is killed.
@@ -39,9 +35,8 @@ async fn create_ready(daemon: &Daemon, entries: &[&str]) -> String {
 }
 
 /// Starts a program and does not wait for it.
-fn begin(daemon: &Daemon, id: &str, program: &str) -> JoinHandle<Result<ExecOutcome, ClientError>> {
-    let (client, id, body) = (daemon.client.clone(), id.to_owned(), code(program));
-    tokio::spawn(async move { client.exec(&id, &body).await })
+fn begin(daemon: &Daemon, id: &str, program: &str) -> Running {
+    transfers::begin(&daemon.client, id, code(program))
 }
 
 #[test]
