@@ -54,9 +54,11 @@ async fn look_up(
 ) -> Result<Vec<IpAddr>, Denied> {
     let name = Name::parse(text).map_err(|_| Denied::by(EgressReason::NoRule))?;
     record.host = Some(name.to_string());
-    let _place = sandbox.look_up().map_err(Denied::by)?;
     let policy = sandbox.policy();
-    let allowed = accept(policy.lookup(&name), record)?;
+    let verdict = policy.lookup(&name);
+    let is_kept = matches!(verdict, Verdict::Allowed(_)) && sandbox.daemon.resolver.keeps(&name);
+    let _place = sandbox.look_up(is_kept).map_err(Denied::by)?;
+    let allowed = accept(verdict, record)?;
     let found = addresses(sandbox, &policy, &name, None, &allowed).await;
     found.map_err(|denied| match denied.reason {
         EgressReason::ConnectFailed => Denied::by(EgressReason::LookupFailed),

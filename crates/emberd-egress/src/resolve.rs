@@ -75,6 +75,11 @@ impl Resolver {
         asked.await
     }
 
+    /// Returns whether a lookup of `name` asks nobody.
+    pub fn keeps(&self, name: &Name) -> bool {
+        self.kept.lock().get(name).is_some()
+    }
+
     fn begin(&self, name: Name, place: OwnedSemaphorePermit, deadline: Instant) -> Lookup {
         let (network, pool) = (Arc::clone(&self.network), Arc::clone(&self.threads));
         let lookup = async move {

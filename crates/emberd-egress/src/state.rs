@@ -22,6 +22,9 @@ use crate::verdict::{Allowed, Denied, Verdict};
 /// Lookups of one sandbox in a second, on average; twice as many at once.
 const LOOKUPS_PER_S: u64 = 20;
 
+/// Lookups of names whose answers are kept that count as one.
+const KEPT_PER_LOOKUP: u64 = 10;
+
 /// Lookups of one sandbox under way.
 const LOOKUPS_UNDER_WAY_MAX: usize = 8;
 
@@ -110,7 +113,10 @@ impl Sandbox {
             log: Log::new(),
             traffic: Traffic::new(policy.limits()),
             opens: Bucket::new(0, 0),
-            lookups: Bucket::new(LOOKUPS_PER_S, 2 * LOOKUPS_PER_S),
+            lookups: Bucket::new(
+                LOOKUPS_PER_S * KEPT_PER_LOOKUP,
+                2 * LOOKUPS_PER_S * KEPT_PER_LOOKUP,
+            ),
             lookups_under_way: Arc::default(),
             lookups_begun: Arc::new(Semaphore::new(LOOKUPS_UNDER_WAY_MAX)),
             connections: Arc::default(),
@@ -178,13 +184,15 @@ impl Sandbox {
         Ok(Places { _sandbox: sandbox, _daemon: daemon })
     }
 
-    /// Takes the place of one more lookup.
+    /// Takes the place of one more lookup. One whose answer is kept asks nobody, so programs that
+    /// look up the same host for each of their connections may go on.
     ///
     /// # Errors
     /// The limit that it would exceed.
-    pub fn look_up(&self) -> Result<Place, EgressReason> {
+    pub fn look_up(&self, is_kept: bool) -> Result<Place, EgressReason> {
         let place = self.lookups_under_way.enter(LOOKUPS_UNDER_WAY_MAX);
-        place.filter(|_| self.lookups.try_take(1)).ok_or(EgressReason::RateLimit)
+        let amount = if is_kept { 1 } else { KEPT_PER_LOOKUP };
+        place.filter(|_| self.lookups.try_take(amount)).ok_or(EgressReason::RateLimit)
     }
 
     /// Lists a connection that was made to `address`, if the policy, which may have changed in the

@@ -84,3 +84,23 @@ async fn random_labels_below_an_allowed_name_are_slowed_down() {
     assert!(limited > 0, "{looked_up} lookups");
     assert_eq!(sandbox.totals().denied, limited as u64);
 }
+
+#[tokio::test]
+async fn a_name_that_is_looked_up_again_and_again_is_not_slowed_down() {
+    let world = World::new();
+    world.name("one.example", &[ONE]);
+    let (sandbox, guest) = world.guest(json!({"allow": ["*.example"]}));
+    for family in [EgressFamily::V4, EgressFamily::V6].into_iter().cycle().take(200) {
+        let answer = guest.resolve("one.example", family).await;
+        assert!(matches!(answer, EgressAnswer::Resolved { .. }), "{answer:?}");
+    }
+    assert_eq!(*world.names.looked_up.lock(), ["one.example"]);
+    assert_eq!(sandbox.totals().denied, 0);
+    // Names that are denied are not kept.
+    let mut limited = 0;
+    for _ in 0..200 {
+        let answer = guest.resolve("denied.test", EgressFamily::V4).await;
+        limited += usize::from(answer == refused(EgressReason::RateLimit));
+    }
+    assert!(limited > 0);
+}
