@@ -5,7 +5,8 @@
 //! Connecting ──▶ Ready ──▶ session ends ──▶ Connecting …          until the sandbox ends
 //!     └────────▶ Unavailable: the guest cannot capture connections
 //! ```
-//! No creation waits for it. A microVM in the pool has a session, too: a policy is put in force on
+//! No creation waits for it, nor for another sandbox's: the first one is opened when creations
+//! have ended, or a program begins that may connect. A microVM in the pool has a session, too: a policy is put in force on
 //! the host alone.
 
 use std::fmt;
@@ -15,10 +16,18 @@ use emberd_egress::SandboxEgress;
 use emberd_guest::{EgressLink, Guest, GuestError};
 use emberd_proto::chain;
 use emberd_vmm::Stream;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::id::SandboxId;
+use crate::lifecycle::activity::Activity;
+
+/// Longest wait for other creations to end before the first session is opened.
+const CREATIONS_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Wait before the first session is opened: most programs end in less and connect to nothing, and
+/// one that connects waits in the guest.
+const HEAD_START: Duration = Duration::from_millis(25);
 
 /// Wait after a session could not be opened, or broke at once; doubled with every further one.
 const RETRY: Duration = Duration::from_millis(100);
@@ -53,6 +62,8 @@ pub enum EgressState {
 pub(crate) struct Session {
     pub egress: SandboxEgress,
     state: watch::Sender<EgressState>,
+    /// Notified when the session is needed.
+    needed: Notify,
 }
 
 impl fmt::Debug for Session {
@@ -63,26 +74,41 @@ impl fmt::Debug for Session {
 
 impl Session {
     pub fn new(egress: SandboxEgress) -> Self {
-        Self { egress, state: watch::Sender::default() }
+        Self { egress, state: watch::Sender::default(), needed: Notify::new() }
     }
 
     pub fn state(&self) -> EgressState {
         self.state.borrow().clone()
     }
 
+    /// Opens the first session soon, as a program may connect.
+    pub fn need(&self) {
+        self.needed.notify_one();
+    }
+
     /// Waits until the guest has answered for the first time.
     pub async fn settled(&self) -> EgressState {
+        self.need();
         let mut state = self.state.subscribe();
         let settled = state.wait_for(|state| *state != EgressState::Connecting).await;
         settled.map_or(EgressState::Connecting, |state| state.clone())
     }
 
-    /// Keeps a session with `guest` open; returns when none can be, or the sandbox has ended.
-    pub async fn keep(&self, id: SandboxId, guest: Guest<Stream>) {
+    /// Keeps a session with `guest` open, but not before other creations have ended, if nothing
+    /// needs it; returns when none can be, or the sandbox has ended.
+    pub async fn keep(&self, id: SandboxId, guest: Guest<Stream>, activity: &Activity) {
+        let sessions = async {
+            tokio::select! {
+                () = self.needed.notified() => {}
+                _ = timeout(CREATIONS_WAIT_MAX, activity.creations_ended()) => {}
+            }
+            sleep(HEAD_START).await;
+            self.reopen(id, &guest).await;
+        };
         tokio::select! {
             biased;
             () = self.egress.closed() => {}
-            () = self.reopen(id, &guest) => {}
+            () = sessions => {}
         }
     }
 

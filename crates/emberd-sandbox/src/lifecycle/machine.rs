@@ -131,7 +131,9 @@ impl Host<Stream> for GuestHost {
     }
 
     fn mark(&self) -> u64 {
-        self.egress.as_ref().map_or(0, |session| session.egress.mark())
+        let Some(session) = &self.egress else { return 0 };
+        session.need();
+        session.egress.mark()
     }
 
     fn denied_since(&self, mark: u64) -> EgressDenials {

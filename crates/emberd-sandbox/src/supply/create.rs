@@ -7,7 +7,7 @@ use emberd_image::{PackImage, PackName};
 
 use super::base::Base;
 use super::boot::{self, Answered};
-use super::pool::{Pool, Taken};
+use super::pool::Taken;
 use super::sources::Sources;
 use crate::error::CreateError;
 use crate::lifecycle::machine::{GuestHost, Machine, Running};
@@ -41,7 +41,7 @@ pub(crate) async fn create(
     if let Some(created) = sandbox.created() {
         return Ok(created);
     }
-    let _waits = pool.map(Pool::wait);
+    let _creating = sources.base.activity.create();
     let entry = Entry { table, sandbox: Arc::clone(&sandbox), kept: false };
     let making = async {
         match sources.restore(image, &sandbox, standby).await {

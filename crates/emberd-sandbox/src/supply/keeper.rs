@@ -39,8 +39,7 @@ pub(crate) async fn keep(sources: Arc<Sources>) {
 async fn wait_for_quiet(sources: &Sources) {
     let pace = sources.pools.pace;
     let deadline = Instant::now() + pace.refill_wait_max;
-    while (!sources.base.activity.is_quiet(pace.idle_before_refill)
-        || sources.pools.are_waited_for())
+    while !sources.base.activity.is_quiet(pace.idle_before_refill)
         && Instant::now() + pace.idle_before_refill <= deadline
     {
         sleep(pace.idle_before_refill).await;

@@ -12,7 +12,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use emberd_image::PackName;
@@ -75,8 +74,6 @@ pub(crate) struct Pools {
 /// See the module.
 pub(crate) struct Pool {
     state: Mutex<State>,
-    /// Creations under way that found nothing ready.
-    waiting: AtomicUsize,
 }
 
 struct State {
@@ -178,11 +175,6 @@ impl Pools {
         deadlines.flatten().min()
     }
 
-    /// Whether a creation is under way that found nothing ready.
-    pub fn are_waited_for(&self) -> bool {
-        self.by_pack.values().any(|pool| pool.waiting.load(Ordering::Relaxed) > 0)
-    }
-
     /// Removes microVMs that ended or exceed the ceiling, and lowers ceilings that are due.
     pub fn tidy(&self, reaper: &Reaper) {
         let now = Instant::now();
@@ -227,7 +219,7 @@ impl Pool {
             missed: 0,
             discarded: 0,
         };
-        Self { state: Mutex::new(state), waiting: AtomicUsize::new(0) }
+        Self { state: Mutex::new(state) }
     }
 
     /// Takes a ready microVM, else a standby, for a creation.
@@ -249,12 +241,6 @@ impl Pool {
             Some(standby) => Taken::Standby(standby),
             None => Taken::Nothing,
         }
-    }
-
-    /// Counts a creation as waiting for a microVM of this pack until the guard is dropped.
-    pub fn wait(&self) -> impl Drop + '_ {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(&self.waiting)
     }
 
     /// Begins to make a microVM, with a head start if there is one.
@@ -362,14 +348,6 @@ impl State {
             reaper.drop_later(standby);
         }
         None
-    }
-}
-
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

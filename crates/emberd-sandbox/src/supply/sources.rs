@@ -159,7 +159,8 @@ impl Sources {
         let (id, mut exit, ending) = (sandbox.id, machine.exit().clone(), machine.ending().clone());
         let session = sandbox.egress.clone();
         if let (Some(session), Ok(guest)) = (session.clone(), sandbox.guest()) {
-            self.sessions.spawn(async move { session.keep(id, guest).await });
+            let activity = Arc::clone(&self.base.activity);
+            self.sessions.spawn(async move { session.keep(id, guest, &activity).await });
         }
         tokio::spawn(async move {
             tokio::select! {
