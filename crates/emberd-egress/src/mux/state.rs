@@ -29,8 +29,8 @@ pub(super) const RESETS_MAX: usize = 1024;
 /// four, length in four.
 pub(super) const HEADER_BYTES: usize = 12;
 
-/// Bytes of one stream that are sent before another's turn (16 KiB).
-pub(super) const PIECE_BYTES_MAX: usize = 16 << 10;
+/// Bytes of one stream that are sent before another's turn (32 KiB).
+pub(super) const PIECE_BYTES_MAX: usize = 32 << 10;
 
 /// Bytes that are sent in one write, less one piece.
 pub(super) const BATCH_BYTES: usize = 48 << 10;

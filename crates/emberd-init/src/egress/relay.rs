@@ -5,26 +5,29 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use emberd_proto::egress::{EgressAnswer, EgressRequest, encode_frame};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf as TcpReadHalf, WriteHalf as TcpWriteHalf};
 use tokio::sync::Semaphore;
-use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
+use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use super::capture::is_of_guest;
 use super::frame::read_answer;
 use super::names::Names;
-use super::session::{Sessions, Stream};
+use super::session::{MUX_LAYERS, Sessions, Stream};
+use crate::gather::frame_bytes_max;
 
 /// Maximum number of relayed connections; further ones are reset. A policy allows no more.
 pub const RELAYS_MAX: usize = 1024;
 
-/// Bytes that are moved in one go, in either direction (16 KiB).
-const CHUNK_BYTES: usize = 16 << 10;
+/// Bytes of a program that travel with its request, and bytes that are moved in one go in either
+/// direction while little comes (4 KiB), or much (two whole frames, 64 KiB): fewer, larger pieces
+/// are fewer switches between the program and the agent.
+const CHUNK_BYTES: RangeInclusive<usize> = (4 << 10)..=2 * frame_bytes_max(MUX_LAYERS);
 
 /// Relays connections.
 #[derive(Debug)]
@@ -90,43 +93,39 @@ async fn carry_bytes(
 ) -> io::Result<()> {
     // What the program has sent already travels with the request.
     let encoded_bytes = request.len();
-    request.resize(encoded_bytes + CHUNK_BYTES, 0);
+    request.resize(encoded_bytes + CHUNK_BYTES.start(), 0);
     let first_bytes = program.try_read(&mut request[encoded_bytes..]).unwrap_or(0);
     request.truncate(encoded_bytes + first_bytes);
-    let (from_host, mut to_host) = tokio::io::split(stream.compat());
+    let (mut from_host, mut to_host) = tokio::io::split(stream.compat());
     let (from_program, to_program) = program.split();
     to_host.write_all(&request).await?;
     drop(request);
-    tokio::try_join!(up(from_program, to_host), down(from_host, to_program))?;
+    let down = async {
+        match read_answer(&mut from_host).await? {
+            EgressAnswer::Opened => copy(from_host, to_program).await,
+            EgressAnswer::Refused { .. } => Err(io::ErrorKind::ConnectionRefused.into()),
+            EgressAnswer::Resolved { .. } => Err(io::ErrorKind::InvalidData.into()),
+        }
+    };
+    tokio::try_join!(copy(from_program, to_host), down)?;
     Ok(())
 }
 
-/// Moves what the program sends.
-async fn up(mut program: TcpReadHalf<'_>, mut host: WriteHalf<Compat<Stream>>) -> io::Result<()> {
-    let mut chunk = vec![0; CHUNK_BYTES];
+/// Moves bytes from one side to the other, and the end.
+async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    let mut chunk = vec![0; *CHUNK_BYTES.start()];
     loop {
-        let bytes = program.read(&mut chunk).await?;
+        let bytes = from.read(&mut chunk).await?;
         if bytes == 0 {
-            return host.shutdown().await;
+            return to.shutdown().await;
         }
-        host.write_all(&chunk[..bytes]).await?;
-    }
-}
-
-/// Moves what the host sends, after its answer.
-async fn down(mut host: ReadHalf<Compat<Stream>>, mut program: TcpWriteHalf<'_>) -> io::Result<()> {
-    match read_answer(&mut host).await? {
-        EgressAnswer::Opened => {}
-        EgressAnswer::Refused { .. } => return Err(io::ErrorKind::ConnectionRefused.into()),
-        EgressAnswer::Resolved { .. } => return Err(io::ErrorKind::InvalidData.into()),
-    }
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        let bytes = host.read(&mut chunk).await?;
-        if bytes == 0 {
-            return program.shutdown().await;
+        to.write_all(&chunk[..bytes]).await?;
+        // A connection that moves little holds little.
+        let room = if bytes == chunk.len() { 4 * bytes } else { chunk.len().min(8 * bytes) };
+        let room = room.clamp(*CHUNK_BYTES.start(), *CHUNK_BYTES.end());
+        if room != chunk.len() {
+            chunk = vec![0; room];
         }
-        program.write_all(&chunk[..bytes]).await?;
     }
 }
 

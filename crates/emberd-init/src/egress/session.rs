@@ -31,6 +31,9 @@ pub const SESSION_WAIT_MAX: Duration = Duration::from_secs(10);
 /// this is twice the number of relayed connections and lookups, and that.
 const STREAMS_MAX: usize = 2560;
 
+/// Muxes that a byte travels in: under QEMU, the one of the virtio port carries this one.
+pub const MUX_LAYERS: usize = 2;
+
 /// Streams that wait to be opened; further ones wait before that.
 const OPENS_WAITING_MAX: usize = 64;
 
@@ -53,7 +56,7 @@ impl Sessions {
         let (opens, wanted) = mpsc::channel(OPENS_WAITING_MAX);
         let session = Session { opens, watch: Arc::default(), ended: CancellationToken::new() };
         let watched = Watched::new(Gather::new(io), Arc::clone(&session.watch));
-        let mut mux = Connection::new(watched, mux_config(STREAMS_MAX), Mode::Client);
+        let mut mux = Connection::new(watched, mux_config(STREAMS_MAX, MUX_LAYERS), Mode::Client);
         let ended = session.ended.clone();
         // Dropped before the mux: its streams end after everybody knows why.
         let _place = Place::take(&self.current, session);

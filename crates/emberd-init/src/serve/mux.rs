@@ -36,7 +36,7 @@ pub async fn serve(hall: &Hall, uevents: &AsyncUevents) -> io::Result<Infallible
     loop {
         port.host_connected().await?;
         let mut session =
-            Connection::new(Gather::new(&mut port), mux_config(STREAMS_MAX), Mode::Server);
+            Connection::new(Gather::new(&mut port), mux_config(STREAMS_MAX, 1), Mode::Server);
         while let Some(stream) = poll_fn(|context| session.poll_next_inbound(context)).await {
             match stream {
                 Ok(stream) => hall.admit(Box::new(stream.compat()), future::pending()),

@@ -72,7 +72,7 @@ while True:
 /// Connects to the server on the host and to the guest's own, and moves bytes; prints the times
 /// of each in microseconds.
 const GUEST_CLIENT: &str = r"
-import os, socket, time
+import os, socket, threading, time
 def now():
     return time.perf_counter_ns() // 1000
 def connect(to):
@@ -101,16 +101,11 @@ def upload(to):
         s.shutdown(socket.SHUT_WR)
         assert s.recv(1) == b'.'
     yield now() - began
-def aside(what, *args):
-    child = os.fork()
-    if child == 0:
-        what(*args)
-        os._exit(0)
-    return child
 def download_streams(to):
+    threads = [threading.Thread(target=fetch, args=(to, b'D', PART + 1)) for _ in range(STREAMS)]
     began = now()
-    for child in [aside(fetch, to, b'D', PART + 1) for _ in range(STREAMS)]:
-        assert os.waitpid(child, 0)[1] == 0
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
     yield now() - began
 def exchanges(to, go_on):
     with socket.create_connection(to) as s:
@@ -126,7 +121,10 @@ def exchange(to):
     left = iter(range(EXCHANGES))
     yield from exchanges(to, lambda: next(left, None) is not None)
 def exchange_in_transfer(to):
-    child = aside(fetch, to, b'd', BYTES + 1)
+    child = os.fork()
+    if child == 0:
+        fetch(to, b'd', BYTES + 1)
+        os._exit(0)
     yield from exchanges(to, lambda: os.waitpid(child, os.WNOHANG)[0] == 0)
 for what, to in WORK:
     for took in globals()[what](to):
