@@ -20,6 +20,9 @@ use crate::exec::{self, Mode};
 use crate::machine::{self, RenewError};
 use crate::{context, dial, files};
 
+/// Minimum number of bytes that a read has room for (4 KiB): most requests are shorter.
+const ROOM_BYTES_MIN: usize = 4 << 10;
+
 /// The transport of a connection: a Unix socket, a vsock or a stream of the mux. Each sends
 /// written bytes without a flush.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -64,6 +67,8 @@ pub struct Connection {
 pub struct Incoming {
     stream: ReadHalf<Box<dyn Duplex>>,
     decoder: Decoder,
+    /// Number of bytes that the next read has room for.
+    room: usize,
 }
 
 impl Incoming {
@@ -75,11 +80,14 @@ impl Incoming {
                 return Ok(Some(frame));
             }
             let buffer = self.decoder.buffer();
-            buffer.reserve(BULK_BYTES_MAX);
-            if self.stream.read_buf(buffer).await? == 0 {
+            buffer.reserve(self.room);
+            let bytes = self.stream.read_buf(buffer).await?;
+            if bytes == 0 {
                 let whole = self.decoder.finish();
                 return whole.map(|()| None).map_err(|_truncated| ConnectionError::HostLeft);
             }
+            // The streams of the mux write zeros over all the room before each read.
+            self.room = (2 * bytes).clamp(ROOM_BYTES_MIN, BULK_BYTES_MAX);
         }
     }
 
@@ -137,7 +145,7 @@ impl Outgoing {
 pub async fn serve(agent: Arc<Agent>, stream: Box<dyn Duplex>) -> Result<(), ConnectionError> {
     let (reader, writer) = tokio::io::split(stream);
     let mut connection = Connection {
-        incoming: Incoming { stream: reader, decoder: Decoder::default() },
+        incoming: Incoming { stream: reader, decoder: Decoder::default(), room: ROOM_BYTES_MIN },
         outgoing: Outgoing { stream: writer, buffer: BytesMut::new() },
     };
     let Some(first) = connection.incoming.frame().await? else { return Ok(()) };

@@ -1,8 +1,9 @@
 //! One template, from a cold boot to its publication.
 //!
 //! ```text
-//! boot ─▶ guest answers ─▶ settle ─▶ renew ─▶ warm up … ─▶ settle ─▶ snapshot ─▶ published
-//!                                                                     └▶ the microVM is killed
+//! boot ─▶ guest answers ─▶ settle ─▶ renew ─▶ warm up … ─▶ rehearse egress ─▶ settle
+//!     ─▶ snapshot ─▶ published
+//!            └▶ the microVM is killed
 //! ```
 
 use std::path::Path;
@@ -11,14 +12,13 @@ use std::time::Duration;
 use emberd_guest::renewal::renew;
 use emberd_guest::{ChannelError, Link};
 use emberd_image::PackImage;
-use emberd_proto::{Refusal, RefusalCode, Settled};
+use emberd_proto::{HostMessage, Refusal, RefusalCode, Settled};
 use emberd_vmm::{AnyMicroVm, MicroVm as _, SnapshotError, Stream, Template};
 use tokio::time::Instant;
 
 use crate::error::CreateError;
-use crate::id::SandboxId;
 use crate::lifecycle::sandbox::Sandbox;
-use crate::supply::answer::{AnswerError, answer};
+use crate::supply::answer::{AnswerError, answer, connect};
 use crate::supply::base::Base;
 use crate::supply::boot::{self, Answered};
 use crate::supply::restore::run_warm_up;
@@ -59,7 +59,7 @@ pub(crate) async fn make(
 ) -> Result<Template, MakeError> {
     let Answered { vm, mut link, .. } = boot::boot(base, sandbox, image, true).await?;
     let made = async {
-        prepare(&vm, &mut link, sandbox.id, image).await?;
+        prepare(&vm, &mut link, sandbox, image).await?;
         // No stream survives a snapshot, and the guest must not wait for one that did not.
         drop(link);
         Ok(vm.snapshot(into, base.hashes(image)).await?)
@@ -73,20 +73,37 @@ pub(crate) async fn make(
 async fn prepare(
     vm: &AnyMicroVm,
     link: &mut Link<Stream>,
-    id: SandboxId,
+    sandbox: &Sandbox,
     image: &PackImage,
 ) -> Result<(), MakeError> {
     settle(vm, link).await?;
     // Every clone renews again. The second renewal is cheaper: its files are then in the upper
     // layer of the overlay, and the cover of the boot id is in place.
-    answer(vm, Instant::now(), SETTLE_WAIT_MAX, renew(link, &id.to_string())).await?;
+    answer(vm, Instant::now(), SETTLE_WAIT_MAX, renew(link, &sandbox.id.to_string())).await?;
     if let Some(code) = &image.warm_up {
         for _ in 0..WARM_UPS {
             run_warm_up(vm, link, code).await?;
         }
     }
+    if sandbox.egress.is_some() {
+        rehearse_egress(vm).await?;
+    }
     // At rest, the guest holds open what the renewal of each clone writes.
     settle(vm, link).await
+}
+
+/// Opens an egress session and ends it: what the agent writes and reads for it the first time is
+/// then part of every clone.
+async fn rehearse_egress(vm: &AnyMicroVm) -> Result<(), MakeError> {
+    let rehearsing = async {
+        let (mut link, _) = connect(vm).await?;
+        match link.ask(&HostMessage::Egress).await {
+            // The agent of an older initramfs.
+            Err(ChannelError::Refused(_)) => Ok(()),
+            answered => answered.map(drop),
+        }
+    };
+    Ok(answer(vm, Instant::now(), SETTLE_WAIT_MAX, rehearsing).await?)
 }
 
 async fn settle(vm: &AnyMicroVm, link: &mut Link<Stream>) -> Result<(), MakeError> {
