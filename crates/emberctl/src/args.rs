@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     attach, completions, context, cp, create, doctor, egress, exec, files, forward, image, inspect,
-    kill, logs, metrics, ps, rm, run, setup, shell, template, test, vmconfig,
+    kill, logs, ls, metrics, ps, rm, run, setup, shell, template, test, timeout, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -71,7 +71,11 @@ pub enum Command {
     /// Delete sandboxes.
     Rm(rm::Args),
     /// List sandboxes.
-    Ls,
+    Ls(ls::Args),
+    /// Set when a sandbox ends.
+    Timeout(timeout::Args),
+    /// Give a sandbox more time.
+    Touch(timeout::TouchArgs),
     /// Show one sandbox.
     Inspect(inspect::Args),
     /// Forward a port of this host to a port inside a sandbox.

@@ -32,6 +32,7 @@ pub mod setup;
 pub mod shell;
 pub mod template;
 pub mod test;
+pub mod timeout;
 pub mod vmconfig;
 
 /// Carries out the command of `cli`.
@@ -54,7 +55,9 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Context(command) => context::run(&client()?, command, output).await,
         Command::Egress(command) => egress::run(&client()?, command, output).await,
         Command::Rm(args) => rm::run(&client()?, args, output).await,
-        Command::Ls => ls::run(&client()?, output).await,
+        Command::Ls(args) => ls::run(&client()?, args, output).await,
+        Command::Timeout(args) => timeout::run(&client()?, args, output).await,
+        Command::Touch(args) => timeout::touch(&client()?, args, output).await,
         Command::Inspect(args) => inspect::run(&client()?, args, output).await,
         Command::Forward(args) => forward::run(&client()?, args, output).await,
         Command::Logs(args) => logs::run(&client()?, args, output).await,

@@ -47,12 +47,21 @@ impl Clock {
 
     /// Age, in one unit, of what happened `at_ms` milliseconds after the Unix epoch.
     pub fn age(self, at_ms: u64) -> String {
-        match self.0.saturating_sub(Duration::from_millis(at_ms)).as_secs() {
-            seconds @ 0..60 => format!("{seconds}s"),
-            seconds @ 60..3600 => format!("{}m", seconds / 60),
-            seconds @ 3600..86_400 => format!("{}h", seconds / 3600),
-            seconds => format!("{}d", seconds / 86_400),
-        }
+        in_one_unit(self.0.saturating_sub(Duration::from_millis(at_ms)))
+    }
+
+    /// Time left, in one unit, until `at_ms` milliseconds after the Unix epoch.
+    pub fn until(self, at_ms: u64) -> String {
+        in_one_unit(Duration::from_millis(at_ms).saturating_sub(self.0))
+    }
+}
+
+fn in_one_unit(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..60 => format!("{seconds}s"),
+        seconds @ 60..3600 => format!("{}m", seconds / 60),
+        seconds @ 3600..86_400 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
     }
 }
 

@@ -86,7 +86,11 @@ impl From<LimitArgs> for Limits {
     }
 }
 
-fn variable(text: &str) -> Result<(String, String), &'static str> {
+/// Parses a name and a value.
+///
+/// # Errors
+/// There is no `=`.
+pub fn variable(text: &str) -> Result<(String, String), &'static str> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }

@@ -16,6 +16,7 @@ mod error;
 pub mod paths;
 mod process;
 mod server_timing;
+mod terms;
 
 pub use address::{Address, AddressError, socket_path};
 pub use contexts::{Context, ContextList, ContextState, RunEvent};
@@ -40,6 +41,10 @@ pub use process::{
 };
 pub use server_timing::{
     SERVER_TIMING_HEADER, STAGE_TOTAL, ServerTiming, ServerTimingError, Stage,
+};
+pub use terms::{
+    METADATA_BYTES_MAX, METADATA_PAIRS_MAX, OnTimeout, SANDBOX_TIMEOUT_MS, TouchSandbox,
+    UpdateSandbox,
 };
 
 /// Language pack of a sandbox whose creation names none.
@@ -89,6 +94,16 @@ pub struct CreateSandbox {
     /// nothing unless the operator has changed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<PolicySpec>,
+    /// Time after which the sandbox ends, from the moment it is ready, in milliseconds: 1,000 to
+    /// 2,592,000,000 (30 days). Never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// Effect of the timeout. `delete` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_timeout: Option<OnTimeout>,
+    /// Names and values that mean nothing to the daemon: at most 64, of 8 KiB in all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// A sandbox that was created.
@@ -192,6 +207,19 @@ pub struct Sandbox {
     pub vmm_pid: Option<u32>,
     /// Directory on the host that holds the sandbox's sockets, log and record.
     pub dir: String,
+    /// Timeout of the sandbox, in milliseconds. Absent if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// When the timeout passes, in milliseconds since the Unix epoch, by the host's clock as it is
+    /// set now. Absent without a timeout, and until the sandbox is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at_ms: Option<u64>,
+    /// Effect of the timeout.
+    #[serde(default)]
+    pub on_timeout: OnTimeout,
+    /// Names and values that callers gave the sandbox.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// Time that each stage of a microVM's start took, in microseconds. A microVM of the warm pool

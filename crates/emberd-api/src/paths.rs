@@ -7,8 +7,10 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 
 /// `POST` creates a sandbox, `GET` lists all sandboxes.
 pub const SANDBOXES: &str = "/sandboxes";
-/// `GET` shows one sandbox, `DELETE` deletes it.
+/// `GET` shows one sandbox, `PATCH` changes it, `DELETE` deletes it.
 pub const SANDBOX: &str = "/sandboxes/{id}";
+/// `POST` extends the time that a sandbox may live.
+pub const SANDBOX_TOUCH: &str = "/sandboxes/{id}/touch";
 /// `POST` runs code.
 pub const EXEC: &str = "/sandboxes/{id}/exec";
 /// `GET` shows what a sandbox uses of its machine.
@@ -75,6 +77,25 @@ pub const OPENAPI: &str = "/openapi.json";
 /// Path of one sandbox.
 pub fn sandbox(id: &str) -> String {
     SANDBOX.replace("{id}", &segment(id))
+}
+
+/// Path that lists the sandboxes with all of `metadata`, names and values.
+pub fn sandboxes_with(metadata: &[(String, String)]) -> String {
+    let pair = |(name, value): &(String, String)| {
+        format!("metadata={}%3D{}", encoded(name.as_bytes()), encoded(value.as_bytes()))
+    };
+    match metadata {
+        [] => SANDBOXES.to_owned(),
+        pairs => {
+            let query: Vec<_> = pairs.iter().map(pair).collect();
+            format!("{SANDBOXES}?{}", query.join("&"))
+        }
+    }
+}
+
+/// Path that extends the time that one sandbox may live.
+pub fn touch(id: &str) -> String {
+    SANDBOX_TOUCH.replace("{id}", &segment(id))
 }
 
 /// Path that runs code in one sandbox.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use emberd_api::{
     ADDR_DEFAULT, Address, AddressError, CreateSandbox, CreatedSandbox, ErrorBody, ExecBody,
     ExecOutcome, Health, Info, Metrics, SERVER_TIMING_HEADER, Sandbox, SandboxList, ServerTiming,
-    Template, TemplateList, UNKNOWN_FIELDS_HEADER, paths, socket_path,
+    Template, TemplateList, TouchSandbox, UNKNOWN_FIELDS_HEADER, UpdateSandbox, paths, socket_path,
 };
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
@@ -239,7 +239,35 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn list(&self) -> Result<SandboxList, ClientError> {
-        self.call(Method::GET, paths::SANDBOXES, Bytes::new()).await
+        self.list_with(&[]).await
+    }
+
+    /// Lists the sandboxes with all of these metadata, names and values, oldest first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list_with(
+        &self,
+        metadata: &[(String, String)],
+    ) -> Result<SandboxList, ClientError> {
+        let path = paths::sandboxes_with(metadata);
+        self.call(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// Changes how long a sandbox may live, and its metadata: everything, or nothing.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn update(&self, id: &str, change: &UpdateSandbox) -> Result<Sandbox, ClientError> {
+        self.call(Method::PATCH, &paths::sandbox(id), json(change)).await
+    }
+
+    /// Extends the time that a sandbox may live; never shortens it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn touch(&self, id: &str, more: &TouchSandbox) -> Result<Sandbox, ClientError> {
+        self.call(Method::POST, &paths::touch(id), json(more)).await
     }
 
     /// Shows what a sandbox uses of its machine, by its guest's own account.

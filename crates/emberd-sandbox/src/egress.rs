@@ -6,8 +6,8 @@
 //!     └────────▶ Unavailable: the guest cannot capture connections
 //! ```
 //! No creation waits for it, nor for another sandbox's: the first one is opened when creations
-//! have ended, or a program begins that may connect. A microVM in the pool has a session, too: a policy is put in force on
-//! the host alone.
+//! have ended, or a program begins that may connect. A microVM in the pool has a session, too: a
+//! policy is put in force on the host alone.
 
 use std::fmt;
 use std::time::Duration;

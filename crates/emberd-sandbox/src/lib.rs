@@ -34,6 +34,7 @@ pub use lifecycle::console::ConsoleLog;
 pub use lifecycle::handle::{
     Contexts, FileContent, FileListing, FileWatch, Files, Handle, Ports, Processes, Upload,
 };
+pub use lifecycle::lease::{Terms, TermsChange};
 pub use lifecycle::sandbox::{Created, SandboxState, SandboxView};
 pub use sandboxes::Sandboxes;
 pub use supply::pool::PoolView;

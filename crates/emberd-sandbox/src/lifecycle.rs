@@ -3,6 +3,7 @@
 pub(crate) mod activity;
 pub(crate) mod console;
 pub(crate) mod handle;
+pub(crate) mod lease;
 pub(crate) mod machine;
 pub(crate) mod phase;
 pub(crate) mod sandbox;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use emberd_egress::Policy;
 use emberd_image::{Images, PackName};
 use emberd_vmm::{AnyVmm, Vmm as _, VmmDescription};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -13,21 +14,25 @@ use crate::config::SandboxesConfig;
 use crate::error::{CreateError, OpenError, Unknown};
 use crate::id::SandboxId;
 use crate::lifecycle::handle::Handle;
+use crate::lifecycle::lease::Terms;
 use crate::lifecycle::sandbox::{Created, SandboxView};
 use crate::lifecycle::table::Table;
+use crate::supply::create::{self, Wanted};
 use crate::supply::pool::PoolView;
 use crate::supply::sources::Sources;
 use crate::supply::templates::builder;
 use crate::supply::templates::{BuildTemplateError, RemoveTemplateError, TemplateView};
-use crate::supply::{create, health, keeper};
+use crate::supply::{expiry, health, keeper};
 
 /// All sandboxes of one daemon. Clones share them.
 #[derive(Clone)]
 pub struct Sandboxes(Arc<Inner>);
 
 struct Inner {
-    table: Table,
+    table: Arc<Table>,
     sources: Arc<Sources>,
+    /// Notified when the deadline of a sandbox was set.
+    deadlines: Arc<Notify>,
     /// The background tasks.
     background: TaskTracker,
 }
@@ -44,9 +49,14 @@ impl Sandboxes {
     pub fn open(config: SandboxesConfig, images: Images, vmm: AnyVmm) -> Result<Self, OpenError> {
         let sandboxes_max = config.sandboxes_max;
         let sources = Arc::new(Sources::open(config, images, vmm)?);
-        let (table, background) = (Table::new(sandboxes_max), TaskTracker::new());
-        let sandboxes = Self(Arc::new(Inner { table, sources, background }));
+        let (table, deadlines) = (Arc::new(Table::new(sandboxes_max)), Arc::default());
+        let background = TaskTracker::new();
+        let sandboxes = Self(Arc::new(Inner { table, sources, deadlines, background }));
         let sources = &sandboxes.0.sources;
+        let (table, deadlines) =
+            (Arc::clone(&sandboxes.0.table), Arc::clone(&sandboxes.0.deadlines));
+        let reaper = Arc::clone(sources);
+        sandboxes.go_on(async move { expiry::expire(&table, &reaper.reaper, &deadlines).await });
         if let Ok(templates) = &sources.templates {
             let templates = Arc::clone(templates);
             sandboxes.go_on(builder::build_all(Arc::clone(sources), templates));
@@ -85,23 +95,27 @@ impl Sandboxes {
     /// # Errors
     /// [`CreateError`].
     pub async fn create(&self, pack: &PackName) -> Result<Created, CreateError> {
-        self.create_with(pack, None).await
+        self.create_with(pack, Terms::default(), None).await
     }
 
-    /// As [`Self::create`], with an egress policy that is in force when the sandbox is ready.
-    /// Without one it reaches nothing.
+    /// As [`Self::create`], with terms, and with an egress policy that is in force when the
+    /// sandbox is ready. Without a policy it reaches nothing.
     ///
     /// # Errors
     /// [`CreateError`].
     pub async fn create_with(
         &self,
         pack: &PackName,
+        terms: Terms,
         policy: Option<Arc<Policy>>,
     ) -> Result<Created, CreateError> {
         let sources = &*self.0.sources;
         let image = sources.base.images.packs.get(pack);
         let image = image.ok_or_else(|| CreateError::UnknownPack(pack.clone()))?;
-        create::create(sources, &self.0.table, pack, image, policy).await
+        let wanted = Wanted { pack, image, terms, policy };
+        let created = create::create(sources, &self.0.table, wanted).await?;
+        self.0.deadlines.notify_one();
+        Ok(created)
     }
 
     /// Returns a handle to the sandbox.
@@ -117,6 +131,7 @@ impl Sandboxes {
             exec_grace: base.config.exec_grace,
             activity: Arc::clone(&base.activity),
             closing: base.closing.clone(),
+            deadlines: Arc::clone(&self.0.deadlines),
         })
     }
 

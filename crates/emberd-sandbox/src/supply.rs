@@ -11,6 +11,7 @@ pub(crate) mod answer;
 pub(crate) mod base;
 pub(crate) mod boot;
 pub(crate) mod create;
+pub(crate) mod expiry;
 pub(crate) mod health;
 pub(crate) mod keeper;
 pub(crate) mod pool;

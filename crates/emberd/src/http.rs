@@ -36,6 +36,7 @@ mod sandboxes;
 mod scope;
 mod sse;
 mod templates;
+mod terms;
 mod tunnel;
 mod unknown;
 mod views;
@@ -95,7 +96,8 @@ pub fn document() -> openapi::OpenApi {
 fn operations() -> OpenApiRouter<Sandboxes> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(sandboxes::create, sandboxes::list))
-        .routes(routes!(sandboxes::get, sandboxes::delete))
+        .routes(routes!(sandboxes::get, terms::update, sandboxes::delete))
+        .routes(routes!(terms::touch))
         .routes(routes!(exec::exec))
         .routes(routes!(metrics::metrics))
         .routes(routes!(logs::logs))

@@ -6,7 +6,8 @@ use emberd_api::Sandbox;
 use emberd_client::Client;
 
 use super::ls;
-use crate::output::{self, Output, milliseconds};
+use super::timeout::left;
+use crate::output::{self, Clock, Output, milliseconds, printable};
 
 /// Arguments of `inspect`.
 #[derive(Debug, clap::Args)]
@@ -33,6 +34,9 @@ fn text(sandbox: &Sandbox) -> String {
         ("directory", sandbox.dir.clone()),
     ];
     facts.extend(sandbox.boot_path.clone().map(|path| ("boot path", path)));
+    facts.push(("time left", left(sandbox, Clock::now())));
+    let pairs = sandbox.metadata.iter().map(|(name, value)| format!("{name}={value}"));
+    facts.extend(pairs.map(|pair| ("metadata", printable(&pair))));
     facts.extend(sandbox.reason.clone().map(|reason| ("reason", reason)));
     facts.extend(sandbox.vmm_pid.map(|pid| ("VMM process", pid.to_string())));
     if let Some(boot) = &sandbox.boot {

@@ -6,23 +6,33 @@ use std::time::Duration;
 use emberd_api::{BootTimes, Sandbox, SandboxState};
 use emberd_client::Client;
 
+use super::timeout::left;
 use crate::output::{self, Clock, Output};
+use crate::program::variable;
+
+/// Arguments of `ls`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// List only sandboxes with this name and value. Repeated, a sandbox has all of them.
+    #[arg(long, value_parser = variable, value_name = "NAME=VALUE")]
+    metadata: Vec<(String, String)>,
+}
 
 /// Prints the table.
 ///
 /// # Errors
 /// No daemon, or its refusal.
-pub async fn run(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
-    let list = client.list().await?;
+pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
+    let list = client.list_with(&args.metadata).await?;
     output.print(&list, || {
         let clock = Clock::now();
         let rows: Vec<_> = list.sandboxes.iter().map(|sandbox| row(sandbox, clock)).collect();
-        output::table(["ID", "PACK", "STATE", "AGE", "BOOT", "VMM PID"], &rows)
+        output::table(["ID", "PACK", "STATE", "AGE", "LEFT", "BOOT", "VMM PID"], &rows)
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(sandbox: &Sandbox, clock: Clock) -> [String; 6] {
+fn row(sandbox: &Sandbox, clock: Clock) -> [String; 7] {
     let boot = sandbox.boot_path.as_ref().zip(sandbox.boot.as_ref());
     let boot = boot.map(|(path, boot)| format!("{path}, {} ms", whole(boot).as_millis()));
     [
@@ -30,6 +40,7 @@ fn row(sandbox: &Sandbox, clock: Clock) -> [String; 6] {
         sandbox.language_pack.clone(),
         state(sandbox.state).to_owned(),
         clock.age(sandbox.created_at_ms),
+        left(sandbox, clock),
         boot.unwrap_or_else(|| "-".into()),
         sandbox.vmm_pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
     ]

@@ -32,7 +32,11 @@ pub struct Args {
 /// interrupts. The sandbox is deleted in every case.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
     let wants_trace = args.program.trace();
-    let wanted = CreateSandbox { language_pack: Some(args.pack), egress: args.policy.into_spec() };
+    let wanted = CreateSandbox {
+        language_pack: Some(args.pack),
+        egress: args.policy.into_spec(),
+        ..CreateSandbox::default()
+    };
     let body = args.program.into_body()?;
     let mut interrupt = Interrupt::listen()?;
     let mut trace = Trace::default();

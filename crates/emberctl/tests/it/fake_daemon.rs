@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::fake_contexts::FakeContexts;
 use crate::fake_egress;
@@ -71,6 +71,8 @@ struct Vm {
     pack: String,
     /// The policy that it was created with, and what has become of it.
     policy: Value,
+    /// Timeout and metadata, as the last request set them.
+    terms: Value,
     process: Child,
 }
 
@@ -168,7 +170,14 @@ impl State {
             ("GET", ["info"]) => (200, self.info()),
             ("POST", ["sandboxes"]) => self.create(&serde_json::from_slice(body).unwrap()),
             ("GET", ["sandboxes"]) => (200, self.list()),
+            ("GET", ["sandboxes?metadata=run%3D1"]) => (200, self.list()),
             ("GET", ["sandboxes", id]) => self.get(id),
+            ("PATCH", ["sandboxes", id]) | ("POST", ["sandboxes", id, "touch"]) => {
+                if let Some(vm) = self.sandboxes.lock().unwrap().get_mut(*id) {
+                    vm.terms = serde_json::from_slice(body).unwrap();
+                }
+                self.get(id)
+            }
             ("DELETE", ["sandboxes", id]) => self.delete(id),
             ("POST", ["sandboxes", id, "exec"]) => {
                 let body: ExecBody = serde_json::from_slice(body).unwrap();
@@ -239,19 +248,26 @@ impl State {
             return unknown_pack(&pack);
         }
         let policy = body["egress"].clone();
+        let terms = json!({"timeout_ms": body["timeout_ms"], "metadata": body["metadata"]});
         // Stands for a VMM: waits for an input that never comes.
         let process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let id = format!("sb_{:012x}", process.id());
         if !self.flaws.elsewhere {
             std::fs::create_dir(self.dir(&id)).unwrap();
         }
-        self.sandboxes.lock().unwrap().insert(id.clone(), Vm { pack, policy, process });
+        self.sandboxes.lock().unwrap().insert(id.clone(), Vm { pack, policy, terms, process });
         (201, json!({"id": id}))
     }
 
     fn show(&self, id: &str, vm: &Vm) -> Value {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        // Half a second more than the time left is to be shown as.
+        let expires_at = |ms: u64| u64::try_from(now.as_millis()).unwrap() + ms + 500;
+        let timeout_ms = vm.terms["timeout_ms"].as_u64();
+        let metadata = vm.terms["metadata"].as_object().cloned().unwrap_or_default();
         json!({
-            "id": id, "language_pack": vm.pack, "state": "ready", "created_at_ms": 0,
+            "timeout_ms": timeout_ms, "expires_at_ms": timeout_ms.map(expires_at),
+            "metadata": metadata, "id": id, "language_pack": vm.pack, "state": "ready", "created_at_ms": 0,
             "boot_path": "snapshot-restore", "vmm_pid": vm.process.id(), "dir": self.dir(id),
             "boot": {"vmm_us": 50_000, "load_us": 10_000, "guest_us": 1_930_000,
                 "renew_us": 4_000, "warm_up_us": 6_000},

@@ -19,7 +19,7 @@ fn a_sandbox_is_listed_and_shown_until_it_is_removed() {
     let lines: Vec<&str> = printed(&table).lines().collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
     let heading: Vec<_> = lines[0].split_whitespace().collect();
-    assert_eq!(heading, ["ID", "PACK", "STATE", "AGE", "BOOT", "VMM", "PID"]);
+    assert_eq!(heading, ["ID", "PACK", "STATE", "AGE", "LEFT", "BOOT", "VMM", "PID"]);
     assert!(lines[1].starts_with(&format!("{id}  shell  ready")), "{}", lines[1]);
     assert!(lines[1].contains("snapshot-restore, 2000 ms"), "{}", lines[1]);
 
@@ -40,6 +40,29 @@ fn a_sandbox_is_listed_and_shown_until_it_is_removed() {
     assert_eq!(printed(&run(addr, &["rm", &id])), format!("{id}\n"));
     assert_eq!(json(addr, &["ls"])["sandboxes"], Value::Array(Vec::new()));
     assert_eq!(printed(&run(addr, &["ls"])).lines().count(), 1);
+}
+
+#[test]
+fn timeouts_and_metadata_are_set_and_shown() {
+    let daemon = FakeDaemon::start(Flaws::default());
+    let addr = daemon.addr.as_str();
+    let options = ["create", "--timeout", "10m", "--metadata", "run=1", "--metadata", "a=b=c"];
+    let id = printed(&run(addr, &options)).trim().to_owned();
+    let shown = json(addr, &["inspect", &id]);
+    assert_eq!((&shown["timeout_ms"], &shown["metadata"]["a"]), (&600_000.into(), &"b=c".into()));
+    let text = run(addr, &["inspect", &id]);
+    for line in ["time left           10m", "metadata            run=1"] {
+        assert!(printed(&text).lines().any(|shown| shown == line), "{}", printed(&text));
+    }
+    let listed = run(addr, &["ls", "--metadata", "run=1"]);
+    assert!(printed(&listed).contains("  10m   "), "{}", printed(&listed));
+    assert_eq!(printed(&run(addr, &["timeout", &id, "2h"])), "2h\n");
+    assert_eq!(printed(&run(addr, &["timeout", &id, "never"])), "never\n");
+    assert_eq!(json(addr, &["touch", &id, "--timeout", "90s"])["timeout_ms"], 90_000);
+    assert_eq!(printed(&run(addr, &["touch", &id])), "never\n");
+    assert_eq!(complaint(&run(addr, &["touch", "sb_1"])), "error: no sandbox sb_1\n");
+    let wrong = run(addr, &["timeout", &id, "soon"]);
+    assert!(complaint(&wrong).contains("soon"), "{}", complaint(&wrong));
 }
 
 #[test]

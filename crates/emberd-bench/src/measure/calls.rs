@@ -56,7 +56,11 @@ impl Connection {
         pack: &str,
         egress: Option<PolicySpec>,
     ) -> Result<(String, Timing), CallError> {
-        let body = json(&CreateSandbox { language_pack: Some(pack.to_owned()), egress });
+        let body = json(&CreateSandbox {
+            language_pack: Some(pack.to_owned()),
+            egress,
+            ..CreateSandbox::default()
+        });
         let answer = self.call("POST", paths::SANDBOXES, &body)?;
         let created: CreatedSandbox = parsed("POST", paths::SANDBOXES, &answer)?;
         Ok((created.id, Timing::of(&answer)))

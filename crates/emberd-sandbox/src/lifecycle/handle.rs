@@ -1,5 +1,6 @@
 //! One sandbox as its caller holds it: the entry to every operation.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -7,13 +8,15 @@ use emberd_egress::SandboxEgress;
 use emberd_guest::{Executed, Guest, Room};
 use emberd_proto::{ExecSpec, Metrics};
 use emberd_vmm::Stream;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use super::console::{self, ConsoleLog};
+use super::lease::{Boottime, Expired, Lease, TermsChange};
 use super::sandbox::{Sandbox, SandboxView};
 use crate::egress::EgressState;
-use crate::error::OperationError;
+use crate::error::{OperationError, Unknown};
 use crate::id::SandboxId;
 
 /// The files of a sandbox.
@@ -41,6 +44,8 @@ pub struct Handle {
     pub(crate) exec_grace: Duration,
     pub(crate) activity: Arc<Activity>,
     pub(crate) closing: CancellationToken,
+    /// Notified when a deadline was set.
+    pub(crate) deadlines: Arc<Notify>,
 }
 
 impl Handle {
@@ -151,6 +156,37 @@ impl Handle {
     ) -> Result<ConsoleLog, OperationError> {
         let machine = self.sandbox.machine().map_err(|_| self.not_ready())?;
         Ok(console::open(&machine, lines_max, follow.then(|| self.closing.clone())).await)
+    }
+
+    /// Changes how long the sandbox may live, and its metadata, if `check` accepts what comes out:
+    /// everything, or nothing.
+    ///
+    /// # Errors
+    /// [`Unknown`] if its time has passed; what `check` found.
+    pub fn change<E>(
+        &self,
+        change: TermsChange,
+        check: impl FnOnce(&BTreeMap<String, String>) -> Result<(), E>,
+    ) -> Result<Result<(), E>, Unknown> {
+        self.in_lease(|lease, now| lease.change(change, now, check))
+    }
+
+    /// Extends the time that the sandbox may live to at least `timeout` from now, or its own
+    /// timeout where that is none. Never shortens it.
+    ///
+    /// # Errors
+    /// [`Unknown`] if its time has passed.
+    pub fn touch(&self, timeout: Option<Duration>) -> Result<(), Unknown> {
+        self.in_lease(|lease, now| lease.extend(timeout, now))
+    }
+
+    fn in_lease<T>(
+        &self,
+        act: impl FnOnce(&mut Lease, Boottime) -> Result<T, Expired>,
+    ) -> Result<T, Unknown> {
+        let acted = act(&mut self.sandbox.lease.lock(), Boottime::now());
+        self.deadlines.notify_one();
+        acted.map_err(|Expired| Unknown(self.sandbox.id))
     }
 
     /// Waits until the sandbox is deleted, or its microVM has ended by itself.

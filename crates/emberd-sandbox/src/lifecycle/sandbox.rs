@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio_util::sync::CancellationToken;
 
+use super::lease::{Lease, Terms};
 use super::machine::{Machine, Running};
 use super::phase::{Creating, Gone, Phase, PhaseKind, Refused, Request, Was, Why};
 use crate::boot_path::{BootPath, BootTimes};
@@ -35,6 +36,11 @@ pub struct SandboxView {
     pub boot: Option<BootTimes>,
     /// Directory of its sockets, log and record.
     pub dir: PathBuf,
+    /// Timeout and metadata.
+    pub terms: Terms,
+    /// When it will be deleted, by the host's clock as it is set now; none for never, and until
+    /// the sandbox is ready.
+    pub expires_at: Option<SystemTime>,
 }
 
 /// State of a sandbox, for callers.
@@ -69,6 +75,7 @@ pub(crate) struct Sandbox {
     pub dir: PathBuf,
     /// None if the daemon carries no connections.
     pub egress: Option<Arc<Session>>,
+    pub lease: Mutex<Lease>,
     /// None only while a transition is under way, under the lock.
     phase: Mutex<Option<Phase>>,
 }
@@ -77,7 +84,8 @@ impl Sandbox {
     pub fn new(id: SandboxId, pack: PackName, dir: PathBuf, egress: Option<SandboxEgress>) -> Self {
         let creating = Creating { ending: CancellationToken::new(), making: Arc::default() };
         let egress = egress.map(|egress| Arc::new(Session::new(egress)));
-        Self { id, pack, dir, egress, phase: Mutex::new(Some(Phase::Creating(creating))) }
+        let (lease, phase) = (Mutex::default(), Mutex::new(Some(Phase::Creating(creating))));
+        Self { id, pack, dir, egress, lease, phase }
     }
 
     /// Reads the phase. Detects here that the VMM has ended, without waiting for a notification.
@@ -177,6 +185,7 @@ impl Sandbox {
             let boot = phase.running().map(|running| (running.boot_path, running.boot));
             (state(phase), boot)
         });
+        let lease = self.lease.lock();
         SandboxView {
             id: self.id,
             pack: self.pack.clone(),
@@ -185,6 +194,8 @@ impl Sandbox {
             boot_path: boot.map(|(boot_path, _)| boot_path),
             boot: boot.map(|(_, boot)| boot),
             dir: self.dir.clone(),
+            terms: lease.terms.clone(),
+            expires_at: lease.expires_at(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
+use super::lease::Boottime;
 use super::phase::PhaseKind;
 use super::sandbox::{Sandbox, SandboxView};
 use crate::error::CreateError;
@@ -78,6 +79,20 @@ impl Table {
         drop(entries);
         sandboxes.sort_unstable_by_key(|(serial, ..)| *serial);
         sandboxes.iter().map(|(_, sandbox, created_at)| sandbox.view(*created_at)).collect()
+    }
+
+    /// Removes and returns the sandboxes whose time is over. Each lease ends under its lock: either
+    /// a change comes before that and is kept, or it finds an expired sandbox.
+    pub fn take_expired(&self, now: Boottime) -> Vec<Arc<Sandbox>> {
+        let mut entries = self.entries.lock();
+        let expired = entries.by_id.extract_if(|_, entry| entry.sandbox.lease.lock().expire(now));
+        expired.map(|(_, entry)| entry.sandbox).collect()
+    }
+
+    /// Returns when the next sandbox's time is over.
+    pub fn next_deadline(&self) -> Option<Boottime> {
+        let entries = self.entries.lock();
+        entries.by_id.values().filter_map(|entry| entry.sandbox.lease.lock().deadline).min()
     }
 
     pub fn count(&self) -> usize {

@@ -10,21 +10,29 @@ use super::boot::{self, Answered};
 use super::pool::Taken;
 use super::sources::Sources;
 use crate::error::CreateError;
+use crate::lifecycle::lease::{Boottime, Terms};
 use crate::lifecycle::machine::{GuestHost, Machine, Running};
 use crate::lifecycle::sandbox::{Created, Sandbox};
 use crate::lifecycle::table::Table;
 
-/// Creates a sandbox of `pack` and enters it in `table`: from the pool, else from a standby,
-/// else from the template, else by a cold boot.
+/// The sandbox that a caller asked for.
+pub(crate) struct Wanted<'a> {
+    pub pack: &'a PackName,
+    pub image: &'a PackImage,
+    pub terms: Terms,
+    pub policy: Option<Arc<Policy>>,
+}
+
+/// Creates a sandbox and enters it in `table`: from the pool, else from a standby, else from the
+/// template, else by a cold boot.
 ///
 /// Dropping the future removes everything that was started.
 pub(crate) async fn create(
     sources: &Sources,
     table: &Table,
-    pack: &PackName,
-    image: &PackImage,
-    policy: Option<Arc<Policy>>,
+    wanted: Wanted<'_>,
 ) -> Result<Created, CreateError> {
+    let Wanted { pack, image, terms, policy } = wanted;
     let pool = sources.pools.get(pack);
     let claim = || match pool.map_or(Taken::Nothing, |pool| pool.take(&sources.reaper)) {
         Taken::Ready(sandbox) => (sandbox, None),
@@ -36,9 +44,12 @@ pub(crate) async fn create(
     if let (Some(session), Some(policy)) = (&sandbox.egress, policy) {
         session.egress.begin(policy);
     }
+    sandbox.lease.lock().terms = terms;
     sources.base.activity.stir();
     sources.pools.wake.notify_one();
+    let begin_lease = || sandbox.lease.lock().begin(Boottime::now());
     if let Some(created) = sandbox.created() {
+        begin_lease();
         return Ok(created);
     }
     let _creating = sources.base.activity.create();
@@ -52,6 +63,7 @@ pub(crate) async fn create(
     match fulfil(&sources.base, &sandbox, making).await {
         Some(Ok(created)) => {
             sources.watch(&sandbox);
+            begin_lease();
             entry.keep();
             Ok(created)
         }

@@ -25,6 +25,7 @@ use super::origin::PageError;
 use super::pack::PackError;
 use super::proxy::{ExchangeError, TargetError};
 use super::query::QueryError;
+use super::terms::TermsError;
 
 /// Writes [`Failure`] as a table: `variant => Code`, `variant => Code "hint"`, or
 /// `variant => (inner: Type)` for a variant that is judged as its inner error is.
@@ -217,6 +218,11 @@ failures! {
         Self::Guest { .. } => EgressUnavailable
             "run `emberctl doctor` and `emberctl image check` on the daemon's host",
         Self::Port => InvalidRequest,
+    }
+
+    TermsError {
+        Self::Timeout { .. } | Self::Metadata { .. } | Self::NoName => InvalidRequest,
+        Self::OnTimeout => InvalidRequest "use `delete`",
     }
 
     PolicyError {

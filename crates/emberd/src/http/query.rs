@@ -65,6 +65,17 @@ impl Query {
         text.parse().map(Some).map_err(|_| invalid(format!("`{name}={text}` is not a number")))
     }
 
+    /// Every `name=NAME=VALUE`, as names and values.
+    pub fn pairs(&self, name: &str) -> Result<Vec<(String, String)>, QueryError> {
+        let values = self.0.iter().filter(|(known, _)| known == name.as_bytes());
+        let pair = |value: &[u8]| {
+            let (key, value) = std::str::from_utf8(value).ok()?.split_once('=')?;
+            Some((key.to_owned(), value.to_owned()))
+        };
+        let wrong = || invalid(format!("`{name}` in the query is not NAME=VALUE"));
+        values.map(|(_, value)| pair(value).ok_or_else(wrong)).collect()
+    }
+
     /// The flag `name`: `name`, `name=true` or `name=false`.
     pub fn flag(&self, name: &str) -> Result<bool, QueryError> {
         match self.text(name)?.as_deref() {

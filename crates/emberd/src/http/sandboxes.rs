@@ -15,6 +15,8 @@ use super::failures::Failures;
 use super::id::Id;
 use super::observe::Timed;
 use super::pack;
+use super::query::{Query, QueryError};
+use super::terms::{TermsError, first_terms};
 use super::views::IntoBody;
 use crate::egress_file::EgressFile;
 
@@ -28,7 +30,7 @@ use crate::egress_file::EgressFile;
     responses(
         (status = 201, description = "The sandbox is ready.", body = CreatedSandbox,
          headers(("server-timing" = String, description = "Time that each stage took."))),
-        Failures<(BodyError, CreateError, EgressError)>,
+        Failures<(BodyError, CreateError, EgressError, TermsError)>,
     )
 )]
 pub async fn create(
@@ -36,13 +38,14 @@ pub async fn create(
     Extension(file): Extension<EgressFile>,
     body: Body,
 ) -> Result<(StatusCode, Extension<Timed>, Json<CreatedSandbox>), ApiError> {
-    let wanted: CreateSandbox = body.json_or_default()?;
+    let mut wanted: CreateSandbox = body.json_or_default()?;
+    let terms = first_terms(&mut wanted)?;
     let named = wanted.language_pack.as_deref().filter(|name| !name.is_empty());
     let name = named.unwrap_or(LANGUAGE_PACK_DEFAULT);
     let pack = pack::installed(&sandboxes, name)?;
     let operator = file.operator();
     let policy = egress::first_policy(&sandboxes, &operator, &pack, wanted.egress.as_ref())?;
-    let created = sandboxes.create_with(&pack, policy).await?;
+    let created = sandboxes.create_with(&pack, terms, policy).await?;
     if let Ok(handle) = sandboxes.get(created.id) {
         file.admit(&operator, &sandboxes, &handle);
     }
@@ -68,16 +71,31 @@ fn timed(created: &Created) -> Timed {
     Timed(stages.fold(timing, |timing, (name, took)| timing.with(name, took)))
 }
 
-/// Lists all sandboxes, oldest first.
+/// Lists the sandboxes, oldest first: all, or those with some metadata.
 #[utoipa::path(
     get,
     path = paths::SANDBOXES,
     operation_id = "list_sandboxes",
     tag = "sandboxes",
-    responses((status = 200, description = "All sandboxes.", body = SandboxList), Failures<()>)
+    params(
+        ("metadata" = Option<Vec<String>>, Query,
+         description = "`NAME=VALUE` that a sandbox has. Repeated, it has all of them."),
+    ),
+    responses(
+        (status = 200, description = "The sandboxes.", body = SandboxList),
+        Failures<(QueryError,)>,
+    )
 )]
-pub async fn list(State(sandboxes): State<Sandboxes>) -> Json<SandboxList> {
-    Json(SandboxList { sandboxes: sandboxes.list().into_iter().map(IntoBody::into_body).collect() })
+pub async fn list(
+    State(sandboxes): State<Sandboxes>,
+    query: Query,
+) -> Result<Json<SandboxList>, ApiError> {
+    let pairs = query.pairs("metadata")?;
+    let mut views = sandboxes.list();
+    views.retain(|view| {
+        pairs.iter().all(|(name, value)| view.terms.metadata.get(name) == Some(value))
+    });
+    Ok(Json(SandboxList { sandboxes: views.into_iter().map(IntoBody::into_body).collect() }))
 }
 
 /// Shows one sandbox.

@@ -48,10 +48,13 @@ pub enum Role {
 }
 
 /// Every route, by method and path, with its scope.
-pub const SCOPES: [(&str, &str, Scope); 44] = [
+pub const SCOPES: [(&str, &str, Scope); 46] = [
     ("POST", paths::SANDBOXES, Scope::SandboxCreate),
     ("GET", paths::SANDBOXES, Scope::SandboxRead),
     ("GET", paths::SANDBOX, Scope::SandboxRead),
+    // It may make the sandbox end sooner, or never: as creation and deletion do.
+    ("PATCH", paths::SANDBOX, Scope::SandboxCreate),
+    ("POST", paths::SANDBOX_TOUCH, Scope::SandboxCreate),
     ("DELETE", paths::SANDBOX, Scope::SandboxDelete),
     ("POST", paths::EXEC, Scope::SandboxUse),
     ("GET", paths::METRICS, Scope::SandboxRead),

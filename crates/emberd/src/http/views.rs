@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use emberd_api::{
-    BootTimes, Context, ContextState, EgressTotals, Pool, Process, ProcessEvent, ProcessEventKind,
-    RunEvent, Sandbox, SandboxState, Template, TemplateState, Text,
+    BootTimes, Context, ContextState, EgressTotals, OnTimeout, Pool, Process, ProcessEvent,
+    ProcessEventKind, RunEvent, Sandbox, SandboxState, Template, TemplateState, Text,
 };
 use emberd_egress::Totals;
 use emberd_sandbox::{
@@ -56,6 +56,10 @@ impl IntoBody for SandboxView {
             }),
             vmm_pid,
             dir: self.dir.display().to_string(),
+            timeout_ms: self.terms.timeout.map(millis),
+            expires_at_ms: self.expires_at.map(epoch_ms),
+            on_timeout: OnTimeout::Delete,
+            metadata: self.terms.metadata,
         }
     }
 }
@@ -182,6 +186,10 @@ impl IntoBody for RunEventView {
 fn epoch_ms(time: SystemTime) -> u64 {
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn micros(duration: Duration) -> u64 {

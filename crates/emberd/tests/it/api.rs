@@ -36,6 +36,7 @@ mod processes;
 mod routes;
 mod scopes;
 mod templates;
+mod terms;
 
 /// Name of the operator's egress file.
 pub const EGRESS_FILE: &str = "egress.toml";

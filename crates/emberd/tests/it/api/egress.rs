@@ -28,7 +28,8 @@ fn spec(json: Value) -> PolicySpec {
 impl Api {
     async fn create_with(&self, egress: Value) -> Result<String, ClientError> {
         let language_pack = Some("shell".to_owned());
-        let wanted = CreateSandbox { language_pack, egress: Some(spec(egress)) };
+        let wanted =
+            CreateSandbox { language_pack, egress: Some(spec(egress)), ..CreateSandbox::default() };
         Ok(self.client.create_with(&wanted).await?.answer.id)
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use emberd_api::{
     ADDR_DEFAULT, CheckEgress, ContextRun, ContextSpec, EgressPatch, ErrorCode, PolicySpec,
-    ProcessSpec, SignalName, TtySize,
+    ProcessSpec, SignalName, TouchSandbox, TtySize, UpdateSandbox,
 };
 use emberd_client::{Client, FileOptions, FileSpan, Upload};
 use futures::future::{BoxFuture, FutureExt as _};
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use super::body;
 
 /// The verbs that operation ids begin with.
-const VERBS: [&str; 23] = [
+const VERBS: [&str; 24] = [
     "build",
     "change",
     "check",
@@ -25,6 +25,7 @@ const VERBS: [&str; 23] = [
     "create",
     "delete",
     "exec",
+    "extend",
     "follow",
     "get",
     "interrupt",
@@ -238,6 +239,8 @@ fn calls(client: &Client) -> impl IntoIterator<Item = (&'static str, BoxFuture<'
         "create_sandbox" => client.create(None),
         "list_sandboxes" => client.list(),
         "get_sandbox" => client.get(id),
+        "change_sandbox" => async { client.update(id, &UpdateSandbox::default()).await },
+        "extend_sandbox" => async { client.touch(id, &TouchSandbox::default()).await },
         "delete_sandbox" => client.delete(id),
         "exec_code" => async { client.exec(id, &body("")).await },
         "get_metrics" => client.metrics(id),

@@ -57,7 +57,11 @@ fn allow(entries: &[&str]) -> PolicySpec {
 }
 
 async fn create(daemon: &Daemon, pack: &str, egress: PolicySpec) -> String {
-    let wanted = CreateSandbox { language_pack: Some(pack.to_owned()), egress: Some(egress) };
+    let wanted = CreateSandbox {
+        language_pack: Some(pack.to_owned()),
+        egress: Some(egress),
+        ..CreateSandbox::default()
+    };
     daemon.client.create_with(&wanted).await.unwrap().answer.id
 }
 

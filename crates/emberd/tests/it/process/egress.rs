@@ -114,7 +114,7 @@ async fn create(client: &Client, limits: serde_json::Value) -> String {
     let egress: PolicySpec =
         serde_json::from_value(json!({"allow": allow, "limits": limits})).unwrap();
     let language_pack = Some("python".to_owned());
-    let wanted = CreateSandbox { language_pack, egress: Some(egress) };
+    let wanted = CreateSandbox { language_pack, egress: Some(egress), ..CreateSandbox::default() };
     let id = client.create_with(&wanted).await.unwrap().answer.id;
     let ready = async || client.egress(&id).await.unwrap().state == EgressState::Ready;
     wait::until(ready).await;

@@ -1,0 +1,202 @@
+//! How long one sandbox may live, and what its callers wrote on it.
+//!
+//! ```text
+//! no deadline ◀──▶ deadline ── it passes ──▶ expired: the sandbox is deleted
+//! ```
+//! Deadlines are on the clock that goes on while the host is suspended (`CLOCK_BOOTTIME`): setting
+//! the host's date moves none.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Timeout and metadata of a sandbox, which callers may change as long as it lives.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Time after which the sandbox is deleted, from the moment it is ready or this was last set;
+    /// none for never.
+    pub timeout: Option<Duration>,
+    /// Names and values that mean nothing to the daemon.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A change of [`Terms`]; fields that are none change nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TermsChange {
+    /// The new timeout, which begins now, or never.
+    pub timeout: Option<Option<Duration>>,
+    /// Metadata to set, and to remove where the value is none.
+    pub metadata: BTreeMap<String, Option<String>>,
+}
+
+/// The sandbox's time is over; it is being deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Expired;
+
+/// Time since the host was started, with the time that it was suspended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Boottime(Duration);
+
+impl Boottime {
+    pub fn now() -> Self {
+        let now = clock_gettime(ClockId::Boottime);
+        let (secs, nanos) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+        Self(Duration::new(secs.unwrap_or_default(), nanos.unwrap_or_default()))
+    }
+
+    /// How long it is from `now` until then; zero if it has passed.
+    pub fn left(self, now: Self) -> Duration {
+        self.0.saturating_sub(now.0)
+    }
+
+    fn after(self, wait: Duration) -> Self {
+        Self(self.0.saturating_add(wait))
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Lease {
+    pub terms: Terms,
+    pub deadline: Option<Boottime>,
+    expired: bool,
+}
+
+impl Lease {
+    /// Begins: the sandbox is ready.
+    pub fn begin(&mut self, now: Boottime) {
+        self.deadline = self.terms.timeout.map(|timeout| now.after(timeout));
+    }
+
+    /// Changes the terms, if `check` accepts the metadata that come out. A new timeout begins now,
+    /// and may be shorter than the rest of the old one.
+    pub fn change<E>(
+        &mut self,
+        change: TermsChange,
+        now: Boottime,
+        check: impl FnOnce(&BTreeMap<String, String>) -> Result<(), E>,
+    ) -> Result<Result<(), E>, Expired> {
+        self.live()?;
+        let mut metadata = self.terms.metadata.clone();
+        for (name, value) in change.metadata {
+            match value {
+                Some(value) => drop(metadata.insert(name, value)),
+                None => drop(metadata.remove(&name)),
+            }
+        }
+        if let Err(error) = check(&metadata) {
+            return Ok(Err(error));
+        }
+        self.terms.metadata = metadata;
+        if let Some(timeout) = change.timeout {
+            self.terms.timeout = timeout;
+            self.begin(now);
+        }
+        Ok(Ok(()))
+    }
+
+    /// Moves the deadline to at least `timeout` from now, or the sandbox's own timeout. Never
+    /// shortens, and sets no deadline where there is none.
+    pub fn extend(&mut self, timeout: Option<Duration>, now: Boottime) -> Result<(), Expired> {
+        self.live()?;
+        if let (Some(deadline), Some(timeout)) = (self.deadline, timeout.or(self.terms.timeout)) {
+            self.deadline = Some(deadline.max(now.after(timeout)));
+        }
+        Ok(())
+    }
+
+    /// Ends the lease if its deadline has passed; returns whether it has. Nothing extends it from
+    /// then on.
+    pub fn expire(&mut self, now: Boottime) -> bool {
+        self.expired |= self.deadline.is_some_and(|deadline| deadline <= now);
+        self.expired
+    }
+
+    /// The deadline by the host's clock as it is set now.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.deadline.map(|deadline| SystemTime::now() + deadline.left(Boottime::now()))
+    }
+
+    fn live(&self) -> Result<(), Expired> {
+        if self.expired { Err(Expired) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: u64) -> Boottime {
+        Boottime(Duration::from_secs(secs))
+    }
+
+    fn lasting(secs: Option<u64>) -> TermsChange {
+        TermsChange { timeout: Some(secs.map(Duration::from_secs)), ..TermsChange::default() }
+    }
+
+    fn change(lease: &mut Lease, change: TermsChange, now: Boottime) -> Result<(), Expired> {
+        lease.change(change, now, |_| Ok::<_, ()>(())).map(Result::unwrap)
+    }
+
+    fn lease(timeout_s: u64) -> Lease {
+        let mut lease = Lease::default();
+        change(&mut lease, lasting(Some(timeout_s)), at(100)).unwrap();
+        lease
+    }
+
+    #[test]
+    fn a_lease_without_a_timeout_never_ends() {
+        let mut lease = Lease::default();
+        lease.begin(at(1));
+        lease.extend(Some(Duration::from_secs(1)), at(1)).unwrap();
+        assert!(!lease.expire(at(u64::MAX)));
+        assert_eq!(lease.expires_at(), None);
+    }
+
+    #[test]
+    fn a_change_may_shorten_and_a_touch_only_extends() {
+        let mut lease = lease(50);
+        lease.extend(Some(Duration::from_secs(10)), at(110)).unwrap();
+        assert_eq!(lease.deadline, Some(at(150)));
+        lease.extend(None, at(110)).unwrap();
+        assert_eq!(lease.deadline, Some(at(160)));
+        change(&mut lease, lasting(Some(5)), at(120)).unwrap();
+        assert_eq!(lease.deadline, Some(at(125)));
+        change(&mut lease, TermsChange::default(), at(121)).unwrap();
+        assert_eq!(lease.deadline, Some(at(125)));
+        change(&mut lease, lasting(None), at(122)).unwrap();
+        assert_eq!(lease.deadline, None);
+    }
+
+    #[test]
+    fn what_has_expired_stays_so() {
+        let mut lease = lease(50);
+        assert!(!lease.expire(at(149)));
+        assert!(lease.expire(at(150)));
+        assert_eq!(change(&mut lease, lasting(None), at(150)), Err(Expired));
+        assert_eq!(lease.extend(Some(Duration::from_secs(99)), at(150)), Err(Expired));
+        assert!(lease.expire(at(151)));
+    }
+
+    #[test]
+    fn metadata_are_set_and_removed_by_name() {
+        let mut lease = Lease::default();
+        let with = |pairs: &[(&str, Option<&str>)]| TermsChange {
+            metadata: pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned)))
+                .collect(),
+            ..TermsChange::default()
+        };
+        change(&mut lease, with(&[("a", Some("1")), ("b", Some("2"))]), at(1)).unwrap();
+        change(&mut lease, with(&[("b", None), ("c", None), ("a", Some("3"))]), at(1)).unwrap();
+        let expect = BTreeMap::from([("a".to_owned(), "3".to_owned())]);
+        assert_eq!(lease.terms.metadata, expect);
+        // Everything, or nothing.
+        let wanted = TermsChange { timeout: lasting(Some(1)).timeout, ..with(&[("d", Some("4"))]) };
+        let refused = lease.change(wanted, at(1), |metadata| Err(metadata.len()));
+        assert_eq!(refused, Ok(Err(2)));
+        assert_eq!((&lease.terms.metadata, lease.deadline), (&expect, None));
+    }
+}
