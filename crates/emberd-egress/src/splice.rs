@@ -24,7 +24,7 @@ pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
 const HALF_IDLE_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// Bytes that are read from a destination in one go (32 KiB).
-const READ_BYTES: usize = 32 << 10;
+const READ_BYTES: usize = 64 << 10;
 
 /// Why a connection was cut before both sides had ended it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

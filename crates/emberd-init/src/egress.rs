@@ -30,6 +30,7 @@ mod program;
 mod relay;
 mod resolver;
 mod session;
+mod stream;
 mod watch;
 
 use capture::{Capture, CaptureError, Sockets};

@@ -20,7 +20,7 @@ pub(super) const STREAMS_MAX: usize = 1024 + 256;
 pub(super) const UNREAD_BYTES_MAX: usize = 64 << 20;
 
 /// Most bytes of one stream that wait until the guest takes them (32 KiB).
-pub(super) const UNSENT_BYTES_MAX: usize = 32 << 10;
+pub(super) const UNSENT_BYTES_MAX: usize = 64 << 10;
 
 /// Resets that wait until the guest takes them; nothing more is read from it in the meantime.
 pub(super) const RESETS_MAX: usize = 1024;
@@ -30,7 +30,7 @@ pub(super) const RESETS_MAX: usize = 1024;
 pub(super) const HEADER_BYTES: usize = 12;
 
 /// Bytes of one stream that are sent before another's turn (32 KiB).
-pub(super) const PIECE_BYTES_MAX: usize = 32 << 10;
+pub(super) const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes that are sent in one write, less one piece.
 pub(super) const BATCH_BYTES: usize = 48 << 10;

@@ -10,23 +10,24 @@ use std::sync::Arc;
 
 use emberd_proto::egress::{EgressAnswer, EgressRequest, encode_frame};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::Semaphore;
-use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use super::capture::is_of_guest;
 use super::frame::read_answer;
 use super::names::Names;
-use super::session::{MUX_LAYERS, Sessions, Stream};
+use super::session::{MUX_LAYERS, Sessions};
+use super::stream::{FromHost, Stream, ToHost};
 use crate::gather::frame_bytes_max;
 
 /// Maximum number of relayed connections; further ones are reset. A policy allows no more.
 pub const RELAYS_MAX: usize = 1024;
 
-/// Bytes of a program that travel with its request, and bytes that are moved in one go in either
-/// direction while little comes (4 KiB), or much (two whole frames, 64 KiB): fewer, larger pieces
-/// are fewer switches between the program and the agent.
+/// Bytes of a program that travel with its request, and that are moved in one go while little comes
+/// (4 KiB), or much (two whole frames, 64 KiB): fewer, larger pieces are fewer switches between the
+/// program and the agent.
 const CHUNK_BYTES: RangeInclusive<usize> = (4 << 10)..=2 * frame_bytes_max(MUX_LAYERS);
 
 /// Relays connections.
@@ -96,30 +97,38 @@ async fn carry_bytes(
     request.resize(encoded_bytes + CHUNK_BYTES.start(), 0);
     let first_bytes = program.try_read(&mut request[encoded_bytes..]).unwrap_or(0);
     request.truncate(encoded_bytes + first_bytes);
-    let (mut from_host, mut to_host) = tokio::io::split(stream.compat());
+    let (mut from_host, mut to_host) = stream.split();
     let (from_program, to_program) = program.split();
     to_host.write_all(&request).await?;
     drop(request);
-    let down = async {
+    let answered = async {
         match read_answer(&mut from_host).await? {
-            EgressAnswer::Opened => copy(from_host, to_program).await,
+            EgressAnswer::Opened => down(from_host, to_program).await,
             EgressAnswer::Refused { .. } => Err(io::ErrorKind::ConnectionRefused.into()),
             EgressAnswer::Resolved { .. } => Err(io::ErrorKind::InvalidData.into()),
         }
     };
-    tokio::try_join!(copy(from_program, to_host), down)?;
+    tokio::try_join!(up(from_program, to_host), answered)?;
     Ok(())
 }
 
-/// Moves bytes from one side to the other, and the end.
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+/// Moves what the host sends.
+async fn down(mut host: FromHost, mut program: WriteHalf<'_>) -> io::Result<()> {
+    while let Some(packet) = host.packet().await? {
+        program.write_all(packet.as_ref()).await?;
+    }
+    program.shutdown().await
+}
+
+/// Moves what the program sends.
+async fn up(mut program: ReadHalf<'_>, mut host: ToHost) -> io::Result<()> {
     let mut chunk = vec![0; *CHUNK_BYTES.start()];
     loop {
-        let bytes = from.read(&mut chunk).await?;
+        let bytes = program.read(&mut chunk).await?;
         if bytes == 0 {
-            return to.shutdown().await;
+            return host.shutdown().await;
         }
-        to.write_all(&chunk[..bytes]).await?;
+        host.write_all(&chunk[..bytes]).await?;
         // A connection that moves little holds little.
         let room = if bytes == chunk.len() { 4 * bytes } else { chunk.len().min(8 * bytes) };
         let room = room.clamp(*CHUNK_BYTES.start(), *CHUNK_BYTES.end());

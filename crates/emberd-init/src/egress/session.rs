@@ -7,10 +7,8 @@
 //! Every stream fails when its session ends, and with it the connection that it carries.
 
 use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use futures::io::{AsyncRead, AsyncWrite};
@@ -19,6 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use yamux::{Connection, Mode};
 
+use super::stream::Stream;
 use super::watch::{Watch, Watched};
 use crate::gather::{Gather, mux_config};
 
@@ -115,57 +114,12 @@ impl Session {
         self.opens.send(opened).await.ok()?;
         let mux = stream.await.ok()?;
         self.watch.add(mux.id().val());
-        Some(Stream { mux, watch: Arc::clone(&self.watch) })
+        Some(Stream::new(mux, Arc::clone(&self.watch)))
     }
 
     /// Waits until the session has ended.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
-    }
-}
-
-/// A stream to the host. Dropping it before both directions have ended resets it.
-#[derive(Debug)]
-pub struct Stream {
-    mux: yamux::Stream,
-    watch: Arc<Watch>,
-}
-
-impl AsyncRead for Stream {
-    /// Fails with `ECONNRESET` where the mux reports a reset, or the end of its session, as an
-    /// end of data.
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let bytes = ready!(Pin::new(&mut self.mux).poll_read(context, buffer))?;
-        let failed = bytes == 0 && !buffer.is_empty() && self.watch.failed(self.mux.id().val());
-        Poll::Ready(if failed { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(bytes) })
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.mux).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.mux).poll_flush(context)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.mux).poll_close(context)
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.watch.remove(self.mux.id().val());
     }
 }
 
