@@ -23,7 +23,7 @@ pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
 /// The same once one direction has ended.
 const HALF_IDLE_MAX: Duration = Duration::from_secs(10 * 60);
 
-/// Bytes that are read from a destination in one go (32 KiB).
+/// Bytes that are read from a destination in one go (64 KiB).
 const READ_BYTES: usize = 64 << 10;
 
 /// Why a connection was cut before both sides had ended it.

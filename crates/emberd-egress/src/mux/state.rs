@@ -19,7 +19,7 @@ pub(super) const STREAMS_MAX: usize = 1024 + 256;
 /// is reset.
 pub(super) const UNREAD_BYTES_MAX: usize = 64 << 20;
 
-/// Most bytes of one stream that wait until the guest takes them (32 KiB).
+/// Most bytes of one stream that wait until the guest takes them (64 KiB).
 pub(super) const UNSENT_BYTES_MAX: usize = 64 << 10;
 
 /// Resets that wait until the guest takes them; nothing more is read from it in the meantime.
@@ -29,7 +29,7 @@ pub(super) const RESETS_MAX: usize = 1024;
 /// four, length in four.
 pub(super) const HEADER_BYTES: usize = 12;
 
-/// Bytes of one stream that are sent before another's turn (32 KiB).
+/// Bytes of one stream that are sent before another's turn (64 KiB).
 pub(super) const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes that are sent in one write, less one piece.

@@ -87,12 +87,7 @@ def fetch(to, what, left):
         into = bytearray(1 << 16)
         while left > 0:
             left -= s.recv_into(into) or left
-def download(to):
-    began = now()
-    fetch(to, b'd', BYTES + 1)
-    yield now() - began
-def upload(to):
-    began = now()
+def send(to):
     with socket.create_connection(to) as s:
         s.sendall(b'u')
         piece = bytes(1 << 16)
@@ -100,13 +95,23 @@ def upload(to):
             s.sendall(piece)
         s.shutdown(socket.SHUT_WR)
         assert s.recv(1) == b'.'
-    yield now() - began
-def download_streams(to):
+def fetch_streams(to):
     threads = [threading.Thread(target=fetch, args=(to, b'D', PART + 1)) for _ in range(STREAMS)]
-    began = now()
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
+def second(transfer, *args):
+    # An emulated processor translates the code of a process when it runs first. The server in the
+    # guest, which the tunnel reaches, has run before, too.
+    transfer(*args)
+    began = now()
+    transfer(*args)
     yield now() - began
+def download(to):
+    yield from second(fetch, to, b'd', BYTES + 1)
+def upload(to):
+    yield from second(send, to)
+def download_streams(to):
+    yield from second(fetch_streams, to)
 def exchanges(to, go_on):
     with socket.create_connection(to) as s:
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
