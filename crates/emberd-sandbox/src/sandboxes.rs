@@ -38,14 +38,15 @@ struct Inner {
 }
 
 impl Sandboxes {
-    /// Locks the run directory and removes what an earlier daemon left in it; with templates,
-    /// begins to build them and to fill the pools. Blocks.
+    /// Locks the run directory and removes what an earlier daemon left in it; begins to end
+    /// sandboxes at their deadlines, and with templates to build those and to fill the pools.
+    /// Blocks.
     ///
     /// # Errors
     /// [`OpenError`].
     ///
     /// # Panics
-    /// With templates, outside of a tokio runtime.
+    /// Outside of a tokio runtime.
     pub fn open(config: SandboxesConfig, images: Images, vmm: AnyVmm) -> Result<Self, OpenError> {
         let sandboxes_max = config.sandboxes_max;
         let sources = Arc::new(Sources::open(config, images, vmm)?);
