@@ -169,8 +169,7 @@ impl State {
             ("GET", ["healthz"]) => (200, json!({"status": "ok"})),
             ("GET", ["info"]) => (200, self.info()),
             ("POST", ["sandboxes"]) => self.create(&serde_json::from_slice(body).unwrap()),
-            ("GET", ["sandboxes"]) => (200, self.list()),
-            ("GET", ["sandboxes?metadata=run%3D1"]) => (200, self.list()),
+            ("GET", ["sandboxes" | "sandboxes?metadata=run%3D1"]) => (200, self.list()),
             ("GET", ["sandboxes", id]) => self.get(id),
             ("PATCH", ["sandboxes", id]) | ("POST", ["sandboxes", id, "touch"]) => {
                 if let Some(vm) = self.sandboxes.lock().unwrap().get_mut(*id) {
@@ -261,7 +260,7 @@ impl State {
 
     fn show(&self, id: &str, vm: &Vm) -> Value {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        // Half a second more than the time left is to be shown as.
+        // Half a second later, so that all of the timeout is left when it is shown.
         let expires_at = |ms: u64| u64::try_from(now.as_millis()).unwrap() + ms + 500;
         let timeout_ms = vm.terms["timeout_ms"].as_u64();
         let metadata = vm.terms["metadata"].as_object().cloned().unwrap_or_default();
