@@ -108,15 +108,14 @@ pub struct Totals {
 
 impl Sandbox {
     pub fn new(daemon: Arc<Daemon>, policy: &Arc<Policy>) -> Self {
+        // In lookups whose answers are kept.
+        let kept_lookups_per_s = LOOKUPS_PER_S * KEPT_PER_LOOKUP;
         let sandbox = Self {
             daemon,
             log: Log::new(),
             traffic: Traffic::new(policy.limits()),
             opens: Bucket::new(0, 0),
-            lookups: Bucket::new(
-                LOOKUPS_PER_S * KEPT_PER_LOOKUP,
-                2 * LOOKUPS_PER_S * KEPT_PER_LOOKUP,
-            ),
+            lookups: Bucket::new(kept_lookups_per_s, 2 * kept_lookups_per_s),
             lookups_under_way: Arc::default(),
             lookups_begun: Arc::new(Semaphore::new(LOOKUPS_UNDER_WAY_MAX)),
             connections: Arc::default(),

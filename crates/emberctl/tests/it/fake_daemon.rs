@@ -265,8 +265,9 @@ impl State {
         let timeout_ms = vm.terms["timeout_ms"].as_u64();
         let metadata = vm.terms["metadata"].as_object().cloned().unwrap_or_default();
         json!({
+            "id": id, "language_pack": vm.pack, "state": "ready", "created_at_ms": 0,
             "timeout_ms": timeout_ms, "expires_at_ms": timeout_ms.map(expires_at),
-            "metadata": metadata, "id": id, "language_pack": vm.pack, "state": "ready", "created_at_ms": 0,
+            "metadata": metadata,
             "boot_path": "snapshot-restore", "vmm_pid": vm.process.id(), "dir": self.dir(id),
             "boot": {"vmm_us": 50_000, "load_us": 10_000, "guest_us": 1_930_000,
                 "renew_us": 4_000, "warm_up_us": 6_000},

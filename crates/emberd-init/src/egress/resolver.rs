@@ -22,7 +22,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use super::dns::{Answer, Asked, Over, QUERY_BYTES_MAX, Query};
 use super::frame::read_answer;
@@ -154,10 +153,10 @@ impl Resolver {
         let request = EgressRequest::Resolve { name: name.to_owned(), family };
         let request = encode_frame(&request).ok()?;
         let ask = async {
-            let mut stream = session.open().await?.compat();
-            stream.write_all(&request).await.ok()?;
-            stream.shutdown().await.ok()?;
-            read_answer(&mut stream).await.ok()
+            let (mut from_host, mut to_host) = session.open().await?.split();
+            to_host.write_all(&request).await.ok()?;
+            to_host.shutdown().await.ok()?;
+            read_answer(&mut from_host).await.ok()
         };
         let answer = tokio::select! {
             answer = timeout(LOOKUP_MAX, ask) => answer.ok()??,

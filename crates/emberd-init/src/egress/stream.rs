@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures::Stream as _;
-use futures::io::{AsyncRead, AsyncWrite};
+use futures::io::{AsyncRead as _, AsyncWrite as _};
 use parking_lot::Mutex;
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use yamux::Packet;
 
 use super::watch::Watch;
@@ -21,56 +21,23 @@ pub struct Stream {
     watch: Arc<Watch>,
 }
 
-impl AsyncRead for Stream {
-    /// Fails with `ECONNRESET` where the mux reports a reset, or the end of its session, as an
-    /// end of data.
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let bytes = ready!(Pin::new(&mut self.mux).poll_read(context, buffer))?;
-        let failed = bytes == 0 && !buffer.is_empty() && self.watch.failed(self.mux.id().val());
-        Poll::Ready(if failed { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(bytes) })
-    }
-}
-
 impl Stream {
     /// Carries the bytes of `mux`, whose session `watch` watches.
     pub fn new(mux: yamux::Stream, watch: Arc<Watch>) -> Self {
         Self { mux, watch }
     }
 
-    /// Returns data of the host as they came in one frame; none at their end. Fails as reading
-    /// does.
-    fn poll_packet(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Packet>>> {
-        let packet = ready!(Pin::new(&mut self.mux).poll_next(context)).transpose()?;
-        let failed = packet.is_none() && self.watch.failed(self.mux.id().val());
-        Poll::Ready(if failed { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(packet) })
+    /// Fails with `ECONNRESET` where the mux reports a reset, or the end of its session, as an
+    /// end of data.
+    fn check_end(&self) -> io::Result<()> {
+        let failed = self.watch.failed(self.mux.id().val());
+        if failed { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
 
     /// Splits the stream into its directions.
     pub fn split(self) -> (FromHost, ToHost) {
         let stream = Arc::new(Mutex::new(self));
         (FromHost(Arc::clone(&stream)), ToHost(stream))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.mux).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.mux).poll_flush(context)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.mux).poll_close(context)
     }
 }
 
@@ -85,20 +52,36 @@ impl Drop for Stream {
 pub struct FromHost(Arc<Mutex<Stream>>);
 
 impl FromHost {
-    /// As [`Stream::poll_packet`]. What is read in this way is not copied.
+    /// Returns the data of one frame, which are not copied; none at the end of data. Fails as
+    /// reading does.
     pub async fn packet(&mut self) -> io::Result<Option<Packet>> {
-        poll_fn(|context| self.0.lock().poll_packet(context)).await
+        poll_fn(|context| {
+            let mut stream = self.0.lock();
+            let packet = ready!(Pin::new(&mut stream.mux).poll_next(context)).transpose()?;
+            if packet.is_none() {
+                stream.check_end()?;
+            }
+            Poll::Ready(Ok(packet))
+        })
+        .await
     }
 }
 
-impl tokio::io::AsyncRead for FromHost {
+impl AsyncRead for FromHost {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let room = buffer.initialize_unfilled();
-        let bytes = ready!(Pin::new(&mut *self.0.lock()).poll_read(context, room))?;
+        if room.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut stream = self.0.lock();
+        let bytes = ready!(Pin::new(&mut stream.mux).poll_read(context, room))?;
+        if bytes == 0 {
+            stream.check_end()?;
+        }
         buffer.advance(bytes);
         Poll::Ready(Ok(()))
     }
@@ -108,20 +91,20 @@ impl tokio::io::AsyncRead for FromHost {
 #[derive(Debug)]
 pub struct ToHost(Arc<Mutex<Stream>>);
 
-impl tokio::io::AsyncWrite for ToHost {
+impl AsyncWrite for ToHost {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.lock()).poll_write(context, bytes)
+        Pin::new(&mut self.0.lock().mux).poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.lock()).poll_flush(context)
+        Pin::new(&mut self.0.lock().mux).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.lock()).poll_close(context)
+        Pin::new(&mut self.0.lock().mux).poll_close(context)
     }
 }
