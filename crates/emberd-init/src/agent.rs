@@ -18,6 +18,7 @@ use crate::exec::Leftovers;
 use crate::machine::{self, Held, RenewError};
 use crate::metrics::Usage;
 use crate::process_tree::Cgroups;
+use crate::programs::Kept;
 use crate::reaper::Reaper;
 use crate::zygote::Zygote;
 
@@ -43,6 +44,8 @@ pub struct Agent {
     pub usage: Usage,
     /// Readers of the output of programs that were left behind.
     pub leftovers: Leftovers,
+    /// Processes that wait for work.
+    pub kept: Kept,
     /// Waits for all children.
     pub reaper: Reaper,
     /// The pack's warm interpreter, if it has one.
@@ -69,6 +72,7 @@ impl Agent {
             egress: Egress::unavailable(NO_EGRESS.to_owned()),
             usage: Usage::default(),
             leftovers: Leftovers::default(),
+            kept: Kept::default(),
             reaper: Reaper::default(),
             scratch,
             execs: AtomicU64::new(0),

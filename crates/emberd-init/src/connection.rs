@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use emberd_proto::frame::{self, BULK_BYTES_MAX};
 use emberd_proto::message::GENERATION;
 use emberd_proto::{
-    Decoder, EgressCapture, Frame, FrameError, GuestMessage, HostMessage, Kind, Refusal,
+    Decoder, EgressCapture, Frame, FrameError, GuestMessage, HostMessage, Kind, Metrics, Refusal,
     RefusalCode, Renewed, Settled, Welcome, chain,
 };
 use tokio::io::{
@@ -278,7 +278,8 @@ async fn operate(
         }
         HostMessage::Dial { port } => dial::run(connection, port).await,
         HostMessage::Metrics => {
-            let metrics = agent.usage.metrics();
+            let program_count = Some(agent.kept.program_count());
+            let metrics = Metrics { program_count, ..agent.usage.metrics() };
             connection.outgoing.send(&GuestMessage::Metrics(metrics)).await
         }
         HostMessage::Egress | HostMessage::Unknown => {

@@ -29,6 +29,7 @@ use crate::exec::{
 };
 use crate::process::NewProcess;
 use crate::process_tree::{Cgroup, ProcessTree};
+use crate::programs::KeptProcess;
 use crate::users::{self, User};
 use crate::zygote::Work;
 
@@ -101,6 +102,7 @@ fn no_such(agent: &Agent, spec: &ContextSpec) -> String {
 struct Interpreter {
     program: Program,
     channel: Channel,
+    _kept: KeptProcess,
 }
 
 async fn launch(
@@ -141,6 +143,7 @@ async fn fork(
     let (channel, theirs) = Channel::open().map_err(LaunchError::Pipes)?;
     let started = spare.set_to_file(&work, Path::new(file), theirs);
     Ok(started.map(|(slot, leader)| Interpreter {
+        _kept: agent.kept.keep(leader.pid()),
         program: Program::new(slot, leader, StartedBy::Zygote),
         channel,
     }))
@@ -168,7 +171,8 @@ fn spawn(
     process.user = user;
     let (pid, exit) = agent.reaper.start(&process).map_err(refused)?;
     let leader = Leader::new(exit, ProcessTree { leader: pid, cgroup: slot.cgroup.take() });
-    Ok(Interpreter { program: Program::new(slot, leader, StartedBy::Spawn), channel })
+    let (program, kept) = (Program::new(slot, leader, StartedBy::Spawn), agent.kept.keep(pid));
+    Ok(Interpreter { program, channel, _kept: kept })
 }
 
 /// Moves lines and output until the interpreter ends.
@@ -177,7 +181,7 @@ async fn attend(
     interpreter: &mut Interpreter,
 ) -> Result<ExecExit, ConnectionError> {
     let Connection { incoming, outgoing } = connection;
-    let Interpreter { program, channel } = interpreter;
+    let Interpreter { program, channel, .. } = interpreter;
     let Program { leader, streams, .. } = program;
     let (stdout, stderr) = (&mut streams.stdout, &mut streams.stderr);
     let end = loop {

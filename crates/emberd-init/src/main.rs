@@ -27,6 +27,7 @@ mod machine;
 mod metrics;
 mod process;
 mod process_tree;
+mod programs;
 mod reaper;
 mod serve;
 mod sys;

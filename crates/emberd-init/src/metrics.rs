@@ -38,6 +38,7 @@ impl Usage {
             disk_total_bytes,
             disk_used_bytes,
             process_count: process_count(),
+            program_count: None,
             uptime_ms: agent::boot_time_us() / 1000,
         }
     }

@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 
 mod descent;
 
+pub use descent::living_below;
+
 /// Makes orphaned descendants children of this process.
 ///
 /// # Errors

@@ -234,7 +234,8 @@ impl Zygote {
                 state.failures = 0;
                 state.children.insert(pid.get());
                 let exit = agent.reaper.expect(pid.get());
-                state.hand_over(Spare::new(slot, pid.get(), socket, exit));
+                let kept = agent.kept.keep(pid.get());
+                state.hand_over(Spare::new(slot, kept, socket, exit));
             }
             Message::Failed { failed, error } => {
                 if state.asked.remove(&failed).is_none() {

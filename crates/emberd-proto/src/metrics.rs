@@ -25,6 +25,11 @@ pub struct Metrics {
     pub disk_used_bytes: u64,
     /// Number of processes.
     pub process_count: u32,
+    /// Number of processes of callers: programs that run, and what they left behind. Interpreters
+    /// of contexts, and what the language pack keeps ready, do not count; what a context started
+    /// does. Absent where the agent of the image is older.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program_count: Option<u32>,
     /// Time since the start of the guest's kernel, in milliseconds.
     pub uptime_ms: u64,
 }

@@ -26,12 +26,16 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
 
 fn text(metrics: &Metrics) -> String {
     let of = |used, total| format!("{} of {}", bytes(used), bytes(total));
+    let processes = match metrics.program_count {
+        Some(programs) => format!("{}, {programs} of callers", metrics.process_count),
+        None => metrics.process_count.to_string(),
+    };
     output::facts(&[
         ("processors", format!("{:.1} % of {}", metrics.cpu_used_percent, metrics.cpu_count)),
         ("memory", of(metrics.memory_used_bytes, metrics.memory_total_bytes)),
         ("cached files", bytes(metrics.memory_cached_bytes)),
         ("disk", of(metrics.disk_used_bytes, metrics.disk_total_bytes)),
-        ("processes", metrics.process_count.to_string()),
+        ("processes", processes),
         ("up for", format!("{}.{} s", metrics.uptime_ms / 1000, metrics.uptime_ms % 1000 / 100)),
     ])
 }

@@ -39,6 +39,16 @@ pub fn tree(proc: &Path, leader: i32) -> Vec<i32> {
     members(&processes(proc), leader).into_iter().collect()
 }
 
+/// Returns the living descendants of `root`, as they are now.
+pub fn living_below(proc: &Path, root: u32) -> Vec<u32> {
+    let processes = processes(proc);
+    let root = root.cast_signed();
+    let mut below = members(&processes, root);
+    below.remove(&root);
+    let living = processes.iter().filter(|process| !process.dead && below.contains(&process.pid));
+    living.map(|process| process.pid.cast_unsigned()).collect()
+}
+
 /// Sends `what`; it is not an error if the process has just ended.
 pub fn signal(pid: i32, what: Signal) {
     send_signal(Pid::from_raw(pid), what).ok();
@@ -50,6 +60,8 @@ struct Process {
     pid: i32,
     parent: i32,
     session: i32,
+    /// Whether the process has ended and is not reaped yet.
+    dead: bool,
 }
 
 impl Process {
@@ -58,10 +70,11 @@ impl Process {
     fn parse(stat: &str) -> Option<Self> {
         let (pid, rest) = stat.split_once(' ')?;
         let (_name, rest) = rest.rsplit_once(')')?;
-        let mut fields = rest.split_ascii_whitespace().skip(1);
+        let mut fields = rest.split_ascii_whitespace();
+        let dead = matches!(fields.next()?, "Z" | "X");
         let parent = fields.next()?.parse().ok()?;
         let session = fields.nth(1)?.parse().ok()?;
-        Some(Self { pid: pid.parse().ok()?, parent, session })
+        Some(Self { pid: pid.parse().ok()?, parent, session, dead })
     }
 }
 
@@ -97,9 +110,11 @@ mod tests {
 
     #[test]
     fn stat_is_parsed_whatever_the_program_calls_itself() {
-        let expect = Some(Process { pid: 42, parent: 7, session: 9 });
+        let expect = Some(Process { pid: 42, parent: 7, session: 9, dead: false });
         assert_eq!(Process::parse("42 (sh) S 7 8 9 0 -1 4194304"), expect);
         assert_eq!(Process::parse("42 (a) R 1 1 1) S 7 8 9 0 -1"), expect);
+        let dead = expect.map(|process| Process { dead: true, ..process });
+        assert_eq!(Process::parse("42 (sh) Z 7 8 9 0 -1"), dead);
         assert_eq!(Process::parse("42 (sh) S 7 8"), None);
         assert_eq!(Process::parse("42 (sh"), None);
         assert_eq!(Process::parse(""), None);
@@ -107,7 +122,7 @@ mod tests {
 
     #[test]
     fn tree_holds_session_and_descendants_and_nobody_else() {
-        let process = |pid, parent, session| Process { pid, parent, session };
+        let process = |pid, parent, session| Process { pid, parent, session, dead: false };
         let table = [
             process(1, 0, 1),
             process(14, 12, 14), // grandchild, listed before its parent

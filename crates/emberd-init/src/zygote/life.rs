@@ -21,6 +21,7 @@ use super::{Malformed, State, Zygote, load};
 use crate::agent::Agent;
 use crate::console;
 use crate::process::NewProcess;
+use crate::programs::KeptProcess;
 use crate::reaper::Exit;
 
 /// Environment variable with the number of the zygote's control socket.
@@ -97,7 +98,7 @@ async fn live(agent: &Agent, zygote: &Zygote) -> Result<Infallible, LifeError> {
     let Err(error) = attend(agent, zygote, &mut process).await;
     if !matches!(error, LifeError::Ended(_)) && process.exit.is_empty() {
         // The process has not been reaped, so the pid is still its own.
-        kill(Pid::from_raw(process.pid.cast_signed()), Signal::SIGKILL).ok();
+        kill(Pid::from_raw(process.kept.pid().cast_signed()), Signal::SIGKILL).ok();
         process.exit.await.ok();
     }
     // Reports that the zygote sent before it ended are still valid.
@@ -164,7 +165,7 @@ impl Zygote {
 /// A running zygote.
 #[derive(Debug)]
 struct Process {
-    pid: u32,
+    kept: KeptProcess,
     exit: Exit,
     control: Control,
     /// Standard output and standard error of the zygote.
@@ -189,7 +190,7 @@ impl Process {
         let words = [Receiver::from_owned_fd(output)?, Receiver::from_owned_fd(complaints)?];
         let control = Control::new(ours)?;
         let (pid, exit) = agent.reaper.start(&new)?;
-        Ok(Self { pid, exit, control, words, _stdin: input })
+        Ok(Self { kept: agent.kept.keep(pid), exit, control, words, _stdin: input })
     }
 }
 

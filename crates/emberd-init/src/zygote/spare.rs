@@ -22,6 +22,7 @@ use tokio::net::UnixStream;
 use crate::environment::Environment;
 use crate::exec::{LaunchError, Leader, Slot};
 use crate::process_tree::ProcessTree;
+use crate::programs::KeptProcess;
 use crate::reaper::Exit;
 
 /// Maximum size of a report, in bytes.
@@ -34,16 +35,16 @@ const COUNT_BYTES: usize = size_of::<u32>();
 #[derive(Debug)]
 pub struct Spare {
     slot: Slot,
-    pid: u32,
+    process: KeptProcess,
     socket: UnixStream,
     exit: Exit,
 }
 
 impl Spare {
-    /// Returns the child `pid` at the other end of `socket`, whose exit status comes through
+    /// Returns the child `process` at the other end of `socket`, whose exit status comes through
     /// `exit`.
-    pub fn new(slot: Slot, pid: u32, socket: UnixStream, exit: Exit) -> Self {
-        Self { slot, pid, socket, exit }
+    pub fn new(slot: Slot, process: KeptProcess, socket: UnixStream, exit: Exit) -> Self {
+        Self { slot, process, socket, exit }
     }
 
     /// Returns whether the child is alive, as far as is known.
@@ -53,7 +54,8 @@ impl Spare {
 
     /// Returns whether the child sleeps, which means that it waits for work.
     pub fn rests(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).unwrap_or_default();
         stat.rsplit_once(')').is_some_and(|(_name, rest)| rest.starts_with(" S "))
     }
 
@@ -88,7 +90,7 @@ impl Spare {
     }
 
     fn tell(self, message: &[u8]) -> Option<(Slot, Leader)> {
-        let Self { mut slot, pid, socket, exit } = self;
+        let Self { mut slot, process, socket, exit } = self;
         let fds = slot.stdio.each_ref().map(OwnedFd::as_raw_fd);
         let sent = sendmsg::<UnixAddr>(
             socket.as_raw_fd(),
@@ -101,7 +103,7 @@ impl Spare {
         if sent != Ok(message.len()) {
             return None;
         }
-        let tree = ProcessTree { leader: pid, cgroup: slot.cgroup.take() };
+        let tree = ProcessTree { leader: process.pid(), cgroup: slot.cgroup.take() };
         Some((slot, Leader::new(exit, tree).reporting(Report::new(socket))))
     }
 }

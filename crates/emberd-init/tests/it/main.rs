@@ -23,6 +23,8 @@ mod process_trees;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
+mod programs;
+#[cfg(test)]
 mod renewals;
 #[cfg(test)]
 mod shell_fidelity;
