@@ -104,6 +104,10 @@ pub struct CreateSandbox {
     /// Names and values that mean nothing to the daemon: at most 64, of 8 KiB in all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// Environment variables of every exec, process and context of the sandbox; the `env` of one
+    /// of them goes before. At most 1,024, of 128 KiB in all, together with that `env`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
 }
 
 /// A sandbox that was created.
@@ -220,6 +224,10 @@ pub struct Sandbox {
     /// Names and values that callers gave the sandbox.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
+    /// Names of the environment variables that the sandbox was created with. Their values, which
+    /// may be secrets, are not shown.
+    #[serde(default)]
+    pub env: Vec<String>,
 }
 
 /// Time that each stage of a microVM's start took, in microseconds. A microVM of the warm pool

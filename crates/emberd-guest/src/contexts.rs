@@ -157,7 +157,8 @@ impl<S: ByteStream> Contexts<S> {
     ///
     /// # Errors
     /// [`ContextError`].
-    pub async fn open(&self, spec: ContextSpec) -> Result<ContextView, ContextError> {
+    pub async fn open(&self, mut spec: ContextSpec) -> Result<ContextView, ContextError> {
+        self.session.add_env(&mut spec.env);
         spec.check().map_err(GuestError::from)?;
         self.session.host.stir();
         let too_many = || ContextError::TooMany(self.session.name.clone());

@@ -45,11 +45,12 @@ impl ExecTimes {
 /// Runs `spec`, once it has a permit. Dropping the future ends the program.
 pub(crate) async fn exec<S: ByteStream>(
     session: &Session<S>,
-    spec: ExecSpec,
+    mut spec: ExecSpec,
     stdin: &[u8],
     room: &mut Room<'_>,
     grace: Duration,
 ) -> Result<Executed, GuestError> {
+    session.add_env(&mut spec.env);
     spec.check()?;
     if stdin.len() > STDIN_BYTES_MAX {
         return Err(GuestError::StdinTooLarge(stdin.len()));

@@ -1,5 +1,6 @@
 //! The interface to the host that runs a guest.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 
 use emberd_proto::EgressDenials;
@@ -49,6 +50,11 @@ pub trait Host<S>: Send + Sync + 'static {
     /// denied.
     fn denied_since(&self, _mark: u64) -> EgressDenials {
         EgressDenials::default()
+    }
+
+    /// Environment variables of every program that does not set them itself. None by default.
+    fn env(&self) -> Option<&BTreeMap<String, String>> {
+        None
     }
 
     /// Notes that the guest is in use.

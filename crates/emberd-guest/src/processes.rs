@@ -46,8 +46,9 @@ impl<S: ByteStream> Processes<S> {
     ///
     /// # Errors
     /// [`ProcessError`].
-    pub async fn start(&self, spec: ProcessSpec) -> Result<Process, ProcessError> {
+    pub async fn start(&self, mut spec: ProcessSpec) -> Result<Process, ProcessError> {
         self.session.host.stir();
+        self.session.add_env(&mut spec.env);
         spec.check()?;
         let permit = self.registry.permit()?;
         let about = process::About::of(&spec);

@@ -3,6 +3,7 @@
 //! Every operation ends when the sandbox is deleted or its microVM ends. A guest that breaks the
 //! protocol is hostile or broken, and is ended at once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,13 @@ impl<S: ByteStream> Session<S> {
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             port_connections: Arc::new(Semaphore::new(PORT_CONNECTIONS_MAX)),
             idle: Mutex::new(Some(vec![first])),
+        }
+    }
+
+    /// Adds the sandbox's own variables to the `env` of a program, which may set them itself.
+    pub fn add_env(&self, env: &mut BTreeMap<String, String>) {
+        for (name, value) in self.host.env().into_iter().flatten() {
+            env.entry(name.clone()).or_insert_with(|| value.clone());
         }
     }
 

@@ -100,22 +100,25 @@ pub(crate) fn check_words<'a>(
     env: &BTreeMap<String, String>,
     cwd: Option<&str>,
 ) -> Result<(), SpecError> {
-    let within = |what, amount, limit| {
-        if amount > limit { Err(SpecError::TooLarge { what, amount, limit }) } else { Ok(()) }
-    };
-    let no_nul = |what, text: &str| {
-        if text.contains('\0') { Err(SpecError::Nul(what)) } else { Ok(()) }
-    };
     within("code, in bytes,", code.len(), CODE_BYTES_MAX)?;
     within("number of args", args.clone().count(), WORDS_MAX)?;
     within("args, in bytes,", args.clone().map(String::len).sum(), WORDS_BYTES_MAX)?;
-    within("number of env variables", env.len(), WORDS_MAX)?;
-    let env_bytes = env.iter().map(|(name, value)| name.len() + value.len()).sum();
-    within("env, in bytes,", env_bytes, WORDS_BYTES_MAX)?;
+    check_env(env)?;
     within("cwd, in bytes,", cwd.map_or(0, str::len), WORDS_BYTES_MAX)?;
     for arg in args {
         no_nul("an argument", arg)?;
     }
+    no_nul("cwd", cwd.unwrap_or_default())
+}
+
+/// Checks environment variables against the limits of this module.
+///
+/// # Errors
+/// The first limit that is broken.
+pub fn check_env(env: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    within("number of env variables", env.len(), WORDS_MAX)?;
+    let env_bytes = env.iter().map(|(name, value)| name.len() + value.len()).sum();
+    within("env, in bytes,", env_bytes, WORDS_BYTES_MAX)?;
     for (name, value) in env {
         if name.is_empty() || name.contains('=') {
             return Err(SpecError::EnvName(name.clone()));
@@ -123,7 +126,15 @@ pub(crate) fn check_words<'a>(
         no_nul("an environment variable's name", name)?;
         no_nul("an environment variable's value", value)?;
     }
-    no_nul("cwd", cwd.unwrap_or_default())
+    Ok(())
+}
+
+fn within(what: &'static str, amount: usize, limit: usize) -> Result<(), SpecError> {
+    if amount > limit { Err(SpecError::TooLarge { what, amount, limit }) } else { Ok(()) }
+}
+
+fn no_nul(what: &'static str, text: &str) -> Result<(), SpecError> {
+    if text.contains('\0') { Err(SpecError::Nul(what)) } else { Ok(()) }
 }
 
 /// A limit that a spec breaks.

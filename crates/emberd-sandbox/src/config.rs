@@ -1,12 +1,14 @@
 //! Configuration of the sandboxes and their warm pools.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use emberd_egress::Egress;
+use emberd_egress::{Egress, Policy};
 
 use crate::id::NodeKey;
+use crate::lifecycle::lease::Terms;
 
 /// Default time that the guest may take after an exec's own time limit to report it.
 pub const EXEC_GRACE_DEFAULT: Duration = Duration::from_secs(10);
@@ -41,6 +43,17 @@ pub struct SandboxesConfig {
     pub pool: Option<PoolConfig>,
     /// Carries the connections of programs; without it they reach nothing.
     pub egress: Option<Arc<Egress>>,
+}
+
+/// A sandbox to create.
+#[derive(Clone, Default)]
+pub struct SandboxSpec {
+    /// Timeout and metadata.
+    pub terms: Terms,
+    /// Egress policy that is in force when the sandbox is ready. Without one it reaches nothing.
+    pub policy: Option<Arc<Policy>>,
+    /// Environment variables of every program that does not set them itself.
+    pub env: BTreeMap<String, String>,
 }
 
 /// Configuration of the warm pools.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use emberd_guest::{ChannelError, GuestError};
 use emberd_image::PackName;
+use emberd_proto::SpecError;
 use emberd_vmm::{BootError, ExitReason, OrphanError};
 
 use crate::id::SandboxId;
@@ -87,6 +88,9 @@ pub enum CreateError {
     /// No such language pack is installed.
     #[error("unknown language pack `{0}`")]
     UnknownPack(PackName),
+    /// Its environment variables break a limit.
+    #[error(transparent)]
+    Env(#[from] SpecError),
     /// The limit of sandboxes is reached.
     #[error("the limit of {0} sandboxes is reached")]
     TooMany(usize),

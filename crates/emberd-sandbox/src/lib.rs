@@ -19,7 +19,7 @@ mod sandboxes;
 mod supply;
 
 pub use boot_path::{BootPath, BootTimes};
-pub use config::{EXEC_GRACE_DEFAULT, Pace, PoolConfig, SandboxesConfig};
+pub use config::{EXEC_GRACE_DEFAULT, Pace, PoolConfig, SandboxSpec, SandboxesConfig};
 pub use egress::EgressState;
 pub use emberd_guest::{
     Answer, CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ChannelError, ContextError, ContextId,

@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use emberd_egress::Policy;
 use emberd_image::{Images, PackName};
+use emberd_proto::exec::check_env;
 use emberd_vmm::{AnyVmm, Vmm as _, VmmDescription};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::boot_path::BootPath;
-use crate::config::SandboxesConfig;
+use crate::config::{SandboxSpec, SandboxesConfig};
 use crate::error::{CreateError, OpenError, Unknown};
 use crate::id::SandboxId;
 use crate::lifecycle::handle::Handle;
-use crate::lifecycle::lease::Terms;
 use crate::lifecycle::sandbox::{Created, SandboxView};
 use crate::lifecycle::table::Table;
 use crate::supply::create::{self, Wanted};
@@ -96,24 +95,23 @@ impl Sandboxes {
     /// # Errors
     /// [`CreateError`].
     pub async fn create(&self, pack: &PackName) -> Result<Created, CreateError> {
-        self.create_with(pack, Terms::default(), None).await
+        self.create_with(pack, SandboxSpec::default()).await
     }
 
-    /// As [`Self::create`], with terms, and with an egress policy that is in force when the
-    /// sandbox is ready. Without a policy it reaches nothing.
+    /// As [`Self::create`], as `spec` says.
     ///
     /// # Errors
     /// [`CreateError`].
     pub async fn create_with(
         &self,
         pack: &PackName,
-        terms: Terms,
-        policy: Option<Arc<Policy>>,
+        spec: SandboxSpec,
     ) -> Result<Created, CreateError> {
+        check_env(&spec.env)?;
         let sources = &*self.0.sources;
         let image = sources.base.images.packs.get(pack);
         let image = image.ok_or_else(|| CreateError::UnknownPack(pack.clone()))?;
-        let wanted = Wanted { pack, image, terms, policy };
+        let wanted = Wanted { pack, image, spec };
         let created = create::create(sources, &self.0.table, wanted).await?;
         self.0.deadlines.notify_one();
         Ok(created)

@@ -22,6 +22,10 @@ pub struct Args {
     /// Give the sandbox a name and a value that `ls` can filter by. Repeat the option for more.
     #[arg(long, value_parser = variable, value_name = "NAME=VALUE")]
     metadata: Vec<(String, String)>,
+    /// Set an environment variable of everything that runs in the sandbox. Repeat the option for
+    /// more.
+    #[arg(short, long, value_parser = variable, value_name = "NAME=VALUE")]
+    env: Vec<(String, String)>,
     #[command(flatten)]
     policy: PolicyArgs,
 }
@@ -37,6 +41,7 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
         timeout_ms: args.timeout.as_ms(),
         on_timeout: None,
         metadata: args.metadata.into_iter().collect(),
+        env: args.env.into_iter().collect(),
     };
     let created = client.create_with(&wanted).await?.answer;
     output.print(&created, || format!("{}\n", created.id))?;

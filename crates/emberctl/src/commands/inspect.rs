@@ -37,6 +37,9 @@ fn text(sandbox: &Sandbox) -> String {
     facts.push(("time left", left(sandbox, Clock::now())));
     let pairs = sandbox.metadata.iter().map(|(name, value)| format!("{name}={value}"));
     facts.extend(pairs.map(|pair| ("metadata", printable(&pair))));
+    if !sandbox.env.is_empty() {
+        facts.push(("variables", printable(&sandbox.env.join(", "))));
+    }
     facts.extend(sandbox.reason.clone().map(|reason| ("reason", reason)));
     facts.extend(sandbox.vmm_pid.map(|pid| ("VMM process", pid.to_string())));
     if let Some(boot) = &sandbox.boot {

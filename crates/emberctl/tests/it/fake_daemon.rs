@@ -71,6 +71,8 @@ struct Vm {
     pack: String,
     /// The policy that it was created with, and what has become of it.
     policy: Value,
+    /// Names of its environment variables.
+    env: Vec<String>,
     /// Timeout and metadata, as the last request set them.
     terms: Value,
     process: Child,
@@ -247,6 +249,9 @@ impl State {
             return unknown_pack(&pack);
         }
         let policy = body["egress"].clone();
+        let env: Vec<_> =
+            body["env"].as_object().into_iter().flat_map(serde_json::Map::keys).collect();
+        let env = env.into_iter().cloned().collect();
         let terms = json!({"timeout_ms": body["timeout_ms"], "metadata": body["metadata"]});
         // Stands for a VMM: waits for an input that never comes.
         let process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
@@ -254,7 +259,7 @@ impl State {
         if !self.flaws.elsewhere {
             std::fs::create_dir(self.dir(&id)).unwrap();
         }
-        self.sandboxes.lock().unwrap().insert(id.clone(), Vm { pack, policy, terms, process });
+        self.sandboxes.lock().unwrap().insert(id.clone(), Vm { pack, policy, env, terms, process });
         (201, json!({"id": id}))
     }
 
@@ -267,7 +272,7 @@ impl State {
         json!({
             "id": id, "language_pack": vm.pack, "state": "ready", "created_at_ms": 0,
             "timeout_ms": timeout_ms, "expires_at_ms": timeout_ms.map(expires_at),
-            "metadata": metadata,
+            "metadata": metadata, "env": vm.env,
             "boot_path": "snapshot-restore", "vmm_pid": vm.process.id(), "dir": self.dir(id),
             "boot": {"vmm_us": 50_000, "load_us": 10_000, "guest_us": 1_930_000,
                 "renew_us": 4_000, "warm_up_us": 6_000},

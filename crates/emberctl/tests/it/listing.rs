@@ -54,6 +54,10 @@ fn timeouts_and_metadata_are_set_and_shown() {
     for line in ["time left           10m", "metadata            run=1"] {
         assert!(printed(&text).lines().any(|shown| shown == line), "{}", printed(&text));
     }
+    let options = ["create", "-e", "TOKEN=s3cret", "--env", "A=b=c"];
+    let id2 = printed(&run(addr, &options)).trim().to_owned();
+    let text = run(addr, &["inspect", &id2]);
+    assert!(printed(&text).contains("variables           A, TOKEN\n"), "{}", printed(&text));
     let listed = run(addr, &["ls", "--metadata", "run=1"]);
     assert!(printed(&listed).contains("  10m   "), "{}", printed(&listed));
     assert_eq!(printed(&run(addr, &["timeout", &id, "2h"])), "2h\n");

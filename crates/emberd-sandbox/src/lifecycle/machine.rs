@@ -1,8 +1,9 @@
 //! The microVM of a sandbox, and the guest in it.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use emberd_guest::{End, Guest, Host, Link};
 use emberd_proto::EgressDenials;
@@ -98,6 +99,8 @@ pub(crate) struct GuestHost {
     pub closing: CancellationToken,
     /// None if the daemon carries no connections.
     pub egress: Option<Arc<Session>>,
+    /// Of the sandbox; empty until it is created.
+    pub env: Arc<OnceLock<BTreeMap<String, String>>>,
 }
 
 impl GuestHost {
@@ -139,6 +142,10 @@ impl Host<Stream> for GuestHost {
     fn denied_since(&self, mark: u64) -> EgressDenials {
         let session = self.egress.as_ref();
         session.map(|session| session.egress.denied_since(mark)).unwrap_or_default()
+    }
+
+    fn env(&self) -> Option<&BTreeMap<String, String>> {
+        self.env.get()
     }
 
     fn stir(&self) {

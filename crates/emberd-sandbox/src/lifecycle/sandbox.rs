@@ -1,7 +1,8 @@
 //! One sandbox: its identity, and its phase behind one lock.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use emberd_egress::SandboxEgress;
@@ -38,6 +39,8 @@ pub struct SandboxView {
     pub dir: PathBuf,
     /// Timeout and metadata.
     pub terms: Terms,
+    /// Names of the environment variables of its programs.
+    pub env: Vec<String>,
     /// When it will be deleted, by the host's clock as it is set now; none for never, and until
     /// the sandbox is ready.
     pub expires_at: Option<SystemTime>,
@@ -75,6 +78,8 @@ pub(crate) struct Sandbox {
     pub dir: PathBuf,
     /// None if the daemon carries no connections.
     pub egress: Option<Arc<Session>>,
+    /// Environment variables of its programs, set when it is created.
+    pub env: Arc<OnceLock<BTreeMap<String, String>>>,
     pub lease: Mutex<Lease>,
     /// None only while a transition is under way, under the lock.
     phase: Mutex<Option<Phase>>,
@@ -85,7 +90,7 @@ impl Sandbox {
         let creating = Creating { ending: CancellationToken::new(), making: Arc::default() };
         let egress = egress.map(|egress| Arc::new(Session::new(egress)));
         let (lease, phase) = (Mutex::default(), Mutex::new(Some(Phase::Creating(creating))));
-        Self { id, pack, dir, egress, lease, phase }
+        Self { id, pack, dir, egress, env: Arc::default(), lease, phase }
     }
 
     /// Reads the phase. Detects here that the VMM has ended, without waiting for a notification.
@@ -195,6 +200,7 @@ impl Sandbox {
             boot: boot.map(|(_, boot)| boot),
             dir: self.dir.clone(),
             terms: lease.terms.clone(),
+            env: self.env.get().into_iter().flat_map(BTreeMap::keys).cloned().collect(),
             expires_at: lease.expires_at(),
         }
     }

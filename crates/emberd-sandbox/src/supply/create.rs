@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use emberd_egress::Policy;
 use emberd_image::{PackImage, PackName};
 
 use super::base::Base;
 use super::boot::{self, Answered};
 use super::pool::Taken;
 use super::sources::Sources;
+use crate::config::SandboxSpec;
 use crate::error::CreateError;
-use crate::lifecycle::lease::{Boottime, Terms};
+use crate::lifecycle::lease::Boottime;
 use crate::lifecycle::machine::{GuestHost, Machine, Running};
 use crate::lifecycle::sandbox::{Created, Sandbox};
 use crate::lifecycle::table::Table;
@@ -19,8 +19,7 @@ use crate::lifecycle::table::Table;
 pub(crate) struct Wanted<'a> {
     pub pack: &'a PackName,
     pub image: &'a PackImage,
-    pub terms: Terms,
-    pub policy: Option<Arc<Policy>>,
+    pub spec: SandboxSpec,
 }
 
 /// Creates a sandbox and enters it in `table`: from the pool, else from a standby, else from the
@@ -32,7 +31,8 @@ pub(crate) async fn create(
     table: &Table,
     wanted: Wanted<'_>,
 ) -> Result<Created, CreateError> {
-    let Wanted { pack, image, terms, policy } = wanted;
+    let Wanted { pack, image, spec } = wanted;
+    let SandboxSpec { terms, policy, env } = spec;
     let pool = sources.pools.get(pack);
     let claim = || match pool.map_or(Taken::Nothing, |pool| pool.take(&sources.reaper)) {
         Taken::Ready(sandbox) => (sandbox, None),
@@ -45,6 +45,9 @@ pub(crate) async fn create(
         session.egress.begin(policy);
     }
     sandbox.lease.lock().terms = terms;
+    if !env.is_empty() {
+        sandbox.env.set(env).expect("a sandbox is created once");
+    }
     sources.base.activity.stir();
     sources.pools.wake.notify_one();
     let begin_lease = || sandbox.lease.lock().begin(Boottime::now());
@@ -101,6 +104,7 @@ pub(crate) async fn fulfil<E>(
         activity: Arc::clone(&base.activity),
         closing: base.closing.clone(),
         egress: sandbox.egress.clone(),
+        env: Arc::clone(&sandbox.env),
     };
     let guest = host.guest(sandbox.id.to_string(), link);
     match sandbox.answer(Running { machine, guest, boot_path, boot }) {

@@ -7,7 +7,7 @@ use emberd_egress::{CONNECTIONS_MAX_DEFAULT, Egress, Policy, SandboxEgress};
 use emberd_proto::egress::encode_frame;
 use emberd_proto::process::ProcessSpec;
 use emberd_proto::{ContextRun, ContextSpec, EgressDenials, EgressReason, EgressRequest, ExecSpec};
-use emberd_sandbox::{EgressState, RunEvent, SandboxesConfig, Terms};
+use emberd_sandbox::{EgressState, RunEvent, SandboxSpec, SandboxesConfig};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::fixture::{Fixture, shell, until};
@@ -33,8 +33,8 @@ async fn a_sandbox_of_the_pool_gets_its_policy_on_the_host() {
     fixture.build().await;
     fixture.filled().await;
     let policy = Arc::new(Policy::default());
-    let created =
-        fixture.sandboxes.create_with(&shell(), Terms::default(), Some(Arc::clone(&policy))).await;
+    let spec = SandboxSpec { policy: Some(Arc::clone(&policy)), ..SandboxSpec::default() };
+    let created = fixture.sandboxes.create_with(&shell(), spec).await;
     let handle = fixture.sandboxes.get(created.unwrap().id).unwrap();
     let egress = handle.egress().unwrap();
     assert!(Arc::ptr_eq(&egress.policy(), &policy));

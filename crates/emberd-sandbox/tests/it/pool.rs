@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use emberd_proto::ExecSpec;
-use emberd_sandbox::BootPath;
+use emberd_sandbox::{BootPath, SandboxSpec};
 use fake_firecracker::Double;
 use futures::FutureExt as _;
 use futures::future::join_all;
@@ -64,6 +64,18 @@ async fn sandbox_from_the_pool_is_there_at_once_and_replaced_behind() {
     assert_eq!((pool.ready, pool.target, pool.ceiling), (2, 2, 2));
     assert_eq!((pool.handed_out, pool.missed, pool.discarded), (1, 0, 0));
     assert_eq!(fixture.sandboxes.count(), 1);
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn sandbox_of_the_pool_gets_its_variables_when_it_is_created() {
+    let fixture = Fixture::pooled(1);
+    fixture.filled().await;
+    let env = [("STAGE".to_owned(), "test".to_owned())].into();
+    let spec = SandboxSpec { env, ..SandboxSpec::default() };
+    let created = fixture.sandboxes.create_with(&shell(), spec).await.unwrap();
+    assert_eq!(created.boot_path, BootPath::WarmPool);
+    assert_eq!(fixture.exec(created.id, "echo $STAGE").await.unwrap().stdout, "test\n");
     fixture.close().await;
 }
 

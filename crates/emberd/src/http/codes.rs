@@ -140,6 +140,7 @@ failures! {
 
     CreateError {
         Self::UnknownPack(_) => UnknownPack,
+        Self::Env(_) => InvalidRequest,
         Self::TooMany(_) => TooManySandboxes
             "delete a sandbox, or start emberd with a larger --max-sandboxes",
         Self::ShuttingDown => ShuttingDown,

@@ -60,6 +60,7 @@ impl IntoBody for SandboxView {
             expires_at_ms: self.expires_at.map(epoch_ms),
             on_timeout: OnTimeout::Delete,
             metadata: self.terms.metadata,
+            env: self.env,
         }
     }
 }

@@ -27,6 +27,7 @@ mod bad_input;
 mod contexts;
 mod documented;
 mod egress;
+mod env;
 mod files;
 mod openapi;
 mod operations;

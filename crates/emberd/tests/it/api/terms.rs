@@ -16,7 +16,7 @@ use crate::wait;
 const HOUR_MS: u64 = 3_600_000;
 
 impl Api {
-    async fn create_as(&self, wanted: Value) -> Result<String, ClientError> {
+    pub async fn create_as(&self, wanted: Value) -> Result<String, ClientError> {
         let wanted: CreateSandbox = serde_json::from_value(wanted).unwrap();
         let language_pack = Some("shell".to_owned());
         let wanted = CreateSandbox { language_pack, ..wanted };
