@@ -5,9 +5,8 @@
 //!    ▲           │
 //!    └── pause ◀─┴─ ends, leaves, sends garbage, or is silent for too long
 //! ```
-//! Forking is done ahead. A spare waits in its own session and cgroup with its pipes connected,
-//! and the next one is requested when an exec has been answered. Under load there is more than
-//! one; see [`load`]. If no zygote is ready, execs spawn a new interpreter.
+//! Forking is done [`ahead`]. A spare waits in its own session and cgroup with its pipes connected.
+//! If no zygote is ready, execs spawn a new interpreter.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::AsFd as _;
@@ -21,25 +20,26 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::agent::Agent;
 use crate::console;
 use crate::exec::{LaunchError, Slot};
 use crate::process_tree::Cgroup;
 
+mod ahead;
 mod control;
 mod life;
-mod load;
 mod spare;
 
 use control::{Control, Message};
 pub use life::keep;
 pub use spare::{Report, Spare, Work};
 
-/// Spares kept waiting without load. The next exec needs one; each further one costs the memory
-/// of an interpreter's changed pages.
-const SPARES: usize = 1;
+/// Spares kept waiting. A caller that runs two programs in a row often runs three. All clones of
+/// a template share the memory of those it was made with; each one forked later takes about 2 MiB
+/// of changed pages.
+const SPARES: usize = 3;
 
 /// Time limit for the zygote to fork. Under emulation, on a processor shared with 64 running
 /// programs, a fork may take seconds. After this time, the zygote is considered broken.
@@ -91,8 +91,6 @@ struct State {
     children: HashSet<u32>,
     /// Consecutive failures of starts and forks.
     failures: u32,
-    /// Time until which more than [`SPARES`] are kept.
-    loaded_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -161,7 +159,6 @@ impl Zygote {
             if state.asked.len() <= state.waiting.len() {
                 state.ask(agent)?;
             }
-            state.miss();
             let (hand_over, forked) = oneshot::channel();
             state.waiting.push_back(hand_over);
             forked
@@ -175,37 +172,32 @@ impl Zygote {
         }
     }
 
-    /// Requests missing spares after a program has ended or become a long-running process.
+    /// Requests a spare if the last one was taken, after a program has ended or become a
+    /// long-running process. The others are forked in quiet.
     pub fn replenish(&self, agent: &Agent) {
         self.used.notify_one();
-        let mut state = self.state();
-        while state.coming() < SPARES + state.waiting.len() {
-            if state.ask(agent).is_none() {
-                return;
-            }
-        }
+        self.ask_up_to(1, agent);
     }
 
-    /// Waits until exactly one spare waits; `false` if none can be forked.
+    /// Waits until [`SPARES`] spares wait; `false` if they cannot be forked.
     pub async fn settle(&self, agent: &Agent) -> bool {
         let settled = async {
             loop {
                 let changed = self.changed.notified();
                 {
                     let state = self.state();
-                    if state.spares.iter().any(Spare::waits) {
+                    if state.spares.iter().filter(|spare| spare.waits()).count() >= SPARES {
                         return true;
                     }
                     if state.failures >= SETTLE_FAILURES {
                         return false;
                     }
                 }
-                self.replenish(agent);
+                self.ask_up_to(SPARES, agent);
                 changed.await;
             }
         };
         let settled = timeout(SETTLE_WAIT, settled).await.unwrap_or(false);
-        self.end_load();
         let at_rest = async {
             while !self.state().rests() {
                 sleep(REST_LOOK).await;
@@ -214,6 +206,12 @@ impl Zygote {
         // A spare that is still busy after this time is accepted as it is.
         timeout(REST_WAIT, at_rest).await.ok();
         settled
+    }
+
+    /// Requests the spares missing from `target`, beside those that execs wait for.
+    fn ask_up_to(&self, target: usize, agent: &Agent) {
+        let mut state = self.state();
+        while state.coming() < target + state.waiting.len() && state.ask(agent).is_some() {}
     }
 
     /// Kills the zygote, which is then restarted.
@@ -280,6 +278,11 @@ impl State {
                 None
             }
         }
+    }
+
+    /// Returns the number of existing and requested spares.
+    fn coming(&self) -> usize {
+        self.spares.len() + self.asked.len()
     }
 
     /// Returns whether every child is a spare that waits for work.

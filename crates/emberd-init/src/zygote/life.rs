@@ -17,7 +17,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::control::{Control, ControlError, Message};
-use super::{Malformed, State, Zygote, load};
+use super::{Malformed, State, Zygote, ahead};
 use crate::agent::Agent;
 use crate::console;
 use crate::process::NewProcess;
@@ -137,7 +137,7 @@ async fn attend(
         Ok(status) = &mut *exit => Err(LifeError::Ended(status)),
         () = suspected => Err(LifeError::Silent),
         never = pass_on(words) => match never {},
-        never = load::keep(agent, zygote) => match never {},
+        never = ahead::keep(agent, zygote) => match never {},
     }
 }
 

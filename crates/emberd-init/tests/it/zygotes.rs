@@ -15,6 +15,9 @@ use nix::unistd::Pid;
 use crate::guest::{Guest, Outcome};
 use crate::process_trees::{alive, await_end};
 
+/// Spares that a zygote keeps.
+const SPARES: usize = 3;
+
 /// An agent with a stand-in in the given mode; `None` without a Python to run it.
 fn guest(mode: &str) -> Option<Guest> {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/zygotes/stand_in.py");
@@ -281,27 +284,26 @@ fn end_that_died_with_the_zygote_is_lost_and_says_so() {
 #[test]
 fn spare_that_was_killed_is_not_used() {
     let Some(guest) = settled() else { return };
-    let code = "import os
-zygote = os.getppid()
-print(open(f'/proc/{zygote}/task/{zygote}/children').read())
-input()";
     let mut host = guest.greet();
-    host.start(&ExecSpec::new(code));
-    let children = pids(host.line().trim_end());
-    // By now the zygote has this program and the one below, but no spare.
-    let second = guest.run("import os; print(os.getppid())");
-    assert_forked(&second);
+    host.start(&ExecSpec::new("import os; print(os.getppid(), os.getpid(), flush=True); input()"));
+    let line = host.line();
+    let (zygote, program) = line.trim_end().split_once(' ').expect("two pids");
     assert_eq!(settle(&guest), Some(true));
-    let zygote: i32 = second.text().parse().unwrap();
     let listed = fs::read_to_string(format!("/proc/{zygote}/task/{zygote}/children")).unwrap();
-    for spare in pids(listed.trim_end()).into_iter().filter(|pid| !children.contains(pid)) {
-        // Fails for what is left of the program before.
+    for spare in pids(listed.trim_end()).into_iter().filter(|pid| pid.to_string() != program) {
         kill(Pid::from_raw(spare), Signal::SIGKILL).ok();
         await_end(&guest, spare);
     }
     assert_forked(&guest.run("pass"));
     host.send_frame(Kind::Stdin, b"\n");
     assert_eq!(end(&host.outcome()), (0, None, false));
+}
+
+/// Waits until the zygote has `expected` processes it forked.
+fn await_spares(zygote: &str, expected: usize) {
+    while children(zygote) != expected {
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Processes the zygote has forked that are there.
@@ -311,27 +313,16 @@ fn children(zygote: &str) -> usize {
 }
 
 #[test]
-fn programs_at_once_have_more_spares_wait_until_it_is_calm() {
+fn taken_spares_are_replaced_once_programs_have_ended() {
     let Some(guest) = settled() else { return };
     let outcome = guest.run("import os; print(os.getppid())");
     let zygote = outcome.text();
-    // Again until one of four has found no spare; then three wait.
-    'loaded: loop {
-        thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| assert_forked(&guest.run("pass")));
-            }
-        });
-        for _ in 0..100 {
-            if children(zygote) == 3 {
-                break 'loaded;
-            }
-            thread::sleep(Duration::from_millis(10));
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| assert_forked(&guest.run("pass")));
         }
-    }
-    while children(zygote) > 1 {
-        thread::sleep(Duration::from_millis(10));
-    }
+    });
+    await_spares(zygote, SPARES);
     assert_forked(&guest.run("pass"));
 }
 
@@ -340,16 +331,13 @@ fn program_that_waits_has_its_successor_forked_meanwhile() {
     let Some(guest) = settled() else { return };
     let mut host = guest.greet();
     host.start(&ExecSpec::new("import os; print(os.getppid(), flush=True); input()"));
-    let zygote = host.line();
-    while children(&zygote) < 2 {
-        thread::sleep(Duration::from_millis(10));
-    }
+    await_spares(&host.line(), 1 + SPARES);
     host.send_frame(Kind::Stdin, b"\n");
     assert_eq!(end(&host.outcome()), (0, None, false));
 }
 
 #[test]
-fn settling_leaves_one_spare_and_nothing_else() {
+fn settling_leaves_the_spares_and_nothing_else() {
     let Some(guest) = settled() else { return };
     let outcome = guest.run("import os; print(os.getppid())");
     thread::scope(|scope| {
@@ -358,7 +346,7 @@ fn settling_leaves_one_spare_and_nothing_else() {
         }
     });
     assert_eq!(settle(&guest), Some(true));
-    assert_eq!(children(outcome.text()), 1);
+    assert_eq!(children(outcome.text()), SPARES);
 }
 
 #[test]
