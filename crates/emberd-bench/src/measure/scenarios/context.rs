@@ -90,26 +90,37 @@ impl<'a> Counter<'a> {
         Err(MeasureError::Unexpected { what, expected, seen: said })
     }
 
-    /// Runs `code`; returns its output or its result.
     async fn run(&self, code: &str) -> Result<(String, Stages), ClientError> {
-        let run = ContextRun { code: code.to_owned(), timeout_ms: None };
-        let asked = Instant::now();
-        let mut events = self.client.run_context(self.id, &self.context, &run).await?;
-        let accepted = asked.elapsed();
-        let (mut said, mut begun) = (String::new(), Duration::ZERO);
-        while let Some(event) = events.next().await? {
-            match event {
-                RunEvent::Started { .. } => begun = asked.elapsed().saturating_sub(accepted),
-                RunEvent::Stdout { text } => said += text.trim_end(),
-                RunEvent::Result { data } => {
-                    said += &data.get::<String>("text/plain").unwrap_or_default();
-                }
-                RunEvent::Error { traceback, .. } => said += &traceback,
-                _ => {}
-            }
-        }
-        Ok((said, Stages { accepted, begun, whole: asked.elapsed() }))
+        run_code(self.client, self.id, &self.context, code).await
     }
+}
+
+/// Runs `code` in a context; returns its output and its result or error, without white space at
+/// the end.
+pub async fn run_code(
+    client: &Client,
+    id: &str,
+    context: &str,
+    code: &str,
+) -> Result<(String, Stages), ClientError> {
+    let run = ContextRun { code: code.to_owned(), timeout_ms: None };
+    let asked = Instant::now();
+    let mut events = client.run_context(id, context, &run).await?;
+    let accepted = asked.elapsed();
+    let (mut said, mut begun) = (String::new(), Duration::ZERO);
+    while let Some(event) = events.next().await? {
+        match event {
+            RunEvent::Started { .. } => begun = asked.elapsed().saturating_sub(accepted),
+            RunEvent::Stdout { text } => said += &text,
+            RunEvent::Result { data } => {
+                said += &data.get::<String>("text/plain").unwrap_or_default();
+            }
+            RunEvent::Error { traceback, .. } => said += &traceback,
+            _ => {}
+        }
+    }
+    let stages = Stages { accepted, begun, whole: asked.elapsed() };
+    Ok((said.trim_end().to_owned(), stages))
 }
 
 fn failed(error: ClientError) -> MeasureError {

@@ -5,18 +5,18 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use emberd_api::{EgressLimits, EntryFields, EntrySpec, PolicySpec, ProcessSpec};
+use emberd_api::{ContextSpec, EgressLimits, EntryFields, EntrySpec, PolicySpec, ProcessSpec};
 use emberd_client::{Client, ClientError, Tunnel};
 use futures::future::try_join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 
 use super::WARM_POOL;
+use super::context::run_code;
 use crate::measure::MeasureError;
 use crate::measure::events::Listener;
-use crate::measure::programs::Program;
 use crate::measure::rig::{Rig, WARM_UPS};
 
 /// The pack whose programs are measured.
@@ -70,7 +70,8 @@ while True:
 ";
 
 /// Connects to the server on the host and to the guest's own, and moves bytes; prints the times
-/// of each in microseconds.
+/// of each in microseconds. Defined once in a context, because an emulated processor translates
+/// the code of a process when it runs first; the server in the guest lasts as long.
 const GUEST_CLIENT: &str = r"
 import os, socket, threading, time
 def now():
@@ -99,19 +100,16 @@ def fetch_streams(to):
     threads = [threading.Thread(target=fetch, args=(to, b'D', PART + 1)) for _ in range(STREAMS)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-def second(transfer, *args):
-    # An emulated processor translates the code of a process when it runs first. The server in the
-    # guest, which the tunnel reaches, has run before, too.
-    transfer(*args)
+def timed(transfer, *args):
     began = now()
     transfer(*args)
     yield now() - began
 def download(to):
-    yield from second(fetch, to, b'd', BYTES + 1)
+    yield from timed(fetch, to, b'd', BYTES + 1)
 def upload(to):
-    yield from second(send, to)
+    yield from timed(send, to)
 def download_streams(to):
-    yield from second(fetch_streams, to)
+    yield from timed(fetch_streams, to)
 def exchanges(to, go_on):
     with socket.create_connection(to) as s:
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -131,9 +129,10 @@ def exchange_in_transfer(to):
         fetch(to, b'd', BYTES + 1)
         os._exit(0)
     yield from exchanges(to, lambda: os.waitpid(child, os.WNOHANG)[0] == 0)
-for what, to in WORK:
-    for took in globals()[what](to):
-        print(what, took)
+def work(*steps):
+    for what, to in steps:
+        for took in globals()[what](to):
+            print(what, took)
 ";
 
 /// The address of this host that guests connect to.
@@ -188,11 +187,14 @@ fn connections(rig: &mut Rig, server: SocketAddr, policy: &PolicySpec) -> Result
     let Some(inside) = inside else {
         return Err(MeasureError::NotHere("the server in the guest did not start"));
     };
-    let tunnel = Way { runtime, client, id: &id, port: inside };
+    let opened = runtime.block_on(client.open_context(&id, &ContextSpec::default()));
+    let context = opened.map_err(io::Error::other)?.id;
+    let way = Way { runtime, client, id: &id, port: inside, context };
+    way.run(&format!("{}{GUEST_CLIENT}", sizes()))?;
     for iteration in 0..WARM_UPS + rig.iterations {
         let counts = iteration >= WARM_UPS;
         rig.settle()?;
-        in_guest(rig, &id, server, inside, counts)?;
+        in_guest(rig, &way, server, counts)?;
         rig.settle()?;
         for _ in 0..CONNECTS {
             let began = Instant::now();
@@ -201,7 +203,7 @@ fn connections(rig: &mut Rig, server: SocketAddr, policy: &PolicySpec) -> Result
             stream.read_exact(&mut [0])?;
             let host = began.elapsed();
             let began = Instant::now();
-            tunnel.ask(CONNECT)?;
+            way.ask(CONNECT)?;
             if counts {
                 rig.record.time("connect_host_floor", host);
                 rig.record.time("connect_tunnel", began.elapsed());
@@ -210,13 +212,13 @@ fn connections(rig: &mut Rig, server: SocketAddr, policy: &PolicySpec) -> Result
         // Named after the guest's direction, as the transfers that they are compared with.
         for (series, what) in [("upload_tunnel", DOWNLOAD), ("download_tunnel", UPLOAD)] {
             let began = Instant::now();
-            tunnel.ask(what)?;
+            way.ask(what)?;
             if counts {
                 rig.record.transfer(series, TRANSFER_BYTES, began.elapsed());
             }
         }
         let began = Instant::now();
-        tunnel.upload_streams()?;
+        way.upload_streams()?;
         if counts {
             rig.record.transfer("download_streams_tunnel", TRANSFER_BYTES, began.elapsed());
         }
@@ -226,7 +228,7 @@ fn connections(rig: &mut Rig, server: SocketAddr, policy: &PolicySpec) -> Result
     Ok(())
 }
 
-/// The beginning of every program in the guest.
+/// The beginning of both programs in the guest.
 fn sizes() -> String {
     let part = TRANSFER_BYTES / STREAMS;
     format!("BYTES, PART = {TRANSFER_BYTES}, {part}\nSTREAMS, EXCHANGES = {STREAMS}, {EXCHANGES}\n")
@@ -235,25 +237,30 @@ fn sizes() -> String {
 /// Lets a program in the guest connect and move bytes, and records its times.
 fn in_guest(
     rig: &mut Rig,
-    id: &str,
+    way: &Way<'_>,
     server: SocketAddr,
-    inside: u16,
     counts: bool,
 ) -> Result<(), MeasureError> {
     let (host, guest) =
-        (format!("('{}', {})", server.ip(), server.port()), format!("('127.0.0.1', {inside})"));
+        (format!("('{}', {})", server.ip(), server.port()), format!("('127.0.0.1', {})", way.port));
     let ways = [(&host, ""), (&guest, "_loopback_floor")];
     for (to, suffix) in ways {
         let once = ["download", "upload", "download_streams", "exchange", "exchange_in_transfer"]
             .map(|what| format!("('{what}', {to})"));
-        let work = format!("[('connect', {to})] * {CONNECTS} + [{}]", once.join(", "));
-        let code = format!("{}WORK = {work}\n{GUEST_CLIENT}", sizes());
-        let (outcome, _) = rig.exec(id, &Program::succeeding(code))?;
-        for line in outcome.stdout.lines().filter(|_| counts) {
+        let said =
+            way.run(&format!("work(*[('connect', {to})] * {CONNECTS}, {})", once.join(", ")))?;
+        for line in said.lines() {
             let told = line.split_once(' ').and_then(|(what, us)| Some((what, us.parse().ok()?)));
-            let Some((what, us)) = told else { continue };
-            let (series, took) = (format!("{what}{suffix}"), std::time::Duration::from_micros(us));
+            let Some((what, us)) = told else {
+                return Err(MeasureError::Unexpected {
+                    what: "transfers in a guest".to_owned(),
+                    expected: "their times".to_owned(),
+                    seen: said,
+                });
+            };
+            let (series, took) = (format!("{what}{suffix}"), Duration::from_micros(us));
             match what {
+                _ if !counts => {}
                 "connect" | "exchange" | "exchange_in_transfer" => rig.record.time(&series, took),
                 _ => rig.record.transfer(&series, TRANSFER_BYTES, took),
             }
@@ -262,15 +269,22 @@ fn in_guest(
     Ok(())
 }
 
-/// The way to a port of the guest.
+/// The way to a port of the guest, and to the program there that connects to others.
 struct Way<'a> {
     runtime: Runtime,
     client: Client,
     id: &'a str,
     port: u16,
+    context: String,
 }
 
 impl Way<'_> {
+    /// Runs `code` in the context; returns its output.
+    fn run(&self, code: &str) -> Result<String, MeasureError> {
+        let run = run_code(&self.client, self.id, &self.context, code);
+        Ok(self.runtime.block_on(run).map_err(io::Error::other)?.0)
+    }
+
     /// Connects to the server in the guest, and waits until it has done what is asked.
     fn ask(&self, what: u8) -> Result<(), MeasureError> {
         Ok(self.runtime.block_on(self.talk(what, TRANSFER_BYTES))?)
