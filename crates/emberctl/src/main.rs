@@ -22,6 +22,7 @@ mod place;
 mod policy;
 mod program;
 mod report;
+mod resources;
 mod terminal;
 mod trace;
 

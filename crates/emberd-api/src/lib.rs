@@ -15,6 +15,7 @@ mod egress;
 mod error;
 pub mod paths;
 mod process;
+mod resources;
 mod server_timing;
 mod terms;
 
@@ -39,6 +40,7 @@ pub use process::{
     Process, ProcessEvent, ProcessEventKind, ProcessList, ProcessMessage, SignalProcess,
     StartProcess, Text, WEBSOCKET_MESSAGE_BYTES_MAX,
 };
+pub use resources::{BuildTemplate, Resources};
 pub use server_timing::{
     SERVER_TIMING_HEADER, STAGE_TOTAL, ServerTiming, ServerTimingError, Stage,
 };
@@ -104,6 +106,9 @@ pub struct CreateSandbox {
     /// Names and values that mean nothing to the daemon: at most 64, of 8 KiB in all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// Size of the sandbox.
+    #[serde(default, skip_serializing_if = "Resources::is_none")]
+    pub resources: Resources,
     /// Environment variables of every exec, process and context of the sandbox; the `env` of one
     /// of them goes before. At most 1,024, of 128 KiB in all, together with that `env`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -224,6 +229,9 @@ pub struct Sandbox {
     /// Names and values that callers gave the sandbox.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
+    /// Size of the sandbox, with the defaults filled in.
+    #[serde(default)]
+    pub resources: Resources,
     /// Names of the environment variables that the sandbox was created with. Their values, which
     /// may be secrets, are not shown.
     #[serde(default)]
@@ -270,13 +278,14 @@ pub struct SandboxList {
 pub struct Info {
     /// Version of the daemon.
     pub version: String,
-    /// Memory of each guest, in MiB.
+    /// Memory of a sandbox whose creation names none, in MiB.
     pub guest_ram_mib: u32,
-    /// Number of virtual processors of each guest.
+    /// Number of virtual processors of a sandbox whose creation names none.
     pub guest_vcpus: u8,
     /// How most new sandboxes start: `warm-pool`, `snapshot-restore` or `cold-boot`.
     pub boot_path: String,
-    /// Warm pools, one for each language pack. Empty where the daemon keeps no templates.
+    /// Warm pools, one for each language pack and one for each pinned size. Empty where the daemon
+    /// keeps no templates.
     #[serde(default)]
     pub pools: Vec<Pool>,
     /// Number of deleted sandboxes whose microVMs are still being removed.
@@ -300,12 +309,18 @@ pub struct Info {
     pub egress: Option<EgressInfo>,
 }
 
-/// The warm pool of one language pack: microVMs that wait for a request.
+/// The warm pool of one language pack and size: microVMs that wait for a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Pool {
     /// Name of the language pack.
     pub language_pack: String,
+    /// Number of virtual processors of its microVMs.
+    #[serde(default)]
+    pub vcpus: u8,
+    /// Memory of its microVMs, in MiB.
+    #[serde(default)]
+    pub memory_mib: u32,
     /// Number of microVMs that are ready.
     pub ready: usize,
     /// Number of microVMs that are being restored.
@@ -349,12 +364,21 @@ pub enum TemplateState {
     Failed,
 }
 
-/// The template of one language pack.
+/// The template of one language pack and size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Template {
     /// Name of the language pack.
     pub language_pack: String,
+    /// Number of virtual processors.
+    #[serde(default)]
+    pub vcpus: u8,
+    /// Memory, in MiB.
+    #[serde(default)]
+    pub memory_mib: u32,
+    /// Whether the template stays, even if it is not used: it is of the default size, or pinned.
+    #[serde(default)]
+    pub pinned: bool,
     /// State of the template.
     pub state: TemplateState,
     /// Why the build failed. Absent unless `state` is `failed`.
@@ -376,7 +400,8 @@ pub struct Template {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TemplateList {
-    /// One template for each installed language pack, sorted by name. Empty where the daemon
+    /// The template of each installed language pack with the default size, and those of other
+    /// sizes, sorted by name and size. Empty where the daemon
     /// keeps no templates.
     pub templates: Vec<Template>,
 }

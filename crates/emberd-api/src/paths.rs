@@ -1,5 +1,6 @@
 //! The paths of the HTTP API, as routes and as links.
 
+use crate::Resources;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_encode};
 
 /// ASCII characters that are encoded in a path.
@@ -167,6 +168,16 @@ pub fn egress_log(
 /// Path of the template of one language pack.
 pub fn template(pack: &str) -> String {
     TEMPLATE.replace("{pack}", &segment(pack))
+}
+
+/// Path of one template of a language pack; the default size where `size` has none.
+pub fn template_of(pack: &str, size: &Resources) -> String {
+    let fields = [("vcpus", size.vcpus), ("memory_mib", size.memory_mib)];
+    let fields = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    fields.fold(template(pack), |path, (name, value)| {
+        let mark = if path.contains('?') { '&' } else { '?' };
+        format!("{path}{mark}{name}={value}")
+    })
 }
 
 /// Path of an operation on the files of one sandbox, with its query; `route` is [`FILES`] or a

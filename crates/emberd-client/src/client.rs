@@ -1,4 +1,4 @@
-//! The client, its methods for sandboxes, templates and the daemon, and every error of a call.
+//! The client, its methods for sandboxes and the daemon, and every error of a call.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use emberd_api::{
     ADDR_DEFAULT, Address, AddressError, CreateSandbox, CreatedSandbox, ErrorBody, ExecBody,
     ExecOutcome, Health, Info, Metrics, SERVER_TIMING_HEADER, Sandbox, SandboxList, ServerTiming,
-    Template, TemplateList, TouchSandbox, UNKNOWN_FIELDS_HEADER, UpdateSandbox, paths, socket_path,
+    TouchSandbox, UNKNOWN_FIELDS_HEADER, UpdateSandbox, paths, socket_path,
 };
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
@@ -276,32 +276,6 @@ impl Client {
     /// [`ClientError`].
     pub async fn metrics(&self, id: &str) -> Result<Metrics, ClientError> {
         self.call(Method::GET, &paths::metrics(id), Bytes::new()).await
-    }
-
-    /// Lists the templates of all installed language packs, by name.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn templates(&self) -> Result<TemplateList, ClientError> {
-        self.call(Method::GET, paths::TEMPLATES, Bytes::new()).await
-    }
-
-    /// Builds the template of a language pack unless it exists, and waits until it is ready. The
-    /// daemon goes on building if the future is dropped.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn build_template(&self, language_pack: &str) -> Result<Template, ClientError> {
-        self.call(Method::POST, &paths::template(language_pack), Bytes::new()).await
-    }
-
-    /// Deletes the template of a language pack. A template that does not exist is not an error.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn delete_template(&self, language_pack: &str) -> Result<(), ClientError> {
-        self.send(Method::DELETE, &paths::template(language_pack), Bytes::new()).await?;
-        Ok(())
     }
 
     /// Shows version, VMM, guests and language packs of the daemon, and how much is in use.

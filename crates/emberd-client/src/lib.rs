@@ -14,6 +14,7 @@ mod link;
 mod processes;
 mod sse;
 mod stream;
+mod templates;
 mod tunnel;
 
 pub use attachment::Attachment;

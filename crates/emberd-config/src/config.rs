@@ -60,14 +60,18 @@ pub struct Config {
     pub accel: AccelChoice,
     /// Whether guests have a console; the driver decides if absent.
     pub console: Option<bool>,
-    /// Memory of each guest, in MiB.
+    /// Memory of a sandbox whose creation names none, in MiB.
     pub guest_ram_mib: u32,
-    /// Virtual processors of each guest.
+    /// Most memory that a creation may ask for, in MiB.
+    pub guest_ram_max_mib: u32,
+    /// Virtual processors of a sandbox whose creation names none.
     pub guest_vcpus: u8,
     /// Whether sandboxes are restored from templates.
     pub templates: bool,
     /// Directory of templates; absolute.
     pub template_dir: PathBuf,
+    /// Most disk space of all templates, in MiB.
+    pub template_disk_mib: u64,
     /// The warm pools as configured.
     pub pool: PoolOptions,
     /// Most sandboxes at the same time.
@@ -179,9 +183,11 @@ impl Config {
             accel,
             console: read.choice_if_given::<Switch>(Key::Console).map(|it| it == Switch::On),
             guest_ram_mib: narrow(guest_ram_mib),
+            guest_ram_max_mib: guest_ram_max_mib(read, surroundings),
             guest_vcpus: narrow(read.number(Key::GuestVcpus)),
             templates: read.choice::<Switch>(Key::Templates) == Switch::On,
             template_dir: template_dir.unwrap_or_else(|| data_dir.path().join(TEMPLATE_DIR)),
+            template_disk_mib: read.number(Key::TemplateDiskMib),
             data_dir,
             pool: pool(read, guest_ram_mib, surroundings),
             max_sandboxes: narrow(read.number(Key::MaxSandboxes)),
@@ -349,6 +355,11 @@ fn vmm(read: &mut Reader<'_>, accel: AccelChoice) -> VmmChoice {
         }
         (vmm, _) => vmm,
     }
+}
+
+fn guest_ram_max_mib(read: &mut Reader<'_>, surroundings: &Surroundings) -> u32 {
+    let given = read.number_if_given(Key::GuestRamMaxMib).map(narrow);
+    given.unwrap_or_else(|| u32::try_from(surroundings.host_memory_mib).unwrap_or(u32::MAX))
 }
 
 fn pool(read: &mut Reader<'_>, guest_mib: u64, surroundings: &Surroundings) -> PoolOptions {

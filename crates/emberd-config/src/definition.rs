@@ -26,9 +26,11 @@ pub enum Key {
     Accel,
     Console,
     GuestRamMib,
+    GuestRamMaxMib,
     GuestVcpus,
     Templates,
     TemplateDir,
+    TemplateDiskMib,
     PoolSize,
     PoolMemoryMib,
     MaxSandboxes,
@@ -113,7 +115,7 @@ const BASE: Definition = Definition {
 };
 
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 30] = [
+pub static DEFINITIONS: [Definition; 32] = [
     Definition {
         key: Key::Addr,
         name: "addr",
@@ -286,7 +288,17 @@ pub static DEFINITIONS: [Definition; 30] = [
         default: DefaultValue::Text("256"),
         // A guest with less does not boot; a value above 1 TiB is a typing error.
         form: Form::SizeMib { least: 64, most: 1 << 20 },
-        about: "Memory of each guest, in MiB or with a unit such as 2GiB",
+        about: "Memory of a sandbox whose creation names none, in MiB or with a unit such as 2GiB",
+        ..BASE
+    },
+    Definition {
+        key: Key::GuestRamMaxMib,
+        name: "guest-ram-max-mib",
+        value_name: "MIB",
+        default: DefaultValue::Described("the memory of the host"),
+        form: Form::SizeMib { least: 64, most: 1 << 20 },
+        about: "Most memory that a creation may ask for, in MiB or with a unit such as 2GiB",
+        detail: "The default of `--guest-ram-mib` is always allowed.",
         ..BASE
     },
     Definition {
@@ -296,7 +308,8 @@ pub static DEFINITIONS: [Definition; 30] = [
         default: DefaultValue::Text("1"),
         // The limit of Firecracker.
         form: Form::Count { least: 1, most: 32 },
-        about: "Virtual processors of each guest",
+        about: "Virtual processors of a sandbox whose creation names none",
+        detail: "A creation may ask for as many as the host has, at most 32.",
         ..BASE
     },
     Definition {
@@ -316,6 +329,18 @@ pub static DEFINITIONS: [Definition; 30] = [
         default: DefaultValue::Described("templates in the data directory"),
         about: "Directory of templates",
         detail: "Daemons of one user can share the directory.",
+        ..BASE
+    },
+    Definition {
+        key: Key::TemplateDiskMib,
+        name: "template-disk-mib",
+        value_name: "MIB",
+        // Some 40 templates of Python.
+        default: DefaultValue::Text("4096"),
+        form: Form::SizeMib { least: 64, most: 1 << 24 },
+        about: "Most disk space of all templates, in MiB or with a unit such as 2GiB",
+        detail: "Templates of other sizes than the default are removed when it is full, those used \
+            longest ago first. Defaults and pinned ones stay.",
         ..BASE
     },
     Definition {

@@ -30,6 +30,7 @@ pub use given::{Given, Origin};
 pub use page::{PAGE_END, PAGE_START, options_page};
 pub use print::Shown;
 pub use problem::{Problem, Problems};
+pub use reader::parse_mib;
 pub use surroundings::Surroundings;
 pub use value::{
     AccelChoice, JailChoice, LogFormat, NODE_KEY_BYTES_MAX, RUN_DIR_BYTES_MAX, Switch, VmmChoice,

@@ -130,17 +130,18 @@ fn number(key: Key, value: &OsStr) -> Result<u64, String> {
 }
 
 /// Parses a size of memory as people write it, a whole number and a unit such as `2GiB`, into MiB.
-/// A number alone is in MiB. `M`, `G` and `T` are short for `MiB`, `GiB` and `TiB`.
+/// A number alone is in MiB. `M`, `G` and `T`, also in lower case, are short for `MiB`, `GiB`
+/// and `TiB`.
 ///
 /// # Errors
 /// A phrase that says what is expected.
-fn parse_mib(text: &str) -> Result<u64, String> {
+pub fn parse_mib(text: &str) -> Result<u64, String> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let mib_per_unit = match unit.trim_start() {
-        "" | "M" | "MiB" => Some(1),
-        "G" | "GiB" => Some(1 << 10),
-        "T" | "TiB" => Some(1 << 20),
+        "" | "M" | "m" | "MiB" => Some(1),
+        "G" | "g" | "GiB" => Some(1 << 10),
+        "T" | "t" | "TiB" => Some(1 << 20),
         _ => None,
     };
     let number = number.parse::<u64>().ok();
@@ -161,6 +162,7 @@ mod tests {
             ("512MiB", Some(512)),
             ("512 MiB", Some(512)),
             ("2G", Some(2048)),
+            ("1g", Some(1024)),
             ("1TiB", Some(1 << 20)),
             ("", None),
             ("GiB", None),

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use emberd_egress::{Egress, Policy};
 
 use crate::id::NodeKey;
 use crate::lifecycle::lease::Terms;
+use crate::shape::Size;
 
 /// Default time that the guest may take after an exec's own time limit to report it.
 pub const EXEC_GRACE_DEFAULT: Duration = Duration::from_secs(10);
@@ -29,15 +31,17 @@ pub struct SandboxesConfig {
     pub boot_timeout: Duration,
     /// Time that the guest may take after an exec's own time limit to report it.
     pub exec_grace: Duration,
-    /// Virtual processors of each guest.
-    pub vcpu_count: u8,
-    /// Memory of each guest, in MiB.
-    pub mem_size_mib: u32,
+    /// Size of sandboxes whose creation names none.
+    pub size: Size,
+    /// Most memory of one sandbox, in MiB.
+    pub memory_mib_max: u32,
     /// Words added to the kernel arguments of each guest.
     pub kernel_args: Vec<String>,
     /// Directory of templates, which several daemons may share; without one every sandbox
     /// boots cold.
     pub template_dir: Option<PathBuf>,
+    /// Most disk space of the templates together, in bytes.
+    pub template_disk_bytes: u64,
     /// The warm pool of each language pack; without one sandboxes are restored when asked
     /// for. Needs templates.
     pub pool: Option<PoolConfig>,
@@ -54,6 +58,104 @@ pub struct SandboxSpec {
     pub policy: Option<Arc<Policy>>,
     /// Environment variables of every program that does not set them itself.
     pub env: BTreeMap<String, String>,
+    /// Its size.
+    pub resources: Resources,
+}
+
+/// Resources that a caller asks for. What is none is the daemon's default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Virtual processors.
+    pub vcpus: Option<u64>,
+    /// Memory, in MiB.
+    pub memory_mib: Option<u64>,
+}
+
+/// A resource outside of its bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ResourceError {
+    /// Too few or too many.
+    #[error("{name}: {amount} is not from {least} to {most}")]
+    Bounds {
+        /// Field of the request.
+        name: &'static str,
+        /// The amount asked for.
+        amount: u64,
+        /// The least.
+        least: u64,
+        /// The most.
+        most: u64,
+    },
+    /// The VMMs take an even number only.
+    #[error("memory_mib: {0} is not a multiple of 2")]
+    Odd(u64),
+}
+
+/// Most virtual processors of one guest: the limit of Firecracker.
+const VCPUS_MAX: u64 = 32;
+
+/// Most virtual processors that a creation may ask for. Asking the host reads files.
+static PROCESSORS: LazyLock<u64> = LazyLock::new(|| {
+    available_parallelism().map_or(1, |processors| VCPUS_MAX.min(processors.get() as u64))
+});
+
+/// Most microVMs that one pool keeps ready.
+const POOL_SIZE_MAX: u64 = 256;
+
+/// Least memory of a guest, in MiB; with less, none boots.
+const MEMORY_MIB_MIN: u64 = 64;
+
+impl SandboxesConfig {
+    /// The size that `resources` asks for.
+    ///
+    /// # Errors
+    /// [`ResourceError`].
+    pub(crate) fn size_of(&self, resources: &Resources) -> Result<Size, ResourceError> {
+        let Size { vcpus, memory_mib } = self.size;
+        // The operator's default is always allowed.
+        let vcpus_max = u64::from(vcpus).max(*PROCESSORS);
+        let vcpus = bounded("vcpus", resources.vcpus, vcpus.into(), 1, vcpus_max)?;
+        let memory_max = self.memory_mib_max.max(memory_mib).into();
+        let memory = bounded(
+            "memory_mib",
+            resources.memory_mib,
+            memory_mib.into(),
+            MEMORY_MIB_MIN,
+            memory_max,
+        )?;
+        if resources.memory_mib.is_some() && memory % 2 != 0 {
+            return Err(ResourceError::Odd(memory));
+        }
+        let narrow = "it is within bounds of this type";
+        Ok(Size {
+            vcpus: u8::try_from(vcpus).expect(narrow),
+            memory_mib: u32::try_from(memory).expect(narrow),
+        })
+    }
+}
+
+/// The number of microVMs that a pool of `pool_size` keeps ready.
+///
+/// # Errors
+/// [`ResourceError`].
+pub(crate) fn pool_target(pool_size: u64) -> Result<usize, ResourceError> {
+    let size = bounded("pool_size", Some(pool_size), 0, 0, POOL_SIZE_MAX)?;
+    Ok(usize::try_from(size).unwrap_or_default())
+}
+
+fn bounded(
+    name: &'static str,
+    asked: Option<u64>,
+    default: u64,
+    least: u64,
+    most: u64,
+) -> Result<u64, ResourceError> {
+    match asked {
+        Some(amount) if !(least..=most).contains(&amount) => {
+            Err(ResourceError::Bounds { name, amount, least, most })
+        }
+        asked => Ok(asked.unwrap_or(default)),
+    }
 }
 
 /// Configuration of the warm pools.

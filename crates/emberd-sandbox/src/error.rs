@@ -9,6 +9,7 @@ use emberd_image::PackName;
 use emberd_proto::SpecError;
 use emberd_vmm::{BootError, ExitReason, OrphanError};
 
+use crate::config::ResourceError;
 use crate::id::SandboxId;
 use crate::supply::answer::{AnswerError, Console};
 
@@ -91,6 +92,9 @@ pub enum CreateError {
     /// Its environment variables break a limit.
     #[error(transparent)]
     Env(#[from] SpecError),
+    /// A resource is outside of its bounds.
+    #[error(transparent)]
+    Resources(#[from] ResourceError),
     /// The limit of sandboxes is reached.
     #[error("the limit of {0} sandboxes is reached")]
     TooMany(usize),

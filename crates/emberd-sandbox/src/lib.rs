@@ -16,10 +16,13 @@ mod error;
 mod id;
 mod lifecycle;
 mod sandboxes;
+mod shape;
 mod supply;
 
 pub use boot_path::{BootPath, BootTimes};
-pub use config::{EXEC_GRACE_DEFAULT, Pace, PoolConfig, SandboxSpec, SandboxesConfig};
+pub use config::{
+    EXEC_GRACE_DEFAULT, Pace, PoolConfig, ResourceError, Resources, SandboxSpec, SandboxesConfig,
+};
 pub use egress::EgressState;
 pub use emberd_guest::{
     Answer, CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ChannelError, ContextError, ContextId,
@@ -37,5 +40,6 @@ pub use lifecycle::handle::{
 pub use lifecycle::lease::{Terms, TermsChange};
 pub use lifecycle::sandbox::{Created, SandboxState, SandboxView};
 pub use sandboxes::Sandboxes;
+pub use shape::{Shape, Size};
 pub use supply::pool::PoolView;
 pub use supply::templates::{BuildTemplateError, RemoveTemplateError, TemplateState, TemplateView};

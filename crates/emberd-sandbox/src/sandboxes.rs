@@ -10,12 +10,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::boot_path::BootPath;
-use crate::config::{SandboxSpec, SandboxesConfig};
+use crate::config::{Resources, SandboxSpec, SandboxesConfig, pool_target};
 use crate::error::{CreateError, OpenError, Unknown};
 use crate::id::SandboxId;
 use crate::lifecycle::handle::Handle;
 use crate::lifecycle::sandbox::{Created, SandboxView};
 use crate::lifecycle::table::Table;
+use crate::shape::Shape;
 use crate::supply::create::{self, Wanted};
 use crate::supply::pool::PoolView;
 use crate::supply::sources::Sources;
@@ -111,7 +112,9 @@ impl Sandboxes {
         let sources = &*self.0.sources;
         let image = sources.base.images.packs.get(pack);
         let image = image.ok_or_else(|| CreateError::UnknownPack(pack.clone()))?;
-        let wanted = Wanted { pack, image, spec };
+        let size = sources.base.config.size_of(&spec.resources)?;
+        let shape = Shape { pack: pack.clone(), size };
+        let wanted = Wanted { shape, image, spec };
         let created = create::create(sources, &self.0.table, wanted).await?;
         self.0.deadlines.notify_one();
         Ok(created)
@@ -187,45 +190,71 @@ impl Sandboxes {
         }
     }
 
-    /// Returns the template of every installed language pack, by name; empty if the daemon
-    /// makes no templates.
+    /// Returns the templates, by language pack and size; empty if the daemon makes none.
     pub fn templates(&self) -> Vec<TemplateView> {
         self.0.sources.templates.as_ref().map(|templates| templates.views()).unwrap_or_default()
     }
 
-    /// Returns the pack's template once it is ready; builds it if it does not exist. Dropping
-    /// the future does not stop the build.
+    /// Returns the template of `pack` with the size of `resources` once it is ready; builds it if
+    /// it does not exist, and pins it. With `pool_size`, as many microVMs of it are kept ready.
+    /// Dropping the future does not stop the build.
     ///
     /// # Errors
     /// [`BuildTemplateError`].
     pub async fn build_template(
         &self,
         pack: &PackName,
+        resources: &Resources,
+        pool_size: Option<u64>,
     ) -> Result<TemplateView, BuildTemplateError> {
+        let sources = &self.0.sources;
         let none = |reason: &String| BuildTemplateError::NoTemplates(reason.clone());
-        let templates = self.0.sources.templates.as_ref().map_err(none)?;
-        let built = self.0.sources.base.closing.run_until_cancelled(templates.build(pack)).await;
+        let templates = sources.templates.as_ref().map_err(none)?;
+        let shape = Shape { pack: pack.clone(), size: self.config().size_of(resources)? };
+        templates.pin(&shape, || sources.key_of(&shape))?;
+        let pool_size = pool_size.map(pool_target).transpose()?;
+        if pool_size.is_some() || sources.pools.get(&shape).is_none() {
+            sources.pools.keep(&shape, pool_size.unwrap_or_default());
+        }
+        let built = sources.base.closing.run_until_cancelled(templates.build(&shape)).await;
         built.unwrap_or(Err(BuildTemplateError::ShuttingDown))
     }
 
-    /// Removes the pack's template and empties its pool; cancels a build. Sandboxes boot cold
-    /// until the template is built again. Succeeds if the template does not exist. Dropping the
-    /// future does not stop the removal.
+    /// Removes the template of `pack` with the size of `resources` and empties its pool; cancels a
+    /// build, and unpins the size. Sandboxes boot cold until the template is built again.
+    /// Succeeds if the template does not exist. Dropping the future does not stop the removal.
     ///
     /// # Errors
     /// [`RemoveTemplateError`].
-    pub async fn remove_template(&self, pack: &PackName) -> Result<(), RemoveTemplateError> {
+    pub async fn remove_template(
+        &self,
+        pack: &PackName,
+        resources: &Resources,
+    ) -> Result<(), RemoveTemplateError> {
         let none = |reason: &String| RemoveTemplateError::NoTemplates(reason.clone());
         let templates = Arc::clone(self.0.sources.templates.as_ref().map_err(none)?);
-        let (sources, pack) = (Arc::clone(&self.0.sources), pack.clone());
-        let removal = async move { templates.remove(&pack, || sources.empty_pool(&pack)).await };
+        if !self.images().packs.contains_key(pack) {
+            return Err(RemoveTemplateError::UnknownPack(pack.clone()));
+        }
+        let size = self.config().size_of(resources)?;
+        let (sources, shape) = (Arc::clone(&self.0.sources), Shape { pack: pack.clone(), size });
+        let removal = async move {
+            let empty = || {
+                if shape.size == sources.base.config.size {
+                    sources.empty_pool(&shape);
+                } else {
+                    sources.pools.end(&shape, &sources.reaper);
+                }
+            };
+            templates.remove(&shape, empty).await
+        };
         match self.0.background.spawn(removal).await {
             Ok(removed) => removed,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
     }
 
-    /// Returns the pool of every installed language pack, by name; empty without templates.
+    /// Returns the pools, by language pack and size; empty without templates.
     pub fn pools(&self) -> Vec<PoolView> {
         self.0.sources.pools.views()
     }

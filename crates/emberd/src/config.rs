@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use emberd_config::{Config, NODE_KEY_BYTES_MAX, RUN_DIR_BYTES_MAX, Shown};
-use emberd_sandbox::{EXEC_GRACE_DEFAULT, NodeKey, Pace, PoolConfig, SandboxesConfig};
+use emberd_sandbox::{EXEC_GRACE_DEFAULT, NodeKey, Pace, PoolConfig, SandboxesConfig, Size};
 
 // The options have the limits that sandboxes have.
 const _: () = assert!(RUN_DIR_BYTES_MAX == emberd_sandbox::RUN_DIR_BYTES_MAX);
@@ -26,10 +26,11 @@ pub fn sandboxes(config: &Config) -> SandboxesConfig {
         sandboxes_max: config.max_sandboxes,
         boot_timeout: config.boot_timeout,
         exec_grace: EXEC_GRACE_DEFAULT,
-        vcpu_count: config.guest_vcpus,
-        mem_size_mib: config.guest_ram_mib,
+        size: Size { vcpus: config.guest_vcpus, memory_mib: config.guest_ram_mib },
+        memory_mib_max: config.guest_ram_max_mib,
         kernel_args: config.kernel_args.clone(),
         template_dir: config.templates.then(|| config.template_dir.clone()),
+        template_disk_bytes: config.template_disk_mib << 20,
         pool,
         // The daemon starts its threads.
         egress: None,

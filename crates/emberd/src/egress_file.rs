@@ -144,6 +144,6 @@ pub fn profiles<'a>(sandboxes: &'a Sandboxes, pack: &PackName) -> &'a PackProfil
 
 fn recompile(operator: &Operator, sandboxes: &Sandboxes, handle: &Handle) {
     let Some(egress) = handle.egress() else { return };
-    let profiles = profiles(sandboxes, &handle.view().pack);
+    let profiles = profiles(sandboxes, &handle.view().shape.pack);
     egress.replace(Arc::new(egress.policy().recompiled(operator, profiles)));
 }

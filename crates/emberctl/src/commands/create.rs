@@ -9,6 +9,7 @@ use super::timeout::{self, Timeout};
 use crate::output::Output;
 use crate::policy::PolicyArgs;
 use crate::program::variable;
+use crate::resources::SizeArgs;
 
 /// Arguments of `create`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,8 @@ pub struct Args {
     #[arg(short, long, value_parser = variable, value_name = "NAME=VALUE")]
     env: Vec<(String, String)>,
     #[command(flatten)]
+    size: SizeArgs,
+    #[command(flatten)]
     policy: PolicyArgs,
 }
 
@@ -41,6 +44,7 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
         timeout_ms: args.timeout.as_ms(),
         on_timeout: None,
         metadata: args.metadata.into_iter().collect(),
+        resources: args.size.into(),
         env: args.env.into_iter().collect(),
     };
     let created = client.create_with(&wanted).await?.answer;

@@ -7,6 +7,7 @@ use emberd_client::Client;
 use serde::Serialize;
 
 use crate::output::{self, Output};
+use crate::resources;
 
 /// Prints the daemon's description of itself.
 ///
@@ -65,10 +66,11 @@ fn text(info: &Info, endpoint: &str) -> String {
 
 fn pool(pool: &Pool) -> String {
     let Pool { language_pack, ready, filling, standing_by, target, .. } = pool;
-    let Pool { ceiling, handed_out, missed, discarded, .. } = pool;
+    let Pool { vcpus, memory_mib, ceiling, handed_out, missed, discarded, .. } = pool;
     let raised = if ceiling > target { format!(", raised to {ceiling}") } else { String::new() };
     format!(
-        "{language_pack}: {ready} ready of {target}{raised}, {filling} filling, \
-         {standing_by} standing by; {handed_out} handed out, {missed} missed, {discarded} discarded"
+        "{language_pack} ({}): {ready} ready of {target}{raised}, {filling} filling, \
+         {standing_by} standing by; {handed_out} handed out, {missed} missed, {discarded} discarded",
+        resources::text((*vcpus).into(), (*memory_mib).into()),
     )
 }

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use emberd_api::Sandbox;
+use emberd_api::{Resources, Sandbox};
 use emberd_client::Client;
 
 use super::ls;
 use super::timeout::left;
 use crate::output::{self, Clock, Output, milliseconds, printable};
+use crate::resources;
 
 /// Arguments of `inspect`.
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,9 @@ fn text(sandbox: &Sandbox) -> String {
         ("directory", sandbox.dir.clone()),
     ];
     facts.extend(sandbox.boot_path.clone().map(|path| ("boot path", path)));
+    if let Resources { vcpus: Some(vcpus), memory_mib: Some(memory) } = sandbox.resources {
+        facts.push(("size", resources::text(vcpus, memory)));
+    }
     facts.push(("time left", left(sandbox, Clock::now())));
     let pairs = sandbox.metadata.iter().map(|(name, value)| format!("{name}={value}"));
     facts.extend(pairs.map(|pair| ("metadata", printable(&pair))));

@@ -11,6 +11,7 @@ use crate::interrupt::{Interrupt, Interrupted};
 use crate::output::Output;
 use crate::policy::PolicyArgs;
 use crate::program::{self, ProgramArgs};
+use crate::resources::SizeArgs;
 use crate::trace::Trace;
 
 /// Arguments of `run`.
@@ -19,6 +20,8 @@ use crate::trace::Trace;
 pub struct Args {
     /// Language pack.
     pack: String,
+    #[command(flatten)]
+    size: SizeArgs,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
@@ -35,6 +38,7 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
     let wanted = CreateSandbox {
         language_pack: Some(args.pack),
         egress: args.policy.into_spec(),
+        resources: args.size.into(),
         ..CreateSandbox::default()
     };
     let body = args.program.into_body()?;

@@ -1,31 +1,44 @@
-//! `emberctl template`: what sandboxes are restored from, one for each language pack.
+//! `emberctl template`: what sandboxes are restored from, one for each language pack and size.
 
 use std::process::ExitCode;
 
-use emberd_api::{Template, TemplateState};
+use emberd_api::{BuildTemplate, Resources, Template, TemplateState};
 use emberd_client::Client;
 use serde::Serialize;
 
 use super::image::progress;
 use crate::output::{self, Clock, Output};
+use crate::resources::SizeArgs;
 
 /// Commands on templates.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// List the template of every language pack.
+    /// List the templates.
     Ls,
     /// Build templates that are missing, and wait until they are ready.
-    Build(Args),
+    Build(BuildArgs),
     /// Remove templates and empty their pools; sandboxes boot cold until they are built again.
     Rm(Args),
 }
 
-/// Arguments of `template build` and `template rm`.
+/// Arguments of `template build`.
+#[derive(Debug, clap::Args)]
+pub struct BuildArgs {
+    #[command(flatten)]
+    of: Args,
+    /// Keep this many microVMs of the size ready.
+    #[arg(long, value_name = "NUMBER")]
+    pool: Option<u64>,
+}
+
+/// Language packs and a size.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Language packs.
     #[arg(required = true, value_name = "PACK")]
     packs: Vec<String>,
+    #[command(flatten)]
+    size: SizeArgs,
 }
 
 /// The JSON output of `template rm`.
@@ -45,12 +58,12 @@ pub async fn run(client: &Client, command: Command, output: Output) -> anyhow::R
             output.print(&list, || text(&list.templates))?;
         }
         Command::Build(args) => {
-            let built = build(client, &args.packs, output).await?;
+            let built = build(client, args, output).await?;
             output.print(&built, || text(&built))?;
         }
         Command::Rm(args) => {
             for pack in &args.packs {
-                client.delete_template(pack).await?;
+                client.delete_template_of(pack, &args.size.into()).await?;
             }
             let document = Deleted { deleted: args.packs };
             output
@@ -62,12 +75,14 @@ pub async fn run(client: &Client, command: Command, output: Output) -> anyhow::R
 
 /// Builds one after the other, which is also what the daemon does. Interrupting this does not
 /// end the build.
-async fn build(client: &Client, packs: &[String], output: Output) -> anyhow::Result<Vec<Template>> {
+async fn build(client: &Client, args: BuildArgs, output: Output) -> anyhow::Result<Vec<Template>> {
+    let Resources { vcpus, memory_mib } = args.of.size.into();
+    let wanted = BuildTemplate { vcpus, memory_mib, pool_size: args.pool };
     let mut progress = progress::on_terminal(output);
     let mut built = Vec::new();
-    for pack in packs {
+    for pack in &args.of.packs {
         progress.stage(&format!("template of {pack}"));
-        built.push(client.build_template(pack).await?);
+        built.push(client.build_template_of(pack, &wanted).await?);
     }
     Ok(built)
 }
@@ -75,14 +90,16 @@ async fn build(client: &Client, packs: &[String], output: Output) -> anyhow::Res
 fn text(templates: &[Template]) -> String {
     let clock = Clock::now();
     let rows: Vec<_> = templates.iter().map(|template| row(template, clock)).collect();
-    output::table(["PACK", "STATE", "AGE", "SIZE", "WHERE, OR WHY NOT"], &rows)
+    output::table(["PACK", "STATE", "CPUS", "MEMORY", "AGE", "DISK", "WHERE, OR WHY NOT"], &rows)
 }
 
-fn row(template: &Template, clock: Clock) -> [String; 5] {
+fn row(template: &Template, clock: Clock) -> [String; 7] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     [
         template.language_pack.clone(),
         state(template.state).to_owned(),
+        template.vcpus.to_string(),
+        format!("{} MiB", template.memory_mib),
         or_dash(template.made_at_ms.map(|made_at_ms| clock.age(made_at_ms))),
         or_dash(template.disk_bytes.map(output::bytes)),
         or_dash(template.dir.clone().or_else(|| template.error.clone())),

@@ -71,6 +71,7 @@ struct Vm {
     pack: String,
     /// The policy that it was created with, and what has become of it.
     policy: Value,
+    resources: Value,
     /// Names of its environment variables.
     env: Vec<String>,
     /// Timeout and metadata, as the last request set them.
@@ -237,7 +238,7 @@ impl State {
             "sandboxes": self.sandboxes.lock().unwrap().len(), "sandboxes_max": 64,
             "egress": {"default": [], "ceiling": ["public"], "profiles": ["public"]},
             "pools": [{
-                "language_pack": "python", "ready": 1, "filling": 1, "standing_by": 1,
+                "language_pack": "python", "vcpus": 1, "memory_mib": 256, "ready": 1, "filling": 1, "standing_by": 1,
                 "target": 2, "ceiling": 4, "handed_out": 7, "missed": 3, "discarded": 0,
             }],
         })
@@ -253,13 +254,20 @@ impl State {
             body["env"].as_object().into_iter().flat_map(serde_json::Map::keys).collect();
         let env = env.into_iter().cloned().collect();
         let terms = json!({"timeout_ms": body["timeout_ms"], "metadata": body["metadata"]});
+        let resources = json!({
+            "vcpus": body["resources"]["vcpus"].as_u64().unwrap_or(1),
+            "memory_mib": body["resources"]["memory_mib"].as_u64().unwrap_or(256),
+        });
         // Stands for a VMM: waits for an input that never comes.
         let process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let id = format!("sb_{:012x}", process.id());
         if !self.flaws.elsewhere {
             std::fs::create_dir(self.dir(&id)).unwrap();
         }
-        self.sandboxes.lock().unwrap().insert(id.clone(), Vm { pack, policy, env, terms, process });
+        self.sandboxes
+            .lock()
+            .unwrap()
+            .insert(id.clone(), Vm { pack, policy, resources, env, terms, process });
         (201, json!({"id": id}))
     }
 
@@ -272,7 +280,7 @@ impl State {
         json!({
             "id": id, "language_pack": vm.pack, "state": "ready", "created_at_ms": 0,
             "timeout_ms": timeout_ms, "expires_at_ms": timeout_ms.map(expires_at),
-            "metadata": metadata, "env": vm.env,
+            "metadata": metadata, "env": vm.env, "resources": vm.resources,
             "boot_path": "snapshot-restore", "vmm_pid": vm.process.id(), "dir": self.dir(id),
             "boot": {"vmm_us": 50_000, "load_us": 10_000, "guest_us": 1_930_000,
                 "renew_us": 4_000, "warm_up_us": 6_000},
@@ -312,7 +320,7 @@ impl State {
         if self.templates.lock().unwrap().contains(pack) {
             let dir = self.work_dir().join(pack);
             json!({"language_pack": pack, "state": "ready", "dir": dir, "disk_bytes": 3 << 20,
-                "made_at_ms": 0})
+                "made_at_ms": 0, "vcpus": 2, "memory_mib": 512})
         } else {
             json!({"language_pack": pack, "state": "absent"})
         }

@@ -54,10 +54,16 @@ fn timeouts_and_metadata_are_set_and_shown() {
     for line in ["time left           10m", "metadata            run=1"] {
         assert!(printed(&text).lines().any(|shown| shown == line), "{}", printed(&text));
     }
-    let options = ["create", "-e", "TOKEN=s3cret", "--env", "A=b=c"];
+    let options =
+        ["create", "--cpus", "2", "--memory", "1g", "-e", "TOKEN=s3cret", "--env", "A=b=c"];
     let id2 = printed(&run(addr, &options)).trim().to_owned();
     let text = run(addr, &["inspect", &id2]);
     assert!(printed(&text).contains("variables           A, TOKEN\n"), "{}", printed(&text));
+    assert!(
+        printed(&text).contains("size                1024 MiB, 2 vCPU\n"),
+        "{}",
+        printed(&text)
+    );
     let listed = run(addr, &["ls", "--metadata", "run=1"]);
     assert!(printed(&listed).contains("  10m   "), "{}", printed(&listed));
     assert_eq!(printed(&run(addr, &["timeout", &id, "2h"])), "2h\n");
@@ -114,7 +120,7 @@ fn templates_are_built_listed_and_removed() {
     let built = run(addr, &["template", "build", "shell", "python"]);
     let rows: Vec<Vec<_>> =
         printed(&built).lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(rows[1][..2], ["shell", "ready"]);
+    assert_eq!(rows[1][..5], ["shell", "ready", "2", "512", "MiB"]);
     assert_eq!(rows[2][..2], ["python", "ready"]);
     assert_eq!(complaint(&built), "", "nobody watches: no progress");
     assert_eq!(json(addr, &["template", "build", "shell"])[0]["state"], "ready");
@@ -135,7 +141,7 @@ fn ping_and_info_tell_what_the_daemon_is() {
     assert!(printed(&info).contains("chosen because  a test\n"), "{}", printed(&info));
     assert!(printed(&info).contains("shell: POSIX shell\n"), "{}", printed(&info));
     assert!(printed(&info).contains("egress ceiling  public\n"), "{}", printed(&info));
-    let pool = "python: 1 ready of 2, raised to 4, 1 filling, 1 standing by; \
+    let pool = "python (256 MiB, 1 vCPU): 1 ready of 2, raised to 4, 1 filling, 1 standing by; \
         7 handed out, 3 missed, 0 discarded\n";
     assert!(printed(&info).contains(pool), "{}", printed(&info));
     assert_eq!(json(&daemon.addr, &["info"])["guest_ram_mib"], 256);

@@ -7,7 +7,6 @@ use std::time::SystemTime;
 
 use emberd_egress::SandboxEgress;
 use emberd_guest::Guest;
-use emberd_image::PackName;
 use emberd_vmm::{ExitReason, KillError, Stream};
 use parking_lot::Mutex;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -19,14 +18,15 @@ use super::phase::{Creating, Gone, Phase, PhaseKind, Refused, Request, Was, Why}
 use crate::boot_path::{BootPath, BootTimes};
 use crate::egress::Session;
 use crate::id::SandboxId;
+use crate::shape::Shape;
 
 /// One sandbox as it is now.
 #[derive(Debug, Clone)]
 pub struct SandboxView {
     /// Identity of the sandbox.
     pub id: SandboxId,
-    /// Its language pack.
-    pub pack: PackName,
+    /// Its language pack and size.
+    pub shape: Shape,
     /// State of the sandbox.
     pub state: SandboxState,
     /// When the sandbox was requested.
@@ -74,7 +74,7 @@ pub struct Created {
 /// See the module.
 pub(crate) struct Sandbox {
     pub id: SandboxId,
-    pub pack: PackName,
+    pub shape: Shape,
     pub dir: PathBuf,
     /// None if the daemon carries no connections.
     pub egress: Option<Arc<Session>>,
@@ -86,11 +86,11 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    pub fn new(id: SandboxId, pack: PackName, dir: PathBuf, egress: Option<SandboxEgress>) -> Self {
+    pub fn new(id: SandboxId, shape: Shape, dir: PathBuf, egress: Option<SandboxEgress>) -> Self {
         let creating = Creating { ending: CancellationToken::new(), making: Arc::default() };
         let egress = egress.map(|egress| Arc::new(Session::new(egress)));
         let (lease, phase) = (Mutex::default(), Mutex::new(Some(Phase::Creating(creating))));
-        Self { id, pack, dir, egress, env: Arc::default(), lease, phase }
+        Self { id, shape, dir, egress, env: Arc::default(), lease, phase }
     }
 
     /// Reads the phase. Detects here that the VMM has ended, without waiting for a notification.
@@ -193,7 +193,7 @@ impl Sandbox {
         let lease = self.lease.lock();
         SandboxView {
             id: self.id,
-            pack: self.pack.clone(),
+            shape: self.shape.clone(),
             state,
             created_at,
             boot_path: boot.map(|(boot_path, _)| boot_path),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use emberd_egress::Policy;
-use emberd_image::{Digest, Images, PackImage, PackName};
+use emberd_image::{Digest, Images, PackImage};
 use emberd_vmm::{AnyVmm, BootSpec, ImageHashes, MachineShape, RestoreSpec};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +12,7 @@ use crate::config::SandboxesConfig;
 use crate::id::SandboxId;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::sandbox::Sandbox;
+use crate::shape::{Shape, Size};
 
 /// Version of the way that templates are made. A template of another version is rebuilt.
 const RECIPE_GENERATION: u32 = 1;
@@ -32,11 +33,11 @@ pub(crate) struct Base {
 
 impl Base {
     /// Returns a new sandbox that has only an id and the path of its directory.
-    pub fn sandbox(&self, pack: &PackName) -> Arc<Sandbox> {
+    pub fn sandbox(&self, shape: &Shape) -> Arc<Sandbox> {
         let id = SandboxId::with_key(self.config.node_key);
         let dir = self.run_dir.path().join(id.to_string());
         let egress = self.config.egress.as_ref().map(|egress| egress.sandbox(&self.no_egress));
-        Arc::new(Sandbox::new(id, pack.clone(), dir, egress))
+        Arc::new(Sandbox::new(id, shape.clone(), dir, egress))
     }
 
     /// Returns the boot specification of `sandbox`.
@@ -48,8 +49,8 @@ impl Base {
             initramfs: self.images.initramfs.path.clone(),
             rootfs: image.rootfs.clone(),
             kernel_args: self.config.kernel_args.clone(),
-            vcpu_count: self.config.vcpu_count,
-            mem_size_mib: self.config.mem_size_mib,
+            vcpu_count: sandbox.shape.size.vcpus,
+            mem_size_mib: sandbox.shape.size.memory_mib,
             for_template,
         }
     }
@@ -60,7 +61,7 @@ impl Base {
             dir: sandbox.dir.clone(),
             rootfs: image.rootfs.clone(),
             images: self.hashes(image),
-            machine: self.shape(),
+            machine: self.machine(sandbox.shape.size),
         }
     }
 
@@ -75,11 +76,11 @@ impl Base {
         }
     }
 
-    /// The machine every guest sees.
-    pub fn shape(&self) -> MachineShape {
+    /// Returns the machine that guests of `size` see.
+    pub fn machine(&self, size: Size) -> MachineShape {
         MachineShape {
-            vcpu_count: self.config.vcpu_count,
-            mem_size_mib: self.config.mem_size_mib,
+            vcpu_count: size.vcpus,
+            mem_size_mib: size.memory_mib,
             kernel_args: self.config.kernel_args.clone(),
         }
     }

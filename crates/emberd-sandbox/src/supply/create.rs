@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use emberd_image::{PackImage, PackName};
+use emberd_image::PackImage;
 
 use super::base::Base;
 use super::boot::{self, Answered};
@@ -14,10 +14,11 @@ use crate::lifecycle::lease::Boottime;
 use crate::lifecycle::machine::{GuestHost, Machine, Running};
 use crate::lifecycle::sandbox::{Created, Sandbox};
 use crate::lifecycle::table::Table;
+use crate::shape::Shape;
 
 /// The sandbox that a caller asked for.
 pub(crate) struct Wanted<'a> {
-    pub pack: &'a PackName,
+    pub shape: Shape,
     pub image: &'a PackImage,
     pub spec: SandboxSpec,
 }
@@ -31,13 +32,13 @@ pub(crate) async fn create(
     table: &Table,
     wanted: Wanted<'_>,
 ) -> Result<Created, CreateError> {
-    let Wanted { pack, image, spec } = wanted;
-    let SandboxSpec { terms, policy, env } = spec;
-    let pool = sources.pools.get(pack);
-    let claim = || match pool.map_or(Taken::Nothing, |pool| pool.take(&sources.reaper)) {
+    let Wanted { shape, image, spec } = wanted;
+    let SandboxSpec { terms, policy, env, resources: _ } = spec;
+    let pool = sources.pools.get(&shape);
+    let claim = || match pool.as_ref().map_or(Taken::Nothing, |pool| pool.take(&sources.reaper)) {
         Taken::Ready(sandbox) => (sandbox, None),
         Taken::Standby(standby) => (Arc::clone(&standby.sandbox), Some(standby)),
-        Taken::Nothing => (sources.base.sandbox(pack), None),
+        Taken::Nothing => (sources.base.sandbox(&shape), None),
     };
     // At the limit of sandboxes, nothing is taken from the pool.
     let (sandbox, standby) = table.enter(claim, |(sandbox, _)| sandbox)?;

@@ -23,14 +23,14 @@ pub(crate) async fn look_after(sources: Arc<Sources>) {
     let pace = sources.pools.pace;
     loop {
         sleep(pace.health_period).await;
-        for (pack, pool) in sources.pools.iter() {
+        for (shape, pool) in sources.pools.all() {
             for id in pool.ready() {
                 let Some(lent) = pool.lend(id) else { continue };
                 match examine(lent.sandbox(), pace.health_timeout).await {
                     Ok(()) => lent.give_back(&sources.reaper),
                     Err(error) => {
                         let error = &error as &dyn std::error::Error;
-                        tracing::warn!(%pack, %id, error, "replacing an unhealthy microVM");
+                        tracing::warn!(%shape, %id, error, "replacing an unhealthy microVM");
                         lent.discard(&sources.reaper);
                         sources.pools.wake.notify_one();
                     }

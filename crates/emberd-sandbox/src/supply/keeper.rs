@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use emberd_image::PackName;
 use emberd_vmm::Template;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -11,18 +10,17 @@ use super::pool::{Pool, Work};
 use super::restore::{self, RestoreFailure, Standby};
 use super::sources::Sources;
 use crate::boot_path::BootPath;
+use crate::shape::Shape;
 
 /// Fills the pools; never returns.
 pub(crate) async fn keep(sources: Arc<Sources>) {
     let pools = &sources.pools;
     loop {
         pools.tidy(&sources.reaper);
-        let is_ready = |pack: &PackName| sources.ready_template(pack).is_some();
-        if let Some((pack, work)) = pools.next_work(is_ready)
-            && let Some(pool) = pools.get(pack)
-        {
+        let is_ready = |shape: &Shape| sources.ready_template(shape).is_some();
+        if let Some((shape, pool, work)) = pools.next_work(is_ready) {
             wait_for_quiet(&sources).await;
-            carry_out(&sources, pack, pool, work).await;
+            carry_out(&sources, &shape, &pool, work).await;
             continue;
         }
         let notified = pools.wake.notified();
@@ -46,39 +44,39 @@ async fn wait_for_quiet(sources: &Sources) {
     }
 }
 
-async fn carry_out(sources: &Sources, pack: &PackName, pool: &Pool, work: Work) {
+async fn carry_out(sources: &Sources, shape: &Shape, pool: &Pool, work: Work) {
     let _permit = sources.restores.acquire().await.expect("the semaphore is never closed");
     // Read before the template: if the template is replaced in the meantime, the pool refuses
     // what is made from the old one.
     let generation = pool.generation();
-    let Some(template) = sources.ready_template(pack) else { return };
+    let Some(template) = sources.ready_template(shape) else { return };
     let outcome = match work {
-        Work::Fill => fill(sources, pack, pool, &template, generation).await,
-        Work::StandBy => stand_by(sources, pack, &template)
+        Work::Fill => fill(sources, shape, pool, &template, generation).await,
+        Work::StandBy => stand_by(sources, shape, &template)
             .await
             .map(|standby| pool.keep_standby(standby, generation, &sources.reaper)),
     };
     if let Err(failure) = outcome {
         let error = &failure as &dyn std::error::Error;
-        tracing::warn!(%pack, error, "cannot refill the warm pool");
-        sources.judge(pack, &template, &failure);
+        tracing::warn!(%shape, error, "cannot refill the warm pool");
+        sources.judge(shape, &template, &failure);
         pool.rest();
     }
 }
 
 async fn stand_by(
     sources: &Sources,
-    pack: &PackName,
+    shape: &Shape,
     template: &Arc<Template>,
 ) -> Result<Standby, RestoreFailure> {
     let base = &sources.base;
-    let sandbox = base.sandbox(pack);
-    restore::stand_by(base, Arc::clone(template), sandbox, sources.image(pack)).await
+    let sandbox = base.sandbox(shape);
+    restore::stand_by(base, Arc::clone(template), sandbox, sources.image(&shape.pack)).await
 }
 
 async fn fill(
     sources: &Sources,
-    pack: &PackName,
+    shape: &Shape,
     pool: &Pool,
     template: &Arc<Template>,
     generation: u64,
@@ -86,14 +84,15 @@ async fn fill(
     let (filling, standby) = pool.fill(generation, &sources.reaper);
     let standby = match standby {
         Some(standby) => standby,
-        None => stand_by(sources, pack, template).await?,
+        None => stand_by(sources, shape, template).await?,
     };
     let sandbox = Arc::clone(&standby.sandbox);
-    let making = restore::load(&sources.base, standby, sources.image(pack), BootPath::WarmPool);
+    let making =
+        restore::load(&sources.base, standby, sources.image(&shape.pack), BootPath::WarmPool);
     if let Some(made) = fulfil(&sources.base, &sandbox, making).await {
         made?;
         sources.watch(&sandbox);
-        sources.confirm(pack, template);
+        sources.confirm(shape, template);
         filling.done(sandbox, &sources.reaper);
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! The warm pools, one for each language pack: restored microVMs that wait for a request, and
-//! standbys, VMMs that have not loaded their template yet.
+//! The warm pools, one for each language pack and each pinned shape: restored microVMs that wait
+//! for a request, and standbys, VMMs that have not loaded their template yet.
 //!
 //! ```text
 //!             keeper: stand by            keeper: load, warm up         create: take
@@ -14,8 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use emberd_image::PackName;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use super::reaper::Reaper;
@@ -23,12 +22,13 @@ use super::restore::Standby;
 use crate::config::{Pace, PoolConfig};
 use crate::id::SandboxId;
 use crate::lifecycle::sandbox::Sandbox;
+use crate::shape::Shape;
 
 mod ceiling;
 
 use ceiling::Ceiling;
 
-/// Number of standbys of each pack. A refill takes one, and so does a creation that finds the
+/// Number of standbys of each pool. A refill takes one, and so does a creation that finds the
 /// pool empty. Each holds some MiB and saves the start of a process.
 const STANDBYS: usize = 1;
 
@@ -38,11 +38,11 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Most doublings of [`RETRY`]: about a minute.
 const RETRY_DOUBLINGS_MAX: u32 = 6;
 
-/// The warm pool of one language pack as it is now.
+/// The warm pool of one shape as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolView {
-    /// The language pack.
-    pub pack: PackName,
+    /// Language pack and size.
+    pub shape: Shape,
     /// MicroVMs ready to be handed out.
     pub ready: usize,
     /// MicroVMs being made ready.
@@ -63,10 +63,10 @@ pub struct PoolView {
 
 /// All pools of one daemon.
 pub(crate) struct Pools {
-    by_pack: BTreeMap<PackName, Pool>,
+    by_shape: RwLock<BTreeMap<Shape, Arc<Pool>>>,
     pub pace: Pace,
-    /// Most microVMs in all pools.
-    held_max: usize,
+    /// Most memory of the microVMs in all pools, in MiB.
+    memory_mib_max: u64,
     /// Notified when a pool may need work.
     pub wake: Arc<Notify>,
 }
@@ -118,57 +118,72 @@ pub(crate) enum Work {
 }
 
 impl Pools {
-    /// Returns empty pools for `packs`; without `config` they hold only standbys.
-    pub fn new<'a>(
-        packs: impl Iterator<Item = &'a PackName>,
-        config: Option<&PoolConfig>,
-        mem_size_mib: u32,
-    ) -> Self {
+    /// Returns empty pools for `shapes`; without `config` they hold only standbys.
+    pub fn new<'a>(shapes: impl Iterator<Item = &'a Shape>, config: Option<&PoolConfig>) -> Self {
         let target = config.map_or(0, |config| config.size);
-        let memory_mib_max = config.map_or(0, |config| config.memory_mib_max);
-        let held_max = memory_mib_max / u64::from(mem_size_mib.max(1));
+        let pool = |shape: &Shape| (shape.clone(), Arc::new(Pool::new(target)));
         Self {
-            by_pack: packs.map(|pack| (pack.clone(), Pool::new(target))).collect(),
+            by_shape: RwLock::new(shapes.map(pool).collect()),
             pace: config.map_or_else(Pace::default, |config| config.pace),
-            held_max: usize::try_from(held_max).unwrap_or(usize::MAX),
+            memory_mib_max: config.map_or(0, |config| config.memory_mib_max),
             wake: Arc::new(Notify::new()),
         }
     }
 
-    pub fn get(&self, pack: &PackName) -> Option<&Pool> {
-        self.by_pack.get(pack)
+    pub fn get(&self, shape: &Shape) -> Option<Arc<Pool>> {
+        self.by_shape.read().get(shape).cloned()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&PackName, &Pool)> {
-        self.by_pack.iter()
+    pub fn all(&self) -> Vec<(Shape, Arc<Pool>)> {
+        let by_shape = self.by_shape.read();
+        by_shape.iter().map(|(shape, pool)| (shape.clone(), Arc::clone(pool))).collect()
     }
 
     pub fn views(&self) -> Vec<PoolView> {
-        self.iter().map(|(pack, pool)| pool.view(pack.clone())).collect()
+        self.all().into_iter().map(|(shape, pool)| pool.view(shape)).collect()
     }
 
-    /// Returns the next work for a pack whose template `is_ready`. The emptiest pool is filled
+    /// Keeps `target` microVMs of `shape` ready, and VMMs that stand by.
+    pub fn keep(&self, shape: &Shape, target: usize) {
+        let mut by_shape = self.by_shape.write();
+        let pool = by_shape.entry(shape.clone()).or_insert_with(|| Arc::new(Pool::new(0)));
+        pool.state.lock().ceiling = Ceiling::new(target);
+        self.wake.notify_one();
+    }
+
+    /// Ends the pool of `shape`.
+    pub fn end(&self, shape: &Shape, reaper: &Reaper) {
+        if let Some(pool) = self.by_shape.write().remove(shape) {
+            pool.clear(reaper);
+        }
+    }
+
+    /// Returns the next work for a shape whose template `is_ready`. The emptiest pool is filled
     /// first, and standbys come last.
-    pub fn next_work(&self, is_ready: impl Fn(&PackName) -> bool) -> Option<(&PackName, Work)> {
+    pub fn next_work(&self, is_ready: impl Fn(&Shape) -> bool) -> Option<(Shape, Arc<Pool>, Work)> {
         let now = Instant::now();
-        let pools = || {
-            let ready = self.iter().filter(|(pack, _)| is_ready(pack));
-            ready.filter(|(_, pool)| !pool.state.lock().rests(now))
+        let mut pools = self.all();
+        let memory_mib = |(shape, pool): &(Shape, Arc<Pool>)| {
+            u64::from(shape.size.memory_mib) * pool.state.lock().held() as u64
         };
-        let held: usize = self.by_pack.values().map(|pool| pool.state.lock().held()).sum();
-        let emptiest = pools()
-            .filter(|(_, pool)| held < self.held_max && pool.state.lock().wants_more())
+        let held_mib: u64 = pools.iter().map(memory_mib).sum();
+        let has_room =
+            |shape: &Shape| held_mib + u64::from(shape.size.memory_mib) <= self.memory_mib_max;
+        pools.retain(|(shape, pool)| is_ready(shape) && !pool.state.lock().rests(now));
+        let emptiest = pools
+            .iter()
+            .filter(|(shape, pool)| has_room(shape) && pool.state.lock().wants_more())
             .min_by_key(|(_, pool)| pool.state.lock().held());
-        let filling = emptiest.map(|(pack, _)| (pack, Work::Fill));
-        filling.or_else(|| {
-            let short = pools().find(|(_, pool)| pool.state.lock().standbys.len() < STANDBYS);
-            short.map(|(pack, _)| (pack, Work::StandBy))
-        })
+        let short = || pools.iter().find(|(_, pool)| pool.state.lock().standbys.len() < STANDBYS);
+        let filling = emptiest.map(|pool| (pool, Work::Fill));
+        let work = filling.or_else(|| short().map(|pool| (pool, Work::StandBy)));
+        work.map(|((shape, pool), work)| (shape.clone(), Arc::clone(pool), work))
     }
 
     /// Returns when the next work becomes due without a notification.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = self.by_pack.values().flat_map(|pool| {
+        let by_shape = self.by_shape.read();
+        let deadlines = by_shape.values().flat_map(|pool| {
             let state = pool.state.lock();
             [state.rests_until, state.ceiling.next_sinking(self.pace.idle_before_shrink)]
         });
@@ -178,7 +193,7 @@ impl Pools {
     /// Removes microVMs that ended or exceed the ceiling, and lowers ceilings that are due.
     pub fn tidy(&self, reaper: &Reaper) {
         let now = Instant::now();
-        for pool in self.by_pack.values() {
+        for (_, pool) in self.all() {
             let mut state = pool.state.lock();
             state.ceiling.sink(now, self.pace.idle_before_shrink);
             if state.rests_until.is_some_and(|until| until <= now) {
@@ -199,7 +214,7 @@ impl Pools {
 
     /// Empties every pool.
     pub fn clear(&self, reaper: &Reaper) {
-        self.by_pack.values().for_each(|pool| pool.clear(reaper));
+        self.all().iter().for_each(|(_, pool)| pool.clear(reaper));
     }
 }
 
@@ -298,10 +313,10 @@ impl Pool {
         state.standbys.drain(..).for_each(|standby| reaper.drop_later(standby));
     }
 
-    fn view(&self, pack: PackName) -> PoolView {
+    fn view(&self, shape: Shape) -> PoolView {
         let state = self.state.lock();
         PoolView {
-            pack,
+            shape,
             ready: state.ready.len(),
             filling: state.filling,
             standing_by: state.standbys.len(),

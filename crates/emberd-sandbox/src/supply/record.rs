@@ -24,7 +24,7 @@ pub(crate) fn write(sandbox: &Sandbox) -> io::Result<()> {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let record = OnDisk {
         id: sandbox.id.to_string(),
-        pack: sandbox.pack.to_string(),
+        pack: sandbox.shape.pack.to_string(),
         made_at_ms: since_epoch.as_millis(),
     };
     fs::write(sandbox.dir.join(FILE_NAME), serde_json::to_vec(&record)?)

@@ -1,6 +1,5 @@
 //! The sources of microVMs: the driver and its images, templates and pools.
 
-use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::sync::Arc;
 
@@ -24,6 +23,7 @@ use crate::error::OpenError;
 use crate::id::SandboxId;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::sandbox::Sandbox;
+use crate::shape::Shape;
 
 /// Concurrent restores for each processor of the host. More would slow each restore down without
 /// speeding up any. Under many requests, restores would become slow enough to time out.
@@ -58,9 +58,10 @@ impl Sources {
         let base = Base { vmm, images, config, activity, no_egress, closing, run_dir };
         let templates = open_templates(&base)?;
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let packs = base.images.packs.keys().filter(|_| templates.is_ok());
+        let shapes = default_shapes(&base);
+        let shapes = shapes.iter().filter(|_| templates.is_ok());
         Ok(Self {
-            pools: Pools::new(packs, base.config.pool.as_ref(), base.config.mem_size_mib),
+            pools: Pools::new(shapes, base.config.pool.as_ref()),
             templates,
             reaper: Reaper::new(),
             sessions: TaskTracker::new(),
@@ -74,60 +75,69 @@ impl Sources {
         &self.base.images.packs[pack]
     }
 
-    /// The pack's template, if sandboxes can be restored from it.
-    pub fn ready_template(&self, pack: &PackName) -> Option<Arc<Template>> {
-        self.templates.as_ref().ok()?.ready(pack)
+    /// Returns the key of the template of `shape`; none if its pack is not installed, or if the VMM
+    /// makes none.
+    pub fn key_of(&self, shape: &Shape) -> Option<TemplateKey> {
+        key_of(&self.base, shape)?.ok()
+    }
+
+    /// The template of `shape`, if sandboxes can be restored from it.
+    pub fn ready_template(&self, shape: &Shape) -> Option<Arc<Template>> {
+        self.templates.as_ref().ok()?.ready(shape)
     }
 
     /// Records that a microVM was restored from `template`.
-    pub fn confirm(&self, pack: &PackName, template: &Arc<Template>) {
+    pub fn confirm(&self, shape: &Shape, template: &Arc<Template>) {
         if let Ok(templates) = &self.templates {
-            templates.confirm(pack, template);
+            templates.confirm(shape, template);
         }
     }
 
     /// Records a failed restore against its template.
-    pub fn judge(&self, pack: &PackName, template: &Arc<Template>, failure: &RestoreFailure) {
-        self.blame(pack, template, failure.blame(), &chain(failure));
+    pub fn judge(&self, shape: &Shape, template: &Arc<Template>, failure: &RestoreFailure) {
+        self.blame(shape, template, failure.blame(), &chain(failure));
     }
 
     /// Invalidates `template`: nothing is restored from it any more.
-    pub fn invalidate(&self, pack: &PackName, template: &Arc<Template>, error: &TemplateError) {
-        self.blame(pack, template, Blame::Template, &chain(error));
+    pub fn invalidate(&self, shape: &Shape, template: &Arc<Template>, error: &TemplateError) {
+        self.blame(shape, template, Blame::Template, &chain(error));
     }
 
-    fn blame(&self, pack: &PackName, template: &Arc<Template>, blame: Blame, error: &str) {
+    fn blame(&self, shape: &Shape, template: &Arc<Template>, blame: Blame, error: &str) {
         if let Ok(templates) = &self.templates
-            && templates.blame(pack, template, blame, error)
+            && templates.blame(shape, template, blame, error)
         {
-            self.empty_pool(pack);
+            self.empty_pool(shape);
         }
     }
 
-    /// Ends the microVMs in the pack's pool.
-    pub fn empty_pool(&self, pack: &PackName) {
-        if let Some(pool) = self.pools.get(pack) {
+    /// Ends the microVMs in the pool of `shape`.
+    pub fn empty_pool(&self, shape: &Shape) {
+        if let Some(pool) = self.pools.get(shape) {
             pool.clear(&self.reaper);
         }
     }
 
-    /// Restores the microVM of `sandbox` from `standby`, else from the pack's template. Returns
-    /// none if the pack has no usable template.
+    /// Restores the microVM of `sandbox` from `standby`, else from the template of its shape.
+    /// Returns none if there is no usable template.
     pub async fn restore(
         &self,
         image: &PackImage,
         sandbox: &Arc<Sandbox>,
         standby: Option<Standby>,
     ) -> Option<Answered> {
-        let pack = &sandbox.pack;
-        if standby.is_none() && self.ready_template(pack).is_none() {
+        let shape = &sandbox.shape;
+        if standby.is_none() && self.ready_template(shape).is_none() {
+            if let Ok(templates) = &self.templates {
+                templates.ask(shape, || self.key_of(shape));
+            }
             return None;
         }
         let _permit = self.restores.acquire().await.expect("the semaphore is never closed");
         let template = match &standby {
             Some(standby) => Arc::clone(&standby.template),
             // Another restore may have invalidated the template in the meantime.
-            None => self.ready_template(pack)?,
+            None => self.ready_template(shape)?,
         };
         let restored = async {
             let (template, owner) = (Arc::clone(&template), Arc::clone(sandbox));
@@ -139,13 +149,13 @@ impl Sources {
         };
         match restored.await {
             Ok(restored) => {
-                self.confirm(pack, &template);
+                self.confirm(shape, &template);
                 Some(restored)
             }
             Err(failure) => {
                 let error = &failure as &dyn std::error::Error;
-                tracing::warn!(id = %sandbox.id, %pack, error, "restore failed: booting cold");
-                self.judge(pack, &template, &failure);
+                tracing::warn!(id = %sandbox.id, %shape, error, "restore failed: booting cold");
+                self.judge(shape, &template, &failure);
                 None
             }
         }
@@ -178,24 +188,30 @@ impl Sources {
     }
 }
 
+/// The shapes of sandboxes whose creation names no size.
+fn default_shapes(base: &Base) -> Vec<Shape> {
+    let size = base.config.size;
+    base.images.packs.keys().map(|pack| Shape { pack: pack.clone(), size }).collect()
+}
+
+/// Returns the key of the template of `shape`; none if its pack is not installed.
+fn key_of(base: &Base, shape: &Shape) -> Option<Result<TemplateKey, RestoreError>> {
+    let image = base.images.packs.get(&shape.pack)?;
+    Some(base.vmm.template_key(base.hashes(image), base.machine(shape.size)))
+}
+
 /// Opens the directory of templates, or returns why the daemon makes none.
 fn open_templates(base: &Base) -> Result<Result<Arc<Templates>, String>, OpenError> {
     let Some(dir) = &base.config.template_dir else {
         return Ok(Err("templates are switched off".to_owned()));
     };
-    let keys = base.images.packs.iter().map(|(pack, image)| {
-        let key = base.vmm.template_key(base.hashes(image), base.shape())?;
-        Ok((pack.clone(), key))
-    });
-    let keys: BTreeMap<PackName, TemplateKey> = match keys.collect() {
-        Ok(keys) => keys,
-        Err(refusal) => {
-            let refusal: RestoreError = refusal;
-            tracing::warn!("no templates: every sandbox boots cold: {refusal}");
-            return Ok(Err(refusal.to_string()));
-        }
-    };
-    match Templates::open(dir, keys) {
+    let shapes = default_shapes(base);
+    if let Some(refusal) = shapes.iter().find_map(|shape| key_of(base, shape)?.err()) {
+        tracing::warn!("no templates: every sandbox boots cold: {refusal}");
+        return Ok(Err(refusal.to_string()));
+    }
+    let key_of = |shape: &Shape| key_of(base, shape)?.ok();
+    match Templates::open(dir, &shapes, key_of, base.config.template_disk_bytes) {
         Ok(templates) => Ok(Ok(Arc::new(templates))),
         Err(source) => Err(OpenError::TemplateDir { template_dir: dir.clone(), source }),
     }

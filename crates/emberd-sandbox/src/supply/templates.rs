@@ -1,4 +1,4 @@
-//! The templates of one daemon: one for each language pack.
+//! The templates of one daemon: of each default shape, and of shapes pinned or asked for twice.
 //!
 //! ```text
 //!            start, build                    verified or made
@@ -9,24 +9,29 @@
 //! ```
 //!
 //! A template is invalidated when it is damaged, or when two restores in a row fail and the
-//! host is not clearly the cause. A single failure has the template verified again.
+//! host is not clearly the cause. A single failure has it verified again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use emberd_image::PackName;
 use emberd_vmm::{Template, TemplateKey};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::restore::Blame;
+use crate::config::ResourceError;
+use crate::shape::Shape;
 
 mod build;
 pub(crate) mod builder;
+mod room;
 mod store;
 
 use store::Store;
@@ -42,7 +47,17 @@ const FAILURES_MAX: u32 = 5;
 /// Wait before a template is built again after a failure; doubled with every further one.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// State of a language pack's template.
+/// A shape that is asked for twice within this time gets a template. A build takes seconds of
+/// processor time, which a single sandbox does not repay.
+const ASKED_AGAIN: Duration = Duration::from_secs(600);
+
+/// Most shapes with a template or a request for one; beyond it a new shape boots cold.
+const SHAPES_MAX: usize = 256;
+
+/// Most shapes that callers pin.
+pub(crate) const PINNED_MAX: usize = 64;
+
+/// State of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TemplateState {
     /// The template does not exist; sandboxes boot cold.
@@ -55,11 +70,13 @@ pub enum TemplateState {
     Failed,
 }
 
-/// The template of one language pack as it is now.
+/// The template of one shape as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateView {
-    /// The language pack.
-    pub pack: PackName,
+    /// Language pack and size.
+    pub shape: Shape,
+    /// Whether it stays, even if it is not used: the default of its pack, or pinned.
+    pub is_pinned: bool,
     /// State of the template.
     pub state: TemplateState,
     /// Why the build failed, with every cause; none unless the state is `Failed`.
@@ -85,13 +102,19 @@ pub enum BuildTemplateError {
     #[error("the daemon is shutting down")]
     ShuttingDown,
     /// The template was removed during its build.
-    #[error("the template of `{0}` was removed during its build")]
-    Removed(PackName),
+    #[error("the template of {0} was removed during its build")]
+    Removed(Shape),
+    /// Too many shapes are pinned.
+    #[error("the limit of {PINNED_MAX} pinned shapes is reached")]
+    TooManyPinned,
+    /// The size is not one that the daemon makes.
+    #[error(transparent)]
+    Resources(#[from] ResourceError),
     /// The build failed.
-    #[error("the template of `{pack}` could not be built: {error}")]
+    #[error("the template of {shape} could not be built: {error}")]
     Failed {
-        /// The language pack.
-        pack: PackName,
+        /// Language pack and size.
+        shape: Shape,
         /// Why, with every cause. Several callers may wait for one build.
         error: String,
     },
@@ -106,6 +129,9 @@ pub enum RemoveTemplateError {
     /// This daemon makes no templates.
     #[error("this daemon makes no templates: {0}")]
     NoTemplates(String),
+    /// The size is not one that the daemon makes.
+    #[error(transparent)]
+    Resources(#[from] ResourceError),
     /// Its files could not be removed.
     #[error("cannot remove {}", dir.display())]
     Leftover {
@@ -119,16 +145,31 @@ pub enum RemoveTemplateError {
 /// The templates of one daemon.
 pub(crate) struct Templates {
     store: Store,
-    slots: BTreeMap<PackName, Slot>,
+    shapes: Mutex<Shapes>,
+    /// Most disk space of the templates together, in bytes; those that stay count too.
+    disk_bytes_max: u64,
     /// Notified when a template may need a build.
     work: Notify,
     /// Held by the task that changes the directory: one build at a time.
     build_lock: tokio::sync::Mutex<()>,
 }
 
-/// The place of one pack's template.
+#[derive(Default)]
+struct Shapes {
+    slots: BTreeMap<Shape, Arc<Slot>>,
+    /// When a shape without a slot was last asked for.
+    asked: BTreeMap<Shape, Instant>,
+}
+
+/// The place of one shape's template.
 struct Slot {
+    shape: Shape,
     key: TemplateKey,
+    /// Whether it is of the default size of its pack.
+    is_default: bool,
+    is_pinned: AtomicBool,
+    /// When a sandbox was last restored from it; at first, when the daemon learned of it.
+    used: Mutex<SystemTime>,
     plan: watch::Sender<Plan>,
 }
 
@@ -174,44 +215,87 @@ impl Plan {
 }
 
 impl Templates {
-    /// Opens the directory; every template is wanted. Blocks.
-    pub fn open(dir: &Path, keys: BTreeMap<PackName, TemplateKey>) -> io::Result<Self> {
-        let current: BTreeSet<_> = keys.iter().map(|(pack, key)| store::name(pack, key)).collect();
-        let slot = |key| {
-            let plan = Plan {
-                state: State::building(),
-                failures: 0,
-                misses: 0,
-                doubted: false,
-                invalidated: None,
-            };
-            Slot { key, plan: watch::Sender::new(plan) }
-        };
+    /// Opens the directory; the template of every shape of `defaults` is wanted. Templates of other
+    /// sizes that are there are used too, if `key_of` says that they are of today. Blocks.
+    pub fn open(
+        dir: &Path,
+        defaults: &[Shape],
+        key_of: impl Fn(&Shape) -> Option<TemplateKey>,
+        disk_bytes_max: u64,
+    ) -> io::Result<Self> {
+        let (store, found) = Store::open(dir, |shape, key| key_of(shape).as_ref() == Some(key))?;
+        let mut slots = BTreeMap::new();
+        let shapes = defaults.iter().map(|shape| (shape, true));
+        for (shape, is_default) in shapes.chain(found.iter().map(|shape| (shape, false))) {
+            if slots.len() < SHAPES_MAX
+                && let Some(key) = key_of(shape)
+            {
+                let slot = || Arc::new(Slot::new(shape.clone(), key, is_default));
+                slots.entry(shape.clone()).or_insert_with(slot);
+            }
+        }
         Ok(Self {
-            store: Store::open(dir, &current)?,
-            slots: keys.into_iter().map(|(pack, key)| (pack, slot(key))).collect(),
+            store,
+            shapes: Mutex::new(Shapes { slots, asked: BTreeMap::new() }),
+            disk_bytes_max,
             work: Notify::new(),
             build_lock: tokio::sync::Mutex::new(()),
         })
     }
 
-    /// The template of `pack`, if sandboxes can be restored from it.
-    pub fn ready(&self, pack: &PackName) -> Option<Arc<Template>> {
-        self.slots.get(pack)?.plan.borrow().state.ready().cloned()
+    fn slot(&self, shape: &Shape) -> Option<Arc<Slot>> {
+        self.shapes.lock().slots.get(shape).cloned()
+    }
+
+    fn slots(&self) -> Vec<Arc<Slot>> {
+        self.shapes.lock().slots.values().cloned().collect()
+    }
+
+    /// The template of `shape`, if sandboxes can be restored from it.
+    pub fn ready(&self, shape: &Shape) -> Option<Arc<Template>> {
+        let shapes = self.shapes.lock();
+        let slot = shapes.slots.get(shape)?;
+        let template = slot.plan.borrow().state.ready().cloned()?;
+        *slot.used.lock() = SystemTime::now();
+        Some(template)
+    }
+
+    /// Records that a sandbox of `shape` boots cold. The second time within [`ASKED_AGAIN`] its
+    /// template is wanted.
+    pub fn ask(&self, shape: &Shape, key_of: impl FnOnce() -> Option<TemplateKey>) {
+        let mut shapes = self.shapes.lock();
+        if shapes.slots.contains_key(shape) {
+            return;
+        }
+        let now = Instant::now();
+        shapes.asked.retain(|_, asked| now.duration_since(*asked) < ASKED_AGAIN);
+        if shapes.asked.remove(shape).is_none() {
+            if shapes.asked.len() < SHAPES_MAX {
+                shapes.asked.insert(shape.clone(), now);
+            }
+        } else if shapes.slots.len() < SHAPES_MAX
+            && let Some(key) = key_of()
+        {
+            let slot = Arc::new(Slot::new(shape.clone(), key, false));
+            shapes.slots.insert(shape.clone(), slot);
+            self.work.notify_one();
+        }
     }
 
     pub fn views(&self) -> Vec<TemplateView> {
-        self.slots.iter().map(|(pack, slot)| slot.view(pack)).collect()
+        self.slots().iter().map(|slot| slot.view()).collect()
     }
 
-    /// Whether every template has failed and none is due for another build.
+    /// Whether the template of every default shape has failed and none is due for another build.
     pub fn have_all_failed(&self) -> bool {
-        self.slots.values().all(|slot| matches!(slot.plan.borrow().state, State::Failed(..)))
+        let slots = self.slots();
+        let mut defaults = slots.iter().filter(|slot| slot.is_default);
+        defaults.all(|slot| matches!(slot.plan.borrow().state, State::Failed(..)))
     }
 
     /// Records that a microVM was restored from `template`.
-    pub fn confirm(&self, pack: &PackName, template: &Arc<Template>) {
-        let Some(slot) = self.slots.get(pack) else { return };
+    pub fn confirm(&self, shape: &Shape, template: &Arc<Template>) {
+        let Some(slot) = self.slot(shape) else { return };
         slot.plan.send_if_modified(|plan| {
             if plan.is_of(template) {
                 (plan.misses, plan.failures) = (0, 0);
@@ -224,12 +308,12 @@ impl Templates {
     /// Records that a restore from `template` failed. Returns whether that invalidated it.
     pub fn blame(
         &self,
-        pack: &PackName,
+        shape: &Shape,
         template: &Arc<Template>,
         blame: Blame,
         error: &str,
     ) -> bool {
-        let Some(slot) = self.slots.get(pack) else { return false };
+        let Some(slot) = self.slot(shape) else { return false };
         let invalidated = slot.plan.send_if_modified(|plan| {
             if !plan.is_of(template) {
                 return false;
@@ -244,16 +328,42 @@ impl Templates {
             true
         });
         if invalidated {
-            tracing::warn!(%pack, dir = %template.dir().display(), "template invalidated");
+            tracing::warn!(%shape, dir = %template.dir().display(), "template invalidated");
         }
         self.work.notify_one();
         invalidated
     }
 
+    /// Pins `shape`: its template is wanted, and stays.
+    pub fn pin(
+        &self,
+        shape: &Shape,
+        key_of: impl FnOnce() -> Option<TemplateKey>,
+    ) -> Result<(), BuildTemplateError> {
+        let mut shapes = self.shapes.lock();
+        let is_pinned = |slot: &Slot| slot.is_pinned.load(Ordering::Relaxed);
+        let pinned = shapes.slots.values().filter(|slot| is_pinned(slot)).count();
+        let known = shapes.slots.get(shape);
+        if known.is_some_and(|slot| slot.is_default || is_pinned(slot)) {
+            return Ok(());
+        }
+        if pinned >= PINNED_MAX {
+            return Err(BuildTemplateError::TooManyPinned);
+        }
+        let slot = match (known, key_of()) {
+            (Some(slot), _) => Arc::clone(slot),
+            (None, Some(key)) => Arc::new(Slot::new(shape.clone(), key, false)),
+            (None, None) => return Err(BuildTemplateError::UnknownPack(shape.pack.clone())),
+        };
+        slot.is_pinned.store(true, Ordering::Relaxed);
+        shapes.slots.insert(shape.clone(), slot);
+        Ok(())
+    }
+
     /// Returns the template once it is ready; builds it if it does not exist.
-    pub async fn build(&self, pack: &PackName) -> Result<TemplateView, BuildTemplateError> {
-        let slot = self.slots.get(pack);
-        let slot = slot.ok_or_else(|| BuildTemplateError::UnknownPack(pack.clone()))?;
+    pub async fn build(&self, shape: &Shape) -> Result<TemplateView, BuildTemplateError> {
+        let slot = self.slot(shape);
+        let slot = slot.ok_or_else(|| BuildTemplateError::UnknownPack(shape.pack.clone()))?;
         let mut plans = slot.plan.subscribe();
         slot.plan.send_if_modified(|plan| {
             let wanted = matches!(plan.state, State::Absent | State::Failed(..));
@@ -267,38 +377,36 @@ impl Templates {
         let plan = plan.expect("the sender lives as long as this");
         match &plan.state {
             State::Failed(error, _) => {
-                Err(BuildTemplateError::Failed { pack: pack.clone(), error: error.clone() })
+                Err(BuildTemplateError::Failed { shape: shape.clone(), error: error.clone() })
             }
-            State::Absent => Err(BuildTemplateError::Removed(pack.clone())),
+            State::Absent => Err(BuildTemplateError::Removed(shape.clone())),
             State::Ready(_) | State::Building(_) => {
                 drop(plan);
-                Ok(slot.view(pack))
+                Ok(slot.view())
             }
         }
     }
 
     /// Removes the template and cancels its build. Calls `empty` once no more microVMs are
-    /// restored from the template.
+    /// restored from the template. A shape that is not a default is forgotten.
     pub async fn remove(
         &self,
-        pack: &PackName,
+        shape: &Shape,
         empty: impl FnOnce(),
     ) -> Result<(), RemoveTemplateError> {
-        let slot = self.slots.get(pack);
-        let slot = slot.ok_or_else(|| RemoveTemplateError::UnknownPack(pack.clone()))?;
-        slot.plan.send_modify(|plan| {
-            if let State::Building(cut) = &plan.state {
-                cut.cancel();
-            }
-            (plan.state, plan.failures, plan.invalidated) = (State::Absent, 0, None);
-        });
+        let Some(slot) = self.slot(shape) else { return Ok(()) };
+        if !slot.is_default {
+            self.shapes.lock().slots.remove(shape);
+        }
+        slot.cancel();
         empty();
         let _build_lock = self.build_lock.lock().await;
-        if slot.plan.borrow().state.ready().is_some() {
+        let current = self.slot(shape);
+        if current.is_some_and(|slot| slot.plan.borrow().state.ready().is_some()) {
             // Another caller has requested the template again in the meantime.
             return Ok(());
         }
-        let dir = self.store.path(pack, &slot.key);
+        let dir = self.store.path(&slot.shape.pack, &slot.key);
         store::remove(&dir).map_err(|source| RemoveTemplateError::Leftover { dir, source })
     }
 }
@@ -310,7 +418,34 @@ impl Plan {
 }
 
 impl Slot {
-    fn view(&self, pack: &PackName) -> TemplateView {
+    fn new(shape: Shape, key: TemplateKey, is_default: bool) -> Self {
+        let plan = Plan {
+            state: State::building(),
+            failures: 0,
+            misses: 0,
+            doubted: false,
+            invalidated: None,
+        };
+        let (used, plan) = (Mutex::new(SystemTime::now()), watch::Sender::new(plan));
+        Self { shape, key, is_default, is_pinned: AtomicBool::new(false), used, plan }
+    }
+
+    /// Whether the template stays, even if it is not used.
+    fn stays(&self) -> bool {
+        self.is_default || self.is_pinned.load(Ordering::Relaxed)
+    }
+
+    /// Cancels the build, and lets nothing be restored from the template any more.
+    fn cancel(&self) {
+        self.plan.send_modify(|plan| {
+            if let State::Building(cut) = &plan.state {
+                cut.cancel();
+            }
+            (plan.state, plan.failures, plan.invalidated) = (State::Absent, 0, None);
+        });
+    }
+
+    fn view(&self) -> TemplateView {
         let plan = self.plan.borrow();
         let (state, error, template) = match &plan.state {
             State::Absent => (TemplateState::Absent, None, None),
@@ -322,6 +457,7 @@ impl Slot {
         let (disk_bytes, made_at) =
             template.as_deref().map(store::size_and_age).unwrap_or_default();
         let dir = template.map(|template| template.dir().to_owned());
-        TemplateView { pack: pack.clone(), state, error, dir, disk_bytes, made_at }
+        let (shape, is_pinned) = (self.shape.clone(), self.stays());
+        TemplateView { shape, is_pinned, state, error, dir, disk_bytes, made_at }
     }
 }

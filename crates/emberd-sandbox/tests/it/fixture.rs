@@ -13,8 +13,8 @@ use emberd_proto::message::{GENERATION, READY_PORT};
 use emberd_proto::{ExecOutcome, ExecSpec, GuestMessage, Kind, Welcome};
 use emberd_sandbox::{
     BootPath, Contexts, Executed, Files, GuestError, Handle, NodeKey, OperationError, Pace,
-    PoolConfig, PoolView, Ports, Processes, SandboxId, SandboxState, Sandboxes, SandboxesConfig,
-    TemplateView,
+    PoolConfig, PoolView, Ports, Processes, Resources, SandboxId, SandboxState, Sandboxes,
+    SandboxesConfig, Size, TemplateView,
 };
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
 use emberd_vmm::{AnyVmm, JailChoice, JailConfig};
@@ -25,6 +25,9 @@ use tempfile::TempDir;
 
 /// Longest wait for what must come about; only ever reached by a failing test.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The daemon's default size.
+pub const SAME: Resources = Resources { vcpus: None, memory_mib: None };
 
 /// Pause between two looks at a condition that has no event.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -104,10 +107,11 @@ impl Fixture {
             sandboxes_max: 64,
             boot_timeout: WAIT_MAX,
             exec_grace: WAIT_MAX,
-            vcpu_count: 1,
-            mem_size_mib: 64,
+            size: Size { vcpus: 1, memory_mib: 64 },
+            memory_mib_max: 1024,
             kernel_args: Vec::new(),
             template_dir: None,
+            template_disk_bytes: 1 << 40,
             pool: None,
             egress: None,
         };
@@ -149,7 +153,7 @@ impl Fixture {
 
     /// Waits until the template is ready.
     pub async fn build(&self) -> TemplateView {
-        self.sandboxes.build_template(&shell()).await.unwrap()
+        self.sandboxes.build_template(&shell(), &SAME, None).await.unwrap()
     }
 
     /// Gives the pack, for microVMs that boot from now on, a zygote that cannot live, or none.

@@ -21,6 +21,8 @@ mod ports;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]
+mod shapes;
+#[cfg(test)]
 mod shutdown;
 #[cfg(test)]
 mod templates;

@@ -5,7 +5,7 @@ use std::fs;
 use emberd_sandbox::{BuildTemplateError, CreateError, TemplateState};
 use fake_firecracker::Double;
 
-use crate::fixture::{Fixture, shell, until};
+use crate::fixture::{Fixture, SAME, shell, until};
 
 fn some_dir(fixture: &Fixture, file: &str) -> bool {
     fixture.left().iter().any(|dir| dir.join(file).exists())
@@ -26,7 +26,7 @@ async fn while_a_template_is_written() {
     let begun = || fs::read_dir(&templates).unwrap().count() == 1;
     until(begun).await;
     let pack = shell();
-    let (built, ()) = tokio::join!(fixture.sandboxes.build_template(&pack), async {
+    let (built, ()) = tokio::join!(fixture.sandboxes.build_template(&pack, &SAME, None), async {
         fixture.sandboxes.shutdown().await;
     });
     assert!(matches!(built, Err(BuildTemplateError::ShuttingDown)), "{built:?}");

@@ -11,7 +11,7 @@ use emberd_sandbox::{
 use fake_firecracker::write_program;
 use futures::future::join_all;
 
-use crate::fixture::{ById as _, Fixture, driver_of, shell, until, with_templates};
+use crate::fixture::{ById as _, Fixture, SAME, driver_of, shell, until, with_templates};
 
 const REFUSE_LOAD: &str = "refuse-at=PUT /snapshot/load";
 const REFUSE_SNAPSHOT: &str = "refuse-at=PUT /snapshot/create";
@@ -60,8 +60,8 @@ async fn sandboxes_boot_cold_while_the_template_is_built_and_removal_cuts_that_o
     assert_eq!(fixture.boot_path(id), BootPath::ColdBoot);
     let pack = shell();
     let (built, removed) = tokio::join!(
-        fixture.sandboxes.build_template(&pack),
-        fixture.sandboxes.remove_template(&pack),
+        fixture.sandboxes.build_template(&pack, &SAME, None),
+        fixture.sandboxes.remove_template(&pack, &SAME),
     );
     assert!(matches!(built, Err(BuildTemplateError::Removed(_))), "{built:?}");
     removed.unwrap();
@@ -73,7 +73,7 @@ async fn sandboxes_boot_cold_while_the_template_is_built_and_removal_cuts_that_o
 #[tokio::test]
 async fn failed_build_is_told_and_tried_again() {
     let fixture = Fixture::restored_by(|double| double.misbehave(REFUSE_SNAPSHOT));
-    let error = fixture.sandboxes.build_template(&shell()).await.unwrap_err();
+    let error = fixture.sandboxes.build_template(&shell(), &SAME, None).await.unwrap_err();
     assert!(matches!(error, BuildTemplateError::Failed { .. }), "{error}");
     assert!(error.to_string().contains("did not write the snapshot"), "{error}");
     let template = fixture.template();
@@ -92,7 +92,7 @@ async fn template_without_its_zygote_is_not_kept() {
     let fixture = Fixture::restored();
     // Nothing has booted yet: no task runs before this one waits.
     fixture.have_broken_zygote(true);
-    let error = fixture.sandboxes.build_template(&shell()).await.unwrap_err();
+    let error = fixture.sandboxes.build_template(&shell(), &SAME, None).await.unwrap_err();
     assert!(error.to_string().contains("zygote"), "{error}");
     let template = fixture.template();
     assert!(template.dir.is_none() && template.error.unwrap().contains("zygote"));
@@ -211,13 +211,13 @@ async fn removed_template_can_be_built_again() {
     let fixture = Fixture::pooled(2);
     let dir = fixture.build().await.dir.unwrap();
     fixture.filled().await;
-    fixture.sandboxes.remove_template(&shell()).await.unwrap();
+    fixture.sandboxes.remove_template(&shell(), &SAME).await.unwrap();
     assert!(!dir.exists());
     let pool = fixture.pool();
     assert_eq!((pool.ready, pool.standing_by), (0, 0));
     let id = fixture.create().await;
     assert_eq!(fixture.boot_path(id), BootPath::ColdBoot);
-    fixture.sandboxes.remove_template(&shell()).await.unwrap();
+    fixture.sandboxes.remove_template(&shell(), &SAME).await.unwrap();
     fixture.build().await;
     fixture.filled().await;
     let id = fixture.create().await;
@@ -285,9 +285,9 @@ async fn without_templates_everything_boots_cold() {
     let fixture = Fixture::new();
     assert_eq!(fixture.sandboxes.boot_path(), BootPath::ColdBoot);
     assert!(fixture.sandboxes.templates().is_empty() && fixture.sandboxes.pools().is_empty());
-    let built = fixture.sandboxes.build_template(&shell()).await;
+    let built = fixture.sandboxes.build_template(&shell(), &SAME, None).await;
     assert!(matches!(built, Err(BuildTemplateError::NoTemplates(_))));
-    let removed = fixture.sandboxes.remove_template(&shell()).await;
+    let removed = fixture.sandboxes.remove_template(&shell(), &SAME).await;
     assert!(matches!(removed, Err(RemoveTemplateError::NoTemplates(_))));
     let id = fixture.create().await;
     assert_eq!(fixture.boot_path(id), BootPath::ColdBoot);
@@ -308,7 +308,7 @@ async fn vmm_whose_snapshots_are_broken_boots_cold() {
         },
     );
     assert_eq!(fixture.sandboxes.boot_path(), BootPath::ColdBoot);
-    let built = fixture.sandboxes.build_template(&shell()).await.unwrap_err();
+    let built = fixture.sandboxes.build_template(&shell(), &SAME, None).await.unwrap_err();
     assert!(built.to_string().contains("Firecracker 1.16.0"), "{built}");
     let id = fixture.create().await;
     assert!(matches!(fixture.sandboxes.get(id).unwrap().view().state, SandboxState::Ready { .. }));
@@ -320,9 +320,9 @@ async fn vmm_whose_snapshots_are_broken_boots_cold() {
 async fn unknown_packs_have_no_template() {
     let fixture = Fixture::restored();
     let cobol = "cobol".parse().unwrap();
-    let built = fixture.sandboxes.build_template(&cobol).await;
+    let built = fixture.sandboxes.build_template(&cobol, &SAME, None).await;
     assert!(matches!(built, Err(BuildTemplateError::UnknownPack(_))));
-    let removed = fixture.sandboxes.remove_template(&cobol).await;
+    let removed = fixture.sandboxes.remove_template(&cobol, &SAME).await;
     assert!(matches!(removed, Err(RemoveTemplateError::UnknownPack(_))));
     fixture.close().await;
 }

@@ -7,7 +7,7 @@ use emberd_egress::PolicyError;
 use emberd_proto::RefusalCode;
 use emberd_sandbox::{
     BuildTemplateError, ContextError, CreateError, DialError, GuestError, OperationError,
-    ProcessError, RemoveTemplateError, Unknown,
+    ProcessError, RemoveTemplateError, ResourceError, Unknown,
 };
 
 use super::body::{BodyError, PiecesError};
@@ -141,6 +141,7 @@ failures! {
     CreateError {
         Self::UnknownPack(_) => UnknownPack,
         Self::Env(_) => InvalidRequest,
+        Self::Resources(error) => (error: ResourceError),
         Self::TooMany(_) => TooManySandboxes
             "delete a sandbox, or start emberd with a larger --max-sandboxes",
         Self::ShuttingDown => ShuttingDown,
@@ -242,11 +243,18 @@ failures! {
         Self::NoTemplates(_) => NoTemplates,
         Self::ShuttingDown => ShuttingDown,
         Self::Removed(_) | Self::Failed { .. } => TemplateFailed,
+        Self::TooManyPinned => TooMany "delete the template of a size that is not needed any more",
+        Self::Resources(error) => (error: ResourceError),
     }
 
     RemoveTemplateError {
         Self::UnknownPack(_) => UnknownPack,
         Self::NoTemplates(_) => NoTemplates,
+        Self::Resources(error) => (error: ResourceError),
         Self::Leftover { .. } => Internal,
+    }
+
+    ResourceError {
+        Self::Bounds { .. } | Self::Odd(_) => InvalidRequest,
     }
 }

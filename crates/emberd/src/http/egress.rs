@@ -134,7 +134,7 @@ fn change(
     compile: impl FnOnce(&Operator, &PackProfiles, &Policy) -> Result<Policy, PolicyError>,
 ) -> Result<Json<SandboxEgressBody>, ApiError> {
     let egress = handle.egress().ok_or(EgressError::Off)?;
-    let packs = profiles_of(sandboxes, &handle.view().pack);
+    let packs = profiles_of(sandboxes, &handle.view().shape.pack);
     let reset = file.change(&egress, |operator, policy| {
         let policy = compile(operator, packs, policy)?;
         match handle.egress_state() {
@@ -217,7 +217,7 @@ pub async fn check(
     let handle = sandboxes.get(id)?;
     let egress = handle.egress().ok_or(EgressError::Off)?;
     let check = egress.check(&host, port).await;
-    let packs = profiles_of(&sandboxes, &handle.view().pack);
+    let packs = profiles_of(&sandboxes, &handle.view().shape.pack);
     let hint = hint(&check, &host, port, &file.operator(), packs);
     let Check { decision, reason, entry, from, addresses } = check;
     Ok(Json(EgressCheck {

@@ -28,8 +28,8 @@ pub async fn info(
     let packs = sandboxes.images().packs.iter();
     Json(Info {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        guest_ram_mib: config.mem_size_mib,
-        guest_vcpus: config.vcpu_count,
+        guest_ram_mib: config.size.memory_mib,
+        guest_vcpus: config.size.vcpus,
         boot_path: sandboxes.boot_path().to_string(),
         pools: sandboxes.pools().into_iter().map(IntoBody::into_body).collect(),
         reaping: sandboxes.reaping(),

@@ -6,7 +6,7 @@ use axum::{Extension, Json};
 use emberd_api::{
     CreateSandbox, CreatedSandbox, LANGUAGE_PACK_DEFAULT, Sandbox, SandboxList, ServerTiming, paths,
 };
-use emberd_sandbox::{BootPath, CreateError, Created, SandboxSpec, Sandboxes, Unknown};
+use emberd_sandbox::{BootPath, CreateError, Created, Resources, SandboxSpec, Sandboxes, Unknown};
 
 use super::body::{Body, BodyError};
 use super::egress::{self, EgressError};
@@ -45,7 +45,9 @@ pub async fn create(
     let pack = pack::installed(&sandboxes, name)?;
     let operator = file.operator();
     let policy = egress::first_policy(&sandboxes, &operator, &pack, wanted.egress.as_ref())?;
-    let spec = SandboxSpec { terms, policy, env: wanted.env };
+    let emberd_api::Resources { vcpus, memory_mib } = wanted.resources;
+    let resources = Resources { vcpus, memory_mib };
+    let spec = SandboxSpec { terms, policy, env: wanted.env, resources };
     let created = sandboxes.create_with(&pack, spec).await?;
     if let Ok(handle) = sandboxes.get(created.id) {
         file.admit(&operator, &sandboxes, &handle);

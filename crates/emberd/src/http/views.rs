@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::body::Bytes;
 use emberd_api::{
     BootTimes, Context, ContextState, EgressTotals, OnTimeout, Pool, Process, ProcessEvent,
-    ProcessEventKind, RunEvent, Sandbox, SandboxState, Template, TemplateState, Text,
+    ProcessEventKind, Resources, RunEvent, Sandbox, SandboxState, Template, TemplateState, Text,
 };
 use emberd_egress::Totals;
 use emberd_sandbox::{
@@ -40,7 +40,7 @@ impl IntoBody for SandboxView {
         };
         Sandbox {
             id: self.id.to_string(),
-            language_pack: self.pack.to_string(),
+            language_pack: self.shape.pack.to_string(),
             state,
             reason,
             created_at_ms: epoch_ms(self.created_at),
@@ -60,6 +60,10 @@ impl IntoBody for SandboxView {
             expires_at_ms: self.expires_at.map(epoch_ms),
             on_timeout: OnTimeout::Delete,
             metadata: self.terms.metadata,
+            resources: Resources {
+                vcpus: Some(self.shape.size.vcpus.into()),
+                memory_mib: Some(self.shape.size.memory_mib.into()),
+            },
             env: self.env,
         }
     }
@@ -70,7 +74,10 @@ impl IntoBody for TemplateView {
 
     fn into_body(self) -> Template {
         Template {
-            language_pack: self.pack.to_string(),
+            language_pack: self.shape.pack.to_string(),
+            vcpus: self.shape.size.vcpus,
+            memory_mib: self.shape.size.memory_mib,
+            pinned: self.is_pinned,
             state: match self.state {
                 TemplateStateView::Absent => TemplateState::Absent,
                 TemplateStateView::Building => TemplateState::Building,
@@ -99,7 +106,9 @@ impl IntoBody for PoolView {
 
     fn into_body(self) -> Pool {
         Pool {
-            language_pack: self.pack.to_string(),
+            language_pack: self.shape.pack.to_string(),
+            vcpus: self.shape.size.vcpus,
+            memory_mib: self.shape.size.memory_mib,
             ready: self.ready,
             filling: self.filling,
             standing_by: self.standing_by,

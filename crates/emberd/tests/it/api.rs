@@ -13,7 +13,7 @@ use emberd_egress::Egress;
 use emberd_image::Images;
 use emberd_proto::ExecSpec;
 use emberd_proto::message::READY_PORT;
-use emberd_sandbox::{NodeKey, Sandboxes, SandboxesConfig};
+use emberd_sandbox::{NodeKey, Sandboxes, SandboxesConfig, Size};
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
 use emberd_vmm::{AnyVmm, JailChoice, JailConfig};
 use fake_firecracker::Double;
@@ -36,6 +36,7 @@ mod ports;
 mod processes;
 mod routes;
 mod scopes;
+mod sizes;
 mod templates;
 mod terms;
 
@@ -98,10 +99,11 @@ impl Api {
             sandboxes_max: 4,
             boot_timeout: Duration::from_secs(60),
             exec_grace: Duration::from_secs(60),
-            vcpu_count: 1,
-            mem_size_mib: 64,
+            size: Size { vcpus: 1, memory_mib: 64 },
+            memory_mib_max: 1024,
             kernel_args: Vec::new(),
             template_dir: None,
+            template_disk_bytes: 1 << 40,
             pool: None,
             egress: None,
         };

@@ -17,6 +17,7 @@ mod pool;
 mod ports;
 mod processes;
 mod readme;
+mod sizes;
 mod story;
 
 use daemon::Daemon;

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use emberd_image::PackName;
 use emberd_proto::chain;
 use emberd_vmm::{Template, TemplateError};
 use tokio::task::spawn_blocking;
@@ -39,12 +38,8 @@ pub(crate) async fn build_all(sources: Arc<Sources>, templates: Arc<Templates>) 
     loop {
         let woken = templates.work.notified();
         match templates.next_task() {
-            Some((pack, slot, Task::Obtain(cut))) => {
-                obtain(&sources, &templates, pack, slot, cut).await;
-            }
-            Some((pack, slot, Task::Verify(template))) => {
-                verify(&sources, pack, slot, template).await;
-            }
+            Some((slot, Task::Obtain(cut))) => obtain(&sources, &templates, &slot, cut).await,
+            Some((slot, Task::Verify(template))) => verify(&sources, &slot, template).await,
             None => match templates.next_retry() {
                 // A notification and the deadline have the same effect.
                 Some(deadline) => drop(timeout_at(deadline, woken).await),
@@ -55,21 +50,22 @@ pub(crate) async fn build_all(sources: Arc<Sources>, templates: Arc<Templates>) 
 }
 
 impl Templates {
-    /// Returns the next task. Requested builds come before retries of failed builds.
-    fn next_task(&self) -> Option<(&PackName, &Slot, Task)> {
-        let first = self.slots.iter().filter(|(pack, _)| pack.as_str() == FIRST_PACK);
-        let others = self.slots.iter().filter(|(pack, _)| pack.as_str() != FIRST_PACK);
-        let slots = || first.clone().chain(others.clone());
-        let wanted = slots().find_map(|(pack, slot)| Some((pack, slot, slot.wanted()?)));
-        wanted.or_else(|| slots().find_map(|(pack, slot)| Some((pack, slot, slot.retry()?))))
+    /// Returns the next task. Requested builds come before retries of failed builds, and those of
+    /// the default sizes first.
+    fn next_task(&self) -> Option<(Arc<Slot>, Task)> {
+        let mut slots = self.slots();
+        slots.sort_by_key(|slot| (!slot.is_default, slot.shape.pack.as_str() != FIRST_PACK));
+        let wanted = slots.iter().find_map(|slot| Some((Arc::clone(slot), slot.wanted()?)));
+        let retry = || slots.iter().find_map(|slot| Some((Arc::clone(slot), slot.retry()?)));
+        wanted.or_else(retry)
     }
 
     fn next_retry(&self) -> Option<Instant> {
-        let retry = |slot: &Slot| match slot.plan.borrow().state {
+        let retry = |slot: &Arc<Slot>| match slot.plan.borrow().state {
             State::Failed(_, due) => due,
             _ => None,
         };
-        self.slots.values().filter_map(retry).min()
+        self.slots().iter().filter_map(retry).min()
     }
 }
 
@@ -112,27 +108,22 @@ impl Slot {
     }
 }
 
-async fn obtain(
-    sources: &Sources,
-    templates: &Templates,
-    pack: &PackName,
-    slot: &Slot,
-    cut: CancellationToken,
-) {
+async fn obtain(sources: &Sources, templates: &Templates, slot: &Slot, cut: CancellationToken) {
     let build_lock = templates.build_lock.lock().await;
-    let started = Instant::now();
-    let obtained = cut.run_until_cancelled(open_or_make(sources, templates, pack, slot)).await;
+    let (started, shape) = (Instant::now(), &slot.shape);
+    let obtained = cut.run_until_cancelled(open_or_make(sources, templates, slot)).await;
     match obtained {
-        None => tracing::info!(%pack, "template removed while it was built"),
+        None => tracing::info!(%shape, "template removed while it was built"),
         Some(Ok(template)) => {
             let dir = template.dir().display();
-            tracing::info!(%pack, %dir, after = ?started.elapsed(), "template ready");
+            tracing::info!(%shape, %dir, after = ?started.elapsed(), "template ready");
             let template = Arc::new(template);
             slot.settle(&cut, |plan| plan.state = State::Ready(template));
+            templates.make_room(shape);
         }
         Some(Err(error)) => {
             let error = chain(&error);
-            tracing::error!(%pack, error, after = ?started.elapsed(), "no template");
+            tracing::error!(%shape, error, after = ?started.elapsed(), "no template");
             slot.settle(&cut, |plan| plan.fail(error));
         }
     }
@@ -144,26 +135,26 @@ async fn obtain(
 async fn open_or_make(
     sources: &Sources,
     templates: &Templates,
-    pack: &PackName,
     slot: &Slot,
 ) -> Result<Template, ObtainError> {
-    let path = templates.store.path(pack, &slot.key);
+    let shape = &slot.shape;
+    let path = templates.store.path(&shape.pack, &slot.key);
     let invalidated = slot.plan.borrow().invalidated.clone();
     match opened(&path, slot).await {
         Ok(template) if invalidated.as_deref() != Some(&template) => return Ok(template),
-        Ok(_) => tracing::info!(%pack, "removing the invalidated template"),
+        Ok(_) => tracing::info!(%shape, "removing the invalidated template"),
         Err(TemplateError::Read { source, .. })
             if source.kind() == std::io::ErrorKind::NotFound && !path.exists() => {}
         Err(error) => {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(%pack, error, "removing an unusable template");
+            tracing::warn!(%shape, error, "removing an unusable template");
         }
     }
     store::remove(&path).map_err(ObtainError::Remove)?;
     slot.plan.send_modify(|plan| plan.invalidated = None);
-    tracing::info!(%pack, "building a template");
+    tracing::info!(%shape, "building a template");
     let base = &sources.base;
-    let made = make(base, &base.sandbox(pack), sources.image(pack), &path).await;
+    let made = make(base, &base.sandbox(shape), sources.image(&shape.pack), &path).await;
     match made {
         Ok(template) => Ok(template),
         // Another daemon may have published the template first.
@@ -182,8 +173,8 @@ async fn opened(path: &std::path::Path, slot: &Slot) -> Result<Template, Templat
 }
 
 /// Verifies a template after a restore from it failed.
-async fn verify(sources: &Sources, pack: &PackName, slot: &Slot, template: Arc<Template>) {
+async fn verify(sources: &Sources, slot: &Slot, template: Arc<Template>) {
     if let Err(error) = opened(template.dir(), slot).await {
-        sources.invalidate(pack, &template, &error);
+        sources.invalidate(&slot.shape, &template, &error);
     }
 }

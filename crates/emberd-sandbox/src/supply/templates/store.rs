@@ -4,7 +4,6 @@
 //! start is alone, and removes unusable templates: those that are outdated, unfinished or
 //! unreadable. Other daemons remove only templates that they know to be broken.
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -15,6 +14,7 @@ use std::time::SystemTime;
 use emberd_image::PackName;
 use emberd_vmm::{Template, TemplateError, TemplateKey, UNFINISHED_SUFFIX};
 
+use crate::shape::{Shape, Size};
 use crate::supply::run_dir::is_own;
 
 /// Digits of its key's digest in a template's name: enough to tell any two apart.
@@ -32,9 +32,12 @@ pub(crate) struct Store {
 
 impl Store {
     /// Creates `dir` (mode 0700) where it does not exist, and locks it. Where no other daemon
-    /// uses it, removes every template whose name is not in `current`, or that is broken.
-    /// Blocks while another daemon does so.
-    pub fn open(dir: &Path, current: &BTreeSet<String>) -> io::Result<Self> {
+    /// uses it, removes every template that `is_current` does not accept, or that is broken.
+    /// Returns the shapes of those accepted. Blocks while another daemon does so.
+    pub fn open(
+        dir: &Path,
+        is_current: impl Fn(&Shape, &TemplateKey) -> bool,
+    ) -> io::Result<(Self, Vec<Shape>)> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         if !is_own(dir)? {
             // A user who can write here can put code into every sandbox.
@@ -43,14 +46,18 @@ impl Store {
         }
         let alone = File::open(dir)?;
         match alone.try_lock() {
-            Ok(()) => remove_useless(dir, current)?,
+            Ok(()) => remove_useless(dir, &is_current)?,
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(error),
         }
         drop(alone);
         let lock = File::open(dir)?;
         lock.lock_shared()?;
-        Ok(Self { dir: dir.to_owned(), _lock: lock })
+        let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name()));
+        let names = names.collect::<io::Result<Vec<_>>>()?;
+        let shapes = names.iter().filter_map(|name| current(dir, name.to_str()?, &is_current).ok());
+        let shapes = shapes.collect();
+        Ok((Self { dir: dir.to_owned(), _lock: lock }, shapes))
     }
 
     /// Returns the path of the template of `pack` with `key`.
@@ -95,21 +102,34 @@ pub(crate) fn size_and_age(template: &Template) -> (Option<u64>, Option<SystemTi
     (bytes.ok(), made_at.ok())
 }
 
-fn remove_useless(dir: &Path, current: &BTreeSet<String>) -> io::Result<()> {
+/// Returns the shape of the template `file_name` in `dir` if it is of today, else why it is not.
+fn current(
+    dir: &Path,
+    file_name: &str,
+    is_current: impl Fn(&Shape, &TemplateKey) -> bool,
+) -> Result<Shape, &'static str> {
+    if file_name.ends_with(UNFINISHED_SUFFIX) {
+        return Err("unfinished");
+    }
+    let template = Template::open(&dir.join(file_name)).map_err(|error| {
+        tracing::debug!(error = &error as &dyn std::error::Error, file_name, "unreadable");
+        "unreadable"
+    })?;
+    let key = template.key();
+    let size = Size { vcpus: key.machine.vcpu_count, memory_mib: key.machine.mem_size_mib };
+    let pack = file_name.rsplit_once('-').and_then(|(pack, _)| pack.parse().ok());
+    let shape = pack.map(|pack| Shape { pack, size });
+    shape
+        .filter(|shape| is_current(shape, key) && name(&shape.pack, key) == file_name)
+        .ok_or("made for other images or another host")
+}
+
+fn remove_useless(dir: &Path, is_current: impl Fn(&Shape, &TemplateKey) -> bool) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| is_name(name)) else { continue };
-        let useless = if name.ends_with(UNFINISHED_SUFFIX) {
-            "unfinished"
-        } else if !current.contains(name) {
-            "made for other images or another host"
-        } else if let Err(error) = Template::open(&entry.path()) {
-            tracing::debug!(error = &error as &dyn std::error::Error, name, "unreadable");
-            "unreadable"
-        } else {
-            continue;
-        };
+        let Err(useless) = current(dir, name, &is_current) else { continue };
         fs::remove_dir_all(entry.path())?;
         tracing::info!(dir = %entry.path().display(), "removed a template: {useless}");
     }
@@ -130,6 +150,8 @@ fn is_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -158,20 +180,20 @@ mod tests {
     fn who_is_alone_cleans_up_and_others_do_not() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("templates");
-        let current = BTreeSet::from(["shell-0000000000000000".to_owned()]);
-        let first = Store::open(&dir, &current).unwrap();
+        let open = || Store::open(&dir, |_, _| true).unwrap();
+        let first = open();
         let names = ["shell-0000000000000000", "shell-1111111111111111", "x", "README"];
         let unfinished = "shell-0000000000000000.1.unfinished";
         for name in names.iter().chain(&[unfinished]) {
             fs::create_dir(dir.join(name)).unwrap();
         }
-        let second = Store::open(&dir, &current).unwrap();
+        let second = open();
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 5);
         drop(first);
-        Store::open(&dir, &current).unwrap();
+        open();
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 5);
         drop(second);
-        Store::open(&dir, &current).unwrap();
+        open();
         let left = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name());
         let left: BTreeSet<_> = left.map(|name| name.into_string().unwrap()).collect();
         // The current one has no manifest, so it is not readable.
@@ -194,7 +216,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let temp = tempfile::tempdir().unwrap();
         fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        let refused = Store::open(temp.path(), &BTreeSet::new()).unwrap_err();
+        let refused = Store::open(temp.path(), |_, _| true).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
     }
 }

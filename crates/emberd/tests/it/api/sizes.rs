@@ -1,0 +1,85 @@
+//! Sizes of sandboxes over HTTP.
+
+use emberd_api::{BuildTemplate, ErrorCode, Resources, TemplateState};
+use serde_json::json;
+
+use super::{Api, refusal};
+use crate::wait;
+
+fn memory(mib: u64) -> BuildTemplate {
+    BuildTemplate { memory_mib: Some(mib), ..BuildTemplate::default() }
+}
+
+#[tokio::test]
+async fn a_sandbox_has_the_size_asked_for() {
+    let api = Api::start().await;
+    let id = api.create_as(json!({"resources": {"memory_mib": 96}})).await.unwrap();
+    let shown = api.client.get(&id).await.unwrap().resources;
+    assert_eq!(shown, Resources { vcpus: Some(1), memory_mib: Some(96) });
+    let id = api.create().await;
+    let shown = api.client.get(&id).await.unwrap().resources;
+    assert_eq!(shown, Resources { vcpus: Some(1), memory_mib: Some(64) });
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn sizes_out_of_bounds_are_refused_with_the_bounds() {
+    let api = Api::with_templates(|_| {}).await;
+    for (resources, expect) in [
+        (json!({"memory_mib": 62}), "memory_mib: 62 is not from 64 to 1024"),
+        (json!({"memory_mib": 1026}), "memory_mib: 1026 is not from 64 to 1024"),
+        (json!({"memory_mib": 97}), "memory_mib: 97 is not a multiple of 2"),
+        (json!({"vcpus": 0}), "vcpus: 0 is not from 1 to "),
+        (json!({"vcpus": 300}), "vcpus: 300 is not from 1 to "),
+    ] {
+        let (status, body) = refusal(api.create_as(json!({"resources": resources})).await);
+        assert_eq!((status, body.code), (400, ErrorCode::InvalidRequest));
+        assert!(body.error.contains(expect), "{}", body.error);
+        let wanted: BuildTemplate = serde_json::from_value(resources).unwrap();
+        let (_, body) = refusal(api.client.build_template_of("shell", &wanted).await);
+        assert_eq!(body.code, ErrorCode::InvalidRequest);
+        let size = Resources { vcpus: wanted.vcpus, memory_mib: wanted.memory_mib };
+        let (_, body) = refusal(api.client.delete_template_of("shell", &size).await);
+        assert_eq!(body.code, ErrorCode::InvalidRequest);
+    }
+    let wanted = BuildTemplate { pool_size: Some(257), ..BuildTemplate::default() };
+    let (_, body) = refusal(api.client.build_template_of("shell", &wanted).await);
+    assert!(body.error.contains("pool_size: 257 is not from 0 to 256"), "{}", body.error);
+    assert_eq!(api.sandboxes.count(), 0);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_size_is_pinned_and_removed() {
+    let api = Api::with_templates(|_| {}).await;
+    let wanted = BuildTemplate { pool_size: Some(1), ..memory(96) };
+    let built = api.client.build_template_of("shell", &wanted).await.unwrap();
+    assert_eq!((built.state, built.memory_mib, built.pinned), (TemplateState::Ready, 96, true));
+    let list = api.client.templates().await.unwrap().templates;
+    assert!(list.contains(&built) && list.iter().all(|template| template.pinned), "{list:?}");
+    let pool = async || {
+        let pools = api.client.info().await.unwrap().pools;
+        pools.into_iter().find(|pool| pool.language_pack == "shell" && pool.memory_mib == 96)
+    };
+    assert_eq!(pool().await.unwrap().target, 1);
+    let size = Resources { memory_mib: Some(96), ..Resources::default() };
+    api.client.delete_template_of("shell", &size).await.unwrap();
+    assert_eq!(pool().await, None);
+    wait::until(async || api.sandboxes.reaping() == 0).await;
+    let list = api.client.templates().await.unwrap().templates;
+    assert!(list.iter().all(|template| template.memory_mib == 64), "{list:?}");
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn pinned_sizes_have_a_limit() {
+    let api =
+        Api::with_templates(|double| double.misbehave("refuse-at=PUT /snapshot/create")).await;
+    for n in 0..64 {
+        let built = api.client.build_template_of("shell", &memory(66 + 2 * n)).await;
+        assert_eq!(refusal(built).1.code, ErrorCode::TemplateFailed);
+    }
+    let (status, body) = refusal(api.client.build_template_of("shell", &memory(600)).await);
+    assert_eq!((status, body.code), (429, ErrorCode::TooMany));
+    api.stop().await;
+}
