@@ -107,6 +107,10 @@ error_codes! {
     TooMany,
     /// The sandbox is still being created.
     SandboxNotReady,
+    /// The sandbox is frozen, and requests do not thaw it.
+    SandboxFrozen,
+    /// The sandbox is frozen, and its VMM does not thaw it; `Retry-After` says when to try again.
+    ResumeFailed,
     /// The daemon keeps no templates.
     NoTemplates,
     /// The daemon or its host has a defect.

@@ -45,8 +45,8 @@ pub use server_timing::{
     SERVER_TIMING_HEADER, STAGE_TOTAL, ServerTiming, ServerTimingError, Stage,
 };
 pub use terms::{
-    METADATA_BYTES_MAX, METADATA_PAIRS_MAX, OnTimeout, SANDBOX_TIMEOUT_MS, TouchSandbox,
-    UpdateSandbox,
+    IDLE_FREEZE_MS, IdleOptions, METADATA_BYTES_MAX, METADATA_PAIRS_MAX, OnTimeout, SandboxIdle,
+    TIMEOUT_MS_MIN, TouchSandbox, UpdateSandbox,
 };
 
 /// Language pack of a sandbox whose creation names none.
@@ -97,12 +97,21 @@ pub struct CreateSandbox {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<PolicySpec>,
     /// Time after which the sandbox ends, from the moment it is ready, in milliseconds: 1,000 to
-    /// 2,592,000,000 (30 days). Never when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout_ms: Option<u64>,
+    /// what the daemon allows (`--timeout-max`). `null` for never. The daemon's default
+    /// (`--timeout`) when absent.
+    #[serde(default, deserialize_with = "terms::present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<u64>))]
+    pub timeout_ms: Option<Option<u64>>,
     /// Effect of the timeout. `delete` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_timeout: Option<OnTimeout>,
+    /// When the sandbox is stopped for want of use. The daemon's default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<IdleOptions>,
+    /// Whether a request thaws the sandbox, once it is frozen. `true` when absent. With `false`,
+    /// only a touch does, and requests are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_resume: Option<bool>,
     /// Names and values that mean nothing to the daemon: at most 64, of 8 KiB in all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
@@ -189,6 +198,21 @@ pub enum SandboxState {
     Gone,
 }
 
+/// Phase of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxPhase {
+    /// The microVM is being started. The sandbox cannot be used yet.
+    Creating,
+    /// The guest runs.
+    Running,
+    /// The guest stands still until the sandbox is used.
+    Frozen,
+    /// The microVM ended by itself. The sandbox can only be deleted.
+    Gone,
+}
+
 /// One sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -197,8 +221,10 @@ pub struct Sandbox {
     pub id: String,
     /// Name of the language pack.
     pub language_pack: String,
-    /// State of the sandbox.
+    /// State of the sandbox: whether it can be used.
     pub state: SandboxState,
+    /// Phase of the sandbox: whether its guest runs.
+    pub phase: SandboxPhase,
     /// Why the microVM ended. Absent unless `state` is `gone`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -226,6 +252,12 @@ pub struct Sandbox {
     /// Effect of the timeout.
     #[serde(default)]
     pub on_timeout: OnTimeout,
+    /// When the sandbox is stopped for want of use.
+    #[serde(default)]
+    pub idle: SandboxIdle,
+    /// Whether a request thaws the sandbox.
+    #[serde(default)]
+    pub auto_resume: bool,
     /// Names and values that callers gave the sandbox.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,

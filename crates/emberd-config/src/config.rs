@@ -78,6 +78,12 @@ pub struct Config {
     pub max_sandboxes: usize,
     /// Longest time a guest may take to boot.
     pub boot_timeout: Duration,
+    /// Timeout of sandboxes whose caller asks for none; none for never.
+    pub timeout: Option<Duration>,
+    /// Longest timeout that a caller may ask for.
+    pub timeout_max: Duration,
+    /// Time without use after which sandboxes are frozen, or never; the driver decides if absent.
+    pub idle_freeze: Option<Option<Duration>>,
     /// Whether sandboxes can reach other hosts.
     pub egress: bool,
     /// File with the most that sandboxes may reach; absolute.
@@ -192,6 +198,9 @@ impl Config {
             pool: pool(read, guest_ram_mib, surroundings),
             max_sandboxes: narrow(read.number(Key::MaxSandboxes)),
             boot_timeout: read.duration(Key::BootTimeout),
+            timeout: timeout(read),
+            timeout_max: read.duration(Key::TimeoutMax),
+            idle_freeze: read.duration_or_never_if_given(Key::IdleFreeze),
             egress: read.choice::<Switch>(Key::Egress) == Switch::On,
             egress_policy: read.path(Key::EgressPolicy),
             log_format: read.choice(Key::LogFormat),
@@ -360,6 +369,15 @@ fn vmm(read: &mut Reader<'_>, accel: AccelChoice) -> VmmChoice {
 fn guest_ram_max_mib(read: &mut Reader<'_>, surroundings: &Surroundings) -> u32 {
     let given = read.number_if_given(Key::GuestRamMaxMib).map(narrow);
     given.unwrap_or_else(|| u32::try_from(surroundings.host_memory_mib).unwrap_or(u32::MAX))
+}
+
+fn timeout(read: &mut Reader<'_>) -> Option<Duration> {
+    let timeout = read.duration_or_never(Key::Timeout);
+    if timeout > Some(read.duration(Key::TimeoutMax)) {
+        let hint = "choose a shorter one, or a longer --timeout-max";
+        read.report(Key::Timeout, "the timeout is over that of --timeout-max", hint);
+    }
+    timeout
 }
 
 fn pool(read: &mut Reader<'_>, guest_mib: u64, surroundings: &Surroundings) -> PoolOptions {

@@ -35,6 +35,9 @@ pub enum Key {
     PoolMemoryMib,
     MaxSandboxes,
     BootTimeout,
+    Timeout,
+    TimeoutMax,
+    IdleFreeze,
     Kernel,
     Initramfs,
     KernelArgs,
@@ -114,8 +117,11 @@ const BASE: Definition = Definition {
     hidden: false,
 };
 
+/// Longest timeout that an operator may allow, in milliseconds (ten years).
+const TIMEOUT_MS_MAX: u64 = 3_650 * 24 * 3_600_000;
+
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 32] = [
+pub static DEFINITIONS: [Definition; 35] = [
     Definition {
         key: Key::Addr,
         name: "addr",
@@ -384,6 +390,37 @@ pub static DEFINITIONS: [Definition; 32] = [
         form: Form::Duration { least_ms: 1, most_ms: 3_600_000 },
         about: "Longest time a guest may take to boot, such as 500ms, 90s or 5m",
         detail: "Units are ms, s, m, h and d. A number without a unit is in seconds.",
+        ..BASE
+    },
+    Definition {
+        key: Key::Timeout,
+        name: "timeout",
+        value_name: "DURATION|never",
+        default: DefaultValue::Text("never"),
+        form: Form::DurationOrNever { least_ms: 1_000, most_ms: TIMEOUT_MS_MAX },
+        about: "Timeout of sandboxes whose caller asks for none, such as 10m or 1h",
+        detail: "A sandbox is deleted at its timeout.",
+        ..BASE
+    },
+    Definition {
+        key: Key::TimeoutMax,
+        name: "timeout-max",
+        value_name: "DURATION",
+        default: DefaultValue::Text("30d"),
+        form: Form::Duration { least_ms: 1_000, most_ms: TIMEOUT_MS_MAX },
+        about: "Longest timeout that a caller may ask for",
+        detail: "A caller may also ask for none.",
+        ..BASE
+    },
+    Definition {
+        key: Key::IdleFreeze,
+        name: "idle-freeze",
+        value_name: "DURATION|never",
+        default: DefaultValue::Described("30s in software emulation, never with KVM"),
+        form: Form::DurationOrNever { least_ms: 1_000, most_ms: 2_592_000_000 },
+        about: "Time without use after which a sandbox is frozen whose caller does not say when",
+        detail: "The guest of a frozen sandbox is stopped until the next request. An idle guest takes \
+            processor time in software emulation, and hardly any with KVM.",
         ..BASE
     },
     Definition {

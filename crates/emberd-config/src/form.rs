@@ -46,6 +46,13 @@ pub enum Form {
         /// The most, in milliseconds.
         most_ms: u64,
     },
+    /// A duration, or `never`, which is 0.
+    DurationOrNever {
+        /// The least, in milliseconds.
+        least_ms: u64,
+        /// The most, in milliseconds.
+        most_ms: u64,
+    },
     /// A range of user ids, `FIRST-LAST`.
     UserIds {
         /// The least id.
@@ -90,9 +97,9 @@ impl Form {
             Self::Count { least, most } => format!("{least} to {most}"),
             Self::CountOrOff { most } => format!("0 to {most}, or `off`"),
             Self::SizeMib { least, most } => format!("{least} to {most} MiB"),
-            Self::Duration { least_ms, most_ms } => {
-                let text = |ms| crate::duration::text(std::time::Duration::from_millis(ms));
-                format!("{} to {}", text(*least_ms), text(*most_ms))
+            Self::Duration { least_ms, most_ms } => durations(*least_ms, *most_ms),
+            Self::DurationOrNever { least_ms, most_ms } => {
+                format!("{}, or `never`", durations(*least_ms, *most_ms))
             }
             Self::UserIds { least, most } => format!("`FIRST-LAST`, from {least} to {most}"),
             Self::NodeKey { bytes_max } => format!("0 to {bytes_max} of `a-z0-9`"),
@@ -107,7 +114,9 @@ impl Form {
             Self::HostNames { .. } => "a list of texts, such as ['a.example', 'b.example']",
             Self::Count { .. } | Self::CountOrOff { .. } => "a whole number, such as 2",
             Self::SizeMib { .. } => "a number of MiB or a text, such as 512 or '2GiB'",
-            Self::Duration { .. } => "a text such as '90s', or a number of seconds",
+            Self::Duration { .. } | Self::DurationOrNever { .. } => {
+                "a text such as '90s', or a number of seconds"
+            }
             Self::Flag => "true or false",
             _ => "a text in quotes",
         }
@@ -121,6 +130,12 @@ impl Form {
                 | Self::CountOrOff { .. }
                 | Self::SizeMib { .. }
                 | Self::Duration { .. }
+                | Self::DurationOrNever { .. }
         )
     }
+}
+
+fn durations(least_ms: u64, most_ms: u64) -> String {
+    let text = |ms| crate::duration::text(std::time::Duration::from_millis(ms));
+    format!("{} to {}", text(least_ms), text(most_ms))
 }

@@ -1,5 +1,7 @@
 //! The configuration as meant, one value per option, with where each comes from.
 
+use std::time::Duration;
+
 use emberd_api::Address;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -83,6 +85,9 @@ impl Config {
             Key::PoolMemoryMib => json!(self.pool.memory_mib),
             Key::MaxSandboxes => json!(self.max_sandboxes),
             Key::BootTimeout => json!(duration::text(self.boot_timeout)),
+            Key::Timeout => json!(or_never(self.timeout)),
+            Key::TimeoutMax => json!(duration::text(self.timeout_max)),
+            Key::IdleFreeze => json!(self.idle_freeze.map(or_never)),
             Key::Kernel => path(&self.kernel),
             Key::Initramfs => path(&self.initramfs),
             Key::KernelArgs => json!(self.kernel_args.join(" ")),
@@ -91,6 +96,10 @@ impl Config {
             Key::LogFormat => json!(value::name(self.log_format)),
         }
     }
+}
+
+fn or_never(time: Option<Duration>) -> String {
+    time.map_or_else(|| "never".to_owned(), duration::text)
 }
 
 fn shown_path(path: impl AsRef<std::path::Path>) -> String {

@@ -76,6 +76,17 @@ impl Reader<'_> {
         Duration::from_millis(self.number(key))
     }
 
+    /// As [`Self::duration`]; none for never.
+    pub fn duration_or_never(&mut self, key: Key) -> Option<Duration> {
+        some_time(self.number(key))
+    }
+
+    /// As [`Self::duration_or_never`], if it was given.
+    #[expect(clippy::option_option, reason = "not given, never and a time")]
+    pub fn duration_or_never_if_given(&mut self, key: Key) -> Option<Option<Duration>> {
+        self.number_if_given(key).map(some_time)
+    }
+
     /// Every text of a list.
     pub fn list(&self, key: Key) -> Vec<OsString> {
         self.given.0.get(&key).map_or_else(Vec::new, |entry| entry.values.clone())
@@ -95,6 +106,11 @@ impl Reader<'_> {
         let error = format!("{}: {error}", self.given.name(key));
         self.problems.push(Problem { error, hint: hint.to_owned() });
     }
+}
+
+/// A duration in milliseconds, of which 0 stands for never.
+fn some_time(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
 }
 
 /// The text of `value`.
@@ -119,7 +135,8 @@ fn number(key: Key, value: &OsStr) -> Result<u64, String> {
         Form::CountOrOff { most } if text == "off" => (0, 0, most, ""),
         Form::CountOrOff { most } => (count("a whole number or `off`")?, 0, most, ""),
         Form::SizeMib { least, most } => (parse_mib(text)?, least, most, " MiB"),
-        Form::Duration { least_ms, most_ms } => {
+        Form::DurationOrNever { .. } if text == "never" => (0, 0, 0, ""),
+        Form::Duration { least_ms, most_ms } | Form::DurationOrNever { least_ms, most_ms } => {
             let milliseconds = duration::parse(text)?.as_millis();
             (u64::try_from(milliseconds).unwrap_or(u64::MAX), least_ms, most_ms, " ms")
         }

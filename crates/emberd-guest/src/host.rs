@@ -59,4 +59,8 @@ pub trait Host<S>: Send + Sync + 'static {
 
     /// Notes that the guest is in use.
     fn stir(&self);
+
+    /// Notes input of a caller over an open connection, and continues a guest that was stopped for
+    /// want of use. By default none is.
+    fn knock(&self) {}
 }

@@ -86,9 +86,9 @@ impl<S: ByteStream> Ports<S> {
         let (near, far) = tokio::io::duplex(PIPE_BYTES);
         let (end, left) = (Arc::new(End::default()), CancellationToken::new());
         let tcp = GuestTcp { near, end: Arc::clone(&end), left: left.clone() };
-        let id = name.clone();
+        let (id, session) = (name.clone(), Arc::clone(session));
         tokio::spawn(async move {
-            let carried = left.run_until_cancelled(carry(line, far, &end)).await;
+            let carried = left.run_until_cancelled(carry(&session, line, far, &end)).await;
             if let Some(Err(error)) = carried {
                 tracing::debug!(%id, port, %error, "connection to a port failed");
             }
@@ -165,11 +165,12 @@ impl Drop for GuestTcp {
 
 /// Moves bytes until both directions have ended; the guest's connection is idle again then.
 async fn carry<S: ByteStream>(
+    session: &Session<S>,
     line: Line<S>,
     far: DuplexStream,
     end: &End,
 ) -> Result<(), GuestError> {
-    let outcome = Carrier::new(line, far).run(end).await;
+    let outcome = Carrier::new(session, line, far).run(end).await;
     if let Err(error) = &outcome {
         // Set once, and before the caller's end is dropped, which is when it is looked at.
         end.error.get_or_init(|| error.to_string());
@@ -177,7 +178,8 @@ async fn carry<S: ByteStream>(
     outcome
 }
 
-struct Carrier<S> {
+struct Carrier<'a, S> {
+    session: &'a Session<S>,
     line: Line<S>,
     far: DuplexStream,
     /// From the port, on its way to the caller.
@@ -190,9 +192,10 @@ struct Carrier<S> {
     caller_ended: bool,
 }
 
-impl<S: ByteStream> Carrier<S> {
-    fn new(line: Line<S>, far: DuplexStream) -> Self {
+impl<'a, S: ByteStream> Carrier<'a, S> {
+    fn new(session: &'a Session<S>, line: Line<S>, far: DuplexStream) -> Self {
         Self {
+            session,
             line,
             far,
             pending: Bytes::new(),
@@ -219,6 +222,7 @@ impl<S: ByteStream> Carrier<S> {
                 }
                 read = from_caller.read(&mut self.chunk[..room]), if takes_more => {
                     let bytes = read.unwrap_or(0);
+                    self.session.host.knock();
                     self.caller_ended = bytes == 0;
                     self.window -= bytes;
                     let kind = if self.caller_ended { Kind::DataEnd } else { Kind::Data };
@@ -238,6 +242,7 @@ impl<S: ByteStream> Carrier<S> {
     async fn take(&mut self, frame: Frame, end: &End) -> Result<bool, GuestError> {
         match frame.kind {
             Kind::Data if !self.port_ended && !frame.payload.is_empty() => {
+                self.session.host.stir();
                 self.pending = frame.payload;
                 Ok(false)
             }

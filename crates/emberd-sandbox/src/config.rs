@@ -35,6 +35,13 @@ pub struct SandboxesConfig {
     pub size: Size,
     /// Most memory of one sandbox, in MiB.
     pub memory_mib_max: u32,
+    /// Timeout of sandboxes whose caller asks for none; none for never.
+    pub timeout: Option<Duration>,
+    /// Longest timeout that a caller may ask for. Front ends check it.
+    pub timeout_max: Duration,
+    /// Time without use after which a sandbox is frozen whose caller does not say when; none for
+    /// never.
+    pub idle_freeze: Option<Duration>,
     /// Words added to the kernel arguments of each guest.
     pub kernel_args: Vec<String>,
     /// Directory of templates, which several daemons may share; without one every sandbox

@@ -7,7 +7,7 @@ use std::time::Duration;
 use emberd_guest::{ChannelError, GuestError};
 use emberd_image::PackName;
 use emberd_proto::SpecError;
-use emberd_vmm::{BootError, ExitReason, OrphanError};
+use emberd_vmm::{BootError, ExitReason, OrphanError, PauseError};
 
 use crate::config::ResourceError;
 use crate::id::SandboxId;
@@ -32,6 +32,17 @@ pub enum OperationError {
     /// The sandbox is still being created.
     #[error("sandbox {0} is still being created")]
     NotReady(SandboxId),
+    /// The sandbox is frozen, and requests do not thaw it.
+    #[error("sandbox {0} is frozen, and its `auto_resume` is off")]
+    Frozen(SandboxId),
+    /// The sandbox is frozen and could not be thawed.
+    #[error("sandbox {id} cannot be thawed{}", if source.is_some() { "" } else { " in time" })]
+    Resume {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Why; none if the VMM did not answer in time.
+        source: Option<PauseError>,
+    },
     /// The guest did not complete the operation.
     #[error(transparent)]
     Guest(#[from] GuestError),

@@ -2,9 +2,13 @@
 
 pub(crate) mod activity;
 pub(crate) mod console;
+pub(crate) mod freeze;
 pub(crate) mod handle;
+pub(crate) mod host;
 pub(crate) mod lease;
 pub(crate) mod machine;
 pub(crate) mod phase;
 pub(crate) mod sandbox;
+pub(crate) mod signals;
 pub(crate) mod table;
+pub(crate) mod usage;

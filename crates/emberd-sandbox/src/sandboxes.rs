@@ -5,7 +5,6 @@ use std::sync::Arc;
 use emberd_image::{Images, PackName};
 use emberd_proto::exec::check_env;
 use emberd_vmm::{AnyVmm, Vmm as _, VmmDescription};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,7 +21,7 @@ use crate::supply::pool::PoolView;
 use crate::supply::sources::Sources;
 use crate::supply::templates::builder;
 use crate::supply::templates::{BuildTemplateError, RemoveTemplateError, TemplateView};
-use crate::supply::{expiry, health, keeper};
+use crate::supply::{expiry, health, idle, keeper};
 
 /// All sandboxes of one daemon. Clones share them.
 #[derive(Clone)]
@@ -31,16 +30,14 @@ pub struct Sandboxes(Arc<Inner>);
 struct Inner {
     table: Arc<Table>,
     sources: Arc<Sources>,
-    /// Notified when the deadline of a sandbox was set.
-    deadlines: Arc<Notify>,
     /// The background tasks.
     background: TaskTracker,
 }
 
 impl Sandboxes {
     /// Locks the run directory and removes what an earlier daemon left in it; begins to end
-    /// sandboxes at their deadlines, and with templates to build those and to fill the pools.
-    /// Blocks.
+    /// sandboxes at their deadlines and to freeze unused ones, and with templates to build those
+    /// and to fill the pools. Blocks.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -50,14 +47,15 @@ impl Sandboxes {
     pub fn open(config: SandboxesConfig, images: Images, vmm: AnyVmm) -> Result<Self, OpenError> {
         let sandboxes_max = config.sandboxes_max;
         let sources = Arc::new(Sources::open(config, images, vmm)?);
-        let (table, deadlines) = (Arc::new(Table::new(sandboxes_max)), Arc::default());
-        let background = TaskTracker::new();
-        let sandboxes = Self(Arc::new(Inner { table, sources, deadlines, background }));
+        let (table, background) = (Arc::new(Table::new(sandboxes_max)), TaskTracker::new());
+        let sandboxes = Self(Arc::new(Inner { table, sources, background }));
         let sources = &sandboxes.0.sources;
-        let (table, deadlines) =
-            (Arc::clone(&sandboxes.0.table), Arc::clone(&sandboxes.0.deadlines));
-        let reaper = Arc::clone(sources);
-        sandboxes.go_on(async move { expiry::expire(&table, &reaper.reaper, &deadlines).await });
+        let (table, expiring) = (Arc::clone(&sandboxes.0.table), Arc::clone(sources));
+        sandboxes.go_on(async move {
+            expiry::expire(&table, &expiring.reaper, &expiring.base.signals).await;
+        });
+        let (table, signals) = (Arc::clone(&sandboxes.0.table), Arc::clone(&sources.base.signals));
+        sandboxes.go_on(async move { idle::freeze_unused(&table, &signals).await });
         if let Ok(templates) = &sources.templates {
             let templates = Arc::clone(templates);
             sandboxes.go_on(builder::build_all(Arc::clone(sources), templates));
@@ -116,7 +114,8 @@ impl Sandboxes {
         let shape = Shape { pack: pack.clone(), size };
         let wanted = Wanted { shape, image, spec };
         let created = create::create(sources, &self.0.table, wanted).await?;
-        self.0.deadlines.notify_one();
+        sources.base.signals.deadlines.notify_one();
+        sources.base.signals.idle.notify_one();
         Ok(created)
     }
 
@@ -133,7 +132,6 @@ impl Sandboxes {
             exec_grace: base.config.exec_grace,
             activity: Arc::clone(&base.activity),
             closing: base.closing.clone(),
-            deadlines: Arc::clone(&self.0.deadlines),
         })
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod boot;
 pub(crate) mod create;
 pub(crate) mod expiry;
 pub(crate) mod health;
+pub(crate) mod idle;
 pub(crate) mod keeper;
 pub(crate) mod pool;
 pub(crate) mod reaper;

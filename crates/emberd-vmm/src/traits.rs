@@ -94,8 +94,8 @@ pub trait MicroVm: Send + Sync + 'static {
     fn connect(&self, port: u32)
     -> impl Future<Output = Result<Self::Stream, ConnectError>> + Send;
 
-    /// Stops the guest's processors; succeeds if they are stopped. Streams do not survive: close
-    /// them before, and connect again after [`Self::resume`].
+    /// Stops the guest's processors; succeeds if they are stopped. Streams stay open: what is sent
+    /// waits for [`Self::resume`].
     ///
     /// # Errors
     /// [`PauseError`].

@@ -2,19 +2,25 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::time::Duration;
 
 use emberd_config::{Config, NODE_KEY_BYTES_MAX, RUN_DIR_BYTES_MAX, Shown};
 use emberd_sandbox::{EXEC_GRACE_DEFAULT, NodeKey, Pace, PoolConfig, SandboxesConfig, Size};
+use emberd_vmm::VmmDescription;
 
 // The options have the limits that sandboxes have.
 const _: () = assert!(RUN_DIR_BYTES_MAX == emberd_sandbox::RUN_DIR_BYTES_MAX);
 const _: () = assert!(NODE_KEY_BYTES_MAX == NodeKey::BYTES_MAX);
 
-/// The settings of all sandboxes of a daemon with `config`.
+/// Time without use after which sandboxes are frozen where no option says it: an idle guest in
+/// software emulation takes some per cent of a processor.
+const IDLE_FREEZE_EMULATED: Duration = Duration::from_secs(30);
+
+/// The settings of all sandboxes of a daemon with `config` over `vmm`.
 ///
 /// # Panics
 /// When the configuration holds a node key that it should have refused.
-pub fn sandboxes(config: &Config) -> SandboxesConfig {
+pub fn sandboxes(config: &Config, vmm: &VmmDescription) -> SandboxesConfig {
     let pool = config.pool_in_use().map(|pool| PoolConfig {
         size: pool.size,
         memory_mib_max: pool.memory_mib,
@@ -28,6 +34,9 @@ pub fn sandboxes(config: &Config) -> SandboxesConfig {
         exec_grace: EXEC_GRACE_DEFAULT,
         size: Size { vcpus: config.guest_vcpus, memory_mib: config.guest_ram_mib },
         memory_mib_max: config.guest_ram_max_mib,
+        timeout: config.timeout,
+        timeout_max: config.timeout_max,
+        idle_freeze: config.idle_freeze.unwrap_or_else(|| idle_freeze(vmm)),
         kernel_args: config.kernel_args.clone(),
         template_dir: config.templates.then(|| config.template_dir.clone()),
         template_disk_bytes: config.template_disk_mib << 20,
@@ -35,6 +44,10 @@ pub fn sandboxes(config: &Config) -> SandboxesConfig {
         // The daemon starts its threads.
         egress: None,
     }
+}
+
+fn idle_freeze(vmm: &VmmDescription) -> Option<Duration> {
+    (vmm.accelerator == "tcg").then_some(IDLE_FREEZE_EMULATED)
 }
 
 /// Prints every option of `config`, as a table or as one JSON document.

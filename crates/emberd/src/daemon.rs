@@ -18,7 +18,7 @@ use emberd_config::{Config, Problems, SocketOption, Surroundings};
 use emberd_egress::Egress;
 use emberd_image::Images;
 use emberd_sandbox::{OpenError, Sandboxes, SandboxesConfig};
-use emberd_vmm::AnyVmm;
+use emberd_vmm::{AnyVmm, Vmm as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -134,7 +134,7 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     let connections = || server::egress_connections_max(file.operator().connections());
     let egress = config.egress.then(|| Egress::new(connections())).transpose();
     let egress = egress.map_err(RunError::Egress)?.map(Arc::new);
-    let options = SandboxesConfig { egress, ..config::sandboxes(&config) };
+    let options = SandboxesConfig { egress, ..config::sandboxes(&config, vmm.description()) };
     let sandboxes = Sandboxes::open(options, images, vmm)?;
     egress_file::warn_of_unknown(&file.operator(), &sandboxes);
     let hangups = config.egress_policy.is_some().then(|| signal(SignalKind::hangup())).transpose();

@@ -8,6 +8,7 @@ use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+mod awake;
 mod body;
 mod budget;
 mod codes;
@@ -138,6 +139,7 @@ pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits, egress: Egress
         .fallback(async || ApiError::from(RouteError::Path))
         .method_not_allowed_fallback(async || ApiError::from(RouteError::Method))
         .layer(from_fn(unknown::name_unknown_fields))
+        .layer(from_fn_with_state(sandboxes.clone(), awake::keep))
         .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
         .layer(Extension(limits))
         .layer(Extension(egress))

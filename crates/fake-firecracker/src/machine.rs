@@ -18,6 +18,7 @@ use crate::cli::Config;
 use crate::exits::Exits;
 use crate::guest::{Guest, GuestDir};
 use crate::log::Log;
+use crate::marks;
 use crate::resources::{Resources, VmState};
 use crate::vsock::Device;
 
@@ -197,6 +198,7 @@ impl Machine {
         self.phase = Phase::Running;
         let Some(guest) = &self.guest else { return self.run_guest() };
         guest.resume();
+        marks::add("resumed");
         if let Some(vsock) = &self.vsock {
             vsock.set_running(true);
             if was_paused && !self.snapshot_made && self.config.version.bare_resume_deafens() {

@@ -2,7 +2,7 @@
 //!
 //! `hanging`: a call came that `hang-at` never answers. `waiting`: the host connected while the
 //! guest's driver was not loaded or the VM was paused. `turned-away`: `no-listener` ended a
-//! connection.
+//! connection. `resumed`: a guest that was stopped goes on.
 
 use std::fs::File;
 use std::io::Write as _;

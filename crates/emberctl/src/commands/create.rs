@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use emberd_api::CreateSandbox;
+use emberd_api::{CreateSandbox, IdleOptions};
 use emberd_client::Client;
 
 use super::timeout::{self, Timeout};
@@ -17,9 +17,20 @@ pub struct Args {
     /// Language pack.
     #[arg(default_value = emberd_api::LANGUAGE_PACK_DEFAULT)]
     pack: String,
-    /// Delete the sandbox after this time, such as 90s, 10m or 2h; `never` by default.
-    #[arg(long, value_parser = timeout::parse, value_name = "TIME", default_value = "never")]
-    timeout: Timeout,
+    /// Delete the sandbox after this time, such as 90s, 10m or 2h, or `never`; the daemon's default
+    /// unless given.
+    #[arg(long, value_parser = timeout::parse, value_name = "TIME")]
+    timeout: Option<Timeout>,
+    /// Freeze the sandbox when it was not used for this time, or `never`; the daemon's default
+    /// unless given.
+    #[arg(long, value_parser = timeout::parse, value_name = "TIME")]
+    idle_freeze: Option<Timeout>,
+    /// Freeze the sandbox although programs run in it.
+    #[arg(long)]
+    idle_ignore_programs: bool,
+    /// Refuse requests while the sandbox is frozen; `touch` thaws it.
+    #[arg(long)]
+    no_auto_resume: bool,
     /// Give the sandbox a name and a value that `ls` can filter by. Repeat the option for more.
     #[arg(long, value_parser = variable, value_name = "NAME=VALUE")]
     metadata: Vec<(String, String)>,
@@ -41,8 +52,15 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
     let wanted = CreateSandbox {
         language_pack: Some(args.pack),
         egress: args.policy.into_spec(),
-        timeout_ms: args.timeout.as_ms(),
+        timeout_ms: args.timeout.map(Timeout::as_ms),
         on_timeout: None,
+        idle: Some(IdleOptions {
+            freeze_ms: args.idle_freeze.map(Timeout::as_ms),
+            ignore_programs: args.idle_ignore_programs.then_some(true),
+            ..IdleOptions::default()
+        })
+        .filter(|idle| *idle != IdleOptions::default()),
+        auto_resume: args.no_auto_resume.then_some(false),
         metadata: args.metadata.into_iter().collect(),
         resources: args.size.into(),
         env: args.env.into_iter().collect(),

@@ -1,6 +1,7 @@
 //! `emberctl inspect ID`: one sandbox in full.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use emberd_api::{Resources, Sandbox};
 use emberd_client::Client;
@@ -31,7 +32,7 @@ fn text(sandbox: &Sandbox) -> String {
     let mut facts = vec![
         ("id", sandbox.id.clone()),
         ("language pack", sandbox.language_pack.clone()),
-        ("state", ls::state(sandbox.state).to_owned()),
+        ("state", ls::state(sandbox).to_owned()),
         ("directory", sandbox.dir.clone()),
     ];
     facts.extend(sandbox.boot_path.clone().map(|path| ("boot path", path)));
@@ -39,6 +40,7 @@ fn text(sandbox: &Sandbox) -> String {
         facts.push(("size", resources::text(vcpus, memory)));
     }
     facts.push(("time left", left(sandbox, Clock::now())));
+    facts.push(("frozen", frozen(sandbox)));
     let pairs = sandbox.metadata.iter().map(|(name, value)| format!("{name}={value}"));
     facts.extend(pairs.map(|pair| ("metadata", printable(&pair))));
     if !sandbox.env.is_empty() {
@@ -56,4 +58,13 @@ fn text(sandbox: &Sandbox) -> String {
         facts.extend(boot.warm_up_us.map(|us| ("warmed up in", milliseconds(us))));
     }
     output::facts(&facts)
+}
+
+/// When the sandbox is frozen, and what thaws it.
+fn frozen(sandbox: &Sandbox) -> String {
+    let Some(ms) = sandbox.idle.freeze_ms else { return "never".to_owned() };
+    let idle = emberd_config::duration::text(Duration::from_millis(ms));
+    let programs = if sandbox.idle.ignore_programs { ", with its programs" } else { "" };
+    let thaw = if sandbox.auto_resume { "" } else { ", until it is touched" };
+    format!("after {idle} without use{programs}{thaw}")
 }

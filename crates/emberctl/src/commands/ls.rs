@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use emberd_api::{BootTimes, Sandbox, SandboxState};
+use emberd_api::{BootTimes, Sandbox, SandboxPhase};
 use emberd_client::Client;
 
 use super::timeout::left;
@@ -38,7 +38,7 @@ fn row(sandbox: &Sandbox, clock: Clock) -> [String; 7] {
     [
         sandbox.id.clone(),
         sandbox.language_pack.clone(),
-        state(sandbox.state).to_owned(),
+        state(sandbox).to_owned(),
         clock.age(sandbox.created_at_ms),
         left(sandbox, clock),
         boot.unwrap_or_else(|| "-".into()),
@@ -53,11 +53,12 @@ fn whole(boot: &BootTimes) -> Duration {
     stages.map(Duration::from_micros).sum()
 }
 
-/// The word for a state.
-pub fn state(state: SandboxState) -> &'static str {
-    match state {
-        SandboxState::Creating => "creating",
-        SandboxState::Ready => "ready",
-        SandboxState::Gone => "gone",
+/// The word for the state of a sandbox.
+pub fn state(sandbox: &Sandbox) -> &'static str {
+    match sandbox.phase {
+        SandboxPhase::Creating => "creating",
+        SandboxPhase::Running => "ready",
+        SandboxPhase::Frozen => "frozen",
+        SandboxPhase::Gone => "gone",
     }
 }

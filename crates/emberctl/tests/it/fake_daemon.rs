@@ -278,7 +278,7 @@ impl State {
         let timeout_ms = vm.terms["timeout_ms"].as_u64();
         let metadata = vm.terms["metadata"].as_object().cloned().unwrap_or_default();
         json!({
-            "id": id, "language_pack": vm.pack, "state": "ready", "created_at_ms": 0,
+            "id": id, "language_pack": vm.pack, "state": "ready", "phase": "running", "created_at_ms": 0,
             "timeout_ms": timeout_ms, "expires_at_ms": timeout_ms.map(expires_at),
             "metadata": metadata, "env": vm.env, "resources": vm.resources,
             "boot_path": "snapshot-restore", "vmm_pid": vm.process.id(), "dir": self.dir(id),

@@ -8,11 +8,11 @@ use emberd_egress::SandboxEgress;
 use emberd_guest::{Executed, Guest, Room};
 use emberd_proto::{ExecSpec, Metrics};
 use emberd_vmm::Stream;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use super::console::{self, ConsoleLog};
+use super::freeze::InUse;
 use super::lease::{Boottime, Expired, Lease, TermsChange};
 use super::sandbox::{Sandbox, SandboxView};
 use crate::egress::EgressState;
@@ -44,8 +44,6 @@ pub struct Handle {
     pub(crate) exec_grace: Duration,
     pub(crate) activity: Arc<Activity>,
     pub(crate) closing: CancellationToken,
-    /// Notified when a deadline was set.
-    pub(crate) deadlines: Arc<Notify>,
 }
 
 impl Handle {
@@ -57,6 +55,27 @@ impl Handle {
     /// The sandbox as it is now.
     pub fn view(&self) -> SandboxView {
         self.sandbox.view(self.created_at)
+    }
+
+    /// Notes that a request begins, and thaws the sandbox if it is frozen. It stays thawed while
+    /// what this returns is held. Every operation in a sandbox needs one: a frozen guest answers
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`OperationError::Frozen`], [`OperationError::Resume`].
+    pub async fn enter(&self) -> Result<InUse, OperationError> {
+        self.sandbox.enter(false).await
+    }
+
+    /// Notes that something came from the sandbox to a caller who waits for it.
+    pub fn stir(&self) {
+        self.sandbox.usage.stir();
+    }
+
+    /// Notes input of a caller over an open connection, and has the sandbox thawed if it is
+    /// frozen.
+    pub fn knock(&self) {
+        self.sandbox.knock();
     }
 
     /// Runs `spec` and waits for its end. Dropping the future ends the program.
@@ -136,12 +155,17 @@ impl Handle {
         }
     }
 
-    /// Returns the present resource usage. The guest reports it and may report anything.
+    /// Returns the present resource usage, and does not count as a use. The guest reports it and
+    /// may report anything.
     ///
     /// # Errors
     /// [`OperationError`].
     pub async fn metrics(&self) -> Result<Metrics, OperationError> {
-        Ok(self.guest()?.metrics().await?)
+        let _awake = self.sandbox.usage.hold();
+        match self.sandbox.frozen_metrics().await {
+            Some(metrics) => Ok(metrics),
+            None => Ok(self.guest()?.metrics().await?),
+        }
     }
 
     /// Returns the last `lines_max` lines of the console log, or all that is kept of it. With
@@ -158,8 +182,8 @@ impl Handle {
         Ok(console::open(&machine, lines_max, follow.then(|| self.closing.clone())).await)
     }
 
-    /// Changes how long the sandbox may live, and its metadata, if `check` accepts what comes out:
-    /// everything, or nothing.
+    /// Changes how long the sandbox may live, when it is frozen, and its metadata, if `check`
+    /// accepts what comes out: everything, or nothing.
     ///
     /// # Errors
     /// [`Unknown`] if its time has passed; what `check` found.
@@ -176,8 +200,16 @@ impl Handle {
     ///
     /// # Errors
     /// [`Unknown`] if its time has passed.
-    pub fn touch(&self, timeout: Option<Duration>) -> Result<(), Unknown> {
+    pub fn extend(&self, timeout: Option<Duration>) -> Result<(), Unknown> {
         self.in_lease(|lease, now| lease.extend(timeout, now))
+    }
+
+    /// Thaws the sandbox, also one that requests do not thaw.
+    ///
+    /// # Errors
+    /// [`OperationError::Resume`].
+    pub async fn thaw(&self) -> Result<InUse, OperationError> {
+        self.sandbox.enter(true).await
     }
 
     fn in_lease<T>(
@@ -185,7 +217,8 @@ impl Handle {
         act: impl FnOnce(&mut Lease, Boottime) -> Result<T, Expired>,
     ) -> Result<T, Unknown> {
         let acted = act(&mut self.sandbox.lease.lock(), Boottime::now());
-        self.deadlines.notify_one();
+        self.sandbox.signals.deadlines.notify_one();
+        self.sandbox.signals.idle.notify_one();
         acted.map_err(|Expired| Unknown(self.sandbox.id))
     }
 

@@ -11,14 +11,35 @@ use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Timeout and metadata of a sandbox, which callers may change as long as it lives.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Decisions of callers about the time of a sandbox, which they may change as long as it lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// Time after which the sandbox is deleted, from the moment it is ready or this was last set;
     /// none for never.
     pub timeout: Option<Duration>,
+    /// When the sandbox is frozen.
+    pub idle: IdlePolicy,
+    /// Whether a request thaws the sandbox. A touch always does.
+    pub auto_resume: bool,
     /// Names and values that mean nothing to the daemon.
     pub metadata: BTreeMap<String, String>,
+}
+
+/// A sandbox that never ends, is never frozen, and has no metadata.
+impl Default for Terms {
+    fn default() -> Self {
+        let (timeout, idle, metadata) = Default::default();
+        Self { timeout, idle, auto_resume: true, metadata }
+    }
+}
+
+/// When a sandbox that is not used is frozen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IdlePolicy {
+    /// Time without use after which the sandbox is frozen; none for never.
+    pub freeze: Option<Duration>,
+    /// Whether it is frozen although programs of callers run in it.
+    pub ignore_programs: bool,
 }
 
 /// A change of [`Terms`]; fields that are none change nothing.
@@ -26,6 +47,12 @@ pub struct Terms {
 pub struct TermsChange {
     /// The new timeout, which begins now, or never.
     pub timeout: Option<Option<Duration>>,
+    /// The new time without use after which it is frozen, or never.
+    pub freeze: Option<Option<Duration>>,
+    /// Whether it is frozen although programs run in it.
+    pub ignore_programs: Option<bool>,
+    /// Whether a request thaws it.
+    pub auto_resume: Option<bool>,
     /// Metadata to set, and to remove where the value is none.
     pub metadata: BTreeMap<String, Option<String>>,
 }
@@ -88,7 +115,11 @@ impl Lease {
         if let Err(error) = check(&metadata) {
             return Ok(Err(error));
         }
-        self.terms.metadata = metadata;
+        let terms = &mut self.terms;
+        terms.metadata = metadata;
+        terms.idle.freeze = change.freeze.unwrap_or(terms.idle.freeze);
+        terms.idle.ignore_programs = change.ignore_programs.unwrap_or(terms.idle.ignore_programs);
+        terms.auto_resume = change.auto_resume.unwrap_or(terms.auto_resume);
         if let Some(timeout) = change.timeout {
             self.terms.timeout = timeout;
             self.begin(now);

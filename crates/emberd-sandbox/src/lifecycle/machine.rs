@@ -1,21 +1,17 @@
 //! The microVM of a sandbox, and the guest in it.
 
-use std::collections::BTreeMap;
-use std::error::Error;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use emberd_guest::{End, Guest, Host, Link};
-use emberd_proto::EgressDenials;
+use emberd_guest::{End, Guest};
 use emberd_proto::message::AGENT_PORT;
-use emberd_vmm::{AnyMicroVm, ConnectError, ExitWatch, KillError, MicroVm as _, Stream};
-use futures::future::BoxFuture;
+use emberd_vmm::{
+    AnyMicroVm, ConnectError, ExitWatch, KillError, MicroVm as _, PauseError, Stream,
+};
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
-use super::activity::Activity;
 use crate::boot_path::{BootPath, BootTimes};
-use crate::egress::Session;
 
 /// A microVM whose guest has answered.
 pub(crate) struct Running {
@@ -59,10 +55,37 @@ impl Machine {
         &self.ending
     }
 
-    async fn connect(&self) -> Result<Stream, ConnectError> {
+    /// Opens a connection to the agent.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect(&self) -> Result<Stream, ConnectError> {
         let vm = self.vm.read().await;
         let vm = vm.as_ref().ok_or(ConnectError::Closed)?;
         vm.connect(AGENT_PORT).await
+    }
+
+    /// Stops the guest's processors; none if the microVM has ended, or is about to.
+    pub async fn pause(&self) -> Option<Result<(), PauseError>> {
+        self.while_it_lasts(async |vm| vm.pause().await).await
+    }
+
+    /// As [`Self::pause`]; continues them.
+    pub async fn resume(&self) -> Option<Result<(), PauseError>> {
+        self.while_it_lasts(async |vm| vm.resume().await).await
+    }
+
+    /// The removal of the microVM waits for the lock, and so for `act`, which ends with it.
+    async fn while_it_lasts<T>(&self, act: impl AsyncFnOnce(&AnyMicroVm) -> T) -> Option<T> {
+        let acted = async {
+            let vm = self.vm.read().await;
+            Some(act(vm.as_ref()?).await)
+        };
+        tokio::select! {
+            biased;
+            _ = self.ended() => None,
+            acted = acted => acted,
+        }
     }
 
     /// Kills the microVM and removes it.
@@ -88,67 +111,5 @@ impl Machine {
                 reason = exit.wait() => End::Gone(format!("its VMM {reason}")),
             }
         }
-    }
-}
-
-/// The daemon's side of a guest: how `emberd-guest` connects to it and ends it.
-pub(crate) struct GuestHost {
-    pub machine: Arc<Machine>,
-    pub activity: Arc<Activity>,
-    /// Cancelled when the daemon stops making microVMs.
-    pub closing: CancellationToken,
-    /// None if the daemon carries no connections.
-    pub egress: Option<Arc<Session>>,
-    /// Of the sandbox; empty until it is created.
-    pub env: Arc<OnceLock<BTreeMap<String, String>>>,
-}
-
-impl GuestHost {
-    /// The guest at the other end of `first`.
-    pub fn guest(self, name: String, first: Link<Stream>) -> Guest<Stream> {
-        Guest::new(name, self, first)
-    }
-}
-
-impl Host<Stream> for GuestHost {
-    fn connect(&self) -> BoxFuture<'_, Result<Stream, Box<dyn Error + Send + Sync>>> {
-        Box::pin(async { Ok(self.machine.connect().await?) })
-    }
-
-    fn ended(&self) -> BoxFuture<'static, End> {
-        Box::pin(self.machine.ended())
-    }
-
-    fn deleted(&self) -> BoxFuture<'static, ()> {
-        Box::pin(self.machine.ending.clone().cancelled_owned())
-    }
-
-    fn closing(&self) -> BoxFuture<'static, ()> {
-        Box::pin(self.closing.clone().cancelled_owned())
-    }
-
-    fn end(&self) {
-        let machine = Arc::clone(&self.machine);
-        // The deletion of the sandbox reports what could not be removed.
-        tokio::spawn(async move { machine.kill().await });
-    }
-
-    fn mark(&self) -> u64 {
-        let Some(session) = &self.egress else { return 0 };
-        session.need();
-        session.egress.mark()
-    }
-
-    fn denied_since(&self, mark: u64) -> EgressDenials {
-        let session = self.egress.as_ref();
-        session.map(|session| session.egress.denied_since(mark)).unwrap_or_default()
-    }
-
-    fn env(&self) -> Option<&BTreeMap<String, String>> {
-        self.env.get()
-    }
-
-    fn stir(&self) {
-        self.activity.stir();
     }
 }

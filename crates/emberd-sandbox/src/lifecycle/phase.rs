@@ -1,13 +1,16 @@
 //! The phases of a sandbox and their transitions.
 //!
 //! ```text
-//!             answer              exit, delete
-//! Creating ───────────▶ Running ───────────────▶ Gone
-//!     └──────────────── delete ──────────────────▲
+//!             answer          freeze
+//! Creating ───────────▶ Running ◀══════▶ Frozen
+//!     │                    │       thaw     │
+//!     │ delete             │ exit, delete   │ exit, delete
+//!     └──────────────────▶ Gone ◀───────────┘
 //! ```
 
 use std::sync::Arc;
 
+use emberd_proto::Metrics;
 use emberd_vmm::ExitReason;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +22,8 @@ pub(crate) enum Phase {
     Creating(Creating),
     /// The guest has answered.
     Running(Running),
+    /// The guest stands still, from before it is paused until after it is resumed.
+    Frozen(Frozen),
     /// The sandbox has ended, or is about to.
     Gone(Gone),
 }
@@ -29,6 +34,13 @@ pub(crate) struct Creating {
     pub ending: CancellationToken,
     /// Held by the creation until the microVM belongs to the sandbox or is removed.
     pub making: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A sandbox whose guest stands still.
+pub(crate) struct Frozen {
+    pub running: Running,
+    /// Use of the machine when the guest was last asked, and now.
+    pub metrics: Metrics,
 }
 
 /// The remains of a sandbox that has ended.
@@ -58,6 +70,7 @@ pub(crate) enum Was {
 pub(crate) enum PhaseKind {
     Creating,
     Running,
+    Frozen,
     Gone,
 }
 
@@ -66,8 +79,13 @@ pub(crate) enum PhaseKind {
 pub(crate) enum Request {
     /// The guest has answered for the first time.
     Answer,
-    /// An operation in the sandbox, or a read. A sandbox that is gone can still be read.
+    /// An operation in the sandbox, or a read. A sandbox that is gone can still be read, and one
+    /// that is frozen keeps operations waiting.
     Operate,
+    /// Nobody uses the sandbox.
+    Freeze,
+    /// Somebody uses it again.
+    Thaw,
     /// The VMM has ended by itself.
     Exit,
     /// The sandbox is deleted.
@@ -79,8 +97,10 @@ pub(crate) enum Request {
 pub(crate) enum Refused {
     /// The sandbox is still being created.
     NotReady,
-    /// The guest has answered already.
+    /// The guest has answered already, and runs.
     Running,
+    /// The guest stands still.
+    Frozen,
     /// The sandbox has ended.
     Gone,
 }
@@ -89,15 +109,18 @@ impl PhaseKind {
     /// The phase after `request`.
     pub fn after(self, request: Request) -> Result<Self, Refused> {
         match (self, request) {
-            (Self::Creating, Request::Answer) | (Self::Running, Request::Operate) => {
-                Ok(Self::Running)
+            (Self::Creating, Request::Answer)
+            | (Self::Running, Request::Operate)
+            | (Self::Frozen, Request::Thaw) => Ok(Self::Running),
+            (Self::Running, Request::Freeze) | (Self::Frozen, Request::Operate) => Ok(Self::Frozen),
+            (_, Request::Delete) if self != Self::Gone => Ok(Self::Gone),
+            (Self::Running | Self::Frozen, Request::Exit) | (Self::Gone, Request::Operate) => {
+                Ok(Self::Gone)
             }
-            (Self::Creating, Request::Operate | Request::Exit) => Err(Refused::NotReady),
-            (Self::Running, Request::Answer) => Err(Refused::Running),
-            (Self::Creating | Self::Running, Request::Delete)
-            | (Self::Running, Request::Exit)
-            | (Self::Gone, Request::Operate) => Ok(Self::Gone),
-            (Self::Gone, Request::Answer | Request::Exit | Request::Delete) => Err(Refused::Gone),
+            (Self::Creating, _) => Err(Refused::NotReady),
+            (Self::Running, _) => Err(Refused::Running),
+            (Self::Frozen, _) => Err(Refused::Frozen),
+            (Self::Gone, _) => Err(Refused::Gone),
         }
     }
 }
@@ -107,16 +130,17 @@ impl Phase {
         match self {
             Self::Creating(_) => PhaseKind::Creating,
             Self::Running(_) => PhaseKind::Running,
+            Self::Frozen(_) => PhaseKind::Frozen,
             Self::Gone(_) => PhaseKind::Gone,
         }
     }
 
-    /// Returns the running microVM, or the one that ran.
+    /// Returns the microVM that runs, stands still, or ran.
     pub fn running(&self) -> Option<&Running> {
         match self {
-            Self::Running(running) | Self::Gone(Gone { was: Was::Running(running), .. }) => {
-                Some(running)
-            }
+            Self::Running(running)
+            | Self::Frozen(Frozen { running, .. })
+            | Self::Gone(Gone { was: Was::Running(running), .. }) => Some(running),
             Self::Creating(_) | Self::Gone(Gone { was: Was::Creating(_), .. }) => None,
         }
     }
@@ -127,9 +151,25 @@ impl Phase {
             Self::Creating(creating) | Self::Gone(Gone { was: Was::Creating(creating), .. }) => {
                 &creating.ending
             }
-            Self::Running(running) | Self::Gone(Gone { was: Was::Running(running), .. }) => {
-                running.machine.ending()
-            }
+            Self::Running(running)
+            | Self::Frozen(Frozen { running, .. })
+            | Self::Gone(Gone { was: Was::Running(running), .. }) => running.machine.ending(),
+        }
+    }
+
+    /// The same sandbox, frozen if it runs.
+    pub fn frozen(self, metrics: Metrics) -> Self {
+        match self {
+            Self::Running(running) => Self::Frozen(Frozen { running, metrics }),
+            other => other,
+        }
+    }
+
+    /// The same sandbox, running if it is frozen.
+    pub fn thawed(self) -> Self {
+        match self {
+            Self::Frozen(Frozen { running, .. }) => Self::Running(running),
+            other => other,
         }
     }
 
@@ -137,7 +177,9 @@ impl Phase {
     pub fn gone(self, why: Why) -> Self {
         match self {
             Self::Creating(creating) => Self::Gone(Gone { why, was: Was::Creating(creating) }),
-            Self::Running(running) => Self::Gone(Gone { why, was: Was::Running(running) }),
+            Self::Running(running) | Self::Frozen(Frozen { running, .. }) => {
+                Self::Gone(Gone { why, was: Was::Running(running) })
+            }
             Self::Gone(gone) => Self::Gone(gone),
         }
     }
@@ -149,12 +191,18 @@ mod tests {
 
     use super::*;
 
-    const REQUESTS: [Request; 4] =
-        [Request::Answer, Request::Operate, Request::Exit, Request::Delete];
+    const REQUESTS: [Request; 6] = [
+        Request::Answer,
+        Request::Operate,
+        Request::Freeze,
+        Request::Thaw,
+        Request::Exit,
+        Request::Delete,
+    ];
 
     proptest! {
         #[test]
-        fn any_sequence_runs_at_most_once_and_ends_for_good(
+        fn any_sequence_begins_at_most_once_and_ends_for_good(
             choices in prop::collection::vec(0..REQUESTS.len(), 0..32),
         ) {
             let mut phase = PhaseKind::Creating;
@@ -162,25 +210,33 @@ mod tests {
             for request in choices.into_iter().map(|choice| REQUESTS[choice]) {
                 let after = phase.after(request);
                 match (phase, after) {
-                    (_, Ok(PhaseKind::Creating)) => prop_assert!(false, "nothing is created twice"),
+                    (before, Ok(same)) if before == same => {
+                        prop_assert_eq!(request, Request::Operate);
+                        prop_assert_ne!(same, PhaseKind::Creating);
+                    }
                     (PhaseKind::Creating, Ok(PhaseKind::Running)) => {
                         prop_assert_eq!(request, Request::Answer);
                         began += 1;
                     }
-                    (PhaseKind::Gone, Ok(next)) => {
-                        prop_assert_eq!((request, next), (Request::Operate, PhaseKind::Gone));
+                    (PhaseKind::Running, Ok(PhaseKind::Frozen)) => {
+                        prop_assert_eq!(request, Request::Freeze);
                     }
-                    (_, Ok(PhaseKind::Gone)) => ended += 1,
-                    (PhaseKind::Running, Ok(PhaseKind::Running)) => {
-                        prop_assert_eq!(request, Request::Operate);
+                    (PhaseKind::Frozen, Ok(PhaseKind::Running)) => {
+                        prop_assert_eq!(request, Request::Thaw);
                     }
+                    (_, Ok(PhaseKind::Gone)) => {
+                        prop_assert!(matches!(request, Request::Exit | Request::Delete));
+                        ended += 1;
+                    }
+                    (_, Ok(_)) => prop_assert!(false, "{phase:?} becomes {after:?}"),
                     (PhaseKind::Gone, Err(refused)) => prop_assert_eq!(refused, Refused::Gone),
                     (PhaseKind::Creating, Err(refused)) => {
                         prop_assert_eq!(refused, Refused::NotReady);
                     }
                     (PhaseKind::Running, Err(refused)) => {
-                        prop_assert_eq!((request, refused), (Request::Answer, Refused::Running));
+                        prop_assert_eq!(refused, Refused::Running);
                     }
+                    (PhaseKind::Frozen, Err(refused)) => prop_assert_eq!(refused, Refused::Frozen),
                 }
                 phase = after.unwrap_or(phase);
             }
@@ -190,7 +246,7 @@ mod tests {
 
     #[test]
     fn whatever_is_not_gone_can_be_deleted() {
-        for phase in [PhaseKind::Creating, PhaseKind::Running] {
+        for phase in [PhaseKind::Creating, PhaseKind::Running, PhaseKind::Frozen] {
             assert_eq!(phase.after(Request::Delete), Ok(PhaseKind::Gone));
         }
         assert_eq!(PhaseKind::Gone.after(Request::Delete), Err(Refused::Gone));

@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease::{Lease, Terms};
 use super::machine::{Machine, Running};
-use super::phase::{Creating, Gone, Phase, PhaseKind, Refused, Request, Was, Why};
+use super::phase::{Creating, Frozen, Gone, Phase, PhaseKind, Refused, Request, Was, Why};
+use super::signals::Signals;
+use super::usage::Usage;
 use crate::boot_path::{BootPath, BootTimes};
 use crate::egress::Session;
 use crate::id::SandboxId;
@@ -37,7 +39,7 @@ pub struct SandboxView {
     pub boot: Option<BootTimes>,
     /// Directory of its sockets, log and record.
     pub dir: PathBuf,
-    /// Timeout and metadata.
+    /// Decisions of its callers.
     pub terms: Terms,
     /// Names of the environment variables of its programs.
     pub env: Vec<String>,
@@ -53,6 +55,11 @@ pub enum SandboxState {
     Creating,
     /// The sandbox takes operations.
     Ready {
+        /// Process id of its VMM.
+        vmm_pid: u32,
+    },
+    /// The guest stands still until the sandbox is used.
+    Frozen {
         /// Process id of its VMM.
         vmm_pid: u32,
     },
@@ -81,32 +88,56 @@ pub(crate) struct Sandbox {
     /// Environment variables of its programs, set when it is created.
     pub env: Arc<OnceLock<BTreeMap<String, String>>>,
     pub lease: Mutex<Lease>,
+    pub usage: Usage,
+    pub signals: Arc<Signals>,
+    /// Held while the sandbox is frozen or thawed.
+    pub transition: tokio::sync::Mutex<()>,
     /// None only while a transition is under way, under the lock.
     phase: Mutex<Option<Phase>>,
 }
 
 impl Sandbox {
-    pub fn new(id: SandboxId, shape: Shape, dir: PathBuf, egress: Option<SandboxEgress>) -> Self {
+    pub fn new(
+        id: SandboxId,
+        shape: Shape,
+        dir: PathBuf,
+        egress: Option<SandboxEgress>,
+        signals: Arc<Signals>,
+    ) -> Self {
         let creating = Creating { ending: CancellationToken::new(), making: Arc::default() };
         let egress = egress.map(|egress| Arc::new(Session::new(egress)));
         let (lease, phase) = (Mutex::default(), Mutex::new(Some(Phase::Creating(creating))));
-        Self { id, shape, dir, egress, env: Arc::default(), lease, phase }
+        let (usage, transition) = (Usage::new(), tokio::sync::Mutex::default());
+        let env = Arc::default();
+        Self { id, shape, dir, egress, env, lease, usage, signals, transition, phase }
     }
 
     /// Reads the phase. Detects here that the VMM has ended, without waiting for a notification.
-    fn read<T>(&self, read: impl FnOnce(&Phase) -> T) -> T {
+    pub fn read<T>(&self, read: impl FnOnce(&Phase) -> T) -> T {
         let mut slot = self.phase.lock();
         let mut phase = slot.take().expect("put back below");
-        let exited = match &phase {
-            Phase::Running(running) => running.machine.exit().reason(),
-            Phase::Creating(_) | Phase::Gone(_) => None,
-        };
-        if let Some(reason) = exited
-            && phase.kind().after(Request::Exit).is_ok()
+        if phase.kind().after(Request::Exit).is_ok()
+            && let Some(reason) =
+                phase.running().and_then(|running| running.machine.exit().reason())
         {
             phase = phase.gone(Why::Exited(reason));
         }
         read(slot.insert(phase))
+    }
+
+    /// Moves to the phase that `request` asks for, by `change`, if the present one allows it and
+    /// `when` holds under the lock; returns whether it did.
+    pub fn shift(
+        &self,
+        request: Request,
+        when: impl FnOnce() -> bool,
+        change: impl FnOnce(Phase) -> Phase,
+    ) -> bool {
+        let mut slot = self.phase.lock();
+        let phase = slot.take().expect("put back below");
+        let goes = phase.kind().after(request).is_ok() && when();
+        *slot = Some(if goes { change(phase) } else { phase });
+        goes
     }
 
     pub fn kind(&self) -> PhaseKind {
@@ -123,6 +154,7 @@ impl Sandbox {
                 Ok(Creating { ending: ending.clone(), making: Arc::clone(making) })
             }
             Phase::Running(_) => Err(Refused::Running),
+            Phase::Frozen(_) => Err(Refused::Frozen),
             Phase::Gone(_) => Err(Refused::Gone),
         })
     }
@@ -268,6 +300,9 @@ fn state(phase: &Phase) -> SandboxState {
             SandboxState::Creating
         }
         Phase::Running(running) => SandboxState::Ready { vmm_pid: running.machine.vmm_pid() },
+        Phase::Frozen(Frozen { running, .. }) => {
+            SandboxState::Frozen { vmm_pid: running.machine.vmm_pid() }
+        }
         Phase::Gone(Gone { why: Why::Exited(reason), .. }) => SandboxState::Gone(*reason),
         Phase::Gone(Gone { why: Why::Deleted, was: Was::Running(running) }) => {
             let reason = running.machine.exit().reason();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::lease::Boottime;
 use super::phase::PhaseKind;
@@ -93,6 +94,22 @@ impl Table {
     pub fn next_deadline(&self) -> Option<Boottime> {
         let entries = self.entries.lock();
         entries.by_id.values().filter_map(|entry| entry.sandbox.lease.lock().deadline).min()
+    }
+
+    /// Returns the sandboxes that may be frozen now, and when the next one may be; puts off the
+    /// next look at each.
+    pub fn unused(&self, now: Instant) -> (Vec<Arc<Sandbox>>, Option<Instant>) {
+        let entries = self.entries.lock();
+        let (mut due, mut next) = (Vec::new(), None::<Instant>);
+        for Entry { sandbox, .. } in entries.by_id.values() {
+            let Some(mut at) = sandbox.freeze_at() else { continue };
+            if at <= now {
+                due.push(Arc::clone(sandbox));
+                at = sandbox.put_off(now);
+            }
+            next = Some(next.map_or(at, |next| next.min(at)));
+        }
+        (due, next)
     }
 
     pub fn count(&self) -> usize {

@@ -12,6 +12,7 @@ use crate::config::SandboxesConfig;
 use crate::id::SandboxId;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::sandbox::Sandbox;
+use crate::lifecycle::signals::Signals;
 use crate::shape::{Shape, Size};
 
 /// Version of the way that templates are made. A template of another version is rebuilt.
@@ -23,6 +24,7 @@ pub(crate) struct Base {
     pub images: Images,
     pub config: SandboxesConfig,
     pub activity: Arc<Activity>,
+    pub signals: Arc<Signals>,
     /// The policy of sandboxes until they get another.
     pub no_egress: Arc<Policy>,
     /// Cancelled when the daemon stops making microVMs.
@@ -37,7 +39,8 @@ impl Base {
         let id = SandboxId::with_key(self.config.node_key);
         let dir = self.run_dir.path().join(id.to_string());
         let egress = self.config.egress.as_ref().map(|egress| egress.sandbox(&self.no_egress));
-        Arc::new(Sandbox::new(id, shape.clone(), dir, egress))
+        let signals = Arc::clone(&self.signals);
+        Arc::new(Sandbox::new(id, shape.clone(), dir, egress, signals))
     }
 
     /// Returns the boot specification of `sandbox`.

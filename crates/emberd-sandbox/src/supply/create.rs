@@ -10,8 +10,9 @@ use super::pool::Taken;
 use super::sources::Sources;
 use crate::config::SandboxSpec;
 use crate::error::CreateError;
+use crate::lifecycle::host::GuestHost;
 use crate::lifecycle::lease::Boottime;
-use crate::lifecycle::machine::{GuestHost, Machine, Running};
+use crate::lifecycle::machine::{Machine, Running};
 use crate::lifecycle::sandbox::{Created, Sandbox};
 use crate::lifecycle::table::Table;
 use crate::shape::Shape;
@@ -49,6 +50,7 @@ pub(crate) async fn create(
     if !env.is_empty() {
         sandbox.env.set(env).expect("a sandbox is created once");
     }
+    sandbox.usage.stir();
     sources.base.activity.stir();
     sources.pools.wake.notify_one();
     let begin_lease = || sandbox.lease.lock().begin(Boottime::now());
@@ -84,7 +86,7 @@ pub(crate) async fn create(
 /// removed then.
 pub(crate) async fn fulfil<E>(
     base: &Base,
-    sandbox: &Sandbox,
+    sandbox: &Arc<Sandbox>,
     making: impl Future<Output = Result<Answered, E>>,
 ) -> Option<Result<Created, E>> {
     let creating = sandbox.creating().ok()?;
@@ -102,6 +104,7 @@ pub(crate) async fn fulfil<E>(
     let machine = Arc::new(Machine::new(vm, creating.ending.clone()));
     let host = GuestHost {
         machine: Arc::clone(&machine),
+        sandbox: Arc::downgrade(sandbox),
         activity: Arc::clone(&base.activity),
         closing: base.closing.clone(),
         egress: sandbox.egress.clone(),

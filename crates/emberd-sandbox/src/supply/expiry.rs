@@ -2,20 +2,19 @@
 
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::reaper::Reaper;
 use crate::lifecycle::lease::Boottime;
+use crate::lifecycle::signals::Signals;
 use crate::lifecycle::table::Table;
 
 /// Longest sleep before the deadlines are looked at again. The runtime's clock stands still while
 /// the host is suspended, that of the deadlines does not.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
 
-/// Deletes each sandbox of `table` at its deadline; never returns. `changed` is notified when a
-/// deadline is set.
-pub(crate) async fn expire(table: &Table, reaper: &Reaper, changed: &Notify) {
+/// Deletes each sandbox of `table` at its deadline; never returns.
+pub(crate) async fn expire(table: &Table, reaper: &Reaper, signals: &Signals) {
     loop {
         let now = Boottime::now();
         for sandbox in table.take_expired(now) {
@@ -25,9 +24,9 @@ pub(crate) async fn expire(table: &Table, reaper: &Reaper, changed: &Notify) {
         match table.next_deadline() {
             Some(deadline) => {
                 let wait = deadline.left(Boottime::now()).min(SLEEP_MAX);
-                drop(timeout(wait, changed.notified()).await);
+                drop(timeout(wait, signals.deadlines.notified()).await);
             }
-            None => changed.notified().await,
+            None => signals.deadlines.notified().await,
         }
     }
 }

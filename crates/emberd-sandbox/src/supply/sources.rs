@@ -54,8 +54,8 @@ impl Sources {
             tracing::warn!(dir = %orphan.dir.display(), vmm = ?orphan.vmm, "removed an orphan");
         }
         let (activity, closing) = (Arc::new(Activity::new()), CancellationToken::new());
-        let no_egress = Arc::default();
-        let base = Base { vmm, images, config, activity, no_egress, closing, run_dir };
+        let (no_egress, signals) = Default::default();
+        let base = Base { vmm, images, config, activity, signals, no_egress, closing, run_dir };
         let templates = open_templates(&base)?;
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         let shapes = default_shapes(&base);

@@ -109,6 +109,9 @@ impl Fixture {
             exec_grace: WAIT_MAX,
             size: Size { vcpus: 1, memory_mib: 64 },
             memory_mib_max: 1024,
+            timeout: None,
+            timeout_max: Duration::from_hours(720),
+            idle_freeze: None,
             kernel_args: Vec::new(),
             template_dir: None,
             template_disk_bytes: 1 << 40,
@@ -370,7 +373,7 @@ pub trait ById {
         async move {
             handle.exec(spec, stdin).await.map_err(|error| match error {
                 OperationError::Guest(error) => error,
-                OperationError::NotReady(_) => panic!("{error}"),
+                other => panic!("{other}"),
             })
         }
     }

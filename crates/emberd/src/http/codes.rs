@@ -167,6 +167,9 @@ failures! {
 
     OperationError {
         Self::NotReady(_) => SandboxNotReady,
+        Self::Frozen(_) => SandboxFrozen "thaw it with POST /sandboxes/{id}/touch, or set \
+            `auto_resume` with PATCH /sandboxes/{id}",
+        Self::Resume { .. } => ResumeFailed,
         Self::Guest(error) => (error: GuestError),
     }
 
@@ -223,8 +226,10 @@ failures! {
     }
 
     TermsError {
-        Self::Timeout { .. } | Self::Metadata { .. } | Self::NoName => InvalidRequest,
+        Self::Timeout { .. } | Self::Freeze { .. } | Self::Metadata { .. } | Self::NoName =>
+            InvalidRequest,
         Self::OnTimeout => InvalidRequest "use `delete`",
+        Self::Pause => InvalidRequest "use `idle.freeze_ms`",
     }
 
     PolicyError {

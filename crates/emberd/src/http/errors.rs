@@ -17,7 +17,7 @@ use crate::server::observe::Reported;
 /// Longest message of an error, in bytes (16 KiB): some repeat what a guest said.
 const ERROR_BYTES_MAX: usize = 16 << 10;
 
-/// `Retry-After` where a limit that callers share is reached, in seconds.
+/// `Retry-After` where a limit that callers share is reached, or a VMM is busy, in seconds.
 const RETRY_SECONDS: u64 = 1;
 
 /// An error that an operation can end with.
@@ -96,6 +96,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         ErrorCode::SandboxNotReady
+        | ErrorCode::SandboxFrozen
         | ErrorCode::NoTemplates
         | ErrorCode::EgressUnavailable
         | ErrorCode::AlreadyExists
@@ -117,9 +118,10 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
             StatusCode::BAD_GATEWAY
         }
         ErrorCode::PortTimeout => StatusCode::GATEWAY_TIMEOUT,
-        ErrorCode::BootFailed | ErrorCode::TemplateFailed | ErrorCode::ShuttingDown => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        ErrorCode::BootFailed
+        | ErrorCode::TemplateFailed
+        | ErrorCode::ResumeFailed
+        | ErrorCode::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -137,7 +139,7 @@ impl IntoResponse for ApiError {
         let reported = Reported(self.0.error.clone());
         let code = self.0.code;
         let mut response = (status(code), Json(self.0)).into_response();
-        if code == ErrorCode::TooManyBytes {
+        if matches!(code, ErrorCode::TooManyBytes | ErrorCode::ResumeFailed) {
             response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
         }
         response.extensions_mut().insert(reported);

@@ -44,7 +44,10 @@ async fn forward(
     if request.method() == Method::CONNECT {
         return Err(RouteError::Connect.into());
     }
-    let tcp = sandboxes.get(target.id)?.ports()?.dial(target.port).await?;
+    let sandbox = sandboxes.get(target.id)?;
+    // To the head of the response; what follows is a use as it comes.
+    let _in_use = sandbox.enter().await?;
+    let tcp = sandbox.ports()?.dial(target.port).await?;
     exchange_over(tcp, request, sandboxes.closing(), sandboxes.ended(target.id)).await
 }
 

@@ -39,7 +39,7 @@ pub async fn create(
     body: Body,
 ) -> Result<(StatusCode, Extension<Timed>, Json<CreatedSandbox>), ApiError> {
     let mut wanted: CreateSandbox = body.json_or_default()?;
-    let terms = first_terms(&mut wanted)?;
+    let terms = first_terms(&mut wanted, sandboxes.config())?;
     let named = wanted.language_pack.as_deref().filter(|name| !name.is_empty());
     let name = named.unwrap_or(LANGUAGE_PACK_DEFAULT);
     let pack = pack::installed(&sandboxes, name)?;

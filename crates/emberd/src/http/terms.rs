@@ -1,39 +1,54 @@
-//! `PATCH /sandboxes/{id}` and `/sandboxes/{id}/touch`: how long a sandbox may live, and what its
-//! callers write on it.
+//! `PATCH /sandboxes/{id}` and `/sandboxes/{id}/touch`: how long a sandbox may live, when it is
+//! frozen, and what its callers write on it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use emberd_api::{
-    CreateSandbox, METADATA_BYTES_MAX, METADATA_PAIRS_MAX, OnTimeout, SANDBOX_TIMEOUT_MS, Sandbox,
-    TouchSandbox, UpdateSandbox, paths,
+    CreateSandbox, IDLE_FREEZE_MS, IdleOptions, METADATA_BYTES_MAX, METADATA_PAIRS_MAX, OnTimeout,
+    Sandbox, TIMEOUT_MS_MIN, TouchSandbox, UpdateSandbox, paths,
 };
-use emberd_sandbox::{Sandboxes, Terms, TermsChange, Unknown};
+use emberd_sandbox::{
+    IdlePolicy, OperationError, Sandboxes, SandboxesConfig, Terms, TermsChange, Unknown,
+};
 
+use super::awake;
 use super::body::{Body, BodyError};
 use super::errors::ApiError;
 use super::failures::Failures;
 use super::id::{Id, PathError};
 use super::views::IntoBody;
+use crate::server::observe::Timed;
 
 /// Why a sandbox cannot have such terms.
 #[derive(Debug, thiserror::Error)]
 pub enum TermsError {
     /// The timeout is too short or too long.
-    #[error(
-        "timeout_ms: {ms} is not a number of milliseconds from {} to {} (30 days)",
-        SANDBOX_TIMEOUT_MS.start(),
-        SANDBOX_TIMEOUT_MS.end()
-    )]
+    #[error("timeout_ms: {ms} is not a number of milliseconds from {TIMEOUT_MS_MIN} to {ms_max}")]
     Timeout {
         /// The timeout, in milliseconds.
         ms: u64,
+        /// The longest that the daemon allows.
+        ms_max: u64,
     },
     /// Sandboxes cannot be paused.
     #[error("on_timeout: this daemon cannot pause sandboxes yet")]
     OnTimeout,
+    /// The time without use is too short or too long.
+    #[error(
+        "idle.freeze_ms: {ms} is not a number of milliseconds from {} to {} (30 days)",
+        IDLE_FREEZE_MS.start(),
+        IDLE_FREEZE_MS.end()
+    )]
+    Freeze {
+        /// The time, in milliseconds.
+        ms: u64,
+    },
+    /// Sandboxes cannot be paused.
+    #[error("idle.pause_ms: this daemon cannot pause sandboxes yet")]
+    Pause,
     /// The metadata are too many or too large.
     #[error(
         "metadata: {pairs} pairs of {bytes} bytes in all are over the limits of \
@@ -50,17 +65,33 @@ pub enum TermsError {
     NoName,
 }
 
-/// The terms of a new sandbox.
-pub fn first_terms(wanted: &mut CreateSandbox) -> Result<Terms, TermsError> {
+/// The terms of a new sandbox of a daemon with `config`.
+pub fn first_terms(
+    wanted: &mut CreateSandbox,
+    config: &SandboxesConfig,
+) -> Result<Terms, TermsError> {
     check_end(wanted.on_timeout)?;
     let metadata = std::mem::take(&mut wanted.metadata);
     check_metadata(&metadata)?;
-    Ok(Terms { timeout: wanted.timeout_ms.map(timeout).transpose()?, metadata })
+    let options = wanted.idle.take().unwrap_or_default();
+    Ok(Terms {
+        timeout: match wanted.timeout_ms {
+            Some(ms) => ms.map(|ms| timeout(ms, config)).transpose()?,
+            None => config.timeout,
+        },
+        idle: IdlePolicy {
+            freeze: freeze(&options)?.unwrap_or(config.idle_freeze),
+            ignore_programs: options.ignore_programs.unwrap_or_default(),
+        },
+        auto_resume: wanted.auto_resume.unwrap_or(true),
+        metadata,
+    })
 }
 
-/// Changes how long a sandbox may live, and its metadata.
+/// Changes how long a sandbox may live, when it is frozen, and its metadata.
 ///
-/// The change is made as a whole or not at all. A new timeout begins now.
+/// The change is made as a whole or not at all. A new timeout begins now. A frozen sandbox stays
+/// frozen.
 #[utoipa::path(
     patch,
     path = paths::SANDBOX,
@@ -81,12 +112,21 @@ pub async fn update(
     let wanted: UpdateSandbox = body.json()?;
     check_end(wanted.on_timeout)?;
     let handle = sandboxes.get(id)?;
+    let timeout = |ms| timeout(ms, sandboxes.config());
     let timeout = wanted.timeout_ms.map(|ms| ms.map(timeout).transpose()).transpose()?;
-    handle.change(TermsChange { timeout, metadata: wanted.metadata }, check_metadata)??;
+    let idle = wanted.idle.unwrap_or_default();
+    let change = TermsChange {
+        timeout,
+        freeze: freeze(&idle)?,
+        ignore_programs: idle.ignore_programs,
+        auto_resume: wanted.auto_resume,
+        metadata: wanted.metadata,
+    };
+    handle.change(change, check_metadata)??;
     Ok(Json(handle.view().into_body()))
 }
 
-/// Extends the time that a sandbox may live, and never shortens it.
+/// Extends the time that a sandbox may live, and never shortens it; thaws the sandbox.
 ///
 /// A sandbox without a timeout stays without one.
 #[utoipa::path(
@@ -98,23 +138,40 @@ pub async fn update(
     request_body(content = Option<TouchSandbox>, description = "An empty body means `{}`."),
     responses(
         (status = 200, description = "The sandbox after the change.", body = Sandbox),
-        Failures<(PathError, BodyError, Unknown, TermsError)>,
+        Failures<(PathError, BodyError, Unknown, TermsError, OperationError)>,
     )
 )]
 pub async fn touch(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
     body: Body,
-) -> Result<Json<Sandbox>, ApiError> {
+) -> Result<(Extension<Timed>, Json<Sandbox>), ApiError> {
     let wanted: TouchSandbox = body.json_or_default()?;
     let handle = sandboxes.get(id)?;
-    handle.touch(wanted.timeout_ms.map(timeout).transpose()?)?;
-    Ok(Json(handle.view().into_body()))
+    let timeout = |ms| timeout(ms, sandboxes.config());
+    handle.extend(wanted.timeout_ms.map(timeout).transpose()?)?;
+    let in_use = handle.thaw().await?;
+    let timed = Timed(awake::timing(&in_use));
+    Ok((Extension(timed), Json(handle.view().into_body())))
 }
 
-fn timeout(ms: u64) -> Result<Duration, TermsError> {
-    let fits = SANDBOX_TIMEOUT_MS.contains(&ms);
-    fits.then(|| Duration::from_millis(ms)).ok_or(TermsError::Timeout { ms })
+fn timeout(ms: u64, config: &SandboxesConfig) -> Result<Duration, TermsError> {
+    let ms_max = u64::try_from(config.timeout_max.as_millis()).unwrap_or(u64::MAX);
+    let fits = (TIMEOUT_MS_MIN..=ms_max).contains(&ms);
+    fits.then(|| Duration::from_millis(ms)).ok_or(TermsError::Timeout { ms, ms_max })
+}
+
+/// The time without use that `options` name: none for never.
+#[expect(clippy::option_option, reason = "absent, never and a time")]
+fn freeze(options: &IdleOptions) -> Result<Option<Option<Duration>>, TermsError> {
+    if options.pause_ms.is_some() {
+        return Err(TermsError::Pause);
+    }
+    let time = |ms: u64| {
+        let fits = IDLE_FREEZE_MS.contains(&ms);
+        fits.then(|| Duration::from_millis(ms)).ok_or(TermsError::Freeze { ms })
+    };
+    options.freeze_ms.map(|ms| ms.map(time).transpose()).transpose()
 }
 
 fn check_end(on_timeout: Option<OnTimeout>) -> Result<(), TermsError> {

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::body::Bytes;
 use emberd_api::{
     BootTimes, Context, ContextState, EgressTotals, OnTimeout, Pool, Process, ProcessEvent,
-    ProcessEventKind, Resources, RunEvent, Sandbox, SandboxState, Template, TemplateState, Text,
+    ProcessEventKind, Resources, RunEvent, Sandbox, SandboxIdle, SandboxPhase, SandboxState,
+    Template, TemplateState, Text,
 };
 use emberd_egress::Totals;
 use emberd_sandbox::{
@@ -31,17 +32,24 @@ impl IntoBody for SandboxView {
     type Body = Sandbox;
 
     fn into_body(self) -> Sandbox {
-        let (state, reason, vmm_pid) = match self.state {
-            SandboxStateView::Creating => (SandboxState::Creating, None, None),
-            SandboxStateView::Ready { vmm_pid } => (SandboxState::Ready, None, Some(vmm_pid)),
-            SandboxStateView::Gone(reason) => {
-                (SandboxState::Gone, Some(format!("its VMM {reason}")), None)
+        let (state, phase) = match self.state {
+            SandboxStateView::Creating => (SandboxState::Creating, SandboxPhase::Creating),
+            SandboxStateView::Ready { .. } => (SandboxState::Ready, SandboxPhase::Running),
+            SandboxStateView::Frozen { .. } => (SandboxState::Ready, SandboxPhase::Frozen),
+            SandboxStateView::Gone(_) => (SandboxState::Gone, SandboxPhase::Gone),
+        };
+        let (reason, vmm_pid) = match self.state {
+            SandboxStateView::Creating => (None, None),
+            SandboxStateView::Ready { vmm_pid } | SandboxStateView::Frozen { vmm_pid } => {
+                (None, Some(vmm_pid))
             }
+            SandboxStateView::Gone(reason) => (Some(format!("its VMM {reason}")), None),
         };
         Sandbox {
             id: self.id.to_string(),
             language_pack: self.shape.pack.to_string(),
             state,
+            phase,
             reason,
             created_at_ms: epoch_ms(self.created_at),
             boot_path: self.boot_path.map(|path| path.to_string()),
@@ -59,6 +67,11 @@ impl IntoBody for SandboxView {
             timeout_ms: self.terms.timeout.map(millis),
             expires_at_ms: self.expires_at.map(epoch_ms),
             on_timeout: OnTimeout::Delete,
+            idle: SandboxIdle {
+                freeze_ms: self.terms.idle.freeze.map(millis),
+                ignore_programs: self.terms.idle.ignore_programs,
+            },
+            auto_resume: self.terms.auto_resume,
             metadata: self.terms.metadata,
             resources: Resources {
                 vcpus: Some(self.shape.size.vcpus.into()),

@@ -29,6 +29,7 @@ mod documented;
 mod egress;
 mod env;
 mod files;
+mod freezing;
 mod openapi;
 mod operations;
 mod original;
@@ -101,6 +102,9 @@ impl Api {
             exec_grace: Duration::from_secs(60),
             size: Size { vcpus: 1, memory_mib: 64 },
             memory_mib_max: 1024,
+            timeout: None,
+            timeout_max: Duration::from_hours(720),
+            idle_freeze: None,
             kernel_args: Vec::new(),
             template_dir: None,
             template_disk_bytes: 1 << 40,

@@ -20,7 +20,7 @@ use super::super::limits::{TooManyWebSockets, WebSocketPermits};
 use super::super::query::{Query, QueryError};
 use super::super::sse;
 use super::super::views::IntoBody as _;
-use super::websocket;
+use super::websocket::{self, Attached};
 use crate::server::caller::Caller;
 
 /// Request header in which a client that was cut off names the last event it received.
@@ -60,15 +60,21 @@ pub async fn events(
 ) -> Result<Response, ApiError> {
     let from = query.number("from")?.unwrap_or_default();
     let from = after_last(&headers)?.unwrap_or(from);
-    let process = sandboxes.get(id)?.processes()?.get(pid)?;
+    let sandbox = sandboxes.get(id)?;
+    let process = sandbox.processes()?.get(pid)?;
     let (closing, deleted) = (sandboxes.closing(), process.deleted());
     let answer = match upgrade {
-        Ok(upgrade) => websocket::serve(upgrade, process, from, closing, permits.acquire()?),
+        Ok(upgrade) => {
+            let attached = Attached { sandbox, process };
+            websocket::serve(upgrade, attached, from, closing, permits.acquire()?)
+        }
         Err(rejection) if headers.contains_key(UPGRADE) => {
             return Err(QueryError::Invalid(rejection.body_text()).into());
         }
         Err(_) => {
-            let events = following(&process, from).take_until(closing.cancelled_owned());
+            let events = following(&process, from)
+                .inspect(move |_| sandbox.stir())
+                .take_until(closing.cancelled_owned());
             sse::answer(events)
         }
     };

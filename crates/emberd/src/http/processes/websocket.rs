@@ -11,7 +11,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_
 use axum::response::Response;
 use bytes::Bytes;
 use emberd_api::{ProcessMessage, WEBSOCKET_MESSAGE_BYTES_MAX};
-use emberd_sandbox::{Process, ProcessError};
+use emberd_sandbox::{Handle, Process, ProcessError};
 use futures::SinkExt as _;
 use futures::future::pending;
 use futures::stream::{SplitSink, SplitStream, StreamExt as _};
@@ -28,6 +28,12 @@ const STDIN_BYTES_MAX: usize = WEBSOCKET_MESSAGE_BYTES_MAX;
 /// How long the close frame may take to be sent.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
+/// A process, and the sandbox it is in.
+pub struct Attached {
+    pub sandbox: Handle,
+    pub process: Process,
+}
+
 /// Why the daemon closes a socket.
 struct Closing {
     code: u16,
@@ -43,7 +49,7 @@ struct Input {
 /// Accepts the upgrade. The socket keeps `permit` to its end.
 pub fn serve(
     upgrade: WebSocketUpgrade,
-    process: Process,
+    attached: Attached,
     from: u64,
     closing: CancellationToken,
     permit: OwnedSemaphorePermit,
@@ -52,16 +58,16 @@ pub fn serve(
         .max_message_size(WEBSOCKET_MESSAGE_BYTES_MAX)
         .max_frame_size(WEBSOCKET_MESSAGE_BYTES_MAX);
     upgrade.on_upgrade(async move |socket| {
-        converse(socket, process, from, closing).await;
+        converse(socket, attached, from, closing).await;
         drop(permit);
     })
 }
 
-async fn converse(socket: WebSocket, process: Process, from: u64, closing: CancellationToken) {
+async fn converse(socket: WebSocket, attached: Attached, from: u64, closing: CancellationToken) {
     let (mut sink, stream) = socket.split();
     let end = tokio::select! {
-        end = tell(&mut sink, &process, from) => end,
-        end = listen(stream, &process) => end,
+        end = tell(&mut sink, &attached, from) => end,
+        end = listen(stream, &attached) => end,
         () = closing.cancelled() => Some(Closing {
             code: close_code::AWAY,
             reason: "the daemon is shutting down".to_owned(),
@@ -77,20 +83,24 @@ async fn converse(socket: WebSocket, process: Process, from: u64, closing: Cance
 /// Sends every event. Returns `None` when the client has left.
 async fn tell(
     sink: &mut SplitSink<WebSocket, Message>,
-    process: &Process,
+    Attached { sandbox, process }: &Attached,
     from: u64,
 ) -> Option<Closing> {
     let mut events = process.events(from);
     while let Some(event) = events.next().await {
         let event = (process.pid(), event).into_body();
         let json = serde_json::to_string(&event).expect("events have string keys only");
+        sandbox.stir();
         sink.send(Message::Text(json.into())).await.ok()?;
     }
     Some(Closing { code: close_code::NORMAL, reason: "the process has ended".to_owned() })
 }
 
 /// Passes on what the client sends. Returns `None` when it has left.
-async fn listen(mut stream: SplitStream<WebSocket>, process: &Process) -> Option<Closing> {
+async fn listen(
+    mut stream: SplitStream<WebSocket>,
+    Attached { sandbox, process }: &Attached,
+) -> Option<Closing> {
     let (input, waiting) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(STDIN_BYTES_MAX));
     let listen = async {
@@ -100,9 +110,15 @@ async fn listen(mut stream: SplitStream<WebSocket>, process: &Process) -> Option
                 Err(error) => return Some(violation(error.to_string())),
             };
             let said = match message {
-                Message::Binary(bytes) => give(&input, &room, Some(bytes)),
+                Message::Binary(bytes) => {
+                    sandbox.knock();
+                    give(&input, &room, Some(bytes))
+                }
                 Message::Text(json) => match json::parse(json.as_bytes()) {
-                    Ok(word) => say(&input, &room, process, word).await,
+                    Ok(word) => {
+                        sandbox.knock();
+                        say(&input, &room, process, word).await
+                    }
                     Err(error) => {
                         Err(violation(format!("malformed message for the process: {error}")))
                     }

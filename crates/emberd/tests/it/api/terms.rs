@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use emberd_api::{
-    CreateSandbox, ErrorCode, METADATA_PAIRS_MAX, OnTimeout, SANDBOX_TIMEOUT_MS, Sandbox,
-    TouchSandbox, UpdateSandbox,
+    CreateSandbox, ErrorCode, METADATA_PAIRS_MAX, OnTimeout, Sandbox, TIMEOUT_MS_MIN, TouchSandbox,
+    UpdateSandbox,
 };
 use emberd_client::ClientError;
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ async fn sandboxes_end_at_their_timeouts_and_no_others() {
     let later = api.create_as(json!({"timeout_ms": HOUR_MS})).await.unwrap();
     let mut ends = Vec::new();
     for _ in 0..8 {
-        ends.push(api.create_as(json!({"timeout_ms": SANDBOX_TIMEOUT_MS.start()})).await.unwrap());
+        ends.push(api.create_as(json!({"timeout_ms": TIMEOUT_MS_MIN})).await.unwrap());
     }
     for id in &ends {
         wait::until(async || api.is_unknown(id).await).await;
@@ -80,7 +80,7 @@ async fn sandboxes_end_at_their_timeouts_and_no_others() {
 #[tokio::test]
 async fn an_operation_under_way_ends_with_its_sandbox() {
     let api = Api::start().await;
-    let id = api.create_as(json!({"timeout_ms": SANDBOX_TIMEOUT_MS.start()})).await.unwrap();
+    let id = api.create_as(json!({"timeout_ms": TIMEOUT_MS_MIN})).await.unwrap();
     let (_, body) = refusal(api.client.exec(&id, &super::body("sleep 1000")).await);
     assert_eq!(body.code, ErrorCode::SandboxGone, "{body:?}");
 }
@@ -101,7 +101,7 @@ async fn a_change_may_shorten_and_a_touch_only_extends() {
     assert_eq!(api.touch(&id, Some(HOUR_MS)).await.expires_at_ms, None);
     assert_eq!(sandbox.on_timeout, OnTimeout::Delete);
     // A sandbox without a timeout may get one, and end.
-    api.update(&id, json!({"timeout_ms": SANDBOX_TIMEOUT_MS.start()})).await.unwrap();
+    api.update(&id, json!({"timeout_ms": TIMEOUT_MS_MIN})).await.unwrap();
     wait::until(async || api.is_unknown(&id).await).await;
 }
 
@@ -133,12 +133,15 @@ async fn bad_terms_are_refused_and_change_nothing() {
     let full: BTreeMap<_, _> = (0..METADATA_PAIRS_MAX).map(|n| (n.to_string(), "")).collect();
     let mut over = full.clone();
     over.insert("more".to_owned(), "");
-    let over_30_days = SANDBOX_TIMEOUT_MS.end() + 1;
+    let over_30_days = 30 * 24 * HOUR_MS + 1;
     let bad = [
         (json!({"timeout_ms": 999}), "timeout_ms: 999 is not"),
         (json!({"timeout_ms": over_30_days}), "timeout_ms: 2592000001 is not"),
         (json!({"on_timeout": "pause"}), "on_timeout: this daemon cannot pause"),
         (json!({"on_timeout": "pause_disk"}), "on_timeout: this daemon cannot pause"),
+        (json!({"idle": {"freeze_ms": 999}}), "idle.freeze_ms: 999 is not"),
+        (json!({"idle": {"freeze_ms": over_30_days}}), "idle.freeze_ms: 2592000001 is not"),
+        (json!({"idle": {"pause_ms": 60_000}}), "idle.pause_ms: this daemon cannot pause"),
         (json!({"metadata": {"": "x"}}), "metadata: a name is empty"),
         (json!({"metadata": over}), "metadata: 65 pairs"),
         (json!({"metadata": {"a": "x".repeat(8192)}}), "metadata: 1 pairs of 8193 bytes"),

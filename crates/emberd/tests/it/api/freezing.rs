@@ -1,0 +1,256 @@
+//! Sandboxes that nobody uses, over HTTP: they are frozen, and the next request thaws them.
+
+use std::fs;
+
+use emberd_api::{
+    CreateSandbox, ErrorCode, ProcessEventKind, ProcessSpec, SandboxPhase, SandboxState,
+    TouchSandbox, UpdateSandbox,
+};
+use fake_firecracker::Double;
+use futures::future::join_all;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::{Api, body, refusal};
+use crate::wait;
+
+impl Api {
+    /// A sandbox that is frozen after a second without use.
+    async fn create_idle(&self, more: Value) -> String {
+        let mut wanted = json!({"language_pack": "shell", "idle": {"freeze_ms": 1_000}});
+        merge(&mut wanted, more);
+        let wanted: CreateSandbox = serde_json::from_value(wanted).unwrap();
+        self.client.create_with(&wanted).await.unwrap().answer.id
+    }
+
+    async fn phase(&self, id: &str) -> SandboxPhase {
+        self.client.get(id).await.unwrap().phase
+    }
+
+    async fn frozen(&self, id: &str) {
+        wait::until(async || self.phase(id).await == SandboxPhase::Frozen).await;
+    }
+
+    async fn touch_it(&self, id: &str) {
+        self.client.touch(id, &TouchSandbox::default()).await.unwrap();
+    }
+
+    /// How often the VMM has continued a guest that was stopped.
+    fn resumes(&self, id: &str) -> usize {
+        fs::read(self.run_dir.join(id).join("resumed")).map_or(0, |marks| marks.len())
+    }
+
+    /// Whether a process of the sandbox is stopped.
+    fn stands_still(&self, id: &str) -> bool {
+        Double::processes_in(&self.run_dir.join(id)).iter().any(|process| {
+            let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        })
+    }
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (name, value) in from {
+                merge(into.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+#[tokio::test]
+async fn an_unused_sandbox_is_frozen_and_the_next_request_thaws_it() {
+    let api = Api::start().await;
+    let id = api.create_idle(json!({})).await;
+    api.exec(&id, "echo kept > file").await.unwrap();
+    for round in 1..=2 {
+        api.frozen(&id).await;
+        wait::until(async || api.stands_still(&id)).await;
+        let sandbox = api.client.get(&id).await.unwrap();
+        assert_eq!((sandbox.state, sandbox.idle.freeze_ms), (SandboxState::Ready, Some(1_000)));
+        let ran = api.client.exec_traced(&id, &body("cat file")).await.unwrap();
+        assert_eq!(ran.answer.stdout, "kept\n");
+        assert!(ran.timing.duration("thaw").is_some(), "{}", ran.timing);
+        assert_eq!(api.resumes(&id), round);
+        let again = api.client.exec_traced(&id, &body(":")).await.unwrap();
+        assert_eq!(again.timing.duration("thaw"), None);
+    }
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn looking_at_a_frozen_sandbox_leaves_it_frozen() {
+    let api = Api::start().await;
+    let id = api.create_idle(json!({})).await;
+    let before = api.client.metrics(&id).await.unwrap();
+    api.frozen(&id).await;
+    let [first, second] =
+        [api.client.metrics(&id).await.unwrap(), api.client.metrics(&id).await.unwrap()];
+    assert_eq!(first, second);
+    assert!(first.time_ms >= before.time_ms && first.program_count == Some(0), "{first:?}");
+    api.client.logs(&id, None, false).await.unwrap();
+    api.client.list().await.unwrap();
+    let change = UpdateSandbox { timeout_ms: Some(Some(60_000)), ..UpdateSandbox::default() };
+    let sandbox = api.client.update(&id, &change).await.unwrap();
+    assert_eq!((sandbox.phase, sandbox.timeout_ms), (SandboxPhase::Frozen, Some(60_000)));
+    assert_eq!(api.resumes(&id), 0);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn many_requests_at_once_cause_one_thaw() {
+    let api = Api::start().await;
+    let id = api.create_idle(json!({})).await;
+    api.frozen(&id).await;
+    let requests = (0..64).map(|n| {
+        let (api, id) = (&api, &id);
+        async move { api.exec(id, &format!("echo {n}")).await.unwrap().stdout }
+    });
+    for (n, answer) in join_all(requests).await.into_iter().enumerate() {
+        assert_eq!(answer, format!("{n}\n"));
+    }
+    assert_eq!(api.resumes(&id), 1);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_keeps_its_sandbox_awake_unless_told_otherwise() {
+    let api = Api::start().await;
+    let busy = api.create_idle(json!({})).await;
+    let program = ProcessSpec::of_argv(["sleep", "1000"]);
+    let pid = api.client.start_process(&busy, &program).await.unwrap().pid;
+    let left_behind = api.create_idle(json!({})).await;
+    api.exec(&left_behind, "setsid sleep 1000 > /dev/null 2>&1 &").await.unwrap();
+    let ignoring = api.create_idle(json!({"idle": {"ignore_programs": true}})).await;
+    api.client.start_process(&ignoring, &program).await.unwrap();
+    // It was due after the others.
+    api.frozen(&ignoring).await;
+    assert_eq!(api.phase(&busy).await, SandboxPhase::Running);
+    assert_eq!(api.phase(&left_behind).await, SandboxPhase::Running);
+    api.client.delete_process(&busy, pid).await.unwrap();
+    api.frozen(&busy).await;
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn an_open_stream_neither_keeps_awake_nor_ends_and_goes_on_after_a_thaw() {
+    let api = Api::start().await;
+    let id = api.create_idle(json!({"idle": {"ignore_programs": true}})).await;
+    let program = ProcessSpec::of_argv(["sh", "-c", "while read x; do echo got $x; done"]);
+    let pid = api.client.start_process(&id, &program).await.unwrap().pid;
+    let mut attachment = api.client.attach(&id, pid, 0).await.unwrap();
+    attachment.event().await.unwrap().unwrap();
+    for round in 1..=3 {
+        api.frozen(&id).await;
+        // Input of the terminal is a use.
+        attachment.write(format!("{round}\n").as_bytes()).await.unwrap();
+        let event = attachment.event().await.unwrap().unwrap();
+        assert_eq!(event.id, round);
+        let ProcessEventKind::Stdout(text) = event.kind else { panic!("{event:?}") };
+        assert_eq!(text.text, format!("got {round}\n"));
+        assert_eq!(api.phase(&id).await, SandboxPhase::Running);
+    }
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_of_a_caller_thaw_an_open_connection() {
+    let api = Api::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let id = api.create_idle(json!({})).await;
+    let mut tunnel = api.client.connect_port(&id, port).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    let echo = tokio::spawn(async move {
+        let (mut from, mut to) = server.split();
+        tokio::io::copy(&mut from, &mut to).await
+    });
+    for _ in 0..2 {
+        api.frozen(&id).await;
+        tunnel.write_all(b"ping").await.unwrap();
+        let mut text = [0; 4];
+        tunnel.read_exact(&mut text).await.unwrap();
+        assert_eq!(&text, b"ping");
+    }
+    drop(tunnel);
+    echo.await.unwrap().unwrap();
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn without_auto_resume_only_a_touch_thaws() {
+    let api = Api::start().await;
+    let id = api.create_idle(json!({"auto_resume": false})).await;
+    api.exec(&id, ":").await.unwrap();
+    api.frozen(&id).await;
+    let (status, refused) = refusal(api.exec(&id, ":").await);
+    assert_eq!((status, refused.code), (409, ErrorCode::SandboxFrozen));
+    assert!(refused.hint.unwrap().contains("touch"));
+    let (status, refused) = refusal(api.client.connect_port(&id, 80).await.map(drop));
+    assert_eq!((status, refused.code), (409, ErrorCode::SandboxFrozen));
+    assert_eq!((api.phase(&id).await, api.resumes(&id)), (SandboxPhase::Frozen, 0));
+    api.touch_it(&id).await;
+    api.exec(&id, ":").await.unwrap();
+    api.frozen(&id).await;
+    let change = UpdateSandbox { auto_resume: Some(true), ..UpdateSandbox::default() };
+    api.client.update(&id, &change).await.unwrap();
+    api.exec(&id, ":").await.unwrap();
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn touches_keep_a_sandbox_awake_and_a_change_of_the_policy_holds() {
+    let api = Api::start().await;
+    let touched = api.create_idle(json!({})).await;
+    let other = api.create_idle(json!({})).await;
+    while api.phase(&other).await != SandboxPhase::Frozen {
+        api.touch_it(&touched).await;
+    }
+    assert_eq!((api.phase(&touched).await, api.resumes(&touched)), (SandboxPhase::Running, 0));
+    let change = |idle: Value| {
+        let change: UpdateSandbox = serde_json::from_value(json!({ "idle": idle })).unwrap();
+        let (api, touched) = (&api, &touched);
+        async move { api.client.update(touched, &change).await.unwrap().idle }
+    };
+    let never = change(json!({"freeze_ms": null, "ignore_programs": true})).await;
+    assert_eq!((never.freeze_ms, never.ignore_programs), (None, true));
+    let soon = change(json!({"freeze_ms": 1_000})).await;
+    assert_eq!((soon.freeze_ms, soon.ignore_programs), (Some(1_000), true));
+    api.frozen(&touched).await;
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_frozen_sandbox_can_be_deleted_and_expires() {
+    let api = Api::start().await;
+    let deleted = api.create_idle(json!({})).await;
+    let expires = api.create_idle(json!({"timeout_ms": 3_000})).await;
+    api.frozen(&deleted).await;
+    api.frozen(&expires).await;
+    api.client.delete(&deleted).await.unwrap();
+    wait::until(async || api.client.get(&expires).await.is_err()).await;
+    wait::until(async || api.sandboxes.reaping() == 0).await;
+    assert_eq!(wait::left_in(&api.run_dir).len(), 0);
+    // One that is frozen at the end is removed as others are.
+    let left = api.create_idle(json!({})).await;
+    api.frozen(&left).await;
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_vmm_that_ends_while_frozen_is_told() {
+    let api = Api::start().await;
+    let id = api.create_idle(json!({})).await;
+    api.frozen(&id).await;
+    let pid = api.client.get(&id).await.unwrap().vmm_pid.unwrap();
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    wait::until(async || api.phase(&id).await == SandboxPhase::Gone).await;
+    let (_, gone) = refusal(api.exec(&id, ":").await);
+    assert_eq!(gone.code, ErrorCode::SandboxGone);
+    api.client.delete(&id).await.unwrap();
+    api.stop().await;
+}
