@@ -1,11 +1,13 @@
 //! The bounded log of one microVM: what its guest's console and its VMM print.
 //!
-//! `vm.log` grows to [`LOG_BYTES_MAX`], then becomes `vm.log.1` in place of the one
-//! before. A guest chooses every byte in it, so nothing reads it but [`tail`] and
-//! [`ConsoleReader`], which let no control character through to a terminal or a JSON body.
+//! The VMM itself appends to `vm.log`, so that its output needs no daemon. The daemon looks at the
+//! file once in a while: where it has grown beyond [`ROTATED_BYTES_MIN`], its end becomes
+//! `vm.log.1` in place of the one before, and the file begins again at 0. A guest chooses every
+//! byte in it, so nothing reads it but [`tail`] and [`ConsoleReader`], which let no control
+//! character through to a terminal or a JSON body.
 
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 mod reader;
@@ -18,46 +20,57 @@ pub(crate) const LOG_FILE: &str = "vm.log";
 /// Name of the previous log, which is full.
 const LOG_FILE_BEFORE: &str = "vm.log.1";
 
-/// Largest log file, in bytes (1 MiB); together with its predecessor twice that.
+/// Most bytes of a full log that are kept (1 MiB).
 pub const LOG_BYTES_MAX: u64 = 1 << 20;
+
+/// Size of a log, in bytes, from which on it is rotated at the next look (512 KiB). A guest that
+/// prints less than this between two looks loses nothing of it.
+const ROTATED_BYTES_MIN: u64 = LOG_BYTES_MAX / 2;
 
 /// Most bytes of the log's end that [`tail`] reads (16 KiB).
 const TAIL_BYTES_MAX: u64 = 16 << 10;
 
-/// Writes one microVM's log.
+/// One microVM's log, to which its VMM appends.
 #[derive(Debug)]
 pub(crate) struct Log {
     path: PathBuf,
     file: File,
-    bytes: u64,
 }
 
 impl Log {
     /// Starts the log of the microVM in `dir`.
     pub(crate) fn create(dir: &Path) -> io::Result<Self> {
         let path = dir.join(LOG_FILE);
-        let file = File::create_new(&path)?;
-        Ok(Self { path, file, bytes: 0 })
+        let file = OpenOptions::new().append(true).create_new(true).open(&path)?;
+        Ok(Self { path, file })
     }
 
-    /// Appends `text`, at most [`LOG_BYTES_MAX`] bytes of it.
+    /// The file that the VMM writes to. What it writes goes to the end, wherever that is then.
+    pub(crate) fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Rotates a log that has grown large. What is written meanwhile is lost.
     ///
-    /// Drops text that cannot be written: a full disk must not stop a guest.
-    pub(crate) fn append(&mut self, text: &[u8]) {
-        if let Err(error) = self.try_append(text) {
-            tracing::debug!(%error, path = %self.path.display(), "console output lost");
+    /// Reports nothing to its caller: a full disk must not stop a guest.
+    pub(crate) fn tend(&self) {
+        if let Err(error) = self.rotate() {
+            tracing::debug!(%error, path = %self.path.display(), "console log not rotated");
         }
     }
 
-    fn try_append(&mut self, text: &[u8]) -> io::Result<()> {
-        if self.bytes + text.len() as u64 > LOG_BYTES_MAX {
-            std::fs::rename(&self.path, predecessor(&self.path))?;
-            self.file = File::create(&self.path)?;
-            self.bytes = 0;
+    fn rotate(&self) -> io::Result<()> {
+        let bytes = self.file.metadata()?.len();
+        if bytes < ROTATED_BYTES_MIN {
+            return Ok(());
         }
-        self.file.write_all(text)?;
-        self.bytes += text.len() as u64;
-        Ok(())
+        let mut log = File::open(&self.path)?;
+        log.seek(SeekFrom::Start(bytes.saturating_sub(LOG_BYTES_MAX)))?;
+        let unfinished = self.path.with_file_name("vm.log.1.new");
+        io::copy(&mut log.take(LOG_BYTES_MAX), &mut File::create(&unfinished)?)?;
+        // In this order: a reader that finds another predecessor begins the log again.
+        self.file.set_len(0)?;
+        std::fs::rename(unfinished, predecessor(&self.path))
     }
 }
 
@@ -122,22 +135,30 @@ fn skip_escape(chars: &mut std::str::Chars<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
     fn log_stays_within_its_limit_and_keeps_the_end() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = Log::create(dir.path()).unwrap();
+        let log = Log::create(dir.path()).unwrap();
+        let mut writer = log.file().unwrap();
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
         for _ in 0..5000 {
-            log.append(&line);
+            writer.write_all(&line).unwrap();
         }
-        log.append(b"the end\n");
-        let sizes =
-            [LOG_FILE, LOG_FILE_BEFORE].map(|name| dir.path().join(name).metadata().unwrap());
-        assert!(sizes.iter().all(|size| size.len() <= LOG_BYTES_MAX), "{sizes:?}");
+        writer.write_all(b"the end\n").unwrap();
+        log.tend();
+        let path = dir.path().join(LOG_FILE);
+        let sizes = [&path, &predecessor(&path)].map(|path| path.metadata().unwrap().len());
+        assert_eq!(sizes, [0, LOG_BYTES_MAX]);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
-        assert_eq!(tail(&dir.path().join(LOG_FILE), 1), "the end");
+        assert_eq!(tail(&path, 1), "the end");
+        writer.write_all(b"goes on\n").unwrap();
+        log.tend();
+        assert_eq!(std::fs::read(&path).unwrap(), b"goes on\n");
+        assert_eq!(tail(&path, 2), "the end\ngoes on");
     }
 
     #[test]

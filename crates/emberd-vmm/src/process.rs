@@ -15,21 +15,22 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use tokio::io::unix::AsyncFd;
-use tokio::net::unix::pipe;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::log::{LOG_FILE, Log};
 use crate::record::{RECORD_FILE, Record};
 use crate::sys::{self, Confinement};
 use crate::{BootError, ExitReason, ExitWatch, KillError};
 
-/// Bytes read from the console at once, and most bytes read after the process has ended:
-/// what a pipe holds (64 KiB, pipe(7)).
-const CHUNK_BYTES: usize = 64 << 10;
+/// Time between two looks at the log of a running VMM: what it prints meanwhile is not bounded by
+/// the daemon.
+const LOOK_AT_LOG: Duration = Duration::from_secs(1);
 
 /// Most attempts to remove a directory while files are added to it.
 const REMOVALS_MAX: usize = 16;
@@ -122,8 +123,8 @@ pub(crate) struct VmmProcess {
 }
 
 impl VmmProcess {
-    /// Starts `command` in `dir`, confined, in a process group of its own, everything it
-    /// prints going to the log.
+    /// Starts `command` in `dir`, confined, in a process group of its own. It appends everything
+    /// it prints to the log itself, so that it can go on when the daemon is gone.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -147,20 +148,16 @@ impl VmmProcess {
             move |source| BootError::Prepare { path, source }
         };
         let log = Log::create(dir.path()).map_err(prepare(LOG_FILE))?;
-        let (output, output_writer) = io::pipe().map_err(prepare(LOG_FILE))?;
-        let error_writer = output_writer.try_clone().map_err(prepare(LOG_FILE))?;
+        let [output, errors] = [log.file(), log.file()].map(|file| file.map_err(prepare(LOG_FILE)));
         command
             .current_dir(dir.path())
             .process_group(0)
             .stdin(Stdio::null())
-            .stdout(output_writer)
-            .stderr(error_writer);
+            .stdout(output?)
+            .stderr(errors?);
         sys::confine(&mut command, confinement);
         let program = PathBuf::from(command.get_program());
         let child = command.spawn().map_err(|source| BootError::Spawn { program, source })?;
-        // The command holds the pipe's writing ends; while it lives the pipe never ends.
-        drop(command);
-
         let process_id = child.id();
         let console_log = dir.path().join(LOG_FILE);
         let record_failed = prepare(RECORD_FILE);
@@ -169,21 +166,20 @@ impl VmmProcess {
         let log_path = console_log.clone();
         let guard = Arc::new(ProcessGuard { life, ended, read_code, log_path });
         let process = Self { guard, exit, process_id, console_log, dir };
-        process.attend(output.into()).map_err(record_failed)?;
+        process.attend().map_err(record_failed)?;
         Ok(process)
     }
 
     /// Records the process and sets the watch on it. The watch comes last: until then the
     /// process stays unreaped, however soon it ends, and can be identified.
-    fn attend(&self, output: OwnedFd) -> io::Result<()> {
+    fn attend(&self) -> io::Result<()> {
         let pid = i32::try_from(self.process_id).ok().and_then(Pid::from_raw);
         let pid = pid.expect("the kernel gives positive process ids");
         if let Some(record) = Record::of(self.process_id)? {
             record.write(self.dir.path())?;
         }
         let pidfd = sys::readable(pidfd_open(pid, PidfdFlags::empty())?)?;
-        let output = pipe::Receiver::from_owned_fd(output)?;
-        tokio::spawn(watch(Arc::clone(&self.guard), pidfd, output));
+        tokio::spawn(watch(Arc::clone(&self.guard), pidfd));
         Ok(())
     }
 
@@ -263,9 +259,9 @@ impl ProcessGuard {
         self.life.lock()
     }
 
-    fn append(&self, text: &[u8]) {
-        if let Some(log) = &mut self.life().log {
-            log.append(text);
+    fn tend_log(&self) {
+        if let Some(log) = &self.life().log {
+            log.tend();
         }
     }
 
@@ -299,25 +295,15 @@ impl ProcessGuard {
     }
 }
 
-/// Copies the output of the process into its log until it ends, then reaps it. When the end is
-/// reported, the log is complete.
-async fn watch(guard: Arc<ProcessGuard>, pidfd: AsyncFd<OwnedFd>, output: pipe::Receiver) {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let mut open = true;
+/// Keeps the log of the process bounded until it ends, then reaps it.
+async fn watch(guard: Arc<ProcessGuard>, pidfd: AsyncFd<OwnedFd>) {
     loop {
         tokio::select! {
             biased;
             _ = pidfd.readable() => break,
-            _ = output.readable(), if open => match output.try_read(&mut chunk) {
-                Ok(0) => open = false,
-                Ok(n) => guard.append(&chunk[..n]),
-                Err(error) => open = error.kind() == io::ErrorKind::WouldBlock,
-            },
+            () = sleep(LOOK_AT_LOG) => guard.tend_log(),
         }
     }
-    // Read without the runtime, whose readiness state may be older than the end of the process.
-    if let Ok(n) = rustix::io::read(&output, &mut chunk) {
-        guard.append(&chunk[..n]);
-    }
+    guard.tend_log();
     guard.reap();
 }

@@ -129,7 +129,12 @@ impl Log {
             Some(file) => file.write_all(line.as_bytes()),
             None => io::stdout().write_all(line.as_bytes()),
         };
-        // A full disk or a closed pipe only loses lines, as in Firecracker.
-        drop(written);
+        // A full disk only loses lines. A standard output that nobody reads any more ends the
+        // process, as Firecracker 1.17-dev does (seen: SIGABRT).
+        if settings.file.is_none()
+            && written.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        {
+            std::process::abort();
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Follows a log from near its end, across its rotation.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,11 @@ pub struct ConsoleReader {
     path: PathBuf,
     /// None until the log exists.
     file: Option<File>,
+    /// How much of `file` was read, in bytes.
+    position: u64,
+    /// The predecessor, as it was when `file` was read last. An open file keeps its number to
+    /// itself, so another predecessor has another one.
+    before: Option<File>,
     /// Bytes read and not yet returned.
     pending: Vec<u8>,
 }
@@ -23,12 +28,10 @@ pub struct ConsoleReader {
 impl ConsoleReader {
     /// Begins `lines_max` lines before the end of the log at `path`, or with all that is held.
     pub fn open(path: &Path, lines_max: Option<usize>) -> Self {
-        let mut reader = Self { path: path.to_owned(), file: None, pending: Vec::new() };
-        // Opened first: if the log is rotated in the meantime, this file is the older one.
-        reader.file = File::open(path).ok();
-        reader.pending = reader.read_predecessor().unwrap_or_default();
-        if let Err(error) = reader.read_file(LOG_BYTES_MAX) {
-            tracing::debug!(%error, path = %path.display(), "cannot read a log");
+        let path = path.to_owned();
+        let mut reader = Self { path, file: None, position: 0, before: None, pending: Vec::new() };
+        if let Err(error) = reader.read_on(LOG_BYTES_MAX) {
+            tracing::debug!(%error, path = %reader.path.display(), "cannot read a log");
         }
         if let Some(lines_max) = lines_max {
             let kept_from = start_of_last(&reader.pending, lines_max);
@@ -41,7 +44,7 @@ impl ConsoleReader {
     /// none at the moment.
     pub fn lines(&mut self) -> String {
         if !self.pending.contains(&b'\n')
-            && let Err(error) = self.read_on()
+            && let Err(error) = self.read_on(PIECE_BYTES_MAX as u64)
         {
             tracing::debug!(%error, path = %self.path.display(), "cannot read the rest of a log");
         }
@@ -59,41 +62,49 @@ impl ConsoleReader {
         text(self.pending.drain(..))
     }
 
-    fn read_predecessor(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let before = File::open(predecessor(&self.path))?;
-        let same = match &self.file {
-            Some(file) => file.metadata()?.ino() == before.metadata()?.ino(),
-            None => false,
-        };
-        if !same {
-            before.take(LOG_BYTES_MAX).read_to_end(&mut bytes)?;
+    /// Reads up to `bytes_max` added bytes. Where the log was rotated meanwhile, first reads its
+    /// end from the predecessor, whole.
+    fn read_on(&mut self, bytes_max: u64) -> io::Result<()> {
+        if self.file.is_none() {
+            self.file = opened(&self.path)?;
         }
-        Ok(bytes)
-    }
-
-    /// Reads the added bytes, and opens the next file once this one is read to its end.
-    fn read_on(&mut self) -> io::Result<()> {
-        // Checked before the file is read: bytes added between this check and the rotation are
-        // then read too.
-        let replaced = match (&self.file, std::fs::metadata(&self.path)) {
-            (Some(file), Ok(now)) => file.metadata()?.ino() != now.ino(),
-            (None, Ok(_)) => true,
-            (_, Err(_)) => false,
-        };
-        if self.read_file(PIECE_BYTES_MAX as u64)? == 0 && replaced {
-            self.file = File::open(&self.path).ok();
-            self.read_file(PIECE_BYTES_MAX as u64)?;
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let mut added = Vec::new();
+        file.seek(SeekFrom::Start(self.position))?;
+        file.take(bytes_max).read_to_end(&mut added)?;
+        // Looked at after the log was read: if there is no new one, all of it was the log's.
+        let before = opened(&predecessor(&self.path))?;
+        if number(before.as_ref())? == number(self.before.as_ref())? {
+            self.position += added.len() as u64;
+            self.pending.append(&mut added);
+            return Ok(());
         }
+        if let Some(mut before) = before {
+            // One that is full begins later than the log did, and by how much is not known.
+            let is_whole = before.metadata()?.len() < LOG_BYTES_MAX;
+            before.seek(SeekFrom::Start(if is_whole { self.position } else { 0 }))?;
+            (&mut before).take(LOG_BYTES_MAX).read_to_end(&mut self.pending)?;
+            self.before = Some(before);
+        }
+        self.position = 0;
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.seek(SeekFrom::Start(0))?;
+        let read = file.take(bytes_max).read_to_end(&mut self.pending)?;
+        self.position = read as u64;
         Ok(())
     }
+}
 
-    fn read_file(&mut self, bytes_max: u64) -> io::Result<usize> {
-        match &self.file {
-            Some(file) => file.take(bytes_max).read_to_end(&mut self.pending),
-            None => Ok(0),
-        }
+/// The file at `path`, if there is one.
+fn opened(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        file => file.map(Some),
     }
+}
+
+fn number(file: Option<&File>) -> io::Result<Option<u64>> {
+    file.map(|file| Ok(file.metadata()?.ino())).transpose()
 }
 
 /// Where the last `lines_max` lines of `bytes` begin. A line without end at the end counts.
@@ -121,26 +132,48 @@ fn text(bytes: impl Iterator<Item = u8>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::super::{LOG_FILE, Log};
     use super::*;
 
-    fn log() -> (tempfile::TempDir, PathBuf, Log) {
+    /// A log, with the VMM's end of it.
+    fn log() -> (tempfile::TempDir, PathBuf, Log, File) {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::create(dir.path()).unwrap();
-        let path = dir.path().join(LOG_FILE);
-        (dir, path, log)
+        let (path, vmm) = (dir.path().join(LOG_FILE), log.file().unwrap());
+        (dir, path, log, vmm)
+    }
+
+    fn all_lines(reader: &mut ConsoleReader) -> String {
+        std::iter::repeat_with(|| reader.lines()).take_while(|lines| !lines.is_empty()).collect()
+    }
+
+    #[test]
+    fn a_reader_left_behind_goes_on_with_what_is_kept() {
+        let (_dir, path, log, mut vmm) = log();
+        vmm.write_all(b"seen\n").unwrap();
+        let mut reader = ConsoleReader::open(&path, None);
+        assert_eq!(reader.lines(), "seen\n");
+        vmm.write_all(&b"y\n".repeat(1 << 20)).unwrap();
+        log.tend();
+        vmm.write_all(b"after\n").unwrap();
+        let text = all_lines(&mut reader);
+        assert!(text.starts_with("y\n") && text.ends_with("y\nafter\n"));
+        assert_eq!(text.len() as u64, LOG_BYTES_MAX + 6);
+        assert_eq!(reader.lines(), "");
     }
 
     #[test]
     fn last_lines_then_what_is_added() {
-        let (_dir, path, mut log) = log();
-        log.append(b"one\ntwo\n\nfour\n");
+        let (_dir, path, _log, mut vmm) = log();
+        vmm.write_all(b"one\ntwo\n\nfour\n").unwrap();
         let mut reader = ConsoleReader::open(&path, Some(2));
         assert_eq!(reader.lines(), "\nfour\n");
         assert_eq!(reader.lines(), "");
-        log.append(b"fi");
+        vmm.write_all(b"fi").unwrap();
         assert_eq!(reader.lines(), "");
-        log.append(b"ve\nsix");
+        vmm.write_all(b"ve\nsix").unwrap();
         assert_eq!((reader.lines(), reader.rest()), ("five\n".into(), "six".into()));
         for (lines_max, expect) in [(Some(0), ""), (Some(9), "one\n"), (None, "one\n")] {
             assert!(ConsoleReader::open(&path, lines_max).lines().starts_with(expect));
@@ -149,28 +182,33 @@ mod tests {
 
     #[test]
     fn no_control_character_passes() {
-        let (_dir, path, mut log) = log();
-        log.append(b"\x1b[31mred\x1b[0m\x07\r\n\xff\n");
+        let (_dir, path, _log, mut vmm) = log();
+        vmm.write_all(b"\x1b[31mred\x1b[0m\x07\r\n\xff\n").unwrap();
         assert_eq!(ConsoleReader::open(&path, None).lines(), "red\n\u{fffd}\n");
     }
 
     #[test]
     fn nothing_is_lost_when_the_log_becomes_another_file() {
-        let (_dir, path, mut log) = log();
-        log.append(b"0\n");
+        let (_dir, path, log, mut vmm) = log();
+        vmm.write_all(b"0\n").unwrap();
         let mut reader = ConsoleReader::open(&path, None);
         let mut text = reader.lines();
-        // The log is full and replaced about twice.
+        // The log is rotated about four times, each time with some of it unread.
         let padding = "x".repeat(1000);
         let mut expect = "0\n".to_owned();
         for number in 1..2500 {
             let line = format!("{number} {padding}\n");
-            log.append(line.as_bytes());
+            vmm.write_all(line.as_bytes()).unwrap();
             expect.push_str(&line);
-            text.push_str(&reader.lines());
+            if number % 70 == 0 {
+                text.push_str(&all_lines(&mut reader));
+            }
+            if number % 300 == 0 {
+                log.tend();
+            }
         }
-        text.push_str(&reader.lines());
-        assert_eq!(text, expect);
+        text.push_str(&all_lines(&mut reader));
+        assert!(text == expect);
         // A late reader has what both files hold.
         let mut late = ConsoleReader::open(&path, Some(3));
         assert_eq!(late.lines().lines().count(), 3);
@@ -178,8 +216,8 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_cut() {
-        let (_dir, path, mut log) = log();
-        log.append(&b"y".repeat(PIECE_BYTES_MAX + 1));
+        let (_dir, path, _log, mut vmm) = log();
+        vmm.write_all(&b"y".repeat(PIECE_BYTES_MAX + 1)).unwrap();
         let mut reader = ConsoleReader::open(&path, None);
         assert_eq!((reader.lines().len(), reader.rest().len()), (PIECE_BYTES_MAX, 1));
     }
