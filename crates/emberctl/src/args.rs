@@ -6,8 +6,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    attach, completions, context, cp, create, doctor, egress, exec, files, forward, image, inspect,
-    kill, logs, ls, metrics, ps, rm, run, setup, shell, template, test, timeout, vmconfig,
+    attach, completions, context, cp, create, daemon, doctor, egress, exec, files, forward, image,
+    inspect, kill, logs, ls, metrics, ps, rm, run, setup, shell, template, test, timeout, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -88,6 +88,9 @@ pub enum Command {
     Ping,
     /// Show the version, VMM, language packs and pools of the daemon.
     Info,
+    /// Prepare the daemon for being stopped.
+    #[command(subcommand)]
+    Daemon(daemon::Command),
     /// Run a self-test: create, use and delete a sandbox on the daemon.
     Test(test::Args),
     /// List, build and remove templates, the snapshots that sandboxes are restored from.

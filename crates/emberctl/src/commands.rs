@@ -12,6 +12,7 @@ pub mod completions;
 pub mod context;
 pub mod cp;
 pub mod create;
+pub mod daemon;
 pub mod doctor;
 pub mod egress;
 pub mod exec;
@@ -63,6 +64,7 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::run(&client()?, args, output).await,
         Command::Metrics(args) => metrics::run(&client()?, args, output).await,
         Command::Ping => ping::run(&client()?, output).await,
+        Command::Daemon(command) => daemon::run(&client()?, command, output).await,
         Command::Info => info::run(&client()?, output).await,
         Command::Test(args) => test::run(&client()?, args, output).await,
         Command::Template(command) => template::run(&client()?, command, output).await,

@@ -111,6 +111,8 @@ error_codes! {
     SandboxFrozen,
     /// The sandbox is frozen, and its VMM does not thaw it; `Retry-After` says when to try again.
     ResumeFailed,
+    /// The daemon creates no sandboxes any more, by an operator's wish.
+    Draining,
     /// The daemon keeps no templates.
     NoTemplates,
     /// The daemon or its host has a defect.

@@ -336,6 +336,9 @@ pub struct Info {
     pub sandboxes: usize,
     /// Largest number of sandboxes.
     pub sandboxes_max: usize,
+    /// Whether the daemon refuses to create sandboxes (`POST /drain`).
+    #[serde(default)]
+    pub draining: bool,
     /// Network access of sandboxes. Absent where egress is switched off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<EgressInfo>,

@@ -70,6 +70,8 @@ pub const TEMPLATES: &str = "/templates";
 pub const TEMPLATE: &str = "/templates/{pack}";
 /// `GET` shows version, VMM, limits and use of the daemon.
 pub const INFO: &str = "/info";
+/// `POST` has the daemon refuse to create sandboxes from then on.
+pub const DRAIN: &str = "/drain";
 /// `GET` answers when the daemon is up.
 pub const HEALTHZ: &str = "/healthz";
 /// `GET` reads the OpenAPI document.

@@ -278,6 +278,15 @@ impl Client {
         self.call(Method::GET, &paths::metrics(id), Bytes::new()).await
     }
 
+    /// Has the daemon refuse to create sandboxes from now on, until it is restarted.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn drain(&self) -> Result<(), ClientError> {
+        self.send(Method::POST, paths::DRAIN, Bytes::new()).await?;
+        Ok(())
+    }
+
     /// Shows version, VMM, guests and language packs of the daemon, and how much is in use.
     ///
     /// # Errors

@@ -109,6 +109,9 @@ pub enum CreateError {
     /// The limit of sandboxes is reached.
     #[error("the limit of {0} sandboxes is reached")]
     TooMany(usize),
+    /// [`drain`](crate::Sandboxes::drain) was called.
+    #[error("the daemon creates no sandboxes any more")]
+    Draining,
     /// [`shutdown`](crate::Sandboxes::shutdown) has begun.
     #[error("the daemon is shutting down")]
     ShuttingDown,

@@ -257,6 +257,16 @@ impl Sandboxes {
         self.0.sources.pools.views()
     }
 
+    /// Refuses further creations. Everything else goes on.
+    pub fn drain(&self) {
+        self.0.table.drain_from_now_on();
+    }
+
+    /// Whether [`Self::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.0.table.is_draining()
+    }
+
     /// Refuses further creations, cancels those under way and stops filling the pools.
     pub fn close(&self) {
         self.0.table.close();

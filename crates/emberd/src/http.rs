@@ -128,6 +128,7 @@ fn operations() -> OpenApiRouter<Sandboxes> {
         .routes(routes!(templates::list))
         .routes(routes!(templates::build, templates::delete))
         .routes(routes!(info::info))
+        .routes(routes!(info::drain))
         .routes(routes!(info::healthz))
         .routes(routes!(info::openapi))
 }

@@ -50,6 +50,9 @@ fn text(info: &Info, endpoint: &str) -> String {
         facts.push(("egress default", or_nothing(&egress.default)));
         facts.push(("egress ceiling", or_nothing(&egress.ceiling)));
     }
+    if info.draining {
+        facts.push(("draining", "no sandbox is created any more".to_owned()));
+    }
     if info.reaping > 0 {
         facts.push(("being removed", info.reaping.to_string()));
     }

@@ -169,6 +169,7 @@ impl State {
     fn answer(&self, method: &str, path: &str, body: &[u8]) -> Option<(u16, String)> {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let (status, answer) = match (method, parts.as_slice()) {
+            ("POST", ["drain"]) => (204, Value::Null),
             ("GET", ["healthz"]) => (200, json!({"status": "ok"})),
             ("GET", ["info"]) => (200, self.info()),
             ("POST", ["sandboxes"]) => self.create(&serde_json::from_slice(body).unwrap()),

@@ -137,6 +137,9 @@ fn ping_and_info_tell_what_the_daemon_is() {
     let daemon = FakeDaemon::start(Flaws::default());
     assert_eq!(printed(&run(&daemon.addr, &["ping"])), "ok\n");
     assert_eq!(json(&daemon.addr, &["ping"])["status"], "ok");
+    let drained = "the daemon creates no sandboxes until it is restarted\n";
+    assert_eq!(printed(&run(&daemon.addr, &["daemon", "drain"])), drained);
+    assert_eq!(json(&daemon.addr, &["daemon", "drain"])["draining"], true);
     let info = run(&daemon.addr, &["info"]);
     assert!(printed(&info).contains("chosen because  a test\n"), "{}", printed(&info));
     assert!(printed(&info).contains("shell: POSIX shell\n"), "{}", printed(&info));

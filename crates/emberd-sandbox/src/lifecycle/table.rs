@@ -23,6 +23,7 @@ struct Entries {
     by_id: HashMap<SandboxId, Entry>,
     next_serial: u64,
     closed: bool,
+    draining: bool,
 }
 
 struct Entry {
@@ -34,7 +35,8 @@ struct Entry {
 
 impl Table {
     pub fn new(sandboxes_max: usize) -> Self {
-        let entries = Entries { by_id: HashMap::new(), next_serial: 0, closed: false };
+        let entries =
+            Entries { by_id: HashMap::new(), next_serial: 0, closed: false, draining: false };
         Self { sandboxes_max, entries: Mutex::new(entries) }
     }
 
@@ -47,6 +49,9 @@ impl Table {
         let mut entries = self.entries.lock();
         if entries.closed {
             return Err(CreateError::ShuttingDown);
+        }
+        if entries.draining {
+            return Err(CreateError::Draining);
         }
         if entries.by_id.len() >= self.sandboxes_max {
             return Err(CreateError::TooMany(entries.by_id.len()));
@@ -118,6 +123,15 @@ impl Table {
 
     pub fn is_closed(&self) -> bool {
         self.entries.lock().closed
+    }
+
+    /// Refuses further entries.
+    pub fn drain_from_now_on(&self) {
+        self.entries.lock().draining = true;
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.entries.lock().draining
     }
 
     /// Refuses further entries and cancels the creations under way.

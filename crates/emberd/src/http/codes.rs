@@ -144,6 +144,7 @@ failures! {
         Self::Resources(error) => (error: ResourceError),
         Self::TooMany(_) => TooManySandboxes
             "delete a sandbox, or start emberd with a larger --max-sandboxes",
+        Self::Draining => Draining "another daemon, or this one after its restart, creates sandboxes",
         Self::ShuttingDown => ShuttingDown,
         Self::Deleted(_) => SandboxGone,
         Self::Record { .. } => Internal,

@@ -121,6 +121,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::BootFailed
         | ErrorCode::TemplateFailed
         | ErrorCode::ResumeFailed
+        | ErrorCode::Draining
         | ErrorCode::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

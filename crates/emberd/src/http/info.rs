@@ -1,8 +1,9 @@
-//! `/info`, `/healthz` and `/openapi.json`.
+//! `/info`, `/drain`, `/healthz` and `/openapi.json`.
 
 use std::sync::LazyLock;
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::{Extension, Json};
 use emberd_api::{Health, Info, VmmInfo, paths};
 use emberd_sandbox::Sandboxes;
@@ -46,8 +47,25 @@ pub async fn info(
         },
         sandboxes: sandboxes.count(),
         sandboxes_max: config.sandboxes_max,
+        draining: sandboxes.is_draining(),
         egress: egress::info(&sandboxes, &file.operator()),
     })
+}
+
+/// Refuses to create sandboxes from now on, until the daemon is restarted.
+///
+/// Everything else goes on: once the sandboxes have ended, a stop ends nobody's work.
+#[utoipa::path(
+    post,
+    path = paths::DRAIN,
+    operation_id = "drain_daemon",
+    tag = "daemon",
+    responses((status = 204, description = "No sandbox is created any more."), Failures<()>)
+)]
+pub async fn drain(State(sandboxes): State<Sandboxes>) -> StatusCode {
+    sandboxes.drain();
+    tracing::info!("draining: no sandbox is created any more");
+    StatusCode::NO_CONTENT
 }
 
 /// Answers when the daemon is up.

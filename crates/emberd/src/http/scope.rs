@@ -10,6 +10,8 @@ pub enum Scope {
     Public,
     /// Show what the daemon is and how much of it is in use.
     DaemonRead,
+    /// Have the daemon create no more sandboxes.
+    DaemonWrite,
     /// Show sandboxes, what they use, and their console logs.
     SandboxRead,
     /// Create sandboxes.
@@ -48,7 +50,7 @@ pub enum Role {
 }
 
 /// Every route, by method and path, with its scope.
-pub const SCOPES: [(&str, &str, Scope); 46] = [
+pub const SCOPES: [(&str, &str, Scope); 47] = [
     ("POST", paths::SANDBOXES, Scope::SandboxCreate),
     ("GET", paths::SANDBOXES, Scope::SandboxRead),
     ("GET", paths::SANDBOX, Scope::SandboxRead),
@@ -98,6 +100,7 @@ pub const SCOPES: [(&str, &str, Scope); 46] = [
     ("POST", paths::TEMPLATE, Scope::TemplateWrite),
     ("DELETE", paths::TEMPLATE, Scope::TemplateWrite),
     ("GET", paths::INFO, Scope::DaemonRead),
+    ("POST", paths::DRAIN, Scope::DaemonWrite),
     ("GET", paths::HEALTHZ, Scope::Public),
     ("GET", paths::OPENAPI, Scope::Public),
 ];
@@ -126,7 +129,7 @@ impl Scope {
             | Self::EventsRead
             | Self::MetricsRead => Some(Role::Viewer),
             Self::SandboxCreate | Self::SandboxUse | Self::SandboxDelete => Some(Role::User),
-            Self::ImageWrite | Self::TemplateWrite => Some(Role::Operator),
+            Self::DaemonWrite | Self::ImageWrite | Self::TemplateWrite => Some(Role::Operator),
             Self::Admin => Some(Role::Admin),
         }
     }

@@ -17,13 +17,14 @@ use tokio::net::TcpListener;
 use super::body;
 
 /// The verbs that operation ids begin with.
-const VERBS: [&str; 24] = [
+const VERBS: [&str; 25] = [
     "build",
     "change",
     "check",
     "connect",
     "create",
     "delete",
+    "drain",
     "exec",
     "extend",
     "follow",
@@ -280,6 +281,7 @@ fn calls(client: &Client) -> impl IntoIterator<Item = (&'static str, BoxFuture<'
         "build_template" => client.build_template(pack),
         "delete_template" => client.delete_template(pack),
         "get_info" => client.info(),
+        "drain_daemon" => client.drain(),
         "check_health" => client.healthz(),
         "get_openapi" => client.openapi(),
     }

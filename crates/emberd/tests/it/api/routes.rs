@@ -1,12 +1,12 @@
 //! What each route does when all goes well.
 
-use emberd_api::{ExecBody, Health, SandboxState, ServerTiming};
+use emberd_api::{ErrorCode, ExecBody, Health, SandboxState, ServerTiming};
 use emberd_proto::ExecSpec;
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Api, body};
+use super::{Api, body, refusal};
 use crate::wait;
 
 #[tokio::test]
@@ -20,6 +20,23 @@ async fn create_exec_delete() {
     api.client.delete(&id).await.unwrap();
     wait::until(async || !wait::is_running(pid)).await;
     wait::until(async || wait::left_in(&api.run_dir).is_empty()).await;
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_drained_daemon_creates_no_sandbox_and_goes_on_with_those_it_has() {
+    let api = Api::start().await;
+    let id = api.create().await;
+    assert!(!api.client.info().await.unwrap().draining);
+    api.client.drain().await.unwrap();
+    api.client.drain().await.unwrap();
+    assert!(api.client.info().await.unwrap().draining);
+    let (status, refused) = refusal(api.client.create(Some("shell")).await);
+    assert_eq!((status, refused.code), (503, ErrorCode::Draining));
+    assert_eq!(api.exec(&id, "echo on").await.unwrap().stdout, "on\n");
+    api.client.delete(&id).await.unwrap();
+    // Room for one more changes nothing.
+    assert_eq!(refusal(api.client.create(Some("shell")).await).0, 503);
     api.stop().await;
 }
 
