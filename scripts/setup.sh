@@ -46,7 +46,7 @@ as_root() {
 install_packages() {
   local word missing=()
   for word; do
-    command -v "${word%%:*}" >/dev/null || missing+=("${word#*:}")
+    PATH=$PATH:/usr/sbin:/sbin command -v "${word%%:*}" >/dev/null || missing+=("${word#*:}")
   done
   [[ -e /etc/ssl/certs/ca-certificates.crt ]] || missing+=(ca-certificates)
   ((${#missing[@]})) || return 0
@@ -64,7 +64,7 @@ install_packages() {
 host_packages=(
   qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap sqfstar:squashfs-tools
   newuidmap:uidmap depmod:kmod dpkg-deb:dpkg zstd:zstd curl:curl cc:build-essential
-  python3:python3
+  python3:python3 mke2fs:e2fsprogs
 )
 
 # Ensures that cargo is new enough for the workspace's rust-version.

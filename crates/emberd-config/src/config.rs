@@ -21,6 +21,9 @@ use crate::value::{AccelChoice, JailChoice, LogFormat, RUN_DIR_BYTES_MAX, Switch
 /// Where templates are in the data directory.
 const TEMPLATE_DIR: &str = "templates";
 
+/// Directory of the disks of guests, in the data directory.
+const DISK_DIR: &str = "disks";
+
 /// Part of the host's memory that pools may take unless configured otherwise: one in this many.
 const POOL_MEMORY_PART: u64 = 4;
 
@@ -72,6 +75,10 @@ pub struct Config {
     pub template_dir: PathBuf,
     /// Most disk space of all templates, in MiB.
     pub template_disk_mib: u64,
+    /// Size of each guest's own disk, in MiB; 0 if guests have none.
+    pub disk_mib: u32,
+    /// Directory of those disks; absolute.
+    pub disk_dir: PathBuf,
     /// The warm pools as configured.
     pub pool: PoolOptions,
     /// Most sandboxes at the same time.
@@ -166,6 +173,7 @@ impl Config {
         let guest_ram_mib = read.number(Key::GuestRamMib);
         let node_key = read.value(Key::NodeKey, node_key);
         let template_dir = read.path(Key::TemplateDir);
+        let disk_dir = read.path(Key::DiskDir);
         let accel = read.choice(Key::Accel);
         let config = Self {
             socket: socket(read, &addr, surroundings),
@@ -194,6 +202,8 @@ impl Config {
             templates: read.choice::<Switch>(Key::Templates) == Switch::On,
             template_dir: template_dir.unwrap_or_else(|| data_dir.path().join(TEMPLATE_DIR)),
             template_disk_mib: read.number(Key::TemplateDiskMib),
+            disk_mib: narrow(read.number(Key::DiskMib)),
+            disk_dir: disk_dir.unwrap_or_else(|| data_dir.path().join(DISK_DIR)),
             data_dir,
             pool: pool(read, guest_ram_mib, surroundings),
             max_sandboxes: narrow(read.number(Key::MaxSandboxes)),

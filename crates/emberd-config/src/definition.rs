@@ -31,6 +31,8 @@ pub enum Key {
     Templates,
     TemplateDir,
     TemplateDiskMib,
+    DiskMib,
+    DiskDir,
     PoolSize,
     PoolMemoryMib,
     MaxSandboxes,
@@ -121,7 +123,7 @@ const BASE: Definition = Definition {
 const TIMEOUT_MS_MAX: u64 = 3_650 * 24 * 3_600_000;
 
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 35] = [
+pub static DEFINITIONS: [Definition; 37] = [
     Definition {
         key: Key::Addr,
         name: "addr",
@@ -347,6 +349,24 @@ pub static DEFINITIONS: [Definition; 35] = [
         about: "Most disk space of all templates, in MiB or with a unit such as 2GiB",
         detail: "Templates of other sizes than the default are removed when it is full, those used \
             longest ago first. Defaults and pinned ones stay.",
+        ..BASE
+    },
+    Definition {
+        key: Key::DiskMib,
+        name: "disk-mib",
+        value_name: "MIB|off",
+        default: DefaultValue::Text("2048"),
+        form: Form::SizeMibOrOff { least: 64, most: 1 << 24 },
+        about: "Size of each guest's own disk, in MiB or with a unit such as 2GiB",
+        detail: "Without a disk, what a guest writes is in its memory.",
+        ..BASE
+    },
+    Definition {
+        key: Key::DiskDir,
+        name: "disk-dir",
+        value_name: "DIR",
+        default: DefaultValue::Described("disks in the data directory"),
+        about: "Directory in whose file system the disks of guests are",
         ..BASE
     },
     Definition {

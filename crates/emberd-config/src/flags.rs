@@ -90,9 +90,10 @@ fn arg(definition: &'static Definition) -> Arg {
         Form::Words => arg.allow_hyphen_values(true),
         Form::Flag => arg.num_args(0..=1).default_missing_value("true"),
         // A negative number gets the message of its option.
-        Form::Count { .. } | Form::CountOrOff { .. } | Form::SizeMib { .. } => {
-            arg.allow_negative_numbers(true)
-        }
+        Form::Count { .. }
+        | Form::CountOrOff { .. }
+        | Form::SizeMib { .. }
+        | Form::SizeMibOrOff { .. } => arg.allow_negative_numbers(true),
         _ => arg,
     };
     if definition.detail.is_empty() {

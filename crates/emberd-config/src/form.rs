@@ -39,6 +39,13 @@ pub enum Form {
         /// The most, in MiB.
         most: u64,
     },
+    /// A size in MiB unless a unit is given, or `off`, which is 0.
+    SizeMibOrOff {
+        /// The least, in MiB.
+        least: u64,
+        /// The most, in MiB.
+        most: u64,
+    },
     /// A duration, in seconds unless a unit is given.
     Duration {
         /// The least, in milliseconds.
@@ -97,6 +104,7 @@ impl Form {
             Self::Count { least, most } => format!("{least} to {most}"),
             Self::CountOrOff { most } => format!("0 to {most}, or `off`"),
             Self::SizeMib { least, most } => format!("{least} to {most} MiB"),
+            Self::SizeMibOrOff { least, most } => format!("{least} to {most} MiB, or `off`"),
             Self::Duration { least_ms, most_ms } => durations(*least_ms, *most_ms),
             Self::DurationOrNever { least_ms, most_ms } => {
                 format!("{}, or `never`", durations(*least_ms, *most_ms))
@@ -113,7 +121,9 @@ impl Form {
         match self {
             Self::HostNames { .. } => "a list of texts, such as ['a.example', 'b.example']",
             Self::Count { .. } | Self::CountOrOff { .. } => "a whole number, such as 2",
-            Self::SizeMib { .. } => "a number of MiB or a text, such as 512 or '2GiB'",
+            Self::SizeMib { .. } | Self::SizeMibOrOff { .. } => {
+                "a number of MiB or a text, such as 512 or '2GiB'"
+            }
             Self::Duration { .. } | Self::DurationOrNever { .. } => {
                 "a text such as '90s', or a number of seconds"
             }
@@ -129,6 +139,7 @@ impl Form {
             Self::Count { .. }
                 | Self::CountOrOff { .. }
                 | Self::SizeMib { .. }
+                | Self::SizeMibOrOff { .. }
                 | Self::Duration { .. }
                 | Self::DurationOrNever { .. }
         )

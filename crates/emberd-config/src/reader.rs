@@ -134,7 +134,10 @@ fn number(key: Key, value: &OsStr) -> Result<u64, String> {
         Form::Count { least, most } => (count("a whole number")?, least, most, ""),
         Form::CountOrOff { most } if text == "off" => (0, 0, most, ""),
         Form::CountOrOff { most } => (count("a whole number or `off`")?, 0, most, ""),
-        Form::SizeMib { least, most } => (parse_mib(text)?, least, most, " MiB"),
+        Form::SizeMibOrOff { .. } if text == "off" => return Ok(0),
+        Form::SizeMib { least, most } | Form::SizeMibOrOff { least, most } => {
+            (parse_mib(text)?, least, most, " MiB")
+        }
         Form::DurationOrNever { .. } if text == "never" => (0, 0, 0, ""),
         Form::Duration { least_ms, most_ms } | Form::DurationOrNever { least_ms, most_ms } => {
             let milliseconds = duration::parse(text)?.as_millis();

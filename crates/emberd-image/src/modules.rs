@@ -34,13 +34,14 @@ const fn wanted(module: &'static str, option: &'static str, essential: bool) -> 
 }
 
 /// The modules that a guest uses, the most basic first.
-pub(crate) const WANTED: [Wanted; 9] = [
+pub(crate) const WANTED: [Wanted; 10] = [
     wanted("virtio_ring", "VIRTIO", true),
     wanted("virtio", "VIRTIO", true),
     wanted("virtio_mmio", "VIRTIO_MMIO", true),
     wanted("virtio_blk", "VIRTIO_BLK", true),
     wanted("squashfs", "SQUASHFS", true),
     wanted("overlay", "OVERLAY_FS", true),
+    wanted("ext4", "EXT4_FS", false),
     wanted("virtio_console", "VIRTIO_CONSOLE", true),
     wanted("vmw_vsock_virtio_transport", "VIRTIO_VSOCKETS", false),
     wanted("virtio_rng", "HW_RANDOM_VIRTIO", false),

@@ -11,6 +11,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use crate::console;
 
 mod bounds;
+mod disks;
 mod modules;
 mod root;
 

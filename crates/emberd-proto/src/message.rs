@@ -29,6 +29,10 @@ pub const READY_PORT: u32 = 1025;
 /// guest's memory, and the agent still notices when the host disconnects.
 pub const DIAL_WINDOW_BYTES: usize = 256 << 10;
 
+/// Word of the kernel's command line that tells a guest that it has a disk of its own, formatted
+/// with ext4, for everything that it writes.
+pub const DISK_ARGUMENT: &str = "emberd.disk=ext4";
+
 /// Name of the virtio-serial port on which the agent serves if there is no vsock.
 pub const AGENT_PORT_NAME: &str = "emberd.agent";
 

@@ -49,11 +49,22 @@ pub struct SandboxesConfig {
     pub template_dir: Option<PathBuf>,
     /// Most disk space of the templates together, in bytes.
     pub template_disk_bytes: u64,
+    /// The disks of guests; without them they write to their memory only.
+    pub disk: Option<DiskConfig>,
     /// The warm pool of each language pack; without one sandboxes are restored when asked
     /// for. Needs templates.
     pub pool: Option<PoolConfig>,
     /// Carries the connections of programs; without it they reach nothing.
     pub egress: Option<Arc<Egress>>,
+}
+
+/// The disks of guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// Directory in whose file system they are.
+    pub dir: PathBuf,
+    /// Size of each, in MiB.
+    pub size_mib: u32,
 }
 
 /// A sandbox to create.

@@ -81,6 +81,9 @@ pub enum OpenError {
         /// Why.
         source: std::io::Error,
     },
+    /// The disks of guests cannot be made.
+    #[error("cannot make the disks of guests")]
+    Disk(#[source] emberd_image::DiskError),
     /// The directory of templates cannot be used.
     #[error("cannot use the template directory {}", template_dir.display())]
     TemplateDir {

@@ -21,7 +21,8 @@ mod supply;
 
 pub use boot_path::{BootPath, BootTimes};
 pub use config::{
-    EXEC_GRACE_DEFAULT, Pace, PoolConfig, ResourceError, Resources, SandboxSpec, SandboxesConfig,
+    DiskConfig, EXEC_GRACE_DEFAULT, Pace, PoolConfig, ResourceError, Resources, SandboxSpec,
+    SandboxesConfig,
 };
 pub use egress::EgressState;
 pub use emberd_guest::{

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::disk::DiskSpec;
+
 /// Description of a driver and its VMM, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmmDescription {
@@ -37,8 +39,10 @@ pub struct BootSpec {
     pub kernel_hz: Option<u32>,
     /// Uncompressed newc cpio with `/init`.
     pub initramfs: PathBuf,
-    /// Root image, attached read-only as the guest's `/dev/vda`.
+    /// Root image, attached read-only.
     pub rootfs: PathBuf,
+    /// The guest's own disk, attached writable; without one it writes to its memory only.
+    pub disk: Option<DiskSpec>,
     /// Words added to the driver's own kernel arguments.
     pub kernel_args: Vec<String>,
     /// Virtual processors, 1 to 32.

@@ -15,8 +15,8 @@ use std::time::Duration;
 use crate::host::{CPUINFO, Identity};
 use crate::jail::JailConfig;
 use crate::{
-    BootError, BootSpec, ExitWatch, ImageHashes, MachineShape, RestoreError, RestoreSpec, Standby,
-    Template, TemplateKey, Vmm, VmmDescription,
+    BootError, BootSpec, DiskSpec, ExitWatch, ImageHashes, MachineShape, RestoreError, RestoreSpec,
+    Standby, Template, TemplateKey, Vmm, VmmDescription,
 };
 
 mod api;
@@ -157,10 +157,11 @@ impl Firecracker {
     }
 
     async fn configure(&self, vm: &Launched, machine: &Machine) -> Result<(), BootError> {
-        let drive = &machine.drives[0];
         vm.put("/machine-config", &machine.machine_config).await?;
         vm.put("/boot-source", &machine.boot_source).await?;
-        vm.put(&format!("/drives/{}", drive.drive_id), drive).await?;
+        for drive in &machine.drives {
+            vm.put(&format!("/drives/{}", drive.drive_id), drive).await?;
+        }
         vm.put("/vsock", &machine.vsock).await?;
         vm.put("/entropy", &machine.entropy).await
     }
@@ -183,12 +184,13 @@ impl Vmm for Firecracker {
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<FirecrackerVm, BootError> {
-        let staged = Files::staged();
+        let staged = Files::staged(spec.disk.is_some());
         let machine = Machine::new(&spec, staged.clone(), self.facts.config.console)
             .map_err(|source| launch::step_failed("the kernel arguments", source))?;
         let shape = MachineShape {
             vcpu_count: spec.vcpu_count,
             mem_size_mib: spec.mem_size_mib,
+            disk_size_mib: spec.disk.as_ref().map_or(0, |disk| disk.size_mib),
             kernel_args: spec.kernel_args.clone(),
         };
         let files = vec![
@@ -196,7 +198,8 @@ impl Vmm for Firecracker {
             (spec.initramfs, staged.initramfs),
             (spec.rootfs, staged.rootfs),
         ];
-        let mut vm = self.launch(spec.dir, files, shape).await?;
+        let disk = spec.disk.as_ref().map(DiskSpec::source);
+        let mut vm = self.launch(spec.dir, files, disk, shape).await?;
         vm.listen_for_readiness(self.facts.config.ready_port)?;
         self.limit_serial(&vm).await?;
         self.configure(&vm, &machine).await?;
@@ -224,9 +227,10 @@ impl Vmm for Firecracker {
         let files = vec![
             (template.state(), microvm::STATE_STAGED.into()),
             (template.memory(), microvm::MEMORY_STAGED.into()),
-            (spec.rootfs, Files::staged().rootfs),
+            (spec.rootfs, Files::staged(false).rootfs),
         ];
-        let vm = self.launch(spec.dir, files, spec.machine).await?;
+        let disk = template.disk(spec.disk_dir.as_deref());
+        let vm = self.launch(spec.dir, files, disk, spec.machine).await?;
         self.limit_serial(&vm).await?;
         Ok(FirecrackerStandby(vm))
     }

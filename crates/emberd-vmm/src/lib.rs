@@ -14,6 +14,7 @@
 mod any;
 mod boot;
 mod dial;
+mod disk;
 mod exit;
 pub mod firecracker;
 mod holdings;
@@ -34,6 +35,7 @@ mod traits;
 
 pub use any::{AnyMicroVm, AnyStandby, AnyVmm, Stream};
 pub use boot::{BootError, BootSpec, ConnectError, KillError, VmmDescription};
+pub use disk::DiskSpec;
 pub use exit::{ExitReason, ExitWatch};
 pub use host::{KvmTrial, KvmVerdict};
 pub use jail::{IdRange, JailChoice, JailConfig};

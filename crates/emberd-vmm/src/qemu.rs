@@ -14,6 +14,7 @@ use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::disk::Disk;
 use crate::host::{self, Identity, KvmVerdict};
 use crate::{
     BootError, BootSpec, ImageHashes, MachineShape, RestoreError, RestoreSpec, Template,
@@ -21,6 +22,7 @@ use crate::{
 };
 
 mod arguments;
+mod block;
 mod find;
 mod jail;
 mod launch;
@@ -38,6 +40,7 @@ pub use standby::QemuStandby;
 use arguments::{Accel, Arguments, Hardware};
 use jail::Jail;
 use launch::Site;
+use microvm::Origin;
 
 /// Names of the images in a jail.
 const KERNEL_INSIDE: &str = "/images/kernel";
@@ -135,6 +138,7 @@ impl Vmm for Qemu {
         let shape = MachineShape {
             vcpu_count: spec.vcpu_count,
             mem_size_mib: spec.mem_size_mib,
+            disk_size_mib: spec.disk.as_ref().map_or(0, |disk| disk.size_mib),
             kernel_args: spec.kernel_args.clone(),
         };
         let images = [
@@ -146,10 +150,16 @@ impl Vmm for Qemu {
         let [kernel, initramfs, rootfs] = images.map(|(file, inside)| site.name(file, inside));
         let for_template = spec.for_template;
         let spec = BootSpec { kernel, initramfs, rootfs, ..spec };
-        let arguments = Arguments::boot(self.hardware, &spec);
-        let launched = self.launch(site, &arguments, Vec::new()).await?;
-        let shape = for_template.then_some(shape);
-        Ok(launched.into_microvm(None, shape))
+        let disk = match &spec.disk {
+            Some(disk) => Some(site.disk(disk.source()).await?),
+            None => None,
+        };
+        let name = disk.as_ref().map(Disk::name);
+        let arguments = Arguments::boot(self.hardware, &spec, name.as_deref());
+        let (disk, inherits) = disk.map(|disk| (disk.file, disk.descriptor)).unzip();
+        let launched = self.launch(site, &arguments, inherits.into_iter().collect()).await?;
+        let origin = for_template.then_some(Origin { shape, disk });
+        Ok(launched.into_microvm(None, origin))
     }
     fn template_key(
         &self,
@@ -172,10 +182,17 @@ impl Vmm for Qemu {
         let site = Site::new(self.jail.as_ref().ok(), &spec.dir, &images, &spec.machine)?;
         let rootfs = site.name(&spec.rootfs, ROOTFS_INSIDE);
         let spec = RestoreSpec { rootfs, ..spec };
+        let disk = match template.disk(spec.disk_dir.as_deref()) {
+            Some(source) => Some(site.disk(source).await?),
+            None => None,
+        };
         // The VMM inherits the descriptor under the number it has here.
         let name = PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()));
-        let arguments = Arguments::load(self.hardware, &spec, &name);
-        let launched = self.launch(site, &arguments, vec![memory]).await?;
+        let disk_name = disk.as_ref().map(Disk::name);
+        let arguments = Arguments::load(self.hardware, &spec, &name, disk_name.as_deref());
+        let disk = disk.map(|disk| disk.descriptor);
+        let launched = self.launch(site, &arguments, [memory].into_iter().chain(disk).collect());
+        let launched = launched.await?;
         Ok(QemuStandby::load_devices(launched, &state).await?)
     }
 }

@@ -12,6 +12,9 @@ pub struct RestoreSpec {
     pub dir: PathBuf,
     /// Root image; must be the one the template was booted from.
     pub rootfs: PathBuf,
+    /// Directory for the guest's own disk, as [`crate::DiskSpec::dir`]; needed if the machine has
+    /// one.
+    pub disk_dir: Option<PathBuf>,
     /// Hashes of the caller's present images: the template must have been made from the same.
     pub images: ImageHashes,
     /// The caller's present machine, which must also be the template's.

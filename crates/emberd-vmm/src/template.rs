@@ -3,14 +3,15 @@
 //! ```text
 //! <template>/  state          devices and registers, in the VMM's own format
 //!              memory         guest memory, mapped privately by every clone
-//!              manifest.json  what it was made with (the key, below), digests of both files
+//!              disk           the guest's own disk, if it has one; every clone gets a copy
+//!              manifest.json  what it was made with (the key, below), digests of the files
 //! ```
 //!
 //! A template is published by rename and never changed afterwards: its memory is part of every
 //! microVM started from it. A template whose key differs from the present one is not started.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::fs::{PermissionsExt as _, fchown};
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 
+use crate::disk::Source;
 use crate::sparse;
 
 mod sealed;
@@ -32,13 +34,12 @@ use sealed::Sealed;
 pub(crate) const STATE_FILE: &str = "state";
 /// Name of the memory file in a template.
 pub(crate) const MEMORY_FILE: &str = "memory";
+/// Name of the disk in a template.
+pub(crate) const DISK_FILE: &str = "disk";
 const MANIFEST_FILE: &str = "manifest.json";
 
 /// Largest manifest that is read, in bytes (64 KiB).
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
-
-/// Bytes of a template's file read at once (1 MiB).
-const DIGEST_CHUNK_BYTES: usize = 1 << 20;
 
 /// Everything that must be the same where a template is made and where it is started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +78,9 @@ pub struct MachineShape {
     pub vcpu_count: u8,
     /// Guest memory, in MiB.
     pub mem_size_mib: u32,
+    /// Size of the guest's own disk, in MiB; 0 if it has none.
+    #[serde(default)]
+    pub disk_size_mib: u32,
     /// Kernel arguments beyond the driver's own.
     pub kernel_args: Vec<String>,
 }
@@ -104,10 +108,13 @@ fn hexadecimal(bytes: &[u8]) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Manifest {
     key: TemplateKey,
-    /// SHA-256 of the state file, in hexadecimal.
+    /// Digest of the state file (see [`sparse::digest`]), in hexadecimal.
     state: String,
-    /// SHA-256 of the memory file, in hexadecimal.
+    /// Digest of the memory file.
     memory: String,
+    /// Digest of the disk's file, if there is one.
+    #[serde(default)]
+    disk: Option<String>,
 }
 
 /// A published template.
@@ -163,14 +170,15 @@ impl Template {
         Ok(template)
     }
 
-    /// Reads both files and compares them with their digests; afterwards they are in the page
-    /// cache. Blocks until both are read.
+    /// Reads the files and compares them with their digests; afterwards they are in the page
+    /// cache. Blocks until all are read.
     ///
     /// # Errors
     /// [`TemplateError::Read`], [`TemplateError::Damaged`].
     pub fn verify(&self) -> Result<(), TemplateError> {
-        let files = [(self.state(), &self.manifest.state), (self.memory(), &self.manifest.memory)];
-        for (path, expected) in files {
+        let Manifest { state, memory, disk, .. } = &self.manifest;
+        let files = [(self.state(), state), (self.memory(), memory)];
+        for (path, expected) in files.into_iter().chain(self.disk_file().zip(disk.as_ref())) {
             match digest(&path) {
                 Err(source) => return Err(TemplateError::Read { path, source }),
                 Ok(found) if found != *expected => return Err(TemplateError::Damaged { path }),
@@ -212,6 +220,16 @@ impl Template {
         };
         let sealed = self.sealed.get_or_try_init(seal).await?;
         Ok([sealed.state.open()?, sealed.memory.descriptor()?])
+    }
+
+    /// The file of the guest's own disk, if it had one.
+    pub fn disk_file(&self) -> Option<PathBuf> {
+        self.manifest.disk.as_ref().map(|_| self.dir.join(DISK_FILE))
+    }
+
+    /// The origin of a clone's disk, which will be in `dir`, if the guest had one.
+    pub(crate) fn disk(&self, dir: Option<&Path>) -> Option<Source> {
+        Some(Source { image: self.disk_file()?, dir: dir?.into() })
     }
 
     /// Compares the template's key with the present one, `here`.
@@ -346,6 +364,13 @@ impl Draft {
         file.set_permissions(Permissions::from_mode(0o444))
     }
 
+    /// Takes a copy of `disk` as the template's.
+    pub(crate) fn copy_disk(&self, disk: &mut File) -> io::Result<()> {
+        let path = self.dir.join(DISK_FILE);
+        sparse::copy(disk, &mut File::create_new(&path)?)?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o444))
+    }
+
     /// Takes a copy of the file `made` as the template's `name`, read-only.
     pub(crate) fn copy(&self, made: &Path, name: &str) -> io::Result<()> {
         let path = self.dir.join(name);
@@ -356,7 +381,11 @@ impl Draft {
     /// Publishes the template with `key`. Reads its files whole.
     pub(crate) fn publish(mut self, key: TemplateKey) -> io::Result<Template> {
         let [state, memory] = [STATE_FILE, MEMORY_FILE].map(|name| digest(&self.dir.join(name)));
-        let manifest = Manifest { key, state: state?, memory: memory? };
+        let disk = match digest(&self.dir.join(DISK_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            disk => Some(disk?),
+        };
+        let manifest = Manifest { key, state: state?, memory: memory?, disk };
         let json = serde_json::to_vec_pretty(&manifest)?;
         std::fs::write(self.dir.join(MANIFEST_FILE), json)?;
         std::fs::rename(&self.dir, &self.into)?;
@@ -375,17 +404,9 @@ impl Drop for Draft {
     }
 }
 
-/// SHA-256 of a file, in hexadecimal.
+/// Digest of a file's data, in hexadecimal.
 fn digest(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; DIGEST_CHUNK_BYTES];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hexadecimal(hasher.finalize().as_slice())),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
+    Ok(hexadecimal(sparse::digest(&File::open(path)?)?.as_ref()))
 }
 
 /// Opens `path` if it is a regular file with this one name.
@@ -424,7 +445,12 @@ mod tests {
                 rootfs: "r".into(),
                 warm_up: "w".into(),
             },
-            machine: MachineShape { vcpu_count: 1, mem_size_mib: 1, kernel_args: Vec::new() },
+            machine: MachineShape {
+                vcpu_count: 1,
+                mem_size_mib: 1,
+                disk_size_mib: 0,
+                kernel_args: Vec::new(),
+            },
         }
     }
 

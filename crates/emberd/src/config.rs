@@ -5,7 +5,9 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use emberd_config::{Config, NODE_KEY_BYTES_MAX, RUN_DIR_BYTES_MAX, Shown};
-use emberd_sandbox::{EXEC_GRACE_DEFAULT, NodeKey, Pace, PoolConfig, SandboxesConfig, Size};
+use emberd_sandbox::{
+    DiskConfig, EXEC_GRACE_DEFAULT, NodeKey, Pace, PoolConfig, SandboxesConfig, Size,
+};
 use emberd_vmm::VmmDescription;
 
 // The options have the limits that sandboxes have.
@@ -40,6 +42,8 @@ pub fn sandboxes(config: &Config, vmm: &VmmDescription) -> SandboxesConfig {
         kernel_args: config.kernel_args.clone(),
         template_dir: config.templates.then(|| config.template_dir.clone()),
         template_disk_bytes: config.template_disk_mib << 20,
+        disk: (config.disk_mib > 0)
+            .then(|| DiskConfig { dir: config.disk_dir.clone(), size_mib: config.disk_mib }),
         pool,
         // The daemon starts its threads.
         egress: None,

@@ -47,6 +47,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<ExitCode> {
         kernel_hz: images.kernel.hz,
         initramfs: config.initramfs.unwrap_or(std::path::absolute(images.initramfs.path)?),
         rootfs: std::path::absolute(pack.rootfs)?,
+        disk: None,
         kernel_args: std::iter::once(LOUD.to_owned()).chain(words).collect(),
         vcpu_count: config.guest_vcpus,
         mem_size_mib: config.guest_ram_mib,

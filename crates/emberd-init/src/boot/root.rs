@@ -1,12 +1,13 @@
 //! Assembles the root file system and switches to it.
 //!
 //! ```text
-//! /dev/vda squashfs, read-only ─▶ /lower ──────┐
-//! tmpfs, the disk ──▶ /disk ─── data, work ────┴─▶ overlay /newroot ─▶ becomes /
+//! squashfs, read-only disk ──▶ /lower ─────────┐
+//! ext4, the disk ───▶ /disk ─── data, work ────┴─▶ overlay /newroot ─▶ becomes /
 //! tmpfs, shared ────▶ /shared ┬─ shm ────────────▶ /dev/shm
 //!                             └─ run ────────────▶ /run
 //! ```
-//! All of them have size limits, so that they cannot fill the memory in any order of writing.
+//! Without a disk, a tmpfs takes its place. Each tmpfs has a size limit, so that they cannot fill
+//! the memory in any order of writing.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -17,19 +18,19 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 
 use super::bounds::{self, Bounds};
+use super::disks::{self, Access};
 use super::modules::MODULES_DIR;
+use crate::console;
 use crate::process_tree::CGROUP_ROOT;
 use crate::uevents::Uevents;
 use crate::users::ROOT_HOME;
 
-/// The block device that holds the root image.
-const ROOT_DEVICE: &str = "/dev/vda";
-
-/// Maximum wait for [`ROOT_DEVICE`] after the modules are loaded. Emulated guests need
-/// milliseconds; a device that is missing after this time was not attached.
-const ROOT_DEVICE_WAIT: Duration = Duration::from_secs(10);
+/// Maximum wait for disks after the modules are loaded. Emulated guests need milliseconds; a disk
+/// that is missing after this time was not attached.
+const DEVICE_WAIT: Duration = Duration::from_secs(10);
 
 const LOWER: &str = "/lower";
+/// Everything that is written below `/`.
 const DISK: &str = "/disk";
 const SHARED: &str = "/shared";
 const NEW_ROOT: &str = "/newroot";
@@ -60,8 +61,8 @@ pub struct MountError {
 /// Why the root file system cannot be assembled.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
-    /// The root device did not appear.
-    #[error("{ROOT_DEVICE} did not appear within {ROOT_DEVICE_WAIT:?}")]
+    /// The disk with the root image did not appear.
+    #[error("no disk with the root image appeared within {DEVICE_WAIT:?}")]
     NoDevice,
     /// A file system cannot be mounted.
     #[error(transparent)]
@@ -92,9 +93,10 @@ pub fn mount_kernel_filesystems() -> Result<(), MountError> {
 /// # Errors
 /// [`RootError`].
 pub fn mount_root(uevents: &Uevents, bounds: &Bounds) -> Result<(), RootError> {
-    wait_for_root_device(uevents)?;
-    mount_from(ROOT_DEVICE, "squashfs", LOWER, MsFlags::MS_RDONLY, "")?;
-    mount_new("tmpfs", DISK, MsFlags::empty(), &bounds.disk_options())?;
+    let deadline = Instant::now() + DEVICE_WAIT;
+    let image = disks::wait(uevents, deadline, Access::Read).ok_or(RootError::NoDevice)?;
+    mount_from(image.node, "squashfs", LOWER, MsFlags::MS_RDONLY, "")?;
+    mount_disk(uevents, deadline, bounds)?;
     mount_new("tmpfs", SHARED, MsFlags::empty(), &bounds.shared_options())?;
     for (file_system, name, mode) in [
         (DISK, "data", 0o755),
@@ -117,14 +119,19 @@ pub fn mount_root(uevents: &Uevents, bounds: &Bounds) -> Result<(), RootError> {
     Ok(mounted?)
 }
 
-fn wait_for_root_device(uevents: &Uevents) -> Result<(), RootError> {
-    let deadline = Instant::now() + ROOT_DEVICE_WAIT;
-    while !Path::new(ROOT_DEVICE).exists() {
-        if !uevents.wait_until(deadline) {
-            return Err(RootError::NoDevice);
+/// Mounts what the guest writes to: its disk, or memory if it has none or the kernel has no ext4.
+fn mount_disk(uevents: &Uevents, deadline: Instant, bounds: &Bounds) -> Result<(), MountError> {
+    if disks::has_disk() {
+        let mounted = disks::wait(uevents, deadline, Access::Write).map(|disk| {
+            mount_from(disk.node, "ext4", DISK, MsFlags::MS_NOATIME, disk.mount_options())
+        });
+        match mounted {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) => console::report(&error),
+            None => console::say("the disk did not appear: files are kept in memory"),
         }
     }
-    Ok(())
+    mount_new("tmpfs", DISK, MsFlags::empty(), &bounds.disk_options())
 }
 
 /// Makes `/newroot` the root, with `/proc`, `/dev`, `/sys`, `/dev/shm` and `/run` in it, and

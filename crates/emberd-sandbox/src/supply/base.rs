@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use emberd_egress::Policy;
 use emberd_image::{Digest, Images, PackImage};
-use emberd_vmm::{AnyVmm, BootSpec, ImageHashes, MachineShape, RestoreSpec};
+use emberd_proto::message::DISK_ARGUMENT;
+use emberd_vmm::{AnyVmm, BootSpec, DiskSpec, ImageHashes, MachineShape, RestoreSpec};
 use tokio_util::sync::CancellationToken;
 
 use super::run_dir::RunDir;
@@ -23,6 +24,8 @@ pub(crate) struct Base {
     pub vmm: AnyVmm,
     pub images: Images,
     pub config: SandboxesConfig,
+    /// The disk of each guest.
+    pub disk: Option<DiskSpec>,
     pub activity: Arc<Activity>,
     pub signals: Arc<Signals>,
     /// The policy of sandboxes until they get another.
@@ -51,7 +54,8 @@ impl Base {
             kernel_hz: self.images.kernel.hz,
             initramfs: self.images.initramfs.path.clone(),
             rootfs: image.rootfs.clone(),
-            kernel_args: self.config.kernel_args.clone(),
+            disk: self.disk.clone(),
+            kernel_args: self.kernel_args(),
             vcpu_count: sandbox.shape.size.vcpus,
             mem_size_mib: sandbox.shape.size.memory_mib,
             for_template,
@@ -63,6 +67,7 @@ impl Base {
         RestoreSpec {
             dir: sandbox.dir.clone(),
             rootfs: image.rootfs.clone(),
+            disk_dir: self.disk.as_ref().map(|disk| disk.dir.clone()),
             images: self.hashes(image),
             machine: self.machine(sandbox.shape.size),
         }
@@ -84,7 +89,14 @@ impl Base {
         MachineShape {
             vcpu_count: size.vcpus,
             mem_size_mib: size.memory_mib,
-            kernel_args: self.config.kernel_args.clone(),
+            disk_size_mib: self.disk.as_ref().map_or(0, |disk| disk.size_mib),
+            kernel_args: self.kernel_args(),
         }
+    }
+
+    /// The words added to the driver's own kernel arguments.
+    fn kernel_args(&self) -> Vec<String> {
+        let disk = self.disk.iter().map(|_| DISK_ARGUMENT.to_owned());
+        self.config.kernel_args.iter().cloned().chain(disk).collect()
     }
 }

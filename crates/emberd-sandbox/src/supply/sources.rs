@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use emberd_image::{Images, PackImage, PackName};
 use emberd_proto::chain;
-use emberd_vmm::{AnyVmm, RestoreError, Template, TemplateError, TemplateKey, Vmm as _};
+use emberd_vmm::{AnyVmm, DiskSpec, RestoreError, Template, TemplateError, TemplateKey, Vmm as _};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,7 +18,7 @@ use super::restore::{self, Blame, RestoreFailure, Standby};
 use super::run_dir::RunDir;
 use super::templates::Templates;
 use crate::boot_path::BootPath;
-use crate::config::SandboxesConfig;
+use crate::config::{DiskConfig, SandboxesConfig};
 use crate::error::OpenError;
 use crate::id::SandboxId;
 use crate::lifecycle::activity::Activity;
@@ -55,7 +55,13 @@ impl Sources {
         }
         let (activity, closing) = (Arc::new(Activity::new()), CancellationToken::new());
         let (no_egress, signals) = Default::default();
-        let base = Base { vmm, images, config, activity, signals, no_egress, closing, run_dir };
+        let disk = config.disk.as_ref().map(|DiskConfig { dir, size_mib }| {
+            let image = emberd_image::empty_disk(dir, *size_mib)?;
+            Ok(DiskSpec { image, dir: dir.clone(), size_mib: *size_mib })
+        });
+        let disk = disk.transpose().map_err(OpenError::Disk)?;
+        let base =
+            Base { vmm, images, config, disk, activity, signals, no_egress, closing, run_dir };
         let templates = open_templates(&base)?;
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         let shapes = default_shapes(&base);

@@ -115,6 +115,7 @@ impl Fixture {
             kernel_args: Vec::new(),
             template_dir: None,
             template_disk_bytes: 1 << 40,
+            disk: None,
             pool: None,
             egress: None,
         };

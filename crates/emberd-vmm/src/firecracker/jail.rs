@@ -198,7 +198,12 @@ mod tests {
         };
         let mut dir = VmDir::create(&parent.path().join("sb_1")).unwrap();
         let firecracker = Path::new("/opt/firecracker");
-        let machine = MachineShape { vcpu_count: 2, mem_size_mib: 256, kernel_args: Vec::new() };
+        let machine = MachineShape {
+            vcpu_count: 2,
+            mem_size_mib: 256,
+            disk_size_mib: 0,
+            kernel_args: Vec::new(),
+        };
         let cell = jail.prepare(dir.path(), "sb-1", firecracker, &[]).unwrap();
         assert_eq!(cell.root, dir.path().join("jail/firecracker/sb-1/root"));
         assert!(jail.prepare(dir.path(), "sb-2", firecracker, &[]).is_err(), "one id, one VM");

@@ -1,6 +1,7 @@
 //! A Firecracker process from its spawn until its guest runs.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +12,12 @@ use tokio::time::timeout;
 use super::api::types::{MemoryBackend, SnapshotLoad};
 use super::api::{API_SOCKET, Api, ApiError};
 use super::jail::Jail;
+use super::machine::DISK_STAGED;
+use super::microvm::Origin;
 use super::ready::Ready;
 use super::stage;
 use super::{Facts, Firecracker, FirecrackerVm, exit, machine, microvm};
+use crate::disk::{self, Disk, Source};
 use crate::process::{TAIL_LINES, VmDir, VmmProcess, command};
 use crate::root::Root;
 use crate::sys::Confinement;
@@ -36,55 +40,94 @@ pub(super) struct Launched {
     /// The jail's user.
     uid: Option<u32>,
     shape: MachineShape,
+    /// The guest's own disk.
+    disk: Option<File>,
     facts: Arc<Facts>,
 }
 
+/// How a VMM will be started.
+struct Plan {
+    command: Command,
+    dir: VmDir,
+    root: Root,
+    /// The jail's user.
+    uid: Option<u32>,
+    disk: Option<File>,
+    confinement: Confinement,
+}
+
 impl Firecracker {
-    /// Starts a VMM in `dir` that finds `files` under their names, and waits for its API.
+    /// Starts a VMM in `dir` that finds `files` under their names, and a copy of `disk` under its
+    /// own, and waits for its API.
     pub(super) async fn launch(
         &self,
         dir: PathBuf,
         files: Vec<(PathBuf, PathBuf)>,
+        disk: Option<Source>,
         shape: MachineShape,
     ) -> Result<Launched, BootError> {
         let dir = VmDir::create(&dir)?;
-        let (mut command, dir, root, uid) = match &self.jail {
-            None => {
-                let id = machine::vm_id(dir.path());
-                stage::link(dir.path(), &staged(&files))?;
-                let mut command = command(&self.facts.binary);
-                command.args(["--id", &id]);
-                let root = Root::open(dir.path().into())?;
-                (command, dir, root, None)
-            }
-            Some(jail) => self.jailed(jail, dir, files, &shape).await?,
+        let plan = match &self.jail {
+            None => self.free(dir, files, disk).await?,
+            Some(jail) => self.jailed(jail, dir, files, disk, &shape).await?,
         };
+        let Plan { mut command, dir, root, uid, disk, confinement } = plan;
         self.add_args(&mut command);
-        let process =
-            VmmProcess::spawn_reading(command, dir, Confinement::default(), exit::reason)?;
+        let process = VmmProcess::spawn_reading(command, dir, confinement, exit::reason)?;
         let root = Arc::new(root);
         let api = Api::new(Arc::clone(&root));
         let facts = Arc::clone(&self.facts);
-        let launched = Launched { process, root, api, ready: None, uid, shape, facts };
+        let launched = Launched { process, root, api, ready: None, uid, shape, disk, facts };
         launched.wait_for_api().await?;
         Ok(launched)
     }
 
-    /// The command that starts a VMM in a cell in `dir`, with the cell's root and user.
+    /// Prepares `dir` for a VMM that follows links.
+    async fn free(
+        &self,
+        dir: VmDir,
+        files: Vec<(PathBuf, PathBuf)>,
+        disk: Option<Source>,
+    ) -> Result<Plan, BootError> {
+        stage::link(dir.path(), &staged(&files))?;
+        let mut confinement = Confinement::default();
+        let disk = match disk {
+            Some(source) => {
+                let path = source.dir.clone();
+                let disk = Disk::make(source, None).await;
+                let disk = disk.map_err(|source| BootError::Prepare { path, source })?;
+                stage::link(dir.path(), &[(&disk.name(), Path::new(DISK_STAGED))])?;
+                confinement.inherits.push(disk.descriptor);
+                Some(disk.file)
+            }
+            None => None,
+        };
+        let mut command = command(&self.facts.binary);
+        command.args(["--id", &machine::vm_id(dir.path())]);
+        let root = Root::open(dir.path().into())?;
+        Ok(Plan { command, dir, root, uid: None, disk, confinement })
+    }
+
+    /// Prepares a cell in `dir`.
     async fn jailed(
         &self,
         jail: &Arc<Jail>,
         mut dir: VmDir,
         files: Vec<(PathBuf, PathBuf)>,
+        disk: Option<Source>,
         shape: &MachineShape,
-    ) -> Result<(Command, VmDir, Root, Option<u32>), BootError> {
+    ) -> Result<Plan, BootError> {
         let (path, id) = (dir.path().to_owned(), machine::vm_id(dir.path()));
         let (jail, facts, shape) = (Arc::clone(jail), Arc::clone(&self.facts), shape.clone());
         let prepare = move || {
             let cell = jail.prepare(dir.path(), &id, &facts.binary, &staged(&files))?;
             let (root, uid) = (Root::open(cell.root.clone())?, cell.uid);
+            let staged = cell.root.join(DISK_STAGED);
+            let disk = disk.map(|source| disk::place(&source, &staged, uid)).transpose();
+            let disk = disk.map_err(|source| BootError::Prepare { path: staged, source })?;
             let command = jail.command(&mut dir, &id, &facts.binary, cell, &shape);
-            Ok((command, dir, root, Some(uid)))
+            let confinement = Confinement::default();
+            Ok(Plan { command, dir, root, uid: Some(uid), disk, confinement })
         };
         // A file that can be neither linked nor mounted is copied, which takes its time.
         let prepared = tokio::task::spawn_blocking(prepare).await;
@@ -180,7 +223,8 @@ impl Launched {
 
     /// Returns the microVM, now that its guest runs.
     pub(super) fn into_microvm(self) -> FirecrackerVm {
-        FirecrackerVm::new(self.process, self.root, self.api, self.ready, self.shape, self.facts)
+        let Self { process, root, api, ready, uid: _, shape, disk, facts } = self;
+        FirecrackerVm::new(process, root, api, ready, Origin { shape, disk }, facts)
     }
 }
 

@@ -11,11 +11,14 @@ use crate::BootSpec;
 /// template has its own in its own directory.
 pub(super) const VSOCK_SOCKET: &str = "v.sock";
 
+/// Name of the guest's own disk in the VMM's directory.
+pub(super) const DISK_STAGED: &str = "disk.img";
+
 /// Every guest's vsock address. It is not visible on the host, so all may have the same.
 const GUEST_CID: u32 = 3;
 
 /// Most bytes of kernel arguments (Firecracker's limit), less what Firecracker adds itself:
-/// `pci=off` and one `virtio_mmio.device=` for each of three devices.
+/// `pci=off` and one `virtio_mmio.device=` for each of four devices.
 const KERNEL_ARGS_BYTES_MAX: usize = 2048 - 192;
 
 /// Arguments of every guest kernel. A guest that reboots (`reboot=k`) or panics ends its
@@ -48,15 +51,18 @@ pub(super) struct Files {
     pub(super) kernel: PathBuf,
     pub(super) initramfs: PathBuf,
     pub(super) rootfs: PathBuf,
+    /// The guest's own disk, if it has one.
+    pub(super) disk: Option<PathBuf>,
 }
 
 impl Files {
     /// Their names in the VMM's own directory, where a driver puts them.
-    pub(super) fn staged() -> Self {
+    pub(super) fn staged(has_disk: bool) -> Self {
         Self {
             kernel: "vmlinux".into(),
             initramfs: "initramfs.cpio".into(),
             rootfs: "rootfs.img".into(),
+            disk: has_disk.then(|| DISK_STAGED.into()),
         }
     }
 
@@ -65,6 +71,7 @@ impl Files {
             kernel: spec.kernel.clone(),
             initramfs: spec.initramfs.clone(),
             rootfs: spec.rootfs.clone(),
+            disk: None,
         }
     }
 }
@@ -76,7 +83,7 @@ impl Files {
 pub(super) struct Machine {
     pub(super) machine_config: MachineConfig,
     pub(super) boot_source: BootSource,
-    pub(super) drives: [Drive; 1],
+    pub(super) drives: Vec<Drive>,
     pub(super) vsock: Vsock,
     pub(super) entropy: Entropy,
 }
@@ -88,15 +95,17 @@ impl Machine {
         files: Files,
         console: bool,
     ) -> Result<Self, KernelArgsTooLong> {
-        let drive = Drive {
-            drive_id: "rootfs",
-            path_on_host: files.rootfs,
-            // With an initramfs the kernel mounts no root itself; init mounts /dev/vda.
+        let drive = |drive_id, path_on_host, is_read_only| Drive {
+            drive_id,
+            path_on_host,
+            // With an initramfs the kernel mounts no root itself; init mounts the image.
             is_root_device: false,
-            is_read_only: true,
+            is_read_only,
             // The other engine, Async, adds up to 110 ms to every boot and restore.
             io_engine: "Sync",
         };
+        let image = drive("rootfs", files.rootfs, true);
+        let disk = files.disk.map(|disk| drive("disk", disk, false));
         Ok(Self {
             machine_config: MachineConfig {
                 vcpu_count: spec.vcpu_count,
@@ -107,7 +116,7 @@ impl Machine {
                 initrd_path: files.initramfs,
                 boot_args: kernel_args(&spec.kernel_args, console)?,
             },
-            drives: [drive],
+            drives: [image].into_iter().chain(disk).collect(),
             vsock: Vsock { guest_cid: GUEST_CID, uds_path: VSOCK_SOCKET },
             entropy: Entropy {},
         })
@@ -164,6 +173,7 @@ mod tests {
             kernel_hz: None,
             initramfs: "/images/initramfs".into(),
             rootfs: "/images/python.squashfs".into(),
+            disk: None,
             kernel_args: vec!["mitigations=off".into(), "A=B".into()],
             vcpu_count: 2,
             mem_size_mib: 256,

@@ -1,5 +1,6 @@
 //! A microVM that Firecracker runs.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,8 +52,16 @@ pub struct FirecrackerVm {
     ready: Option<Ready>,
     /// Whether the guest has ever answered: since then it does not boot any more.
     answered: AtomicBool,
-    shape: MachineShape,
+    origin: Origin,
     facts: Arc<Facts>,
+}
+
+/// Parts of a template that Firecracker does not write.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) shape: MachineShape,
+    /// The guest's own disk.
+    pub(super) disk: Option<File>,
 }
 
 impl FirecrackerVm {
@@ -61,10 +70,10 @@ impl FirecrackerVm {
         root: Arc<Root>,
         api: Api,
         ready: Option<Ready>,
-        shape: MachineShape,
+        origin: Origin,
         facts: Arc<Facts>,
     ) -> Self {
-        Self { process, root, api, ready, answered: AtomicBool::new(false), shape, facts }
+        Self { process, root, api, ready, answered: AtomicBool::new(false), origin, facts }
     }
 
     fn booted(&self) -> bool {
@@ -132,11 +141,15 @@ impl MicroVm for FirecrackerVm {
             self.api.put("/snapshot/create", &create, self.facts.config.snapshot_timeout).await;
         created.map_err(|error| SnapshotError::Create(error.into()))?;
 
-        let key = self.facts.template_key(images, self.shape.clone());
+        let key = self.facts.template_key(images, self.origin.shape.clone());
+        let disk = self.origin.disk.as_ref().map(File::try_clone).transpose().map_err(publish)?;
         let root = self.root.path().to_owned();
         let finish = move || {
             draft.take(&root.join(STATE_WRITTEN), STATE_FILE)?;
             draft.take(&root.join(MEMORY_WRITTEN), MEMORY_FILE)?;
+            if let Some(mut disk) = disk {
+                draft.copy_disk(&mut disk)?;
+            }
             draft.publish(key)
         };
         // A copy between file systems takes its time; the closure finishes or is not begun.

@@ -217,7 +217,12 @@ mod tests {
         ];
         for (cgroups, expect) in cases {
             assert_eq!(cgroups.describe(), expect);
-            let machine = MachineShape { vcpu_count: 1, mem_size_mib: 1, kernel_args: Vec::new() };
+            let machine = MachineShape {
+                vcpu_count: 1,
+                mem_size_mib: 1,
+                disk_size_mib: 0,
+                kernel_args: Vec::new(),
+            };
             let limited = expect.starts_with("limited");
             assert_eq!(cgroups.args(&machine, OVERHEAD).is_empty(), !limited, "{expect}");
             assert_eq!(cgroups.holdings("x").cgroups.is_empty(), !limited, "{expect}");
@@ -233,7 +238,7 @@ mod tests {
     }
 
     const MACHINE: MachineShape =
-        MachineShape { vcpu_count: 2, mem_size_mib: 3, kernel_args: Vec::new() };
+        MachineShape { vcpu_count: 2, mem_size_mib: 3, disk_size_mib: 0, kernel_args: Vec::new() };
 
     #[test]
     fn controllers_are_passed_down_to_the_parent_of_all() {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::block;
 use crate::{BootError, BootSpec, RestoreSpec};
 
 /// QEMU's end of the agent channel, in the microVM's directory and relative to it: a socket
@@ -52,6 +53,7 @@ pub(super) struct Arguments<'a> {
     hardware: Hardware,
     dir: &'a Path,
     rootfs: &'a Path,
+    disk: Option<&'a Path>,
     vcpu_count: u8,
     mem_size_mib: u32,
     start: Start<'a>,
@@ -68,18 +70,23 @@ enum Start<'a> {
 }
 
 impl<'a> Arguments<'a> {
-    /// For a boot.
-    pub(super) fn boot(hardware: Hardware, spec: &'a BootSpec) -> Self {
+    /// For a boot of a guest whose own disk, if it has one, is the file `disk`.
+    pub(super) fn boot(hardware: Hardware, spec: &'a BootSpec, disk: Option<&'a Path>) -> Self {
         let (vcpu_count, mem_size_mib) = (spec.vcpu_count, spec.mem_size_mib);
         let (dir, rootfs, start) = (&*spec.dir, &*spec.rootfs, Start::Boot(spec));
-        Self { hardware, dir, rootfs, vcpu_count, mem_size_mib, start }
+        Self { hardware, dir, rootfs, disk, vcpu_count, mem_size_mib, start }
     }
 
     /// For a start from a template whose guest's memory is in the file `memory`.
-    pub(super) fn load(hardware: Hardware, spec: &'a RestoreSpec, memory: &'a Path) -> Self {
+    pub(super) fn load(
+        hardware: Hardware,
+        spec: &'a RestoreSpec,
+        memory: &'a Path,
+        disk: Option<&'a Path>,
+    ) -> Self {
         let (vcpu_count, mem_size_mib) = (spec.machine.vcpu_count, spec.machine.mem_size_mib);
         let (dir, rootfs, start) = (&*spec.dir, &*spec.rootfs, Start::Load(memory));
-        Self { hardware, dir, rootfs, vcpu_count, mem_size_mib, start }
+        Self { hardware, dir, rootfs, disk, vcpu_count, mem_size_mib, start }
     }
 
     /// Returns the arguments after the program's name.
@@ -111,12 +118,16 @@ impl<'a> Arguments<'a> {
             }
             Start::Load(_) => add("-incoming", "defer".into()),
         }
-        add("-blockdev", block_device(self.rootfs)?.into());
+        add("-blockdev", block::root_image(&absolute(self.rootfs)?).into());
         // QEMU listens, so that the host can disconnect and reconnect.
         let socket = |id, path| format!("socket,id={id},path={path},server=on,wait=off").into();
         add("-chardev", socket("agent", CHANNEL));
         for device in DEVICES {
             add("-device", device.into());
+        }
+        if let Some(disk) = self.disk {
+            add("-blockdev", block::own_disk(&absolute(disk)?).into());
+            add("-device", block::DISK_DEVICE.into());
         }
         add("-chardev", socket("control", CONTROL));
         add("-mon", "chardev=control,mode=control".into());
@@ -250,26 +261,9 @@ impl fmt::Display for Hardware {
             Accel::Tcg { .. } => "tcg",
         };
         write!(f, "{accel} {} {}", self.board(), self.cpu())?;
-        DEVICES.iter().try_for_each(|device| write!(f, " {device}"))
+        let devices = DEVICES.into_iter().chain([block::DISK_DEVICE]);
+        devices.into_iter().try_for_each(|device| write!(f, " {device}"))
     }
-}
-
-/// The root image as a block device nobody can write to. Many VMMs share the file, so none
-/// locks it. JSON, because commas in QEMU's own syntax would need escaping.
-fn block_device(rootfs: &Path) -> Result<String, BootError> {
-    let file = serde_json::json!({
-        "driver": "file",
-        "filename": absolute(rootfs)?,
-        "read-only": true,
-        "locking": "off",
-    });
-    let device = serde_json::json!({
-        "driver": "raw",
-        "node-name": "root",
-        "read-only": true,
-        "file": file,
-    });
-    Ok(device.to_string())
 }
 
 /// `path` as it is seen from any directory: QEMU runs in the microVM's.
@@ -295,6 +289,7 @@ mod tests {
             kernel_hz: Some(250),
             initramfs: "/data/initramfs.cpio".into(),
             rootfs: "/data/python,v1.squashfs".into(),
+            disk: None,
             kernel_args: vec!["emberd.upper_mib=64".into()],
             vcpu_count: 1,
             mem_size_mib: 256,
@@ -349,7 +344,7 @@ mod tests {
             "-no-reboot",
         ];
         let hardware = Hardware { accel: TCG, console: true };
-        check(&Arguments::boot(hardware, &spec()), &expect);
+        check(&Arguments::boot(hardware, &spec(), None), &expect);
     }
 
     #[test]
@@ -380,7 +375,7 @@ mod tests {
             "-no-reboot",
         ];
         let hardware = Hardware { accel: Accel::Kvm, console: false };
-        check(&Arguments::boot(hardware, &spec()), &expect);
+        check(&Arguments::boot(hardware, &spec(), None), &expect);
     }
 
     /// The words of a microVM that becomes a template, then of its clone.
@@ -390,6 +385,7 @@ mod tests {
         let restore = RestoreSpec {
             dir: boot.dir.clone(),
             rootfs: boot.rootfs.clone(),
+            disk_dir: Some("/disks".into()),
             images: ImageHashes {
                 kernel: "k".into(),
                 initramfs: "i".into(),
@@ -399,16 +395,20 @@ mod tests {
             machine: MachineShape {
                 vcpu_count: boot.vcpu_count,
                 mem_size_mib: boot.mem_size_mib,
+                disk_size_mib: 2048,
                 kernel_args: boot.kernel_args.clone(),
             },
         };
         let memory = Path::new("/templates/python,1/memory");
-        [Arguments::boot(hardware, &boot), Arguments::load(hardware, &restore, memory)].map(
-            |arguments| {
-                let words = arguments.words().unwrap().into_iter();
-                words.map(|word| word.into_string().unwrap()).collect()
-            },
-        )
+        let disks = ["/proc/self/fd/7", "/proc/self/fd/9"].map(Path::new);
+        [
+            Arguments::boot(hardware, &boot, Some(disks[0])),
+            Arguments::load(hardware, &restore, memory, Some(disks[1])),
+        ]
+        .map(|arguments| {
+            let words = arguments.words().unwrap().into_iter();
+            words.map(|word| word.into_string().unwrap()).collect()
+        })
     }
 
     #[test]
@@ -421,9 +421,15 @@ mod tests {
         let board = "microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial=off,\
                      memory-backend=mem";
         assert!(template.contains(&board.to_owned()) && clone.contains(&board.to_owned()));
+        let disk = |number: u8| block::own_disk(&format!("/proc/self/fd/{number}"));
         assert_eq!(
             differ(&clone, &template),
-            [&format!("{memory}=/templates/python,,1/memory,share=off"), "-incoming", "defer",]
+            [
+                &format!("{memory}=/templates/python,,1/memory,share=off"),
+                "-incoming",
+                "defer",
+                &disk(9),
+            ]
         );
         let kernel_arguments = &template[template.iter().position(|w| w == "-append").unwrap() + 1];
         assert_eq!(
@@ -436,6 +442,7 @@ mod tests {
                 "/data/initramfs.cpio",
                 "-append",
                 kernel_arguments,
+                &disk(7),
             ]
         );
     }
@@ -449,7 +456,8 @@ mod tests {
              qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,\
              +3dnowext \
              virtio-blk-device,drive=root virtio-rng-device virtio-serial-device \
-             virtserialport,chardev=agent,name=emberd.agent"
+             virtserialport,chardev=agent,name=emberd.agent \
+             virtio-blk-device,drive=disk,werror=report,rerror=report"
         );
         let others = [Hardware { console: true, ..tcg }, Hardware { accel: Accel::Kvm, ..tcg }];
         assert!(others.iter().all(|other| other.to_string() != tcg.to_string()));
@@ -462,8 +470,8 @@ mod tests {
     fn kernel_of_unknown_hz_gets_no_delay_calibration() {
         let spec = BootSpec { kernel_hz: None, ..spec() };
         let accel = Accel::Tcg { tsc_khz: 2_500_000 };
-        let line =
-            Arguments::boot(Hardware { accel, console: false }, &spec).kernel_arguments(&spec);
+        let line = Arguments::boot(Hardware { accel, console: false }, &spec, None)
+            .kernel_arguments(&spec);
         assert!(!line.contains("lpj="), "{line}");
     }
 
@@ -471,7 +479,8 @@ mod tests {
     fn path_that_is_not_unicode_is_refused() {
         let rootfs = PathBuf::from(OsString::from_vec(b"/data/\xff".into()));
         let spec = BootSpec { rootfs: rootfs.clone(), ..spec() };
-        let error = Arguments::boot(Hardware { accel: Accel::Kvm, console: false }, &spec).words();
+        let error =
+            Arguments::boot(Hardware { accel: Accel::Kvm, console: false }, &spec, None).words();
         assert!(matches!(error, Err(BootError::Prepare { path, .. }) if path == rootfs));
     }
 }

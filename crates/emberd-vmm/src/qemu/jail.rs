@@ -69,6 +69,8 @@ pub(super) struct Jail {
 pub(super) struct Cell {
     /// Where its sockets will be, as seen from outside.
     pub(super) work_dir: PathBuf,
+    /// Its user.
+    pub(super) uid: u32,
     pub(super) plan: Plan,
 }
 
@@ -196,7 +198,7 @@ impl Jail {
             plan.device(number, Path::new("/dev/kvm"))?;
         }
         plan.show(&work_dir, Path::new(WORK_DIR_INSIDE), Access::Write)?;
-        Ok(Cell { work_dir, plan })
+        Ok(Cell { work_dir, uid, plan })
     }
 }
 

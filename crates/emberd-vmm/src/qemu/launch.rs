@@ -11,11 +11,12 @@ use tokio::time::timeout;
 
 use super::arguments::{Arguments, CHANNEL, CONTROL};
 use super::jail::{Cell, Jail};
-use super::microvm::{Control, QemuMicroVm};
+use super::microvm::{Control, Origin, QemuMicroVm};
 use super::mux::Mux;
 use super::qmp::Qmp;
 use super::{Facts, Qemu};
 use crate::dial::dial;
+use crate::disk::{Disk, Source};
 use crate::jail::Plan;
 use crate::process::{TAIL_LINES, VmDir, VmmProcess, command};
 use crate::root::Root;
@@ -51,6 +52,8 @@ pub(super) struct Site {
     dir: VmDir,
     sockets: Sockets,
     plan: Option<Plan>,
+    /// The jail's user.
+    uid: Option<u32>,
 }
 
 /// The directory with a VMM's sockets.
@@ -90,11 +93,17 @@ impl Site {
         let mut dir = VmDir::create(dir)?;
         let Some(jail) = jail else {
             let sockets = Sockets::Own(dir.path().into());
-            return Ok(Self { dir, sockets, plan: None });
+            return Ok(Self { dir, sockets, plan: None, uid: None });
         };
-        let Cell { work_dir, plan } = jail.prepare(&mut dir, images, machine)?;
+        let Cell { work_dir, uid, plan } = jail.prepare(&mut dir, images, machine)?;
         let sockets = Sockets::Jailed(Arc::new(Root::open(work_dir)?));
-        Ok(Self { dir, sockets, plan: Some(plan) })
+        Ok(Self { dir, sockets, plan: Some(plan), uid: Some(uid) })
+    }
+
+    /// Makes the guest's own disk, for the VMM's user.
+    pub(super) async fn disk(&self, source: Source) -> Result<Disk, BootError> {
+        let path = source.dir.clone();
+        Disk::make(source, self.uid).await.map_err(|source| BootError::Prepare { path, source })
     }
 
     /// Returns the VMM's name of the host's `file`, which is `inside` in a jail.
@@ -115,7 +124,7 @@ impl Qemu {
         let mut command = command(&self.binary);
         command.args(arguments.words()?);
         command.env(MALLOC_ARENAS.0, MALLOC_ARENAS.1);
-        let Site { dir, sockets, plan } = site;
+        let Site { dir, sockets, plan, uid: _ } = site;
         let process = VmmProcess::spawn(command, dir, Confinement { inherits, jail: plan })?;
         let channel = connect(&process, &sockets, CHANNEL).await?;
         Ok(Launched { process, sockets, channel, facts: Arc::clone(&self.facts) })
@@ -145,10 +154,10 @@ impl Launched {
         BootError::Step { step: step.to_owned(), log_tail, source: source.into() }
     }
 
-    /// Returns the microVM, now that its guest runs. `shape` is set if it can become a template.
-    pub(super) fn into_microvm(self, qmp: Option<Qmp>, shape: Option<MachineShape>) -> QemuMicroVm {
+    /// Returns the microVM, now that its guest runs. `origin` is set if it can become a template.
+    pub(super) fn into_microvm(self, qmp: Option<Qmp>, origin: Option<Origin>) -> QemuMicroVm {
         let control = Control::new(self.sockets, qmp);
-        QemuMicroVm::new(Mux::over(self.channel), control, self.process, shape, self.facts)
+        QemuMicroVm::new(Mux::over(self.channel), control, self.process, origin, self.facts)
     }
 }
 

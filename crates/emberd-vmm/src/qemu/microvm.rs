@@ -28,9 +28,16 @@ pub struct QemuMicroVm {
     mux: Mux,
     control: Control,
     process: VmmProcess,
-    /// The machine, if a template can be made from it.
-    shape: Option<MachineShape>,
+    origin: Option<Origin>,
     facts: Arc<Facts>,
+}
+
+/// Parts of a template that QEMU does not tell.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) shape: MachineShape,
+    /// The guest's own disk.
+    pub(super) disk: Option<File>,
 }
 
 impl QemuMicroVm {
@@ -38,10 +45,10 @@ impl QemuMicroVm {
         mux: Mux,
         control: Control,
         process: VmmProcess,
-        shape: Option<MachineShape>,
+        origin: Option<Origin>,
         facts: Arc<Facts>,
     ) -> Self {
-        Self { mux, control, process, shape, facts }
+        Self { mux, control, process, origin, facts }
     }
 
     async fn tell(&self, command: &'static str) -> Result<(), PauseError> {
@@ -74,7 +81,8 @@ impl MicroVm for QemuMicroVm {
     async fn snapshot(&self, into: &Path, images: ImageHashes) -> Result<Template, SnapshotError> {
         let create = |error: SaveError| SnapshotError::Create(error.into());
         let publish = |source| SnapshotError::Publish { template: into.into(), source };
-        let shape = self.shape.clone().ok_or(SaveError::NotForTemplate).map_err(create)?;
+        let origin = self.origin.as_ref().ok_or(SaveError::NotForTemplate).map_err(create)?;
+        let disk = origin.disk.as_ref().map(File::try_clone).transpose().map_err(publish)?;
         self.mux.renew().await.map_err(|source| create(SaveError::Session(source)))?;
         self.pause().await?;
         let draft = Draft::begin(into).map_err(publish)?;
@@ -87,11 +95,14 @@ impl MicroVm for QemuMicroVm {
             .and_then(|saved| saved.map_err(SaveError::Migration))
             .map_err(create)?;
 
-        let key = self.facts.template_key(images, shape);
+        let key = self.facts.template_key(images, origin.shape.clone());
         let finish = move || {
             draft.take(&state, STATE_FILE)?;
             // Not the file itself: the guest, once resumed, continues to write to it.
             draft.copy(&memory, MEMORY_FILE)?;
+            if let Some(mut disk) = disk {
+                draft.copy_disk(&mut disk)?;
+            }
             draft.publish(key)
         };
         // The closure either finishes or is never begun.

@@ -32,6 +32,7 @@ impl World {
             kernel_hz: Some(250),
             initramfs: self.double.initramfs(),
             rootfs: self.path().join("pack.json"),
+            disk: None,
             kernel_args: Vec::new(),
             vcpu_count: 1,
             mem_size_mib: 128,

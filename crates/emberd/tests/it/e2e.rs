@@ -8,6 +8,7 @@ mod clones;
 mod confinement;
 mod contexts;
 mod daemon;
+mod disk;
 mod egress;
 mod faults;
 mod inside;

@@ -95,8 +95,8 @@ pub(crate) fn open_verified(path: &Path, key: &TemplateKey) -> Result<Template, 
 
 /// Returns the bytes that the template's files take on disk, and when it was made; none if unknown.
 pub(crate) fn size_and_age(template: &Template) -> (Option<u64>, Option<SystemTime>) {
-    let files = [template.state(), template.memory()];
-    let blocks = files.iter().map(|file| file.metadata().map(|metadata| metadata.blocks()));
+    let files = [template.state(), template.memory()].into_iter().chain(template.disk_file());
+    let blocks = files.map(|file| file.metadata().map(|metadata| metadata.blocks()));
     let bytes = blocks.sum::<io::Result<u64>>().map(|blocks| blocks * BLOCK_BYTES);
     let made_at = template.state().metadata().and_then(|metadata| metadata.modified());
     (bytes.ok(), made_at.ok())

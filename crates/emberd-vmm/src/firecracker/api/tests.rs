@@ -139,12 +139,13 @@ fn bodies_have_only_fields_their_release_knows() {
         kernel_hz: None,
         initramfs: "i".into(),
         rootfs: "r".into(),
+        disk: None,
         kernel_args: Vec::new(),
         vcpu_count: 1,
         mem_size_mib: 128,
         for_template: false,
     };
-    let machine = Machine::new(&spec, Files::staged(), false).unwrap();
+    let machine = Machine::new(&spec, Files::staged(true), false).unwrap();
     let create = SnapshotCreate { snapshot_type: "Full", snapshot_path: "s", mem_file_path: "m" };
     let mem_backend = MemoryBackend { backend_type: "File", backend_path: "m" };
     let load = SnapshotLoad { snapshot_path: "s", mem_backend, resume_vm: true };

@@ -58,6 +58,7 @@ impl Lab {
             kernel_hz: None,
             initramfs: self.path("initramfs"),
             rootfs: self.path("pack.json"),
+            disk: None,
             kernel_args: Vec::new(),
             vcpu_count: 1,
             mem_size_mib: MEM_SIZE_MIB,
@@ -78,10 +79,12 @@ impl Lab {
         RestoreSpec {
             dir: self.path("vms").join(name),
             rootfs: self.path("pack.json"),
+            disk_dir: None,
             images: Self::images(),
             machine: MachineShape {
                 vcpu_count: 1,
                 mem_size_mib: MEM_SIZE_MIB,
+                disk_size_mib: 0,
                 kernel_args: Vec::new(),
             },
         }

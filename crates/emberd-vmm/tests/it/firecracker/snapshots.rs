@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::time::Duration;
 
 use emberd_proto::message::AGENT_PORT;
 use emberd_vmm::firecracker::{Firecracker, FirecrackerVm};
 use emberd_vmm::{
-    BootError, MicroVm as _, PauseError, RestoreError, SnapshotError, Template, TemplateError,
-    Vmm as _,
+    BootError, BootSpec, DiskSpec, MicroVm as _, PauseError, RestoreError, RestoreSpec,
+    SnapshotError, Template, TemplateError, Vmm as _,
 };
 
 use super::lab::{Lab, pass, restore};
@@ -80,6 +81,45 @@ async fn a_guest_goes_on_after_its_snapshot_and_a_clone_makes_a_template_too() {
     let second = clone.snapshot(&lab.path("second"), Lab::images()).await.unwrap();
     let grandchild = restore(&driver, &second, lab.restore_spec("sb_3")).await.unwrap();
     assert!(answers(&grandchild).await);
+}
+
+#[tokio::test]
+async fn each_guest_has_a_disk_of_its_own() {
+    let lab = Lab::new();
+    let driver = lab.driver(&[]);
+    let (image, disks) = (lab.path("empty.ext4"), lab.path("disks"));
+    fs::create_dir(&disks).unwrap();
+    let mut content = vec![0; 1 << 20];
+    content[700_000] = 1;
+    fs::write(&image, &content).unwrap();
+    let disk = Some(DiskSpec { image, dir: disks.clone(), size_mib: 1 });
+    let vm = driver.boot(BootSpec { disk, ..lab.spec("sb_t") }).await.unwrap();
+    assert!(answers(&vm).await);
+    let opened = |vm: &FirecrackerVm, name: &str| {
+        let own = fs::read_link(lab.path("vms").join(name).join("disk.img")).unwrap();
+        let own = own.strip_prefix("/proc/self").unwrap();
+        let own = Path::new("/proc").join(vm.process_id().to_string()).join(own);
+        fs::File::options().read(true).write(true).open(own).unwrap()
+    };
+    opened(&vm, "sb_t").write_all_at(b"guest", 0).unwrap();
+    content[..5].copy_from_slice(b"guest");
+    let template = vm.snapshot(&lab.path("template"), Lab::images()).await.unwrap();
+    template.verify().unwrap();
+    assert_eq!(fs::read(template.dir().join("disk")).unwrap(), content);
+
+    let mut clones = Vec::new();
+    for name in ["sb_1", "sb_2"] {
+        let machine = template.key().machine.clone();
+        let spec = RestoreSpec { disk_dir: Some(disks.clone()), machine, ..lab.restore_spec(name) };
+        clones.push(restore(&driver, &template, spec).await.unwrap());
+    }
+    opened(&clones[0], "sb_1").write_all_at(b"first", 0).unwrap();
+    let mut read = [0; 5];
+    opened(&clones[1], "sb_2").read_exact_at(&mut read, 0).unwrap();
+    assert_eq!(&read, b"guest");
+    assert_eq!(fs::read_dir(&disks).unwrap().count(), 0, "no disk has a name");
+    fs::remove_file(template.dir().join("disk")).unwrap();
+    assert!(matches!(template.verify(), Err(TemplateError::Read { .. })));
 }
 
 #[tokio::test]

@@ -77,6 +77,7 @@ impl Lab {
             kernel_hz: self.images.kernel.hz,
             initramfs: self.images.initramfs.path.clone(),
             rootfs: self.rootfs(),
+            disk: None,
             kernel_args: Vec::new(),
             vcpu_count: 1,
             mem_size_mib: MEM_SIZE_MIB,
@@ -91,7 +92,12 @@ impl Lab {
     async fn stand_by(&self, template: &Template, name: &str) -> Result<QemuStandby, RestoreError> {
         let machine = template.key().machine.clone();
         let (dir, rootfs) = (self.vm(name), self.rootfs());
-        self.qemu.stand_by(template, RestoreSpec { dir, rootfs, images: hashes(), machine }).await
+        self.qemu
+            .stand_by(
+                template,
+                RestoreSpec { dir, rootfs, disk_dir: None, images: hashes(), machine },
+            )
+            .await
     }
 
     /// The same with another driver.
@@ -246,7 +252,7 @@ async fn a_template_that_cannot_be_used_is_an_error_and_leaves_nothing() {
     // Another machine, then no memory.
     let machine = MachineShape { vcpu_count: 2, ..template.key().machine.clone() };
     let (dir, rootfs) = (lab.vm("sb_6"), lab.rootfs());
-    let other = RestoreSpec { dir, rootfs, images: hashes(), machine };
+    let other = RestoreSpec { dir, rootfs, disk_dir: None, images: hashes(), machine };
     let error = lab.qemu.stand_by(&template, other).await.unwrap_err();
     assert!(matches!(error, RestoreError::Template(TemplateError::Differs { .. })), "{error:?}");
     fs::remove_file(template.memory()).unwrap();

@@ -72,7 +72,7 @@ async fn guest_code_that_ends_its_machine_ends_only_that() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_and_full_memory_are_the_guest_s_own_trouble() {
-    let Some(daemon) = Daemon::start(&[]) else { return };
+    let Some(daemon) = Daemon::start(&["--disk-mib", "256"]) else { return };
     let id = daemon.create("python").await;
     let fill = "import os\n\
         try:\n \

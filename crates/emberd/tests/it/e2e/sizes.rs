@@ -23,7 +23,7 @@ async fn check_size(daemon: &Daemon, id: &str, vcpus: u64, memory_mib: u64) {
     assert_eq!(seen[0], vcpus);
     // The kernel keeps some for itself.
     assert!((memory_mib * 3 / 4..memory_mib).contains(&seen[1]), "{seen:?} of {memory_mib}");
-    assert!((memory_mib / 4..memory_mib / 2).contains(&seen[2]), "{seen:?} of {memory_mib}");
+    assert!((1900..=2048).contains(&seen[2]), "{seen:?}: the disk is the same for all");
 }
 
 #[tokio::test(flavor = "multi_thread")]
