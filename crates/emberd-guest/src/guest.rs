@@ -15,6 +15,7 @@ use crate::line::Line;
 use crate::link::{Link, Room};
 use crate::ports::Ports;
 use crate::processes::{Processes, Registry as ProcessRegistry};
+use crate::renewal;
 use crate::session::Session;
 
 /// One guest that has answered. Clones are the same guest.
@@ -81,6 +82,17 @@ impl<S: ByteStream> Guest<S> {
     pub async fn ping(&self) -> Result<(), ChannelError> {
         let mut link = self.session.link().await?;
         link.ping().await?;
+        self.session.keep(link);
+        Ok(())
+    }
+
+    /// Sets the guest's wall clock, which stands still while the guest is paused.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub async fn correct_clock(&self) -> Result<(), ChannelError> {
+        let mut link = self.session.link().await?;
+        renewal::correct_clock(&mut link).await?;
         self.session.keep(link);
         Ok(())
     }

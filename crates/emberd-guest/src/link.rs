@@ -100,6 +100,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         self.renewed().await
     }
 
+    /// Sets the guest's wall clock, in microseconds since the epoch.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub async fn set_clock(&mut self, wall_clock_us: u64) -> Result<Renewed, ChannelError> {
+        self.say(&HostMessage::SetClock { wall_clock_us }).await?;
+        self.renewed().await
+    }
+
     /// Reads the answer to a renewal.
     ///
     /// # Errors

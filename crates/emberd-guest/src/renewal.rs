@@ -37,7 +37,7 @@ pub async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     let answered = Instant::now();
     let renewed = connection.renewed().await?;
     if late(&renewed, sent) > LATE_MAX {
-        set_clock(&mut connection, renewal, EXCHANGES_MAX - 1).await?;
+        set_clock(&mut connection, EXCHANGES_MAX - 1).await?;
     }
     Ok((connection, answered))
 }
@@ -50,20 +50,32 @@ pub async fn renew<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Link<S>,
     name: &str,
 ) -> Result<(), ChannelError> {
-    set_clock(connection, fresh(name), EXCHANGES_MAX).await
+    let sent = Instant::now();
+    let renewed = connection.renew(fresh(name)).await?;
+    if late(&renewed, sent) > LATE_MAX {
+        set_clock(connection, EXCHANGES_MAX - 1).await?;
+    }
+    Ok(())
 }
 
-/// Sends `renewal` until the guest's clock is in time, at most `exchanges` times. After the first
-/// exchange the guest sets only its clock.
+/// Sets the clock of a guest that was paused.
+///
+/// # Errors
+/// [`ChannelError`].
+pub(crate) async fn correct_clock<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut Link<S>,
+) -> Result<(), ChannelError> {
+    set_clock(connection, EXCHANGES_MAX).await
+}
+
+/// Sets the guest's clock until it is in time, at most `exchanges` times.
 async fn set_clock<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Link<S>,
-    mut renewal: Renewal,
     exchanges: usize,
 ) -> Result<(), ChannelError> {
     for _ in 0..exchanges {
         let sent = Instant::now();
-        renewal.wall_clock_us = wall_clock_us();
-        let renewed = connection.renew(renewal.clone()).await?;
+        let renewed = connection.set_clock(wall_clock_us()).await?;
         if late(&renewed, sent) <= LATE_MAX {
             break;
         }
@@ -131,14 +143,15 @@ mod tests {
     #[tokio::test]
     async fn clock_that_is_late_is_told_again() {
         let (mut connection, mut guest) = greeted().await;
-        let mut renewals = Vec::new();
+        let mut clocks = Vec::new();
         let answers = async {
             loop {
-                let HostMessage::Renew(renewal) = next_message(&mut guest).await else {
-                    panic!("something else was asked");
-                };
-                renewals.push(renewal);
-                let late_us = if renewals.len() == 1 { 2 * LATE_MAX.as_micros() } else { 0 };
+                clocks.push(match next_message(&mut guest).await {
+                    HostMessage::Renew(renewal) if clocks.is_empty() => renewal.wall_clock_us,
+                    HostMessage::SetClock { wall_clock_us } => wall_clock_us,
+                    other => panic!("unexpected {other:?}"),
+                });
+                let late_us = if clocks.len() == 1 { 2 * LATE_MAX.as_micros() } else { 0 };
                 let late_us = u64::try_from(late_us).unwrap();
                 let renewed = Renewed { wall_clock_us: Some(wall_clock_us() - late_us) };
                 let answer = messages(&[&GuestMessage::Renewed(renewed)]);
@@ -149,9 +162,8 @@ mod tests {
             renewed = renew(&mut connection, "sb_00ff1234abcd") => renewed.unwrap(),
             () = answers => {}
         }
-        let [first, second] = &renewals[..] else { panic!("{renewals:?}") };
-        assert!(second.wall_clock_us > first.wall_clock_us);
-        assert_eq!(first.machine_id, second.machine_id);
+        let [first, second] = clocks[..] else { panic!("{clocks:?}") };
+        assert!(second > first);
     }
 
     #[tokio::test]

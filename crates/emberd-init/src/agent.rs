@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use emberd_proto::pack::PACK_FILE_BYTES_MAX;
-use emberd_proto::{PackSpec, Renewal};
+use emberd_proto::{PackSpec, Renewal, renewal};
 use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 
@@ -81,8 +81,8 @@ impl Agent {
         }
     }
 
-    /// Applies `renewal` to the machine, or only its clock if the same renewal was applied last.
-    /// Checks it and changes nothing if the agent may not change the machine.
+    /// Applies `renewal` to the machine. Checks it and changes nothing if the agent may not change
+    /// the machine.
     ///
     /// # Errors
     /// [`RenewError`].
@@ -92,9 +92,6 @@ impl Agent {
             return Ok(());
         }
         let mut identity = self.identity.lock();
-        if identity.is_of(renewal) {
-            return machine::set_clock(renewal);
-        }
         let held = identity.held.take().filter(|held| !self.is_used() && held.fits(renewal));
         identity.renewal = None;
         match &held {
@@ -105,6 +102,15 @@ impl Agent {
         let renewal = Renewal { entropy_base64: String::new(), ..renewal.clone() };
         *identity = Identity { renewal: Some(renewal), held };
         Ok(())
+    }
+
+    /// Sets the wall clock if the agent may change the machine.
+    ///
+    /// # Errors
+    /// [`RenewError`].
+    pub fn set_clock(&self, wall_clock_us: u64) -> Result<(), RenewError> {
+        renewal::check_wall_clock(wall_clock_us)?;
+        if self.owns_machine { machine::set_clock(wall_clock_us) } else { Ok(()) }
     }
 
     /// Records that a program or a file operation of the caller may change the machine.
@@ -147,16 +153,10 @@ impl Agent {
 /// The machine's identity.
 #[derive(Debug, Default)]
 struct Identity {
-    /// What was carried out last; no two have the same boot id.
+    /// What was carried out last.
     renewal: Option<Renewal>,
     /// The files that said so when the machine came to rest.
     held: Option<Held>,
-}
-
-impl Identity {
-    fn is_of(&self, renewal: &Renewal) -> bool {
-        self.renewal.as_ref().is_some_and(|last| last.boot_id == renewal.boot_id)
-    }
 }
 
 /// Time since the guest kernel started, in microseconds, at two moments of the boot.
@@ -248,21 +248,6 @@ impl Drop for Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn renewal_is_known_again_by_its_boot_id() {
-        let renewal = |wall_clock_us, boot_id: &str| Renewal {
-            wall_clock_us,
-            entropy_base64: String::new(),
-            hostname: String::new(),
-            machine_id: String::new(),
-            boot_id: boot_id.to_owned(),
-        };
-        assert!(!Identity::default().is_of(&renewal(1, "")));
-        let last = Identity { renewal: Some(renewal(1, "a")), held: None };
-        assert!(last.is_of(&renewal(2, "a")));
-        assert!(!last.is_of(&renewal(1, "b")));
-    }
 
     #[test]
     fn scratch_is_the_same_place_from_every_working_directory() {

@@ -254,19 +254,10 @@ async fn operate(
         },
         // The process or context has just ended.
         HostMessage::Signal { .. } | HostMessage::Resize(_) => Ok(()),
-        HostMessage::Renew(renewal) => match agent.renew(&renewal) {
-            Ok(()) => {
-                let renewed = Renewed { wall_clock_us: Some(machine::wall_clock_us()) };
-                connection.outgoing.send(&GuestMessage::Renewed(renewed)).await
-            }
-            Err(error) => {
-                let code = match error {
-                    RenewError::Invalid(_) => RefusalCode::Invalid,
-                    RenewError::Step { .. } => RefusalCode::Failed,
-                };
-                connection.outgoing.refuse(code, chain(&error)).await
-            }
-        },
+        HostMessage::Renew(renewal) => tell_renewed(connection, agent.renew(&renewal)).await,
+        HostMessage::SetClock { wall_clock_us } => {
+            tell_renewed(connection, agent.set_clock(wall_clock_us)).await
+        }
         HostMessage::Settle => {
             let settled = Settled { zygote_ready: agent.settle().await };
             connection.outgoing.send(&GuestMessage::Settled(settled)).await
@@ -289,6 +280,26 @@ async fn operate(
     }
 }
 
+/// Answers what became of a renewal.
+async fn tell_renewed(
+    connection: &mut Connection,
+    outcome: Result<(), RenewError>,
+) -> Result<(), ConnectionError> {
+    match outcome {
+        Ok(()) => {
+            let renewed = Renewed { wall_clock_us: Some(machine::wall_clock_us()) };
+            connection.outgoing.send(&GuestMessage::Renewed(renewed)).await
+        }
+        Err(error) => {
+            let code = match error {
+                RenewError::Invalid(_) => RefusalCode::Invalid,
+                RenewError::Step { .. } => RefusalCode::Failed,
+            };
+            connection.outgoing.refuse(code, chain(&error)).await
+        }
+    }
+}
+
 /// Returns whether an operation runs a program or accesses files, which may be those of the
 /// machine's identity.
 fn changes_machine(message: &HostMessage) -> bool {
@@ -302,6 +313,7 @@ fn changes_machine(message: &HostMessage) -> bool {
         | HostMessage::Signal { .. }
         | HostMessage::Resize(_)
         | HostMessage::Renew(_)
+        | HostMessage::SetClock { .. }
         | HostMessage::Settle
         | HostMessage::Hello { .. }
         | HostMessage::Egress

@@ -32,7 +32,7 @@ pub fn renew(renewal: &Renewal) -> Result<(), RenewError> {
     let entropy = renewal.entropy()?;
     let machine_id = format!("{}\n", renewal.machine_id);
     let reseed = || sys::reseed_random(&File::open(sys::RANDOM_DEVICE)?, &entropy);
-    set_clock(renewal)?;
+    set_clock(renewal.wall_clock_us)?;
     attempt("reseed the random generator", reseed)?;
     set_host_name(renewal)?;
     attempt("name the host in /etc/hosts", || name_host(Path::new(HOSTS), &renewal.hostname))?;

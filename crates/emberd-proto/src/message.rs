@@ -83,10 +83,16 @@ pub enum HostMessage {
     /// Requests resource usage; answered by [`GuestMessage::Metrics`].
     Metrics,
     /// Gives the guest its own identity after a restore; answered by [`GuestMessage::Renewed`].
-    /// An agent that is not PID 1 checks the renewal, answers, and changes nothing. The same
-    /// renewal again, recognised by its boot id, only sets the clock. May be sent together with
-    /// [`Self::Hello`].
+    /// An agent that is not PID 1 checks the renewal, answers, and changes nothing. May be sent
+    /// together with [`Self::Hello`].
     Renew(Renewal),
+    /// Sets the wall clock, which stands still while the guest is paused; answered by
+    /// [`GuestMessage::Renewed`]. An agent that is not PID 1 changes nothing.
+    SetClock {
+        /// Current time, in microseconds since the epoch; at most
+        /// [`WALL_CLOCK_US_MAX`](crate::renewal::WALL_CLOCK_US_MAX).
+        wall_clock_us: u64,
+    },
     /// Brings the guest to rest before a snapshot: its zygote runs with a child forked ahead, and
     /// its file systems are written out. Answered by [`GuestMessage::Settled`]. The host must not
     /// run execs on other connections meanwhile.
@@ -256,6 +262,10 @@ mod tests {
                 boot_id: "b".into(),
             }),
             r#"{"op":"renew","wall_clock_us":1,"entropy_base64":"AA==","hostname":"h","machine_id":"m","boot_id":"b"}"#,
+        );
+        check_json(
+            &HostMessage::SetClock { wall_clock_us: 1 },
+            r#"{"op":"set_clock","wall_clock_us":1}"#,
         );
         check_json(&GuestMessage::Pong, r#"{"answer":"pong"}"#);
         check_json(&HostMessage::Settle, r#"{"op":"settle"}"#);

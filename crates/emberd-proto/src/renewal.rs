@@ -39,6 +39,15 @@ pub struct Renewal {
     pub boot_id: String,
 }
 
+/// Checks a wall clock, in microseconds since the epoch.
+///
+/// # Errors
+/// [`RenewalError::WallClock`] over [`WALL_CLOCK_US_MAX`].
+pub fn check_wall_clock(wall_clock_us: u64) -> Result<(), RenewalError> {
+    let fits = wall_clock_us <= WALL_CLOCK_US_MAX;
+    if fits { Ok(()) } else { Err(RenewalError::WallClock(wall_clock_us)) }
+}
+
 impl Renewal {
     /// Checks this renewal against the rules of its fields.
     ///
@@ -46,7 +55,7 @@ impl Renewal {
     /// The first rule that is broken.
     pub fn check(&self) -> Result<(), RenewalError> {
         let rule = |kept, broken| if kept { Ok(()) } else { Err(broken) };
-        rule(self.wall_clock_us <= WALL_CLOCK_US_MAX, RenewalError::WallClock(self.wall_clock_us))?;
+        check_wall_clock(self.wall_clock_us)?;
         self.entropy()?;
         rule(is_label(&self.hostname), RenewalError::Hostname)?;
         let machine_id = self.machine_id.as_bytes();

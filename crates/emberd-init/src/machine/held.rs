@@ -50,7 +50,7 @@ impl Held {
     /// [`RenewError::Step`].
     pub fn renew(&self, renewal: &Renewal) -> Result<(), RenewError> {
         let entropy = renewal.entropy()?;
-        set_clock(renewal)?;
+        set_clock(renewal.wall_clock_us)?;
         attempt("reseed the random generator", || sys::reseed_random(&self.random, &entropy))?;
         set_host_name(renewal)?;
         attempt("write the host name and the ids", || self.files.write(renewal))

@@ -38,12 +38,12 @@ pub enum RenewError {
     },
 }
 
-/// Sets only the clock as `renewal` says, which has been checked.
+/// Sets the clock to a time that has been checked, in microseconds since the epoch.
 ///
 /// # Errors
 /// [`RenewError`].
-pub fn set_clock(renewal: &Renewal) -> Result<(), RenewError> {
-    attempt("set the wall clock", || set_wall_clock(renewal.wall_clock_us))
+pub fn set_clock(wall_clock_us: u64) -> Result<(), RenewError> {
+    attempt("set the wall clock", || set_wall_clock(wall_clock_us))
 }
 
 /// Sets the host name as `renewal` says.

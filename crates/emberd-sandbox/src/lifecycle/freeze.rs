@@ -17,7 +17,8 @@ use super::phase::{Phase, PhaseKind, Request};
 use super::sandbox::Sandbox;
 use crate::error::OperationError;
 
-/// Longest wait for the guest to tell what runs in it. One that does not answer is not frozen.
+/// Longest wait for the guest to tell what runs in it, or to set its clock. One that does not
+/// answer is not frozen, or goes on with a late clock.
 const ASK_MAX: Duration = Duration::from_secs(5);
 
 /// Longest wait for a VMM to pause or resume its guest.
@@ -104,11 +105,23 @@ impl Sandbox {
             }
             None => return Ok(()),
         }
+        self.correct_clock().await;
         self.usage.stir();
         self.shift(Request::Thaw, || true, Phase::thawed);
         self.usage.thaw();
         self.signals.idle.notify_one();
         Ok(())
+    }
+
+    /// Sets the clock of a guest that was paused. A guest that does not take it goes on late.
+    async fn correct_clock(&self) {
+        let Ok(guest) = self.guest() else { return };
+        let why = match timeout(ASK_MAX, guest.correct_clock()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => chain(&error),
+            Err(_) => format!("the guest did not answer within {ASK_MAX:?}"),
+        };
+        tracing::warn!(id = %self.id, why, "the clock of a thawed guest is late");
     }
 
     /// Returns what the guest of a frozen sandbox uses; none of one that runs.

@@ -6,11 +6,13 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use emberd_api::SandboxPhase;
 use emberd_proto::StartedBy;
 use futures::StreamExt as _;
 use serde::Deserialize;
 
 use super::{Daemon, code};
+use crate::wait;
 
 /// Clones that live at once.
 const CLONES: usize = 50;
@@ -86,6 +88,25 @@ async fn a_template_made_last_year_gives_clones_of_today() {
         );
         meet(&daemon, &id).await;
     }
+    daemon.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thawed_guest_knows_the_time() {
+    let Some(daemon) = Daemon::instant(&["--pool-size", "off", "--idle-freeze", "1s"]) else {
+        return;
+    };
+    daemon.client.build_template("python").await.unwrap();
+    let id = daemon.create("python").await;
+    for _ in 0..2 {
+        meet(&daemon, &id).await;
+        let phase = async || daemon.client.get(&id).await.unwrap().phase;
+        wait::until(async || phase().await == SandboxPhase::Frozen).await;
+        // Its clock stands still meanwhile.
+        tokio::time::sleep(20 * CLOCK_OFF_MAX).await;
+        assert_eq!(phase().await, SandboxPhase::Frozen);
+    }
+    meet(&daemon, &id).await;
     daemon.stop();
 }
 

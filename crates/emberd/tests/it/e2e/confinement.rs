@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -13,14 +13,19 @@ use super::Daemon;
 /// Most sandboxes created until one is restored.
 const RESTORES_TRIED: usize = 5;
 
+/// Size of the disk of a sandbox (2 GiB).
+const DISK_BYTES: u64 = 2 << 30;
+
 /// A restored VMM's own descriptors, used as code in it could use them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clone_s_vmm_cannot_change_what_others_are_made_from() {
     let Some(daemon) = Daemon::instant(&["--pool-size", "off"]) else { return };
     daemon.client.build_template("shell").await.unwrap();
-    let pid = Pid::from_raw(restored(&daemon).await.cast_signed()).unwrap();
+    let (id, pid) = restored(&daemon).await;
+    let own_dir = daemon.run_dir.join(id);
+    let pid = Pid::from_raw(pid.cast_signed()).unwrap();
     let vmm = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    let mut memories = 0;
+    let (mut memories, mut disks) = (0, 0);
     for (number, target) in descriptors(pid) {
         let fd = match pidfd_getfd(&vmm, number, PidfdGetfdFlags::empty()) {
             // The VMM has closed it since the list was read.
@@ -31,11 +36,19 @@ async fn a_clone_s_vmm_cannot_change_what_others_are_made_from() {
             memories += 1;
             check_unwritable(&fd, &target);
         } else if target.starts_with('/') && target != "/dev/null" {
-            // Images, as QEMU opened them.
-            fs::File::from(fd).write_at(b"x", 0).expect_err(&target);
+            let file = fs::File::from(fd);
+            let metadata = file.metadata().unwrap();
+            // Its disk, which has no name, and its log.
+            if metadata.is_file() && metadata.nlink() == 0 && metadata.len() == DISK_BYTES {
+                disks += 1;
+            } else if Path::new(&target) != own_dir.join("vm.log") {
+                // Images, as QEMU opened them.
+                file.write_at(b"x", 0).expect_err(&target);
+            }
         }
     }
     assert!(memories > 0, "the guest's memory is that of the template");
+    assert!(disks > 0, "the disk is the sandbox's own");
     let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
     assert_eq!(field(&status, "NoNewPrivs"), "1");
     assert_eq!(field(&status, "Seccomp"), "2");
@@ -49,14 +62,14 @@ async fn a_clone_s_vmm_cannot_change_what_others_are_made_from() {
     daemon.stop();
 }
 
-/// The VMM of a sandbox that was restored. On a busy host a clone may not wake up in time, and its
-/// sandbox boots cold.
-async fn restored(daemon: &Daemon) -> u32 {
+/// A sandbox that was restored, and its VMM. On a busy host a clone may not wake up in time, and
+/// its sandbox boots cold.
+async fn restored(daemon: &Daemon) -> (String, u32) {
     let mut boot_paths = Vec::new();
     while boot_paths.len() < RESTORES_TRIED {
         let view = daemon.client.get(&daemon.create("shell").await).await.unwrap();
         match view.boot_path.as_deref() {
-            Some("snapshot-restore") => return view.vmm_pid.unwrap(),
+            Some("snapshot-restore") => return (view.id, view.vmm_pid.unwrap()),
             other => boot_paths.push(other.map(str::to_owned)),
         }
     }

@@ -315,8 +315,11 @@ fn a_full_disk_under_the_operators_log_costs_records_and_no_connection() {
         let text = fs::read_to_string(&log).unwrap();
         let mut lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
         let gap: serde_json::Value = lines.next().unwrap();
-        assert!(gap["gap"].as_u64().unwrap() >= TIMES as u64, "{text}");
-        assert!(lines.all(|line: serde_json::Value| line["kind"] == "connection"), "{text}");
+        let lost = gap["gap"].as_u64().unwrap();
+        let kept: Vec<serde_json::Value> = lines.collect();
+        // The last ones may have been written when there was room again.
+        assert!(lost > 0 && lost + kept.len() as u64 > TIMES as u64, "{text}");
+        assert!(kept.iter().all(|line| line["kind"] == "connection"), "{text}");
         let said = stop(daemon).await;
         run(&format!("umount {}", disk.display()));
         assert_eq!(said.matches("losing records").count(), 1, "{said}");
