@@ -6,7 +6,8 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::definition::{DEFINITIONS, Definition};
+use crate::definition::Definition;
+use crate::definitions::DEFINITIONS;
 use crate::form::Form;
 use crate::given::{Given, Origin, place};
 use crate::problem::Problem;

@@ -9,7 +9,8 @@ use clap::builder::{PossibleValue, TypedValueParser, ValueParser};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 
-use crate::definition::{DEFINITIONS, Definition, Key};
+use crate::definition::{Definition, Key};
+use crate::definitions::DEFINITIONS;
 use crate::form::Form;
 use crate::given::{Given, Origin};
 

@@ -10,6 +10,7 @@
 
 mod config;
 mod definition;
+mod definitions;
 pub mod duration;
 mod file;
 mod flags;
@@ -23,7 +24,8 @@ mod surroundings;
 mod value;
 
 pub use config::{Config, JailOptions, PoolOptions, SocketOption};
-pub use definition::{DEFINITIONS, DefaultValue, Definition, Key};
+pub use definition::{DefaultValue, Definition, Key};
+pub use definitions::DEFINITIONS;
 pub use flags::{AllKeys, Flags, Subset};
 pub use form::Form;
 pub use given::{Given, Origin};

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::definition::{DEFINITIONS, DefaultValue};
+use crate::definition::DefaultValue;
+use crate::definitions::DEFINITIONS;
 
 /// The line of the page before the generated table.
 pub const PAGE_START: &str = "<!-- options: start -->";

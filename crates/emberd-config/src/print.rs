@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::definition::{DEFINITIONS, Key};
+use crate::definition::Key;
+use crate::definitions::DEFINITIONS;
 use crate::given::Origin;
 use crate::value::Switch;
 use crate::{duration, value};
