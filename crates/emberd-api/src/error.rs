@@ -81,6 +81,8 @@ error_codes! {
     TooManyBytes,
     /// The daemon has as many sandboxes as allowed.
     TooManySandboxes,
+    /// The sandboxes of the daemon have as much memory as allowed.
+    NoCapacity,
     /// The sandbox has as many connections to its ports as allowed.
     TooManyConnections,
     /// The sandbox has as many contexts as allowed.

@@ -336,6 +336,12 @@ pub struct Info {
     pub sandboxes: usize,
     /// Largest number of sandboxes.
     pub sandboxes_max: usize,
+    /// Memory of all sandboxes, in MiB, each counted with all it may use.
+    #[serde(default)]
+    pub sandboxes_memory_mib: u64,
+    /// Most memory of all sandboxes, in MiB.
+    #[serde(default)]
+    pub sandboxes_memory_mib_max: u64,
     /// Whether the daemon refuses to create sandboxes (`POST /drain`).
     #[serde(default)]
     pub draining: bool,

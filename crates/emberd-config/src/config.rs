@@ -27,6 +27,9 @@ const DISK_DIR: &str = "disks";
 /// Part of the host's memory that pools may take unless configured otherwise: one in this many.
 const POOL_MEMORY_PART: u64 = 4;
 
+/// Part of the host's memory that all sandboxes may have unless configured otherwise: a fraction.
+const MEMORY_PART: (u64, u64) = (3, 2);
+
 /// The configuration of the daemon.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -83,6 +86,8 @@ pub struct Config {
     pub pool: PoolOptions,
     /// Most sandboxes at the same time.
     pub max_sandboxes: usize,
+    /// Most memory of all sandboxes together, in MiB.
+    pub memory_mib: u64,
     /// Longest time a guest may take to boot.
     pub boot_timeout: Duration,
     /// Timeout of sandboxes whose caller asks for none; none for never.
@@ -207,6 +212,7 @@ impl Config {
             data_dir,
             pool: pool(read, guest_ram_mib, surroundings),
             max_sandboxes: narrow(read.number(Key::MaxSandboxes)),
+            memory_mib: memory_mib(read, guest_ram_mib, surroundings),
             boot_timeout: read.duration(Key::BootTimeout),
             timeout: timeout(read),
             timeout_max: read.duration(Key::TimeoutMax),
@@ -379,6 +385,16 @@ fn vmm(read: &mut Reader<'_>, accel: AccelChoice) -> VmmChoice {
 fn guest_ram_max_mib(read: &mut Reader<'_>, surroundings: &Surroundings) -> u32 {
     let given = read.number_if_given(Key::GuestRamMaxMib).map(narrow);
     given.unwrap_or_else(|| u32::try_from(surroundings.host_memory_mib).unwrap_or(u32::MAX))
+}
+
+fn memory_mib(read: &mut Reader<'_>, guest_mib: u64, surroundings: &Surroundings) -> u64 {
+    let given = read.number_if_given(Key::MemoryMib);
+    if let Some(memory_mib) = given.filter(|memory_mib| *memory_mib < guest_mib) {
+        let error = format!("{memory_mib} MiB is less than one guest of {guest_mib} MiB");
+        read.report(Key::MemoryMib, &error, "choose more, or less with --guest-ram-mib");
+    }
+    let (part, whole) = MEMORY_PART;
+    given.unwrap_or_else(|| guest_mib.max(surroundings.host_memory_mib * part / whole))
 }
 
 fn timeout(read: &mut Reader<'_>) -> Option<Duration> {

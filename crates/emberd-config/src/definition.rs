@@ -33,6 +33,7 @@ pub enum Key {
     PoolSize,
     PoolMemoryMib,
     MaxSandboxes,
+    MemoryMib,
     BootTimeout,
     Timeout,
     TimeoutMax,

@@ -29,7 +29,7 @@ const BASE: Definition = Definition {
 const TIMEOUT_MS_MAX: u64 = 3_650 * 24 * 3_600_000;
 
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 37] = [
+pub static DEFINITIONS: [Definition; 38] = [
     Definition {
         key: Key::Addr,
         name: "addr",
@@ -305,6 +305,18 @@ pub static DEFINITIONS: [Definition; 37] = [
         default: DefaultValue::Text("64"),
         form: Form::Count { least: 1, most: 4096 },
         about: "Most sandboxes at the same time",
+        ..BASE
+    },
+    Definition {
+        key: Key::MemoryMib,
+        name: "memory-mib",
+        value_name: "MIB",
+        default: DefaultValue::Described("one and a half times the memory of the host"),
+        // At least one guest, which the conversion checks; a value above 16 TiB is a typing error.
+        form: Form::SizeMib { least: 64, most: 1 << 24 },
+        about: "Most memory of all sandboxes together, in MiB or with a unit such as 2GiB",
+        detail: "Each sandbox counts with its full memory, frozen ones too. Guests seldom use all of \
+            it, and share what they have in common, so it may be more than the host has.",
         ..BASE
     },
     Definition {

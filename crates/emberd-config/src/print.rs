@@ -87,6 +87,7 @@ impl Config {
             Key::PoolSize => json!(self.pool.size),
             Key::PoolMemoryMib => json!(self.pool.memory_mib),
             Key::MaxSandboxes => json!(self.max_sandboxes),
+            Key::MemoryMib => json!(self.memory_mib),
             Key::BootTimeout => json!(duration::text(self.boot_timeout)),
             Key::Timeout => json!(or_never(self.timeout)),
             Key::TimeoutMax => json!(duration::text(self.timeout_max)),

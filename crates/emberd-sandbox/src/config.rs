@@ -27,6 +27,9 @@ pub struct SandboxesConfig {
     pub node_key: NodeKey,
     /// Most sandboxes at once. MicroVMs in pools do not count.
     pub sandboxes_max: usize,
+    /// Most memory of all sandboxes together, in MiB, each counted with all it may use. MicroVMs
+    /// in pools do not count.
+    pub memory_mib_total: u64,
     /// Time that a guest may take for its first answer.
     pub boot_timeout: Duration,
     /// Time that the guest may take after an exec's own time limit to report it.

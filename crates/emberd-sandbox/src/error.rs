@@ -112,6 +112,18 @@ pub enum CreateError {
     /// The limit of sandboxes is reached.
     #[error("the limit of {0} sandboxes is reached")]
     TooMany(usize),
+    /// The sandboxes have as much memory as allowed.
+    #[error(
+        "{asked_mib} MiB are asked for, and {free_mib} of the {total_mib} MiB of all sandboxes are free"
+    )]
+    NoMemory {
+        /// Memory that the creation asks for, in MiB.
+        asked_mib: u64,
+        /// Memory that no sandbox has, in MiB.
+        free_mib: u64,
+        /// Memory that all sandboxes together may have, in MiB.
+        total_mib: u64,
+    },
     /// [`drain`](crate::Sandboxes::drain) was called.
     #[error("the daemon creates no sandboxes any more")]
     Draining,

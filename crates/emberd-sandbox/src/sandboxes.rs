@@ -45,9 +45,9 @@ impl Sandboxes {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn open(config: SandboxesConfig, images: Images, vmm: AnyVmm) -> Result<Self, OpenError> {
-        let sandboxes_max = config.sandboxes_max;
+        let table = Table::new(config.sandboxes_max, config.memory_mib_total);
         let sources = Arc::new(Sources::open(config, images, vmm)?);
-        let (table, background) = (Arc::new(Table::new(sandboxes_max)), TaskTracker::new());
+        let (table, background) = (Arc::new(table), TaskTracker::new());
         let sandboxes = Self(Arc::new(Inner { table, sources, background }));
         let sources = &sandboxes.0.sources;
         let (table, expiring) = (Arc::clone(&sandboxes.0.table), Arc::clone(sources));
@@ -171,6 +171,11 @@ impl Sandboxes {
     /// Returns the number of sandboxes.
     pub fn count(&self) -> usize {
         self.0.table.count()
+    }
+
+    /// Returns the memory of all sandboxes, in MiB, each counted with all it may use.
+    pub fn memory_mib(&self) -> u64 {
+        self.0.table.memory_mib()
     }
 
     /// Returns the number of deleted sandboxes whose removal is under way.

@@ -32,6 +32,7 @@ pub fn sandboxes(config: &Config, vmm: &VmmDescription) -> SandboxesConfig {
         run_dir: config.run_dir.clone(),
         node_key: config.node_key.parse().expect("the configuration checks the node key"),
         sandboxes_max: config.max_sandboxes,
+        memory_mib_total: config.memory_mib,
         boot_timeout: config.boot_timeout,
         exec_grace: EXEC_GRACE_DEFAULT,
         size: Size { vcpus: config.guest_vcpus, memory_mib: config.guest_ram_mib },

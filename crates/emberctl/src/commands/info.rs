@@ -40,6 +40,10 @@ fn text(info: &Info, endpoint: &str) -> String {
         ("guest", format!("{} MiB, {} vCPU", info.guest_ram_mib, info.guest_vcpus)),
         ("boot path", info.boot_path.clone()),
         ("sandboxes", format!("{} of {}", info.sandboxes, info.sandboxes_max)),
+        (
+            "memory",
+            format!("{} of {} MiB", info.sandboxes_memory_mib, info.sandboxes_memory_mib_max),
+        ),
         ("directory", info.work_dir.clone()),
     ];
     if let Some(egress) = &info.egress {

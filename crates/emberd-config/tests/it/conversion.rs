@@ -175,6 +175,16 @@ fn a_pool_needs_templates_and_memory() {
 }
 
 #[test]
+fn all_sandboxes_have_memory_for_one_guest_at_least() {
+    let memory = |options: &[(Key, &str)]| config(options).map(|config| config.memory_mib);
+    assert_eq!(memory(&[]).unwrap(), 12288, "one and a half times this host's");
+    assert_eq!(memory(&[(Key::GuestRamMib, "16GiB")]).unwrap(), 16384);
+    assert_eq!(memory(&[(Key::MemoryMib, "1GiB")]).unwrap(), 1024);
+    let refused = memory(&[(Key::GuestRamMib, "512"), (Key::MemoryMib, "511")]).unwrap_err();
+    assert!(refused.to_string().contains("less than one guest of 512 MiB"), "{refused}");
+}
+
+#[test]
 fn only_qemu_emulates_in_software() {
     let vmm = |options: &[(Key, &str)]| config(options).map(|config| (config.vmm, config.accel));
     let chosen = vmm(&[(Key::Accel, "tcg")]).unwrap();

@@ -16,6 +16,8 @@ use crate::id::SandboxId;
 /// See the module.
 pub(crate) struct Table {
     sandboxes_max: usize,
+    /// Most memory of all sandboxes, in MiB.
+    memory_mib_max: u64,
     entries: Mutex<Entries>,
 }
 
@@ -31,18 +33,29 @@ struct Entry {
     /// Grows with every sandbox: the order of creation.
     serial: u64,
     created_at: SystemTime,
+    memory_mib: u64,
+}
+
+impl Entries {
+    /// Memory of the sandboxes that have a microVM or get one, in MiB.
+    fn memory_mib(&self) -> u64 {
+        let living = |entry: &&Entry| entry.sandbox.kind() != PhaseKind::Gone;
+        self.by_id.values().filter(living).map(|entry| entry.memory_mib).sum()
+    }
 }
 
 impl Table {
-    pub fn new(sandboxes_max: usize) -> Self {
+    pub fn new(sandboxes_max: usize, memory_mib_max: u64) -> Self {
         let entries =
             Entries { by_id: HashMap::new(), next_serial: 0, closed: false, draining: false };
-        Self { sandboxes_max, entries: Mutex::new(entries) }
+        Self { sandboxes_max, memory_mib_max, entries: Mutex::new(entries) }
     }
 
-    /// Enters the sandbox that `pick` returns. At the limit, `pick` is not called.
+    /// Enters the sandbox that `pick` returns, which has `memory_mib`. At a limit, `pick` is not
+    /// called.
     pub fn enter<T>(
         &self,
+        memory_mib: u64,
         pick: impl FnOnce() -> T,
         sandbox: impl FnOnce(&T) -> &Arc<Sandbox>,
     ) -> Result<T, CreateError> {
@@ -56,11 +69,20 @@ impl Table {
         if entries.by_id.len() >= self.sandboxes_max {
             return Err(CreateError::TooMany(entries.by_id.len()));
         }
+        // The sum over all entries asks none of them, and is enough far from the limit.
+        let reserved: u64 = entries.by_id.values().map(|entry| entry.memory_mib).sum();
+        if reserved + memory_mib > self.memory_mib_max {
+            let free_mib = self.memory_mib_max.saturating_sub(entries.memory_mib());
+            if memory_mib > free_mib {
+                let total_mib = self.memory_mib_max;
+                return Err(CreateError::NoMemory { asked_mib: memory_mib, free_mib, total_mib });
+            }
+        }
         let picked = pick();
         let sandbox = Arc::clone(sandbox(&picked));
         let (serial, created_at) = (entries.next_serial, SystemTime::now());
         entries.next_serial += 1;
-        entries.by_id.insert(sandbox.id, Entry { sandbox, serial, created_at });
+        entries.by_id.insert(sandbox.id, Entry { sandbox, serial, created_at, memory_mib });
         Ok(picked)
     }
 
@@ -119,6 +141,11 @@ impl Table {
 
     pub fn count(&self) -> usize {
         self.entries.lock().by_id.len()
+    }
+
+    /// Memory of the sandboxes, in MiB.
+    pub fn memory_mib(&self) -> u64 {
+        self.entries.lock().memory_mib()
     }
 
     pub fn is_closed(&self) -> bool {

@@ -42,7 +42,8 @@ pub(crate) async fn create(
         Taken::Nothing => (sources.base.sandbox(&shape), None),
     };
     // At the limit of sandboxes, nothing is taken from the pool.
-    let (sandbox, standby) = table.enter(claim, |(sandbox, _)| sandbox)?;
+    let (sandbox, standby) =
+        table.enter(shape.size.memory_mib.into(), claim, |(sandbox, _)| sandbox)?;
     if let (Some(session), Some(policy)) = (&sandbox.egress, policy) {
         session.egress.begin(policy);
     }

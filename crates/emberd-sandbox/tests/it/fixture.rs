@@ -105,6 +105,7 @@ impl Fixture {
             run_dir: run_dir.clone(),
             node_key: NodeKey::default(),
             sandboxes_max: 64,
+            memory_mib_total: 1 << 20,
             boot_timeout: WAIT_MAX,
             exec_grace: WAIT_MAX,
             size: Size { vcpus: 1, memory_mib: 64 },

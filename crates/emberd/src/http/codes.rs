@@ -144,6 +144,8 @@ failures! {
         Self::Resources(error) => (error: ResourceError),
         Self::TooMany(_) => TooManySandboxes
             "delete a sandbox, or start emberd with a larger --max-sandboxes",
+        Self::NoMemory { .. } => NoCapacity "delete a sandbox, ask for less `memory_mib`, or start \
+            emberd with a larger --memory-mib",
         Self::Draining => Draining "another daemon, or this one after its restart, creates sandboxes",
         Self::ShuttingDown => ShuttingDown,
         Self::Deleted(_) => SandboxGone,

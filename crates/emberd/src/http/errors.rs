@@ -109,6 +109,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         ErrorCode::TooManyBytes
         | ErrorCode::TooManySandboxes
+        | ErrorCode::NoCapacity
         | ErrorCode::TooManyConnections
         | ErrorCode::TooManyContexts
         | ErrorCode::ContextBusy

@@ -47,6 +47,8 @@ pub async fn info(
         },
         sandboxes: sandboxes.count(),
         sandboxes_max: config.sandboxes_max,
+        sandboxes_memory_mib: sandboxes.memory_mib(),
+        sandboxes_memory_mib_max: config.memory_mib_total,
         draining: sandboxes.is_draining(),
         egress: egress::info(&sandboxes, &file.operator()),
     })

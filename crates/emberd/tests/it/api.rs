@@ -98,6 +98,7 @@ impl Api {
             run_dir: run_dir.clone(),
             node_key: NodeKey::default(),
             sandboxes_max: 4,
+            memory_mib_total: 1024,
             boot_timeout: Duration::from_secs(60),
             exec_grace: Duration::from_secs(60),
             size: Size { vcpus: 1, memory_mib: 64 },

@@ -1,6 +1,7 @@
 //! Sizes of sandboxes over HTTP.
 
-use emberd_api::{BuildTemplate, ErrorCode, Resources, TemplateState};
+use emberd_api::{BuildTemplate, ErrorCode, Resources, SandboxState, TemplateState};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use super::{Api, refusal};
@@ -46,6 +47,32 @@ async fn sizes_out_of_bounds_are_refused_with_the_bounds() {
     let (_, body) = refusal(api.client.build_template_of("shell", &wanted).await);
     assert!(body.error.contains("pool_size: 257 is not from 0 to 256"), "{}", body.error);
     assert_eq!(api.sandboxes.count(), 0);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn all_sandboxes_together_have_a_limit_of_memory() {
+    let api = Api::with(|config| config.memory_mib_total = 256).await;
+    let of = |mib: u64| json!({"resources": {"memory_mib": mib}});
+    let small = api.create().await;
+    let (status, body) = refusal(api.create_as(of(194)).await);
+    assert_eq!((status, body.code), (429, ErrorCode::NoCapacity));
+    let expect = "194 MiB are asked for, and 192 of the 256 MiB of all sandboxes are free";
+    assert_eq!(body.error, expect);
+    assert!(body.hint.unwrap().contains("--memory-mib"));
+    let large = api.create_as(of(192)).await.unwrap();
+    let info = api.client.info().await.unwrap();
+    assert_eq!((info.sandboxes_memory_mib, info.sandboxes_memory_mib_max), (256, 256));
+    assert_eq!(refusal(api.client.create(None).await).1.code, ErrorCode::NoCapacity);
+
+    // A sandbox whose VMM has ended has given its memory back, though it is listed.
+    let pid = api.client.get(&large).await.unwrap().vmm_pid.unwrap();
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    wait::until(async || api.client.get(&large).await.unwrap().state == SandboxState::Gone).await;
+    assert_eq!(api.client.info().await.unwrap().sandboxes_memory_mib, 64);
+    api.create_as(of(192)).await.unwrap();
+    api.client.delete(&small).await.unwrap();
+    api.create().await;
     api.stop().await;
 }
 
