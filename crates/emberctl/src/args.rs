@@ -6,8 +6,9 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    attach, completions, context, cp, create, daemon, doctor, egress, exec, files, forward, image,
-    inspect, kill, logs, ls, metrics, ps, rm, run, setup, shell, template, test, timeout, vmconfig,
+    attach, completions, context, cp, create, daemon, doctor, egress, events, exec, files, forward,
+    image, inspect, kill, logs, ls, metrics, ps, rm, run, setup, shell, template, test, timeout,
+    vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -76,6 +77,8 @@ pub enum Command {
     Timeout(timeout::Args),
     /// Give a sandbox more time.
     Touch(timeout::TouchArgs),
+    /// Print what becomes of the sandboxes.
+    Events(events::Args),
     /// Show one sandbox.
     Inspect(inspect::Args),
     /// Forward a port of this host to a port inside a sandbox.

@@ -15,6 +15,7 @@ pub mod create;
 pub mod daemon;
 pub mod doctor;
 pub mod egress;
+pub mod events;
 pub mod exec;
 pub mod files;
 pub mod forward;
@@ -59,6 +60,7 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Ls(args) => ls::run(&client()?, args, output).await,
         Command::Timeout(args) => timeout::run(&client()?, args, output).await,
         Command::Touch(args) => timeout::touch(&client()?, args, output).await,
+        Command::Events(args) => events::run(&client()?, args, output).await,
         Command::Inspect(args) => inspect::run(&client()?, args, output).await,
         Command::Forward(args) => forward::run(&client()?, args, output).await,
         Command::Logs(args) => logs::run(&client()?, args, output).await,

@@ -101,6 +101,8 @@ error_codes! {
     RangeNotSatisfiable,
     /// The sandbox has no space left.
     NoSpace,
+    /// The `Idempotency-Key` was used for another request.
+    KeyReused,
     /// The program could not be started in the sandbox.
     NotStarted,
     /// The process, or its standard input, has ended.

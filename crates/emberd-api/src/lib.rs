@@ -13,6 +13,8 @@ mod address;
 mod contexts;
 mod egress;
 mod error;
+mod events;
+mod listing;
 pub mod paths;
 mod process;
 mod resources;
@@ -36,6 +38,8 @@ pub use emberd_proto::{
     ContextRun, ContextSpec, EgressDenials, EgressDenied, EgressReason, Forms, Metrics, chain,
 };
 pub use error::{ErrorBody, ErrorCode};
+pub use events::{DaemonEvent, SandboxEvent, SandboxEventGap, SandboxEventKind};
+pub use listing::{LIST_LIMIT_MAX, ListSandboxes, SandboxPhase};
 pub use process::{
     Process, ProcessEvent, ProcessEventKind, ProcessList, ProcessMessage, SignalProcess,
     StartProcess, Text, WEBSOCKET_MESSAGE_BYTES_MAX,
@@ -67,6 +71,16 @@ pub const FILE_BYTES_MAX: u64 = 16 << 30;
 
 /// Response header with the id of the request in the daemon's log.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// Request header with a key of a creation: repeated with the same key and body, it is answered as
+/// the first time, and creates nothing.
+pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
+
+/// Longest [`IDEMPOTENCY_KEY_HEADER`], in bytes. It has visible ASCII characters only.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+
+/// Response header, `true` where the sandbox was created by an earlier request with the same key.
+pub const REPLAYED_HEADER: &str = "idempotent-replayed";
 
 /// Response header that names the fields of the request's JSON body that the daemon does not know
 /// and has ignored: names of nested fields with dots, separated by commas. At most 16 names of 64
@@ -198,21 +212,6 @@ pub enum SandboxState {
     Gone,
 }
 
-/// Phase of a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum SandboxPhase {
-    /// The microVM is being started. The sandbox cannot be used yet.
-    Creating,
-    /// The guest runs.
-    Running,
-    /// The guest stands still until the sandbox is used.
-    Frozen,
-    /// The microVM ended by itself. The sandbox can only be deleted.
-    Gone,
-}
-
 /// One sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -296,12 +295,15 @@ pub struct BootTimes {
     pub init_us: Option<u64>,
 }
 
-/// All sandboxes.
+/// Sandboxes: all, or one page of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct SandboxList {
-    /// All sandboxes, oldest first.
+    /// The sandboxes, oldest first.
     pub sandboxes: Vec<Sandbox>,
+    /// Where the next page begins: its `after`. Absent where there are no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
 }
 
 /// The daemon: version, VMM, guests, language packs and how much is in use.

@@ -1,6 +1,6 @@
 //! The paths of the HTTP API, as routes and as links.
 
-use crate::Resources;
+use crate::{ListSandboxes, Resources};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_encode};
 
 /// ASCII characters that are encoded in a path.
@@ -68,6 +68,8 @@ pub const EGRESS_PROFILES: &str = "/egress/profiles";
 pub const TEMPLATES: &str = "/templates";
 /// `POST` builds the template of a language pack, `DELETE` removes it.
 pub const TEMPLATE: &str = "/templates/{pack}";
+/// `GET` follows what becomes of the sandboxes.
+pub const EVENTS: &str = "/events";
 /// `GET` shows version, VMM, limits and use of the daemon.
 pub const INFO: &str = "/info";
 /// `POST` has the daemon refuse to create sandboxes from then on.
@@ -82,18 +84,17 @@ pub fn sandbox(id: &str) -> String {
     SANDBOX.replace("{id}", &segment(id))
 }
 
-/// Path that lists the sandboxes with all of `metadata`, names and values.
-pub fn sandboxes_with(metadata: &[(String, String)]) -> String {
-    let pair = |(name, value): &(String, String)| {
+/// Path that lists the sandboxes that `list` asks for.
+pub fn sandboxes(list: &ListSandboxes) -> String {
+    let ListSandboxes { phases, metadata, limit, after } = list;
+    let phases = phases.iter().map(|phase| format!("phase={}", phase.name()));
+    let metadata = metadata.iter().map(|(name, value)| {
         format!("metadata={}%3D{}", encoded(name.as_bytes()), encoded(value.as_bytes()))
-    };
-    match metadata {
-        [] => SANDBOXES.to_owned(),
-        pairs => {
-            let query: Vec<_> = pairs.iter().map(pair).collect();
-            format!("{SANDBOXES}?{}", query.join("&"))
-        }
-    }
+    });
+    let (limit, after) =
+        (limit.map(|limit| format!("limit={limit}")), after.map(|after| format!("after={after}")));
+    let query: Vec<_> = phases.chain(metadata).chain(limit).chain(after).collect();
+    if query.is_empty() { SANDBOXES.to_owned() } else { format!("{SANDBOXES}?{}", query.join("&")) }
 }
 
 /// Path that extends the time that one sandbox may live.
@@ -167,6 +168,15 @@ pub fn egress_log(
     format!("{path}?after={after}{decision}{limit}&follow={follow}")
 }
 
+/// Path of the events of all sandboxes, or of these: those after number `after`, or all that are
+/// kept, and with `follow` those that come.
+pub fn events(sandboxes: &[String], after: Option<u64>, follow: bool) -> String {
+    let sandboxes = sandboxes.iter().map(|id| format!("&sandbox={}", segment(id)));
+    let after = after.map(|after| format!("&after={after}"));
+    let query: String = sandboxes.chain(after).collect();
+    format!("{EVENTS}?follow={follow}{query}")
+}
+
 /// Path of the template of one language pack.
 pub fn template(pack: &str) -> String {
     TEMPLATE.replace("{pack}", &segment(pack))
@@ -208,6 +218,7 @@ fn encoded(bytes: &[u8]) -> PercentEncode<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SandboxPhase;
 
     #[test]
     fn ids_stand_as_they_are_and_hostile_text_stays_one_segment() {
@@ -223,6 +234,19 @@ mod tests {
             egress_log("a", 7, Some("denied"), Some(9), true),
             "/sandboxes/a/egress/log?after=7&decision=denied&limit=9&follow=true"
         );
+        assert_eq!(sandboxes(&ListSandboxes::default()), "/sandboxes");
+        let list = ListSandboxes {
+            phases: vec![SandboxPhase::Running, SandboxPhase::Frozen],
+            metadata: vec![("a b".to_owned(), "1=2".to_owned())],
+            limit: Some(9),
+            after: Some(7),
+        };
+        let expect = "/sandboxes?phase=running&phase=frozen&metadata=a%20b%3D1%3D2&limit=9&after=7";
+        assert_eq!(sandboxes(&list), expect);
+        assert_eq!(events(&[], None, true), "/events?follow=true");
+        let two = ["sb_1".to_owned(), "a&b".to_owned()];
+        let expect = "/events?follow=false&sandbox=sb_1&sandbox=a%26b&after=7";
+        assert_eq!(events(&two, Some(7), false), expect);
         assert_eq!(
             files(FILES_STAT, "x", &[("path", b"a+b&\xff"), ("user", b"u")]),
             "/sandboxes/x/files/stat?path=a%2Bb%26%FF&user=u"

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use emberd_api::{
-    ADDR_DEFAULT, Address, AddressError, CreateSandbox, CreatedSandbox, ErrorBody, ExecBody,
-    ExecOutcome, Health, Info, Metrics, SERVER_TIMING_HEADER, Sandbox, SandboxList, ServerTiming,
-    TouchSandbox, UNKNOWN_FIELDS_HEADER, UpdateSandbox, paths, socket_path,
+    ADDR_DEFAULT, Address, AddressError, ErrorBody, ExecBody, ExecOutcome, Health, Info,
+    ListSandboxes, Metrics, SERVER_TIMING_HEADER, Sandbox, SandboxList, ServerTiming, TouchSandbox,
+    UNKNOWN_FIELDS_HEADER, UpdateSandbox, paths, socket_path,
 };
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
@@ -154,38 +154,6 @@ impl Client {
         Self { tell_unknown: Some(tell), ..self }
     }
 
-    /// Creates a sandbox of `language_pack`, or of the daemon's default, and waits until it is
-    /// ready.
-    ///
-    /// # Errors
-    /// [`ClientError`], as all calls.
-    pub async fn create(&self, language_pack: Option<&str>) -> Result<CreatedSandbox, ClientError> {
-        Ok(self.create_traced(language_pack).await?.answer)
-    }
-
-    /// As [`Self::create`], with the time that each stage took.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn create_traced(
-        &self,
-        language_pack: Option<&str>,
-    ) -> Result<Traced<CreatedSandbox>, ClientError> {
-        let language_pack = language_pack.map(str::to_owned);
-        self.create_with(&CreateSandbox { language_pack, ..CreateSandbox::default() }).await
-    }
-
-    /// Creates a sandbox as `wanted` says, and waits until it is ready.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn create_with(
-        &self,
-        wanted: &CreateSandbox,
-    ) -> Result<Traced<CreatedSandbox>, ClientError> {
-        self.call_traced(Method::POST, paths::SANDBOXES, json(wanted)).await
-    }
-
     /// Runs code in a sandbox and waits for its end.
     ///
     /// # Errors
@@ -239,19 +207,15 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn list(&self) -> Result<SandboxList, ClientError> {
-        self.list_with(&[]).await
+        self.list_with(&ListSandboxes::default()).await
     }
 
-    /// Lists the sandboxes with all of these metadata, names and values, oldest first.
+    /// Lists the sandboxes that `list` asks for, oldest first.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn list_with(
-        &self,
-        metadata: &[(String, String)],
-    ) -> Result<SandboxList, ClientError> {
-        let path = paths::sandboxes_with(metadata);
-        self.call(Method::GET, &path, Bytes::new()).await
+    pub async fn list_with(&self, list: &ListSandboxes) -> Result<SandboxList, ClientError> {
+        self.call(Method::GET, &paths::sandboxes(list), Bytes::new()).await
     }
 
     /// Changes how long a sandbox may live, and its metadata: everything, or nothing.
@@ -325,13 +289,21 @@ impl Client {
         Ok(self.call_traced(method, path, body).await?.answer)
     }
 
-    async fn call_traced<T: DeserializeOwned>(
+    pub(crate) async fn call_traced<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
     ) -> Result<Traced<T>, ClientError> {
-        let Answer { status, body, round_trip, timing } = self.send(method, path, body).await?;
+        let answer = self.send(method, path, body).await?;
+        self.traced(answer)
+    }
+
+    pub(crate) fn traced<T: DeserializeOwned>(
+        &self,
+        answer: Answer,
+    ) -> Result<Traced<T>, ClientError> {
+        let Answer { status, body, round_trip, timing } = answer;
         let answer = serde_json::from_slice(&body);
         let answer = answer.map_err(|source| self.protocol(status, source))?;
         Ok(Traced { answer, round_trip, timing })
@@ -344,7 +316,10 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Answer, ClientError> {
-        let request = self.json_request(method, path, body);
+        self.ask(self.json_request(method, path, body)).await
+    }
+
+    pub(crate) async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Answer, ClientError> {
         let sent = Instant::now();
         let asked = self.links.ask(&self.address, request).await;
         let (head, body) = asked.map_err(|error| self.unanswered(error))?;
@@ -387,7 +362,12 @@ impl Client {
         }
     }
 
-    fn json_request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
+    pub(crate) fn json_request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Request<Full<Bytes>> {
         let mut request = self.request(method, path, body);
         let json = HeaderValue::from_static("application/json");
         request.headers_mut().insert(CONTENT_TYPE, json);

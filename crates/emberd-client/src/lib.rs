@@ -7,7 +7,9 @@
 mod attachment;
 mod client;
 mod contexts;
+mod creation;
 mod egress;
+mod events;
 mod files;
 mod lines;
 mod link;
@@ -21,6 +23,7 @@ pub use attachment::Attachment;
 pub use client::{Client, ClientError, Traced};
 pub use contexts::RunEvents;
 pub use egress::EgressEvents;
+pub use events::DaemonEvents;
 pub use files::{FileOptions, FileSpan, Watch, WatchError};
 pub use lines::Lines;
 pub use sse::{ServerEvent, ServerEventError, ServerEvents};

@@ -35,11 +35,15 @@ pub use emberd_guest::{
 pub use error::{CreateError, OpenError, OperationError, RUN_DIR_BYTES_MAX, Unknown};
 pub use id::{NodeKey, NodeKeyError, SandboxId, SandboxIdError};
 pub use lifecycle::console::ConsoleLog;
+pub use lifecycle::events::{
+    SANDBOX_EVENTS_MAX, SandboxEvent, SandboxEventGap, SandboxEventKind, SandboxEventPage,
+};
 pub use lifecycle::freeze::InUse;
 pub use lifecycle::handle::{
     Contexts, FileContent, FileListing, FileWatch, Files, Handle, Ports, Processes, Upload,
 };
 pub use lifecycle::lease::{IdlePolicy, Terms, TermsChange};
+pub use lifecycle::phase::PhaseKind;
 pub use lifecycle::sandbox::{Created, SandboxState, SandboxView};
 pub use sandboxes::Sandboxes;
 pub use shape::{Shape, Size};

@@ -2,6 +2,7 @@
 
 pub(crate) mod activity;
 pub(crate) mod console;
+pub(crate) mod events;
 pub(crate) mod freeze;
 pub(crate) mod handle;
 pub(crate) mod host;

@@ -12,6 +12,7 @@ use crate::boot_path::BootPath;
 use crate::config::{Resources, SandboxSpec, SandboxesConfig, pool_target};
 use crate::error::{CreateError, OpenError, Unknown};
 use crate::id::SandboxId;
+use crate::lifecycle::events::{SandboxEvent, SandboxEventPage};
 use crate::lifecycle::handle::Handle;
 use crate::lifecycle::sandbox::{Created, SandboxView};
 use crate::lifecycle::table::Table;
@@ -165,7 +166,29 @@ impl Sandboxes {
 
     /// Returns the present state of all sandboxes, oldest first.
     pub fn list(&self) -> Vec<SandboxView> {
-        self.0.table.views()
+        self.list_after(None).into_iter().map(|(_, view)| view).collect()
+    }
+
+    /// As [`Self::list`], with the number of each, which grows; only of those with a number
+    /// greater than `after`. A number stays that of its sandbox.
+    pub fn list_after(&self, after: Option<u64>) -> Vec<(u64, SandboxView)> {
+        self.0.table.views(after)
+    }
+
+    /// Returns at most `limit` of the kept events of sandboxes after number `after`, or of all
+    /// that are kept, which `wanted` takes.
+    pub fn events(
+        &self,
+        after: Option<u64>,
+        limit: usize,
+        wanted: impl Fn(&SandboxEvent) -> bool,
+    ) -> SandboxEventPage {
+        self.0.sources.base.signals.events.page(after, limit, wanted)
+    }
+
+    /// Waits until there is an event of a sandbox after number `after`.
+    pub fn event_after(&self, after: u64) -> impl Future<Output = ()> + Send + use<> {
+        self.0.sources.base.signals.events.recorded(after)
     }
 
     /// Returns the number of sandboxes.

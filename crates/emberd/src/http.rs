@@ -16,13 +16,16 @@ mod contexts;
 mod egress;
 mod ending;
 mod errors;
+mod events;
 mod exec;
 mod failures;
 mod files;
 mod host;
 mod id;
+mod idempotency;
 mod info;
 mod json;
+mod keys;
 mod limits;
 mod logs;
 mod metrics;
@@ -78,6 +81,7 @@ use crate::server::observe::{self, OnPanic};
         emberd_api::ProcessMessage,
         emberd_api::RunEvent,
         emberd_api::EgressEvent,
+        emberd_api::DaemonEvent,
     ))
 )]
 struct Document;
@@ -127,6 +131,7 @@ fn operations() -> OpenApiRouter<Sandboxes> {
         .routes(routes!(egress::profiles))
         .routes(routes!(templates::list))
         .routes(routes!(templates::build, templates::delete))
+        .routes(routes!(events::events))
         .routes(routes!(info::info))
         .routes(routes!(info::drain))
         .routes(routes!(info::healthz))

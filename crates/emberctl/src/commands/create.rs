@@ -38,6 +38,10 @@ pub struct Args {
     /// more.
     #[arg(short, long, value_parser = variable, value_name = "NAME=VALUE")]
     env: Vec<(String, String)>,
+    /// Create the sandbox at most once: another command with the same key and options within 24
+    /// hours prints its id.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
@@ -65,7 +69,7 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
         resources: args.size.into(),
         env: args.env.into_iter().collect(),
     };
-    let created = client.create_with(&wanted).await?.answer;
+    let created = client.create_once(&wanted, args.idempotency_key.as_deref()).await?.answer;
     output.print(&created, || format!("{}\n", created.id))?;
     Ok(ExitCode::SUCCESS)
 }

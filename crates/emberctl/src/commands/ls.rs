@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use emberd_api::{BootTimes, Sandbox, SandboxPhase};
+use emberd_api::{BootTimes, ListSandboxes, Sandbox, SandboxPhase};
 use emberd_client::Client;
 
 use super::timeout::left;
@@ -16,6 +16,22 @@ pub struct Args {
     /// List only sandboxes with this name and value. Repeated, a sandbox has all of them.
     #[arg(long, value_parser = variable, value_name = "NAME=VALUE")]
     metadata: Vec<(String, String)>,
+    /// List only sandboxes in this phase: creating, running, frozen or gone. Repeated, in one of
+    /// them.
+    #[arg(long, value_parser = phase, value_name = "PHASE")]
+    phase: Vec<SandboxPhase>,
+    /// List the first so many only.
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<usize>,
+    /// List those after the page whose `next` this is: `--json` shows it.
+    #[arg(long, value_name = "NEXT")]
+    after: Option<u64>,
+}
+
+fn phase(text: &str) -> Result<SandboxPhase, String> {
+    let mut phases = SandboxPhase::ALL.into_iter();
+    let names = || SandboxPhase::ALL.map(SandboxPhase::name).join(", ");
+    phases.find(|phase| phase.name() == text).ok_or_else(|| format!("not one of {}", names()))
 }
 
 /// Prints the table.
@@ -23,7 +39,8 @@ pub struct Args {
 /// # Errors
 /// No daemon, or its refusal.
 pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<ExitCode> {
-    let list = client.list_with(&args.metadata).await?;
+    let Args { metadata, phase: phases, limit, after } = args;
+    let list = client.list_with(&ListSandboxes { phases, metadata, limit, after }).await?;
     output.print(&list, || {
         let clock = Clock::now();
         let rows: Vec<_> = list.sandboxes.iter().map(|sandbox| row(sandbox, clock)).collect();

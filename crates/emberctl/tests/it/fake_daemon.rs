@@ -33,6 +33,16 @@ pub const OPEN_PORT: u16 = 7;
 /// The log of all its sandboxes.
 pub const LOG: &str = "one\ntwo\n";
 
+/// Its events.
+const EVENTS: &str = r#"event: gap
+data: {"after":3,"before":5}
+
+id: 5
+event: created
+data: {"seq":5,"at_ms":1500,"event":"created","sandbox":"sb_1","phase":"creating"}
+
+"#;
+
 /// Bytes of a log whose only line has no end.
 pub const ENDLESS_LINE_BYTES: usize = 1 << 20;
 
@@ -173,7 +183,8 @@ impl State {
             ("GET", ["healthz"]) => (200, json!({"status": "ok"})),
             ("GET", ["info"]) => (200, self.info()),
             ("POST", ["sandboxes"]) => self.create(&serde_json::from_slice(body).unwrap()),
-            ("GET", ["sandboxes" | "sandboxes?metadata=run%3D1"]) => (200, self.list()),
+            ("GET", ["sandboxes"]) => (200, self.list()),
+            ("GET", [list]) if list.starts_with("sandboxes?") => (200, self.list()),
             ("GET", ["sandboxes", id]) => self.get(id),
             ("PATCH", ["sandboxes", id]) | ("POST", ["sandboxes", id, "touch"]) => {
                 if let Some(vm) = self.sandboxes.lock().unwrap().get_mut(*id) {
@@ -212,6 +223,9 @@ impl State {
                     return Some((status, answer.to_string()));
                 };
                 return Some((200, fake_egress::answer(method, rest, body, &mut vm.policy)));
+            }
+            ("GET", [query]) if query.starts_with("events?") => {
+                return Some((200, EVENTS.into()));
             }
             ("GET", ["templates"]) => (200, self.templates()),
             ("POST", ["templates", pack]) => self.build_template(pack),

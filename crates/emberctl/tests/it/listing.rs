@@ -149,3 +149,31 @@ fn ping_and_info_tell_what_the_daemon_is() {
     assert!(printed(&info).contains(pool), "{}", printed(&info));
     assert_eq!(json(&daemon.addr, &["info"])["guest_ram_mib"], 256);
 }
+
+#[test]
+fn events_are_printed_one_a_line() {
+    let daemon = FakeDaemon::start(Flaws::default());
+    let addr = daemon.addr.as_str();
+    let expect = "(events after 3 and before 5 are no longer kept)\n\
+        5  1970-01-01T00:00:01.500Z  sb_1  created\n";
+    assert_eq!(printed(&run(addr, &["events"])), expect);
+    assert_eq!(daemon.next_request(), "GET /events?follow=false");
+    let options = ["events", "-f", "--after", "7", "--sandbox", "sb_1", "--sandbox", "sb_2"];
+    let output = run(addr, &[&options[..], &["--json"]].concat());
+    let lines: Vec<_> = printed(&output).lines().collect();
+    assert_eq!((lines.len(), lines[0]), (2, r#"{"after":3,"before":5}"#));
+    let query = "follow=true&sandbox=sb_1&sandbox=sb_2&after=7";
+    assert_eq!(daemon.next_request(), format!("GET /events?{query}"));
+}
+
+#[test]
+fn lists_are_narrowed_down() {
+    let daemon = FakeDaemon::start(Flaws::default());
+    let addr = daemon.addr.as_str();
+    let options = ["ls", "--phase", "frozen", "--phase", "running", "--limit", "3", "--after", "9"];
+    printed(&run(addr, &options));
+    let query = "phase=frozen&phase=running&limit=3&after=9";
+    assert_eq!(daemon.next_request(), format!("GET /sandboxes?{query}"));
+    let wrong = run(addr, &["ls", "--phase", "ready"]);
+    assert!(complaint(&wrong).contains("not one of creating, running, frozen, gone"));
+}

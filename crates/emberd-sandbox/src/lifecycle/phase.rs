@@ -65,12 +65,16 @@ pub(crate) enum Was {
     Running(Running),
 }
 
-/// A phase without what it owns.
+/// Phase of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PhaseKind {
+pub enum PhaseKind {
+    /// The microVM is being made.
     Creating,
+    /// The guest runs.
     Running,
+    /// The guest stands still until the sandbox is used.
     Frozen,
+    /// The sandbox has ended, or is about to.
     Gone,
 }
 
@@ -107,7 +111,7 @@ pub(crate) enum Refused {
 
 impl PhaseKind {
     /// The phase after `request`.
-    pub fn after(self, request: Request) -> Result<Self, Refused> {
+    pub(crate) fn after(self, request: Request) -> Result<Self, Refused> {
         match (self, request) {
             (Self::Creating, Request::Answer)
             | (Self::Running, Request::Operate)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio_util::sync::CancellationToken;
 
+use super::events::{SandboxEvent, SandboxEventKind};
 use super::lease::{Lease, Terms};
 use super::machine::{Machine, Running};
 use super::phase::{Creating, Frozen, Gone, Phase, PhaseKind, Refused, Request, Was, Why};
@@ -67,6 +69,18 @@ pub enum SandboxState {
     Gone(ExitReason),
 }
 
+impl SandboxState {
+    /// Returns the phase of such a sandbox.
+    pub fn phase(self) -> PhaseKind {
+        match self {
+            Self::Creating => PhaseKind::Creating,
+            Self::Ready { .. } => PhaseKind::Running,
+            Self::Frozen { .. } => PhaseKind::Frozen,
+            Self::Gone(_) => PhaseKind::Gone,
+        }
+    }
+}
+
 /// A sandbox that was just created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Created {
@@ -92,6 +106,9 @@ pub(crate) struct Sandbox {
     pub signals: Arc<Signals>,
     /// Held while the sandbox is frozen or thawed.
     pub transition: tokio::sync::Mutex<()>,
+    /// Whether its events are recorded: from its entry in the table until its deletion. Changes
+    /// under the lock of the phase, as events are recorded: in their order.
+    is_told: AtomicBool,
     /// None only while a transition is under way, under the lock.
     phase: Mutex<Option<Phase>>,
 }
@@ -108,8 +125,8 @@ impl Sandbox {
         let egress = egress.map(|egress| Arc::new(Session::new(egress)));
         let (lease, phase) = (Mutex::default(), Mutex::new(Some(Phase::Creating(creating))));
         let (usage, transition) = (Usage::new(), tokio::sync::Mutex::default());
-        let env = Arc::default();
-        Self { id, shape, dir, egress, env, lease, usage, signals, transition, phase }
+        let (env, is_told) = (Arc::default(), AtomicBool::new(false));
+        Self { id, shape, dir, egress, env, lease, usage, signals, transition, is_told, phase }
     }
 
     /// Reads the phase. Detects here that the VMM has ended, without waiting for a notification.
@@ -121,6 +138,7 @@ impl Sandbox {
                 phase.running().and_then(|running| running.machine.exit().reason())
         {
             phase = phase.gone(Why::Exited(reason));
+            self.record(SandboxEventKind::Gone, &phase);
         }
         read(slot.insert(phase))
     }
@@ -136,8 +154,50 @@ impl Sandbox {
         let mut slot = self.phase.lock();
         let phase = slot.take().expect("put back below");
         let goes = phase.kind().after(request).is_ok() && when();
-        *slot = Some(if goes { change(phase) } else { phase });
+        let phase = slot.insert(if goes { change(phase) } else { phase });
+        let kind = match request {
+            Request::Freeze => Some(SandboxEventKind::Frozen),
+            Request::Thaw => Some(SandboxEventKind::Thawed),
+            _ => None,
+        };
+        if let Some(kind) = kind.filter(|_| goes) {
+            self.record(kind, phase);
+        }
         goes
+    }
+
+    /// Begins to record the events of the sandbox, which was just requested.
+    pub fn tell(&self) {
+        let slot = self.phase.lock();
+        let phase = slot.as_ref().expect("put back by those who take it");
+        self.is_told.store(true, Ordering::Relaxed);
+        self.record_as(SandboxEventKind::Created, PhaseKind::Creating, None);
+        if phase.kind() == PhaseKind::Running {
+            self.record(SandboxEventKind::Running, phase);
+        }
+    }
+
+    /// Records that the time of the sandbox is over.
+    pub fn tell_expired(&self) {
+        self.read(|phase| self.record(SandboxEventKind::Expired, phase));
+    }
+
+    fn record(&self, kind: SandboxEventKind, phase: &Phase) {
+        let reason = match phase {
+            Phase::Gone(Gone { why: Why::Exited(reason), .. }) => Some(*reason),
+            _ => None,
+        };
+        self.record_as(kind, phase.kind(), reason);
+    }
+
+    fn record_as(&self, kind: SandboxEventKind, phase: PhaseKind, reason: Option<ExitReason>) {
+        if !self.is_told.load(Ordering::Relaxed) {
+            return;
+        }
+        let (id, at) = (self.id, SystemTime::now());
+        let metadata = self.lease.lock().terms.metadata.clone();
+        let event = |seq| SandboxEvent { seq, at, id, kind, phase, reason, metadata };
+        self.signals.events.record(event);
     }
 
     pub fn kind(&self) -> PhaseKind {
@@ -169,7 +229,8 @@ impl Sandbox {
             return Err(running.machine);
         }
         let created = Created { id: self.id, boot_path: running.boot_path, boot: running.boot };
-        *slot = Some(Phase::Running(running));
+        let phase = slot.insert(Phase::Running(running));
+        self.record(SandboxEventKind::Running, phase);
         Ok(created)
     }
 
@@ -257,7 +318,9 @@ impl Sandbox {
         let Some(phase) = slot.take() else { return };
         phase.ending().cancel();
         let goes = phase.kind().after(Request::Delete).is_ok();
-        *slot = Some(if goes { phase.gone(Why::Deleted) } else { phase });
+        let phase = slot.insert(if goes { phase.gone(Why::Deleted) } else { phase });
+        self.record(SandboxEventKind::Deleted, phase);
+        self.is_told.store(false, Ordering::Relaxed);
     }
 
     /// Removes the microVM of a deleted sandbox, once its creation has stopped.

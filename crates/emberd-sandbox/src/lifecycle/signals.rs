@@ -1,12 +1,24 @@
-//! Notifications about sandboxes for the daemon's own tasks.
+//! News of sandboxes: notifications for the daemon's own tasks, and events for followers.
+
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use super::events::EventLog;
+
 /// See the module.
-#[derive(Default)]
 pub(crate) struct Signals {
     /// Notified when a deadline was set.
     pub deadlines: Notify,
     /// Notified when a sandbox may become due to be frozen at another time than before.
     pub idle: Notify,
+    /// Events of the sandboxes in the table.
+    pub events: EventLog,
+}
+
+impl Default for Signals {
+    fn default() -> Self {
+        let (deadlines, idle) = (Notify::new(), Notify::new());
+        Self { deadlines, idle, events: EventLog::new(SystemTime::now()) }
+    }
 }

@@ -82,6 +82,7 @@ impl Table {
         let sandbox = Arc::clone(sandbox(&picked));
         let (serial, created_at) = (entries.next_serial, SystemTime::now());
         entries.next_serial += 1;
+        sandbox.tell();
         entries.by_id.insert(sandbox.id, Entry { sandbox, serial, created_at, memory_mib });
         Ok(picked)
     }
@@ -96,17 +97,22 @@ impl Table {
         self.entries.lock().by_id.remove(&id).map(|entry| entry.sandbox)
     }
 
-    /// All sandboxes, oldest first.
-    pub fn views(&self) -> Vec<SandboxView> {
+    /// The sandboxes that were requested after number `after`, or all, oldest first; each with its
+    /// number.
+    pub fn views(&self, after: Option<u64>) -> Vec<(u64, SandboxView)> {
         let entries = self.entries.lock();
         let mut sandboxes: Vec<_> = entries
             .by_id
             .values()
+            .filter(|entry| after.is_none_or(|after| entry.serial > after))
             .map(|entry| (entry.serial, Arc::clone(&entry.sandbox), entry.created_at))
             .collect();
         drop(entries);
         sandboxes.sort_unstable_by_key(|(serial, ..)| *serial);
-        sandboxes.iter().map(|(_, sandbox, created_at)| sandbox.view(*created_at)).collect()
+        let view = |(serial, sandbox, created_at): (u64, Arc<Sandbox>, SystemTime)| {
+            (serial, sandbox.view(created_at))
+        };
+        sandboxes.into_iter().map(view).collect()
     }
 
     /// Removes and returns the sandboxes whose time is over. Each lease ends under its lock: either

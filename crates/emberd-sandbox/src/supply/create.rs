@@ -36,10 +36,16 @@ pub(crate) async fn create(
     let Wanted { shape, image, spec } = wanted;
     let SandboxSpec { terms, policy, env, resources: _ } = spec;
     let pool = sources.pools.get(&shape);
-    let claim = || match pool.as_ref().map_or(Taken::Nothing, |pool| pool.take(&sources.reaper)) {
-        Taken::Ready(sandbox) => (sandbox, None),
-        Taken::Standby(standby) => (Arc::clone(&standby.sandbox), Some(standby)),
-        Taken::Nothing => (sources.base.sandbox(&shape), None),
+    let claim = || {
+        let taken = pool.as_ref().map_or(Taken::Nothing, |pool| pool.take(&sources.reaper));
+        let (sandbox, standby) = match taken {
+            Taken::Ready(sandbox) => (sandbox, None),
+            Taken::Standby(standby) => (Arc::clone(&standby.sandbox), Some(standby)),
+            Taken::Nothing => (sources.base.sandbox(&shape), None),
+        };
+        // Its first event has the metadata.
+        sandbox.lease.lock().terms = terms;
+        (sandbox, standby)
     };
     // At the limit of sandboxes, nothing is taken from the pool.
     let (sandbox, standby) =
@@ -47,7 +53,6 @@ pub(crate) async fn create(
     if let (Some(session), Some(policy)) = (&sandbox.egress, policy) {
         session.egress.begin(policy);
     }
-    sandbox.lease.lock().terms = terms;
     if !env.is_empty() {
         sandbox.env.set(env).expect("a sandbox is created once");
     }
@@ -56,6 +61,7 @@ pub(crate) async fn create(
     sources.pools.wake.notify_one();
     let begin_lease = || sandbox.lease.lock().begin(Boottime::now());
     if let Some(created) = sandbox.created() {
+        tell_end(&sandbox);
         begin_lease();
         return Ok(created);
     }
@@ -70,6 +76,7 @@ pub(crate) async fn create(
     match fulfil(&sources.base, &sandbox, making).await {
         Some(Ok(created)) => {
             sources.watch(&sandbox);
+            tell_end(&sandbox);
             begin_lease();
             entry.keep();
             Ok(created)
@@ -79,6 +86,17 @@ pub(crate) async fn create(
         None if table.is_closed() => Err(CreateError::ShuttingDown),
         None => Err(CreateError::Deleted(sandbox.id)),
     }
+}
+
+/// Has the phase of `sandbox` change, and its event recorded, as soon as its VMM ends by itself.
+fn tell_end(sandbox: &Arc<Sandbox>) {
+    let (ended, sandbox) = (sandbox.ended(), Arc::downgrade(sandbox));
+    tokio::spawn(async move {
+        ended.await;
+        if let Some(sandbox) = sandbox.upgrade() {
+            sandbox.kind();
+        }
+    });
 }
 
 /// Runs `making`, which makes the microVM of `sandbox`; returns none if the sandbox ends first.

@@ -19,6 +19,7 @@ pub(crate) async fn expire(table: &Table, reaper: &Reaper, signals: &Signals) {
         let now = Boottime::now();
         for sandbox in table.take_expired(now) {
             tracing::info!(id = %sandbox.id, "sandbox deleted: its timeout has passed");
+            sandbox.tell_expired();
             reaper.reap_later(sandbox);
         }
         match table.next_deadline() {

@@ -20,6 +20,7 @@ use super::files::range::RangeError;
 use super::files::upload::UploadError;
 use super::host::HostError;
 use super::id::PathError;
+use super::keys::KeyError;
 use super::limits::TooManyWebSockets;
 use super::origin::PageError;
 use super::pack::PackError;
@@ -83,6 +84,12 @@ failures! {
         Self::Sandbox(_) => UnknownSandbox,
         Self::Process => NotFound,
         Self::Context(_) => NotFound,
+    }
+
+    KeyError {
+        Self::Malformed => InvalidRequest,
+        Self::Reused => KeyReused "use a new key for another sandbox",
+        Self::TooMany => TooMany "wait until some of them have ended",
     }
 
     PackError {

@@ -102,7 +102,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::AlreadyExists
         | ErrorCode::ProcessEnded
         | ErrorCode::ContextDead => StatusCode::CONFLICT,
-        ErrorCode::NotStarted => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorCode::KeyReused | ErrorCode::NotStarted => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         ErrorCode::SandboxGone => StatusCode::GONE,
         ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

@@ -1,4 +1,5 @@
-//! The limits on requests of one daemon, each counted by principal.
+//! What the requests of one daemon share: limits, each counted by principal, and the keys of
+//! creations.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -8,15 +9,17 @@ use axum::http::request::Parts;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::budget::Budget;
+use super::keys::Keys;
 use crate::server::limits::PerPrincipal;
 use crate::server::principal::Principal;
 
 /// Most WebSockets of one principal at once. They outlive the requests they began as.
 const WEBSOCKETS_MAX: usize = 1024;
 
-/// The limits on requests of one daemon. Clones share them.
+/// Limits and keys that the requests of one daemon share, and clones too.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    keys: Keys,
     bodies: Budget,
     outputs: Budget,
     websockets: Arc<PerPrincipal>,
@@ -25,11 +28,17 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let websockets = Arc::new(PerPrincipal::new(WEBSOCKETS_MAX));
-        Self { bodies: Budget::default(), outputs: Budget::default(), websockets }
+        let (bodies, outputs) = Default::default();
+        Self { keys: Keys::default(), bodies, outputs, websockets }
     }
 }
 
 impl Limits {
+    /// The keys of creations.
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// The budget of request bodies.
     pub(super) fn bodies(&self) -> &Budget {
         &self.bodies

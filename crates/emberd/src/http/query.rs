@@ -1,12 +1,15 @@
 //! The query of a request. Paths are bytes: percent-encoded text need not be UTF-8.
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStringExt as _;
 use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use emberd_api::GuestPath;
+use emberd_sandbox::SandboxId;
 
 use super::errors::ApiError;
 
@@ -59,28 +62,56 @@ impl Query {
         mode.ok_or_else(wrong).map(Some)
     }
 
+    /// The ids of sandboxes that are called `name`.
+    pub fn sandboxes(&self, name: &str) -> Result<Vec<SandboxId>, QueryError> {
+        let id = |text: &[u8]| std::str::from_utf8(text).ok()?.parse().ok();
+        let wrong = || invalid(format!("`{name}` in the query is not the id of a sandbox"));
+        self.values(name).map(|text| id(text).ok_or_else(wrong)).collect()
+    }
+
     /// The number `name`, if the query has it.
     pub fn number<N: FromStr>(&self, name: &str) -> Result<Option<N>, QueryError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         text.parse().map(Some).map_err(|_| invalid(format!("`{name}={text}` is not a number")))
     }
 
+    /// The number `name`, if the query has it and it is within `range`.
+    pub fn number_in<N: FromStr + PartialOrd + Display>(
+        &self,
+        name: &str,
+        range: RangeInclusive<N>,
+    ) -> Result<Option<N>, QueryError> {
+        let number = self.number(name)?;
+        let (least, most) = (range.start(), range.end());
+        match &number {
+            Some(wrong) if !range.contains(wrong) => {
+                Err(invalid(format!("`{name}={wrong}` is not from {least} to {most}")))
+            }
+            _ => Ok(number),
+        }
+    }
+
     /// Every `name=NAME=VALUE`, as names and values.
     pub fn pairs(&self, name: &str) -> Result<Vec<(String, String)>, QueryError> {
-        let values = self.0.iter().filter(|(known, _)| known == name.as_bytes());
         let pair = |value: &[u8]| {
             let (key, value) = std::str::from_utf8(value).ok()?.split_once('=')?;
             Some((key.to_owned(), value.to_owned()))
         };
         let wrong = || invalid(format!("`{name}` in the query is not NAME=VALUE"));
-        values.map(|(_, value)| pair(value).ok_or_else(wrong)).collect()
+        self.values(name).map(|value| pair(value).ok_or_else(wrong)).collect()
     }
 
-    /// The flag `name`: `name`, `name=true` or `name=false`.
+    /// The flag `name`: `name`, `name=true` or `name=false`; not set when absent.
     pub fn flag(&self, name: &str) -> Result<bool, QueryError> {
+        Ok(self.choice_of_flag(name)?.unwrap_or_default())
+    }
+
+    /// The flag `name`, if the query has it.
+    pub fn choice_of_flag(&self, name: &str) -> Result<Option<bool>, QueryError> {
         match self.text(name)?.as_deref() {
-            None | Some("false") => Ok(false),
-            Some("" | "true") => Ok(true),
+            None => Ok(None),
+            Some("false") => Ok(Some(false)),
+            Some("" | "true") => Ok(Some(true)),
             Some(other) => Err(invalid(format!("`{name}={other}` is not `true` or `false`"))),
         }
     }
@@ -91,12 +122,23 @@ impl Query {
         name: &str,
         choices: &[(&str, T)],
     ) -> Result<Option<T>, QueryError> {
-        let Some(text) = self.text(name)? else { return Ok(None) };
-        let chosen = choices.iter().find(|(choice, _)| *choice == text).map(|(_, value)| *value);
+        Ok(self.choices(name, choices)?.first().copied())
+    }
+
+    /// The `choices` that the query has under `name`, in its order.
+    pub fn choices<T: Copy>(
+        &self,
+        name: &str,
+        choices: &[(&str, T)],
+    ) -> Result<Vec<T>, QueryError> {
         let names = || choices.iter().map(|(choice, _)| *choice).collect::<Vec<_>>().join(", ");
-        chosen
-            .map(Some)
-            .ok_or_else(|| invalid(format!("`{name}={text}` is not one of {}", names())))
+        let chosen = |text: &[u8]| {
+            let chosen = choices.iter().find(|(choice, _)| choice.as_bytes() == text);
+            let text = String::from_utf8_lossy(text);
+            let wrong = || invalid(format!("`{name}={text}` is not one of {}", names()));
+            chosen.map(|(_, value)| *value).ok_or_else(wrong)
+        };
+        self.values(name).map(chosen).collect()
     }
 
     fn text(&self, name: &str) -> Result<Option<String>, QueryError> {
@@ -106,7 +148,11 @@ impl Query {
     }
 
     fn value(&self, name: &str) -> Option<&[u8]> {
-        let found = self.0.iter().find(|(known, _)| known == name.as_bytes());
+        self.values(name).next()
+    }
+
+    fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        let found = self.0.iter().filter(move |(known, _)| known == name.as_bytes());
         found.map(|(_, value)| value.as_slice())
     }
 }

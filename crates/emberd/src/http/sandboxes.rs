@@ -2,9 +2,11 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use emberd_api::{
-    CreateSandbox, CreatedSandbox, LANGUAGE_PACK_DEFAULT, Sandbox, SandboxList, ServerTiming, paths,
+    CreateSandbox, CreatedSandbox, LANGUAGE_PACK_DEFAULT, LIST_LIMIT_MAX, REPLAYED_HEADER, Sandbox,
+    SandboxList, SandboxPhase, ServerTiming, paths,
 };
 use emberd_sandbox::{BootPath, CreateError, Created, Resources, SandboxSpec, Sandboxes, Unknown};
 
@@ -13,6 +15,8 @@ use super::egress::{self, EgressError};
 use super::errors::ApiError;
 use super::failures::Failures;
 use super::id::Id;
+use super::idempotency::WithKey;
+use super::keys::KeyError;
 use super::observe::Timed;
 use super::pack;
 use super::query::{Query, QueryError};
@@ -26,34 +30,67 @@ use crate::egress_file::EgressFile;
     path = paths::SANDBOXES,
     operation_id = "create_sandbox",
     tag = "sandboxes",
+    params(
+        ("idempotency-key" = Option<String>, Header,
+         description = "Key of the creation, of 1 to 128 visible ASCII characters. Repeated with \
+            the same key and body within 24 hours, the request creates nothing and has the same \
+            answer, also once that sandbox is deleted. One that comes while the first is under \
+            way waits for it. A creation that failed is not remembered."),
+    ),
     request_body(content = Option<CreateSandbox>, description = "An empty body means `{}`."),
     responses(
         (status = 201, description = "The sandbox is ready.", body = CreatedSandbox,
-         headers(("server-timing" = String, description = "Time that each stage took."))),
-        Failures<(BodyError, CreateError, EgressError, TermsError)>,
+         headers(
+            ("server-timing" = String, description = "Time that each stage took."),
+            ("idempotent-replayed" = Option<String>,
+             description = "`true` where an earlier request with the key created the sandbox."),
+         )),
+        Failures<(BodyError, CreateError, EgressError, TermsError, KeyError)>,
     )
 )]
 pub async fn create(
     State(sandboxes): State<Sandboxes>,
     Extension(file): Extension<EgressFile>,
+    key: WithKey,
     body: Body,
-) -> Result<(StatusCode, Extension<Timed>, Json<CreatedSandbox>), ApiError> {
-    let mut wanted: CreateSandbox = body.json_or_default()?;
+) -> Result<Response, ApiError> {
+    let wanted: CreateSandbox = body.json_or_default()?;
+    let Some(turn) = key.turn(&wanted).await? else {
+        return Ok(answer(&make(&sandboxes, &file, wanted).await?));
+    };
+    if let Some(id) = turn.created() {
+        let body = Json(CreatedSandbox { id: id.to_string() });
+        return Ok((StatusCode::CREATED, [(REPLAYED_HEADER, "true")], body).into_response());
+    }
+    let created = make(&sandboxes, &file, wanted).await?;
+    turn.remember(created.id);
+    Ok(answer(&created))
+}
+
+async fn make(
+    sandboxes: &Sandboxes,
+    file: &EgressFile,
+    mut wanted: CreateSandbox,
+) -> Result<Created, ApiError> {
     let terms = first_terms(&mut wanted, sandboxes.config())?;
     let named = wanted.language_pack.as_deref().filter(|name| !name.is_empty());
     let name = named.unwrap_or(LANGUAGE_PACK_DEFAULT);
-    let pack = pack::installed(&sandboxes, name)?;
+    let pack = pack::installed(sandboxes, name)?;
     let operator = file.operator();
-    let policy = egress::first_policy(&sandboxes, &operator, &pack, wanted.egress.as_ref())?;
+    let policy = egress::first_policy(sandboxes, &operator, &pack, wanted.egress.as_ref())?;
     let emberd_api::Resources { vcpus, memory_mib } = wanted.resources;
     let resources = Resources { vcpus, memory_mib };
     let spec = SandboxSpec { terms, policy, env: wanted.env, resources };
     let created = sandboxes.create_with(&pack, spec).await?;
     if let Ok(handle) = sandboxes.get(created.id) {
-        file.admit(&operator, &sandboxes, &handle);
+        file.admit(&operator, sandboxes, &handle);
     }
-    let body = CreatedSandbox { id: created.id.to_string() };
-    Ok((StatusCode::CREATED, Extension(timed(&created)), Json(body)))
+    Ok(created)
+}
+
+fn answer(created: &Created) -> Response {
+    let body = Json(CreatedSandbox { id: created.id.to_string() });
+    (StatusCode::CREATED, Extension(timed(created)), body).into_response()
 }
 
 /// A microVM of the warm pool was started before the request: its stages are not in the header.
@@ -74,7 +111,7 @@ fn timed(created: &Created) -> Timed {
     Timed(stages.fold(timing, |timing, (name, took)| timing.with(name, took)))
 }
 
-/// Lists the sandboxes, oldest first: all, or those with some metadata.
+/// Lists sandboxes, oldest first: all, or those in some phases or with some metadata.
 #[utoipa::path(
     get,
     path = paths::SANDBOXES,
@@ -83,9 +120,16 @@ fn timed(created: &Created) -> Timed {
     params(
         ("metadata" = Option<Vec<String>>, Query,
          description = "`NAME=VALUE` that a sandbox has. Repeated, it has all of them."),
+        ("phase" = Option<Vec<SandboxPhase>>, Query,
+         description = "Phase that a sandbox is in. Repeated, it is in one of them."),
+        ("limit" = Option<usize>, Query,
+         description = "Largest number of sandboxes, 1 to 1,000. All when absent."),
+        ("after" = Option<u64>, Query,
+         description = "The `next` of the page before. From the oldest on when absent."),
     ),
     responses(
-        (status = 200, description = "The sandboxes.", body = SandboxList),
+        (status = 200, description = "The sandboxes, and where more begin, if there are more.",
+         body = SandboxList),
         Failures<(QueryError,)>,
     )
 )]
@@ -94,11 +138,19 @@ pub async fn list(
     query: Query,
 ) -> Result<Json<SandboxList>, ApiError> {
     let pairs = query.pairs("metadata")?;
-    let mut views = sandboxes.list();
-    views.retain(|view| {
-        pairs.iter().all(|(name, value)| view.terms.metadata.get(name) == Some(value))
+    let phases = query.choices("phase", &SandboxPhase::ALL.map(|phase| (phase.name(), phase)))?;
+    let limit = query.number_in("limit", 1..=LIST_LIMIT_MAX)?;
+    let after: Option<u64> = query.number("after")?;
+    let mut views = sandboxes.list_after(after).into_iter().filter(|(_, view)| {
+        let has = |(name, value): &(String, String)| view.terms.metadata.get(name) == Some(value);
+        let phase = view.state.phase().into_body();
+        pairs.iter().all(has) && (phases.is_empty() || phases.contains(&phase))
     });
-    Ok(Json(SandboxList { sandboxes: views.into_iter().map(IntoBody::into_body).collect() }))
+    let limit = limit.unwrap_or(usize::MAX);
+    let page: Vec<_> = views.by_ref().take(limit).collect();
+    let next = views.next().and_then(|_| page.last().map(|(serial, _)| *serial));
+    let sandboxes = page.into_iter().map(|(_, view)| view.into_body()).collect();
+    Ok(Json(SandboxList { sandboxes, next }))
 }
 
 /// Shows one sandbox.

@@ -8,15 +8,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::body::Bytes;
 use emberd_api::{
     BootTimes, Context, ContextState, EgressTotals, OnTimeout, Pool, Process, ProcessEvent,
-    ProcessEventKind, Resources, RunEvent, Sandbox, SandboxIdle, SandboxPhase, SandboxState,
-    Template, TemplateState, Text,
+    ProcessEventKind, Resources, RunEvent, Sandbox, SandboxEvent, SandboxEventKind, SandboxIdle,
+    SandboxPhase, SandboxState, Template, TemplateState, Text,
 };
 use emberd_egress::Totals;
 use emberd_sandbox::{
-    ContextState as ContextStateView, ContextView, PoolView, ProcessEvent as ProcessEventView,
-    ProcessEventKind as ProcessEventKindView, ProcessView, RunEvent as RunEventView,
-    SandboxState as SandboxStateView, SandboxView, TemplateState as TemplateStateView,
-    TemplateView,
+    ContextState as ContextStateView, ContextView, PhaseKind, PoolView,
+    ProcessEvent as ProcessEventView, ProcessEventKind as ProcessEventKindView, ProcessView,
+    RunEvent as RunEventView, SandboxEvent as SandboxEventView,
+    SandboxEventKind as SandboxEventKindView, SandboxState as SandboxStateView, SandboxView,
+    TemplateState as TemplateStateView, TemplateView,
 };
 
 /// A view that a body of the API mirrors.
@@ -32,11 +33,11 @@ impl IntoBody for SandboxView {
     type Body = Sandbox;
 
     fn into_body(self) -> Sandbox {
-        let (state, phase) = match self.state {
-            SandboxStateView::Creating => (SandboxState::Creating, SandboxPhase::Creating),
-            SandboxStateView::Ready { .. } => (SandboxState::Ready, SandboxPhase::Running),
-            SandboxStateView::Frozen { .. } => (SandboxState::Ready, SandboxPhase::Frozen),
-            SandboxStateView::Gone(_) => (SandboxState::Gone, SandboxPhase::Gone),
+        let phase = self.state.phase().into_body();
+        let state = match phase {
+            SandboxPhase::Creating => SandboxState::Creating,
+            SandboxPhase::Running | SandboxPhase::Frozen => SandboxState::Ready,
+            SandboxPhase::Gone => SandboxState::Gone,
         };
         let (reason, vmm_pid) = match self.state {
             SandboxStateView::Creating => (None, None),
@@ -78,6 +79,43 @@ impl IntoBody for SandboxView {
                 memory_mib: Some(self.shape.size.memory_mib.into()),
             },
             env: self.env,
+        }
+    }
+}
+
+impl IntoBody for PhaseKind {
+    type Body = SandboxPhase;
+
+    fn into_body(self) -> SandboxPhase {
+        match self {
+            Self::Creating => SandboxPhase::Creating,
+            Self::Running => SandboxPhase::Running,
+            Self::Frozen => SandboxPhase::Frozen,
+            Self::Gone => SandboxPhase::Gone,
+        }
+    }
+}
+
+impl IntoBody for &SandboxEventView {
+    type Body = SandboxEvent;
+
+    fn into_body(self) -> SandboxEvent {
+        SandboxEvent {
+            seq: self.seq,
+            at_ms: epoch_ms(self.at),
+            event: match self.kind {
+                SandboxEventKindView::Created => SandboxEventKind::Created,
+                SandboxEventKindView::Running => SandboxEventKind::Running,
+                SandboxEventKindView::Frozen => SandboxEventKind::Frozen,
+                SandboxEventKindView::Thawed => SandboxEventKind::Thawed,
+                SandboxEventKindView::Expired => SandboxEventKind::Expired,
+                SandboxEventKindView::Gone => SandboxEventKind::Gone,
+                SandboxEventKindView::Deleted => SandboxEventKind::Deleted,
+            },
+            sandbox: self.id.to_string(),
+            phase: self.phase.into_body(),
+            reason: self.reason.map(|reason| format!("its VMM {reason}")),
+            metadata: self.metadata.clone(),
         }
     }
 }

@@ -23,9 +23,6 @@ use super::super::views::IntoBody as _;
 use super::websocket::{self, Attached};
 use crate::server::caller::Caller;
 
-/// Request header in which a client that was cut off names the last event it received.
-const LAST_EVENT_ID: &str = "last-event-id";
-
 /// Follows the events of a process, from any event on, until it has ended.
 ///
 /// A WebSocket on the same path also takes messages to the process: `ProcessMessage` as text,
@@ -59,7 +56,8 @@ pub async fn events(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let from = query.number("from")?.unwrap_or_default();
-    let from = after_last(&headers)?.unwrap_or(from);
+    let last = sse::last_event_id(&headers)?;
+    let from = last.map_or(from, |last| last.saturating_add(1));
     let sandbox = sandboxes.get(id)?;
     let process = sandbox.processes()?.get(pid)?;
     let (closing, deleted) = (sandboxes.closing(), process.deleted());
@@ -80,14 +78,6 @@ pub async fn events(
     };
     let caller = caller.as_ref().map(|Extension(caller)| caller);
     Ok(ending::until(deleted, caller, answer))
-}
-
-/// Number of the event after the last one that the client received.
-fn after_last(headers: &HeaderMap) -> Result<Option<u64>, QueryError> {
-    let Some(last) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
-    let number = last.to_str().ok().and_then(|text| text.parse::<u64>().ok());
-    let none = || QueryError::Invalid("`Last-Event-ID` is not a number".to_owned());
-    number.map(|last| Some(last.saturating_add(1))).ok_or_else(none)
 }
 
 fn following(process: &Process, from: u64) -> impl futures::Stream<Item = Event> + use<> {

@@ -280,6 +280,7 @@ fn calls(client: &Client) -> impl IntoIterator<Item = (&'static str, BoxFuture<'
         "list_templates" => client.templates(),
         "build_template" => client.build_template(pack),
         "delete_template" => client.delete_template(pack),
+        "follow_events" => client.events(&[], None, false),
         "get_info" => client.info(),
         "drain_daemon" => client.drain(),
         "check_health" => client.healthz(),

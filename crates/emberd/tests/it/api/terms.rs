@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use emberd_api::{
-    CreateSandbox, ErrorCode, METADATA_PAIRS_MAX, OnTimeout, Sandbox, TIMEOUT_MS_MIN, TouchSandbox,
-    UpdateSandbox,
+    CreateSandbox, ErrorCode, ListSandboxes, METADATA_PAIRS_MAX, OnTimeout, Sandbox,
+    TIMEOUT_MS_MIN, TouchSandbox, UpdateSandbox,
 };
 use emberd_client::ClientError;
 use serde_json::{Value, json};
@@ -112,7 +112,8 @@ async fn metadata_are_shown_changed_and_listed_by() {
     let two = api.create_as(json!({"metadata": {"user": "a b&c", "run": "2=3"}})).await.unwrap();
     api.create_as(json!({})).await.unwrap();
     let listed = async |wanted: &[(&str, &str)]| {
-        let wanted: Vec<_> = pairs(wanted).into_iter().collect();
+        let metadata = pairs(wanted).into_iter().collect();
+        let wanted = ListSandboxes { metadata, ..ListSandboxes::default() };
         let list = api.client.list_with(&wanted).await.unwrap().sandboxes;
         list.into_iter().map(|sandbox| sandbox.id).collect::<Vec<_>>()
     };

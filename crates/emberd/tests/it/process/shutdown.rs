@@ -128,7 +128,7 @@ async fn caller_that_hangs_up_ends_its_program() {
     room.close().await;
 }
 
-/// What has no end of its own: a log that is followed, a tunnel, a proxied answer.
+/// What has no end of its own: a log and events that are followed, a tunnel, a proxied answer.
 #[tokio::test]
 async fn endless_streams_do_not_hold_the_daemon() {
     let room = Room::new();
@@ -138,6 +138,7 @@ async fn endless_streams_do_not_hold_the_daemon() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut logs = daemon.client.logs(&id, None, true).await.unwrap();
+    let mut events = daemon.client.events(&[], None, true).await.unwrap();
     let mut tunnel = daemon.client.connect_port(&id, port).await.unwrap();
     let (_tunnelled, _) = listener.accept().await.unwrap();
     let authority = daemon.addr.strip_prefix("http://").unwrap();
@@ -156,6 +157,7 @@ async fn endless_streams_do_not_hold_the_daemon() {
     assert!(!log.contains("requests still run"), "{log}");
     // Each has come to an end, whichever.
     while matches!(logs.next().await, Ok(Some(_))) {}
+    while matches!(events.next().await, Ok(Some(_))) {}
     drop(tunnel.read_to_end(&mut Vec::new()).await);
     drop(caller.read_to_end(&mut Vec::new()).await);
     room.close().await;
