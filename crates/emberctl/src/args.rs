@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::commands::{
     attach, completions, context, cp, create, daemon, doctor, egress, events, exec, files, forward,
     image, inspect, kill, logs, ls, metrics, ps, rm, run, setup, shell, template, test, timeout,
-    vmconfig,
+    update, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -77,6 +77,8 @@ pub enum Command {
     Timeout(timeout::Args),
     /// Give a sandbox more time.
     Touch(timeout::TouchArgs),
+    /// Change what a sandbox may take of the host's processors.
+    Update(update::Args),
     /// Print what becomes of the sandboxes.
     Events(events::Args),
     /// Show one sandbox.

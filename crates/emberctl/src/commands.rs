@@ -35,6 +35,7 @@ pub mod shell;
 pub mod template;
 pub mod test;
 pub mod timeout;
+pub mod update;
 pub mod vmconfig;
 
 /// Carries out the command of `cli`.
@@ -59,6 +60,7 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Rm(args) => rm::run(&client()?, args, output).await,
         Command::Ls(args) => ls::run(&client()?, args, output).await,
         Command::Timeout(args) => timeout::run(&client()?, args, output).await,
+        Command::Update(args) => update::run(&client()?, args, output).await,
         Command::Touch(args) => timeout::touch(&client()?, args, output).await,
         Command::Events(args) => events::run(&client()?, args, output).await,
         Command::Inspect(args) => inspect::run(&client()?, args, output).await,

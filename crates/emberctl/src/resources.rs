@@ -13,10 +13,36 @@ pub struct SizeArgs {
     memory: Option<u64>,
 }
 
+/// Options that limit the processor time of a new sandbox.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct CpuArgs {
+    /// Most processor time in per cent of one processor, such as 50% [default: all of its virtual
+    /// processors].
+    #[arg(long, value_parser = percent, value_name = "PERCENT")]
+    cpu: Option<u64>,
+    /// Share of processor time beside other sandboxes, 1 to 10000 [default: 100].
+    #[arg(long, value_name = "NUMBER")]
+    cpu_weight: Option<u64>,
+}
+
+/// Resources of a new sandbox, from its options.
+pub fn of(size: SizeArgs, cpu: CpuArgs) -> Resources {
+    Resources { cpu_percent: cpu.cpu, cpu_weight: cpu.cpu_weight, ..size.into() }
+}
+
 impl From<SizeArgs> for Resources {
     fn from(args: SizeArgs) -> Self {
-        Self { vcpus: args.cpus, memory_mib: args.memory }
+        Self { vcpus: args.cpus, memory_mib: args.memory, ..Self::default() }
     }
+}
+
+/// Reads `50%` or `50`.
+///
+/// # Errors
+/// Says what a number of per cent looks like.
+pub fn percent(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse();
+    number.map_err(|_| "expected a number of per cent, such as 50%".to_owned())
 }
 
 /// A size for people.

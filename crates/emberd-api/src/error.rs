@@ -115,6 +115,8 @@ error_codes! {
     SandboxFrozen,
     /// The sandbox is frozen, and its VMM does not thaw it; `Retry-After` says when to try again.
     ResumeFailed,
+    /// The host does not hold the limit that was asked for.
+    LimitUnavailable,
     /// The daemon creates no sandboxes any more, by an operator's wish.
     Draining,
     /// The daemon keeps no templates.

@@ -50,7 +50,7 @@ pub use server_timing::{
 };
 pub use terms::{
     IDLE_FREEZE_MS, IdleOptions, METADATA_BYTES_MAX, METADATA_PAIRS_MAX, OnTimeout, SandboxIdle,
-    TIMEOUT_MS_MIN, TouchSandbox, UpdateSandbox,
+    TIMEOUT_MS_MIN, TouchSandbox, UpdateResources, UpdateSandbox,
 };
 
 /// Language pack of a sandbox whose creation names none.
@@ -344,6 +344,9 @@ pub struct Info {
     /// Most memory of all sandboxes, in MiB.
     #[serde(default)]
     pub sandboxes_memory_mib_max: u64,
+    /// Resources of each sandbox that the host limits: `memory`, `cpu` and `pids`.
+    #[serde(default)]
+    pub limits: Vec<String>,
     /// Whether the daemon refuses to create sandboxes (`POST /drain`).
     #[serde(default)]
     pub draining: bool,

@@ -13,6 +13,14 @@ pub struct Resources {
     /// Memory, in MiB: an even number from 64 to the limit of the daemon.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u64>,
+    /// Most processor time, in per cent of one processor: 1 to 100 for each virtual processor,
+    /// which is the default. It can be changed later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<u64>,
+    /// Share of processor time beside other sandboxes when processors are short: 1 to 10,000, by
+    /// default 100. It can be changed later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<u64>,
 }
 
 impl Resources {

@@ -86,9 +86,27 @@ pub struct UpdateSandbox {
     /// Whether a request thaws the sandbox.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_resume: Option<bool>,
+    /// Limits of the sandbox. Its size cannot be changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<UpdateResources>,
     /// Metadata to set. `null` removes a name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, Option<String>>,
+}
+
+/// A change of what a sandbox may take. What is absent stays as it is; `null` is the default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct UpdateResources {
+    /// Most processor time, in per cent of one processor: 1 to 100 for each virtual processor.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<u64>))]
+    pub cpu_percent: Option<Option<u64>>,
+    /// Share of processor time beside other sandboxes: 1 to 10,000.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<u64>))]
+    pub cpu_weight: Option<Option<u64>>,
 }
 
 /// More time for a sandbox.

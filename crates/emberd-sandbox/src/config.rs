@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use emberd_egress::{Egress, Policy};
 
+use crate::bounds::{ResourceError, bounded};
+use crate::cpu::Cpu;
 use crate::id::NodeKey;
 use crate::lifecycle::lease::Terms;
 use crate::shape::Size;
@@ -90,26 +92,8 @@ pub struct Resources {
     pub vcpus: Option<u64>,
     /// Memory, in MiB.
     pub memory_mib: Option<u64>,
-}
-
-/// A resource outside of its bounds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ResourceError {
-    /// Too few or too many.
-    #[error("{name}: {amount} is not from {least} to {most}")]
-    Bounds {
-        /// Field of the request.
-        name: &'static str,
-        /// The amount asked for.
-        amount: u64,
-        /// The least.
-        least: u64,
-        /// The most.
-        most: u64,
-    },
-    /// The VMMs take an even number only.
-    #[error("memory_mib: {0} is not a multiple of 2")]
-    Odd(u64),
+    /// Processor time.
+    pub cpu: Cpu,
 }
 
 /// Most virtual processors of one guest: the limit of Firecracker.
@@ -162,21 +146,6 @@ impl SandboxesConfig {
 pub(crate) fn pool_target(pool_size: u64) -> Result<usize, ResourceError> {
     let size = bounded("pool_size", Some(pool_size), 0, 0, POOL_SIZE_MAX)?;
     Ok(usize::try_from(size).unwrap_or_default())
-}
-
-fn bounded(
-    name: &'static str,
-    asked: Option<u64>,
-    default: u64,
-    least: u64,
-    most: u64,
-) -> Result<u64, ResourceError> {
-    match asked {
-        Some(amount) if !(least..=most).contains(&amount) => {
-            Err(ResourceError::Bounds { name, amount, least, most })
-        }
-        asked => Ok(asked.unwrap_or(default)),
-    }
 }
 
 /// Configuration of the warm pools.

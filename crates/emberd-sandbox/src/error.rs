@@ -9,7 +9,8 @@ use emberd_image::PackName;
 use emberd_proto::SpecError;
 use emberd_vmm::{BootError, ExitReason, OrphanError, PauseError};
 
-use crate::config::ResourceError;
+use crate::bounds::ResourceError;
+use crate::cpu::CpuError;
 use crate::id::SandboxId;
 use crate::supply::answer::{AnswerError, Console};
 
@@ -109,6 +110,9 @@ pub enum CreateError {
     /// A resource is outside of its bounds.
     #[error(transparent)]
     Resources(#[from] ResourceError),
+    /// Its processor time cannot be limited as asked for.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
     /// The limit of sandboxes is reached.
     #[error("the limit of {0} sandboxes is reached")]
     TooMany(usize),

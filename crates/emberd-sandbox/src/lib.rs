@@ -10,7 +10,9 @@
 //! This crate does not depend on HTTP or on one VMM; `emberd-guest` parses what guests send.
 
 mod boot_path;
+mod bounds;
 mod config;
+mod cpu;
 mod egress;
 mod error;
 mod id;
@@ -20,10 +22,11 @@ mod shape;
 mod supply;
 
 pub use boot_path::{BootPath, BootTimes};
+pub use bounds::ResourceError;
 pub use config::{
-    DiskConfig, EXEC_GRACE_DEFAULT, Pace, PoolConfig, ResourceError, Resources, SandboxSpec,
-    SandboxesConfig,
+    DiskConfig, EXEC_GRACE_DEFAULT, Pace, PoolConfig, Resources, SandboxSpec, SandboxesConfig,
 };
+pub use cpu::{Cpu, CpuChange, CpuError};
 pub use egress::EgressState;
 pub use emberd_guest::{
     Answer, CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ChannelError, ContextError, ContextId,

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::boot_path::BootPath;
 use crate::config::{Resources, SandboxSpec, SandboxesConfig, pool_target};
+use crate::cpu::{CpuChange, CpuError};
 use crate::error::{CreateError, OpenError, Unknown};
 use crate::id::SandboxId;
 use crate::lifecycle::events::{SandboxEvent, SandboxEventPage};
@@ -22,7 +23,7 @@ use crate::supply::pool::PoolView;
 use crate::supply::sources::Sources;
 use crate::supply::templates::builder;
 use crate::supply::templates::{BuildTemplateError, RemoveTemplateError, TemplateView};
-use crate::supply::{expiry, health, idle, keeper};
+use crate::supply::{expiry, health, idle, keeper, limit};
 
 /// All sandboxes of one daemon. Clones share them.
 #[derive(Clone)]
@@ -112,6 +113,7 @@ impl Sandboxes {
         let image = sources.base.images.packs.get(pack);
         let image = image.ok_or_else(|| CreateError::UnknownPack(pack.clone()))?;
         let size = sources.base.config.size_of(&spec.resources)?;
+        limit::check(&sources.base.vmm, spec.resources.cpu, size.vcpus)?;
         let shape = Shape { pack: pack.clone(), size };
         let wanted = Wanted { shape, image, spec };
         let created = create::create(sources, &self.0.table, wanted).await?;
@@ -134,6 +136,22 @@ impl Sandboxes {
             activity: Arc::clone(&base.activity),
             closing: base.closing.clone(),
         })
+    }
+
+    /// Changes the processor time of a sandbox: both parts or none.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    pub fn limit_cpu(&self, sandbox: &Handle, change: CpuChange) -> Result<(), CpuError> {
+        let sandbox = &sandbox.sandbox;
+        let (vmm, size) = (&self.0.sources.base.vmm, sandbox.shape.size);
+        let before = *sandbox.cpu.lock();
+        let cpu = before.after(change);
+        if cpu == before {
+            return Ok(());
+        }
+        limit::check(vmm, cpu, size.vcpus)?;
+        limit::apply(vmm, sandbox, cpu)
     }
 
     /// Returns a token that is cancelled when the daemon stops; followers end then.

@@ -15,6 +15,7 @@ pub(crate) mod expiry;
 pub(crate) mod health;
 pub(crate) mod idle;
 pub(crate) mod keeper;
+pub(crate) mod limit;
 pub(crate) mod pool;
 pub(crate) mod reaper;
 pub(crate) mod record;

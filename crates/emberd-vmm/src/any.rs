@@ -8,9 +8,9 @@ use tokio_util::either::Either;
 use crate::firecracker::{Firecracker, FirecrackerStandby, FirecrackerVm};
 use crate::qemu::{Qemu, QemuMicroVm, QemuStandby, QemuStream};
 use crate::{
-    BootError, BootSpec, ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, MicroVm,
-    PauseError, RestoreError, RestoreSpec, SnapshotError, Standby, Template, TemplateKey, Vmm,
-    VmmDescription,
+    BootError, BootSpec, ConnectError, CpuLimits, ExitWatch, ImageHashes, KillError, LimitError,
+    MachineShape, MicroVm, PauseError, RestoreError, RestoreSpec, SnapshotError, Standby, Template,
+    TemplateKey, Vmm, VmmDescription,
 };
 
 /// A byte stream to a guest port: Firecracker's vsock, or one stream of QEMU's mux.
@@ -70,6 +70,13 @@ impl Vmm for AnyVmm {
         match self {
             Self::Firecracker(driver) => driver.boot(spec).await.map(AnyMicroVm::Firecracker),
             Self::Qemu(driver) => driver.boot(spec).await.map(AnyMicroVm::Qemu),
+        }
+    }
+
+    fn limit_cpu(&self, id: &str, cpu: CpuLimits) -> Result<(), LimitError> {
+        match self {
+            Self::Firecracker(driver) => driver.limit_cpu(id, cpu),
+            Self::Qemu(driver) => driver.limit_cpu(id, cpu),
         }
     }
 

@@ -15,6 +15,8 @@ pub struct VmmDescription {
     pub version: String,
     /// `kvm` or `tcg` (software emulation).
     pub accelerator: &'static str,
+    /// Resources of each microVM that the host limits: `memory`, `cpu`, `pids`.
+    pub limits: Vec<&'static str>,
     /// Why this driver and accelerator were chosen, in one sentence.
     pub reason: String,
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 use crate::host::{CPUINFO, Identity};
 use crate::jail::JailConfig;
 use crate::{
-    BootError, BootSpec, DiskSpec, ExitWatch, ImageHashes, MachineShape, RestoreError, RestoreSpec,
-    Standby, Template, TemplateKey, Vmm, VmmDescription,
+    BootError, BootSpec, CpuLimits, DiskSpec, ExitWatch, ImageHashes, LimitError, MachineShape,
+    RestoreError, RestoreSpec, Standby, Template, TemplateKey, Vmm, VmmDescription,
 };
 
 mod api;
@@ -82,7 +82,8 @@ impl Default for FirecrackerConfig {
 #[derive(Debug)]
 pub struct Firecracker {
     description: VmmDescription,
-    jail: Option<Arc<Jail>>,
+    /// Or why microVMs are not jailed.
+    jail: Result<Arc<Jail>, String>,
     facts: Arc<Facts>,
 }
 
@@ -129,6 +130,7 @@ impl Firecracker {
             driver: "firecracker",
             version: version.to_string(),
             accelerator: "kvm",
+            limits: jail.as_ref().map_or_else(|_| Vec::new(), |jail| jail.cgroups.limited()),
             reason: format!("{}; {confinement}", config.reason),
         };
         let facts = Facts {
@@ -140,7 +142,7 @@ impl Firecracker {
             version,
             config,
         };
-        Ok(Self { description, jail: jail.ok().map(Arc::new), facts: Arc::new(facts) })
+        Ok(Self { description, jail: jail.map(Arc::new), facts: Arc::new(facts) })
     }
 
     /// Whether pausing, templates and restores work with this release.
@@ -181,6 +183,11 @@ impl Vmm for Firecracker {
 
     fn description(&self) -> &VmmDescription {
         &self.description
+    }
+
+    fn limit_cpu(&self, id: &str, cpu: CpuLimits) -> Result<(), LimitError> {
+        let jail = self.jail.as_ref().map_err(|reason| LimitError::Unavailable(reason.clone()))?;
+        jail.cgroups.limit_cpu(id, cpu)
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<FirecrackerVm, BootError> {

@@ -20,6 +20,7 @@ pub mod firecracker;
 mod holdings;
 mod host;
 mod jail;
+mod limits;
 mod log;
 mod orphans;
 mod process;
@@ -39,6 +40,7 @@ pub use disk::DiskSpec;
 pub use exit::{ExitReason, ExitWatch};
 pub use host::{KvmTrial, KvmVerdict};
 pub use jail::{IdRange, JailChoice, JailConfig};
+pub use limits::{CpuLimits, LimitError};
 pub use log::{ConsoleReader, LOG_BYTES_MAX, tail as console_tail};
 pub use orphans::{OrphanError, OrphanVmm, Removed, remove_orphans};
 pub use qemu::{

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use crate::disk::Disk;
 use crate::host::{self, Identity, KvmVerdict};
 use crate::{
-    BootError, BootSpec, ImageHashes, MachineShape, RestoreError, RestoreSpec, Template,
-    TemplateKey, Vmm, VmmDescription,
+    BootError, BootSpec, CpuLimits, ImageHashes, LimitError, MachineShape, RestoreError,
+    RestoreSpec, Template, TemplateKey, Vmm, VmmDescription,
 };
 
 mod arguments;
@@ -112,6 +112,7 @@ impl Qemu {
             driver: "qemu",
             version,
             accelerator: accelerator.name(),
+            limits: jail.as_ref().map_or_else(|_| Vec::new(), |jail| jail.cgroups.limited()),
             reason: reasons.join("; "),
         };
         Ok(Self { binary, hardware, jail, description, facts: Arc::new(facts) })
@@ -132,6 +133,11 @@ impl Vmm for Qemu {
 
     fn description(&self) -> &VmmDescription {
         &self.description
+    }
+
+    fn limit_cpu(&self, id: &str, cpu: CpuLimits) -> Result<(), LimitError> {
+        let jail = self.jail.as_ref().map_err(|reason| LimitError::Unavailable(reason.clone()))?;
+        jail.cgroups.limit_cpu(id, cpu)
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<QemuMicroVm, BootError> {

@@ -12,8 +12,9 @@ use std::path::Path;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    BootError, BootSpec, ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, PauseError,
-    RestoreError, RestoreSpec, SnapshotError, Template, TemplateKey, VmmDescription,
+    BootError, BootSpec, ConnectError, CpuLimits, ExitWatch, ImageHashes, KillError, LimitError,
+    MachineShape, PauseError, RestoreError, RestoreSpec, SnapshotError, Template, TemplateKey,
+    VmmDescription,
 };
 
 /// A driver, which makes [`MicroVm`]s: one value per driver, for the lifetime of the daemon.
@@ -35,6 +36,13 @@ pub trait Vmm: Send + Sync + 'static {
     /// [`BootError`]; nothing is left behind then, neither process nor directory.
     fn boot(&self, spec: BootSpec)
     -> impl Future<Output = Result<Self::MicroVm, BootError>> + Send;
+
+    /// Limits the processor time of the microVM `id`, which is the last component of its directory.
+    /// Blocks for some microseconds.
+    ///
+    /// # Errors
+    /// [`LimitError`].
+    fn limit_cpu(&self, id: &str, cpu: CpuLimits) -> Result<(), LimitError>;
 
     /// Returns the key of a template made here from `images` on `machine`.
     ///

@@ -9,7 +9,7 @@ use super::timeout::{self, Timeout};
 use crate::output::Output;
 use crate::policy::PolicyArgs;
 use crate::program::variable;
-use crate::resources::SizeArgs;
+use crate::resources::{self, CpuArgs, SizeArgs};
 
 /// Arguments of `create`.
 #[derive(Debug, clap::Args)]
@@ -45,6 +45,8 @@ pub struct Args {
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
+    cpu: CpuArgs,
+    #[command(flatten)]
     policy: PolicyArgs,
 }
 
@@ -66,7 +68,7 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
         .filter(|idle| *idle != IdleOptions::default()),
         auto_resume: args.no_auto_resume.then_some(false),
         metadata: args.metadata.into_iter().collect(),
-        resources: args.size.into(),
+        resources: resources::of(args.size, args.cpu),
         env: args.env.into_iter().collect(),
     };
     let created = client.create_once(&wanted, args.idempotency_key.as_deref()).await?.answer;

@@ -32,6 +32,10 @@ struct Document<'a> {
 
 fn text(info: &Info, endpoint: &str) -> String {
     let vmm = &info.vmm;
+    let or_nothing = |list: &[String]| match list {
+        [] => "nothing".to_owned(),
+        list => list.join(", "),
+    };
     let mut facts = vec![
         ("version", info.version.clone()),
         ("asked at", endpoint.to_owned()),
@@ -44,13 +48,10 @@ fn text(info: &Info, endpoint: &str) -> String {
             "memory",
             format!("{} of {} MiB", info.sandboxes_memory_mib, info.sandboxes_memory_mib_max),
         ),
+        ("limited by the host", or_nothing(&info.limits)),
         ("directory", info.work_dir.clone()),
     ];
     if let Some(egress) = &info.egress {
-        let or_nothing = |list: &[String]| match list {
-            [] => "nothing".to_owned(),
-            list => list.join(", "),
-        };
         facts.push(("egress default", or_nothing(&egress.default)));
         facts.push(("egress ceiling", or_nothing(&egress.ceiling)));
     }

@@ -11,7 +11,7 @@ use crate::interrupt::{Interrupt, Interrupted};
 use crate::output::Output;
 use crate::policy::PolicyArgs;
 use crate::program::{self, ProgramArgs};
-use crate::resources::SizeArgs;
+use crate::resources::{self, CpuArgs, SizeArgs};
 use crate::trace::Trace;
 
 /// Arguments of `run`.
@@ -22,6 +22,8 @@ pub struct Args {
     pack: String,
     #[command(flatten)]
     size: SizeArgs,
+    #[command(flatten)]
+    cpu: CpuArgs,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
@@ -38,7 +40,7 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
     let wanted = CreateSandbox {
         language_pack: Some(args.pack),
         egress: args.policy.into_spec(),
-        resources: args.size.into(),
+        resources: resources::of(args.size, args.cpu),
         ..CreateSandbox::default()
     };
     let body = args.program.into_body()?;

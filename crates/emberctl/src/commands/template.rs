@@ -76,7 +76,7 @@ pub async fn run(client: &Client, command: Command, output: Output) -> anyhow::R
 /// Builds one after the other, which is also what the daemon does. Interrupting this does not
 /// end the build.
 async fn build(client: &Client, args: BuildArgs, output: Output) -> anyhow::Result<Vec<Template>> {
-    let Resources { vcpus, memory_mib } = args.of.size.into();
+    let Resources { vcpus, memory_mib, .. } = args.of.size.into();
     let wanted = BuildTemplate { vcpus, memory_mib, pool_size: args.pool };
     let mut progress = progress::on_terminal(output);
     let mut built = Vec::new();

@@ -20,6 +20,7 @@ use super::phase::{Creating, Frozen, Gone, Phase, PhaseKind, Refused, Request, W
 use super::signals::Signals;
 use super::usage::Usage;
 use crate::boot_path::{BootPath, BootTimes};
+use crate::cpu::Cpu;
 use crate::egress::Session;
 use crate::id::SandboxId;
 use crate::shape::Shape;
@@ -43,6 +44,8 @@ pub struct SandboxView {
     pub dir: PathBuf,
     /// Decisions of its callers.
     pub terms: Terms,
+    /// Its processor time.
+    pub cpu: Cpu,
     /// Names of the environment variables of its programs.
     pub env: Vec<String>,
     /// When it will be deleted, by the host's clock as it is set now; none for never, and until
@@ -102,6 +105,7 @@ pub(crate) struct Sandbox {
     /// Environment variables of its programs, set when it is created.
     pub env: Arc<OnceLock<BTreeMap<String, String>>>,
     pub lease: Mutex<Lease>,
+    pub cpu: Mutex<Cpu>,
     pub usage: Usage,
     pub signals: Arc<Signals>,
     /// Held while the sandbox is frozen or thawed.
@@ -125,8 +129,8 @@ impl Sandbox {
         let egress = egress.map(|egress| Arc::new(Session::new(egress)));
         let (lease, phase) = (Mutex::default(), Mutex::new(Some(Phase::Creating(creating))));
         let (usage, transition) = (Usage::new(), tokio::sync::Mutex::default());
-        let (env, is_told) = (Arc::default(), AtomicBool::new(false));
-        Self { id, shape, dir, egress, env, lease, usage, signals, transition, is_told, phase }
+        let (env, cpu, is_told) = (Arc::default(), Mutex::default(), AtomicBool::new(false));
+        Self { id, shape, dir, egress, env, lease, cpu, usage, signals, transition, is_told, phase }
     }
 
     /// Reads the phase. Detects here that the VMM has ended, without waiting for a notification.
@@ -293,6 +297,7 @@ impl Sandbox {
             boot: boot.map(|(_, boot)| boot),
             dir: self.dir.clone(),
             terms: lease.terms.clone(),
+            cpu: *self.cpu.lock(),
             env: self.env.get().into_iter().flat_map(BTreeMap::keys).cloned().collect(),
             expires_at: lease.expires_at(),
         }

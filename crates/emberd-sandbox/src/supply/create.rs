@@ -6,6 +6,7 @@ use emberd_image::PackImage;
 
 use super::base::Base;
 use super::boot::{self, Answered};
+use super::limit;
 use super::pool::Taken;
 use super::sources::Sources;
 use crate::config::SandboxSpec;
@@ -34,7 +35,7 @@ pub(crate) async fn create(
     wanted: Wanted<'_>,
 ) -> Result<Created, CreateError> {
     let Wanted { shape, image, spec } = wanted;
-    let SandboxSpec { terms, policy, env, resources: _ } = spec;
+    let SandboxSpec { terms, policy, env, resources } = spec;
     let pool = sources.pools.get(&shape);
     let claim = || {
         let taken = pool.as_ref().map_or(Taken::Nothing, |pool| pool.take(&sources.reaper));
@@ -59,14 +60,20 @@ pub(crate) async fn create(
     sandbox.usage.stir();
     sources.base.activity.stir();
     sources.pools.wake.notify_one();
-    let begin_lease = || sandbox.lease.lock().begin(Boottime::now());
-    if let Some(created) = sandbox.created() {
+    let entry = Entry { table, sandbox: Arc::clone(&sandbox), kept: false };
+    let begin = |created| {
+        if resources.cpu.is_asked_for() {
+            limit::apply(&sources.base.vmm, &sandbox, resources.cpu)?;
+        }
         tell_end(&sandbox);
-        begin_lease();
-        return Ok(created);
+        sandbox.lease.lock().begin(Boottime::now());
+        entry.keep();
+        Ok(created)
+    };
+    if let Some(created) = sandbox.created() {
+        return begin(created);
     }
     let _creating = sources.base.activity.create();
-    let entry = Entry { table, sandbox: Arc::clone(&sandbox), kept: false };
     let making = async {
         match sources.restore(image, &sandbox, standby).await {
             Some(restored) => Ok(restored),
@@ -76,10 +83,7 @@ pub(crate) async fn create(
     match fulfil(&sources.base, &sandbox, making).await {
         Some(Ok(created)) => {
             sources.watch(&sandbox);
-            tell_end(&sandbox);
-            begin_lease();
-            entry.keep();
-            Ok(created)
+            begin(created)
         }
         Some(Err(error)) => Err(error),
         // A deletion by a shutdown is reported as the shutdown.

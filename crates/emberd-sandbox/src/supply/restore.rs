@@ -221,6 +221,7 @@ mod tests {
             driver: "qemu",
             version: String::new(),
             accelerator,
+            limits: Vec::new(),
             reason: String::new(),
         };
         assert_eq!(rehearsal(&image(Some("sort")), &vmm("tcg")), Some("sort"));

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::restore::Blame;
-use crate::config::ResourceError;
+use crate::bounds::ResourceError;
 use crate::shape::Shape;
 
 mod build;

@@ -12,7 +12,7 @@ use emberd_proto::frame::{encode, encode_message};
 use emberd_proto::message::{GENERATION, READY_PORT};
 use emberd_proto::{ExecOutcome, ExecSpec, GuestMessage, Kind, Welcome};
 use emberd_sandbox::{
-    BootPath, Contexts, Executed, Files, GuestError, Handle, NodeKey, OperationError, Pace,
+    BootPath, Contexts, Cpu, Executed, Files, GuestError, Handle, NodeKey, OperationError, Pace,
     PoolConfig, PoolView, Ports, Processes, Resources, SandboxId, SandboxState, Sandboxes,
     SandboxesConfig, Size, TemplateView,
 };
@@ -27,7 +27,8 @@ use tempfile::TempDir;
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The daemon's default size.
-pub const SAME: Resources = Resources { vcpus: None, memory_mib: None };
+pub const SAME: Resources =
+    Resources { vcpus: None, memory_mib: None, cpu: Cpu { percent: None, weight: None } };
 
 /// Pause between two looks at a condition that has no event.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);

@@ -31,7 +31,7 @@ pub(super) struct Jail {
     jailer: PathBuf,
     ids: Ids,
     netns: Option<PathBuf>,
-    cgroups: Cgroups,
+    pub(super) cgroups: Cgroups,
 }
 
 /// Where and as whom one VMM will run.

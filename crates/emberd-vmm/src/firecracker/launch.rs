@@ -68,8 +68,8 @@ impl Firecracker {
     ) -> Result<Launched, BootError> {
         let dir = VmDir::create(&dir)?;
         let plan = match &self.jail {
-            None => self.free(dir, files, disk).await?,
-            Some(jail) => self.jailed(jail, dir, files, disk, &shape).await?,
+            Err(_) => self.free(dir, files, disk).await?,
+            Ok(jail) => self.jailed(jail, dir, files, disk, &shape).await?,
         };
         let Plan { mut command, dir, root, uid, disk, confinement } = plan;
         self.add_args(&mut command);

@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::MachineShape;
 use crate::holdings::Holdings;
+use crate::{CpuLimits, LimitError, MachineShape};
 
 /// Resources that a VMM takes beyond its guest's memory and processors.
 #[derive(Debug, Clone, Copy)]
@@ -77,14 +77,38 @@ impl Cgroups {
         }
     }
 
+    /// Names of the resources that are limited.
+    pub(crate) fn limited(&self) -> Vec<&'static str> {
+        let Self::V2 { limits, .. } = self else { return Vec::new() };
+        let names = LIMITS.iter().filter(|(limit, _)| limits.contains(limit));
+        names.map(|(_, name)| *name).collect()
+    }
+
     /// Returns the cgroups that the jailer makes for the microVM `id`.
     pub(crate) fn holdings(&self, id: &str) -> Holdings {
+        Holdings { cgroups: self.dir(id).into_iter().collect() }
+    }
+
+    /// The cgroup of the microVM `id`; none where nothing is limited.
+    fn dir(&self, id: &str) -> Option<PathBuf> {
         match self {
             Self::V2 { root, parent, limits } if !limits.is_empty() => {
-                Holdings { cgroups: vec![root.join(parent).join(id)] }
+                Some(root.join(parent).join(id))
             }
-            _ => Holdings::default(),
+            _ => None,
         }
+    }
+
+    /// Limits the processor time of the microVM `id`, which runs.
+    pub(crate) fn limit_cpu(&self, id: &str, cpu: CpuLimits) -> Result<(), LimitError> {
+        let dir = self.dir(id).filter(|_| self.limited().contains(&"cpu"));
+        let dir = dir.ok_or_else(|| LimitError::Unavailable(self.describe()))?;
+        let quota = format!("{} {CPU_PERIOD_US}", cpu.percent * (CPU_PERIOD_US / 100));
+        for (file, value) in [("cpu.max", quota), ("cpu.weight", cpu.weight.to_string())] {
+            let path = dir.join(file);
+            fs::write(&path, value).map_err(|source| LimitError::Refused { path, source })?;
+        }
+        Ok(())
     }
 
     /// The jailer's flags for a guest on `machine`. Without a limit there are none: the
@@ -132,11 +156,7 @@ impl Cgroups {
         machine: &MachineShape,
         overhead: Overhead,
     ) -> io::Result<Option<OwnedFd>> {
-        let Self::V2 { root, parent, limits } = self else { return Ok(None) };
-        if limits.is_empty() {
-            return Ok(None);
-        }
-        let dir = root.join(parent).join(id);
+        let (Self::V2 { limits, .. }, Some(dir)) = (self, self.dir(id)) else { return Ok(None) };
         fs::create_dir(&dir)?;
         for limit in limits {
             fs::write(dir.join(limit.file()), limit.value(machine, overhead))?;
@@ -272,6 +292,9 @@ mod tests {
         let root = hierarchy("io\n");
         let cgroups = Cgroups::detect(root.path(), "emberd").delegated();
         assert!(cgroups.make("sb_1", &MACHINE, OVERHEAD).unwrap().is_none());
+        let refused = cgroups.limit_cpu("sb_1", CpuLimits { percent: 50, weight: 100 });
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("cpu, pids (its cgroup controller is missing)"), "{refused}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 
@@ -288,6 +311,12 @@ mod tests {
         {
             assert_eq!(fs::read_to_string(dir.join(file)).unwrap(), value, "{file}");
         }
+        cgroups.limit_cpu("sb_1", CpuLimits { percent: 150, weight: 20 }).unwrap();
+        for (file, value) in [("cpu.max", "150000 100000"), ("cpu.weight", "20")] {
+            assert_eq!(fs::read_to_string(dir.join(file)).unwrap(), value, "{file}");
+        }
+        let gone = cgroups.limit_cpu("sb_2", CpuLimits { percent: 1, weight: 1 }).unwrap_err();
+        assert!(matches!(gone, LimitError::Refused { .. }), "{gone}");
         let twice = cgroups.make("sb_1", &MACHINE, OVERHEAD).unwrap_err();
         assert_eq!(twice.kind(), io::ErrorKind::AlreadyExists, "one microVM each");
     }

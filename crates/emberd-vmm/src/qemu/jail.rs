@@ -57,7 +57,7 @@ const SYSTEM: [&str; 10] = [
 pub(super) struct Jail {
     ids: Ids,
     network: OwnedFd,
-    cgroups: Cgroups,
+    pub(super) cgroups: Cgroups,
     /// Directories of the host bound into the jails under the same names.
     bound: Vec<PathBuf>,
     /// The number of `/dev/kvm`, if guests run on it.

@@ -6,9 +6,10 @@ use emberd_api::ErrorCode;
 use emberd_egress::PolicyError;
 use emberd_proto::RefusalCode;
 use emberd_sandbox::{
-    BuildTemplateError, ContextError, CreateError, DialError, GuestError, OperationError,
+    BuildTemplateError, ContextError, CpuError, CreateError, DialError, GuestError, OperationError,
     ProcessError, RemoveTemplateError, ResourceError, Unknown,
 };
+use emberd_vmm::LimitError;
 
 use super::body::{BodyError, PiecesError};
 use super::budget::Exhausted;
@@ -26,7 +27,7 @@ use super::origin::PageError;
 use super::pack::PackError;
 use super::proxy::{ExchangeError, TargetError};
 use super::query::QueryError;
-use super::terms::TermsError;
+use super::terms::{ChangeError, TermsError};
 
 /// Writes [`Failure`] as a table: `variant => Code`, `variant => Code "hint"`, or
 /// `variant => (inner: Type)` for a variant that is judged as its inner error is.
@@ -151,6 +152,7 @@ failures! {
         Self::Resources(error) => (error: ResourceError),
         Self::TooMany(_) => TooManySandboxes
             "delete a sandbox, or start emberd with a larger --max-sandboxes",
+        Self::Cpu(error) => (error: CpuError),
         Self::NoMemory { .. } => NoCapacity "delete a sandbox, ask for less `memory_mib`, or start \
             emberd with a larger --memory-mib",
         Self::Draining => Draining "another daemon, or this one after its restart, creates sandboxes",
@@ -159,6 +161,17 @@ failures! {
         Self::Record { .. } => Internal,
         Self::Boot { .. } | Self::Died { .. } | Self::NotReady { .. } | Self::Guest { .. } =>
             BootFailed,
+    }
+
+    CpuError {
+        Self::Bounds(error) => (error: ResourceError),
+        Self::Host(error) => (error: LimitError),
+    }
+
+    LimitError {
+        Self::Unavailable(_) => LimitUnavailable
+            "leave out cpu_percent and cpu_weight, or see `emberctl info` for what is limited",
+        Self::Refused { .. } => Internal,
     }
 
     Unknown {
@@ -240,6 +253,11 @@ failures! {
             InvalidRequest,
         Self::OnTimeout => InvalidRequest "use `delete`",
         Self::Pause => InvalidRequest "use `idle.freeze_ms`",
+    }
+
+    ChangeError {
+        Self::Terms(error) => (error: TermsError),
+        Self::Cpu(error) => (error: CpuError),
     }
 
     PolicyError {

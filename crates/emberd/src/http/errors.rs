@@ -97,6 +97,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         ErrorCode::SandboxNotReady
         | ErrorCode::SandboxFrozen
+        | ErrorCode::LimitUnavailable
         | ErrorCode::NoTemplates
         | ErrorCode::EgressUnavailable
         | ErrorCode::AlreadyExists

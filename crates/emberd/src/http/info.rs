@@ -49,6 +49,7 @@ pub async fn info(
         sandboxes_max: config.sandboxes_max,
         sandboxes_memory_mib: sandboxes.memory_mib(),
         sandboxes_memory_mib_max: config.memory_mib_total,
+        limits: vmm.limits.iter().copied().map(str::to_owned).collect(),
         draining: sandboxes.is_draining(),
         egress: egress::info(&sandboxes, &file.operator()),
     })

@@ -8,7 +8,9 @@ use emberd_api::{
     CreateSandbox, CreatedSandbox, LANGUAGE_PACK_DEFAULT, LIST_LIMIT_MAX, REPLAYED_HEADER, Sandbox,
     SandboxList, SandboxPhase, ServerTiming, paths,
 };
-use emberd_sandbox::{BootPath, CreateError, Created, Resources, SandboxSpec, Sandboxes, Unknown};
+use emberd_sandbox::{
+    BootPath, Cpu, CreateError, Created, Resources, SandboxSpec, Sandboxes, Unknown,
+};
 
 use super::body::{Body, BodyError};
 use super::egress::{self, EgressError};
@@ -78,8 +80,9 @@ async fn make(
     let pack = pack::installed(sandboxes, name)?;
     let operator = file.operator();
     let policy = egress::first_policy(sandboxes, &operator, &pack, wanted.egress.as_ref())?;
-    let emberd_api::Resources { vcpus, memory_mib } = wanted.resources;
-    let resources = Resources { vcpus, memory_mib };
+    let emberd_api::Resources { vcpus, memory_mib, cpu_percent, cpu_weight } = wanted.resources;
+    let cpu = Cpu { percent: cpu_percent, weight: cpu_weight };
+    let resources = Resources { vcpus, memory_mib, cpu };
     let spec = SandboxSpec { terms, policy, env: wanted.env, resources };
     let created = sandboxes.create_with(&pack, spec).await?;
     if let Ok(handle) = sandboxes.get(created.id) {

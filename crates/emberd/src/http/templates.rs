@@ -49,7 +49,7 @@ pub async fn build(
     body: Body,
 ) -> Result<Json<Template>, ApiError> {
     let BuildTemplate { vcpus, memory_mib, pool_size } = body.json_or_default()?;
-    let size = Resources { vcpus, memory_mib };
+    let size = Resources { vcpus, memory_mib, ..Resources::default() };
     Ok(Json(sandboxes.build_template(&pack, &size, pool_size).await?.into_body()))
 }
 
@@ -80,6 +80,8 @@ pub async fn delete(
     query: Query,
 ) -> Result<StatusCode, ApiError> {
     let (vcpus, memory_mib) = (query.number("vcpus")?, query.number("memory_mib")?);
-    sandboxes.remove_template(&pack, &Resources { vcpus, memory_mib }).await?;
+    sandboxes
+        .remove_template(&pack, &Resources { vcpus, memory_mib, ..Resources::default() })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }

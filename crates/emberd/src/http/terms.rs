@@ -8,10 +8,11 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use emberd_api::{
     CreateSandbox, IDLE_FREEZE_MS, IdleOptions, METADATA_BYTES_MAX, METADATA_PAIRS_MAX, OnTimeout,
-    Sandbox, TIMEOUT_MS_MIN, TouchSandbox, UpdateSandbox, paths,
+    Sandbox, TIMEOUT_MS_MIN, TouchSandbox, UpdateResources, UpdateSandbox, paths,
 };
 use emberd_sandbox::{
-    IdlePolicy, OperationError, Sandboxes, SandboxesConfig, Terms, TermsChange, Unknown,
+    CpuChange, CpuError, IdlePolicy, OperationError, Sandboxes, SandboxesConfig, Terms,
+    TermsChange, Unknown,
 };
 
 use super::awake;
@@ -65,6 +66,17 @@ pub enum TermsError {
     NoName,
 }
 
+/// Why a sandbox is not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The sandbox cannot have such terms.
+    #[error(transparent)]
+    Terms(#[from] TermsError),
+    /// Its processor time is not limited.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+}
+
 /// The terms of a new sandbox of a daemon with `config`.
 pub fn first_terms(
     wanted: &mut CreateSandbox,
@@ -88,7 +100,7 @@ pub fn first_terms(
     })
 }
 
-/// Changes how long a sandbox may live, when it is frozen, and its metadata.
+/// Changes how long a sandbox may live, when it is frozen, its processor time and its metadata.
 ///
 /// The change is made as a whole or not at all. A new timeout begins now. A frozen sandbox stays
 /// frozen.
@@ -101,7 +113,7 @@ pub fn first_terms(
     request_body = UpdateSandbox,
     responses(
         (status = 200, description = "The sandbox after the change.", body = Sandbox),
-        Failures<(PathError, BodyError, Unknown, TermsError)>,
+        Failures<(PathError, BodyError, Unknown, ChangeError)>,
     )
 )]
 pub async fn update(
@@ -122,7 +134,13 @@ pub async fn update(
         auto_resume: wanted.auto_resume,
         metadata: wanted.metadata,
     };
-    handle.change(change, check_metadata)??;
+    let UpdateResources { cpu_percent, cpu_weight } = wanted.resources.unwrap_or_default();
+    let cpu = CpuChange { percent: cpu_percent, weight: cpu_weight };
+    let check = |metadata: &BTreeMap<_, _>| -> Result<(), ChangeError> {
+        check_metadata(metadata)?;
+        Ok(sandboxes.limit_cpu(&handle, cpu)?)
+    };
+    handle.change(change, check)??;
     Ok(Json(handle.view().into_body()))
 }
 

@@ -77,6 +77,8 @@ impl IntoBody for SandboxView {
             resources: Resources {
                 vcpus: Some(self.shape.size.vcpus.into()),
                 memory_mib: Some(self.shape.size.memory_mib.into()),
+                cpu_percent: self.cpu.percent,
+                cpu_weight: self.cpu.weight,
             },
             env: self.env,
         }

@@ -1,6 +1,9 @@
 //! Sizes of sandboxes over HTTP.
 
-use emberd_api::{BuildTemplate, ErrorCode, Resources, SandboxState, TemplateState};
+use emberd_api::{
+    BuildTemplate, ErrorCode, Resources, SandboxState, TemplateState, UpdateResources,
+    UpdateSandbox,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -16,10 +19,10 @@ async fn a_sandbox_has_the_size_asked_for() {
     let api = Api::start().await;
     let id = api.create_as(json!({"resources": {"memory_mib": 96}})).await.unwrap();
     let shown = api.client.get(&id).await.unwrap().resources;
-    assert_eq!(shown, Resources { vcpus: Some(1), memory_mib: Some(96) });
+    assert_eq!(shown, Resources { vcpus: Some(1), memory_mib: Some(96), ..Resources::default() });
     let id = api.create().await;
     let shown = api.client.get(&id).await.unwrap().resources;
-    assert_eq!(shown, Resources { vcpus: Some(1), memory_mib: Some(64) });
+    assert_eq!(shown, Resources { vcpus: Some(1), memory_mib: Some(64), ..Resources::default() });
     api.stop().await;
 }
 
@@ -39,7 +42,11 @@ async fn sizes_out_of_bounds_are_refused_with_the_bounds() {
         let wanted: BuildTemplate = serde_json::from_value(resources).unwrap();
         let (_, body) = refusal(api.client.build_template_of("shell", &wanted).await);
         assert_eq!(body.code, ErrorCode::InvalidRequest);
-        let size = Resources { vcpus: wanted.vcpus, memory_mib: wanted.memory_mib };
+        let size = Resources {
+            vcpus: wanted.vcpus,
+            memory_mib: wanted.memory_mib,
+            ..Resources::default()
+        };
         let (_, body) = refusal(api.client.delete_template_of("shell", &size).await);
         assert_eq!(body.code, ErrorCode::InvalidRequest);
     }
@@ -47,6 +54,41 @@ async fn sizes_out_of_bounds_are_refused_with_the_bounds() {
     let (_, body) = refusal(api.client.build_template_of("shell", &wanted).await);
     assert!(body.error.contains("pool_size: 257 is not from 0 to 256"), "{}", body.error);
     assert_eq!(api.sandboxes.count(), 0);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_limit_that_the_host_does_not_hold_is_refused() {
+    // VMMs of tests are not jailed, so they have no cgroups.
+    let api = Api::start().await;
+    assert!(api.client.info().await.unwrap().limits.is_empty());
+    let refused = refusal(api.create_as(json!({"resources": {"cpu_percent": 50}})).await);
+    assert_eq!((refused.0, refused.1.code), (409, ErrorCode::LimitUnavailable));
+    assert!(refused.1.error.contains("not jailed"), "{}", refused.1.error);
+    assert_eq!(api.sandboxes.count(), 0);
+    for (resources, expect) in [
+        (json!({"cpu_percent": 101}), "cpu_percent: 101 is not from 1 to 100"),
+        (json!({"cpu_weight": 0}), "cpu_weight: 0 is not from 1 to 10000"),
+    ] {
+        let (status, body) = refusal(api.create_as(json!({"resources": resources})).await);
+        assert_eq!((status, body.code), (400, ErrorCode::InvalidRequest));
+        assert!(body.error.contains(expect), "{}", body.error);
+    }
+
+    let id = api.create().await;
+    let change = |resources| UpdateSandbox {
+        resources: Some(resources),
+        metadata: [("a".to_owned(), Some("b".to_owned()))].into(),
+        ..UpdateSandbox::default()
+    };
+    let weight = |weight| UpdateResources { cpu_weight: Some(weight), ..Default::default() };
+    let refused = refusal(api.client.update(&id, &change(weight(Some(7)))).await);
+    assert_eq!((refused.0, refused.1.code), (409, ErrorCode::LimitUnavailable));
+    let sandbox = api.client.get(&id).await.unwrap();
+    assert!(sandbox.metadata.is_empty(), "all of a change is made, or nothing");
+    assert_eq!(sandbox.resources.cpu_weight, None);
+    let same = api.client.update(&id, &change(weight(None))).await.unwrap();
+    assert_eq!(same.metadata["a"], "b");
     api.stop().await;
 }
 
