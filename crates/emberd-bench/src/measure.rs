@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use emberd_api::Address;
@@ -14,6 +13,7 @@ mod calls;
 mod connection;
 mod daemon;
 mod double;
+mod error;
 mod events;
 mod flags;
 mod floors;
@@ -29,14 +29,13 @@ mod scenarios;
 use connection::Connection;
 use daemon::Daemon;
 use double::DoubleRoom;
+use error::MeasureError;
 use noise::Noise;
-use programs::ProgramError;
 use rig::{Home, Rig};
 
-pub use connection::CallError;
 pub use daemon::{StartError, beside};
 pub use host::Host;
-pub use interrupt::{Interrupt, Interrupted};
+pub use interrupt::Interrupt;
 pub use record::{Check, Record};
 pub use scenarios::{SCENARIOS, Scenario, Start};
 
@@ -86,45 +85,6 @@ pub struct Outcome {
     pub record: Record,
     /// The failure, if any.
     pub failure: Option<MeasureError>,
-}
-
-/// Why a scenario failed.
-#[derive(Debug, thiserror::Error)]
-pub enum MeasureError {
-    /// There is no daemon to measure.
-    #[error("no daemon to measure")]
-    Start(#[from] StartError),
-    /// A call failed.
-    #[error("a call failed")]
-    Call(#[from] CallError),
-    /// A program cannot be measured.
-    #[error(transparent)]
-    Program(#[from] ProgramError),
-    /// A step had an unexpected result.
-    #[error("{what}: expected {expected}, not {seen}")]
-    Unexpected {
-        /// The step.
-        what: String,
-        /// The expected result.
-        expected: String,
-        /// The actual result.
-        seen: String,
-    },
-    /// The daemon did not become idle between two iterations.
-    #[error("the daemon did not become idle: {seen}")]
-    Busy {
-        /// The daemon's activity.
-        seen: String,
-    },
-    /// The scenario cannot run here.
-    #[error("{0}")]
-    NotHere(&'static str),
-    /// The run was interrupted.
-    #[error(transparent)]
-    Interrupted(#[from] Interrupted),
-    /// The system refused an operation.
-    #[error("cannot inspect the host")]
-    Host(#[from] io::Error),
 }
 
 /// Runs `plan`. After an interrupt, the remaining scenarios are missing from the result.

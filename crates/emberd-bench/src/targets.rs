@@ -78,7 +78,7 @@ const UPLOAD: Bound = PercentAtLeast(90, "egress", "upload_tunnel_bytes_per_s");
 const STREAMS: Bound = PercentAtLeast(90, "egress", "download_streams_tunnel_bytes_per_s");
 
 /// All targets. Times are in microseconds.
-pub const TARGETS: [Target; 38] = [
+pub const TARGETS: [Target; 44] = [
     target("cold-boot", "create_python", AtMost(100_000), &[Kvm]),
     target("cold-boot", "create_shell", AtMost(100_000), &[Kvm]),
     target("restore", "first_answer_python", AtMost(10_000), &[Kvm]),
@@ -100,6 +100,12 @@ pub const TARGETS: [Target; 38] = [
     target("stream", "output_128m_shell_bytes_per_s", OUTPUT_SHELL, &[Emulated]),
     target("context", "run_python", AtMost(5000), &[Emulated]),
     target("context", "run_shell", AtMost(5000), &[Emulated]),
+    target("freeze", "thaw_python", AtMost(4000), &[Emulated]),
+    target("freeze", "thaw_shell", AtMost(4000), &[Emulated]),
+    target("freeze", "thaw_python", AtMost(2000), &[Kvm]),
+    target("freeze", "thaw_shell", AtMost(2000), &[Kvm]),
+    target("sizes", "create_512_mib_python", AtMost(400), &[Emulated]),
+    target("sizes", "create_512_mib_shell", AtMost(400), &[Emulated]),
     target("egress", "create_policy", Above(50, "egress", "create_plain"), &[Kvm, Emulated]),
     target("egress", "connect", Above(300, "egress", "connect_host_floor"), &[Kvm]),
     target("egress", "connect", Percent(130, "egress", "connect_tunnel"), &[Emulated]),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use emberd_api::{CreateSandbox, CreatedSandbox, ErrorCode, ExecBody, ExecOutcome};
+use emberd_api::{BuildTemplate, CreateSandbox, CreatedSandbox, ErrorCode, ExecBody, ExecOutcome};
 use emberd_api::{Info, STAGE_TOTAL, Sandbox, ServerTiming, Template, paths};
 use emberd_api::{PolicySpec, Process, ProcessList, ProcessSpec};
 use serde::Serialize;
@@ -56,12 +56,16 @@ impl Connection {
         pack: &str,
         egress: Option<PolicySpec>,
     ) -> Result<(String, Timing), CallError> {
-        let body = json(&CreateSandbox {
-            language_pack: Some(pack.to_owned()),
-            egress,
-            ..CreateSandbox::default()
-        });
-        let answer = self.call("POST", paths::SANDBOXES, &body)?;
+        let language_pack = Some(pack.to_owned());
+        self.create_as(&CreateSandbox { language_pack, egress, ..CreateSandbox::default() })
+    }
+
+    /// Creates a sandbox and returns its id.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn create_as(&mut self, wanted: &CreateSandbox) -> Result<(String, Timing), CallError> {
+        let answer = self.call("POST", paths::SANDBOXES, &json(wanted))?;
         let created: CreatedSandbox = parsed("POST", paths::SANDBOXES, &answer)?;
         Ok((created.id, Timing::of(&answer)))
     }
@@ -191,6 +195,16 @@ impl Connection {
             Err(CallError::Refused { body, .. }) if body.code == ErrorCode::NoTemplates => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Builds and keeps the template of `pack` with a size, and as many microVMs of it as `wanted`
+    /// names.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn template_of(&mut self, pack: &str, wanted: &BuildTemplate) -> Result<(), CallError> {
+        self.call("POST", &paths::template(pack), &json(wanted))?;
+        Ok(())
     }
 
     fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, CallError> {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// Returns the descendants of `root`, including zombies.
 pub fn descendants(root: u32) -> Vec<u32> {
@@ -32,6 +33,17 @@ fn parent_of(process: &Path) -> Option<u32> {
 pub fn is_running(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+}
+
+/// Returns the processor time that the threads of a process have taken so far.
+pub fn processor_time(pid: u32) -> Option<Duration> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    // A thread that ends meanwhile is left out.
+    let times = threads.flatten().filter_map(|thread| {
+        let schedstat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        schedstat.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Some(Duration::from_nanos(times.sum()))
 }
 
 /// Returns the number of open file descriptors of a process.
@@ -122,6 +134,8 @@ mod tests {
     fn this_process_is_seen() {
         let own = std::process::id();
         assert!(is_running(own) && descriptors(own) > 2);
+        assert!(processor_time(own).unwrap() > Duration::ZERO);
+        assert_eq!(processor_time(u32::MAX), None);
         assert!(Weight::of(own).unwrap().pss_bytes > 0);
         let mut child = std::process::Command::new("/bin/cat")
             .stdin(std::process::Stdio::piped())

@@ -9,11 +9,12 @@ use emberd_api::{Sandbox, StartedBy};
 
 use super::calls::Timing;
 use super::connection::Connection;
+use super::error::MeasureError;
 use super::events::Listener;
 use super::interrupt::Interrupt;
+use super::proc;
 use super::programs::Program;
 use super::record::Record;
-use super::{MeasureError, proc};
 
 /// Time limit for the daemon to become idle. Under emulation a pool of Python guests takes
 /// seconds, and on a busy host a minute.
@@ -36,6 +37,13 @@ pub const WARM_UPS: usize = 2;
 /// Time limit of every program that must not exceed it, in milliseconds: far above the time of a
 /// program when 64 emulated guests share two processors.
 const TIMEOUT_MS: u64 = 180_000;
+
+/// Boot path of a sandbox from a pool.
+pub const WARM_POOL: &str = "warm-pool";
+/// Boot path of a restored sandbox.
+pub const SNAPSHOT_RESTORE: &str = "snapshot-restore";
+/// Boot path of a booted sandbox.
+pub const COLD_BOOT: &str = "cold-boot";
 
 /// A daemon on this host that only the bench uses.
 #[derive(Debug)]

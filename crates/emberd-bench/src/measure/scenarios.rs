@@ -1,6 +1,6 @@
 //! The scenarios, in the order of `all`, and the daemons they need.
 
-use super::MeasureError;
+use super::error::MeasureError;
 use super::rig::Rig;
 
 mod bare_fork;
@@ -13,10 +13,12 @@ mod delete;
 mod egress;
 mod exec;
 mod files;
+mod freeze;
 mod held;
 mod memory;
 mod overhead;
 mod restore;
+mod sizes;
 mod stream;
 mod ttfr;
 mod warm_create;
@@ -68,7 +70,7 @@ impl Start {
 }
 
 /// All scenarios.
-pub const SCENARIOS: [Scenario; 18] = [
+pub const SCENARIOS: [Scenario; 20] = [
     Scenario {
         name: "overhead",
         about: "overhead of emberd per exec, with the test double",
@@ -175,6 +177,20 @@ pub const SCENARIOS: [Scenario; 18] = [
         run: delete::run,
     },
     Scenario {
+        name: "freeze",
+        about: "an exec that thaws its sandbox; processor time of a VMM, awake and frozen",
+        iterations: 10,
+        start: Start::Pooled,
+        run: freeze::run,
+    },
+    Scenario {
+        name: "sizes",
+        about: "create from the pool of another size",
+        iterations: 20,
+        start: Start::Pooled,
+        run: sizes::run,
+    },
+    Scenario {
         name: "memory",
         about: "memory of a sandbox, idle and after work",
         iterations: 8,
@@ -198,13 +214,6 @@ pub const SCENARIOS: [Scenario; 18] = [
 ];
 
 pub use egress::own_address;
-
-/// Boot path of a sandbox from a pool.
-const WARM_POOL: &str = "warm-pool";
-/// Boot path of a restored sandbox.
-const SNAPSHOT_RESTORE: &str = "snapshot-restore";
-/// Boot path of a booted sandbox.
-const COLD_BOOT: &str = "cold-boot";
 
 #[cfg(test)]
 mod tests {

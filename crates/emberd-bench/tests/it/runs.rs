@@ -66,8 +66,18 @@ fn creations_and_churn_leave_nothing_behind() {
 
 #[test]
 fn every_other_scenario_comes_to_its_end() {
-    let scenarios =
-        ["restore", "ttfr", "exec", "workloads", "context", "delete", "memory", "cold-boot"];
+    let scenarios = [
+        "restore",
+        "ttfr",
+        "exec",
+        "workloads",
+        "context",
+        "delete",
+        "freeze",
+        "sizes",
+        "memory",
+        "cold-boot",
+    ];
     let (document, _) = run(&scenarios, &["--iterations", "1"]);
     for (scenario, series) in [
         ("restore", "create_shell"),
@@ -80,6 +90,10 @@ fn every_other_scenario_comes_to_its_end() {
         ("context", "open_shell"),
         ("context", "run_shell"),
         ("delete", "gone_shell"),
+        ("freeze", "thaw_shell"),
+        ("freeze", "exec_frozen_shell"),
+        ("freeze", "busy_frozen_shell"),
+        ("sizes", "create_512_mib_shell"),
         ("memory", "idle_pss_shell_bytes"),
         ("cold-boot", "create_shell"),
     ] {

@@ -1,7 +1,7 @@
 //! `bare-fork`: the time for the guest's kernel to fork an interpreter, let it exit and wait for
 //! it, measured by a program in the guest. It alternates with execs by zygote in that guest.
 
-use crate::measure::MeasureError;
+use crate::measure::error::MeasureError;
 use crate::measure::programs::{Language, Program};
 use crate::measure::rig::{Rig, WARM_UPS, started_word};
 

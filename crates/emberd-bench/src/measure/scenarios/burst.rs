@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use emberd_api::Address;
 
-use crate::measure::MeasureError;
 use crate::measure::connection::Connection;
+use crate::measure::error::MeasureError;
 use crate::measure::rig::Rig;
 
 /// Number of concurrent creates: three times the default size of a pool.

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::measure::MeasureError;
+use crate::measure::error::MeasureError;
 use crate::measure::programs::{Language, Program};
 use crate::measure::rig::{Holdings, Rig};
 

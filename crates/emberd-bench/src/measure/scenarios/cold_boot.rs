@@ -2,9 +2,8 @@
 
 use emberd_api::BootTimes;
 
-use super::COLD_BOOT;
-use crate::measure::MeasureError;
-use crate::measure::rig::Rig;
+use crate::measure::error::MeasureError;
+use crate::measure::rig::{COLD_BOOT, Rig};
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let packs = rig.packs;

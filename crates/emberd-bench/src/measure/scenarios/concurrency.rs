@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use emberd_api::Address;
 use emberd_proto::chain;
 
-use crate::measure::MeasureError;
 use crate::measure::connection::Connection;
+use crate::measure::error::MeasureError;
 use crate::measure::proc;
 use crate::measure::programs::Language;
 use crate::measure::rig::{Rig, body};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use emberd_api::{ContextRun, ContextSpec, RunEvent};
 use emberd_client::{Client, ClientError};
 
-use crate::measure::MeasureError;
+use crate::measure::error::MeasureError;
 use crate::measure::programs::Language;
 use crate::measure::rig::{Rig, WARM_UPS};
 

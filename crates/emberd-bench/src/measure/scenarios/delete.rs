@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::measure::MeasureError;
+use crate::measure::error::MeasureError;
 use crate::measure::proc;
 use crate::measure::rig::Rig;
 

@@ -13,11 +13,10 @@ use futures::future::try_join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 
-use super::WARM_POOL;
 use super::context::run_code;
-use crate::measure::MeasureError;
+use crate::measure::error::MeasureError;
 use crate::measure::events::Listener;
-use crate::measure::rig::{Rig, WARM_UPS};
+use crate::measure::rig::{Rig, WARM_POOL, WARM_UPS};
 
 /// The pack whose programs are measured.
 const PACK: &str = "python";

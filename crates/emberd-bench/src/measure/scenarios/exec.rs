@@ -2,7 +2,7 @@
 //! a new interpreter, with pauses, without pauses, and three in a row. Each variant has its own
 //! sandbox, so that it does not affect the caches of the others.
 
-use crate::measure::MeasureError;
+use crate::measure::error::MeasureError;
 use crate::measure::programs::{Language, Program};
 use crate::measure::rig::{Rig, WARM_UPS, started_word};
 

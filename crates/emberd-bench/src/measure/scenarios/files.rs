@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::measure::MeasureError;
+use crate::measure::error::MeasureError;
 use crate::measure::floors;
 use crate::measure::rig::{Rig, WARM_UPS};
 

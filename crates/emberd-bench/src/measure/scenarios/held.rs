@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use emberd_api::{ErrorCode, ProcessSpec};
 use emberd_proto::chain;
 
-use crate::measure::MeasureError;
 use crate::measure::connection::CallError;
+use crate::measure::error::MeasureError;
 use crate::measure::events::{Events, Listener};
 use crate::measure::proc::{self, Weight};
 use crate::measure::rig::{Rig, WARM_UPS};

@@ -1,7 +1,7 @@
 //! `memory`: memory of a sandbox before its first program and after some work, by its VMM's
 //! process and by the host's available memory.
 
-use crate::measure::MeasureError;
+use crate::measure::error::MeasureError;
 use crate::measure::proc::{self, Weight};
 use crate::measure::programs::Language;
 use crate::measure::rig::Rig;

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use emberd_client::Client;
 
 use super::context::Counter;
-use crate::measure::MeasureError;
 use crate::measure::agent::BareAgent;
+use crate::measure::error::MeasureError;
 use crate::measure::programs::Program;
 use crate::measure::rig::{Rig, WARM_UPS};
 

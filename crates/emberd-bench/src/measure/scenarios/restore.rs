@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use super::SNAPSHOT_RESTORE;
-use crate::measure::MeasureError;
 use crate::measure::calls::Timing;
+use crate::measure::error::MeasureError;
 use crate::measure::programs::Language;
-use crate::measure::rig::Rig;
+use crate::measure::rig::{Rig, SNAPSHOT_RESTORE};
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let packs = rig.packs;

@@ -9,7 +9,7 @@ use emberd_api::{ProcessEventKind, ProcessSpec};
 use emberd_client::{Attachment, Client, ClientError};
 use tokio::runtime::Runtime;
 
-use crate::measure::MeasureError;
+use crate::measure::error::MeasureError;
 use crate::measure::events::Listener;
 use crate::measure::floors::{self, Cat};
 use crate::measure::programs::Language;

@@ -1,10 +1,9 @@
 //! `ttfr`: create, first exec and delete, from the pool, as for a caller with one program to run.
 //! For comparison, the same program in an existing sandbox.
 
-use super::WARM_POOL;
-use crate::measure::MeasureError;
+use crate::measure::error::MeasureError;
 use crate::measure::programs::Language;
-use crate::measure::rig::{Rig, WARM_UPS};
+use crate::measure::rig::{Rig, WARM_POOL, WARM_UPS};
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let packs = rig.packs;

@@ -1,9 +1,8 @@
 //! `warm-create`: create from the pool. For comparison, the smallest request to an idle daemon,
 //! which shows the cost of waking up the machine.
 
-use super::WARM_POOL;
-use crate::measure::MeasureError;
-use crate::measure::rig::Rig;
+use crate::measure::error::MeasureError;
+use crate::measure::rig::{Rig, WARM_POOL};
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let packs = rig.packs;

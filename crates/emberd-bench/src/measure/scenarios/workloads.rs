@@ -1,6 +1,6 @@
 //! `workloads`: programs with long code, much input and output, failures and time-outs.
 
-use crate::measure::MeasureError;
+use crate::measure::error::MeasureError;
 use crate::measure::programs::Language;
 use crate::measure::rig::Rig;
 

@@ -12,7 +12,7 @@ const CIRCLES: [(&str, usize); 9] = [
     ("emberctl", 16),
     ("emberd", 4),
     ("emberd-api", 2),
-    ("emberd-bench", 23),
+    ("emberd-bench", 2),
     ("emberd-image", 19),
     ("emberd-init", 26),
     ("emberd-proto", 2),
