@@ -70,16 +70,15 @@ async fn permitted<S: ByteStream>(
     let permit = asked.elapsed();
     let waited = Duration::from_millis(spec.timeout_ms) + grace;
     let mark = session.host.mark();
-    match tokio::time::timeout(waited, converse(session, spec, stdin, room)).await {
-        Ok(Ok((mut outcome, connection))) => {
+    match session.in_time(waited, converse(session, spec, stdin, room)).await? {
+        Ok((mut outcome, connection)) => {
             outcome.exit.egress = session.host.denied_since(mark);
             let launch = Duration::from_micros(outcome.exit.launch_us);
             let run = Duration::from_micros(outcome.exit.duration_us).saturating_sub(launch);
             let total = asked.elapsed();
             Ok(Executed { outcome, times: ExecTimes { total, permit, connection, launch, run } })
         }
-        Err(_) => Err(session.late(waited)),
-        Ok(Err(source)) => Err(session.failed(source).await),
+        Err(source) => Err(session.failed(source).await),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::time::Duration;
 
 use emberd_proto::EgressDenials;
 use futures::future::BoxFuture;
@@ -55,6 +56,12 @@ pub trait Host<S>: Send + Sync + 'static {
     /// Environment variables of every program that does not set them itself. None by default.
     fn env(&self) -> Option<&BTreeMap<String, String>> {
         None
+    }
+
+    /// Waits until the guest has run for `time`: where the host has stopped it meanwhile, longer.
+    /// By default it always runs.
+    fn run_for(&self, time: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(time))
     }
 
     /// Notes that the guest is in use.

@@ -1,9 +1,11 @@
 //! One operation in a guest, over a connection reserved for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use emberd_proto::{Frame, FrameError, GuestMessage, HostMessage, Kind};
+use futures::future::BoxFuture;
 
 use crate::error::{ChannelError, GuestError};
 use crate::host::ByteStream;
@@ -110,6 +112,11 @@ impl<S: ByteStream> LineReader<S> {
         async move { session.guarded(async { Ok(what.await) }).await }
     }
 
+    /// Waits until the guest has run for `time`.
+    pub fn run_for(&self, time: Duration) -> BoxFuture<'static, ()> {
+        self.session.host.run_for(time)
+    }
+
     /// Ends a guest that broke the protocol.
     pub async fn broken(&mut self, rule: &'static str) -> GuestError {
         self.session.failed(ChannelError::Protocol(rule)).await
@@ -139,10 +146,9 @@ async fn in_time<S: ByteStream, T>(
     conversation: impl Future<Output = Result<T, ChannelError>>,
 ) -> Result<T, GuestError> {
     let timely = async {
-        match tokio::time::timeout(ANSWER_MAX, conversation).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(source)) => Err(session.failed(source).await),
-            Err(_) => Err(session.late(ANSWER_MAX)),
+        match session.in_time(ANSWER_MAX, conversation).await? {
+            Ok(answer) => Ok(answer),
+            Err(source) => Err(session.failed(source).await),
         }
     };
     session.guarded(timely).await

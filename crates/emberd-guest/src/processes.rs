@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use emberd_proto::process::ProcessSpec;
 use emberd_proto::{GuestMessage, HostMessage};
-use tokio::time::timeout;
 
 use crate::error::GuestError;
 use crate::host::ByteStream;
@@ -59,8 +58,7 @@ impl<S: ByteStream> Processes<S> {
             reader.frame().await
         };
         let mark = self.session.host.mark();
-        let first = timeout(ANSWER_MAX, asked).await;
-        let first = first.map_err(|_| self.session.late(ANSWER_MAX))??;
+        let first = self.session.in_time(ANSWER_MAX, asked).await??;
         let pid = match first.message() {
             Ok(GuestMessage::Started { pid }) => pid,
             Ok(GuestMessage::Exited(exit)) => {

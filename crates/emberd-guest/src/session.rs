@@ -90,6 +90,24 @@ impl<S: ByteStream> Session<S> {
         }
     }
 
+    /// Waits for `operation` while the guest runs for `time`.
+    ///
+    /// # Errors
+    /// [`GuestError::Unresponsive`].
+    pub async fn in_time<T>(
+        &self,
+        time: Duration,
+        operation: impl Future<Output = T>,
+    ) -> Result<T, GuestError> {
+        tokio::select! {
+            biased;
+            outcome = operation => Ok(outcome),
+            () = self.host.run_for(time) => {
+                Err(GuestError::Unresponsive { guest: self.name.clone(), waited: time })
+            }
+        }
+    }
+
     /// Turns a failed conversation into its error, and ends a guest that broke the protocol.
     pub async fn failed(&self, source: ChannelError) -> GuestError {
         let hostile = match source {
@@ -113,11 +131,6 @@ impl<S: ByteStream> Session<S> {
             Ok(end) => self.end(end),
             Err(_) => GuestError::Failed { guest, source },
         }
-    }
-
-    /// Returns the error of a guest that did not answer in time.
-    pub fn late(&self, waited: Duration) -> GuestError {
-        GuestError::Unresponsive { guest: self.name.clone(), waited }
     }
 
     fn end(&self, end: End) -> GuestError {

@@ -1,6 +1,7 @@
 //! Who exists, and in which phase: sandboxes from their creation to their end.
 
 pub(crate) mod activity;
+pub(crate) mod clock;
 pub(crate) mod console;
 pub(crate) mod events;
 pub(crate) mod freeze;

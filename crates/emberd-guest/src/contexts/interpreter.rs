@@ -17,8 +17,9 @@ use emberd_proto::{
     ContextCall, ContextEvent, EgressDenials, ExecExit, Frame, GuestMessage, HostMessage,
     InterruptedBy, Kind, SignalName, chain,
 };
+use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::backlog::{Backlog, Output};
 use super::error::ContextError;
@@ -126,6 +127,7 @@ impl<S: ByteStream> Interpreter<S> {
     /// Waits until the interpreter is ready.
     pub async fn ready(&mut self) -> Result<(), ContextError> {
         let mut words = Vec::new();
+        let late = self.reader.run_for(READY_WAIT);
         let listen = async {
             loop {
                 match self.receive().await? {
@@ -141,11 +143,16 @@ impl<S: ByteStream> Interpreter<S> {
                 }
             }
         };
-        let reason = match timeout(READY_WAIT, listen).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(Ended::Lost(error))) => return Err(error.into()),
-            Ok(Err(ended)) => ended.reason(),
-            Err(_) => format!("it was not ready within {READY_WAIT:?}"),
+        let listened = tokio::select! {
+            biased;
+            listened = listen => Some(listened),
+            () = late => None,
+        };
+        let reason = match listened {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(Ended::Lost(error))) => return Err(error.into()),
+            Some(Err(ended)) => ended.reason(),
+            None => format!("it was not ready within {READY_WAIT:?}"),
         };
         let words = String::from_utf8_lossy(&words);
         let words = words.trim_end();
@@ -170,7 +177,8 @@ impl<S: ByteStream> Interpreter<S> {
                 continue;
             }
             self.status.set_busy(true);
-            let mut run = Running::new(order.events, order.timeout);
+            let deadline = order.timeout.map(|timeout| self.reader.run_for(timeout));
+            let mut run = Running::new(order.events, deadline);
             let ran = self.run(&order.line, &mut run).await;
             if let Err(ended) = ran {
                 // Recorded before it is announced: a waiting caller reads the reason.
@@ -205,13 +213,13 @@ impl<S: ByteStream> Interpreter<S> {
                 () = events.closed(), if !run.left => run.leave(),
                 Ok(()) = self.interrupted.changed() => run.interrupt = true,
                 () = until(run.again) => run.interrupt = true,
-                () = until(run.deadline) => {
+                () = passed(&mut run.deadline) => {
                     if run.timed_out {
                         return Err(Ended::TimedOut);
                     }
                     run.timed_out = true;
                     run.interrupt = true;
-                    run.deadline = Some(Instant::now() + INTERRUPT_GRACE);
+                    run.deadline = Some(self.reader.run_for(INTERRUPT_GRACE));
                 }
             }
             // Before the run has begun, an interrupt would have no effect.
@@ -280,6 +288,14 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
+/// Waits until `deadline` has passed, if there is one.
+async fn passed(deadline: &mut Option<BoxFuture<'static, ()>>) {
+    match deadline {
+        Some(deadline) => deadline.await,
+        None => future::pending().await,
+    }
+}
+
 /// A run under way.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Running {
@@ -289,7 +305,8 @@ struct Running {
     /// Output that arrived before the run began.
     early: Backlog,
     since: Instant,
-    deadline: Option<Instant>,
+    /// Passes when the guest has run for the time limit, and then for the grace.
+    deadline: Option<BoxFuture<'static, ()>>,
     /// When the run is interrupted again.
     again: Option<Instant>,
     bytes: usize,
@@ -306,14 +323,14 @@ struct Running {
 }
 
 impl Running {
-    fn new(events: mpsc::Sender<RunEvent>, timeout: Option<Duration>) -> Self {
+    fn new(events: mpsc::Sender<RunEvent>, deadline: Option<BoxFuture<'static, ()>>) -> Self {
         let since = Instant::now();
         Self {
             events,
             waiting: VecDeque::new(),
             early: Backlog::default(),
             since,
-            deadline: timeout.map(|timeout| since + timeout),
+            deadline,
             again: None,
             bytes: 0,
             begun: false,

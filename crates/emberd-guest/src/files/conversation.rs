@@ -45,7 +45,8 @@ impl<S: ByteStream> Conversation<S> {
         let permit = session.guarded(permit).await?;
         let line = Line::open(Arc::clone(session)).await?;
         let mut begun = Self { session: Arc::clone(session), line, _permit: permit };
-        within(session, ANSWER_MAX, begun.line.say(&HostMessage::File(request))).await?;
+        let request = HostMessage::File(request);
+        session.in_time(ANSWER_MAX, begun.line.say(&request)).await??;
         Ok(begun)
     }
 
@@ -66,7 +67,7 @@ impl<S: ByteStream> Conversation<S> {
 
     async fn frame_within(&mut self, waited: Duration) -> Result<Frame, GuestError> {
         self.session.host.stir();
-        within(&self.session, waited, self.line.frame()).await
+        self.session.in_time(waited, self.line.frame()).await?
     }
 
     /// Reads the next frame without a time limit. Cancel safe.
@@ -77,7 +78,7 @@ impl<S: ByteStream> Conversation<S> {
     /// Sends bytes, which a guest can take at once; none as one frame.
     pub async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), GuestError> {
         self.session.host.stir();
-        within(&self.session, ANSWER_MAX, self.line.send(kind, payload)).await
+        self.session.in_time(ANSWER_MAX, self.line.send(kind, payload)).await?
     }
 
     /// The message that answers, or the refusal.
@@ -112,13 +113,4 @@ impl<S: ByteStream> Conversation<S> {
     pub fn done(self) {
         self.line.done();
     }
-}
-
-async fn within<S: ByteStream, T>(
-    session: &Session<S>,
-    waited: Duration,
-    operation: impl Future<Output = Result<T, GuestError>>,
-) -> Result<T, GuestError> {
-    let outcome = tokio::time::timeout(waited, operation).await;
-    outcome.unwrap_or_else(|_| Err(session.late(waited)))
 }

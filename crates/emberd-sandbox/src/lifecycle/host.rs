@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use emberd_guest::{End, Guest, Host, Link};
 use emberd_proto::EgressDenials;
@@ -72,6 +73,10 @@ impl Host<Stream> for GuestHost {
 
     fn env(&self) -> Option<&BTreeMap<String, String>> {
         self.env.get()
+    }
+
+    fn run_for(&self, time: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(self.machine.clock().run_for(time))
     }
 
     fn stir(&self) {

@@ -11,6 +11,7 @@ use emberd_vmm::{
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
+use super::clock::GuestClock;
 use crate::boot_path::{BootPath, BootTimes};
 
 /// A microVM whose guest has answered.
@@ -27,6 +28,7 @@ pub(crate) struct Machine {
     vm: RwLock<Option<AnyMicroVm>>,
     vmm_pid: u32,
     exit: ExitWatch,
+    clock: GuestClock,
     console_log: PathBuf,
     /// Cancelled when the sandbox is about to end.
     ending: CancellationToken,
@@ -36,7 +38,8 @@ impl Machine {
     pub fn new(vm: AnyMicroVm, ending: CancellationToken) -> Self {
         let (vmm_pid, exit, console_log) =
             (vm.process_id(), vm.exited(), vm.console_log().to_owned());
-        Self { vm: RwLock::new(Some(vm)), vmm_pid, exit, console_log, ending }
+        let (vm, clock) = (RwLock::new(Some(vm)), GuestClock::new());
+        Self { vm, vmm_pid, exit, clock, console_log, ending }
     }
 
     pub fn vmm_pid(&self) -> u32 {
@@ -45,6 +48,11 @@ impl Machine {
 
     pub fn exit(&self) -> &ExitWatch {
         &self.exit
+    }
+
+    /// How long the guest has run.
+    pub fn clock(&self) -> &GuestClock {
+        &self.clock
     }
 
     pub fn console_log(&self) -> &PathBuf {
@@ -65,14 +73,20 @@ impl Machine {
         vm.connect(AGENT_PORT).await
     }
 
-    /// Stops the guest's processors; none if the microVM has ended, or is about to.
+    /// Stops the guest's processors; none if the microVM has ended, or is about to. The clock
+    /// stands still until it is resumed, also where this fails.
     pub async fn pause(&self) -> Option<Result<(), PauseError>> {
+        self.clock.stop();
         self.while_it_lasts(async |vm| vm.pause().await).await
     }
 
     /// As [`Self::pause`]; continues them.
     pub async fn resume(&self) -> Option<Result<(), PauseError>> {
-        self.while_it_lasts(async |vm| vm.resume().await).await
+        let resumed = self.while_it_lasts(async |vm| vm.resume().await).await;
+        if let Some(Ok(())) = resumed {
+            self.clock.go_on();
+        }
+        resumed
     }
 
     /// The removal of the microVM waits for the lock, and so for `act`, which ends with it.

@@ -15,6 +15,8 @@ mod files;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod freezing;
+#[cfg(test)]
 mod pool;
 #[cfg(test)]
 mod ports;
