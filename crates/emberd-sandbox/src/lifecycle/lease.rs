@@ -77,6 +77,12 @@ impl Boottime {
         self.0.saturating_sub(now.0)
     }
 
+    /// How long it is from `then` until now.
+    #[cfg(test)]
+    pub fn late(self, then: Self) -> Duration {
+        self.0.saturating_sub(then.0)
+    }
+
     fn after(self, wait: Duration) -> Self {
         Self(self.0.saturating_add(wait))
     }
@@ -144,9 +150,9 @@ impl Lease {
         self.expired
     }
 
-    /// The deadline by the host's clock as it is set now.
-    pub fn expires_at(&self) -> Option<SystemTime> {
-        self.deadline.map(|deadline| SystemTime::now() + deadline.left(Boottime::now()))
+    /// The deadline by the host's clock, which shows `date` now.
+    pub fn expires_at(&self, date: SystemTime, now: Boottime) -> Option<SystemTime> {
+        self.deadline.map(|deadline| date + deadline.left(now))
     }
 
     fn live(&self) -> Result<(), Expired> {
@@ -156,6 +162,8 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     fn at(secs: u64) -> Boottime {
@@ -182,7 +190,7 @@ mod tests {
         lease.begin(at(1));
         lease.extend(Some(Duration::from_secs(1)), at(1)).unwrap();
         assert!(!lease.expire(at(u64::MAX)));
-        assert_eq!(lease.expires_at(), None);
+        assert_eq!(lease.expires_at(UNIX_EPOCH, at(1)), None);
     }
 
     #[test]
@@ -208,6 +216,22 @@ mod tests {
         assert_eq!(change(&mut lease, lasting(None), at(150)), Err(Expired));
         assert_eq!(lease.extend(Some(Duration::from_secs(99)), at(150)), Err(Expired));
         assert!(lease.expire(at(151)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_moves_the_date_of_a_deadline_and_not_the_deadline() {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let mut lease = lease(50);
+        let date = UNIX_EPOCH + 20_000 * DAY;
+        for set in [date - DAY, date, date + DAY] {
+            let left = Duration::from_secs(50);
+            assert_eq!(lease.expires_at(set, at(100)), Some(set + left));
+            assert_eq!(lease.expires_at(set, at(149)), Some(set + Duration::from_secs(1)));
+            assert_eq!(lease.expires_at(set, at(200)), Some(set));
+            assert!(!lease.expire(at(149)));
+            change(&mut lease, lasting(Some(50)), at(100)).unwrap();
+        }
+        assert!(lease.expire(at(150)));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio_util::sync::CancellationToken;
 
 use super::events::{SandboxEvent, SandboxEventKind};
-use super::lease::{Lease, Terms};
+use super::lease::{Boottime, Lease, Terms};
 use super::machine::{Machine, Running};
 use super::phase::{Creating, Frozen, Gone, Phase, PhaseKind, Refused, Request, Was, Why};
 use super::signals::Signals;
@@ -299,7 +299,7 @@ impl Sandbox {
             terms: lease.terms.clone(),
             cpu: *self.cpu.lock(),
             env: self.env.get().into_iter().flat_map(BTreeMap::keys).cloned().collect(),
-            expires_at: lease.expires_at(),
+            expires_at: lease.expires_at(SystemTime::now(), Boottime::now()),
         }
     }
 

@@ -29,6 +29,7 @@ mod documented;
 mod egress;
 mod env;
 mod events;
+mod expiry;
 mod files;
 mod freezing;
 mod idempotency;

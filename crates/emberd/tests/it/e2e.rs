@@ -11,6 +11,7 @@ mod daemon;
 mod disk;
 mod egress;
 mod faults;
+mod freezing;
 mod inside;
 mod limits;
 mod packs;

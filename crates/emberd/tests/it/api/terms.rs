@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use emberd_api::{
-    CreateSandbox, ErrorCode, ListSandboxes, METADATA_PAIRS_MAX, OnTimeout, Sandbox,
-    TIMEOUT_MS_MIN, TouchSandbox, UpdateSandbox,
+    CreateSandbox, DaemonEvent, ErrorCode, ListSandboxes, METADATA_PAIRS_MAX, OnTimeout, Sandbox,
+    SandboxEventKind, TIMEOUT_MS_MIN, TouchSandbox, UpdateSandbox,
 };
 use emberd_client::ClientError;
 use serde_json::{Value, json};
@@ -75,6 +75,34 @@ async fn sandboxes_end_at_their_timeouts_and_no_others() {
     check_left(&api.client.get(&later).await.unwrap(), HOUR_MS);
     let (_, body) = refusal(api.update(&ends[0], json!({"timeout_ms": null})).await);
     assert_eq!(body.code, ErrorCode::UnknownSandbox);
+}
+
+#[tokio::test]
+async fn a_change_that_was_answered_came_before_the_end_and_one_that_came_later_is_refused() {
+    let api = Api::start().await;
+    let id = api.create_as(json!({"timeout_ms": TIMEOUT_MS_MIN})).await.unwrap();
+    let mut number = 0;
+    let refused = loop {
+        let change = json!({"metadata": {"number": (number + 1).to_string()}});
+        match api.update(&id, change).await {
+            Ok(_) => number += 1,
+            refused => break refusal(refused).1,
+        }
+    };
+    assert_eq!(refused.code, ErrorCode::UnknownSandbox);
+    assert!(number > 0);
+    let mut events = api.client.events(&[id], None, true).await.unwrap();
+    // It had what the last change set, and nothing of the one that was refused.
+    let mut told = Vec::new();
+    while told.last() != Some(&SandboxEventKind::Deleted) {
+        let event = events.next().await.unwrap().unwrap();
+        let DaemonEvent::Sandbox(event) = event else { panic!("{event:?}") };
+        if event.event == SandboxEventKind::Expired {
+            assert_eq!(event.metadata["number"], number.to_string());
+        }
+        told.push(event.event);
+    }
+    assert_eq!(told[told.len() - 2], SandboxEventKind::Expired);
 }
 
 #[tokio::test]
