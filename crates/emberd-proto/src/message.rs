@@ -36,6 +36,10 @@ pub const DISK_ARGUMENT: &str = "emberd.disk=ext4";
 /// Name of the virtio-serial port on which the agent serves if there is no vsock.
 pub const AGENT_PORT_NAME: &str = "emberd.agent";
 
+/// Name of the virtio port over which a host asks the agent for a fresh session: the agent ends the
+/// one before, opens its own port again and sends the bytes back that it has received here.
+pub const CONTROL_PORT_NAME: &str = "emberd.control";
+
 /// A request of the host. [`HostMessage::Hello`] opens every connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]

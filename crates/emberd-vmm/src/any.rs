@@ -9,8 +9,8 @@ use crate::firecracker::{Firecracker, FirecrackerStandby, FirecrackerVm};
 use crate::qemu::{Qemu, QemuMicroVm, QemuStandby, QemuStream};
 use crate::{
     BootError, BootSpec, ConnectError, CpuLimits, ExitWatch, ImageHashes, KillError, LimitError,
-    MachineShape, MicroVm, PauseError, RestoreError, RestoreSpec, SnapshotError, Standby, Template,
-    TemplateKey, Vmm, VmmDescription,
+    MachineShape, MicroVm, NotAdopted, Orphan, PauseError, RestoreError, RestoreSpec,
+    SnapshotError, Standby, Template, TemplateKey, Vmm, VmmDescription,
 };
 
 /// A byte stream to a guest port: Firecracker's vsock, or one stream of QEMU's mux.
@@ -103,6 +103,20 @@ impl Vmm for AnyVmm {
             Self::Qemu(driver) => driver.stand_by(template, spec).await.map(AnyStandby::Qemu),
         }
     }
+
+    fn reserve(&self, orphan: &mut Orphan) {
+        match self {
+            Self::Firecracker(driver) => driver.reserve(orphan),
+            Self::Qemu(driver) => driver.reserve(orphan),
+        }
+    }
+
+    fn adopt(&self, orphan: Orphan) -> Result<AnyMicroVm, Box<NotAdopted>> {
+        match self {
+            Self::Firecracker(driver) => driver.adopt(orphan).map(AnyMicroVm::Firecracker),
+            Self::Qemu(driver) => driver.adopt(orphan).map(AnyMicroVm::Qemu),
+        }
+    }
 }
 
 impl Standby for AnyStandby {
@@ -186,6 +200,13 @@ impl MicroVm for AnyMicroVm {
         match self {
             Self::Firecracker(vm) => vm.kill().await,
             Self::Qemu(vm) => vm.kill().await,
+        }
+    }
+
+    fn detach(self) {
+        match self {
+            Self::Firecracker(vm) => vm.detach(),
+            Self::Qemu(vm) => vm.detach(),
         }
     }
 }

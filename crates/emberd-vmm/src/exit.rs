@@ -1,8 +1,25 @@
 //! How a VMM ended, and a handle to wait for it.
 
 use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::watch;
+
+/// Longest wait for one killed process to end; a healthy kernel needs far less.
+const END_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Waits until the process behind `pidfd`, which was killed, has ended. Blocks.
+pub(crate) fn wait_for_end(pidfd: &OwnedFd) -> io::Result<()> {
+    let timeout = Timespec::try_from(END_WAIT_MAX).expect("ten seconds are few");
+    match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout))? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
+}
 
 /// How a VMM process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +37,8 @@ pub enum ExitReason {
     },
     /// A signal ended it.
     Signal(i32),
-    /// The process ended, but the kernel kept no status (the daemon ignores `SIGCHLD`).
+    /// The process ended, and nobody knows how: the daemon ignores `SIGCHLD`, or an earlier one
+    /// started the process on a kernel before 6.15.
     Unknown,
 }
 
@@ -44,13 +62,21 @@ impl fmt::Display for ExitReason {
 #[derive(Debug, Clone)]
 pub struct ExitWatch {
     reason: watch::Receiver<Option<ExitReason>>,
+    pidfd: Arc<OwnedFd>,
 }
 
 impl ExitWatch {
-    /// A watch and the sender a driver reports the end with.
-    pub fn channel() -> (watch::Sender<Option<ExitReason>>, Self) {
+    /// A watch on the process behind `pidfd`, and the sender a driver reports its end with.
+    pub(crate) fn channel(pidfd: Arc<OwnedFd>) -> (watch::Sender<Option<ExitReason>>, Self) {
         let (sender, reason) = watch::channel(None);
-        (sender, Self { reason })
+        (sender, Self { reason, pidfd })
+    }
+
+    /// Whether the VMM process runs now. Asks the kernel: the end may be reported a moment later.
+    pub fn is_running(&self) -> bool {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.reason().is_none() && matches!(poll(&mut fds, Some(&now)), Ok(0))
     }
 
     /// How the VMM ended, if it has.

@@ -16,7 +16,8 @@ use crate::host::{CPUINFO, Identity};
 use crate::jail::JailConfig;
 use crate::{
     BootError, BootSpec, CpuLimits, DiskSpec, ExitWatch, ImageHashes, LimitError, MachineShape,
-    RestoreError, RestoreSpec, Standby, Template, TemplateKey, Vmm, VmmDescription,
+    NotAdopted, Orphan, RestoreError, RestoreSpec, Standby, Template, TemplateKey, Vmm,
+    VmmDescription,
 };
 
 mod api;
@@ -40,6 +41,9 @@ pub use version::{Features, SnapshotFormat, Version, VersionRefusal};
 use jail::Jail;
 use launch::Launched;
 use machine::{Files, Machine};
+
+/// Name of the driver.
+const DRIVER: &str = "firecracker";
 
 /// How Firecracker is run.
 #[derive(Debug, Clone)]
@@ -127,7 +131,7 @@ impl Firecracker {
             tracing::warn!("Firecracker runs WITHOUT its system call filter: laboratory use only");
         }
         let description = VmmDescription {
-            driver: "firecracker",
+            driver: DRIVER,
             version: version.to_string(),
             accelerator: "kvm",
             limits: jail.as_ref().map_or_else(|_| Vec::new(), |jail| jail.cgroups.limited()),
@@ -240,6 +244,16 @@ impl Vmm for Firecracker {
         let vm = self.launch(spec.dir, files, disk, spec.machine).await?;
         self.limit_serial(&vm).await?;
         Ok(FirecrackerStandby(vm))
+    }
+
+    fn reserve(&self, orphan: &mut Orphan) {
+        if let Ok(jail) = &self.jail {
+            jail.reserve(orphan);
+        }
+    }
+
+    fn adopt(&self, orphan: Orphan) -> Result<FirecrackerVm, Box<NotAdopted>> {
+        FirecrackerVm::adopt(&self.facts, &orphan).map_err(|why| NotAdopted::new(orphan, why))
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 mod cgroup;
-mod ids;
-mod plan;
+pub(crate) mod ids;
+pub(crate) mod plan;
 
 pub(crate) use cgroup::{Cgroups, Overhead};
 pub use ids::IdRange;

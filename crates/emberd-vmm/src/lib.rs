@@ -3,9 +3,9 @@
 //! ```text
 //! Vmm::boot(BootSpec) ─────────────────────▶ MicroVm ── connect(port) ─▶ Stream
 //! Vmm::stand_by(Template) ─▶ Standby::load ─▶  ├─ snapshot(into) ─▶ Template
-//!                                              ├─ exited() ─▶ ExitWatch ─▶ ExitReason
-//!                                              └─ kill() or drop: process killed, reaped,
-//!                                                 directory gone
+//! Vmm::adopt(Orphan) ──────────────────────▶   ├─ exited() ─▶ ExitWatch ─▶ ExitReason
+//!                                              ├─ kill() or drop: all of it gone
+//!                                              └─ detach(): lives on, an orphan for the next
 //! ```
 //!
 //! [`AnyVmm`] is either driver: no type parameter leaves this crate. It knows no other emberd
@@ -42,7 +42,9 @@ pub use host::{KvmTrial, KvmVerdict};
 pub use jail::{IdRange, JailChoice, JailConfig};
 pub use limits::{CpuLimits, LimitError};
 pub use log::{ConsoleReader, LOG_BYTES_MAX, tail as console_tail};
-pub use orphans::{OrphanError, OrphanVmm, Removed, remove_orphans};
+pub use orphans::{
+    AdoptError, Left, NotAdopted, Orphan, OrphanError, OrphanVmm, Removed, left_in, remove_orphans,
+};
 pub use qemu::{
     AccelChoice, FindQemuError, QEMU_BINARY, Qemu, QemuConfig, QemuMicroVm, QemuStandby, QemuStream,
 };

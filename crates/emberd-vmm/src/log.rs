@@ -45,6 +45,13 @@ impl Log {
         Ok(Self { path, file })
     }
 
+    /// Opens the log of a microVM that an earlier daemon started.
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(LOG_FILE);
+        let file = OpenOptions::new().append(true).open(&path)?;
+        Ok(Self { path, file })
+    }
+
     /// The file that the VMM writes to. What it writes goes to the end, wherever that is then.
     pub(crate) fn file(&self) -> io::Result<File> {
         self.file.try_clone()

@@ -5,28 +5,34 @@
 //!                   └─ kill or drop ───▶ SIGKILL, reaped there ┘         directory removed
 //! ```
 //!
-//! Reaping locks the [`Child`], which keeps the status. So each process gets one `wait`, leaves
-//! no zombie, and a recycled process id gets no signal.
+//! A process that an earlier daemon started is adopted as running. Reaping locks the process,
+//! which keeps the status. So each child gets one `wait`, leaves no zombie, and a recycled process
+//! id gets no signal.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::log::{LOG_FILE, Log};
-use crate::record::{RECORD_FILE, Record};
+use crate::orphans::Orphan;
+use crate::record::{ProcessIdentity, RECORD_FILE, Record, Site};
 use crate::sys::{self, Confinement};
 use crate::{BootError, ExitReason, ExitWatch, KillError};
+
+mod held;
+
+use held::Held;
 
 /// Time between two looks at the log of a running VMM: what it prints meanwhile is not bounded by
 /// the daemon.
@@ -66,6 +72,12 @@ impl VmDir {
             .create(path)
             .map_err(|source| BootError::Prepare { path: path.into(), source })?;
         Ok(Self { path: path.into(), removed: false, kept: None })
+    }
+
+    /// Takes over the directory of an earlier daemon's microVM.
+    fn adopt(orphan: &Orphan) -> Self {
+        let kept = orphan.lease.clone().map(|lease| Box::new(lease) as Box<dyn Kept>);
+        Self { path: orphan.dir.clone(), removed: false, kept }
     }
 
     /// Drops `kept` once the directory is gone, and the microVM's process before it.
@@ -122,27 +134,29 @@ pub(crate) struct VmmProcess {
     dir: VmDir,
 }
 
+/// How a VMM is started.
+pub(crate) struct Start {
+    pub(crate) command: Command,
+    pub(crate) confinement: Confinement,
+    /// How it is driven, for the record.
+    pub(crate) site: Site,
+    /// Derives from exit code and log why the process exited.
+    pub(crate) read_code: ReadCode,
+}
+
+/// The exit code as it is.
+pub(crate) fn plain_code(code: i32, _: &Path) -> ExitReason {
+    ExitReason::Code(code)
+}
+
 impl VmmProcess {
-    /// Starts `command` in `dir`, confined, in a process group of its own. It appends everything
+    /// Starts a VMM in `dir`, confined, in a process group of its own. It appends everything
     /// it prints to the log itself, so that it can go on when the daemon is gone.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub(crate) fn spawn(
-        command: Command,
-        dir: VmDir,
-        confinement: Confinement,
-    ) -> Result<Self, BootError> {
-        Self::spawn_reading(command, dir, confinement, |code, _| ExitReason::Code(code))
-    }
-
-    /// As [`Self::spawn`]; `read_code` derives from exit code and log why the process exited.
-    pub(crate) fn spawn_reading(
-        mut command: Command,
-        dir: VmDir,
-        confinement: Confinement,
-        read_code: ReadCode,
-    ) -> Result<Self, BootError> {
+    pub(crate) fn spawn(start: Start, dir: VmDir) -> Result<Self, BootError> {
+        let Start { mut command, confinement, site, read_code } = start;
         let prepare = |file: &str| {
             let path = dir.path().join(file);
             move |source| BootError::Prepare { path, source }
@@ -157,30 +171,74 @@ impl VmmProcess {
             .stderr(errors?);
         sys::confine(&mut command, confinement);
         let program = PathBuf::from(command.get_program());
-        let child = command.spawn().map_err(|source| BootError::Spawn { program, source })?;
-        let process_id = child.id();
-        let console_log = dir.path().join(LOG_FILE);
         let record_failed = prepare(RECORD_FILE);
-        let (ended, exit) = ExitWatch::channel();
-        let life = Mutex::new(Life { child, log: Some(log) });
-        let log_path = console_log.clone();
-        let guard = Arc::new(ProcessGuard { life, ended, read_code, log_path });
-        let process = Self { guard, exit, process_id, console_log, dir };
-        process.attend().map_err(record_failed)?;
+        let mut child = command.spawn().map_err(|source| BootError::Spawn { program, source })?;
+        let process_id = child.id();
+        let pidfd = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+            Ok(pidfd) => Arc::new(pidfd),
+            Err(error) => {
+                // Both fail only for a child that was already waited for.
+                child.kill().and_then(|()| child.wait()).ok();
+                return Err(record_failed(error.into()));
+            }
+        };
+        let process = Self::new(Held::Child(child), process_id, &pidfd, Some(log), dir, read_code);
+        process.record(site).and_then(|()| process.attend(pidfd)).map_err(record_failed)?;
         Ok(process)
     }
 
-    /// Records the process and sets the watch on it. The watch comes last: until then the
-    /// process stays unreaped, however soon it ends, and can be identified.
-    fn attend(&self) -> io::Result<()> {
-        let pid = i32::try_from(self.process_id).ok().and_then(Pid::from_raw);
-        let pid = pid.expect("the kernel gives positive process ids");
-        if let Some(record) = Record::of(self.process_id)? {
-            record.write(self.dir.path())?;
+    /// Takes over a VMM that an earlier daemon started.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub(crate) fn adopt(orphan: &Orphan, read_code: ReadCode) -> Result<Self, BootError> {
+        let pidfd = &orphan.pidfd;
+        let failed = |source| BootError::Prepare { path: orphan.dir.clone(), source };
+        // First: once the process is held, an error would end it.
+        let watched = sys::readable(Arc::clone(pidfd)).map_err(failed)?;
+        // Without a log to tend, it grows.
+        let log = Log::open(&orphan.dir).inspect_err(|error| {
+            tracing::warn!(%error, dir = %orphan.dir.display(), "cannot open the log of a VMM");
+        });
+        let (held, dir) = (Held::adopted(Arc::clone(pidfd)), VmDir::adopt(orphan));
+        let process = Self::new(held, orphan.process_id, pidfd, log.ok(), dir, read_code);
+        tokio::spawn(watch(Arc::clone(&process.guard), watched));
+        Ok(process)
+    }
+
+    fn new(
+        held: Held,
+        process_id: u32,
+        pidfd: &Arc<OwnedFd>,
+        log: Option<Log>,
+        dir: VmDir,
+        read_code: ReadCode,
+    ) -> Self {
+        let console_log = dir.path().join(LOG_FILE);
+        let (ended, exit) = ExitWatch::channel(Arc::clone(pidfd));
+        let life = Mutex::new(Life { held, log, is_left: false });
+        let guard = ProcessGuard { life, ended, read_code, log_path: console_log.clone() };
+        Self { guard: Arc::new(guard), exit, process_id, console_log, dir }
+    }
+
+    fn record(&self, site: Site) -> io::Result<()> {
+        match ProcessIdentity::of(self.process_id)? {
+            Some(process) => Record { process, site: Some(site) }.write(self.dir.path()),
+            None => Ok(()),
         }
-        let pidfd = sys::readable(pidfd_open(pid, PidfdFlags::empty())?)?;
-        tokio::spawn(watch(Arc::clone(&self.guard), pidfd));
+    }
+
+    /// Sets the watch on the process. This comes after the record: until then the process stays
+    /// unreaped, however soon it ends, and can be identified.
+    fn attend(&self, pidfd: Arc<OwnedFd>) -> io::Result<()> {
+        tokio::spawn(watch(Arc::clone(&self.guard), sys::readable(pidfd)?));
         Ok(())
+    }
+
+    /// Lets the process and its directory be, for a later daemon.
+    pub(crate) fn detach(mut self) {
+        self.guard.leave();
+        self.dir.removed = true;
     }
 
     pub(crate) fn exited(&self) -> ExitWatch {
@@ -236,27 +294,20 @@ struct ProcessGuard {
 
 #[derive(Debug)]
 struct Life {
-    child: Child,
+    held: Held,
     /// Gone once the owner ends the process: a log must not grow in a directory being removed.
     log: Option<Log>,
-}
-
-impl Life {
-    /// Sends SIGKILL to the process group, unless the process was reaped: then its id may
-    /// belong to another process.
-    fn kill(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let group = Pid::from_child(&self.child);
-            if let Err(error) = kill_process_group(group, Signal::KILL) {
-                tracing::warn!(%error, process_id = self.child.id(), "VMM not killed");
-            }
-        }
-    }
+    /// Whether the process lives on after its owner.
+    is_left: bool,
 }
 
 impl ProcessGuard {
     fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock()
+    }
+
+    fn is_adopted(&self) -> bool {
+        matches!(self.life().held, Held::Adopted(_))
     }
 
     fn tend_log(&self) {
@@ -267,28 +318,35 @@ impl ProcessGuard {
 
     /// Reaps a process that has ended.
     fn reap(&self) {
-        let status = self.life().child.wait();
-        self.tell(&status);
+        let status = self.life().held.wait();
+        self.tell(status);
     }
 
     fn kill_and_reap(&self) {
         let mut life = self.life();
         life.log = None;
-        life.kill();
-        let status = life.child.wait();
+        if life.is_left {
+            return;
+        }
+        if let Err(error) = life.held.kill() {
+            tracing::warn!(%error, log = %self.log_path.display(), "VMM not killed");
+        }
+        let status = life.held.wait();
         drop(life);
-        self.tell(&status);
+        self.tell(status);
     }
 
-    fn tell(&self, status: &io::Result<ExitStatus>) {
-        let reason = match status {
-            Ok(status) => match (status.code(), status.signal()) {
-                (Some(code), _) => (self.read_code)(code, &self.log_path),
-                (None, Some(signal)) => ExitReason::Signal(signal),
-                (None, None) => ExitReason::Unknown,
-            },
-            // ECHILD: the daemon was started with SIGCHLD ignored, the kernel reaped.
-            Err(_) => ExitReason::Unknown,
+    fn leave(&self) {
+        let mut life = self.life();
+        (life.log, life.is_left) = (None, true);
+    }
+
+    fn tell(&self, status: Option<ExitStatus>) {
+        let reason = match status.map(|status| (status.code(), status.signal())) {
+            Some((Some(code), _)) => (self.read_code)(code, &self.log_path),
+            Some((None, Some(signal))) => ExitReason::Signal(signal),
+            // Or the daemon was started with SIGCHLD ignored, and the kernel reaped.
+            Some((None, None)) | None => ExitReason::Unknown,
         };
         // The watch and the owner may both report; the second report changes nothing.
         self.ended.send_if_modified(|sent| sent.replace(reason) != Some(reason));
@@ -296,7 +354,7 @@ impl ProcessGuard {
 }
 
 /// Keeps the log of the process bounded until it ends, then reaps it.
-async fn watch(guard: Arc<ProcessGuard>, pidfd: AsyncFd<OwnedFd>) {
+async fn watch(guard: Arc<ProcessGuard>, pidfd: AsyncFd<Arc<OwnedFd>>) {
     loop {
         tokio::select! {
             biased;
@@ -305,5 +363,8 @@ async fn watch(guard: Arc<ProcessGuard>, pidfd: AsyncFd<OwnedFd>) {
         }
     }
     guard.tend_log();
+    if guard.is_adopted() {
+        held::settle(pidfd.get_ref()).await;
+    }
     guard.reap();
 }

@@ -6,6 +6,7 @@
 //!
 //! qemu-system-x86_64 in the VM's directory, or in a jail there
 //!   │ agent.sock ◀── one connection, many streams (mux)
+//!   │ sync.sock  ◀── a fresh session, after an earlier daemon (adopt)
 //!   │ qmp.sock   ◀── control, out of the guest's reach
 //!   └ stdout, stderr ──▶ vm.log (guest console, VMM)
 //! ```
@@ -17,8 +18,8 @@ use std::sync::Arc;
 use crate::disk::Disk;
 use crate::host::{self, Identity, KvmVerdict};
 use crate::{
-    BootError, BootSpec, CpuLimits, ImageHashes, LimitError, MachineShape, RestoreError,
-    RestoreSpec, Template, TemplateKey, Vmm, VmmDescription,
+    BootError, BootSpec, CpuLimits, ImageHashes, LimitError, MachineShape, NotAdopted, Orphan,
+    RestoreError, RestoreSpec, Template, TemplateKey, Vmm, VmmDescription,
 };
 
 mod arguments;
@@ -31,6 +32,7 @@ mod migration;
 mod mux;
 mod qmp;
 mod standby;
+mod sync;
 
 pub use find::{AccelChoice, BINARY as QEMU_BINARY, FindQemuError, QemuConfig};
 pub use microvm::QemuMicroVm;
@@ -41,6 +43,9 @@ use arguments::{Accel, Arguments, Hardware};
 use jail::Jail;
 use launch::Site;
 use microvm::Origin;
+
+/// Name of the driver.
+const DRIVER: &str = "qemu";
 
 /// Names of the images in a jail.
 const KERNEL_INSIDE: &str = "/images/kernel";
@@ -109,7 +114,7 @@ impl Qemu {
             .map_err(|source| FindQemuError::Host { path: host::CPUINFO.into(), source })?;
         let facts = Facts { version: version.clone(), hardware: hardware.to_string(), host };
         let description = VmmDescription {
-            driver: "qemu",
+            driver: DRIVER,
             version,
             accelerator: accelerator.name(),
             limits: jail.as_ref().map_or_else(|_| Vec::new(), |jail| jail.cgroups.limited()),
@@ -200,5 +205,15 @@ impl Vmm for Qemu {
         let launched = self.launch(site, &arguments, [memory].into_iter().chain(disk).collect());
         let launched = launched.await?;
         Ok(QemuStandby::load_devices(launched, &state).await?)
+    }
+
+    fn reserve(&self, orphan: &mut Orphan) {
+        if let Ok(jail) = &self.jail {
+            jail.reserve(orphan);
+        }
+    }
+
+    fn adopt(&self, orphan: Orphan) -> Result<QemuMicroVm, Box<NotAdopted>> {
+        QemuMicroVm::adopt(&self.facts, &orphan).map_err(|why| NotAdopted::new(orphan, why))
     }
 }

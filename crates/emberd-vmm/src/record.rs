@@ -4,7 +4,7 @@
 //! identifies one process permanently.
 
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +14,32 @@ pub(crate) const RECORD_FILE: &str = "vmm.json";
 /// Largest record that is read, in bytes.
 const RECORD_BYTES_MAX: u64 = 4096;
 
-/// Identity of one process on one boot of one host.
+/// The record of one VMM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
+    /// Which process it is.
+    #[serde(flatten)]
+    pub(crate) process: ProcessIdentity,
+    /// How it is driven. A daemon that finds none leaves the VMM alone.
+    pub(crate) site: Option<Site>,
+}
+
+/// How a VMM is driven.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Site {
+    /// The driver that started it.
+    pub(crate) driver: String,
+    /// Version of the VMM.
+    pub(crate) version: String,
+    /// Directory of its sockets, in the microVM's directory.
+    pub(crate) sockets: PathBuf,
+    /// Its user and group, if it is jailed.
+    pub(crate) uid: Option<u32>,
+}
+
+/// Identity of one process on one boot of one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessIdentity {
     /// Process id.
     pub(crate) pid: u32,
     /// When the process started, in clock ticks since the host's boot
@@ -26,7 +49,7 @@ pub(crate) struct Record {
     pub(crate) boot_id: String,
 }
 
-impl Record {
+impl ProcessIdentity {
     /// Identifies the process `pid`, or `None` when it has ended (a zombie has).
     ///
     /// # Errors
@@ -46,7 +69,9 @@ impl Record {
         let boot_id = boot_id.trim().to_owned();
         Ok((!ended).then_some(Self { pid, start_time_ticks, boot_id }))
     }
+}
 
+impl Record {
     /// Writes the record into `dir`, whole or not at all.
     pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
         let unfinished = dir.join("vmm.json.new");
@@ -90,7 +115,14 @@ mod tests {
     #[test]
     fn record_survives_its_file() {
         let dir = tempfile::tempdir().unwrap();
-        let record = Record::of(std::process::id()).unwrap().unwrap();
+        let process = ProcessIdentity::of(std::process::id()).unwrap().unwrap();
+        let site = Site {
+            driver: "qemu".to_owned(),
+            version: "7.2.0".to_owned(),
+            sockets: "vm".into(),
+            uid: Some(1_900_000_000),
+        };
+        let record = Record { process, site: Some(site) };
         record.write(dir.path()).unwrap();
         assert_eq!(Record::read(dir.path()).unwrap(), record);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);

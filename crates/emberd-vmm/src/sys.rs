@@ -1,14 +1,15 @@
 //! Code that needs `unsafe`: the child between fork and exec, waiting on a descriptor, calls to
-//! KVM, and the host's cycle counter.
+//! KVM and about processes, and the host's cycle counter.
 
 #![allow(unsafe_code, reason = "pre_exec, unshare, AsyncFd, ioctl and rdtsc have no safe form")]
 
 use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt as _};
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
@@ -18,7 +19,7 @@ use rustix::thread::{UnshareFlags, set_no_new_privs, unshare_unsafe};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::jail::Plan;
+use crate::jail::plan::Plan;
 
 /// Most file descriptors one VMM may hold: sockets, images and what virtio queues need.
 const OPEN_FILES_MAX: u64 = 2048;
@@ -135,11 +136,79 @@ pub(crate) fn empty_network() -> io::Result<OwnedFd> {
 ///
 /// # Panics
 /// Outside of a tokio runtime.
-pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open, always names the same file, and is closed only when the
-    // `AsyncFd` that now owns it drops it.
+pub(crate) fn readable(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: an `OwnedFd` is open, always names the same file, and is closed only when its last
+    // owner drops it, of which the `AsyncFd` is one.
     let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     registered.map_err(|error| error.into_parts().1)
+}
+
+/// Information about a process (kernel header `linux/pidfd.h`, its first version).
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup_id: u64,
+    /// Process ids and user ids.
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// Bit of the mask for the exit code of a process that was reaped; Linux 6.15 and later.
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+/// Asks for [`PidfdInfo`] (`PIDFD_GET_INFO`).
+struct InfoCall(PidfdInfo);
+
+// SAFETY: the call reads and writes one `PidfdInfo`, whose size is part of its number.
+unsafe impl Ioctl for InfoCall {
+    type Output = PidfdInfo;
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        opcode::read_write::<PidfdInfo>(0xFF, 11)
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        (&raw mut self.0).cast()
+    }
+
+    unsafe fn output_from_ptr(
+        _: IoctlOutput,
+        pointer: *mut c_void,
+    ) -> rustix::io::Result<Self::Output> {
+        // SAFETY: the pointer is that of `as_ptr`, and the value is plain data.
+        Ok(unsafe { pointer.cast::<PidfdInfo>().read() })
+    }
+}
+
+/// How the process behind `pidfd` ended; none until it was reaped, and on kernels that do not tell.
+pub(crate) fn exit_status(pidfd: &OwnedFd) -> Option<ExitStatus> {
+    let wanted = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: as said at `InfoCall`.
+    let info = unsafe { ioctl(pidfd, InfoCall(wanted)) }.ok()?;
+    (info.mask & PIDFD_INFO_EXIT != 0).then(|| ExitStatus::from_raw(info.exit_code))
+}
+
+/// Sends SIGKILL to the process behind `pidfd` and to its process group, which only Linux 6.9 and
+/// later can do; else to the process. Returns whether there was one.
+pub(crate) fn kill(pidfd: &OwnedFd) -> io::Result<bool> {
+    /// `PIDFD_SIGNAL_PROCESS_GROUP`.
+    const GROUP: u32 = 1 << 2;
+    let send = |flags: u32| {
+        let information = std::ptr::null::<c_void>();
+        let number = libc::SYS_pidfd_send_signal;
+        // SAFETY: without information about the signal, the call touches no memory.
+        unsafe { libc::syscall(number, pidfd.as_raw_fd(), libc::SIGKILL, information, flags) }
+    };
+    // The group may be gone before the process, or be another's: the process itself is what counts.
+    if send(GROUP) == 0 || send(0) == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        error => Err(error),
+    }
 }
 
 /// A call to KVM whose argument is 0 and whose answer is a number (kernel document `kvm/api`).

@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     BootError, BootSpec, ConnectError, CpuLimits, ExitWatch, ImageHashes, KillError, LimitError,
-    MachineShape, PauseError, RestoreError, RestoreSpec, SnapshotError, Template, TemplateKey,
-    VmmDescription,
+    MachineShape, NotAdopted, Orphan, PauseError, RestoreError, RestoreSpec, SnapshotError,
+    Template, TemplateKey, VmmDescription,
 };
 
 /// A driver, which makes [`MicroVm`]s: one value per driver, for the lifetime of the daemon.
@@ -65,6 +65,20 @@ pub trait Vmm: Send + Sync + 'static {
         template: &Template,
         spec: RestoreSpec,
     ) -> impl Future<Output = Result<Self::Standby, RestoreError>> + Send;
+
+    /// Keeps the user of an orphan's jail from other microVMs. Call it for each before the first
+    /// microVM is made.
+    fn reserve(&self, orphan: &mut Orphan);
+
+    /// Takes over the microVM of an earlier daemon. Says nothing to it: whether its guest answers
+    /// is seen when it is connected to. No template can be made of it.
+    ///
+    /// # Errors
+    /// [`NotAdopted`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    fn adopt(&self, orphan: Orphan) -> Result<Self::MicroVm, Box<NotAdopted>>;
 }
 
 /// A VMM started ahead of need. Dropping it ends it as it ends a [`MicroVm`].
@@ -89,7 +103,8 @@ pub trait Standby: Send + Sync + 'static {
     fn process_id(&self) -> u32;
 }
 
-/// A running microVM. Dropping it kills its VMM, waits for it and removes its directory.
+/// A running microVM. Dropping it kills its VMM, waits for it and removes its directory;
+/// [`Self::detach`] does not.
 pub trait MicroVm: Send + Sync + 'static {
     /// A byte stream to a guest port.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
@@ -142,4 +157,7 @@ pub trait MicroVm: Send + Sync + 'static {
     /// # Errors
     /// [`KillError`] when the directory could not be removed; the process has ended in any case.
     fn kill(self) -> impl Future<Output = Result<(), KillError>> + Send;
+
+    /// Lets the VMM run on and its directory be, for a later daemon. Streams end.
+    fn detach(self);
 }

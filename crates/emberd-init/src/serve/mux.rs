@@ -6,14 +6,18 @@
 //!                    └── host left ────┘  (its streams end, and with them their execs)
 //! ```
 //! A host that disconnects and reconnects must close its session first. The port only reports
-//! that a host is connected, not that it is a new one.
+//! that a host is connected, not that it is a new one. A host whose predecessor has vanished asks
+//! over the control port: then the session ends, and what is in the port of it is dropped.
 
 use std::convert::Infallible;
 use std::future::{self, poll_fn};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::Context;
 
-use emberd_proto::message::AGENT_PORT_NAME;
+use emberd_proto::message::{AGENT_PORT_NAME, CONTROL_PORT_NAME};
+use futures::io::{AsyncRead as _, AsyncWrite as _};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use yamux::{Connection, Mode};
 
@@ -27,16 +31,39 @@ use crate::uevents::AsyncUevents;
 /// many, so this leaves room above [`CONNECTIONS_MAX`] for streams that are closing.
 const STREAMS_MAX: usize = 2 * CONNECTIONS_MAX;
 
+/// Maximum number of bytes read at once from the control port.
+const ASKED_BYTES_MAX: usize = 64;
+
 /// Serves the agent's virtio port as soon as it exists.
 ///
 /// # Errors
 /// If the port fails.
 pub async fn serve(hall: &Hall, uevents: &AsyncUevents) -> io::Result<Infallible> {
-    let mut port = Port::open(&find_port(uevents).await?)?;
+    let path = find_port(uevents, AGENT_PORT_NAME).await?;
+    let mut control = Port::open(&find_port(uevents, CONTROL_PORT_NAME).await?)?;
+    let (mut asked, mut bytes) = ([0; ASKED_BYTES_MAX], 0);
+    loop {
+        // Closing the one before had the kernel drop what was not read.
+        let mut port = Port::open(&path)?;
+        let mut answer = &asked[..bytes];
+        while !answer.is_empty() {
+            let write =
+                |context: &mut Context<'_>| Pin::new(&mut control).poll_write(context, answer);
+            answer = &answer[poll_fn(write).await?..];
+        }
+        bytes = tokio::select! {
+            ended = serve_sessions(hall, &mut port) => return ended,
+            heard = hear(&mut control, &mut asked) => heard?,
+        };
+    }
+}
+
+/// Serves one session after the other.
+async fn serve_sessions(hall: &Hall, port: &mut Port) -> io::Result<Infallible> {
     loop {
         port.host_connected().await?;
         let mut session =
-            Connection::new(Gather::new(&mut port), mux_config(STREAMS_MAX, 1), Mode::Server);
+            Connection::new(Gather::new(&mut *port), mux_config(STREAMS_MAX, 1), Mode::Server);
         while let Some(stream) = poll_fn(|context| session.poll_next_inbound(context)).await {
             match stream {
                 Ok(stream) => hall.admit(Box::new(stream.compat()), future::pending()),
@@ -49,11 +76,24 @@ pub async fn serve(hall: &Hall, uevents: &AsyncUevents) -> io::Result<Infallible
     }
 }
 
+/// Waits until a host asks over the control port, and returns how many bytes it said.
+async fn hear(control: &mut Port, asked: &mut [u8]) -> io::Result<usize> {
+    loop {
+        control.host_connected().await?;
+        let read = |context: &mut Context<'_>| Pin::new(&mut *control).poll_read(context, asked);
+        match poll_fn(read).await? {
+            // The host has left.
+            0 => {}
+            bytes => return Ok(bytes),
+        }
+    }
+}
+
 /// Waits until the kernel knows the port's name, which the VMM sends some time after it announced
 /// the port.
-async fn find_port(uevents: &AsyncUevents) -> io::Result<PathBuf> {
+async fn find_port(uevents: &AsyncUevents, name: &str) -> io::Result<PathBuf> {
     loop {
-        if let Some(device) = port::find(Path::new(port::CLASS_DIR), AGENT_PORT_NAME) {
+        if let Some(device) = port::find(Path::new(port::CLASS_DIR), name) {
             return Ok(Path::new("/dev").join(device));
         }
         uevents.wait().await?;

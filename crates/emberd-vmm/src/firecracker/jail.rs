@@ -15,7 +15,7 @@ use super::{FindError, stage};
 use crate::jail::{Cgroups, Ids, JailChoice, JailConfig, Lease, Overhead};
 use crate::process::{VmDir, command};
 use crate::sys::open_files_max;
-use crate::{BootError, MachineShape};
+use crate::{BootError, MachineShape, Orphan};
 
 /// Where the jailer makes its jails, in a microVM's directory.
 const JAILS: &str = "jail";
@@ -95,6 +95,11 @@ impl Jail {
     /// Describes the limits of the jail that are in effect.
     pub(super) fn describe(&self) -> String {
         format!("jailed: own user and root; {}", self.cgroups.describe())
+    }
+
+    /// Keeps the user of an orphan for it.
+    pub(super) fn reserve(&self, orphan: &mut Orphan) {
+        orphan.reserve(&self.ids);
     }
 
     /// Makes the root in which the microVM `id` of `dir` will find `files`.

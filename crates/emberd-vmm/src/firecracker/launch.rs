@@ -16,9 +16,10 @@ use super::machine::DISK_STAGED;
 use super::microvm::Origin;
 use super::ready::Ready;
 use super::stage;
-use super::{Facts, Firecracker, FirecrackerVm, exit, machine, microvm};
+use super::{DRIVER, Facts, Firecracker, FirecrackerVm, exit, machine, microvm};
 use crate::disk::{self, Disk, Source};
-use crate::process::{TAIL_LINES, VmDir, VmmProcess, command};
+use crate::process::{Start, TAIL_LINES, VmDir, VmmProcess, command};
+use crate::record::Site;
 use crate::root::Root;
 use crate::sys::Confinement;
 use crate::{BootError, ExitWatch, MachineShape};
@@ -73,7 +74,14 @@ impl Firecracker {
         };
         let Plan { mut command, dir, root, uid, disk, confinement } = plan;
         self.add_args(&mut command);
-        let process = VmmProcess::spawn_reading(command, dir, confinement, exit::reason)?;
+        let site = Site {
+            driver: DRIVER.to_owned(),
+            version: self.facts.version.to_string(),
+            sockets: root.path().strip_prefix(dir.path()).unwrap_or(root.path()).into(),
+            uid,
+        };
+        let start = Start { command, confinement, site, read_code: exit::reason };
+        let process = VmmProcess::spawn(start, dir)?;
         let root = Arc::new(root);
         let api = Api::new(Arc::clone(&root));
         let facts = Arc::clone(&self.facts);

@@ -7,17 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::UnixStream;
 
-use super::Facts;
 use super::api::Api;
 use super::api::types::{SnapshotCreate, VmState};
 use super::dial::{DialError, dial};
 use super::ready::Ready;
+use super::version::{Features, Version};
+use super::{DRIVER, Facts, exit};
 use crate::process::VmmProcess;
 use crate::root::Root;
 use crate::template::{Draft, MEMORY_FILE, STATE_FILE};
 use crate::{
-    ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, MicroVm, PauseError,
-    SnapshotError, Template, TemplateKey,
+    AdoptError, ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, MicroVm, Orphan,
+    PauseError, SnapshotError, Template, TemplateKey,
 };
 
 /// Name under which a VMM finds the state file it is to load.
@@ -29,6 +30,9 @@ pub(super) const MEMORY_STAGED: &str = "template.memory";
 /// template of, too.
 const STATE_WRITTEN: &str = "snapshot.state";
 const MEMORY_WRITTEN: &str = "snapshot.memory";
+
+/// Why no template is made of it.
+const ADOPTED: &str = "an earlier daemon started the microVM";
 
 impl Facts {
     pub(super) fn template_key(&self, images: ImageHashes, machine: MachineShape) -> TemplateKey {
@@ -52,7 +56,9 @@ pub struct FirecrackerVm {
     ready: Option<Ready>,
     /// Whether the guest has ever answered: since then it does not boot any more.
     answered: AtomicBool,
-    origin: Origin,
+    /// None if an earlier daemon started it.
+    origin: Option<Origin>,
+    features: Features,
     facts: Arc<Facts>,
 }
 
@@ -73,7 +79,25 @@ impl FirecrackerVm {
         origin: Origin,
         facts: Arc<Facts>,
     ) -> Self {
-        Self { process, root, api, ready, answered: AtomicBool::new(false), origin, facts }
+        let (answered, origin, features) = (AtomicBool::new(false), Some(origin), facts.features);
+        Self { process, root, api, ready, answered, origin, features, facts }
+    }
+
+    /// Takes over a Firecracker that an earlier daemon started. Its API takes another connection,
+    /// and its vsock as many as ever; both sockets are where they were.
+    pub(super) fn adopt(facts: &Arc<Facts>, orphan: &Orphan) -> Result<Self, AdoptError> {
+        let site = orphan.site_of(DRIVER)?;
+        let root = Root::open(orphan.dir.join(&site.sockets)).map_err(AdoptError::unusable)?;
+        let process = VmmProcess::adopt(orphan, exit::reason).map_err(AdoptError::unusable)?;
+        let root = Arc::new(root);
+        let api = Api::new(Arc::clone(&root));
+        // An older release may run on under a newer daemon.
+        let version = Version::from_text(&site.version);
+        let features = version.as_ref().map_or(facts.features, Features::from);
+        // Its guest has answered that daemon.
+        let (ready, answered, origin) = (None, AtomicBool::new(true), None);
+        let facts = Arc::clone(facts);
+        Ok(Self { process, root, api, ready, answered, origin, features, facts })
     }
 
     fn booted(&self) -> bool {
@@ -95,7 +119,7 @@ impl FirecrackerVm {
     }
 
     async fn set_state(&self, state: VmState) -> Result<(), PauseError> {
-        if !self.facts.features.snapshots {
+        if !self.features.snapshots {
             return Err(PauseError::Unsupported { vmm: self.facts.vmm() });
         }
         let set = self.api.patch("/vm", &state, self.facts.config.call_timeout).await;
@@ -130,6 +154,7 @@ impl MicroVm for FirecrackerVm {
 
     async fn snapshot(&self, into: &Path, images: ImageHashes) -> Result<Template, SnapshotError> {
         let publish = |source| SnapshotError::Publish { template: into.into(), source };
+        let origin = self.origin.as_ref().ok_or_else(|| SnapshotError::Create(ADOPTED.into()))?;
         self.pause().await?;
         let draft = Draft::begin(into).map_err(publish)?;
         let create = SnapshotCreate {
@@ -141,8 +166,8 @@ impl MicroVm for FirecrackerVm {
             self.api.put("/snapshot/create", &create, self.facts.config.snapshot_timeout).await;
         created.map_err(|error| SnapshotError::Create(error.into()))?;
 
-        let key = self.facts.template_key(images, self.origin.shape.clone());
-        let disk = self.origin.disk.as_ref().map(File::try_clone).transpose().map_err(publish)?;
+        let key = self.facts.template_key(images, origin.shape.clone());
+        let disk = origin.disk.as_ref().map(File::try_clone).transpose().map_err(publish)?;
         let root = self.root.path().to_owned();
         let finish = move || {
             draft.take(&root.join(STATE_WRITTEN), STATE_FILE)?;
@@ -171,5 +196,9 @@ impl MicroVm for FirecrackerVm {
 
     async fn kill(self) -> Result<(), KillError> {
         self.process.kill().await
+    }
+
+    fn detach(self) {
+        self.process.detach();
     }
 }

@@ -19,9 +19,14 @@ impl Version {
     /// Parses the output of `--version`, which begins with `Firecracker v1.16.2`.
     pub fn parse(printed: &str) -> Option<Self> {
         let word = printed.lines().next()?.split_whitespace().nth(1)?;
-        let numbers_end = word.find('-').unwrap_or(word.len());
-        let (numbers, suffix) = word.split_at(numbers_end);
-        let mut parts = numbers.strip_prefix('v')?.split('.').map(str::parse);
+        Self::from_text(word.strip_prefix('v')?)
+    }
+
+    /// Parses `1.16.2`, as it is displayed.
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        let numbers_end = text.find('-').unwrap_or(text.len());
+        let (numbers, suffix) = text.split_at(numbers_end);
+        let mut parts = numbers.split('.').map(str::parse);
         let mut part = || parts.next()?.ok();
         let numbers = (part()?, part()?, part()?);
         parts.next().is_none().then(|| Self { numbers, suffix: suffix.to_owned() })

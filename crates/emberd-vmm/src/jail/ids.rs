@@ -68,6 +68,15 @@ impl Ids {
     }
 }
 
+impl Ids {
+    /// Leases `id`; nothing if it is not of the range, or leased.
+    pub(crate) fn reserve(&self, id: u32) -> Option<Lease> {
+        let step = id.checked_sub(self.range.first)?;
+        let is_free = step < self.range.count && self.lent.lock().ids.insert(id);
+        is_free.then(|| Lease { id, lent: Arc::clone(&self.lent) })
+    }
+}
+
 /// An id, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -102,6 +111,19 @@ mod tests {
         assert_eq!([c.id(), d.id()], [102, 100]);
         assert!(ids.lease().is_err());
         drop(b);
+        assert_eq!(ids.lease().unwrap().id(), 101);
+    }
+
+    #[test]
+    fn a_reserved_id_is_lent_to_nobody_else() {
+        let ids = Ids::new(IdRange::from(&(100..=102)));
+        let reserved = ids.reserve(101).unwrap();
+        assert!(ids.reserve(101).is_none() && ids.reserve(99).is_none());
+        assert!(ids.reserve(103).is_none());
+        let lent = [ids.lease().unwrap(), ids.lease().unwrap()];
+        assert_eq!([lent[0].id(), lent[1].id()], [100, 102]);
+        assert!(ids.lease().is_err());
+        drop(reserved);
         assert_eq!(ids.lease().unwrap().id(), 101);
     }
 

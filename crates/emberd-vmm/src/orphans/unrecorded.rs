@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::record::Record;
+use crate::record::ProcessIdentity;
 
 /// How deep in a microVM's directory a VMM may work: that of Firecracker's jailer is four
 /// below it.
@@ -19,7 +19,7 @@ const DEPTH_MAX: usize = 4;
 type Identity = (u64, u64);
 
 /// The process that is the VMM of `dir`, if one runs.
-pub(super) fn find(dir: &Path) -> io::Result<Option<Record>> {
+pub(super) fn find(dir: &Path) -> io::Result<Option<ProcessIdentity>> {
     let Some(id) = dir.file_name().and_then(|name| name.to_str()) else { return Ok(None) };
     // Firecracker's ids have no underscores.
     let words = [id.to_owned(), id.replace('_', "-")];
@@ -29,9 +29,9 @@ pub(super) fn find(dir: &Path) -> io::Result<Option<Record>> {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
         // Read before the checks, and compared again before the kill.
-        let Some(record) = Record::of(pid).ok().flatten() else { continue };
+        let Some(process) = ProcessIdentity::of(pid).ok().flatten() else { continue };
         if works_in(pid, &places) && says(pid, &words) {
-            return Ok(Some(record));
+            return Ok(Some(process));
         }
     }
     Ok(None)

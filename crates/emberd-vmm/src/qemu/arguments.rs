@@ -18,6 +18,9 @@ pub(super) const CHANNEL: &str = "agent.sock";
 /// QEMU's control socket, likewise.
 pub(super) const CONTROL: &str = "qmp.sock";
 
+/// QEMU's end of the port over which the agent is asked for a fresh session, likewise.
+pub(super) const SYNC: &str = "sync.sock";
+
 /// File of the guest's memory in the directory of a microVM that becomes a template.
 pub(super) const MEMORY: &str = "memory";
 
@@ -122,6 +125,7 @@ impl<'a> Arguments<'a> {
         // QEMU listens, so that the host can disconnect and reconnect.
         let socket = |id, path| format!("socket,id={id},path={path},server=on,wait=off").into();
         add("-chardev", socket("agent", CHANNEL));
+        add("-chardev", socket("sync", SYNC));
         for device in DEVICES {
             add("-device", device.into());
         }
@@ -191,13 +195,14 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// The devices of every microVM, in their order on the bus. The guest finds the agent's port
-/// by its name.
-const DEVICES: [&str; 4] = [
+/// The devices of every microVM, in their order on the bus. The guest finds the agent's ports
+/// by their names.
+const DEVICES: [&str; 5] = [
     "virtio-blk-device,drive=root",
     "virtio-rng-device",
     "virtio-serial-device",
     "virtserialport,chardev=agent,name=emberd.agent",
+    "virtserialport,chardev=sync,name=emberd.control",
 ];
 
 /// The guest's hardware, apart from its number of processors and its memory size.
@@ -329,10 +334,12 @@ mod tests {
              emberd.upper_mib=64",
             BLOCK_DEVICE,
             "-chardev socket,id=agent,path=agent.sock,server=on,wait=off",
+            "-chardev socket,id=sync,path=sync.sock,server=on,wait=off",
             "-device virtio-blk-device,drive=root",
             "-device virtio-rng-device",
             "-device virtio-serial-device",
             "-device virtserialport,chardev=agent,name=emberd.agent",
+            "-device virtserialport,chardev=sync,name=emberd.control",
             "-chardev socket,id=control,path=qmp.sock,server=on,wait=off",
             "-mon chardev=control,mode=control",
             "-chardev stdio,id=console,signal=off",
@@ -362,10 +369,12 @@ mod tests {
              random.trust_cpu=on emberd.upper_mib=64",
             BLOCK_DEVICE,
             "-chardev socket,id=agent,path=agent.sock,server=on,wait=off",
+            "-chardev socket,id=sync,path=sync.sock,server=on,wait=off",
             "-device virtio-blk-device,drive=root",
             "-device virtio-rng-device",
             "-device virtio-serial-device",
             "-device virtserialport,chardev=agent,name=emberd.agent",
+            "-device virtserialport,chardev=sync,name=emberd.control",
             "-chardev socket,id=control,path=qmp.sock,server=on,wait=off",
             "-mon chardev=control,mode=control",
             "-display none",
@@ -457,6 +466,7 @@ mod tests {
              +3dnowext \
              virtio-blk-device,drive=root virtio-rng-device virtio-serial-device \
              virtserialport,chardev=agent,name=emberd.agent \
+             virtserialport,chardev=sync,name=emberd.control \
              virtio-blk-device,drive=disk,werror=report,rerror=report"
         );
         let others = [Hardware { console: true, ..tcg }, Hardware { accel: Accel::Kvm, ..tcg }];

@@ -22,7 +22,7 @@ use super::arguments::Hardware;
 use crate::jail::{Access, Cgroups, Ids, JailChoice, JailConfig, Overhead, Plan};
 use crate::process::{VmDir, command};
 use crate::sys::{self, Confinement};
-use crate::{BootError, MachineShape};
+use crate::{BootError, MachineShape, Orphan};
 
 /// Directory of what the VMM writes, in the VM's.
 const WORK_DIR: &str = "vm";
@@ -149,6 +149,11 @@ impl Jail {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let said = said.lines().last().unwrap_or("nothing said").to_owned();
         Ok((!output.status.success()).then(|| format!("{said} ({})", output.status)))
+    }
+
+    /// Keeps the user of an orphan for it.
+    pub(super) fn reserve(&self, orphan: &mut Orphan) {
+        orphan.reserve(&self.ids);
     }
 
     /// A jail in `dir` that contains `images`, each a file of the host and its name inside, for a

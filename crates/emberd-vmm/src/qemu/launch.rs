@@ -14,11 +14,12 @@ use super::jail::{Cell, Jail};
 use super::microvm::{Control, Origin, QemuMicroVm};
 use super::mux::Mux;
 use super::qmp::Qmp;
-use super::{Facts, Qemu};
+use super::{DRIVER, Facts, Qemu};
 use crate::dial::dial;
 use crate::disk::{Disk, Source};
 use crate::jail::Plan;
-use crate::process::{TAIL_LINES, VmDir, VmmProcess, command};
+use crate::process::{Start, TAIL_LINES, VmDir, VmmProcess, command, plain_code};
+use crate::record;
 use crate::root::Root;
 use crate::sys::Confinement;
 use crate::{BootError, MachineShape};
@@ -124,8 +125,16 @@ impl Qemu {
         let mut command = command(&self.binary);
         command.args(arguments.words()?);
         command.env(MALLOC_ARENAS.0, MALLOC_ARENAS.1);
-        let Site { dir, sockets, plan, uid: _ } = site;
-        let process = VmmProcess::spawn(command, dir, Confinement { inherits, jail: plan })?;
+        let Site { dir, sockets, plan, uid } = site;
+        let record = record::Site {
+            driver: DRIVER.to_owned(),
+            version: self.facts.version.clone(),
+            sockets: sockets.path().strip_prefix(dir.path()).unwrap_or(sockets.path()).into(),
+            uid,
+        };
+        let confinement = Confinement { inherits, jail: plan };
+        let start = Start { command, confinement, site: record, read_code: plain_code };
+        let process = VmmProcess::spawn(start, dir)?;
         let channel = connect(&process, &sockets, CHANNEL).await?;
         Ok(Launched { process, sockets, channel, facts: Arc::clone(&self.facts) })
     }

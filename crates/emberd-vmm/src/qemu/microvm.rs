@@ -3,29 +3,37 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
+use tokio::time::timeout;
 
-use super::arguments::{CONTROL, MEMORY};
+use super::arguments::{CHANNEL, CONTROL, MEMORY, SYNC};
 use super::launch::Sockets;
 use super::mux::{Mux, MuxStream};
 use super::qmp::{Qmp, QmpError};
-use super::{Facts, migration};
-use crate::process::VmmProcess;
+use super::{DRIVER, Facts, migration, sync};
+use crate::process::{VmmProcess, plain_code};
+use crate::root::Root;
 use crate::template::{Draft, MEMORY_FILE, STATE_FILE};
 use crate::{
-    ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, MicroVm, PauseError,
-    SnapshotError, Template,
+    AdoptError, ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, MicroVm, Orphan,
+    PauseError, SnapshotError, Template,
 };
 
 /// File in the microVM's directory to which its devices are saved.
 const STATE_WRITTEN: &str = "state";
 
+/// Longest wait for a guest whose last host has vanished; it needs some milliseconds unless the
+/// host is overloaded.
+const SYNC_WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// A microVM in a QEMU process.
 #[derive(Debug)]
 pub struct QemuMicroVm {
-    mux: Mux,
+    /// Not there until the guest of an earlier daemon is first connected to.
+    mux: OnceCell<Mux>,
     control: Control,
     process: VmmProcess,
     origin: Option<Origin>,
@@ -48,7 +56,33 @@ impl QemuMicroVm {
         origin: Option<Origin>,
         facts: Arc<Facts>,
     ) -> Self {
-        Self { mux, control, process, origin, facts }
+        Self { mux: OnceCell::new_with(Some(mux)), control, process, origin, facts }
+    }
+
+    /// Takes over a QEMU that an earlier daemon started.
+    pub(super) fn adopt(facts: &Arc<Facts>, orphan: &Orphan) -> Result<Self, AdoptError> {
+        let site = orphan.site_of(DRIVER)?;
+        let dir = orphan.dir.join(&site.sockets);
+        let sockets = match site.uid {
+            Some(_) => Sockets::Jailed(Arc::new(Root::open(dir).map_err(AdoptError::unusable)?)),
+            None => Sockets::Own(dir),
+        };
+        let process = VmmProcess::adopt(orphan, plain_code).map_err(AdoptError::unusable)?;
+        let (control, facts) = (Control::new(sockets, None), Arc::clone(facts));
+        Ok(Self { mux: OnceCell::new(), control, process, origin: None, facts })
+    }
+
+    /// The mux. The first call begins a session with the guest of an earlier daemon.
+    async fn mux(&self) -> Result<&Mux, ConnectError> {
+        let sockets = &self.control.sockets;
+        let begin = async || {
+            let begun = async {
+                sync::ask(&mut sockets.connect(SYNC).await?).await?;
+                sockets.connect(CHANNEL).await
+            };
+            timeout(SYNC_WAIT_MAX, begun).await?.map(Mux::over)
+        };
+        self.mux.get_or_try_init(begin).await.map_err(ConnectError::Channel)
     }
 
     async fn tell(&self, command: &'static str) -> Result<(), PauseError> {
@@ -63,9 +97,10 @@ impl MicroVm for QemuMicroVm {
     type Stream = MuxStream;
 
     /// As [`MicroVm::connect`], but returns at once: QEMU holds back what is written until
-    /// the guest reads it. `port` is not transmitted: the guest serves one.
+    /// the guest reads it. `port` is not transmitted: the guest serves one. The first connection
+    /// to a guest of an earlier daemon waits for the guest.
     async fn connect(&self, _port: u32) -> Result<MuxStream, ConnectError> {
-        self.mux.open().await
+        self.mux().await?.open().await
     }
 
     async fn pause(&self) -> Result<(), PauseError> {
@@ -83,7 +118,8 @@ impl MicroVm for QemuMicroVm {
         let publish = |source| SnapshotError::Publish { template: into.into(), source };
         let origin = self.origin.as_ref().ok_or(SaveError::NotForTemplate).map_err(create)?;
         let disk = origin.disk.as_ref().map(File::try_clone).transpose().map_err(publish)?;
-        self.mux.renew().await.map_err(|source| create(SaveError::Session(source)))?;
+        let renewed = async { self.mux().await?.renew().await };
+        renewed.await.map_err(|source| create(SaveError::Session(source)))?;
         self.pause().await?;
         let draft = Draft::begin(into).map_err(publish)?;
         let state = self.process.dir().join(STATE_WRITTEN);
@@ -124,6 +160,10 @@ impl MicroVm for QemuMicroVm {
 
     async fn kill(self) -> Result<(), KillError> {
         self.process.kill().await
+    }
+
+    fn detach(self) {
+        self.process.detach();
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod faults;
 mod jail;
-mod lab;
+pub mod lab;
 mod lives;
 mod snapshots;
 

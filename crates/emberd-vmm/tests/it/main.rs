@@ -1,6 +1,8 @@
 //! emberd-vmm from outside: real processes, whole lives.
 
 #[cfg(test)]
+mod adoption;
+#[cfg(test)]
 mod agent;
 #[cfg(test)]
 mod firecracker;

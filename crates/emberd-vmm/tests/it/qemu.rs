@@ -1,6 +1,7 @@
 //! The QEMU driver against programs that are no QEMU: every way it can fail to start.
 //! What it does with guests is in `guests`, and what its VMMs may do in `walls`.
 
+mod adoption;
 mod guests;
 mod walls;
 
