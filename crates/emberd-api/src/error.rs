@@ -117,6 +117,9 @@ error_codes! {
     ResumeFailed,
     /// The host does not hold the limit that was asked for.
     LimitUnavailable,
+    /// An earlier daemon started the sandbox, and its guest has not answered this one yet;
+    /// `Retry-After` says when to try again.
+    SandboxUnreachable,
     /// The daemon creates no sandboxes any more, by an operator's wish.
     Draining,
     /// The daemon keeps no templates.

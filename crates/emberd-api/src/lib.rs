@@ -350,9 +350,25 @@ pub struct Info {
     /// Whether the daemon refuses to create sandboxes (`POST /drain`).
     #[serde(default)]
     pub draining: bool,
+    /// MicroVMs of an earlier daemon that run and that this one leaves alone, because it does not
+    /// know whose they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unclaimed: Vec<UnclaimedMicroVm>,
     /// Network access of sandboxes. Absent where egress is switched off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<EgressInfo>,
+}
+
+/// A microVM of an earlier daemon that runs and is left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct UnclaimedMicroVm {
+    /// Its directory on the host.
+    pub dir: String,
+    /// Process id of its VMM.
+    pub vmm_pid: u32,
+    /// Why it is left alone.
+    pub why: String,
 }
 
 /// The warm pool of one language pack and size: microVMs that wait for a request.

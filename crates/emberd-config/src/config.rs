@@ -16,7 +16,9 @@ use crate::given::Given;
 use crate::problem::Problems;
 use crate::reader::{Reader, utf8};
 use crate::surroundings::Surroundings;
-use crate::value::{AccelChoice, JailChoice, LogFormat, RUN_DIR_BYTES_MAX, Switch, VmmChoice};
+use crate::value::{
+    AccelChoice, JailChoice, LogFormat, OnStart, OnStop, RUN_DIR_BYTES_MAX, Switch, VmmChoice,
+};
 
 /// Where templates are in the data directory.
 const TEMPLATE_DIR: &str = "templates";
@@ -41,6 +43,10 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Directory of per-sandbox state; absolute.
     pub run_dir: PathBuf,
+    /// Fate of the sandboxes of an earlier daemon.
+    pub on_start: OnStart,
+    /// Fate of the sandboxes when the daemon is stopped by SIGTERM.
+    pub on_stop: OnStop,
     /// Directory of kernel, initramfs and language packs.
     pub data_dir: DataDir,
     /// Key in the ids of new sandboxes: at most
@@ -185,6 +191,8 @@ impl Config {
             addr,
             allowed_hosts: allowed_hosts(read),
             run_dir: run_dir(read, &node_key, surroundings),
+            on_start: read.choice(Key::OnStart),
+            on_stop: read.choice(Key::OnStop),
             node_key,
             kernel: read.path(Key::Kernel),
             initramfs: read.path(Key::Initramfs),

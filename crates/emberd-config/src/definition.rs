@@ -10,6 +10,8 @@ pub enum Key {
     Socket,
     AllowedHost,
     RunDir,
+    OnStart,
+    OnStop,
     DataDir,
     NodeKey,
     Vmm,

@@ -3,7 +3,8 @@
 use crate::definition::{DefaultValue, Definition, Key};
 use crate::form::Form;
 use crate::value::{
-    AccelChoice, JailChoice, LogFormat, NODE_KEY_BYTES_MAX, Switch, VmmChoice, possible,
+    AccelChoice, JailChoice, LogFormat, NODE_KEY_BYTES_MAX, OnStart, OnStop, Switch, VmmChoice,
+    possible,
 };
 
 impl Key {
@@ -29,7 +30,7 @@ const BASE: Definition = Definition {
 const TIMEOUT_MS_MAX: u64 = 3_650 * 24 * 3_600_000;
 
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 38] = [
+pub static DEFINITIONS: [Definition; 40] = [
     Definition {
         key: Key::Addr,
         name: "addr",
@@ -73,6 +74,28 @@ pub static DEFINITIONS: [Definition; 38] = [
         about: "Directory of per-sandbox state",
         detail: "Each daemon needs its own directory. The path has at most 70 bytes, less the \
             length of the node key, because paths of Unix sockets start with it.",
+        ..BASE
+    },
+    Definition {
+        key: Key::OnStart,
+        name: "on-start",
+        value_name: "adopt|clean",
+        default: DefaultValue::Text("adopt"),
+        form: Form::Choice(possible::<OnStart>),
+        about: "Fate of the sandboxes of an earlier daemon that still run",
+        detail: "With `adopt`, this daemon takes them over. A microVM whose records it cannot read \
+            is listed by `emberctl info` and left alone. `clean` removes all of them.",
+        ..BASE
+    },
+    Definition {
+        key: Key::OnStop,
+        name: "on-stop",
+        value_name: "delete|keep",
+        default: DefaultValue::Text("delete"),
+        form: Form::Choice(possible::<OnStop>),
+        about: "Fate of the sandboxes when the daemon is stopped by SIGTERM",
+        detail: "With `keep`, they run on until the next daemon adopts them. SIGINT always deletes \
+            them.",
         ..BASE
     },
     Definition {

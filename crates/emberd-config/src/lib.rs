@@ -35,5 +35,6 @@ pub use problem::{Problem, Problems};
 pub use reader::parse_mib;
 pub use surroundings::Surroundings;
 pub use value::{
-    AccelChoice, JailChoice, LogFormat, NODE_KEY_BYTES_MAX, RUN_DIR_BYTES_MAX, Switch, VmmChoice,
+    AccelChoice, JailChoice, LogFormat, NODE_KEY_BYTES_MAX, OnStart, OnStop, RUN_DIR_BYTES_MAX,
+    Switch, VmmChoice,
 };

@@ -61,6 +61,8 @@ impl Config {
             },
             Key::AllowedHost => json!(self.allowed_hosts),
             Key::RunDir => json!(shown_path(&self.run_dir)),
+            Key::OnStart => json!(value::name(self.on_start)),
+            Key::OnStop => json!(value::name(self.on_stop)),
             Key::DataDir => json!(shown_path(self.data_dir.path())),
             Key::NodeKey => json!(self.node_key),
             Key::Vmm => json!(value::name(self.vmm)),

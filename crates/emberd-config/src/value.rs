@@ -52,6 +52,24 @@ pub enum AccelChoice {
     Tcg,
 }
 
+/// Fate of the sandboxes of an earlier daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnStart {
+    /// This daemon takes them over.
+    Adopt,
+    /// They are removed.
+    Clean,
+}
+
+/// Fate of the sandboxes of a daemon that stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnStop {
+    /// They are deleted.
+    Delete,
+    /// They run on, for the next daemon.
+    Keep,
+}
+
 /// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {

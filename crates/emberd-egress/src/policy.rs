@@ -66,6 +66,12 @@ impl Policy {
         Self::of(operator, spec, &rules)
     }
 
+    /// A policy that is not compiled yet and allows nothing. [`Self::recompiled`] makes one of it
+    /// that allows what `spec` asks for.
+    pub fn uncompiled(spec: PolicySpec) -> Self {
+        Self { spec, ..Self::default() }
+    }
+
     /// Compiles the policy again, after the operator's file has changed. Nothing is refused: what
     /// is beyond the new ceiling, or of a profile that is gone, is not allowed any more.
     #[must_use]

@@ -38,11 +38,30 @@ impl<S> Clone for Guest<S> {
 impl<S: ByteStream> Guest<S> {
     /// Returns the guest of the sandbox `name`, run by `host`, with its first connection.
     pub fn new(name: String, host: impl Host<S>, first: Link<S>) -> Self {
+        Self::with(name, host, Some(first))
+    }
+
+    /// Returns the guest of the sandbox `name`, which an earlier daemon started and `host` runs
+    /// now. It is not connected to: [`Self::recover`] is to come first.
+    pub fn adopted(name: String, host: impl Host<S>) -> Self {
+        Self::with(name, host, None)
+    }
+
+    fn with(name: String, host: impl Host<S>, first: Option<Link<S>>) -> Self {
         Self {
             session: Arc::new(Session::new(name, Box::new(host), first)),
             processes: Arc::default(),
             contexts: Arc::default(),
         }
+    }
+
+    /// Meets the agent of a guest that an earlier daemon started. The processes and contexts of
+    /// that daemon ended with its connections, so both lists begin empty. Without a time limit.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub async fn recover(&self) -> Result<(), ChannelError> {
+        self.ping().await
     }
 
     /// Runs `spec` and waits for its end; `grace` is how long after the program's own time limit

@@ -58,8 +58,8 @@ pub(crate) struct Session<S> {
 }
 
 impl<S: ByteStream> Session<S> {
-    /// A session that begins with one idle connection.
-    pub fn new(name: String, host: Box<dyn Host<S>>, first: Link<S>) -> Self {
+    /// A session that begins with one idle connection, or with none.
+    pub fn new(name: String, host: Box<dyn Host<S>>, first: Option<Link<S>>) -> Self {
         Self {
             name,
             host,
@@ -67,7 +67,7 @@ impl<S: ByteStream> Session<S> {
             file_operations: Arc::new(Semaphore::new(FILE_OPERATIONS_MAX)),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             port_connections: Arc::new(Semaphore::new(PORT_CONNECTIONS_MAX)),
-            idle: Mutex::new(Some(vec![first])),
+            idle: Mutex::new(Some(first.into_iter().collect())),
         }
     }
 

@@ -25,6 +25,8 @@ pub struct SandboxesConfig {
     ///
     /// [`RUN_DIR_BYTES_MAX`]: crate::RUN_DIR_BYTES_MAX
     pub run_dir: PathBuf,
+    /// Whether to take over the sandboxes of an earlier daemon; else they are removed.
+    pub adopt: bool,
     /// Key of this daemon in the ids of new sandboxes.
     pub node_key: NodeKey,
     /// Most sandboxes at once. MicroVMs in pools do not count.

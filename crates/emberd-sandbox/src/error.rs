@@ -44,6 +44,9 @@ pub enum OperationError {
         /// Why; none if the VMM did not answer in time.
         source: Option<PauseError>,
     },
+    /// An earlier daemon started the sandbox, and its guest has not answered this one yet.
+    #[error("the guest of sandbox {0} has not answered since the daemon was started")]
+    Unreachable(SandboxId),
     /// The guest did not complete the operation.
     #[error(transparent)]
     Guest(#[from] GuestError),

@@ -50,5 +50,6 @@ pub use lifecycle::phase::PhaseKind;
 pub use lifecycle::sandbox::{Created, SandboxState, SandboxView};
 pub use sandboxes::Sandboxes;
 pub use shape::{Shape, Size};
+pub use supply::adopt::UnclaimedView;
 pub use supply::pool::PoolView;
 pub use supply::templates::{BuildTemplateError, RemoveTemplateError, TemplateState, TemplateView};

@@ -15,15 +15,16 @@ use crate::error::{CreateError, OpenError, Unknown};
 use crate::id::SandboxId;
 use crate::lifecycle::events::{SandboxEvent, SandboxEventPage};
 use crate::lifecycle::handle::Handle;
-use crate::lifecycle::sandbox::{Created, SandboxView};
+use crate::lifecycle::sandbox::{Created, Sandbox, SandboxView};
 use crate::lifecycle::table::Table;
 use crate::shape::Shape;
+use crate::supply::adopt::{self, Estate, Unclaimed, UnclaimedView};
 use crate::supply::create::{self, Wanted};
 use crate::supply::pool::PoolView;
 use crate::supply::sources::Sources;
 use crate::supply::templates::builder;
 use crate::supply::templates::{BuildTemplateError, RemoveTemplateError, TemplateView};
-use crate::supply::{expiry, health, idle, keeper, limit};
+use crate::supply::{expiry, health, idle, journals, keeper, limit, rejoin};
 
 /// All sandboxes of one daemon. Clones share them.
 #[derive(Clone)]
@@ -32,14 +33,18 @@ pub struct Sandboxes(Arc<Inner>);
 struct Inner {
     table: Arc<Table>,
     sources: Arc<Sources>,
+    /// MicroVMs of an earlier daemon that are left alone.
+    unclaimed: Vec<Unclaimed>,
     /// The background tasks.
     background: TaskTracker,
 }
 
 impl Sandboxes {
-    /// Locks the run directory and removes what an earlier daemon left in it; begins to end
-    /// sandboxes at their deadlines and to freeze unused ones, and with templates to build those
-    /// and to fill the pools. Blocks.
+    /// Locks the run directory and takes over what an earlier daemon left in it, or removes it;
+    /// begins to end sandboxes at their deadlines and to freeze unused ones, and with templates to
+    /// build those and to fill the pools. Blocks.
+    ///
+    /// The egress policies of sandboxes that were taken over are not compiled, and allow nothing.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -48,9 +53,12 @@ impl Sandboxes {
     /// Outside of a tokio runtime.
     pub fn open(config: SandboxesConfig, images: Images, vmm: AnyVmm) -> Result<Self, OpenError> {
         let table = Table::new(config.sandboxes_max, config.memory_mib_total);
-        let sources = Arc::new(Sources::open(config, images, vmm)?);
-        let (table, background) = (Arc::new(table), TaskTracker::new());
-        let sandboxes = Self(Arc::new(Inner { table, sources, background }));
+        let (sources, estate) = Sources::open(config, images, vmm)?;
+        let (sources, table) = (Arc::new(sources), Arc::new(table));
+        let Estate { sandboxes: adopted, pooled, unclaimed } = estate;
+        let background = TaskTracker::new();
+        let sandboxes = Self(Arc::new(Inner { table, sources, unclaimed, background }));
+        sandboxes.take_in(adopted, pooled);
         let sources = &sandboxes.0.sources;
         let (table, expiring) = (Arc::clone(&sandboxes.0.table), Arc::clone(sources));
         sandboxes.go_on(async move {
@@ -58,6 +66,8 @@ impl Sandboxes {
         });
         let (table, signals) = (Arc::clone(&sandboxes.0.table), Arc::clone(&sources.base.signals));
         sandboxes.go_on(async move { idle::freeze_unused(&table, &signals).await });
+        let (table, signals) = (Arc::clone(&sandboxes.0.table), Arc::clone(&sources.base.signals));
+        sandboxes.go_on(async move { journals::catch_up(&table, &signals).await });
         if let Ok(templates) = &sources.templates {
             let templates = Arc::clone(templates);
             sandboxes.go_on(builder::build_all(Arc::clone(sources), templates));
@@ -65,6 +75,30 @@ impl Sandboxes {
             sandboxes.go_on(health::look_after(Arc::clone(sources)));
         }
         Ok(sandboxes)
+    }
+
+    /// Takes in the sandboxes of an earlier daemon, and begins to meet their guests.
+    fn take_in(&self, adopted: Vec<Arc<Sandbox>>, pooled: Vec<(Arc<Sandbox>, Option<String>)>) {
+        let sources = &self.0.sources;
+        for sandbox in adopted {
+            self.0.table.take_over(Arc::clone(&sandbox));
+            sources.watch(&sandbox);
+            create::tell_end(&sandbox);
+            if !sandbox.reach.is_met() {
+                self.go_on(adopt::meet(sandbox));
+            }
+        }
+        for (sandbox, digest) in pooled {
+            match rejoin::pool_of(sources, &sandbox, digest.as_deref()) {
+                Some((pool, generation)) => {
+                    let sources = Arc::clone(sources);
+                    self.go_on(async move {
+                        rejoin::join_pool(&sources, &pool, generation, sandbox).await;
+                    });
+                }
+                None => sources.reaper.reap_later(sandbox),
+            }
+        }
     }
 
     /// Spawns `task`, which is cancelled when creations are closed.
@@ -127,11 +161,10 @@ impl Sandboxes {
     /// # Errors
     /// [`Unknown`].
     pub fn get(&self, id: SandboxId) -> Result<Handle, Unknown> {
-        let (sandbox, created_at) = self.0.table.find(id).ok_or(Unknown(id))?;
+        let sandbox = self.0.table.find(id).ok_or(Unknown(id))?;
         let base = &self.0.sources.base;
         Ok(Handle {
             sandbox,
-            created_at,
             exec_grace: base.config.exec_grace,
             activity: Arc::clone(&base.activity),
             closing: base.closing.clone(),
@@ -207,6 +240,12 @@ impl Sandboxes {
     /// Waits until there is an event of a sandbox after number `after`.
     pub fn event_after(&self, after: u64) -> impl Future<Output = ()> + Send + use<> {
         self.0.sources.base.signals.events.recorded(after)
+    }
+
+    /// Returns the microVMs of an earlier daemon that run and are left alone, because their
+    /// records cannot be read or are another driver's.
+    pub fn unclaimed(&self) -> Vec<UnclaimedView> {
+        self.0.unclaimed.iter().map(Unclaimed::view).collect()
     }
 
     /// Returns the number of sandboxes.
@@ -327,14 +366,41 @@ impl Sandboxes {
     /// Refuses further creations, deletes every sandbox and empties every pool. Returns when
     /// everything is removed.
     pub async fn shutdown(&self) {
-        self.close();
-        // The background tasks first: they make more microVMs.
-        self.0.background.close();
-        self.0.background.wait().await;
+        self.end_background().await;
         self.0.sources.pools.clear(&self.0.sources.reaper);
         for sandbox in self.0.table.drain() {
             self.0.sources.reaper.reap_later(sandbox);
         }
+        self.finish().await;
+    }
+
+    /// Refuses further creations and cancels those under way; lets every other sandbox and every
+    /// microVM that waits in a pool run on, for the next daemon. Returns when everything else is
+    /// removed.
+    pub async fn detach(&self) {
+        self.end_background().await;
+        let reaper = &self.0.sources.reaper;
+        let pools = self.0.sources.pools.all();
+        let waiting = pools.iter().flat_map(|(_, pool)| pool.leave(reaper));
+        for sandbox in waiting.chain(self.0.table.drain()) {
+            // Others have ended, or their creation was cut off.
+            if sandbox.lives() {
+                sandbox.detach().await;
+            } else {
+                reaper.reap_later(sandbox);
+            }
+        }
+        self.finish().await;
+    }
+
+    /// Ends the background tasks first: they make more microVMs.
+    async fn end_background(&self) {
+        self.close();
+        self.0.background.close();
+        self.0.background.wait().await;
+    }
+
+    async fn finish(&self) {
         self.0.sources.reaper.finish().await;
         self.0.sources.sessions.close();
         self.0.sources.sessions.wait().await;

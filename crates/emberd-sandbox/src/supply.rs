@@ -7,6 +7,7 @@
 //!         └─ cold boot ─ boot ─▶ answer
 //! ```
 
+pub(crate) mod adopt;
 pub(crate) mod answer;
 pub(crate) mod base;
 pub(crate) mod boot;
@@ -14,11 +15,12 @@ pub(crate) mod create;
 pub(crate) mod expiry;
 pub(crate) mod health;
 pub(crate) mod idle;
+pub(crate) mod journals;
 pub(crate) mod keeper;
 pub(crate) mod limit;
 pub(crate) mod pool;
 pub(crate) mod reaper;
-pub(crate) mod record;
+pub(crate) mod rejoin;
 pub(crate) mod restore;
 pub(crate) mod run_dir;
 pub(crate) mod sources;

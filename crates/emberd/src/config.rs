@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use emberd_config::{Config, NODE_KEY_BYTES_MAX, RUN_DIR_BYTES_MAX, Shown};
+use emberd_config::{Config, NODE_KEY_BYTES_MAX, OnStart, RUN_DIR_BYTES_MAX, Shown};
 use emberd_sandbox::{
     DiskConfig, EXEC_GRACE_DEFAULT, NodeKey, Pace, PoolConfig, SandboxesConfig, Size,
 };
@@ -30,6 +30,7 @@ pub fn sandboxes(config: &Config, vmm: &VmmDescription) -> SandboxesConfig {
     });
     SandboxesConfig {
         run_dir: config.run_dir.clone(),
+        adopt: config.on_start == OnStart::Adopt,
         node_key: config.node_key.parse().expect("the configuration checks the node key"),
         sandboxes_max: config.max_sandboxes,
         memory_mib_total: config.memory_mib,

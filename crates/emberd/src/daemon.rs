@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bind ─▶ open run dir ─▶ serve ──signal──▶ drain ──answered, limit, 2nd signal──▶
-//!     microVMs removed ─▶ last answers out ─▶ socket gone
+//!     microVMs removed, or left to the next daemon ─▶ last answers out ─▶ socket gone
 //! ```
 
 use std::future::pending;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use emberd_api::Address;
-use emberd_config::{Config, Problems, SocketOption, Surroundings};
+use emberd_config::{Config, OnStop, Problems, SocketOption, Surroundings};
 use emberd_egress::Egress;
 use emberd_image::Images;
 use emberd_sandbox::{OpenError, Sandboxes, SandboxesConfig};
@@ -27,7 +27,7 @@ use crate::args::{Args, Command, ConfigCommand};
 use crate::egress_file::{self, EgressFile, EgressFileError};
 use crate::server::listener::{ListenError, Listener};
 use crate::server::{self, Server};
-use crate::{config, http, log};
+use crate::{config, http, log, notify};
 
 /// How long requests under way may go on after the first signal. This is for programs that run;
 /// creations end at once.
@@ -121,7 +121,7 @@ pub fn report(error: &anyhow::Error, hint: Option<&str>) -> ExitCode {
 }
 
 /// Runs the daemon until SIGINT or SIGTERM. Prints the address it listens on once it is ready,
-/// and leaves no process, directory or socket behind.
+/// and leaves no process, directory or socket behind, unless it was told to keep sandboxes.
 ///
 /// # Errors
 /// [`RunError`].
@@ -135,10 +135,12 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     let egress = config.egress.then(|| Egress::new(connections())).transpose();
     let egress = egress.map_err(RunError::Egress)?.map(Arc::new);
     let options = SandboxesConfig { egress, ..config::sandboxes(&config, vmm.description()) };
-    let sandboxes = Sandboxes::open(options, images, vmm)?;
-    egress_file::warn_of_unknown(&file.operator(), &sandboxes);
     let hangups = config.egress_policy.is_some().then(|| signal(SignalKind::hangup())).transpose();
     let hangups = hangups.map_err(RunError::Signals)?;
+    // Last: an error would end the sandboxes that are taken over.
+    let sandboxes = Sandboxes::open(options, images, vmm)?;
+    file.adopt(&sandboxes);
+    egress_file::warn_of_unknown(&file.operator(), &sandboxes);
     announce(&listener, socket.as_ref(), &sandboxes);
     let limits = http::Limits::default();
     let beside = socket.map(|socket| (socket.address().clone(), socket));
@@ -149,12 +151,16 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
         (listener, router)
     });
     let server = Server::new(listeners);
-    tokio::select! {
-        name = signals.next() => tracing::info!("{name}: draining requests"),
+    notify::tell(notify::READY);
+    let told = tokio::select! {
+        told = signals.next() => told,
         never = server.accept() => never,
         never = log::keep_reporting_dropped() => never,
         never = read_on_hangup(&file, hangups, &sandboxes) => never,
-    }
+    };
+    tracing::info!("{told}: draining requests");
+    notify::tell(notify::STOPPING);
+    let keeps = config.on_stop == OnStop::Keep && told == TERMINATE;
     sandboxes.close();
     let mut answered = pin!(server.stop());
     let drained = tokio::select! {
@@ -167,7 +173,11 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     if !drained {
         tracing::warn!("ending the requests that are still under way");
     }
-    sandboxes.shutdown().await;
+    if keeps {
+        sandboxes.detach().await;
+    } else {
+        sandboxes.shutdown().await;
+    }
     if !drained && timeout(LAST_ANSWERS_MAX, answered).await.is_err() {
         tracing::warn!("some clients did not receive their responses");
     }
@@ -229,6 +239,9 @@ fn announce(listener: &Listener, socket: Option<&Listener>, sandboxes: &Sandboxe
     }
 }
 
+/// Name of the signal by which service managers end a daemon.
+const TERMINATE: &str = "SIGTERM";
+
 /// The signals that end the daemon.
 struct Signals {
     interrupt: Signal,
@@ -247,7 +260,7 @@ impl Signals {
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.terminate.recv() => TERMINATE,
         }
     }
 }

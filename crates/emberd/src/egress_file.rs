@@ -96,6 +96,19 @@ impl EgressFile {
         }
     }
 
+    /// Takes in the sandboxes of an earlier daemon: compiles their policies, and begins to write
+    /// their logs.
+    pub fn adopt(&self, sandboxes: &Sandboxes) {
+        let operator = self.0.operator.lock();
+        for view in sandboxes.list() {
+            let Ok(handle) = sandboxes.get(view.id) else { continue };
+            recompile(&operator, sandboxes, &handle);
+            if let Some((log, egress)) = self.0.log.as_ref().zip(handle.egress()) {
+                log.follow(handle.id(), egress);
+            }
+        }
+    }
+
     /// Waits until the records of sandboxes that have ended are written.
     pub async fn written(&self) {
         if let Some(log) = &self.0.log {

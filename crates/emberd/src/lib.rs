@@ -10,4 +10,5 @@ mod egress_log;
 mod egress_record;
 pub mod http;
 pub mod log;
+mod notify;
 mod server;

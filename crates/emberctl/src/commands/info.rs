@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use emberd_api::{Info, Pool};
+use emberd_api::{Info, Pool, UnclaimedMicroVm};
 use emberd_client::Client;
 use serde::Serialize;
 
@@ -57,6 +57,9 @@ fn text(info: &Info, endpoint: &str) -> String {
     }
     if info.draining {
         facts.push(("draining", "no sandbox is created any more".to_owned()));
+    }
+    for UnclaimedMicroVm { dir, vmm_pid, why } in &info.unclaimed {
+        facts.push(("left alone", format!("{dir} (process {vmm_pid}): {why}")));
     }
     if info.reaping > 0 {
         facts.push(("being removed", info.reaping.to_string()));

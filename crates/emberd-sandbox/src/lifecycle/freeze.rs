@@ -13,7 +13,9 @@ use std::time::Duration;
 use emberd_proto::{Metrics, chain};
 use tokio::time::{Instant, timeout};
 
+use super::journal::Stage;
 use super::phase::{Phase, PhaseKind, Request};
+use super::reach::Unreached;
 use super::sandbox::Sandbox;
 use crate::error::OperationError;
 
@@ -52,10 +54,21 @@ impl Sandbox {
     pub async fn enter(self: &Arc<Self>, forced: bool) -> Result<InUse, OperationError> {
         self.usage.enter();
         let mut in_use = InUse { sandbox: Arc::clone(self), thaw: None };
+        self.reached().await?;
         if self.usage.is_frozen() {
             in_use.thaw = self.thaw(forced).await?;
         }
         Ok(in_use)
+    }
+
+    /// Waits until the guest has answered this daemon.
+    pub async fn reached(&self) -> Result<(), OperationError> {
+        let unreachable = |Unreached| OperationError::Unreachable(self.id);
+        tokio::select! {
+            reached = self.reach.met() => reached.map_err(unreachable),
+            // Operations in it say what became of it.
+            () = self.ended(), if !self.reach.is_met() => Ok(()),
+        }
     }
 
     /// Notes input of a caller, and has the sandbox thawed if it is frozen.
@@ -109,6 +122,11 @@ impl Sandbox {
         self.usage.stir();
         self.shift(Request::Thaw, || true, Phase::thawed);
         self.usage.thaw();
+        // A next daemon that believes it frozen thaws it once more.
+        if let Err(error) = self.journal_as(Stage::Running) {
+            tracing::warn!(id = %self.id, %error, "a thaw is not recorded");
+            self.signals.journals.notify_one();
+        }
         self.signals.idle.notify_one();
         Ok(())
     }
@@ -168,7 +186,17 @@ impl Sandbox {
         if !frozen {
             return;
         }
-        let paused = timeout(TRANSITION_MAX, machine.pause()).await;
+        // First: a next daemon that believes it running would wait for its guest.
+        let paused = match self.journal_as(Stage::Frozen) {
+            Ok(()) => timeout(TRANSITION_MAX, machine.pause()).await,
+            Err(error) => {
+                tracing::warn!(id = %self.id, %error, "not frozen: that cannot be recorded");
+                self.usage.look_after(REFUSED_PAUSE);
+                self.shift(Request::Thaw, || true, Phase::thawed);
+                self.usage.thaw();
+                return;
+            }
+        };
         let why = match paused {
             Ok(Some(Ok(()))) => {
                 tracing::debug!(id = %self.id, "frozen");

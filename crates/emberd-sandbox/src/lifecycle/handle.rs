@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use emberd_egress::SandboxEgress;
 use emberd_guest::{Executed, Guest, Room};
@@ -40,7 +40,6 @@ pub type FileWatch = emberd_guest::FileWatch<Stream>;
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) sandbox: Arc<Sandbox>,
-    pub(crate) created_at: SystemTime,
     pub(crate) exec_grace: Duration,
     pub(crate) activity: Arc<Activity>,
     pub(crate) closing: CancellationToken,
@@ -54,7 +53,7 @@ impl Handle {
 
     /// The sandbox as it is now.
     pub fn view(&self) -> SandboxView {
-        self.sandbox.view(self.created_at)
+        self.sandbox.view()
     }
 
     /// Notes that a request begins, and thaws the sandbox if it is frozen. It stays thawed while
@@ -76,6 +75,11 @@ impl Handle {
     /// frozen.
     pub fn knock(&self) {
         self.sandbox.knock();
+    }
+
+    /// Notes that the sandbox's egress policy has changed.
+    pub fn policy_changed(&self) {
+        self.sandbox.note();
     }
 
     /// Runs `spec` and waits for its end. Dropping the future ends the program.
@@ -162,6 +166,7 @@ impl Handle {
     /// [`OperationError`].
     pub async fn metrics(&self) -> Result<Metrics, OperationError> {
         let _awake = self.sandbox.usage.hold();
+        self.sandbox.reached().await?;
         match self.sandbox.frozen_metrics().await {
             Some(metrics) => Ok(metrics),
             None => Ok(self.guest()?.metrics().await?),
@@ -217,6 +222,9 @@ impl Handle {
         act: impl FnOnce(&mut Lease, Boottime) -> Result<T, Expired>,
     ) -> Result<T, Unknown> {
         let acted = act(&mut self.sandbox.lease.lock(), Boottime::now());
+        if acted.is_ok() {
+            self.sandbox.note();
+        }
         self.sandbox.signals.deadlines.notify_one();
         self.sandbox.signals.idle.notify_one();
         acted.map_err(|Expired| Unknown(self.sandbox.id))

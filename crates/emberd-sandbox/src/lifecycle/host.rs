@@ -35,6 +35,11 @@ impl GuestHost {
     pub fn guest(self, name: String, first: Link<Stream>) -> Guest<Stream> {
         Guest::new(name, self, first)
     }
+
+    /// The guest that an earlier daemon started.
+    pub fn adopted(self, name: String) -> Guest<Stream> {
+        Guest::adopted(name, self)
+    }
 }
 
 impl Host<Stream> for GuestHost {

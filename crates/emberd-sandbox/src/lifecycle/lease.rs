@@ -83,6 +83,14 @@ impl Boottime {
         self.0.saturating_sub(then.0)
     }
 
+    pub fn as_micros(self) -> u64 {
+        u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    pub fn from_micros(us: u64) -> Self {
+        Self(Duration::from_micros(us))
+    }
+
     fn after(self, wait: Duration) -> Self {
         Self(self.0.saturating_add(wait))
     }
@@ -97,6 +105,11 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// The lease that an earlier daemon kept.
+    pub fn resumed(terms: Terms, deadline: Option<Boottime>) -> Self {
+        Self { terms, deadline, expired: false }
+    }
+
     /// Begins: the sandbox is ready.
     pub fn begin(&mut self, now: Boottime) {
         self.deadline = self.terms.timeout.map(|timeout| now.after(timeout));

@@ -115,6 +115,13 @@ impl Machine {
         }
     }
 
+    /// Lets the microVM run on without this daemon.
+    pub async fn detach(&self) {
+        if let Some(vm) = self.vm.write().await.take() {
+            vm.detach();
+        }
+    }
+
     /// Waits until the sandbox is about to end, or its microVM has ended by itself.
     pub fn ended(&self) -> impl Future<Output = End> + Send + use<> {
         let (ending, mut exit) = (self.ending.clone(), self.exit.clone());

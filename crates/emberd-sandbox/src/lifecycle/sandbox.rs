@@ -1,6 +1,7 @@
 //! One sandbox: its identity, and its phase behind one lock.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,13 +11,14 @@ use emberd_egress::SandboxEgress;
 use emberd_guest::Guest;
 use emberd_vmm::{ExitReason, KillError, Stream};
 use parking_lot::Mutex;
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio_util::sync::CancellationToken;
 
 use super::events::{SandboxEvent, SandboxEventKind};
+use super::journal::{Entry, Journal, LeaseEntry, Stage};
 use super::lease::{Boottime, Lease, Terms};
 use super::machine::{Machine, Running};
 use super::phase::{Creating, Frozen, Gone, Phase, PhaseKind, Refused, Request, Was, Why};
+use super::reach::Reach;
 use super::signals::Signals;
 use super::usage::Usage;
 use crate::boot_path::{BootPath, BootTimes};
@@ -51,6 +53,8 @@ pub struct SandboxView {
     /// When it will be deleted, by the host's clock as it is set now; none for never, and until
     /// the sandbox is ready.
     pub expires_at: Option<SystemTime>,
+    /// Whether its guest has answered this daemon. An earlier one started it, if not.
+    pub is_reached: bool,
 }
 
 /// State of a sandbox, for callers.
@@ -104,8 +108,12 @@ pub(crate) struct Sandbox {
     pub egress: Option<Arc<Session>>,
     /// Environment variables of its programs, set when it is created.
     pub env: Arc<OnceLock<BTreeMap<String, String>>>,
+    /// When a caller asked for it.
+    pub created_at: OnceLock<SystemTime>,
     pub lease: Mutex<Lease>,
     pub cpu: Mutex<Cpu>,
+    pub journal: Journal,
+    pub reach: Reach,
     pub usage: Usage,
     pub signals: Arc<Signals>,
     /// Held while the sandbox is frozen or thawed.
@@ -130,7 +138,88 @@ impl Sandbox {
         let (lease, phase) = (Mutex::default(), Mutex::new(Some(Phase::Creating(creating))));
         let (usage, transition) = (Usage::new(), tokio::sync::Mutex::default());
         let (env, cpu, is_told) = (Arc::default(), Mutex::default(), AtomicBool::new(false));
-        Self { id, shape, dir, egress, env, lease, cpu, usage, signals, transition, is_told, phase }
+        let (created_at, reach) = (OnceLock::new(), Reach::new());
+        let (pack, size) = (shape.pack.to_string(), shape.size);
+        let entry = Entry::new(id.to_string(), pack, size.vcpus, size.memory_mib);
+        let journal = Journal::new(dir.clone(), entry);
+        Self {
+            id,
+            shape,
+            dir,
+            egress,
+            env,
+            created_at,
+            lease,
+            cpu,
+            journal,
+            reach,
+            usage,
+            signals,
+            transition,
+            is_told,
+            phase,
+        }
+    }
+
+    /// The sandbox that an earlier daemon has recorded as `entry`. It is being created until its
+    /// guest is there.
+    pub fn resumed(
+        id: SandboxId,
+        shape: Shape,
+        dir: PathBuf,
+        egress: Option<SandboxEgress>,
+        signals: Arc<Signals>,
+        entry: Entry,
+    ) -> Self {
+        let mut sandbox = Self::new(id, shape, dir.clone(), egress, signals);
+        sandbox.created_at = entry.created_at().map(OnceLock::from).unwrap_or_default();
+        sandbox.lease = Mutex::new(entry.lease.lease());
+        sandbox.cpu = Mutex::new(entry.cpu());
+        if !entry.env.is_empty() {
+            sandbox.env = Arc::new(OnceLock::from(entry.env.clone()));
+        }
+        sandbox.journal = Journal::new(dir, entry);
+        sandbox
+    }
+
+    /// Writes the journal: the sandbox as it is now, in `stage`.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn journal_as(&self, stage: Stage) -> io::Result<()> {
+        self.journal.write(|entry| self.describe(entry, stage))
+    }
+
+    /// Writes a change of the sandbox into the journal. If that fails, it is done later.
+    pub fn note(&self) {
+        let written = self.journal.write(|entry| {
+            let stage = entry.stage;
+            self.describe(entry, stage);
+        });
+        if let Err(error) = written {
+            tracing::warn!(id = %self.id, %error, "the journal is behind");
+            self.signals.journals.notify_one();
+        }
+    }
+
+    fn describe(&self, entry: &mut Entry, stage: Stage) {
+        entry.stage = stage;
+        entry.lease = LeaseEntry::of(&self.lease.lock());
+        entry.set_cpu(*self.cpu.lock());
+        entry.env = self.env.get().cloned().unwrap_or_default();
+        entry.egress = self.egress.as_ref().map(|session| session.egress.policy().spec().clone());
+        if let Some(created_at) = self.created_at.get() {
+            entry.set_created_at(*created_at);
+        }
+        self.read(|phase| {
+            if let Some(running) = phase.running() {
+                entry.set_origin(running.boot_path, &running.boot);
+            }
+            entry.metrics = match phase {
+                Phase::Frozen(frozen) => Some(frozen.metrics.clone()),
+                _ => None,
+            };
+        });
     }
 
     /// Reads the phase. Detects here that the VMM has ended, without waiting for a notification.
@@ -179,6 +268,12 @@ impl Sandbox {
         if phase.kind() == PhaseKind::Running {
             self.record(SandboxEventKind::Running, phase);
         }
+    }
+
+    /// Goes on to record the events of a sandbox of an earlier daemon.
+    pub fn tell_on(&self) {
+        let _slot = self.phase.lock();
+        self.is_told.store(true, Ordering::Relaxed);
     }
 
     /// Records that the time of the sandbox is over.
@@ -282,7 +377,7 @@ impl Sandbox {
         }
     }
 
-    pub fn view(&self, created_at: SystemTime) -> SandboxView {
+    pub fn view(&self) -> SandboxView {
         let (state, boot) = self.read(|phase| {
             let boot = phase.running().map(|running| (running.boot_path, running.boot));
             (state(phase), boot)
@@ -292,7 +387,7 @@ impl Sandbox {
             id: self.id,
             shape: self.shape.clone(),
             state,
-            created_at,
+            created_at: self.created_at.get().copied().unwrap_or_else(SystemTime::now),
             boot_path: boot.map(|(boot_path, _)| boot_path),
             boot: boot.map(|(_, boot)| boot),
             dir: self.dir.clone(),
@@ -300,6 +395,7 @@ impl Sandbox {
             cpu: *self.cpu.lock(),
             env: self.env.get().into_iter().flat_map(BTreeMap::keys).cloned().collect(),
             expires_at: lease.expires_at(SystemTime::now(), Boottime::now()),
+            is_reached: self.reach.is_met(),
         }
     }
 
@@ -308,7 +404,7 @@ impl Sandbox {
     pub fn is_fit(&self) -> bool {
         self.read(|phase| {
             let Phase::Running(running) = phase else { return false };
-            is_running(running.machine.vmm_pid()) && running.guest.is_idle()
+            running.machine.exit().is_running() && running.guest.is_idle()
         })
     }
 
@@ -326,6 +422,24 @@ impl Sandbox {
         let phase = slot.insert(if goes { phase.gone(Why::Deleted) } else { phase });
         self.record(SandboxEventKind::Deleted, phase);
         self.is_told.store(false, Ordering::Relaxed);
+        drop(slot);
+        // Before anybody is told: the next daemon must not bring it back.
+        self.journal.end();
+    }
+
+    /// Whether the guest has answered, and neither it nor the sandbox has ended.
+    pub fn lives(&self) -> bool {
+        matches!(self.kind(), PhaseKind::Running | PhaseKind::Frozen)
+    }
+
+    /// Lets the microVM run on, for the next daemon. Its connections end.
+    pub async fn detach(&self) {
+        if let Some(session) = &self.egress {
+            session.egress.close();
+        }
+        if let Ok(machine) = self.machine() {
+            machine.detach().await;
+        }
     }
 
     /// Removes the microVM of a deleted sandbox, once its creation has stopped.
@@ -377,12 +491,4 @@ fn state(phase: &Phase) -> SandboxState {
             SandboxState::Gone(reason.unwrap_or(ExitReason::Unknown))
         }
     }
-}
-
-/// Whether the child process `pid` is still running. Asks the kernel, because the runtime may
-/// learn of the end a moment later.
-fn is_running(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    pid.is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), look), Ok(None)))
 }

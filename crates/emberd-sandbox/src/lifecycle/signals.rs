@@ -12,13 +12,15 @@ pub(crate) struct Signals {
     pub deadlines: Notify,
     /// Notified when a sandbox may become due to be frozen at another time than before.
     pub idle: Notify,
+    /// Notified when a journal could not be written.
+    pub journals: Notify,
     /// Events of the sandboxes in the table.
     pub events: EventLog,
 }
 
 impl Default for Signals {
     fn default() -> Self {
-        let (deadlines, idle) = (Notify::new(), Notify::new());
-        Self { deadlines, idle, events: EventLog::new(SystemTime::now()) }
+        let [deadlines, idle, journals] = [Notify::new(), Notify::new(), Notify::new()];
+        Self { deadlines, idle, journals, events: EventLog::new(SystemTime::now()) }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -12,6 +12,9 @@ use super::phase::PhaseKind;
 use super::sandbox::{Sandbox, SandboxView};
 use crate::error::CreateError;
 use crate::id::SandboxId;
+
+/// Serial numbers for each second since the epoch: more than sandboxes are created in one.
+const SERIALS_PER_SECOND: u64 = 1 << 20;
 
 /// See the module.
 pub(crate) struct Table {
@@ -32,7 +35,6 @@ struct Entry {
     sandbox: Arc<Sandbox>,
     /// Grows with every sandbox: the order of creation.
     serial: u64,
-    created_at: SystemTime,
     memory_mib: u64,
 }
 
@@ -42,12 +44,21 @@ impl Entries {
         let living = |entry: &&Entry| entry.sandbox.kind() != PhaseKind::Gone;
         self.by_id.values().filter(living).map(|entry| entry.memory_mib).sum()
     }
+
+    fn add(&mut self, sandbox: Arc<Sandbox>, memory_mib: u64) {
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        self.by_id.insert(sandbox.id, Entry { sandbox, serial, memory_mib });
+    }
 }
 
 impl Table {
     pub fn new(sandboxes_max: usize, memory_mib_max: u64) -> Self {
-        let entries =
-            Entries { by_id: HashMap::new(), next_serial: 0, closed: false, draining: false };
+        // Above those of earlier daemons: who goes on after a restart misses no sandbox.
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let next_serial = since_epoch.as_secs() * SERIALS_PER_SECOND;
+        let by_id = HashMap::new();
+        let entries = Entries { by_id, next_serial, closed: false, draining: false };
         Self { sandboxes_max, memory_mib_max, entries: Mutex::new(entries) }
     }
 
@@ -80,17 +91,22 @@ impl Table {
         }
         let picked = pick();
         let sandbox = Arc::clone(sandbox(&picked));
-        let (serial, created_at) = (entries.next_serial, SystemTime::now());
-        entries.next_serial += 1;
+        sandbox.created_at.get_or_init(SystemTime::now);
         sandbox.tell();
-        entries.by_id.insert(sandbox.id, Entry { sandbox, serial, created_at, memory_mib });
+        entries.add(sandbox, memory_mib);
         Ok(picked)
     }
 
-    /// Returns the sandbox, and when it was requested.
-    pub fn find(&self, id: SandboxId) -> Option<(Arc<Sandbox>, SystemTime)> {
-        let entries = self.entries.lock();
-        entries.by_id.get(&id).map(|entry| (Arc::clone(&entry.sandbox), entry.created_at))
+    /// Enters a sandbox of an earlier daemon, whatever the limit: its caller has it.
+    pub fn take_over(&self, sandbox: Arc<Sandbox>) {
+        sandbox.tell_on();
+        let memory_mib = sandbox.shape.size.memory_mib.into();
+        self.entries.lock().add(sandbox, memory_mib);
+    }
+
+    /// Returns the sandbox.
+    pub fn find(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
+        self.entries.lock().by_id.get(&id).map(|entry| Arc::clone(&entry.sandbox))
     }
 
     pub fn remove(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
@@ -105,14 +121,18 @@ impl Table {
             .by_id
             .values()
             .filter(|entry| after.is_none_or(|after| entry.serial > after))
-            .map(|entry| (entry.serial, Arc::clone(&entry.sandbox), entry.created_at))
+            .map(|entry| (entry.serial, Arc::clone(&entry.sandbox)))
             .collect();
         drop(entries);
-        sandboxes.sort_unstable_by_key(|(serial, ..)| *serial);
-        let view = |(serial, sandbox, created_at): (u64, Arc<Sandbox>, SystemTime)| {
-            (serial, sandbox.view(created_at))
-        };
-        sandboxes.into_iter().map(view).collect()
+        sandboxes.sort_unstable_by_key(|(serial, _)| *serial);
+        sandboxes.into_iter().map(|(serial, sandbox)| (serial, sandbox.view())).collect()
+    }
+
+    /// Returns the sandboxes whose journal could not be written.
+    pub fn behind(&self) -> Vec<Arc<Sandbox>> {
+        let entries = self.entries.lock();
+        let sandboxes = entries.by_id.values().map(|entry| &entry.sandbox);
+        sandboxes.filter(|sandbox| sandbox.journal.is_behind()).cloned().collect()
     }
 
     /// Removes and returns the sandboxes whose time is over. Each lease ends under its lock: either

@@ -90,6 +90,11 @@ impl Usage {
         unused
     }
 
+    /// Marks a sandbox as frozen that an earlier daemon froze.
+    pub fn found_frozen(&self) {
+        self.frozen.store(true, SeqCst);
+    }
+
     /// Removes the mark.
     pub fn thaw(&self) {
         self.frozen.store(false, SeqCst);

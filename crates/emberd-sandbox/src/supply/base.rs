@@ -12,6 +12,8 @@ use super::run_dir::RunDir;
 use crate::config::SandboxesConfig;
 use crate::id::SandboxId;
 use crate::lifecycle::activity::Activity;
+use crate::lifecycle::host::GuestHost;
+use crate::lifecycle::machine::Machine;
 use crate::lifecycle::sandbox::Sandbox;
 use crate::lifecycle::signals::Signals;
 use crate::shape::{Shape, Size};
@@ -44,6 +46,18 @@ impl Base {
         let egress = self.config.egress.as_ref().map(|egress| egress.sandbox(&self.no_egress));
         let signals = Arc::clone(&self.signals);
         Arc::new(Sandbox::new(id, shape.clone(), dir, egress, signals))
+    }
+
+    /// Returns this daemon as the host of the guest of `sandbox` in `machine`.
+    pub fn host(&self, sandbox: &Arc<Sandbox>, machine: &Arc<Machine>) -> GuestHost {
+        GuestHost {
+            machine: Arc::clone(machine),
+            sandbox: Arc::downgrade(sandbox),
+            activity: Arc::clone(&self.activity),
+            closing: self.closing.clone(),
+            egress: sandbox.egress.clone(),
+            env: Arc::clone(&sandbox.env),
+        }
     }
 
     /// Returns the boot specification of `sandbox`.

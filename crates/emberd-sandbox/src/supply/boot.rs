@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use super::answer::{answer, connect};
 use super::base::Base;
-use super::record;
 use crate::boot_path::{BootPath, BootTimes};
 use crate::error::CreateError;
 use crate::id::SandboxId;
+use crate::lifecycle::journal::Stage;
 use crate::lifecycle::sandbox::Sandbox;
 
 /// A microVM whose guest has answered.
@@ -35,7 +35,8 @@ pub(crate) async fn boot(
     let spec = base.boot_spec(sandbox, image, for_template);
     let vm = base.vmm.boot(spec).await.map_err(|source| CreateError::Boot { id, source })?;
     let vmm_time = started.elapsed();
-    record::write(sandbox)
+    sandbox
+        .journal_as(Stage::Making)
         .map_err(|source| CreateError::Record { dir: sandbox.dir.clone(), source })?;
     match answer(&vm, started, base.config.boot_timeout, connect(&vm)).await {
         Ok((link, welcome)) => {

@@ -11,7 +11,7 @@ use super::pool::Taken;
 use super::sources::Sources;
 use crate::config::SandboxSpec;
 use crate::error::CreateError;
-use crate::lifecycle::host::GuestHost;
+use crate::lifecycle::journal::Stage;
 use crate::lifecycle::lease::Boottime;
 use crate::lifecycle::machine::{Machine, Running};
 use crate::lifecycle::sandbox::{Created, Sandbox};
@@ -66,9 +66,7 @@ pub(crate) async fn create(
             limit::apply(&sources.base.vmm, &sandbox, resources.cpu)?;
         }
         tell_end(&sandbox);
-        sandbox.lease.lock().begin(Boottime::now());
-        entry.keep();
-        Ok(created)
+        hand_out(sources, &sandbox, entry).map(|()| created)
     };
     if let Some(created) = sandbox.created() {
         return begin(created);
@@ -93,7 +91,7 @@ pub(crate) async fn create(
 }
 
 /// Has the phase of `sandbox` change, and its event recorded, as soon as its VMM ends by itself.
-fn tell_end(sandbox: &Arc<Sandbox>) {
+pub(crate) fn tell_end(sandbox: &Arc<Sandbox>) {
     let (ended, sandbox) = (sandbox.ended(), Arc::downgrade(sandbox));
     tokio::spawn(async move {
         ended.await;
@@ -101,6 +99,26 @@ fn tell_end(sandbox: &Arc<Sandbox>) {
             sandbox.kind();
         }
     });
+}
+
+/// Begins the lease of a sandbox whose guest has answered, and records that a caller has it.
+fn hand_out(
+    sources: &Sources,
+    sandbox: &Arc<Sandbox>,
+    entry: Entry<'_>,
+) -> Result<(), CreateError> {
+    sandbox.lease.lock().begin(Boottime::now());
+    match sandbox.journal_as(Stage::Running) {
+        Ok(()) => {
+            entry.keep();
+            Ok(())
+        }
+        Err(source) => {
+            drop(entry);
+            sources.reaper.reap_later(Arc::clone(sandbox));
+            Err(CreateError::Record { dir: sandbox.dir.clone(), source })
+        }
+    }
 }
 
 /// Runs `making`, which makes the microVM of `sandbox`; returns none if the sandbox ends first.
@@ -125,14 +143,7 @@ pub(crate) async fn fulfil<E>(
         Err(error) => return Some(Err(error)),
     };
     let machine = Arc::new(Machine::new(vm, creating.ending.clone()));
-    let host = GuestHost {
-        machine: Arc::clone(&machine),
-        sandbox: Arc::downgrade(sandbox),
-        activity: Arc::clone(&base.activity),
-        closing: base.closing.clone(),
-        egress: sandbox.egress.clone(),
-        env: Arc::clone(&sandbox.env),
-    };
+    let host = base.host(sandbox, &machine);
     let guest = host.guest(sandbox.id.to_string(), link);
     match sandbox.answer(Running { machine, guest, boot_path, boot }) {
         Ok(created) => Some(Ok(created)),

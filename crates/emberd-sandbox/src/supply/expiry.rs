@@ -64,7 +64,7 @@ mod tests {
             }
             let now = Boottime::now();
             for (_, view) in table.views(None) {
-                let (sandbox, _) = table.find(view.id).expect("it is there");
+                let sandbox = table.find(view.id).expect("it is there");
                 let mut lease = sandbox.lease.lock();
                 lease.terms.timeout = Some(timeout);
                 lease.begin(now);
@@ -120,7 +120,7 @@ mod tests {
         for round in 0..200 {
             let many = Many::new(1, Duration::ZERO);
             let (_, view) = many.table.views(None).remove(0);
-            let (sandbox, _) = many.table.find(view.id).expect("it is there");
+            let sandbox = many.table.find(view.id).expect("it is there");
             let start = std::sync::Barrier::new(2);
             let (changed, expired) = std::thread::scope(|scope| {
                 let changing = scope.spawn(|| {

@@ -10,6 +10,7 @@ use super::pool::{Pool, Work};
 use super::restore::{self, RestoreFailure, Standby};
 use super::sources::Sources;
 use crate::boot_path::BootPath;
+use crate::lifecycle::journal::Stage;
 use crate::shape::Shape;
 
 /// Fills the pools; never returns.
@@ -91,6 +92,11 @@ async fn fill(
         restore::load(&sources.base, standby, sources.image(&shape.pack), BootPath::WarmPool);
     if let Some(made) = fulfil(&sources.base, &sandbox, making).await {
         made?;
+        if let Err(source) = sandbox.journal_as(Stage::Pooled) {
+            let dir = sandbox.dir.clone();
+            sources.reaper.reap_later(sandbox);
+            return Err(RestoreFailure::Record { dir, source });
+        }
         sources.watch(&sandbox);
         sources.confirm(shape, template);
         filling.done(sandbox, &sources.reaper);

@@ -266,6 +266,30 @@ impl Pool {
         (Filling { pool: self, generation }, standby)
     }
 
+    /// Counts on a microVM of an earlier daemon, if there is room for it. [`Self::expected`] with
+    /// what this returns is to follow.
+    pub fn expect(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        let has_room = state.held() < state.ceiling.now();
+        has_room.then(|| {
+            state.filling += 1;
+            state.generation
+        })
+    }
+
+    /// Begins to meet the microVM that is counted on.
+    pub fn expected(&self, generation: u64) -> Filling<'_> {
+        Filling { pool: self, generation }
+    }
+
+    /// Takes the microVMs that wait, for a daemon that stops, and ends its standbys.
+    pub fn leave(&self, reaper: &Reaper) -> Vec<Arc<Sandbox>> {
+        let mut state = self.state.lock();
+        state.generation += 1;
+        state.standbys.drain(..).for_each(|standby| reaper.drop_later(standby));
+        state.ready.drain(..).collect()
+    }
+
     /// Keeps `standby`, unless the pool was emptied since `generation`.
     pub fn keep_standby(&self, standby: Standby, generation: u64, reaper: &Reaper) {
         let mut state = self.state.lock();

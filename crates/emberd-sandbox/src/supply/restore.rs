@@ -23,7 +23,6 @@ use tokio::time::Instant;
 use super::answer::{AnswerError, answer};
 use super::base::Base;
 use super::boot::{Answered, end};
-use super::record;
 use crate::boot_path::{BootPath, BootTimes};
 use crate::id::SandboxId;
 use crate::lifecycle::sandbox::Sandbox;
@@ -118,7 +117,10 @@ pub(crate) async fn stand_by(
     let vmm = base.vmm.stand_by(&template, spec).await;
     let vmm =
         vmm.map_err(|source| RestoreFailure::Vmm { template: template.dir().into(), source })?;
-    record::write(&sandbox)
+    let digest = template.key().digest();
+    sandbox
+        .journal
+        .write(|entry| entry.template = Some(digest))
         .map_err(|source| RestoreFailure::Record { dir: sandbox.dir.clone(), source })?;
     Ok(Standby { sandbox, template, vmm, vmm_time: started.elapsed() })
 }

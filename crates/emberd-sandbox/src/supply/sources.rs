@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::adopt::{self, Estate};
 use super::base::Base;
 use super::boot::Answered;
 use super::pool::Pools;
@@ -20,7 +21,6 @@ use super::templates::Templates;
 use crate::boot_path::BootPath;
 use crate::config::{DiskConfig, SandboxesConfig};
 use crate::error::OpenError;
-use crate::id::SandboxId;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::sandbox::Sandbox;
 use crate::shape::Shape;
@@ -44,15 +44,14 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// Locks the run directory, removes what an earlier daemon left there, and opens the
+    /// Locks the run directory, takes over what an earlier daemon left there, and opens the
     /// directory of templates. Blocks.
-    pub fn open(config: SandboxesConfig, images: Images, vmm: AnyVmm) -> Result<Self, OpenError> {
+    pub fn open(
+        config: SandboxesConfig,
+        images: Images,
+        vmm: AnyVmm,
+    ) -> Result<(Self, Estate), OpenError> {
         let run_dir = RunDir::open(&config.run_dir, config.node_key)?;
-        let is_sandbox = |name: &str| name.parse::<SandboxId>().is_ok();
-        let removed = emberd_vmm::remove_orphans(run_dir.path(), is_sandbox);
-        for orphan in removed.map_err(OpenError::Orphans)? {
-            tracing::warn!(dir = %orphan.dir.display(), vmm = ?orphan.vmm, "removed an orphan");
-        }
         let (activity, closing) = (Arc::new(Activity::new()), CancellationToken::new());
         let (no_egress, signals) = Default::default();
         let disk = config.disk.as_ref().map(|DiskConfig { dir, size_mib }| {
@@ -63,17 +62,20 @@ impl Sources {
         let base =
             Base { vmm, images, config, disk, activity, signals, no_egress, closing, run_dir };
         let templates = open_templates(&base)?;
+        // Last: an error would end what was taken over.
+        let estate = adopt::take_over(&base)?;
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         let shapes = default_shapes(&base);
         let shapes = shapes.iter().filter(|_| templates.is_ok());
-        Ok(Self {
+        let sources = Self {
             pools: Pools::new(shapes, base.config.pool.as_ref()),
             templates,
             reaper: Reaper::new(),
             sessions: TaskTracker::new(),
             restores: Semaphore::new(RESTORES_PER_PROCESSOR * processors),
             base,
-        })
+        };
+        Ok((sources, estate))
     }
 
     /// Returns the image of an installed pack.

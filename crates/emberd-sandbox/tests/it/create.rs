@@ -15,7 +15,8 @@ async fn sandbox_is_ready_and_its_directory_says_what_it_is() {
     let boot = view.boot.unwrap();
     assert_eq!((boot.kernel, boot.init), (None, None));
     let record = std::fs::read_to_string(view.dir.join("sandbox.json")).unwrap();
-    assert!(record.contains(&format!(r#""id":"{id}","pack":"shell","made_at_ms":"#)));
+    assert!(record.contains(&format!(r#""id":"{id}","pack":"shell","#)), "{record}");
+    assert!(record.contains(r#""stage":"running""#), "{record}");
     fixture.close().await;
 }
 

@@ -105,6 +105,7 @@ impl Fixture {
         let mut config = SandboxesConfig {
             run_dir: run_dir.clone(),
             node_key: NodeKey::default(),
+            adopt: true,
             sandboxes_max: 64,
             memory_mib_total: 1 << 20,
             boot_timeout: WAIT_MAX,

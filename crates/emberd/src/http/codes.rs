@@ -193,6 +193,7 @@ failures! {
         Self::Frozen(_) => SandboxFrozen "thaw it with POST /sandboxes/{id}/touch, or set \
             `auto_resume` with PATCH /sandboxes/{id}",
         Self::Resume { .. } => ResumeFailed,
+        Self::Unreachable(_) => SandboxUnreachable "wait, read the console log, or delete the sandbox",
         Self::Guest(error) => (error: GuestError),
     }
 

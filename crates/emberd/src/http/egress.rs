@@ -144,6 +144,7 @@ fn change(
             _ => Ok(policy),
         }
     })?;
+    handle.policy_changed();
     Ok(Json(body(handle, Some(reset))))
 }
 

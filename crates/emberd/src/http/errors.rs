@@ -123,6 +123,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::BootFailed
         | ErrorCode::TemplateFailed
         | ErrorCode::ResumeFailed
+        | ErrorCode::SandboxUnreachable
         | ErrorCode::Draining
         | ErrorCode::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
     }
@@ -142,7 +143,11 @@ impl IntoResponse for ApiError {
         let reported = Reported(self.0.error.clone());
         let code = self.0.code;
         let mut response = (status(code), Json(self.0)).into_response();
-        if matches!(code, ErrorCode::TooManyBytes | ErrorCode::ResumeFailed) {
+        let may_pass = matches!(
+            code,
+            ErrorCode::TooManyBytes | ErrorCode::ResumeFailed | ErrorCode::SandboxUnreachable
+        );
+        if may_pass {
             response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
         }
         response.extensions_mut().insert(reported);

@@ -51,6 +51,7 @@ pub async fn info(
         sandboxes_memory_mib_max: config.memory_mib_total,
         limits: vmm.limits.iter().copied().map(str::to_owned).collect(),
         draining: sandboxes.is_draining(),
+        unclaimed: sandboxes.unclaimed().into_iter().map(IntoBody::into_body).collect(),
         egress: egress::info(&sandboxes, &file.operator()),
     })
 }

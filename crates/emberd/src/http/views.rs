@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use emberd_api::{
     BootTimes, Context, ContextState, EgressTotals, OnTimeout, Pool, Process, ProcessEvent,
     ProcessEventKind, Resources, RunEvent, Sandbox, SandboxEvent, SandboxEventKind, SandboxIdle,
-    SandboxPhase, SandboxState, Template, TemplateState, Text,
+    SandboxPhase, SandboxState, Template, TemplateState, Text, UnclaimedMicroVm,
 };
 use emberd_egress::Totals;
 use emberd_sandbox::{
@@ -17,7 +17,7 @@ use emberd_sandbox::{
     ProcessEvent as ProcessEventView, ProcessEventKind as ProcessEventKindView, ProcessView,
     RunEvent as RunEventView, SandboxEvent as SandboxEventView,
     SandboxEventKind as SandboxEventKindView, SandboxState as SandboxStateView, SandboxView,
-    TemplateState as TemplateStateView, TemplateView,
+    TemplateState as TemplateStateView, TemplateView, UnclaimedView,
 };
 
 /// A view that a body of the API mirrors.
@@ -39,10 +39,13 @@ impl IntoBody for SandboxView {
             SandboxPhase::Running | SandboxPhase::Frozen => SandboxState::Ready,
             SandboxPhase::Gone => SandboxState::Gone,
         };
+        let unmet = (!self.is_reached).then(|| {
+            "an earlier daemon started it, and its guest has not answered this one yet".to_owned()
+        });
         let (reason, vmm_pid) = match self.state {
             SandboxStateView::Creating => (None, None),
             SandboxStateView::Ready { vmm_pid } | SandboxStateView::Frozen { vmm_pid } => {
-                (None, Some(vmm_pid))
+                (unmet, Some(vmm_pid))
             }
             SandboxStateView::Gone(reason) => (Some(format!("its VMM {reason}")), None),
         };
@@ -171,6 +174,15 @@ impl IntoBody for PoolView {
             missed: self.missed,
             discarded: self.discarded,
         }
+    }
+}
+
+impl IntoBody for UnclaimedView {
+    type Body = UnclaimedMicroVm;
+
+    fn into_body(self) -> UnclaimedMicroVm {
+        let Self { dir, vmm_pid, why } = self;
+        UnclaimedMicroVm { dir: dir.display().to_string(), vmm_pid, why }
     }
 }
 

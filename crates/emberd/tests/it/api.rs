@@ -101,6 +101,7 @@ impl Api {
         let mut config = SandboxesConfig {
             run_dir: run_dir.clone(),
             node_key: NodeKey::default(),
+            adopt: true,
             sandboxes_max: 4,
             memory_mib_total: 1024,
             boot_timeout: Duration::from_secs(60),

@@ -4,6 +4,7 @@
 //! (default) and `off` skip. All other `EMBERD_*` variables reach the
 //! daemon, so the same stories run on another driver, kernel or host.
 
+mod adoption;
 mod clones;
 mod confinement;
 mod contexts;

@@ -14,8 +14,10 @@ use tempfile::TempDir;
 
 use crate::{packs, wait};
 
+mod adoption;
 mod egress;
 mod hostile;
+mod kills;
 mod lost_agents;
 mod pools;
 mod shutdown;
@@ -58,7 +60,12 @@ impl Room {
 
     /// The same on a port of its own, with pools of `size`.
     pub fn command_with_pools(&self, size: usize) -> Command {
-        let mut command = self.bare_command("127.0.0.1:0");
+        self.command_with_pools_on("127.0.0.1:0", size)
+    }
+
+    /// The same, on `addr`.
+    pub fn command_with_pools_on(&self, addr: &str, size: usize) -> Command {
+        let mut command = self.bare_command(addr);
         command.args(["--pool-size", &size.to_string()]);
         command
     }

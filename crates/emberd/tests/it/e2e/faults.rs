@@ -119,15 +119,3 @@ async fn sigterm_during_a_creation_leaves_nothing() {
     assert!(!is_running(pid));
     creating.await.unwrap().unwrap_err();
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_daemon_s_orphans_are_removed_by_the_next() {
-    let Some(daemon) = Daemon::start(&[]) else { return };
-    let id = daemon.create("shell").await;
-    let pid = daemon.client.get(&id).await.unwrap().vmm_pid.unwrap();
-    let daemon = daemon.crash_and_restart();
-    assert!(!is_running(pid));
-    assert_eq!(left_in(&daemon.run_dir), Vec::<std::path::PathBuf>::new());
-    assert_eq!(refusal(daemon.client.get(&id).await).0, 404);
-    daemon.stop();
-}

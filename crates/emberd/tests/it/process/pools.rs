@@ -1,8 +1,5 @@
 //! Pools of a whole daemon: filled without being asked, and gone with it however it ends.
 
-use std::path::PathBuf;
-
-use fake_firecracker::Double;
 use rustix::process::Signal;
 
 use super::{Daemon, Room};
@@ -30,24 +27,6 @@ async fn pool_fills_gives_and_leaves_nothing_at_the_end() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
     assert!(!wait::is_running(pid));
-    room.close().await;
-}
-
-#[tokio::test]
-async fn pool_of_a_killed_daemon_is_removed_by_the_next() {
-    let room = Room::new();
-    let mut daemon = Daemon::spawn(room.command_with_pools(SIZE));
-    daemon.comes_to_rest().await;
-    daemon.signal(Signal::KILL);
-    assert_eq!(daemon.exit_code().await, None);
-    let left = wait::left_in(&room.run_dir());
-    assert!(left.len() >= 2 * SIZE, "{left:?}");
-    // The next one makes no pool: what runs then was left behind.
-    let mut next = room.start();
-    assert_eq!(wait::left_in(&room.run_dir()), Vec::<PathBuf>::new());
-    wait::until(async || Double::processes_in(&room.run_dir()).is_empty()).await;
-    next.signal(Signal::TERM);
-    assert_eq!(next.exit_code().await, Some(0));
     room.close().await;
 }
 

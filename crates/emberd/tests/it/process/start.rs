@@ -245,23 +245,6 @@ async fn unix_socket_is_private_and_goes_with_the_daemon() {
 }
 
 #[tokio::test]
-async fn orphans_of_a_killed_daemon_are_removed_by_the_next() {
-    let room = Room::new();
-    let mut daemon = room.start();
-    let (id, pid) = daemon.create().await;
-    daemon.signal(Signal::KILL);
-    assert_eq!(daemon.exit_code().await, None);
-    assert!(room.run_dir().join(&id).exists());
-    let mut next = room.start();
-    assert!(!wait::is_running(pid));
-    assert!(!room.run_dir().join(&id).exists());
-    assert!(next.client.list().await.unwrap().sandboxes.is_empty());
-    next.signal(Signal::TERM);
-    assert_eq!(next.exit_code().await, Some(0));
-    room.close().await;
-}
-
-#[tokio::test]
 async fn the_egress_policy_is_read_at_the_start_and_on_hangup() {
     let room = Room::new();
     let file = room.path("egress.toml");
