@@ -37,6 +37,8 @@ pub enum ExitReason {
     },
     /// A signal ended it.
     Signal(i32),
+    /// The kernel ended it: with its guest it would have taken more memory than its cgroup has.
+    OutOfMemory,
     /// The process ended, and nobody knows how: the daemon ignores `SIGCHLD`, or an earlier one
     /// started the process on a kernel before 6.15.
     Unknown,
@@ -53,6 +55,7 @@ impl fmt::Display for ExitReason {
                 write!(f, "exited with code {code} ({cause}: system call {number})")
             }
             Self::Signal(signal) => write!(f, "was killed by signal {signal}"),
+            Self::OutOfMemory => f.write_str("ran out of the memory of its cgroup"),
             Self::Unknown => f.write_str("ended for an unknown reason"),
         }
     }

@@ -51,6 +51,18 @@ pub(crate) fn release(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns whether the kernel has ended a process in the cgroups of the microVM of `dir` because it
+/// ran out of memory (`memory.events` of cgroup-v2).
+pub(crate) fn ran_out_of_memory(dir: &Path) -> bool {
+    let listed = std::fs::read(dir.join(HOLDINGS_FILE)).unwrap_or_default();
+    let holdings: Holdings = serde_json::from_slice(&listed).unwrap_or_default();
+    holdings.cgroups.iter().any(|cgroup| {
+        let events = std::fs::read_to_string(cgroup.join("memory.events")).unwrap_or_default();
+        let kills = events.lines().filter_map(|line| line.strip_prefix("oom_kill "));
+        kills.filter_map(|number| number.parse().ok()).any(|number: u64| number > 0)
+    })
+}
+
 /// Where a line of `/proc/self/mountinfo` mounts (field 5, with octal escapes).
 fn mount_point(line: &str) -> Option<PathBuf> {
     let escaped = line.split(' ').nth(4)?;

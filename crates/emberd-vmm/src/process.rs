@@ -19,11 +19,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::holdings;
 use crate::log::{LOG_FILE, Log};
 use crate::orphans::Orphan;
 use crate::record::{ProcessIdentity, RECORD_FILE, Record, Site};
@@ -344,12 +345,22 @@ impl ProcessGuard {
     fn tell(&self, status: Option<ExitStatus>) {
         let reason = match status.map(|status| (status.code(), status.signal())) {
             Some((Some(code), _)) => (self.read_code)(code, &self.log_path),
-            Some((None, Some(signal))) => ExitReason::Signal(signal),
-            // Or the daemon was started with SIGCHLD ignored, and the kernel reaped.
-            Some((None, None)) | None => ExitReason::Unknown,
+            Some((None, signal)) => self.read_signal(signal),
+            None => self.read_signal(None),
         };
         // The watch and the owner may both report; the second report changes nothing.
         self.ended.send_if_modified(|sent| sent.replace(reason) != Some(reason));
+    }
+
+    /// The reason of an end by `signal`; none if the kernel kept no status.
+    fn read_signal(&self, signal: Option<i32>) -> ExitReason {
+        let ran_out = || self.log_path.parent().is_some_and(holdings::ran_out_of_memory);
+        match signal {
+            Some(signal) if signal != Signal::KILL.as_raw() => ExitReason::Signal(signal),
+            _ if ran_out() => ExitReason::OutOfMemory,
+            Some(signal) => ExitReason::Signal(signal),
+            None => ExitReason::Unknown,
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use emberd_vmm::{
     BootError, ConnectError, ExitReason, LOG_BYTES_MAX, MicroVm as _, Vmm as _, console_tail,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::world::{World, process_exists};
 
 /// Shell for a VMM that ends by itself once its guest is to start, with code 7.
@@ -74,6 +76,28 @@ async fn kill_that_nobody_awaits_any_more_is_carried_out() {
     assert!(polled.is_pending() || polled.is_ready());
     assert_eq!(exit.wait().await, ExitReason::Signal(9));
     assert!(!process_exists(process_id));
+}
+
+/// A directory stands for the cgroup of the VMM, and a signal for the kernel's.
+#[tokio::test]
+async fn a_vmm_that_its_cgroup_leaves_no_memory_says_so() {
+    let world = World::new();
+    let cgroup = tempfile::tempdir().unwrap();
+    let events = cgroup.path().join("memory.events");
+    for (kills, expect) in [(0, ExitReason::Signal(9)), (1, ExitReason::OutOfMemory)] {
+        let vm = world.firecracker("").boot(world.spec("sb_1")).await.unwrap();
+        let holdings = serde_json::json!({ "cgroups": [cgroup.path()] });
+        let dir = vm.console_log().parent().unwrap();
+        std::fs::write(dir.join("holdings.json"), holdings.to_string()).unwrap();
+        std::fs::write(&events, format!("max 3\noom 1\noom_kill {kills}\n")).unwrap();
+        let pid = Pid::from_raw(vm.process_id().cast_signed()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+        let reason = vm.exited().wait().await;
+        assert_eq!(reason, expect);
+        std::fs::write(dir.join("holdings.json"), "{\"cgroups\":[]}").unwrap();
+        vm.kill().await.unwrap();
+    }
+    assert_eq!(ExitReason::OutOfMemory.to_string(), "ran out of the memory of its cgroup");
 }
 
 #[tokio::test]
