@@ -48,7 +48,7 @@ fn text(info: &Info, endpoint: &str) -> String {
             "memory",
             format!("{} of {} MiB", info.sandboxes_memory_mib, info.sandboxes_memory_mib_max),
         ),
-        ("limited by the host", or_nothing(&info.limits)),
+        ("limits", or_nothing(&info.limits)),
         ("directory", info.work_dir.clone()),
     ];
     if let Some(egress) = &info.egress {

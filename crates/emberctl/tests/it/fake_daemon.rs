@@ -250,7 +250,8 @@ impl State {
             "pack_descriptions": {"python": "Python 3", "shell": "POSIX shell"},
             "work_dir": self.work_dir(),
             "vmm": {"driver": "fake", "version": "1", "accelerator": "none", "reason": "a test"},
-            "sandboxes": self.sandboxes.lock().unwrap().len(), "sandboxes_max": 64,
+            "sandboxes": self.sandboxes.lock().unwrap().len(), "sandboxes_max": 64, "sandboxes_memory_mib": 512,
+            "sandboxes_memory_mib_max": 36864, "limits": ["memory", "cpu"],
             "egress": {"default": [], "ceiling": ["public"], "profiles": ["public"]},
             "pools": [{
                 "language_pack": "python", "vcpus": 1, "memory_mib": 256, "ready": 1, "filling": 1, "standing_by": 1,

@@ -144,6 +144,8 @@ fn ping_and_info_tell_what_the_daemon_is() {
     assert!(printed(&info).contains("chosen because  a test\n"), "{}", printed(&info));
     assert!(printed(&info).contains("shell: POSIX shell\n"), "{}", printed(&info));
     assert!(printed(&info).contains("egress ceiling  public\n"), "{}", printed(&info));
+    assert!(printed(&info).contains("512 of 36864 MiB\n"), "{}", printed(&info));
+    assert!(printed(&info).contains("limits          memory, cpu\n"), "{}", printed(&info));
     let pool = "python (256 MiB, 1 vCPU): 1 ready of 2, raised to 4, 1 filling, 1 standing by; \
         7 handed out, 3 missed, 0 discarded\n";
     assert!(printed(&info).contains(pool), "{}", printed(&info));
