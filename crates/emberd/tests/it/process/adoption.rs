@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use emberd_api::{
     CreateSandbox, ErrorCode, ExecBody, IdleOptions, PolicySpec, Sandbox, SandboxPhase,
@@ -10,6 +11,7 @@ use emberd_api::{
 };
 use emberd_proto::ExecSpec;
 use fake_firecracker::Double;
+use futures::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -403,5 +405,31 @@ async fn a_pool_of_another_template_is_not_adopted() {
     let daemon = Daemon::spawn(room.command_with_pools(1));
     wait::until(async || before.iter().all(|dir| !dir.exists())).await;
     daemon.comes_to_rest().await;
+    room.finish(daemon).await;
+}
+
+/// Sandboxes of one daemon, unless `EMBERD_TEST_ADOPTED` says otherwise.
+const MANY: usize = 16;
+
+#[tokio::test]
+async fn many_are_adopted_together_while_the_daemon_serves() {
+    let room = Room::new();
+    let many = std::env::var("EMBERD_TEST_ADOPTED").map_or(MANY, |text| text.parse().unwrap());
+    let start = || {
+        let mut command = room.command();
+        command.args(["--guest-ram-mib", "64"]);
+        Daemon::spawn(command)
+    };
+    let daemon = start();
+    let created = join_all((0..many).map(|_| daemon.create())).await;
+    daemon.crash().await;
+    let begun = Instant::now();
+    let daemon = start();
+    daemon.client.healthz().await.unwrap();
+    let serving = begun.elapsed();
+    let run = async |(id, _): &(String, u32)| room.output(&daemon, id, "echo adopted").await;
+    let said = join_all(created.iter().map(run)).await;
+    println!("{many} adopted: serving after {serving:?}, all answer after {:?}", begun.elapsed());
+    assert!(said.iter().all(|said| said == "adopted\n"), "{said:?}");
     room.finish(daemon).await;
 }
