@@ -85,6 +85,8 @@ pub struct SandboxSpec {
     pub env: BTreeMap<String, String>,
     /// Its size.
     pub resources: Resources,
+    /// Text of a front end, which means nothing here. The next daemon has it as well.
+    pub tag: Option<String>,
 }
 
 /// Resources that a caller asks for. What is none is the daemon's default.

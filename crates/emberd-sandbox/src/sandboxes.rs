@@ -242,6 +242,12 @@ impl Sandboxes {
         self.0.sources.base.signals.events.recorded(after)
     }
 
+    /// Returns the sandboxes that a front end has given a tag ([`SandboxSpec::tag`]), with it,
+    /// oldest first.
+    pub fn tagged(&self) -> Vec<(SandboxId, String)> {
+        self.0.table.tagged()
+    }
+
     /// Returns the microVMs of an earlier daemon that run and are left alone, because their
     /// records cannot be read or are another driver's.
     pub fn unclaimed(&self) -> Vec<UnclaimedView> {

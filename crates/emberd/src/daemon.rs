@@ -143,6 +143,7 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     egress_file::warn_of_unknown(&file.operator(), &sandboxes);
     announce(&listener, socket.as_ref(), &sandboxes);
     let limits = http::Limits::default();
+    limits.recall(&sandboxes);
     let beside = socket.map(|socket| (socket.address().clone(), socket));
     let listeners = [Some((config.addr, listener)), beside].into_iter().flatten();
     let listeners = listeners.map(|(addr, listener)| {

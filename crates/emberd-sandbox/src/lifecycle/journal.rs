@@ -66,6 +66,8 @@ pub(crate) struct Entry {
     origin: Option<Origin>,
     /// Digest of the key of the template that it was restored from.
     pub template: Option<String>,
+    /// Text of the front end.
+    pub tag: Option<String>,
     pub lease: LeaseEntry,
     cpu_percent: Option<u64>,
     cpu_weight: Option<u64>,
@@ -123,6 +125,7 @@ impl Entry {
             created_at_us: None,
             origin: None,
             template: None,
+            tag: None,
             lease: LeaseEntry::default(),
             cpu_percent: None,
             cpu_weight: None,

@@ -110,6 +110,8 @@ pub(crate) struct Sandbox {
     pub env: Arc<OnceLock<BTreeMap<String, String>>>,
     /// When a caller asked for it.
     pub created_at: OnceLock<SystemTime>,
+    /// Text of a front end.
+    pub tag: OnceLock<String>,
     pub lease: Mutex<Lease>,
     pub cpu: Mutex<Cpu>,
     pub journal: Journal,
@@ -138,7 +140,7 @@ impl Sandbox {
         let (lease, phase) = (Mutex::default(), Mutex::new(Some(Phase::Creating(creating))));
         let (usage, transition) = (Usage::new(), tokio::sync::Mutex::default());
         let (env, cpu, is_told) = (Arc::default(), Mutex::default(), AtomicBool::new(false));
-        let (created_at, reach) = (OnceLock::new(), Reach::new());
+        let (created_at, tag, reach) = (OnceLock::new(), OnceLock::new(), Reach::new());
         let (pack, size) = (shape.pack.to_string(), shape.size);
         let entry = Entry::new(id.to_string(), pack, size.vcpus, size.memory_mib);
         let journal = Journal::new(dir.clone(), entry);
@@ -149,6 +151,7 @@ impl Sandbox {
             egress,
             env,
             created_at,
+            tag,
             lease,
             cpu,
             journal,
@@ -173,6 +176,7 @@ impl Sandbox {
     ) -> Self {
         let mut sandbox = Self::new(id, shape, dir.clone(), egress, signals);
         sandbox.created_at = entry.created_at().map(OnceLock::from).unwrap_or_default();
+        sandbox.tag = entry.tag.clone().map(OnceLock::from).unwrap_or_default();
         sandbox.lease = Mutex::new(entry.lease.lease());
         sandbox.cpu = Mutex::new(entry.cpu());
         if !entry.env.is_empty() {
@@ -205,6 +209,7 @@ impl Sandbox {
     fn describe(&self, entry: &mut Entry, stage: Stage) {
         entry.stage = stage;
         entry.lease = LeaseEntry::of(&self.lease.lock());
+        entry.tag = self.tag.get().cloned();
         entry.set_cpu(*self.cpu.lock());
         entry.env = self.env.get().cloned().unwrap_or_default();
         entry.egress = self.egress.as_ref().map(|session| session.egress.policy().spec().clone());

@@ -128,6 +128,14 @@ impl Table {
         sandboxes.into_iter().map(|(serial, sandbox)| (serial, sandbox.view())).collect()
     }
 
+    /// Returns the sandboxes with a tag, oldest first.
+    pub fn tagged(&self) -> Vec<(SandboxId, String)> {
+        let entries = self.entries.lock();
+        let mut tagged: Vec<_> = entries.by_id.values().filter_map(tagged).collect();
+        tagged.sort_unstable_by_key(|(serial, ..)| *serial);
+        tagged.into_iter().map(|(_, id, tag)| (id, tag)).collect()
+    }
+
     /// Returns the sandboxes whose journal could not be written.
     pub fn behind(&self) -> Vec<Arc<Sandbox>> {
         let entries = self.entries.lock();
@@ -201,4 +209,8 @@ impl Table {
     pub fn drain(&self) -> Vec<Arc<Sandbox>> {
         self.entries.lock().by_id.drain().map(|(_, entry)| entry.sandbox).collect()
     }
+}
+
+fn tagged(entry: &Entry) -> Option<(u64, SandboxId, String)> {
+    Some((entry.serial, entry.sandbox.id, entry.sandbox.tag.get()?.clone()))
 }

@@ -35,7 +35,7 @@ pub(crate) async fn create(
     wanted: Wanted<'_>,
 ) -> Result<Created, CreateError> {
     let Wanted { shape, image, spec } = wanted;
-    let SandboxSpec { terms, policy, env, resources } = spec;
+    let SandboxSpec { terms, policy, env, resources, tag } = spec;
     let pool = sources.pools.get(&shape);
     let claim = || {
         let taken = pool.as_ref().map_or(Taken::Nothing, |pool| pool.take(&sources.reaper));
@@ -56,6 +56,9 @@ pub(crate) async fn create(
     }
     if !env.is_empty() {
         sandbox.env.set(env).expect("a sandbox is created once");
+    }
+    if let Some(tag) = tag {
+        sandbox.tag.set(tag).expect("a sandbox is created once");
     }
     sandbox.usage.stir();
     sources.base.activity.stir();

@@ -8,12 +8,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use emberd_api::{CreateSandbox, IDEMPOTENCY_KEY_BYTES_MAX};
 use emberd_image::Digest;
 use emberd_sandbox::SandboxId;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
@@ -24,6 +25,17 @@ const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Most keys that are remembered, of all callers: some hundred bytes each.
 const KEYS_MAX: usize = 16_384;
+
+/// A key as it is kept with the sandbox that was created, for the next daemon.
+#[derive(Serialize, Deserialize)]
+struct Tag {
+    principal: Principal,
+    key: String,
+    /// Digest of the body.
+    body: String,
+    /// When the key was first used, in milliseconds since the Unix epoch.
+    first_used_ms: u64,
+}
 
 /// Why a creation with such a key is refused.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +94,16 @@ impl Turn {
         self.used.with(|entry| entry.created)
     }
 
+    /// Returns the key as text, for [`Keys::recall`].
+    pub fn tag(&self) -> String {
+        let (principal, key) = self.used.key.clone();
+        let (body, used_for) =
+            self.used.with(|entry| (entry.digest.to_string(), entry.first_used.elapsed()));
+        let first_used_ms = epoch_ms(SystemTime::now() - used_for);
+        let tag = Tag { principal, key, body, first_used_ms };
+        serde_json::to_string(&tag).expect("it has string keys only")
+    }
+
     /// Remembers what this request created.
     pub fn remember(&self, id: SandboxId) {
         self.used.with(|entry| entry.created = Some(id));
@@ -126,6 +148,19 @@ impl Keys {
         Ok(Turn { _turn: turn, used })
     }
 
+    /// Remembers that the sandbox `id` was created by an earlier daemon for the request of `tag`,
+    /// unless that is too long ago.
+    pub(super) fn recall(&self, id: SandboxId, tag: &str) {
+        let Ok(tag) = serde_json::from_str::<Tag>(tag) else { return };
+        let Ok(digest) = tag.body.parse() else { return };
+        let age_ms = epoch_ms(SystemTime::now()).saturating_sub(tag.first_used_ms);
+        let now = Instant::now();
+        let first_used = now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now);
+        if let Ok(used) = self.enter((tag.principal, tag.key), digest, first_used) {
+            used.with(|entry| entry.created = Some(id));
+        }
+    }
+
     /// Begins a use of `key` for a request of `digest`.
     fn enter(&self, key: Key, digest: Digest, now: Instant) -> Result<Used, KeyError> {
         let mut remembered = self.0.lock();
@@ -150,6 +185,11 @@ impl Keys {
         remembered.by_key.insert(key.clone(), entry);
         Ok(Used { keys: self.clone(), key })
     }
+}
+
+fn epoch_ms(time: SystemTime) -> u64 {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Remembered {
@@ -211,6 +251,23 @@ mod tests {
         assert!(matches!(other, Err(KeyError::Reused)));
         assert_eq!(created(start + REMEMBERED), None);
         assert_eq!(count(&keys), 0);
+    }
+
+    #[test]
+    fn the_next_daemon_knows_the_keys_of_sandboxes_that_it_has() {
+        let (before, after, one) = (Keys::default(), Keys::default(), Digest::of(b"1"));
+        let used = before.enter(key("a"), one, Instant::now()).unwrap();
+        let turn = used.with(|entry| Arc::clone(&entry.turn)).try_lock_owned().unwrap();
+        let (turn, made) = (Turn { _turn: turn, used }, id());
+        after.recall(made, &turn.tag());
+        after.recall(id(), "{}");
+        let created = |digest| {
+            let used = after.enter(key("a"), digest, Instant::now())?;
+            Ok(used.with(|entry| entry.created))
+        };
+        assert!(matches!(created(one), Ok(Some(id)) if id == made));
+        assert!(matches!(created(Digest::of(b"2")), Err(KeyError::Reused)));
+        assert_eq!(count(&after), 1);
     }
 
     #[test]

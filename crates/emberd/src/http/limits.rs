@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use emberd_sandbox::Sandboxes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::budget::Budget;
@@ -34,6 +35,13 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Remembers the keys of creations that earlier daemons have answered.
+    pub fn recall(&self, sandboxes: &Sandboxes) {
+        for (id, tag) in sandboxes.tagged() {
+            self.keys.recall(id, &tag);
+        }
+    }
+
     /// The keys of creations.
     pub(super) fn keys(&self) -> &Keys {
         &self.keys

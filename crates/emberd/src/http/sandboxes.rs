@@ -58,13 +58,13 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let wanted: CreateSandbox = body.json_or_default()?;
     let Some(turn) = key.turn(&wanted).await? else {
-        return Ok(answer(&make(&sandboxes, &file, wanted).await?));
+        return Ok(answer(&make(&sandboxes, &file, wanted, None).await?));
     };
     if let Some(id) = turn.created() {
         let body = Json(CreatedSandbox { id: id.to_string() });
         return Ok((StatusCode::CREATED, [(REPLAYED_HEADER, "true")], body).into_response());
     }
-    let created = make(&sandboxes, &file, wanted).await?;
+    let created = make(&sandboxes, &file, wanted, Some(turn.tag())).await?;
     turn.remember(created.id);
     Ok(answer(&created))
 }
@@ -73,6 +73,7 @@ async fn make(
     sandboxes: &Sandboxes,
     file: &EgressFile,
     mut wanted: CreateSandbox,
+    tag: Option<String>,
 ) -> Result<Created, ApiError> {
     let terms = first_terms(&mut wanted, sandboxes.config())?;
     let named = wanted.language_pack.as_deref().filter(|name| !name.is_empty());
@@ -83,7 +84,7 @@ async fn make(
     let emberd_api::Resources { vcpus, memory_mib, cpu_percent, cpu_weight } = wanted.resources;
     let cpu = Cpu { percent: cpu_percent, weight: cpu_weight };
     let resources = Resources { vcpus, memory_mib, cpu };
-    let spec = SandboxSpec { terms, policy, env: wanted.env, resources };
+    let spec = SandboxSpec { terms, policy, env: wanted.env, resources, tag };
     let created = sandboxes.create_with(&pack, spec).await?;
     if let Ok(handle) = sandboxes.get(created.id) {
         file.admit(&operator, sandboxes, &handle);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use serde::{Deserialize, Serialize};
 
 use super::connection::Peer;
 
@@ -12,14 +13,14 @@ use super::connection::Peer;
 ///
 /// As an extractor it never fails: a request that came over no connection of the server's, as in
 /// a test, is of a local principal from an unknown source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Principal {
     /// Somebody who has proved nothing, and is known by where the connection comes from only.
     Local(Source),
 }
 
 /// Where connections come from, as far as it tells callers apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Source {
     /// One IP address, whatever the port.
     Ip(IpAddr),

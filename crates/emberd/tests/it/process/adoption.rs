@@ -408,6 +408,22 @@ async fn a_pool_of_another_template_is_not_adopted() {
     room.finish(daemon).await;
 }
 
+#[tokio::test]
+async fn a_creation_that_is_repeated_after_a_crash_creates_nothing() {
+    let room = Room::new();
+    let daemon = room.start();
+    let create = async |daemon: &Daemon| {
+        let created = daemon.client.create_once(&wanted(), Some("job-7")).await.unwrap();
+        created.answer.id
+    };
+    let id = create(&daemon).await;
+    daemon.crash().await;
+    let daemon = room.start();
+    assert_eq!(create(&daemon).await, id);
+    assert_eq!(daemon.client.list().await.unwrap().sandboxes.len(), 1);
+    room.finish(daemon).await;
+}
+
 /// Sandboxes of one daemon, unless `EMBERD_TEST_ADOPTED` says otherwise.
 const MANY: usize = 16;
 
