@@ -162,11 +162,12 @@ impl Orphan {
         }
     }
 
-    /// Keeps the user of its jail from other microVMs, if it is one of `ids`. Asks the kernel who
-    /// it is: the record may be unreadable.
+    /// Keeps the user of its jail from other microVMs, if it is one of `ids`. Where the record
+    /// cannot be read, the kernel knows the user.
     pub(crate) fn reserve(&mut self, ids: &Ids) {
-        let lease = user_of(self.process_id).and_then(|uid| ids.reserve(uid));
-        self.lease = lease.map(Arc::new).or(self.lease.take());
+        let recorded = self.site.as_ref().and_then(|site| site.uid);
+        let uid = recorded.or_else(|| user_of(self.process_id));
+        self.lease = uid.and_then(|uid| ids.reserve(uid)).map(Arc::new);
     }
 
     /// Kills the VMM and waits for its end; `false` when it had ended before.

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use emberd_vmm::firecracker::{FindError, Firecracker, FirecrackerConfig};
-use emberd_vmm::{IdRange, JailChoice, MicroVm as _, Vmm as _};
+use emberd_vmm::{IdRange, JailChoice, Left, MicroVm as _, Vmm as _, left_in};
 use fake_firecracker::write_program;
 
 use super::lab::{Lab, restore};
@@ -66,6 +66,31 @@ async fn a_jailed_guest_boots_is_cloned_and_leaves_nothing() {
     lab.assert_empty();
     assert_eq!(template.memory().metadata().unwrap().nlink(), 1);
     driver.boot(lab.spec("sb_3")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_jailed_microvm_that_is_adopted_keeps_its_user() {
+    if !is_root() {
+        return;
+    }
+    let lab = Lab::new();
+    let first = Firecracker::find(jailed(&lab, "1.16.2")).unwrap();
+    first.boot(lab.spec("sb_1")).await.unwrap().detach();
+    let driver = Firecracker::find(jailed(&lab, "1.16.2")).unwrap();
+    let left = left_in(&lab.path("vms"), |_| true).unwrap().pop();
+    let Some(Left::Running(mut orphan)) = left else { panic!("{left:?}") };
+    driver.reserve(&mut orphan);
+    let other = driver.boot(lab.spec("sb_2")).await.unwrap();
+    let log = fs::read_to_string(other.console_log()).unwrap();
+    assert!(log.contains("--uid 1900000001 "), "{log}");
+    driver.boot(lab.spec("sb_3")).await.expect_err("both users have a microVM");
+    let adopted = driver.adopt(orphan).unwrap();
+    assert_eq!(Agent::connect(&adopted).await.run("echo ok").await, "ok\n");
+    driver.boot(lab.spec("sb_3")).await.expect_err("both users have a microVM");
+    adopted.kill().await.unwrap();
+    let third = driver.boot(lab.spec("sb_3")).await.unwrap();
+    drop((other, third));
+    lab.assert_empty();
 }
 
 #[test]
