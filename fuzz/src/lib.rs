@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use emberd_guest::Guest;
+use emberd_proto::message::GENERATION;
 use tokio::io::DuplexStream;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,7 @@ pub fn with_guest<F: Future<Output = ()>>(
 ) {
     runtime().block_on(async {
         let closing = CancellationToken::new();
-        let guest = scripted::guest_of(script, closing.clone()).await;
+        let guest = scripted::guest_of(script, closing.clone(), GENERATION).await;
         tokio::time::timeout(ALL_MAX, what(guest, closing)).await.unwrap();
     });
 }

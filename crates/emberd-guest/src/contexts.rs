@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use emberd_proto::context::CONTEXT_LINE_BYTES_MAX;
-use emberd_proto::{ContextRun, ContextSpec, EgressDenials};
+use emberd_proto::{ContextRun, ContextSpec, EgressDenials, Program};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::error::GuestError;
 use crate::host::ByteStream;
+use crate::note::ContextNote;
 use crate::session::Session;
 
 mod backlog;
@@ -29,6 +30,7 @@ mod interpreter;
 mod life;
 mod lines;
 mod run;
+mod running;
 mod status;
 
 pub use error::{CONTEXTS_MAX, ContextError};
@@ -84,7 +86,8 @@ struct Context {
     id: ContextId,
     /// Grows with every context: the order of opening.
     serial: u64,
-    spec: ContextSpec,
+    /// How it was opened.
+    note: ContextNote,
     created_at: SystemTime,
     /// Held while the context is restarted.
     restarting: tokio::sync::Mutex<()>,
@@ -105,8 +108,25 @@ impl Context {
 
     fn view(&self) -> ContextView {
         let (state, execution_count) = self.life().status();
-        let (id, spec, created_at) = (self.id, self.spec.clone(), self.created_at);
+        let (id, spec, created_at) = (self.id, self.note.spec.clone(), self.created_at);
         ContextView { id, spec, state, execution_count, created_at }
+    }
+}
+
+impl Registry {
+    fn enter(&self, id: ContextId, note: ContextNote, life: Life) -> Arc<Context> {
+        let mut entries = self.entries.lock();
+        let context = Arc::new(Context {
+            id,
+            serial: entries.next_serial,
+            created_at: note.created_at(),
+            note,
+            restarting: tokio::sync::Mutex::new(()),
+            life: Mutex::new(Slot { life: Arc::new(life), closed: false }),
+        });
+        entries.next_serial += 1;
+        entries.by_id.insert(id, Arc::clone(&context));
+        context
     }
 }
 
@@ -163,26 +183,36 @@ impl<S: ByteStream> Contexts<S> {
         self.session.host.stir();
         let too_many = || ContextError::TooMany(self.session.name.clone());
         let place = Place::take(&self.registry).ok_or_else(too_many)?;
-        let created_at = SystemTime::now();
-        let life = self.begin(&spec).await?;
-        let mut entries = self.registry.entries.lock();
-        let context = Arc::new(Context {
-            id: ContextId::random(),
-            serial: entries.next_serial,
-            spec,
-            created_at,
-            restarting: tokio::sync::Mutex::new(()),
-            life: Mutex::new(Slot { life: Arc::new(life), closed: false }),
-        });
-        entries.next_serial += 1;
-        entries.by_id.insert(context.id, Arc::clone(&context));
-        drop(entries);
+        let id = ContextId::random();
+        let note = ContextNote::new(id.to_string(), spec);
+        let life = self.begin(note.clone()).await?;
+        let context = self.registry.enter(id, note, life);
         drop(place);
         Ok(context.view())
     }
 
-    async fn begin(&self, spec: &ContextSpec) -> Result<Life, ContextError> {
-        Life::begin(&self.session, spec, Arc::clone(&self.registry.line_bytes)).await
+    async fn begin(&self, note: ContextNote) -> Result<Life, ContextError> {
+        Life::begin(&self.session, note, Arc::clone(&self.registry.line_bytes)).await
+    }
+
+    /// Goes on with a context that was opened before; `false` if there are too many.
+    pub(crate) async fn recover(
+        &self,
+        program: &Program,
+        note: ContextNote,
+    ) -> Result<bool, ContextError> {
+        let known = note.id.parse().ok().filter(|_| note.is_ready);
+        if known.is_some_and(|id| self.find(id).is_ok()) {
+            return Ok(true);
+        }
+        let (Some(id), Some(place)) = (known, Place::take(&self.registry)) else {
+            return Ok(false);
+        };
+        let line_bytes = Arc::clone(&self.registry.line_bytes);
+        let life = Life::recover(&self.session, program, note.clone(), line_bytes).await?;
+        self.registry.enter(id, note, life);
+        drop(place);
+        Ok(true)
     }
 
     /// Returns the present state of the contexts, oldest first.
@@ -225,7 +255,7 @@ impl<S: ByteStream> Contexts<S> {
         let context = self.find(context)?;
         let _restart = context.restarting.lock().await;
         context.life().end("it was restarted").await;
-        let life = Arc::new(self.begin(&context.spec).await?);
+        let life = Arc::new(self.begin(context.note.fresh()).await?);
         {
             let mut slot = context.life.lock();
             if slot.closed {

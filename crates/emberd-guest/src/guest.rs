@@ -15,6 +15,7 @@ use crate::line::Line;
 use crate::link::{Link, Room};
 use crate::ports::Ports;
 use crate::processes::{Processes, Registry as ProcessRegistry};
+use crate::recover::{self, Recovered};
 use crate::renewal;
 use crate::session::Session;
 
@@ -53,15 +54,6 @@ impl<S: ByteStream> Guest<S> {
             processes: Arc::default(),
             contexts: Arc::default(),
         }
-    }
-
-    /// Meets the agent of a guest that an earlier daemon started. The processes and contexts of
-    /// that daemon ended with its connections, so both lists begin empty. Without a time limit.
-    ///
-    /// # Errors
-    /// [`ChannelError`].
-    pub async fn recover(&self) -> Result<(), ChannelError> {
-        self.ping().await
     }
 
     /// Runs `spec` and waits for its end; `grace` is how long after the program's own time limit
@@ -129,6 +121,22 @@ impl<S: ByteStream> Guest<S> {
     /// Returns the guest's contexts.
     pub fn contexts(&self) -> Contexts<S> {
         Contexts::new(Arc::clone(&self.session), Arc::clone(&self.contexts))
+    }
+
+    /// Goes on with the processes and contexts that an earlier daemon started in this guest, and
+    /// ends its execs and transfers. To be called before anything else is asked of the guest, and
+    /// again after an error.
+    ///
+    /// # Errors
+    /// [`GuestError`]; what was found before it stays.
+    pub async fn recover(&self) -> Result<Recovered, GuestError> {
+        recover::recover(&self.session, &self.processes(), &self.contexts()).await
+    }
+
+    /// Ends all operations in this guest and closes its connections, and leaves its processes and
+    /// contexts running, for another daemon to [`Self::recover`].
+    pub fn detach(&self) {
+        self.session.detach();
     }
 
     /// Returns the guest's TCP ports.

@@ -10,7 +10,6 @@
 //! and duration has a limit here, and the first frame that breaks a rule ends the guest. The crate
 //! imports `emberd-proto` only; a [`Host`] runs the guest.
 
-mod characters;
 mod contexts;
 mod egress;
 mod error;
@@ -20,11 +19,14 @@ mod guest;
 mod host;
 mod line;
 mod link;
+mod note;
 mod ports;
 mod processes;
 mod random;
+mod recover;
 pub mod renewal;
 mod session;
+mod tether;
 mod wire;
 
 pub use contexts::{
@@ -47,4 +49,5 @@ pub use processes::{
     ProcessError, ProcessEvent, ProcessEventKind, ProcessEvents, ProcessStdin, ProcessView,
     Processes,
 };
+pub use recover::Recovered;
 pub use session::PORT_CONNECTIONS_MAX;

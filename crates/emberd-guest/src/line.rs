@@ -1,11 +1,9 @@
 //! One operation in a guest, over a connection reserved for it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use emberd_proto::{Frame, FrameError, GuestMessage, HostMessage, Kind};
-use futures::future::BoxFuture;
 
 use crate::error::{ChannelError, GuestError};
 use crate::host::ByteStream;
@@ -37,6 +35,11 @@ impl<S: ByteStream> Line<S> {
         in_time(&self.session, self.link.ask(message)).await
     }
 
+    /// Returns the next message of an answer of several.
+    pub async fn answer(&mut self) -> Result<GuestMessage, GuestError> {
+        in_time(&self.session, self.link.receive()).await
+    }
+
     /// Reads the next frame, however long it takes. Cancel safe.
     pub async fn frame(&mut self) -> Result<Frame, GuestError> {
         unbounded(&self.session, self.link.frame()).await
@@ -62,6 +65,11 @@ impl<S: ByteStream> Line<S> {
     pub fn broken(&self, rule: &'static str) -> impl Future<Output = GuestError> + Send + use<S> {
         let session = Arc::clone(&self.session);
         async move { session.failed(ChannelError::Protocol(rule)).await }
+    }
+
+    /// Whether processes and contexts of the guest outlive their connections.
+    pub fn keeps_programs(&self) -> bool {
+        self.link.keeps_programs()
     }
 
     /// Marks the operation as ended in step: another may follow on this connection.
@@ -103,18 +111,10 @@ impl<S: ByteStream> LineReader<S> {
         unbounded(&self.session, self.reader.frame()).await
     }
 
-    /// Waits for `what` while the guest lives.
-    pub fn unless_ended<T>(
-        &self,
-        what: impl Future<Output = T>,
-    ) -> impl Future<Output = Result<T, GuestError>> {
-        let session = Arc::clone(&self.session);
-        async move { session.guarded(async { Ok(what.await) }).await }
-    }
-
-    /// Waits until the guest has run for `time`.
-    pub fn run_for(&self, time: Duration) -> BoxFuture<'static, ()> {
-        self.session.host.run_for(time)
+    /// As [`Self::frame`], but leaves it to the caller what a failed connection means.
+    pub async fn heard(&mut self) -> Result<Result<Frame, ChannelError>, GuestError> {
+        let Self { session, reader } = self;
+        session.guarded(async { Ok(reader.frame().await) }).await
     }
 
     /// Ends a guest that broke the protocol.
@@ -130,14 +130,9 @@ pub(crate) struct LineWriter<S> {
 }
 
 impl<S: ByteStream> LineWriter<S> {
-    /// Writes one message, however long it takes.
-    pub async fn say(&mut self, message: &HostMessage) -> Result<(), GuestError> {
-        unbounded(&self.session, self.writer.say(message)).await
-    }
-
-    /// Writes `payload` in frames of one kind, however long it takes; an empty one as one frame.
-    pub async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), GuestError> {
-        unbounded(&self.session, self.writer.send(kind, payload)).await
+    /// Writes frames as they are, however long it takes.
+    pub async fn write(&mut self, frames: &[u8]) -> Result<(), GuestError> {
+        unbounded(&self.session, self.writer.write(frames)).await
     }
 }
 

@@ -9,7 +9,7 @@ use std::pin::pin;
 use bytes::BytesMut;
 use emberd_proto::exec::{ExecExit, OUTPUT_BYTES_MAX};
 use emberd_proto::frame::{BULK_BYTES_MAX, encode, encode_message};
-use emberd_proto::message::GENERATION;
+use emberd_proto::message::{GENERATION, GENERATION_OLDEST};
 use emberd_proto::{
     Decoder, ExecOutcome, ExecSpec, Frame, GuestMessage, HostMessage, Kind, Renewal, Renewed,
     Settled, Welcome,
@@ -35,6 +35,8 @@ pub struct Link<S> {
     stream: S,
     decoder: Decoder,
     idle: bool,
+    /// Generation of the wire that the guest speaks.
+    generation: u32,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
@@ -66,15 +68,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         more: Option<&HostMessage>,
     ) -> Result<(Self, Welcome), ChannelError> {
         let mut hello = BytesMut::new();
-        encode_message(&HostMessage::Hello { generation: GENERATION }, &mut hello);
+        encode_message(&HostMessage::hello(), &mut hello);
         if let Some(more) = more {
             encode_message(more, &mut hello);
         }
         wire::write(&mut stream, &hello).await?;
-        let mut connection = Self { stream, decoder: Decoder::of_guest(), idle: true };
+        let decoder = Decoder::of_guest();
+        let mut connection = Self { stream, decoder, idle: true, generation: GENERATION };
         let frame = next_frame(&mut connection.stream, &mut connection.decoder).await?;
         match answer(&frame)? {
-            GuestMessage::Welcome(welcome) => Ok((connection, welcome)),
+            GuestMessage::Welcome(welcome) => {
+                connection.generation = welcome.generation;
+                if !(GENERATION_OLDEST..=GENERATION).contains(&welcome.generation) {
+                    return Err(ChannelError::Protocol(
+                        "it speaks a generation it was not asked for",
+                    ));
+                }
+                Ok((connection, welcome))
+            }
             GuestMessage::Refused(refusal) => Err(ChannelError::Refused(refusal)),
             _ => Err(ChannelError::Protocol("unexpected answer to the greeting")),
         }
@@ -149,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
     }
 
     /// Reads the answer to the last message.
-    async fn receive(&mut self) -> Result<GuestMessage, ChannelError> {
+    pub(crate) async fn receive(&mut self) -> Result<GuestMessage, ChannelError> {
         let frame = next_frame(&mut self.stream, &mut self.decoder).await?;
         let answer = answer(&frame)?;
         self.idle = true;
@@ -231,16 +242,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         (self.stream, ahead)
     }
 
+    /// Whether processes and contexts of the guest outlive their connections.
+    pub(crate) fn keeps_programs(&self) -> bool {
+        self.generation > 1
+    }
+
     /// Splits both directions.
     pub(crate) fn split(self) -> (Reader<S>, Writer<S>) {
         let (reader, writer) = tokio::io::split(self.stream);
-        (Reader::new(reader, self.decoder), Writer::new(writer))
+        (Reader::new(reader, self.decoder, self.generation), Writer::new(writer))
     }
 
     /// Joins both directions of one connection, which is not idle.
     pub(crate) fn join(reader: Reader<S>, writer: Writer<S>) -> Self {
-        let (stream, decoder) = reader.join(writer);
-        Self { stream, decoder, idle: false }
+        let (stream, decoder, generation) = reader.join(writer);
+        Self { stream, decoder, idle: false, generation }
     }
 
     /// Whether another exec may be sent: the last one ended in step, and the guest neither

@@ -9,13 +9,14 @@
 
 use std::sync::Arc;
 
-use emberd_proto::process::ProcessSpec;
-use emberd_proto::{GuestMessage, HostMessage};
+use emberd_proto::Program;
+use emberd_proto::process::{ProcessSpec, STDIN_WINDOW_BYTES};
 
 use crate::error::GuestError;
 use crate::host::ByteStream;
-use crate::line::Line;
-use crate::session::{ANSWER_MAX, Session};
+use crate::note::ProcessNote;
+use crate::session::Session;
+use crate::tether::Tether;
 
 mod attend;
 mod error;
@@ -49,37 +50,50 @@ impl<S: ByteStream> Processes<S> {
         self.session.host.stir();
         self.session.add_env(&mut spec.env);
         spec.check()?;
-        let permit = self.registry.permit()?;
-        let about = process::About::of(&spec);
-        let line = Line::open(Arc::clone(&self.session)).await?;
-        let (mut reader, mut writer) = line.split();
-        let asked = async {
-            writer.say(&HostMessage::Start(spec)).await?;
-            reader.frame().await
-        };
-        let mark = self.session.host.mark();
-        let first = self.session.in_time(ANSWER_MAX, asked).await??;
-        let pid = match first.message() {
-            Ok(GuestMessage::Started { pid }) => pid,
-            Ok(GuestMessage::Exited(exit)) => {
-                let why = exit.error.unwrap_or_else(|| "the guest gave no reason".to_owned());
-                return Err(ProcessError::NotStarted(why));
-            }
-            Ok(GuestMessage::Refused(refusal)) => return Err(GuestError::Refused(refusal).into()),
-            _ => {
-                return Err(reader.broken("unexpected answer to a process start").await.into());
-            }
-        };
-        let (process, outgoing) = Process::new(pid, about);
+        let attended =
+            attend::begin(Arc::clone(&self.session), Arc::clone(&self.registry), spec).await?;
+        let process = attended.process.clone();
         self.registry.enter(process.clone());
-        let attended = attend::Attended {
-            session: Arc::clone(&self.session),
-            registry: Arc::clone(&self.registry),
-            process: process.clone(),
-            mark,
-        };
-        tokio::spawn(attend::attend(attended, reader, writer, outgoing, permit));
+        tokio::spawn(attend::attend(attended));
         Ok(process)
+    }
+
+    /// Goes on with a process that was started before; returns none if there are too many.
+    pub(crate) async fn recover(
+        &self,
+        program: &Program,
+        note: ProcessNote,
+    ) -> Result<Option<Process>, GuestError> {
+        if let Some(process) = self.registry.find(program.pid).filter(Process::runs) {
+            return Ok(Some(process));
+        }
+        let permit = if program.ended { None } else { self.registry.permit().ok() };
+        if permit.is_none() && !program.ended {
+            return Ok(None);
+        }
+        let mark = self.session.host.mark();
+        let (mut tether, attached) =
+            Tether::attach(Arc::clone(&self.session), program.id, 0).await?;
+        let window = attached
+            .input
+            .checked_sub(attached.taken)
+            .and_then(|waiting| STDIN_WINDOW_BYTES.checked_sub(usize::try_from(waiting).ok()?));
+        let Some(window) = window else {
+            return Err(tether.broken("more input waits than it was ever sent").await);
+        };
+        let (process, outgoing) = Process::new(program.pid, note, window);
+        let registry = Arc::clone(&self.registry);
+        registry.enter(process.clone());
+        let process_of_task = process.clone();
+        tokio::spawn(attend::attend(attend::Attended {
+            registry,
+            process: process_of_task,
+            tether,
+            outgoing,
+            permit,
+            mark,
+        }));
+        Ok(Some(process))
     }
 
     /// Returns every process, including those kept after their end, by process id.

@@ -11,10 +11,12 @@ use emberd_proto::FrameError;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{ChannelError, GuestError};
 use crate::host::{ByteStream, End, Host};
 use crate::link::Link;
+use crate::random::random;
 
 /// Time that a guest may take for an answer that needs no work: an emulated guest on a busy host
 /// is slow.
@@ -22,6 +24,9 @@ pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Time to wait after a closed connection for the end of the whole microVM.
 const END_GRACE: Duration = Duration::from_secs(1);
+
+/// Why nothing more is done in a guest that was left.
+const DETACHED: &str = "it was left to another daemon";
 
 /// Most connections one guest keeps open while they are not used.
 const IDLE_LINKS_MAX: usize = 8;
@@ -45,6 +50,8 @@ pub(crate) struct Session<S> {
     /// The sandbox's name.
     pub name: String,
     pub host: Box<dyn Host<S>>,
+    /// Tells this session from that of another daemon.
+    pub epoch: u64,
     /// One permit for each exec that may run.
     pub execs: Semaphore,
     /// One permit for each operation on files that may go on.
@@ -55,6 +62,8 @@ pub(crate) struct Session<S> {
     pub port_connections: Arc<Semaphore>,
     /// The idle connections; none are kept once they were closed.
     idle: Mutex<Option<Vec<Link<S>>>>,
+    /// Cancelled when another daemon goes on with the guest.
+    detached: CancellationToken,
 }
 
 impl<S: ByteStream> Session<S> {
@@ -63,11 +72,13 @@ impl<S: ByteStream> Session<S> {
         Self {
             name,
             host,
+            epoch: u64::from_ne_bytes(random()),
             execs: Semaphore::new(EXECS_MAX),
             file_operations: Arc::new(Semaphore::new(FILE_OPERATIONS_MAX)),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             port_connections: Arc::new(Semaphore::new(PORT_CONNECTIONS_MAX)),
             idle: Mutex::new(Some(first.into_iter().collect())),
+            detached: CancellationToken::new(),
         }
     }
 
@@ -86,6 +97,7 @@ impl<S: ByteStream> Session<S> {
         tokio::select! {
             biased;
             end = self.host.ended() => Err(self.end(end)),
+            () = self.detached.cancelled() => Err(self.end(End::Gone(DETACHED.to_owned()))),
             outcome = operation => outcome,
         }
     }
@@ -161,6 +173,18 @@ impl<S: ByteStream> Session<S> {
     // The lock is not held while a connection is checked.
     fn pop(&self) -> Option<Link<S>> {
         self.idle.lock().as_mut()?.pop()
+    }
+
+    /// Ends all operations, and leaves all programs of the guest as they are: another daemon goes
+    /// on with them.
+    pub fn detach(&self) {
+        self.detached.cancel();
+        self.close();
+    }
+
+    /// Whether another daemon goes on with the programs.
+    pub fn is_detached(&self) -> bool {
+        self.detached.is_cancelled()
     }
 
     /// Keeps a connection whose operation ended in step.

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use emberd_proto::pack::PACK_FILE_BYTES_MAX;
 use emberd_proto::{PackSpec, Renewal, renewal};
-use nix::time::{ClockId, clock_gettime};
 use parking_lot::Mutex;
 
 use crate::egress::Egress;
@@ -20,6 +19,7 @@ use crate::metrics::Usage;
 use crate::process_tree::Cgroups;
 use crate::programs::Kept;
 use crate::reaper::Reaper;
+use crate::residents::{Adoption, Residents};
 use crate::zygote::Zygote;
 
 /// Why an agent that does not say so captures no connections.
@@ -44,6 +44,10 @@ pub struct Agent {
     pub usage: Usage,
     /// Readers of the output of programs that were left behind.
     pub leftovers: Leftovers,
+    /// Processes and contexts, which outlive the connections they were started on.
+    pub residents: Residents,
+    /// Which daemon this agent answers to.
+    pub adoption: Adoption,
     /// Processes that wait for work.
     pub kept: Kept,
     /// Waits for all children.
@@ -54,6 +58,7 @@ pub struct Agent {
     /// zygote, whose spares have directories there.
     pub scratch: Scratch,
     execs: AtomicU64,
+    numbers: AtomicU64,
     identity: Mutex<Identity>,
     /// Whether anything of the host's asking ran here since the machine came to rest.
     used: AtomicBool,
@@ -72,10 +77,13 @@ impl Agent {
             egress: Egress::unavailable(NO_EGRESS.to_owned()),
             usage: Usage::default(),
             leftovers: Leftovers::default(),
+            residents: Residents::default(),
+            adoption: Adoption::default(),
             kept: Kept::default(),
             reaper: Reaper::default(),
             scratch,
             execs: AtomicU64::new(0),
+            numbers: AtomicU64::new(1),
             identity: Mutex::default(),
             used: AtomicBool::new(false),
         }
@@ -148,6 +156,11 @@ impl Agent {
     pub fn next_exec(&self) -> u64 {
         self.execs.fetch_add(1, Ordering::Relaxed)
     }
+
+    /// Returns a number that no other connection and program of this agent has.
+    pub fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// The machine's identity.
@@ -166,14 +179,6 @@ pub struct BootTimes {
     pub init_started_us: u64,
     /// When the agent began to serve.
     pub serving_us: u64,
-}
-
-/// Returns the time since the machine started, in microseconds.
-pub fn boot_time_us() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock");
-    let seconds = u64::try_from(time.tv_sec()).expect("time since boot is positive");
-    let nanoseconds = u64::try_from(time.tv_nsec()).expect("a fraction is positive");
-    seconds * 1_000_000 + nanoseconds / 1000
 }
 
 /// Why the pack cannot be used.

@@ -18,7 +18,8 @@ use tokio_util::compat::TokioAsyncReadCompatExt as _;
 use crate::agent::Agent;
 use crate::exec::{self, Mode};
 use crate::machine::{self, RenewError};
-use crate::{context, dial, files};
+use crate::residents::{self, Resident, Work};
+use crate::{dial, files};
 
 /// Minimum number of bytes that a read has room for (4 KiB): most requests are shorter.
 const ROOM_BYTES_MIN: usize = 4 << 10;
@@ -61,6 +62,31 @@ pub struct Connection {
     pub incoming: Incoming,
     /// To the host.
     pub outgoing: Outgoing,
+    /// The program whose task this connection belongs to.
+    pub program: Option<Arc<Resident>>,
+    /// A number that no other connection has.
+    number: u64,
+}
+
+impl Connection {
+    /// A connection over `stream`.
+    pub fn new(stream: Box<dyn Duplex>, number: u64) -> Self {
+        let (stream, writer) = tokio::io::split(stream);
+        Self {
+            incoming: Incoming { stream, decoder: Decoder::default(), room: ROOM_BYTES_MIN },
+            outgoing: Outgoing { stream: writer, buffer: BytesMut::new() },
+            program: None,
+            number,
+        }
+    }
+
+    /// Tells the host that its program was started.
+    pub fn started(&mut self, pid: u32) {
+        self.outgoing.push(&GuestMessage::Started { pid });
+        if let Some(program) = &self.program {
+            program.started(pid);
+        }
+    }
 }
 
 /// Frames from the host.
@@ -142,12 +168,12 @@ impl Outgoing {
 }
 
 /// Serves `stream` until the host closes it or breaks the protocol.
-pub async fn serve(agent: Arc<Agent>, stream: Box<dyn Duplex>) -> Result<(), ConnectionError> {
-    let (reader, writer) = tokio::io::split(stream);
-    let mut connection = Connection {
-        incoming: Incoming { stream: reader, decoder: Decoder::default(), room: ROOM_BYTES_MIN },
-        outgoing: Outgoing { stream: writer, buffer: BytesMut::new() },
-    };
+pub async fn serve(
+    agent: Arc<Agent>,
+    stream: Box<dyn Duplex>,
+    number: u64,
+) -> Result<(), ConnectionError> {
+    let mut connection = Connection::new(stream, number);
     let Some(first) = connection.incoming.frame().await? else { return Ok(()) };
     greet(&agent, &mut connection.outgoing, &first).await?;
     while let Some(frame) = next(&mut connection).await? {
@@ -183,7 +209,7 @@ async fn egress(
     if !ready {
         return Ok(Some(connection));
     }
-    let Connection { mut incoming, outgoing } = connection;
+    let Connection { mut incoming, outgoing, .. } = connection;
     if !incoming.decoder.buffer().is_empty() {
         // The host speaks after the answer, and in the session only when it is spoken to.
         return Err(ConnectionError::TooMuchData);
@@ -207,15 +233,16 @@ async fn greet(
     outgoing: &mut Outgoing,
     first: &Frame,
 ) -> Result<(), ConnectionError> {
-    let HostMessage::Hello { generation } = parse(outgoing, first).await? else {
+    let HostMessage::Hello { generation, newest } = parse(outgoing, first).await? else {
         let message = "a connection opens with hello".to_owned();
         outgoing.refuse(RefusalCode::Invalid, message).await?;
         return Err(ConnectionError::Unexpected(first.kind));
     };
-    if generation != GENERATION {
-        let message = format!("host speaks generation {generation}, guest speaks {GENERATION}");
+    let newest = newest.unwrap_or(generation);
+    if !(generation..=newest).contains(&GENERATION) {
+        let message = format!("host speaks generation {newest}, guest speaks {GENERATION}");
         outgoing.refuse(RefusalCode::Generation, message).await?;
-        return Err(ConnectionError::Generation(generation));
+        return Err(ConnectionError::Generation(newest));
     }
     let welcome = Welcome {
         generation: GENERATION,
@@ -245,15 +272,27 @@ async fn operate(
                 connection.outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await
             }
         },
-        HostMessage::Context(spec) => context::run(agent, connection, &spec).await,
+        HostMessage::Context(spec) => {
+            residents::start(agent, connection, Work::Context(spec)).await
+        }
         HostMessage::Start(spec) => match spec.check() {
-            Ok(()) => exec::run(agent, connection, &spec, Mode::Process).await,
+            Ok(()) => residents::start(agent, connection, Work::Process(spec)).await,
             Err(broken) => {
                 connection.outgoing.refuse(RefusalCode::Invalid, broken.to_string()).await
             }
         },
+        HostMessage::Attach { id, seq } => residents::resume(agent, connection, id, seq).await,
+        HostMessage::List => residents::list(agent, connection).await,
+        HostMessage::Delete { id } => {
+            agent.residents.delete(id);
+            connection.outgoing.send(&GuestMessage::Done).await
+        }
+        HostMessage::Adopt { epoch } => {
+            agent.adoption.adopt(epoch, connection.number);
+            connection.outgoing.send(&GuestMessage::Done).await
+        }
         // The process or context has just ended.
-        HostMessage::Signal { .. } | HostMessage::Resize(_) => Ok(()),
+        HostMessage::Signal { .. } | HostMessage::Resize(_) | HostMessage::Note { .. } => Ok(()),
         HostMessage::Renew(renewal) => tell_renewed(connection, agent.renew(&renewal)).await,
         HostMessage::SetClock { wall_clock_us } => {
             tell_renewed(connection, agent.set_clock(wall_clock_us)).await
@@ -312,6 +351,11 @@ fn changes_machine(message: &HostMessage) -> bool {
         HostMessage::Ping
         | HostMessage::Signal { .. }
         | HostMessage::Resize(_)
+        | HostMessage::Attach { .. }
+        | HostMessage::Note { .. }
+        | HostMessage::List
+        | HostMessage::Delete { .. }
+        | HostMessage::Adopt { .. }
         | HostMessage::Renew(_)
         | HostMessage::SetClock { .. }
         | HostMessage::Settle

@@ -60,7 +60,7 @@ pub async fn run(
         Ok(mut interpreter) => {
             let pid = interpreter.program.leader.pid();
             let started_by = Some(interpreter.program.started_by);
-            connection.outgoing.push(&GuestMessage::Started { pid });
+            connection.started(pid);
             if let Some(zygote) = &agent.zygote {
                 zygote.replenish(agent);
             }
@@ -180,7 +180,7 @@ async fn attend(
     connection: &mut Connection,
     interpreter: &mut Interpreter,
 ) -> Result<ExecExit, ConnectionError> {
-    let Connection { incoming, outgoing } = connection;
+    let Connection { incoming, outgoing, .. } = connection;
     let Interpreter { program, channel, .. } = interpreter;
     let Program { leader, streams, .. } = program;
     let (stdout, stderr) = (&mut streams.stdout, &mut streams.stderr);

@@ -78,7 +78,7 @@ async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 async fn relay(connection: &mut Connection, stream: &TcpStream) -> Result<(), ConnectionError> {
-    let Connection { incoming, outgoing } = connection;
+    let Connection { incoming, outgoing, .. } = connection;
     let mut to_port = ToPort::default();
     let mut from_port = FromPort::Open;
     loop {

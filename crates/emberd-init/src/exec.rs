@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::agent::Agent;
 use crate::connection::{Connection, ConnectionError, Outgoing};
+use crate::residents::Resident;
 
 mod input;
 mod launch;
@@ -88,7 +89,7 @@ pub async fn run(
             if mode == Mode::Process {
                 program.streams.unbounded();
                 let pid = program.leader.pid();
-                connection.outgoing.push(&GuestMessage::Started { pid });
+                connection.started(pid);
             }
             let deadline = match spec.timeout_ms {
                 Some(timeout_ms) => arrived + Duration::from_millis(timeout_ms),
@@ -148,7 +149,7 @@ async fn attend(
     deadline: Instant,
     mode: Mode,
 ) -> Result<ExecExit, ConnectionError> {
-    let Connection { incoming, outgoing } = connection;
+    let Connection { incoming, outgoing, program: own, .. } = connection;
     let Program {
         leader, streams: Streams { input, stdout, stderr, terminal }, started_by, ..
     } = program;
@@ -176,12 +177,12 @@ async fn attend(
                     // A program without a terminal has no size to change.
                     HostEvent::Resize(size) => drop(terminal.as_ref().map(|t| t.resize(size))),
                 }
-                tell_taken(input, outgoing);
+                tell_taken(input, own.as_deref());
             }
             ready = input.writable() => {
                 ready?;
                 input.write_some();
-                tell_taken(input, outgoing);
+                tell_taken(input, own.as_deref());
             }
             () = &mut output_rest, if !listens => listens = true,
             relayed = relay(outgoing, [&mut *stdout, &mut *stderr], listens) => relayed?,
@@ -198,9 +199,9 @@ async fn attend(
 }
 
 /// Allows the host to send as much more input as was consumed.
-fn tell_taken(input: &mut Input, outgoing: &mut Outgoing) {
-    if let Some(bytes) = input.taken() {
-        outgoing.push(&GuestMessage::StdinTaken { bytes });
+fn tell_taken(input: &mut Input, process: Option<&Resident>) {
+    if let (Some(process), Some(bytes)) = (process, input.taken()) {
+        process.took(bytes);
     }
 }
 
@@ -234,7 +235,7 @@ pub(crate) async fn deliver<T>(
     connection: &mut Connection,
     check: impl Fn(Option<Frame>) -> Result<T, ConnectionError>,
 ) -> Result<(), ConnectionError> {
-    let Connection { incoming, outgoing } = connection;
+    let Connection { incoming, outgoing, .. } = connection;
     while !outgoing.buffer.is_empty() {
         tokio::select! {
             frame = incoming.frame() => drop(check(frame?)?),

@@ -9,6 +9,7 @@ use std::path::Path;
 use emberd_proto::Renewal;
 use nix::libc::O_NOFOLLOW;
 use nix::mount::{MsFlags, mount};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::sys;
 
@@ -99,6 +100,14 @@ fn show_boot_id(boot_id: &str) -> io::Result<()> {
     write_over(Path::new(BOOT_ID_COVER), &text)?;
     let none = None::<&str>;
     Ok(mount(Some(BOOT_ID_COVER), BOOT_ID, none, MsFlags::MS_BIND, none)?)
+}
+
+/// Returns the time since the machine started, in microseconds.
+pub fn boot_time_us() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has this clock");
+    let seconds = u64::try_from(time.tv_sec()).expect("time since boot is positive");
+    let nanoseconds = u64::try_from(time.tv_nsec()).expect("a fraction is positive");
+    seconds * 1_000_000 + nanoseconds / 1000
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ mod process;
 mod process_tree;
 mod programs;
 mod reaper;
+mod residents;
 mod serve;
 mod sys;
 mod uevents;
@@ -61,7 +62,7 @@ fn main() -> ExitCode {
 
 /// Boots the guest and serves the host until the machine ends.
 fn be_init() -> Result<Infallible, Box<dyn Error>> {
-    let init_started_us = agent::boot_time_us();
+    let init_started_us = machine::boot_time_us();
     boot::mount_kernel_filesystems()?;
     let uevents = Uevents::subscribe()?;
     boot::load_modules();
@@ -79,9 +80,10 @@ fn be_init() -> Result<Infallible, Box<dyn Error>> {
     let environment = Environment::inherited().normalised(users::shell_of_root());
     let mut agent = Agent::new(pack, &environment, scratch);
     agent.cgroups = Cgroups::probe();
-    agent.boot_times = Some(BootTimes { init_started_us, serving_us: agent::boot_time_us() });
+    agent.boot_times = Some(BootTimes { init_started_us, serving_us: machine::boot_time_us() });
     agent.owns_machine = true;
     agent.egress = egress;
+    agent.residents.bytes_max = bounds.events_bytes();
     console::tell_ready();
     Ok(serve::guest(agent, uevents)?)
 }

@@ -6,7 +6,7 @@ use emberd_proto::Metrics;
 use nix::sys::statvfs::statvfs;
 use parking_lot::Mutex;
 
-use crate::{agent, machine};
+use crate::machine;
 
 /// Bit of a process's flags that marks a kernel thread (`PF_KTHREAD`, include/linux/sched.h).
 const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -39,7 +39,7 @@ impl Usage {
             disk_used_bytes,
             process_count: process_count(),
             program_count: None,
-            uptime_ms: agent::boot_time_us() / 1000,
+            uptime_ms: machine::boot_time_us() / 1000,
         }
     }
 

@@ -174,10 +174,12 @@ impl Hall {
     fn admit(&self, stream: Box<dyn Duplex>, cut: impl Future<Output = ()> + Send + 'static) {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return };
         let agent = Arc::clone(&self.agent);
+        let number = agent.next_number();
         tokio::spawn(async move {
             let served = tokio::select! {
-                served = connection::serve(agent, stream) => served,
+                served = connection::serve(Arc::clone(&agent), stream, number) => served,
                 () = cut => Err(ConnectionError::HostLeft),
+                () = agent.adoption.closes(number) => Err(ConnectionError::HostLeft),
             };
             match served {
                 // A failed connection is not an error of the agent.

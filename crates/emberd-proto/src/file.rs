@@ -4,11 +4,13 @@
 //! otherwise an object with the bytes in base64, so that every name can be used.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Maximum length of a path, in bytes: the kernel's `PATH_MAX`, without its NUL.
@@ -56,9 +58,9 @@ impl<T: AsRef<OsStr> + ?Sized> From<&T> for GuestPath {
 }
 
 /// The JSON of a name that is not UTF-8.
-#[derive(Serialize, Deserialize)]
-struct Encoded<'a> {
-    base64: std::borrow::Cow<'a, str>,
+#[derive(Serialize)]
+struct Encoded {
+    base64: String,
 }
 
 impl Serialize for GuestPath {
@@ -66,26 +68,41 @@ impl Serialize for GuestPath {
         if let Some(text) = self.0.to_str() {
             return serializer.serialize_str(text);
         }
-        let base64 = BASE64.encode(self.0.as_os_str().as_bytes()).into();
+        let base64 = BASE64.encode(self.0.as_os_str().as_bytes());
         Encoded { base64 }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for GuestPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Text(String),
-            Encoded(Encoded<'static>),
-        }
-        match Form::deserialize(deserializer)? {
-            Form::Text(text) => Ok(Self(text.into())),
-            Form::Encoded(Encoded { base64 }) => {
-                let bytes = BASE64.decode(base64.as_bytes()).map_err(serde::de::Error::custom)?;
-                Ok(Self(OsString::from_vec(bytes).into()))
+        deserializer.deserialize_any(Form)
+    }
+}
+
+/// Reads either form of a path.
+struct Form;
+
+impl<'de> Visitor<'de> for Form {
+    type Value = GuestPath;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a path")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<GuestPath, E> {
+        Ok(text.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<GuestPath, A::Error> {
+        let mut path = None;
+        while let Some(name) = map.next_key::<String>()? {
+            let text: String = map.next_value()?;
+            if name == "base64" {
+                let bytes = BASE64.decode(text).map_err(Error::custom)?;
+                path = Some(GuestPath(OsString::from_vec(bytes).into()));
             }
         }
+        path.ok_or_else(|| Error::missing_field("base64"))
     }
 }
 
@@ -104,10 +121,10 @@ impl utoipa::ToSchema for GuestPath {}
 
 /// A file operation for a user. Relative paths start at the user's home directory, and new files
 /// belong to the user; by default root.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileRequest {
     /// The user.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The operation.
     #[serde(flatten)]
@@ -115,7 +132,7 @@ pub struct FileRequest {
 }
 
 /// A file operation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "file_op", rename_all = "snake_case")]
 pub enum FileOp {
     /// Reads the attributes of a path. Answered by [`crate::GuestMessage::File`].
@@ -137,7 +154,7 @@ pub enum FileOp {
         /// The directory.
         path: GuestPath,
         /// Mode bits; 0755 by default.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         mode: Option<u32>,
     },
     /// Renames, replacing an existing file, and creates parents. Answered by
@@ -159,10 +176,9 @@ pub enum FileOp {
         /// The file.
         path: GuestPath,
         /// Offset, in bytes.
-        #[serde(default)]
         offset: u64,
         /// Maximum number of bytes; by default all.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         length: Option<u64>,
     },
     /// Creates or replaces a file atomically with the content of `Data` frames and one `DataEnd`,
@@ -171,7 +187,7 @@ pub enum FileOp {
         /// The file.
         path: GuestPath,
         /// Mode bits; by default those of the existing file, else 0644.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         mode: Option<u32>,
     },
     /// Packs a directory. Answered by [`crate::GuestMessage::File`], then a tar stream of its
@@ -192,7 +208,6 @@ pub enum FileOp {
         /// The directory, or a file.
         path: GuestPath,
         /// Whether directories below it are watched too, including new ones.
-        #[serde(default)]
         recursive: bool,
     },
 }
@@ -298,7 +313,9 @@ mod tests {
         };
         let json = r#"{"user":"user","file_op":"list","path":"a","depth":1}"#;
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
-        assert_eq!(serde_json::from_str::<FileRequest>(json).unwrap(), request);
+        let message = json.replacen('{', r#"{"op":"file","#, 1);
+        let read: crate::HostMessage = serde_json::from_str(&message).unwrap();
+        assert_eq!(read, crate::HostMessage::File(request));
     }
 
     #[test]

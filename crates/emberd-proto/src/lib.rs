@@ -4,14 +4,15 @@
 //! ```text
 //! connect ─ Hello ▶ Welcome ─▶ idle ─ Ping, Renew, … ▶ Pong, Renewed, … ──────▶ idle
 //!                                ├── Exec, Stdin*, StdinEnd ▶ (Stdout|Stderr)*, Exited ▶ idle
-//!                                ├── Start, (Stdin|Signal|Resize)* ▶ …, Exited ─────────▶ idle
-//!                                ├── Context, (Data|Signal)* ▶ (Data|Stdout|…)*, Exited ▶ idle
+//!                                ├── Start or Attach, … ▶ Attached, …, Exited ──────────▶ idle
+//!                                ├── Context, (Data|Signal)* ▶ Attached, …, Exited ──────▶ idle
 //!                                ├── File, Data*, DataEnd ▶ File or Done ───────────────▶ idle
 //!                                ├── Dial ▶ Dialed, Data* and DataEnd both ways, Done ──▶ idle
 //!                                └── Egress ▶ Egress, then the session of `egress`
 //! ```
 
 mod chain;
+mod characters;
 pub mod context;
 pub mod egress;
 pub mod exec;
@@ -25,8 +26,10 @@ pub mod pack;
 pub mod policy;
 pub mod process;
 pub mod renewal;
+mod ring;
 
 pub use chain::chain;
+pub use characters::Characters;
 pub use context::{ContextCall, ContextEvent, ContextRun, ContextSpec, InterruptedBy, LineError};
 pub use egress::{
     EgressAnswer, EgressCapture, EgressDenials, EgressDenied, EgressFamily, EgressReason,
@@ -36,9 +39,12 @@ pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
 pub use file::{FileChange, FileEntry, FileOp, FileRequest, FileType, GuestPath};
 pub use forms::{Forms, FormsError};
 pub use frame::{Decoder, Frame, FrameError, Kind};
-pub use message::{GuestMessage, HostMessage, Refusal, RefusalCode, Renewed, Settled, Welcome};
+pub use message::{
+    Attached, GuestMessage, HostMessage, Program, Refusal, RefusalCode, Renewed, Settled, Welcome,
+};
 pub use metrics::Metrics;
 pub use pack::{ContextProgram, PackSpec, ZygoteSpec};
 pub use policy::{EntryFields, EntrySpec, PolicySpec};
 pub use process::{Limits, ProcessSpec, SignalName, TtySize};
 pub use renewal::{Renewal, RenewalError};
+pub use ring::Ring;

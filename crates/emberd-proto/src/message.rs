@@ -14,8 +14,26 @@ use crate::metrics::Metrics;
 use crate::process::{ProcessSpec, SignalName, TtySize};
 use crate::renewal::Renewal;
 
-/// Generation of this protocol. The guest refuses a host of another one.
-pub const GENERATION: u32 = 1;
+mod fields;
+
+/// Generation of this protocol. The guest refuses a host that does not speak it.
+pub const GENERATION: u32 = 2;
+
+/// Oldest generation that the host speaks. A guest of generation 1 ends a process or a context
+/// with its connection.
+pub const GENERATION_OLDEST: u32 = 1;
+
+/// Maximum length of the note about a process or a context, in bytes (192 KiB): more than the
+/// variables of a context. As JSON text it is at most twice as long, since it is JSON text itself.
+pub const NOTE_BYTES_MAX: usize = 192 << 10;
+
+/// Maximum length of all notes in a list, in bytes (16 MiB): twice those of all that a host has at
+/// once.
+pub const NOTES_BYTES_MAX: usize = 16 << 20;
+
+/// Maximum number of processes and contexts in a list (1,024): several times what a host has at
+/// once.
+pub const PROGRAMS_MAX: usize = 1024;
 
 /// Port the guest agent listens on.
 pub const AGENT_PORT: u32 = 1024;
@@ -41,25 +59,62 @@ pub const AGENT_PORT_NAME: &str = "emberd.agent";
 pub const CONTROL_PORT_NAME: &str = "emberd.control";
 
 /// A request of the host. [`HostMessage::Hello`] opens every connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum HostMessage {
-    /// Opens a connection; answered by [`GuestMessage::Welcome`].
+    /// Opens a connection; answered by [`GuestMessage::Welcome`], see [`Self::hello`].
     Hello {
-        /// The host's [`GENERATION`].
+        /// The oldest generation that the host speaks. A guest of generation 1 reads no more.
         generation: u32,
+        /// The newest one, if it is another.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        newest: Option<u32>,
     },
     /// Checks the connection; answered by [`GuestMessage::Pong`].
     Ping,
     /// Runs code. `Stdin` frames and one `StdinEnd` frame follow; the answer is `Stdout` and
     /// `Stderr` frames, then [`GuestMessage::Exited`].
     Exec(ExecSpec),
-    /// Starts a process: answered by [`GuestMessage::Started`], or by [`GuestMessage::Exited`] if
-    /// it cannot be started. `Stdin` frames (at most [`crate::process::STDIN_WINDOW_BYTES`]
-    /// unconsumed), one `StdinEnd`, [`Self::Signal`] and [`Self::Resize`] may follow. Any number
-    /// of `Stdout` and `Stderr` frames come until [`GuestMessage::Exited`]. If the host closes
-    /// the connection, the process and its children are killed.
+    /// Starts a process, and attaches the connection to it: answered by
+    /// [`GuestMessage::Attached`], then the events of the process. The first is
+    /// [`GuestMessage::Started`], or [`GuestMessage::Exited`] if it cannot be started; any number
+    /// of `Stdout` and `Stderr` frames come until [`GuestMessage::Exited`]. `Stdin` frames (at most
+    /// [`crate::process::STDIN_WINDOW_BYTES`] unconsumed), one `StdinEnd`, [`Self::Signal`],
+    /// [`Self::Resize`] and [`Self::Note`] may follow. The process does not end with the
+    /// connection.
     Start(ProcessSpec),
+    /// Attaches the connection to a process or context: answered by [`GuestMessage::Attached`],
+    /// then its events, as after [`Self::Start`] and [`Self::Context`]. A connection that was
+    /// attached to it before is closed.
+    Attach {
+        /// Which one.
+        id: u64,
+        /// Number of the first event to send. Events are the frames of a program, counted from 0,
+        /// without [`GuestMessage::StdinTaken`].
+        seq: u64,
+    },
+    /// Replaces the note about the attached process or context, which the guest keeps and does not
+    /// read. At most [`NOTE_BYTES_MAX`]. Not answered.
+    Note {
+        /// The note.
+        note: String,
+    },
+    /// Requests all processes and contexts: answered by any number of [`GuestMessage::Program`],
+    /// then [`GuestMessage::Done`].
+    List,
+    /// Kills a process or context with all its children, and forgets its events; answered by
+    /// [`GuestMessage::Done`], also if there is none.
+    Delete {
+        /// Which one.
+        id: u64,
+    },
+    /// Closes every other connection, which ends what belongs to it: execs, transfers, dials.
+    /// Answered by [`GuestMessage::Done`]. Nothing is closed if the guest was adopted in that epoch
+    /// before.
+    Adopt {
+        /// Identifies the daemon; another after each start.
+        epoch: u64,
+    },
     /// Sends a signal to the process of this connection and its children. Not answered.
     Signal {
         /// The signal.
@@ -78,8 +133,10 @@ pub enum HostMessage {
         /// The port.
         port: u16,
     },
-    /// Opens a context, see [`crate::context`]; answered by [`GuestMessage::Started`], ended by
-    /// [`GuestMessage::Exited`]. [`Self::Signal`] may follow.
+    /// Opens a context, see [`crate::context`], and attaches the connection to it: answered by
+    /// [`GuestMessage::Attached`], then [`GuestMessage::Started`], ended by
+    /// [`GuestMessage::Exited`]. [`Self::Signal`] and [`Self::Note`] may follow. The context does
+    /// not end with the connection. Lines from the host that are not whole do.
     Context(ContextSpec),
     /// Makes this connection the egress session of the guest, see [`crate::egress`]; answered by
     /// [`GuestMessage::Egress`]. A later session replaces the one before.
@@ -102,8 +159,15 @@ pub enum HostMessage {
     /// run execs on other connections meanwhile.
     Settle,
     /// An operation this generation does not know.
-    #[serde(other)]
     Unknown,
+}
+
+impl HostMessage {
+    /// Returns the greeting of a host that speaks every generation from [`GENERATION_OLDEST`] to
+    /// [`GENERATION`].
+    pub fn hello() -> Self {
+        Self::Hello { generation: GENERATION_OLDEST, newest: Some(GENERATION) }
+    }
 }
 
 /// An answer of the guest: everything except bulk data.
@@ -121,6 +185,10 @@ pub enum GuestMessage {
         /// Process id in the guest.
         pid: u32,
     },
+    /// The connection is attached to a process or context.
+    Attached(Attached),
+    /// One process or context of a list.
+    Program(Program),
     /// The process has consumed standard input, or will never read it: the host may send as much
     /// again.
     StdinTaken {
@@ -180,6 +248,40 @@ pub struct Welcome {
     /// absent off PID 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving_us: Option<u64>,
+}
+
+/// A connection that is attached to a process or context.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Identifies the process or context; another for each of a guest.
+    pub id: u64,
+    /// Number of the event that follows: the one asked for, or the first that is still kept.
+    pub seq: u64,
+    /// Number of the host's frames that have arrived over all connections so far, without notes.
+    /// The host sends the rest again.
+    pub received: u64,
+    /// Number of bytes of standard input in those frames.
+    pub input: u64,
+    /// Number of bytes of them that were consumed so far. Each [`GuestMessage::StdinTaken`] adds to
+    /// it.
+    pub taken: u64,
+}
+
+/// A process or context in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// See [`Attached::id`].
+    pub id: u64,
+    /// Process id in the guest; 0 while it is not started.
+    pub pid: u32,
+    /// Number of the next event.
+    pub next: u64,
+    /// See [`Attached::received`].
+    pub received: u64,
+    /// Whether its last event has happened.
+    pub ended: bool,
+    /// The host's last note.
+    pub note: String,
 }
 
 /// The clock of a guest that was renewed.
@@ -251,7 +353,13 @@ mod tests {
 
     #[test]
     fn golden_messages() {
-        check_json(&HostMessage::Hello { generation: 1 }, r#"{"op":"hello","generation":1}"#);
+        check_json(&HostMessage::hello(), r#"{"op":"hello","generation":1,"newest":2}"#);
+        check_json(&HostMessage::Attach { id: 1, seq: 2 }, r#"{"op":"attach","id":1,"seq":2}"#);
+        check_json(&HostMessage::List, r#"{"op":"list"}"#);
+        check_json(
+            &GuestMessage::Attached(Attached { id: 1, seq: 2, received: 3, input: 5, taken: 4 }),
+            r#"{"answer":"attached","id":1,"seq":2,"received":3,"input":5,"taken":4}"#,
+        );
         check_json(&HostMessage::Ping, r#"{"op":"ping"}"#);
         check_json(
             &HostMessage::Exec(ExecSpec::new("1")),
@@ -309,7 +417,7 @@ mod tests {
         let wider = r#"{"op":"hello","generation":1,"colour":"red"}"#;
         assert_eq!(
             serde_json::from_str::<HostMessage>(wider).unwrap(),
-            HostMessage::Hello { generation: 1 }
+            HostMessage::Hello { generation: 1, newest: None }
         );
     }
 }

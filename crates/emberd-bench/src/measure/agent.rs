@@ -34,7 +34,7 @@ impl BareAgent {
             stream.read_exact(&mut last)?;
         }
         let mut agent = Self { stream, decoder: Decoder::default() };
-        agent.ask(&HostMessage::Hello { generation: GENERATION })?;
+        agent.ask(&HostMessage::hello())?;
         Ok(agent)
     }
 

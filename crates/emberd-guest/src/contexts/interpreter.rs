@@ -7,28 +7,30 @@
 //! ```
 //! A caller that does not read blocks its own run only: the guest stops writing.
 
-use std::collections::VecDeque;
 use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use emberd_proto::{
-    ContextCall, ContextEvent, EgressDenials, ExecExit, Frame, GuestMessage, HostMessage,
-    InterruptedBy, Kind, SignalName, chain,
+    ContextCall, ContextEvent, ExecExit, Frame, GuestMessage, HostMessage, InterruptedBy, Kind,
+    SignalName, chain,
 };
 use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::backlog::{Backlog, Output};
+use super::backlog::Output;
 use super::error::ContextError;
-use super::event::{RunEnd, RunEvent};
+use super::event::RunEvent;
 use super::lines::{Lines, Malformed, Said};
+use super::running::{Received, Running};
 use super::status::Status;
 use crate::error::GuestError;
 use crate::host::ByteStream;
-use crate::line::{LineReader, LineWriter};
+use crate::note::{ContextNote, Note, RunNote};
+use crate::session::ANSWER_MAX;
+use crate::tether::{Tether, Told};
 
 /// Time that an interpreter may take to become ready. A forked one waits for its zygote, and an
 /// emulated one on a busy host takes more than a minute to import the modules of the pack `code`.
@@ -41,16 +43,13 @@ const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
 /// one.
 const INTERRUPT_AGAIN: Duration = Duration::from_secs(1);
 
-/// Most bytes of output and events of one run (64 MiB); the rest is dropped and flagged.
-const RUN_BYTES_MAX: usize = 64 << 20;
-
 /// Most bytes of an interpreter's output quoted when it did not start (4 KiB).
 const WORDS_BYTES_MAX: usize = 4 << 10;
 
 /// Code to run, and the channel of its events.
 pub(super) struct Order {
     /// The call.
-    pub line: Vec<u8>,
+    pub line: Bytes,
     /// Time limit from the start of the run.
     pub timeout: Option<Duration>,
     /// Receiver of the events.
@@ -99,35 +98,53 @@ impl Ended {
 }
 
 /// An interpreter, at the other end of a connection of its own.
-pub(super) struct Interpreter<S> {
-    reader: LineReader<S>,
-    writer: LineWriter<S>,
+pub(super) struct Interpreter<S: ByteStream> {
+    tether: Tether<S>,
+    /// Number of the next event.
+    next: u64,
     lines: Lines,
     status: Arc<Status>,
     interrupted: watch::Receiver<u64>,
-}
-
-/// One frame of the guest.
-enum Received {
-    Output(Output, Bytes),
-    Lines(Vec<Said>),
+    /// Tells the next daemon about the context.
+    note: ContextNote,
+    /// How the last run could be interrupted.
+    interrupted_by: InterruptedBy,
 }
 
 impl<S: ByteStream> Interpreter<S> {
     pub fn new(
-        reader: LineReader<S>,
-        writer: LineWriter<S>,
+        tether: Tether<S>,
         status: Arc<Status>,
         interrupted: watch::Receiver<u64>,
         line_bytes: Arc<Semaphore>,
+        note: ContextNote,
     ) -> Self {
-        Self { reader, writer, lines: Lines::new(line_bytes), status, interrupted }
+        let (next, lines) = (tether.next_seq(), Lines::new(line_bytes));
+        let interrupted_by = InterruptedBy::default();
+        Self { tether, next, lines, status, interrupted, note, interrupted_by }
+    }
+
+    /// Waits until the interpreter was started.
+    pub async fn started(&mut self) -> Result<(), GuestError> {
+        let session = Arc::clone(self.tether.session());
+        let told = session.in_time(ANSWER_MAX, self.tether.next()).await??;
+        if let Told::Event { frame, .. } = told {
+            match frame.message() {
+                Ok(GuestMessage::Started { .. }) => {
+                    self.next += 1;
+                    return Ok(());
+                }
+                Ok(GuestMessage::Refused(refusal)) => return Err(GuestError::Refused(refusal)),
+                _ => {}
+            }
+        }
+        Err(self.tether.broken("unexpected answer to a context").await)
     }
 
     /// Waits until the interpreter is ready.
     pub async fn ready(&mut self) -> Result<(), ContextError> {
         let mut words = Vec::new();
-        let late = self.reader.run_for(READY_WAIT);
+        let late = self.tether.session().host.run_for(READY_WAIT);
         let listen = async {
             loop {
                 match self.receive().await? {
@@ -160,8 +177,48 @@ impl<S: ByteStream> Interpreter<S> {
         Err(ContextError::Start(format!("{reason}{colon}{words}")))
     }
 
+    /// Tells the next daemon that a caller knows the context.
+    pub async fn is_ready(&mut self) -> Result<(), GuestError> {
+        self.note.is_ready = true;
+        self.tether.note(Note::Context(self.note.clone()).text());
+        self.tether.flush().await
+    }
+
+    /// Closes the connection; the guest keeps the program.
+    pub fn hang_up(&mut self) {
+        self.tether.hang_up();
+    }
+
+    /// Expects event number `seq` next: those before it are known.
+    pub fn expect(&mut self, seq: u64) {
+        self.next = seq;
+    }
+
+    /// As [`Self::serve`], once the run of a daemon before has ended. Its caller is gone, and not
+    /// because it wanted to.
+    pub async fn serve_after(
+        &mut self,
+        run: Option<RunNote>,
+        orders: mpsc::Receiver<Order>,
+    ) -> String {
+        let Some(run) = run else { return self.serve(orders).await };
+        let (events, mut unheard) = mpsc::channel(1);
+        tokio::spawn(async move { while unheard.recv().await.is_some() {} });
+        let session = Arc::clone(self.tether.session());
+        let deadline = run.rest().map(|rest| session.host.run_for(rest));
+        let mut running = Running::new(events, deadline);
+        running.interrupted_by = run.interrupted_by;
+        if let Err(ended) = self.follow(&mut running).await {
+            return self.end(ended, running).await;
+        }
+        self.interrupted_by = running.interrupted_by;
+        self.status.set_busy(false);
+        running.finish().await;
+        self.serve(orders).await
+    }
+
     /// Runs the orders until the interpreter ends; returns why it ended.
-    pub async fn serve(mut self, mut orders: mpsc::Receiver<Order>) -> String {
+    pub async fn serve(&mut self, mut orders: mpsc::Receiver<Order>) -> String {
         loop {
             let order = tokio::select! {
                 biased;
@@ -177,32 +234,67 @@ impl<S: ByteStream> Interpreter<S> {
                 continue;
             }
             self.status.set_busy(true);
-            let deadline = order.timeout.map(|timeout| self.reader.run_for(timeout));
+            let session = Arc::clone(self.tether.session());
+            let deadline = order.timeout.map(|timeout| session.host.run_for(timeout));
             let mut run = Running::new(order.events, deadline);
-            let ran = self.run(&order.line, &mut run).await;
+            let ran = self.run(order.line, order.timeout, &mut run).await;
             if let Err(ended) = ran {
-                // Recorded before it is announced: a waiting caller reads the reason.
-                self.status.lose(run.end());
-                let reason = ended.reason();
-                self.status.die(&reason);
-                run.waiting.extend(run.early.drain());
-                run.flush().await;
-                return reason;
+                return self.end(ended, run).await;
             }
             self.status.set_busy(false);
             run.finish().await;
         }
     }
 
-    async fn run(&mut self, line: &[u8], run: &mut Running) -> Result<(), Ended> {
+    /// Ends the run under way with the interpreter; returns why that ended.
+    async fn end(&mut self, ended: Ended, mut run: Running) -> String {
+        // Recorded before it is announced: a waiting caller reads the reason.
+        self.status.lose(run.end());
+        let reason = ended.reason();
+        self.status.die(&reason);
+        run.waiting.extend(run.early.drain());
+        run.flush().await;
+        reason
+    }
+
+    async fn run(
+        &mut self,
+        line: Bytes,
+        timeout: Option<Duration>,
+        run: &mut Running,
+    ) -> Result<(), Ended> {
         self.interrupted.borrow_and_update();
-        self.writer.send(Kind::Data, line).await?;
+        self.ask(line, timeout).await?;
+        self.follow(run).await?;
+        self.interrupted_by = run.interrupted_by;
+        // All that was sent has arrived.
+        self.tether.settle();
+        Ok(())
+    }
+
+    /// Sends a call, with a note of it.
+    async fn ask(&mut self, line: Bytes, timeout: Option<Duration>) -> Result<(), GuestError> {
+        let (sent, by) = (self.tether.sent(), self.interrupted_by);
+        self.note.execution_count = self.status.now().1;
+        self.note.run = Some(RunNote::new(self.next, sent, timeout, by));
+        self.tether.note(Note::Context(self.note.clone()).text());
+        self.tether.send(Kind::Data, line).await
+    }
+
+    /// Passes on the events of a run until its end.
+    async fn follow(&mut self, run: &mut Running) -> Result<(), Ended> {
         let events = run.events.clone();
         loop {
             // Unordered, so that a program that prints without pause can be interrupted.
             tokio::select! {
-                received = receive(&mut self.reader, &mut self.lines), if run.takes() => {
-                    if run.take(received?, &self.status) {
+                received = receive(&mut self.tether, &mut self.next, &mut self.lines),
+                    if run.takes() =>
+                {
+                    let ended = run.take(received?, &self.status);
+                    if self.lines.has_skipped() {
+                        run.miss();
+                    }
+                    if ended {
                         return Ok(());
                     }
                 }
@@ -219,7 +311,7 @@ impl<S: ByteStream> Interpreter<S> {
                     }
                     run.timed_out = true;
                     run.interrupt = true;
-                    run.deadline = Some(self.reader.run_for(INTERRUPT_GRACE));
+                    run.deadline = Some(self.tether.session().host.run_for(INTERRUPT_GRACE));
                 }
             }
             // Before the run has begun, an interrupt would have no effect.
@@ -234,42 +326,53 @@ impl<S: ByteStream> Interpreter<S> {
     }
 
     async fn interrupt(&mut self, by: InterruptedBy) -> Result<(), Ended> {
-        self.writer.say(&HostMessage::Signal { signal: SignalName::SigInt }).await?;
+        self.tether.say(&HostMessage::Signal { signal: SignalName::SigInt }).await?;
         if by == InterruptedBy::Call {
-            self.writer.send(Kind::Data, &line_of(&ContextCall::Interrupt)).await?;
+            self.tether.send(Kind::Data, line_of(&ContextCall::Interrupt)).await?;
         }
         Ok(())
     }
 
     async fn receive(&mut self) -> Result<Received, Ended> {
-        receive(&mut self.reader, &mut self.lines).await
+        receive(&mut self.tether, &mut self.next, &mut self.lines).await
     }
 }
 
 /// A call as the interpreter reads it.
-pub(super) fn line_of(call: &ContextCall) -> Vec<u8> {
+pub(super) fn line_of(call: &ContextCall) -> Bytes {
     let mut line = serde_json::to_vec(call).expect("strings become JSON");
     line.push(b'\n');
-    line
+    line.into()
 }
 
-/// Waits for the guest's next frame. Cancel safe.
+/// Waits for the guest's next event. Cancel safe.
 async fn receive<S: ByteStream>(
-    reader: &mut LineReader<S>,
+    tether: &mut Tether<S>,
+    next: &mut u64,
     lines: &mut Lines,
 ) -> Result<Received, Ended> {
-    reader.unless_ended(lines.room()).await?;
-    let frame = reader.frame().await?;
+    let session = Arc::clone(tether.session());
+    let room = async {
+        lines.room().await;
+        Ok(())
+    };
+    session.guarded(room).await?;
+    let Told::Event { seq, frame } = tether.next().await? else {
+        return Err(tether.broken("a context takes no input").await.into());
+    };
+    if std::mem::replace(next, seq + 1) != seq {
+        lines.skip();
+    }
     match frame.kind {
         Kind::Stdout => Ok(Received::Output(Output::Stdout, frame.payload)),
         Kind::Stderr => Ok(Received::Output(Output::Stderr, frame.payload)),
         Kind::Data => Ok(Received::Lines(lines.push(&frame.payload)?)),
         Kind::Control => match exit(&frame) {
             Some(exit) => Err(Ended::Exited(exit)),
-            None => Err(reader.broken("unexpected message on a context connection").await.into()),
+            None => Err(tether.broken("unexpected message about a context").await.into()),
         },
         Kind::Stdin | Kind::StdinEnd | Kind::DataEnd => {
-            Err(reader.broken("unexpected frame on a context connection").await.into())
+            Err(tether.broken("unexpected frame about a context").await.into())
         }
     }
 }
@@ -293,162 +396,5 @@ async fn passed(deadline: &mut Option<BoxFuture<'static, ()>>) {
     match deadline {
         Some(deadline) => deadline.await,
         None => future::pending().await,
-    }
-}
-
-/// A run under way.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-struct Running {
-    events: mpsc::Sender<RunEvent>,
-    /// Not yet handed on.
-    waiting: VecDeque<RunEvent>,
-    /// Output that arrived before the run began.
-    early: Backlog,
-    since: Instant,
-    /// Passes when the guest has run for the time limit, and then for the grace.
-    deadline: Option<BoxFuture<'static, ()>>,
-    /// When the run is interrupted again.
-    again: Option<Instant>,
-    bytes: usize,
-    /// Whether the interpreter has begun the run.
-    begun: bool,
-    interrupted_by: InterruptedBy,
-    /// Whether to interrupt the run once it has begun.
-    interrupt: bool,
-    /// Whether the caller has left.
-    left: bool,
-    timed_out: bool,
-    truncated: bool,
-    execution_count: u64,
-}
-
-impl Running {
-    fn new(events: mpsc::Sender<RunEvent>, deadline: Option<BoxFuture<'static, ()>>) -> Self {
-        let since = Instant::now();
-        Self {
-            events,
-            waiting: VecDeque::new(),
-            early: Backlog::default(),
-            since,
-            deadline,
-            again: None,
-            bytes: 0,
-            begun: false,
-            interrupted_by: InterruptedBy::default(),
-            interrupt: false,
-            left: false,
-            timed_out: false,
-            truncated: false,
-            execution_count: 0,
-        }
-    }
-
-    /// Whether to read more from the guest before the waiting events are handed on. Output may
-    /// overtake the event before it, so output is held back until the run has begun.
-    fn takes(&self) -> bool {
-        self.waiting.is_empty() || !self.begun
-    }
-
-    /// Handles a frame of the guest; returns whether the run has ended.
-    fn take(&mut self, received: Received, status: &Status) -> bool {
-        let lines = match received {
-            Received::Output(output, text) => {
-                self.output(output, text);
-                return false;
-            }
-            Received::Lines(lines) => lines,
-        };
-        for Said { event, bytes } in lines {
-            match event {
-                // A line before the run has begun belongs to no run.
-                None => self.truncated |= self.begun,
-                Some(ContextEvent::Ready) => {}
-                Some(ContextEvent::Started { execution_count, interrupted_by }) => {
-                    status.count(execution_count);
-                    self.begin(execution_count, interrupted_by);
-                }
-                Some(ContextEvent::Done { execution_count }) => {
-                    self.execution_count = execution_count;
-                    self.waiting.extend(self.early.drain());
-                    return true;
-                }
-                Some(_) if !self.begun => {}
-                Some(ContextEvent::Result { data }) => self.tell(RunEvent::Result(data), bytes),
-                Some(ContextEvent::Display { data }) => self.tell(RunEvent::Display(data), bytes),
-                Some(ContextEvent::Error { name, value, traceback }) => {
-                    self.tell(RunEvent::Error { name, value, traceback }, bytes);
-                }
-            }
-        }
-        false
-    }
-
-    fn begin(&mut self, execution_count: u64, interrupted_by: InterruptedBy) {
-        self.begun = true;
-        self.interrupted_by = interrupted_by;
-        self.execution_count = execution_count;
-        if !self.left {
-            // In front of the output that overtook it.
-            self.waiting.push_back(RunEvent::Started { execution_count });
-            self.waiting.extend(self.early.drain());
-        }
-    }
-
-    fn output(&mut self, output: Output, text: Bytes) {
-        if text.is_empty() || self.left {
-            return;
-        }
-        if !self.begun {
-            self.bytes = self.bytes.saturating_add(text.len());
-            self.truncated |= !self.early.push(output, &text);
-            return;
-        }
-        let bytes = text.len();
-        self.tell(output.event(text), bytes);
-    }
-
-    fn tell(&mut self, event: RunEvent, bytes: usize) {
-        self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes > RUN_BYTES_MAX {
-            self.truncated = true;
-        } else if !self.left {
-            self.waiting.push_back(event);
-        }
-    }
-
-    /// The caller has left: interrupts the run.
-    fn leave(&mut self) {
-        self.left = true;
-        self.interrupt = true;
-        self.waiting.clear();
-        self.early = Backlog::default();
-    }
-
-    fn end(&self) -> RunEnd {
-        RunEnd {
-            execution_count: self.execution_count,
-            timed_out: self.timed_out,
-            truncated: self.truncated,
-            duration: self.since.elapsed(),
-            // Its caller's end knows.
-            egress: EgressDenials::default(),
-        }
-    }
-
-    /// Hands on the waiting events.
-    async fn flush(&mut self) {
-        for event in self.waiting.drain(..) {
-            // A caller that has left takes no events.
-            if self.events.send(event).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Hands on the waiting events and the end of the run.
-    async fn finish(mut self) {
-        let end = self.end();
-        self.flush().await;
-        self.events.send(RunEvent::End(end)).await.ok();
     }
 }

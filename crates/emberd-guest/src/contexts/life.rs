@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use emberd_proto::{ContextCall, ContextSpec, GuestMessage, HostMessage};
+use emberd_proto::{ContextCall, HostMessage, Program};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -13,8 +13,9 @@ use super::interpreter::{Interpreter, Order, line_of};
 use super::run::Run;
 use super::status::{ContextState, Status};
 use crate::host::ByteStream;
-use crate::line::Line;
+use crate::note::{ContextNote, Note, RunNote};
 use crate::session::Session;
+use crate::tether::Tether;
 
 /// Most events of one run that wait for their caller; [`super::lines`] bounds their size.
 const EVENTS_WAITING_MAX: usize = 16;
@@ -34,33 +35,76 @@ impl Life {
     /// Starts an interpreter and waits until it is ready.
     pub async fn begin<S: ByteStream>(
         session: &Arc<Session<S>>,
-        spec: &ContextSpec,
+        note: ContextNote,
         line_bytes: Arc<Semaphore>,
     ) -> Result<Self, ContextError> {
-        let mut link = Line::open(Arc::clone(session)).await?;
-        let answer = link.ask(&HostMessage::Context(spec.clone())).await?;
-        let (mut reader, writer) = link.split();
-        if !matches!(answer, GuestMessage::Started { .. }) {
-            let rule = "unexpected answer to a context";
-            return Err(reader.broken(rule).await.into());
-        }
+        let message = HostMessage::Context(note.spec.clone());
+        let text = Note::Context(note.clone()).text();
+        let tether = Tether::start(Arc::clone(session), message, text).await?;
+        let (life, mut interpreter, ordered) = Self::of(tether, note, line_bytes);
+        interpreter.started().await?;
+        interpreter.ready().await?;
+        interpreter.is_ready().await?;
+        life.go_on(interpreter, None, ordered);
+        Ok(life)
+    }
+
+    /// Goes on with an interpreter that was started before, and with its run if that has not
+    /// ended.
+    pub async fn recover<S: ByteStream>(
+        session: &Arc<Session<S>>,
+        program: &Program,
+        note: ContextNote,
+        line_bytes: Arc<Semaphore>,
+    ) -> Result<Self, ContextError> {
+        // A run that never arrived is none.
+        let run = note.run.clone().filter(|run| program.received > run.sent);
+        // The last event is the end.
+        let next = program.next.saturating_sub(u64::from(program.ended));
+        let seq = run.as_ref().map_or(next, |run| run.seq);
+        let (tether, _) = Tether::attach(Arc::clone(session), program.id, seq).await?;
+        let execution_count = note.execution_count;
+        let (life, mut interpreter, ordered) = Self::of(tether, note, line_bytes);
+        life.status.count(execution_count);
+        interpreter.expect(seq);
+        life.status.set_busy(run.is_some());
+        life.go_on(interpreter, run, ordered);
+        Ok(life)
+    }
+
+    fn of<S: ByteStream>(
+        tether: Tether<S>,
+        note: ContextNote,
+        line_bytes: Arc<Semaphore>,
+    ) -> (Self, Interpreter<S>, mpsc::Receiver<Order>) {
         let status = Arc::new(Status::new());
         let (interrupts, interrupted) = watch::channel(0);
         let (orders, ordered) = mpsc::channel(RUNS_WAITING_MAX);
-        let mut interpreter =
-            Interpreter::new(reader, writer, Arc::clone(&status), interrupted, line_bytes);
-        interpreter.ready().await?;
+        let interpreter =
+            Interpreter::new(tether, Arc::clone(&status), interrupted, line_bytes, note);
         let (ending, ended) = (CancellationToken::new(), CancellationToken::new());
-        let life = Self { status, orders, interrupts, ending, ended };
-        let (status, ending) = (Arc::clone(&life.status), life.ending.clone());
-        let last = life.ended.clone().drop_guard();
+        (Self { status, orders, interrupts, ending, ended }, interpreter, ordered)
+    }
+
+    /// Runs the task of the interpreter. The guest keeps one that has ended until this life does.
+    fn go_on<S: ByteStream>(
+        &self,
+        mut interpreter: Interpreter<S>,
+        run: Option<RunNote>,
+        ordered: mpsc::Receiver<Order>,
+    ) {
+        let (status, ending) = (Arc::clone(&self.status), self.ending.clone());
+        let last = self.ended.clone().drop_guard();
         tokio::spawn(async move {
-            if let Some(reason) = ending.run_until_cancelled(interpreter.serve(ordered)).await {
+            let served = interpreter.serve_after(run, ordered);
+            if let Some(reason) = ending.run_until_cancelled(served).await {
                 status.die(&reason);
+                interpreter.hang_up();
+                ending.cancelled().await;
             }
+            drop(interpreter);
             drop(last);
         });
-        Ok(life)
     }
 
     /// Returns the state, and the number of runs begun.

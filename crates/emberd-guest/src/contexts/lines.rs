@@ -36,6 +36,9 @@ pub(super) struct Lines {
     budget: Arc<Semaphore>,
     /// Share of the budget reserved for the line being received.
     share: Option<OwnedSemaphorePermit>,
+    /// Whether the next line may lack its beginning, and whether that is still to be told.
+    is_torn: bool,
+    has_skipped: bool,
 }
 
 /// A long line on its way to the caller.
@@ -53,7 +56,21 @@ impl AsRef<[u8]> for Held {
 impl Lines {
     /// None yet; `budget` is in bytes, and at least [`CONTEXT_LINE_BYTES_MAX`].
     pub fn new(budget: Arc<Semaphore>) -> Self {
-        Self { received: BytesMut::new(), searched: 0, budget, share: None }
+        let received = BytesMut::new();
+        Self { received, searched: 0, budget, share: None, is_torn: false, has_skipped: false }
+    }
+
+    /// Pieces are missing here: drops the line that has no end, and leaves out one that has no
+    /// beginning.
+    pub fn skip(&mut self) {
+        self.received.clear();
+        (self.searched, self.share) = (0, None);
+        (self.is_torn, self.has_skipped) = (true, true);
+    }
+
+    /// Whether pieces have been missing since the last call.
+    pub fn has_skipped(&mut self) -> bool {
+        std::mem::take(&mut self.has_skipped)
     }
 
     /// Waits until there is room for another piece. Cancel safe.
@@ -79,8 +96,11 @@ impl Lines {
             match ContextEvent::parse(&line) {
                 Ok(event) => lines.push(Said { event: Some(event), bytes }),
                 Err(LineError::Excess) => lines.push(Said { event: None, bytes }),
+                // The end of a line is never an event: it closes what it has not opened.
+                Err(LineError::NoEvent) if self.is_torn => {}
                 Err(LineError::NoEvent) => return Err(Malformed),
             }
+            self.is_torn = false;
         }
         self.searched = self.received.len();
         if self.received.len() > CONTEXT_LINE_BYTES_MAX { Err(Malformed) } else { Ok(lines) }
@@ -153,6 +173,26 @@ mod tests {
         let mut lines = lines();
         assert_eq!(lines.push(&vec![b' '; CONTEXT_LINE_BYTES_MAX]), Ok(Vec::new()));
         assert_eq!(lines.push(b" "), Err(Malformed));
+    }
+
+    #[test]
+    fn after_a_gap_the_first_whole_line_is_an_event_and_the_rest_of_one_is_not() {
+        let done = b"{\"event\":\"done\",\"execution_count\":2}\n";
+        let whole = display(9);
+        for cut in 1..whole.len() {
+            let mut lines = lines();
+            lines.push(&whole.as_bytes()[..cut - 1]).unwrap();
+            lines.skip();
+            assert!(lines.has_skipped() && !lines.has_skipped());
+            let events = lines.push(&[&whole.as_bytes()[cut..], done].concat()).unwrap();
+            let [Said { event: Some(ContextEvent::Done { .. }), .. }] = events[..] else {
+                panic!("{cut}: {events:?}")
+            };
+        }
+        let mut lines = lines();
+        lines.skip();
+        assert_eq!(lines.push(done).unwrap().len(), 1);
+        assert_eq!(lines.push(b"what\n"), Err(Malformed));
     }
 
     #[test]

@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use emberd_proto::EgressDenials;
+use emberd_proto::{Characters, EgressDenials};
 use tokio::sync::mpsc;
 
 use super::event::{RunEnd, RunEvent};
 use super::status::Status;
-use crate::characters::Characters;
 
 /// Name of the error of a run whose interpreter ended.
 const CONTEXT_ENDED: &str = "ContextEnded";

@@ -1,31 +1,31 @@
 //! The two directions of a connection apart, for operations that read and write at once.
 
-use bytes::BytesMut;
-use emberd_proto::frame::encode_message;
-use emberd_proto::{Decoder, Frame, HostMessage, Kind};
+use emberd_proto::{Decoder, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 
 use crate::error::ChannelError;
-use crate::wire::{self, next_frame, write_frames};
+use crate::wire::{self, next_frame};
 
 /// Reading half of a greeted connection.
 #[derive(Debug)]
 pub(crate) struct Reader<S> {
     stream: ReadHalf<S>,
     decoder: Decoder,
+    generation: u32,
 }
 
 impl<S: AsyncRead> Reader<S> {
-    pub fn new(stream: ReadHalf<S>, decoder: Decoder) -> Self {
-        Self { stream, decoder }
+    pub fn new(stream: ReadHalf<S>, decoder: Decoder, generation: u32) -> Self {
+        Self { stream, decoder, generation }
     }
 
-    /// The whole stream of which `writer` is the other half, and what was read of it ahead.
-    pub fn join(self, writer: Writer<S>) -> (S, Decoder)
+    /// The whole stream of which `writer` is the other half, what was read of it ahead, and the
+    /// generation.
+    pub fn join(self, writer: Writer<S>) -> (S, Decoder, u32)
     where
         S: Unpin,
     {
-        (self.stream.unsplit(writer.0), self.decoder)
+        (self.stream.unsplit(writer.0), self.decoder, self.generation)
     }
 
     /// Reads the next frame. Cancel safe.
@@ -43,15 +43,8 @@ impl<S: AsyncWrite> Writer<S> {
         Self(stream)
     }
 
-    /// Writes one message.
-    pub async fn say(&mut self, message: &HostMessage) -> Result<(), ChannelError> {
-        let mut out = BytesMut::new();
-        encode_message(message, &mut out);
-        wire::write(&mut self.0, &out).await
-    }
-
-    /// Writes `payload` in frames of one kind; an empty one as one frame.
-    pub async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), ChannelError> {
-        write_frames(&mut self.0, kind, payload).await
+    /// Writes frames as they are.
+    pub async fn write(&mut self, frames: &[u8]) -> Result<(), ChannelError> {
+        wire::write(&mut self.0, frames).await
     }
 }

@@ -5,8 +5,6 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use emberd_proto::ExecExit;
 
-use crate::characters::Characters;
-
 /// Most bytes of output kept of one process (1 MiB).
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
 
@@ -41,13 +39,6 @@ pub enum ProcessEventKind {
     },
 }
 
-/// Which output.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Output {
-    Stdout,
-    Stderr,
-}
-
 /// Result of reading from some event number on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Read {
@@ -65,22 +56,12 @@ pub(super) struct Log {
     /// Number of the first event kept.
     first: u64,
     bytes: usize,
-    /// The character splitter of each output.
-    outputs: [Characters; 2],
     exit: Option<ExecExit>,
 }
 
 impl Log {
     pub fn new() -> Self {
-        let mut log = Self {
-            events: VecDeque::new(),
-            first: 0,
-            bytes: 0,
-            outputs: Default::default(),
-            exit: None,
-        };
-        log.push(ProcessEventKind::Started);
-        log
+        Self { events: VecDeque::new(), first: 0, bytes: 0, exit: None }
     }
 
     /// Number of the next event.
@@ -97,22 +78,23 @@ impl Log {
         self.exit.as_ref()
     }
 
-    /// Adds what the process wrote. A character is never cut in two: its beginning waits for
-    /// its rest.
-    pub fn write(&mut self, output: Output, piece: &[u8]) {
-        let bytes = self.outputs[output as usize].take(piece);
-        // A copy of its own, so that no event keeps more memory than its bytes.
-        self.push_output(output, bytes.into_boxed_slice().into());
-    }
-
-    /// Adds the end, after the bytes that were held back.
-    pub fn end(&mut self, exit: ExecExit) {
-        for output in [Output::Stdout, Output::Stderr] {
-            let held = self.outputs[output as usize].end();
-            self.push_output(output, held.into());
+    /// Adds the event with number `seq`. Those between it and the last are not known to anybody.
+    pub fn push(&mut self, seq: u64, event: ProcessEventKind) {
+        if seq > self.next() {
+            self.events.clear();
+            self.bytes = 0;
+            self.first = seq;
         }
-        self.exit = Some(exit.clone());
-        self.push(ProcessEventKind::Exited(exit));
+        if let ProcessEventKind::Exited(exit) = &event {
+            self.exit = Some(exit.clone());
+        }
+        self.bytes += size(&event);
+        self.events.push_back(event);
+        while self.events.len() > EVENTS_MAX || self.bytes > EVENT_BYTES_MAX {
+            let Some(oldest) = self.events.pop_front() else { break };
+            self.bytes -= size(&oldest);
+            self.first += 1;
+        }
     }
 
     pub fn read(&self, from: u64) -> Read {
@@ -125,26 +107,6 @@ impl Log {
             Some(kind) => Read::Event(ProcessEvent { seq: from, kind: kind.clone() }),
             None if self.exit.is_some() => Read::End,
             None => Read::Wait,
-        }
-    }
-
-    fn push_output(&mut self, output: Output, bytes: Bytes) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.push(match output {
-            Output::Stdout => ProcessEventKind::Stdout(bytes),
-            Output::Stderr => ProcessEventKind::Stderr(bytes),
-        });
-    }
-
-    fn push(&mut self, event: ProcessEventKind) {
-        self.bytes += size(&event);
-        self.events.push_back(event);
-        while self.events.len() > EVENTS_MAX || self.bytes > EVENT_BYTES_MAX {
-            let Some(oldest) = self.events.pop_front() else { break };
-            self.bytes -= size(&oldest);
-            self.first += 1;
         }
     }
 }
@@ -172,12 +134,22 @@ mod tests {
         }
     }
 
+    fn started() -> Log {
+        let mut log = Log::new();
+        log.push(0, ProcessEventKind::Started);
+        log
+    }
+
+    fn write(log: &mut Log, bytes: &[u8]) {
+        log.push(log.next(), ProcessEventKind::Stdout(Bytes::copy_from_slice(bytes)));
+    }
+
     #[test]
     fn events_are_numbered_from_the_start_to_the_end() {
-        let mut log = Log::new();
-        log.write(Output::Stdout, b"a");
+        let mut log = started();
+        write(&mut log, b"a");
         assert_eq!(log.read(2), Read::Wait);
-        log.end(ExecExit::default());
+        log.push(2, ProcessEventKind::Exited(ExecExit::default()));
         assert!(matches!(log.read(0), Read::Event(e) if e.kind == ProcessEventKind::Started));
         assert_eq!(stdout(&log, 1), b"a");
         assert!(matches!(log.read(2), Read::Event(e) if e.kind
@@ -187,10 +159,10 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_what_is_lost_is_told() {
-        let mut log = Log::new();
+        let mut log = started();
         let piece = vec![b'x'; 1 << 16];
         for _ in 0..100 {
-            log.write(Output::Stdout, &piece);
+            write(&mut log, &piece);
         }
         assert_eq!(log.bytes, EVENT_BYTES_MAX);
         let Read::Event(gap) = log.read(7) else { panic!("no gap") };
@@ -198,21 +170,19 @@ mod tests {
         assert_eq!(gap.seq + 1, log.first);
         assert_eq!(stdout(&log, gap.seq + 1).len(), piece.len());
         for _ in 0..2 * EVENTS_MAX {
-            log.write(Output::Stderr, b"x");
+            write(&mut log, b"x");
         }
         assert_eq!(log.events.len(), EVENTS_MAX);
     }
 
     #[test]
-    fn characters_are_never_cut_and_at_the_end_all_is_out() {
-        let mut log = Log::new();
-        log.write(Output::Stdout, b"a\xe2\x82");
-        log.write(Output::Stderr, b"\xac");
-        log.write(Output::Stdout, b"\xac\xe2\x82");
-        let texts: Vec<_> = [1, 3].map(|seq| stdout(&log, seq)).into();
-        assert_eq!(texts, [b"a".to_vec(), "€".into()]);
-        log.end(ExecExit::default());
-        assert_eq!(stdout(&log, 4), b"\xe2\x82");
+    fn what_the_guest_no_longer_has_is_a_gap_and_numbers_stay_its_own() {
+        let mut log = started();
+        write(&mut log, b"a");
+        log.push(9, ProcessEventKind::Stdout(Bytes::from_static(b"b")));
+        assert_eq!((stdout(&log, 9), log.next()), (b"b".to_vec(), 10));
+        let Read::Event(gap) = log.read(1) else { panic!("no gap") };
+        assert_eq!((gap.seq, gap.kind), (8, ProcessEventKind::Gap { first_missing: 1 }));
     }
 
     /// One thing that is done to a log.
@@ -296,7 +266,7 @@ mod tests {
 
         #[test]
         fn a_log_keeps_its_latest_events_and_tells_of_every_gap(ops in vec(op(), 1..16)) {
-            let mut log = Log::new();
+            let mut log = started();
             let mut model = Model { all: vec![ProcessEventKind::Started], has_ended: false };
             let mut followed = 0;
             for op in ops {
@@ -305,13 +275,13 @@ mod tests {
                         // One letter for each event, so that none can stand for its neighbour.
                         let letter = b'a' + u8::try_from(model.all.len() % 26).unwrap();
                         let text = Bytes::from(vec![letter; bytes]);
-                        let output = if is_error { Output::Stderr } else { Output::Stdout };
-                        log.write(output, &text);
-                        match output {
-                            _ if text.is_empty() => {}
-                            Output::Stdout => model.all.push(ProcessEventKind::Stdout(text)),
-                            Output::Stderr => model.all.push(ProcessEventKind::Stderr(text)),
-                        }
+                        let event = if is_error {
+                            ProcessEventKind::Stderr(text)
+                        } else {
+                            ProcessEventKind::Stdout(text)
+                        };
+                        log.push(log.next(), event.clone());
+                        model.all.push(event);
                     },
                     Op::Follow => followed = follow(&log, &model, followed),
                     Op::Read { percent } => {
@@ -324,38 +294,11 @@ mod tests {
                 prop_assert_eq!(log.bytes(), kept.iter().map(size).sum::<usize>());
                 prop_assert_eq!(log.events.len(), kept.len());
             }
-            log.end(ExecExit::default());
+            log.push(log.next(), ProcessEventKind::Exited(ExecExit::default()));
             model.all.push(ProcessEventKind::Exited(ExecExit::default()));
             model.has_ended = true;
             follow(&log, &model, followed);
             follow(&log, &model, 0);
-        }
-
-        #[test]
-        fn no_byte_is_lost_while_the_log_holds_all(
-            pieces in vec((any::<bool>(), vec(any::<u8>(), 0..9)), 0..200),
-        ) {
-            let (mut log, mut written) = (Log::new(), [Vec::new(), Vec::new()]);
-            for (is_error, piece) in pieces {
-                let output = if is_error { Output::Stderr } else { Output::Stdout };
-                log.write(output, &piece);
-                written[output as usize].extend_from_slice(&piece);
-            }
-            log.end(ExecExit::default());
-            let mut read = [Vec::new(), Vec::new()];
-            for seq in 0..log.next() {
-                match log.read(seq) {
-                    Read::Event(ProcessEvent { kind: ProcessEventKind::Stdout(bytes), .. }) => {
-                        read[0].extend_from_slice(&bytes);
-                    }
-                    Read::Event(ProcessEvent { kind: ProcessEventKind::Stderr(bytes), .. }) => {
-                        read[1].extend_from_slice(&bytes);
-                    }
-                    Read::Event(event) => prop_assert_eq!(event.seq, seq),
-                    other => panic!("event {seq} is {other:?}"),
-                }
-            }
-            prop_assert_eq!(read, written);
         }
     }
 }

@@ -5,14 +5,15 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use emberd_proto::frame::BULK_BYTES_MAX;
-use emberd_proto::process::{ProcessSpec, STDIN_WINDOW_BYTES, SignalName, TtySize};
+use emberd_proto::process::{STDIN_WINDOW_BYTES, SignalName, TtySize};
 use emberd_proto::{ExecExit, HostMessage};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::error::ProcessError;
-use super::log::{Log, Output, ProcessEvent, Read};
+use super::log::{Log, ProcessEvent, ProcessEventKind, Read};
+use crate::note::ProcessNote;
 
 /// Most frames that wait to be written to the guest. A guest reads them whatever its program
 /// does, and input has its own window: this queue fills only if the guest is stuck.
@@ -24,22 +25,6 @@ pub(super) enum Outgoing {
     Message(HostMessage),
     Stdin(Bytes),
     StdinEnd,
-}
-
-/// Start parameters of a process.
-#[derive(Debug, Clone)]
-pub(super) struct About {
-    argv: Vec<String>,
-    user: Option<String>,
-    tty: bool,
-}
-
-impl About {
-    /// Returns the parts of `spec` that are kept.
-    pub fn of(spec: &ProcessSpec) -> Self {
-        let argv = spec.argv.iter().chain(&spec.args).cloned().collect();
-        Self { argv, user: spec.user.clone(), tty: spec.tty.is_some() }
-    }
 }
 
 /// A process as it is now.
@@ -68,8 +53,7 @@ pub struct Process(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     pid: u32,
-    about: About,
-    started_at: SystemTime,
+    about: ProcessNote,
     state: Mutex<State>,
     /// Notified of every event.
     changed: Notify,
@@ -91,16 +75,20 @@ struct State {
 }
 
 impl Process {
-    pub(super) fn new(pid: u32, about: About) -> (Self, mpsc::Receiver<Outgoing>) {
+    /// A process that has not happened yet; the guest takes `window` bytes of input at once.
+    pub(super) fn new(
+        pid: u32,
+        about: ProcessNote,
+        window: usize,
+    ) -> (Self, mpsc::Receiver<Outgoing>) {
         let (outgoing, waiting) = mpsc::channel(OUTGOING_MAX);
         let inner = Inner {
             pid,
             about,
-            started_at: SystemTime::now(),
             state: Mutex::new(State { log: Log::new(), ended_at: None }),
             changed: Notify::new(),
             outgoing,
-            window: Semaphore::new(STDIN_WINDOW_BYTES),
+            window: Semaphore::new(window),
             stdin_ended: Arc::default(),
             ended: CancellationToken::new(),
             deleted: CancellationToken::new(),
@@ -115,10 +103,10 @@ impl Process {
 
     /// Returns the present state of the process.
     pub fn view(&self) -> ProcessView {
-        let About { argv, user, tty } = self.0.about.clone();
+        let started_at = self.0.about.started_at();
+        let ProcessNote { argv, user, tty, .. } = self.0.about.clone();
         let state = self.state();
         let (next_seq, exit) = (state.log.next(), state.log.exit().cloned());
-        let started_at = self.0.started_at;
         ProcessView { pid: self.0.pid, argv, user, tty, started_at, next_seq, exit }
     }
 
@@ -187,26 +175,40 @@ impl Process {
         Some((state.ended_at?, state.log.bytes()))
     }
 
-    /// Records output of the process.
-    pub(super) fn wrote(&self, output: Output, bytes: &[u8]) {
-        self.state().log.write(output, bytes);
+    /// Whether the process is not known to have ended.
+    pub(super) fn runs(&self) -> bool {
+        !self.0.ended.is_cancelled()
+    }
+
+    /// Records an event.
+    pub(super) fn happened(&self, seq: u64, event: ProcessEventKind) {
+        self.state().log.push(seq, event);
         self.0.changed.notify_waiters();
     }
 
-    /// Returns `bytes` to the input window; `false` if fewer bytes were sent.
-    pub(super) fn took(&self, bytes: usize) -> bool {
-        let sent = STDIN_WINDOW_BYTES.saturating_sub(self.0.window.available_permits());
-        let likely = bytes <= sent;
-        if likely {
-            self.0.window.add_permits(bytes);
+    /// Waits until event number `seq` is known, or the process has ended.
+    pub(crate) async fn knows(&self, seq: u64) {
+        loop {
+            let changed = self.0.changed.notified();
+            if self.state().log.next() > seq || self.0.ended.is_cancelled() {
+                return;
+            }
+            changed.await;
         }
-        likely
     }
 
-    /// Records how the process ended.
-    pub(super) fn end(&self, exit: ExecExit) {
+    /// Returns `bytes` to the input window; `false` if fewer bytes were sent.
+    pub(super) fn took(&self, bytes: u64) -> bool {
+        let sent = STDIN_WINDOW_BYTES.saturating_sub(self.0.window.available_permits());
+        let taken = usize::try_from(bytes).ok().filter(|bytes| *bytes <= sent);
+        taken.map(|bytes| self.0.window.add_permits(bytes)).is_some()
+    }
+
+    /// Records how the process ended, as event `seq` if its guest told it.
+    pub(super) fn end(&self, seq: Option<u64>, exit: ExecExit) {
         let mut state = self.state();
-        state.log.end(exit);
+        let seq = seq.unwrap_or_else(|| state.log.next());
+        state.log.push(seq, ProcessEventKind::Exited(exit));
         state.ended_at = Some(Instant::now());
         drop(state);
         self.0.ended.cancel();

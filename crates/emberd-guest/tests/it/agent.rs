@@ -15,10 +15,24 @@ use crate::host::TestHost;
 
 const GRACE: Duration = Duration::from_secs(60);
 
+/// An interpreter for code without quotes.
+const INTERPRETER: &str = r#"
+trap : INT
+echo '{"event":"ready"}' >&0
+count=0
+while read -r line; do
+    count=$((count + 1))
+    echo "{\"event\":\"started\",\"execution_count\":$count}" >&0
+    code=${line#*'"code":"'}
+    eval "${code%'"}'*}"
+    echo "{\"event\":\"done\",\"execution_count\":$count}" >&0
+done
+"#;
+
 /// The agent as a process of this host; killed when dropped.
-struct Agent {
+pub struct Agent {
     _process: Child,
-    socket: PathBuf,
+    pub socket: PathBuf,
     _dir: tempfile::TempDir,
 }
 
@@ -30,10 +44,13 @@ fn binary() -> PathBuf {
 }
 
 impl Agent {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("guest").tempdir_in("/tmp").unwrap();
-        let pack = r#"{"name":"shell","run":["/bin/sh","{file}"],"file_name":"main.sh"}"#;
-        std::fs::write(dir.path().join("pack.json"), pack).unwrap();
+        let pack = serde_json::json!({
+            "name": "shell", "run": ["/bin/sh", "{file}"], "file_name": "main.sh",
+            "contexts": [{"languages": ["shell"], "run": ["/bin/sh", "-c", INTERPRETER]}],
+        });
+        std::fs::write(dir.path().join("pack.json"), pack.to_string()).unwrap();
         let socket = dir.path().join("agent.sock");
         let process = Command::new(binary())
             .arg("--listen")
@@ -49,7 +66,7 @@ impl Agent {
 }
 
 /// Connects as soon as the agent listens: nothing tells when a socket begins to.
-async fn connect(socket: &Path) -> UnixStream {
+pub async fn connect(socket: &Path) -> UnixStream {
     loop {
         match UnixStream::connect(socket).await {
             Ok(stream) => return stream,
@@ -58,7 +75,7 @@ async fn connect(socket: &Path) -> UnixStream {
     }
 }
 
-async fn guest(agent: &Agent) -> (Guest<UnixStream>, Arc<AtomicBool>) {
+pub async fn guest(agent: &Agent) -> (Guest<UnixStream>, Arc<AtomicBool>) {
     let (first, _) = Link::greet(connect(&agent.socket).await).await.unwrap();
     let socket = agent.socket.clone();
     let host = TestHost::new(Box::new(move || {

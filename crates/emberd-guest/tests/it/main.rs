@@ -7,6 +7,8 @@ mod egress;
 #[cfg(test)]
 mod host;
 #[cfg(test)]
+mod recovery;
+#[cfg(test)]
 mod scripted;
 #[cfg(test)]
 mod sequence;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use emberd_guest::{Guest, Link};
-use emberd_proto::message::GENERATION;
 use emberd_proto::{Decoder, Frame, GuestMessage, HostMessage, Kind, Welcome, frame};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
@@ -19,15 +18,16 @@ const PIPE_BYTES: usize = 256 << 10;
 /// Answers of a guest, one for each frame of its host that needs an answer.
 type Script = Arc<Mutex<VecDeque<Vec<u8>>>>;
 
-/// A guest that answers by `script`; its host stops once `closing` is cancelled.
+/// A guest of that generation that answers by `script`; its host stops once `closing` is cancelled.
 pub async fn guest_of(
     script: VecDeque<Vec<u8>>,
     closing: CancellationToken,
+    generation: u32,
 ) -> Guest<DuplexStream> {
     let script = Script::new(Mutex::new(script));
     let open = move || {
         let (host, guest) = tokio::io::duplex(PIPE_BYTES);
-        tokio::spawn(speak(guest, Arc::clone(&script)));
+        tokio::spawn(speak(guest, Arc::clone(&script), generation));
         host
     };
     let (first, _) = Link::greet(open()).await.unwrap();
@@ -39,11 +39,11 @@ pub async fn guest_of(
 }
 
 /// Greets, then sends the next answer of the script for each message of the host.
-async fn speak(mut stream: DuplexStream, script: Script) {
+async fn speak(mut stream: DuplexStream, script: Script, generation: u32) {
     let mut decoder = Decoder::default();
     loop {
         while let Ok(Some(heard)) = decoder.next_frame() {
-            let said = match fixed_answer(&heard) {
+            let said = match fixed_answer(&heard, generation) {
                 Some(said) => said,
                 None => script.lock().pop_front().unwrap_or_default(),
             };
@@ -58,15 +58,16 @@ async fn speak(mut stream: DuplexStream, script: Script) {
 }
 
 /// Answers that are the same for every script.
-fn fixed_answer(heard: &Frame) -> Option<Vec<u8>> {
+fn fixed_answer(heard: &Frame, generation: u32) -> Option<Vec<u8>> {
     match heard.message() {
         Ok(HostMessage::Hello { .. }) => Some(message(&GuestMessage::Welcome(Welcome {
-            generation: GENERATION,
+            generation,
             agent_version: "script".to_owned(),
             init_started_us: None,
             serving_us: None,
         }))),
         // A guest does not answer most streamed frames.
+        Ok(HostMessage::Note { .. }) => Some(Vec::new()),
         _ if heard.kind == Kind::Stdin => Some(Vec::new()),
         _ => None,
     }

@@ -3,15 +3,20 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use emberd_guest::{Guest, GuestError};
+use emberd_guest::{
+    CONTEXTS_MAX, Guest, GuestError, Link, PROCESSES_MAX, ProcessEventKind, Recovered,
+};
 use emberd_proto::exec::{ExecExit, OUTPUT_BYTES_MAX};
 use emberd_proto::file::{BATCH_MAX, ChangeKind, FileChange};
+use emberd_proto::message::{GENERATION, GENERATION_OLDEST, NOTES_BYTES_MAX, PROGRAMS_MAX};
 use emberd_proto::{
-    ContextRun, ContextSpec, ExecSpec, FileEntry, FileType, GuestMessage, Kind, ProcessSpec,
-    Refusal, RefusalCode, frame,
+    Attached, ContextRun, ContextSpec, ExecSpec, FileEntry, FileType, GuestMessage, Kind,
+    ProcessSpec, Program, Refusal, RefusalCode, Welcome, frame,
 };
 use futures::FutureExt as _;
 use proptest::prelude::*;
@@ -19,6 +24,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::host::TestHost;
 use crate::scripted::{guest_of, message};
 
 /// Longest wait for an operation, of a clock that does not run: an upload's own limits and the
@@ -47,6 +53,18 @@ fn entry(size: u64) -> FileEntry {
     }
 }
 
+const CONTEXT_NOTE: &str = r#"{"context":{"id":"ctx_00ff1234abcd","spec":{},"created_ms":1,
+    "is_ready":true,"execution_count":3,"run":{"seq":0,"sent":0,"timeout_ms":10,"asked_ms":1,
+    "interrupted_by":"call"}}}"#;
+
+fn attached(id: u64, seq: u64) -> Attached {
+    Attached { id, seq, received: 0, input: 0, taken: 0 }
+}
+
+fn program(id: u64, note: &str) -> Program {
+    Program { id, pid: 7, next: u64::MAX, received: 1, ended: id > 2, note: note.to_owned() }
+}
+
 /// Anything a guest can say: what has a place somewhere, and any bytes.
 fn said() -> impl Strategy<Value = Vec<u8>> {
     let refusal = Refusal { code: RefusalCode::Failed, message: "no".to_owned() };
@@ -66,6 +84,13 @@ fn said() -> impl Strategy<Value = Vec<u8>> {
         GuestMessage::Dialed,
         GuestMessage::DataTaken { bytes: 3 },
         GuestMessage::Refused(refusal),
+        GuestMessage::Attached(attached(1, 0)),
+        GuestMessage::Attached(attached(1, 0)),
+        GuestMessage::Attached(attached(u64::MAX, u64::MAX)),
+        GuestMessage::Attached(Attached { received: 3, input: 1, taken: 2, ..attached(1, 4) }),
+        GuestMessage::Program(program(1, r#"{"process":{"argv":[],"tty":true,"started_ms":1}}"#)),
+        GuestMessage::Program(program(2, CONTEXT_NOTE)),
+        GuestMessage::Program(program(3, "")),
     ];
     let lines: Vec<&[u8]> = vec![
         b"{\"event\":\"ready\"}\n",
@@ -88,8 +113,8 @@ fn said() -> impl Strategy<Value = Vec<u8>> {
 /// Does everything that can be done in a guest, one after the other; all of it may fail.
 async fn do_all(guest: &Guest<DuplexStream>, order: &[u8]) {
     for operation in order {
-        let done = timeout(OPERATION_MAX, operate(guest, operation % 9)).await;
-        assert!(done.is_ok(), "operation {} has no end", operation % 9);
+        let done = timeout(OPERATION_MAX, operate(guest, operation % 10)).await;
+        assert!(done.is_ok(), "operation {} has no end", operation % 10);
     }
 }
 
@@ -146,6 +171,20 @@ async fn operate(guest: &Guest<DuplexStream>, operation: u8) {
             }
             guest.processes().delete(process.pid()).ok();
         }
+        8 => {
+            let Ok(recovered) = guest.recover().await else { return };
+            assert!(recovered.processes <= PROCESSES_MAX + PROGRAMS_MAX);
+            assert!(recovered.contexts <= CONTEXTS_MAX);
+            for context in guest.contexts().list() {
+                let run = ContextRun { code: "1".to_owned(), timeout_ms: Some(10) };
+                if let Ok(mut run) = guest.contexts().run(context.id, &run) {
+                    while run.next().await.is_some() {}
+                }
+            }
+            for process in guest.processes().list() {
+                guest.processes().delete(process.pid()).ok();
+            }
+        }
         7 => {
             let Ok(context) = guest.contexts().open(ContextSpec::default()).await else { return };
             let run = ContextRun { code: "1".to_owned(), timeout_ms: Some(10) };
@@ -168,7 +207,7 @@ async fn operate(guest: &Guest<DuplexStream>, operation: u8) {
 async fn idle_connections_are_closed_once_the_protocol_is_broken() {
     let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let pongs = vec![message(&GuestMessage::Pong); 3];
-    let guest = guest_of(pongs.into(), CancellationToken::new()).await;
+    let guest = guest_of(pongs.into(), CancellationToken::new(), GENERATION).await;
     let mut metrics = pin!(guest.metrics());
     assert!(metrics.as_mut().now_or_never().is_none(), "the guest has not run yet");
     // The first connection is in use: this opens another, which is idle then.
@@ -191,13 +230,140 @@ proptest! {
     fn whatever_a_guest_says_every_operation_ends(
         order in prop::collection::vec(any::<u8>(), 1..4),
         answers in prop::collection::vec(prop::collection::vec(said(), 0..6), 0..12),
+        generation in GENERATION_OLDEST..=GENERATION,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let script: VecDeque<_> = answers.into_iter().map(|said| said.concat()).collect();
-            let guest = guest_of(script, CancellationToken::new()).await;
+            let guest = guest_of(script, CancellationToken::new(), generation).await;
             do_all(&guest, &order).await;
         });
     }
+}
+
+/// Whether a guest that lists `programs` is ended for it.
+async fn is_ended_for(programs: impl IntoIterator<Item = Program>, answers: usize) -> bool {
+    let mut list: Vec<u8> = Vec::new();
+    for program in programs {
+        list.extend(message(&GuestMessage::Program(program)));
+    }
+    list.extend(message(&GuestMessage::Done));
+    let script = [message(&GuestMessage::Done), list];
+    let script = script.into_iter().chain((0..answers).map(|_| message(&GuestMessage::Done)));
+    let guest = guest_of(script.collect(), CancellationToken::new(), GENERATION).await;
+    let recovered = timeout(OPERATION_MAX, guest.recover()).await.expect("it comes to an end");
+    guest.processes().list().is_empty() && matches!(recovered, Err(GuestError::Failed { .. }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_over_its_limits_ends_the_guest() {
+    let many = |count: u64| (0..count).map(|id| program(id, ""));
+    // Programs without a note are deleted, each with an answer.
+    assert!(!is_ended_for(many(PROGRAMS_MAX as u64), PROGRAMS_MAX).await);
+    assert!(is_ended_for(many(PROGRAMS_MAX as u64 + 1), 0).await);
+    assert!(is_ended_for(many(1_000_000), 0).await);
+    assert!(is_ended_for([program(1, ""), program(1, "")], 0).await, "one id for two");
+    let long = "x".repeat(400 << 10);
+    let count = NOTES_BYTES_MAX as u64 / (400 << 10) + 1;
+    assert!(is_ended_for((0..count).map(|id| program(id, &long)), 0).await, "notes too long");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_changes_its_mind_about_a_program_is_ended() {
+    let note = r#"{"process":{"argv":["x"],"user":null,"tty":false,"started_ms":1}}"#;
+    let listed = || {
+        let mut list = message(&GuestMessage::Program(program(1, note)));
+        list.extend(message(&GuestMessage::Done));
+        list
+    };
+    let answers = [
+        // Another program, numbers that nobody asked for, more input than was ever sent.
+        GuestMessage::Attached(attached(2, 0)),
+        GuestMessage::Attached(Attached { input: 1 << 40, ..attached(1, 0) }),
+        GuestMessage::Attached(Attached { taken: 1, ..attached(1, 0) }),
+        GuestMessage::Started { pid: 7 },
+        GuestMessage::Done,
+    ];
+    for answer in answers {
+        let said = message(&answer);
+        let script = [message(&GuestMessage::Done), listed(), said].into();
+        let guest = guest_of(script, CancellationToken::new(), GENERATION).await;
+        let recovered = guest.recover().await;
+        assert!(matches!(recovered, Err(GuestError::Failed { .. })), "{answer:?}: {recovered:?}");
+    }
+    // One that has forgotten it meanwhile, as may happen, is not.
+    let refusal = Refusal { code: RefusalCode::NotFound, message: "no".to_owned() };
+    let script = [
+        message(&GuestMessage::Done),
+        listed(),
+        message(&GuestMessage::Refused(refusal)),
+        message(&GuestMessage::Done),
+    ];
+    let guest = guest_of(script.into(), CancellationToken::new(), GENERATION).await;
+    assert_eq!(guest.recover().await.unwrap().ended, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_closes_each_connection_is_given_up() {
+    let note = r#"{"process":{"argv":["x"],"user":null,"tty":false,"started_ms":1}}"#;
+    let mut list = message(&GuestMessage::Program(program(1, note)));
+    list.extend(message(&GuestMessage::Done));
+    let welcome = Welcome {
+        generation: GENERATION,
+        agent_version: "closing".to_owned(),
+        init_started_us: None,
+        serving_us: None,
+    };
+    let welcome = message(&GuestMessage::Welcome(welcome));
+    let listed = [&welcome[..], &message(&GuestMessage::Done), &list].concat();
+    // Says all at once, and closes.
+    let says = |said: Vec<u8>| {
+        let (host, mut guest) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move {
+            guest.write_all(&said).await.unwrap();
+            guest.shutdown().await.unwrap();
+            tokio::io::copy(&mut guest, &mut tokio::io::sink()).await.unwrap();
+        });
+        host
+    };
+    let (first, _) = Link::greet(says(welcome.clone())).await.unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let connects = Arc::clone(&count);
+    let attached = [&welcome[..], &message(&GuestMessage::Attached(attached(1, 0)))].concat();
+    let host = TestHost::new(Box::new(move || {
+        let is_first = connects.fetch_add(1, Ordering::Relaxed) == 0;
+        let stream = says(if is_first { listed.clone() } else { attached.clone() });
+        Box::pin(async move { Ok(stream) })
+    }));
+    let guest = Guest::new("sb_000000000000".to_owned(), host, first);
+    guest.recover().await.unwrap();
+    let process = guest.processes().get(7).unwrap();
+    assert!(process.wait().await.error.is_some());
+    assert!((3..100).contains(&count.load(Ordering::Relaxed)));
+}
+
+#[tokio::test]
+async fn a_process_of_an_older_agent_is_numbered_here_and_takes_input() {
+    let started = message(&GuestMessage::Started { pid: 7 });
+    let mut rest = bulk(Kind::Stdout, b"a\xc3");
+    rest.extend(bulk(Kind::Stdout, b"\xa9"));
+    rest.extend(message(&GuestMessage::StdinTaken { bytes: 5 }));
+    rest.extend(message(&GuestMessage::Exited(ExecExit { exit_code: 3, ..ExecExit::default() })));
+    let script = [started, rest].into();
+    let guest = guest_of(script, CancellationToken::new(), GENERATION_OLDEST).await;
+    let process = guest.processes().start(ProcessSpec::of_argv(["cat"])).await.unwrap();
+    let mut stdin = process.stdin().await.unwrap();
+    stdin.write(Bytes::from_static(b"hello")).await.unwrap();
+    stdin.end().await.unwrap();
+    assert_eq!(process.wait().await.exit_code, 3);
+    let (mut events, mut all) = (process.events(0), Vec::new());
+    while let Some(event) = events.next().await {
+        all.push(event);
+    }
+    let numbers: Vec<_> = all.iter().map(|event| event.seq).collect();
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    assert_eq!(all[1].kind, ProcessEventKind::Stdout(Bytes::from_static(b"a")));
+    assert_eq!(all[2].kind, ProcessEventKind::Stdout(Bytes::from_static("é".as_bytes())));
+    assert_eq!(guest.recover().await.unwrap(), Recovered::default());
 }

@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 
 use crate::process_tree::CGROUPS_MAX_FILE;
+use crate::residents::EVENTS_BYTES_MAX;
 
 /// Memory of the machine per inode of the disk, in bytes (16 KiB), which allows 6 KiB of files
 /// for each. An inode with its name takes 1 KiB of the kernel's memory.
@@ -47,6 +48,8 @@ pub struct Bounds {
     system_v_bytes: u64,
     /// Directories in the tree of cgroups.
     cgroups: u64,
+    /// Events of processes and contexts, in bytes.
+    events_bytes: usize,
 }
 
 /// Limits of one file system.
@@ -75,6 +78,7 @@ impl Bounds {
             scratch: Bound { bytes: (memory / 32).max(SCRATCH_BYTES_MIN), inodes: SCRATCH_INODES },
             system_v_bytes: memory / 32,
             cgroups: (memory / BYTES_PER_CGROUP).max(CGROUPS_MIN),
+            events_bytes: usize::try_from(memory / 16).unwrap_or(usize::MAX).min(EVENTS_BYTES_MAX),
         }
     }
 
@@ -108,6 +112,11 @@ impl Bounds {
         ] {
             fs::write(format!("/proc/sys/kernel/{name}"), value).ok();
         }
+    }
+
+    /// Returns the maximum total size of the events that the agent keeps of processes and contexts.
+    pub fn events_bytes(&self) -> usize {
+        self.events_bytes
     }
 
     /// Bounds the cgroups below `root`, which programs of root can make as others make
@@ -153,13 +162,16 @@ mod tests {
     fn all_that_can_be_filled_leaves_a_third_of_the_memory() {
         for mib in [192, 256, 512, 4096, 65_536] {
             let memory = mib << 20;
-            let Bounds { disk, shared, scratch, system_v_bytes, cgroups } = Bounds::of(memory);
+            let Bounds { disk, shared, scratch, system_v_bytes, cgroups, events_bytes } =
+                Bounds::of(memory);
             let whole = |bound: Bound| bound.bytes + bound.inodes * INODE_BYTES;
             let devices = DEVICES_BYTES + DEVICES_INODES * INODE_BYTES;
             let all = whole(disk) + whole(shared) + scratch.bytes + system_v_bytes + devices;
             assert!(all <= memory / 3 * 2, "{mib} MiB: {} MiB", all >> 20);
             let all = all + cgroups * CGROUP_BYTES;
             assert!(all <= memory / 5 * 4, "{mib} MiB: {} MiB with cgroups", all >> 20);
+            let all = all + events_bytes as u64;
+            assert!(all <= memory / 8 * 7, "{mib} MiB: {} MiB with events", all >> 20);
         }
     }
 

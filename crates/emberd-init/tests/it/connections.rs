@@ -16,7 +16,7 @@ use crate::guest::{Guest, Host, SHELL_PACK, agent_command};
 fn welcome_tells_who_answers() {
     let guest = Guest::shell();
     let mut host = guest.connect();
-    host.send(&HostMessage::Hello { generation: GENERATION });
+    host.send(&HostMessage::hello());
     let GuestMessage::Welcome(welcome) = host.answer() else { panic!("no welcome") };
     assert_eq!(welcome.generation, GENERATION);
     assert_eq!(welcome.agent_version, env!("CARGO_PKG_VERSION"));
@@ -28,11 +28,19 @@ fn welcome_tells_who_answers() {
 fn another_generation_is_refused() {
     let guest = Guest::shell();
     let mut host = guest.connect();
-    host.send(&HostMessage::Hello { generation: GENERATION + 1 });
+    host.send(&HostMessage::Hello { generation: GENERATION + 1, newest: None });
     let refusal = host.refusal();
     assert_eq!(refusal.code, RefusalCode::Generation);
-    assert_eq!(refusal.message, "host speaks generation 2, guest speaks 1");
+    assert_eq!(refusal.message, "host speaks generation 3, guest speaks 2");
     assert_eq!(host.frame(), None);
+    // A host of the generation before knows only its own.
+    let mut host = guest.connect();
+    host.send(&HostMessage::Hello { generation: 1, newest: None });
+    assert_eq!(host.refusal().code, RefusalCode::Generation);
+    let mut host = guest.connect();
+    host.send(&HostMessage::Hello { generation: 1, newest: Some(GENERATION + 1) });
+    let GuestMessage::Welcome(welcome) = host.answer() else { panic!("no welcome") };
+    assert_eq!(welcome.generation, GENERATION);
 }
 
 #[test]
@@ -51,7 +59,7 @@ fn unknown_operation_is_refused_and_the_connection_stays() {
     host.send_frame(Kind::Control, br#"{"op":"teleport","to":"mars"}"#);
     assert_eq!(host.refusal().code, RefusalCode::UnknownOperation);
     host.ping();
-    host.send(&HostMessage::Hello { generation: GENERATION });
+    host.send(&HostMessage::hello());
     assert_eq!(host.refusal().code, RefusalCode::Invalid);
     host.ping();
 }

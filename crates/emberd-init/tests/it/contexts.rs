@@ -87,6 +87,7 @@ pub fn guest(language: &str) -> Option<Guest> {
 /// An open context.
 pub struct Context {
     host: Host,
+    id: u64,
     lines: Vec<u8>,
 }
 
@@ -131,10 +132,10 @@ impl Context {
 
     pub fn open_with(guest: &Guest, spec: ContextSpec) -> Self {
         let mut host = guest.greet();
-        host.send(&HostMessage::Context(spec));
+        let id = host.begin(&HostMessage::Context(spec)).id;
         let started = host.answer();
         assert!(matches!(started, GuestMessage::Started { pid: 1.. }), "{started:?}");
-        let mut context = Self { host, lines: Vec::new() };
+        let mut context = Self { host, id, lines: Vec::new() };
         let ready = context.until(|event| *event == ContextEvent::Ready);
         assert_eq!(ready.exit, None, "{ready:?}");
         context
@@ -508,17 +509,45 @@ fn interrupt_ends_the_run_of_a_shell_and_not_the_context() {
 }
 
 #[test]
-fn host_that_leaves_ends_the_interpreter() {
+fn context_outlives_its_connection_until_it_is_deleted() {
     for language in ["python", "shell"] {
         let Some(guest) = guest(language) else { continue };
         let mut context = Context::open(&guest, language);
         let pid = match language {
-            "python" => context.run("import os; print(os.getpid())").stdout,
-            _ => context.run("echo $$").stdout,
+            "python" => context.run("import os; x = 7; print(os.getpid())").stdout,
+            _ => context.run("x=7; echo $$").stdout,
         };
+        let id = context.id;
         context.host.leave();
+        let mut host = guest.greet();
+        host.send(&HostMessage::List);
+        let GuestMessage::Program(program) = host.answer() else { panic!("no program") };
+        assert_eq!(host.answer(), GuestMessage::Done);
+        assert_eq!((program.id, program.received, program.ended), (id, 1, false));
+        host.begin(&HostMessage::Attach { id, seq: program.next });
+        let mut context = Context { host, id, lines: Vec::new() };
+        let code = if language == "python" { "print(x)" } else { "echo $x" };
+        assert_eq!(context.run(code).stdout, "7\n");
+        let mut other = guest.greet();
+        other.send(&HostMessage::Delete { id });
+        assert_eq!(other.answer(), GuestMessage::Done);
         await_end(&guest, pid.trim().parse().unwrap());
+        while context.host.frame().is_some() {}
     }
+}
+
+#[test]
+fn a_call_that_was_cut_is_as_if_never_sent() {
+    let Some(guest) = guest("shell") else { return };
+    let mut context = Context::open(&guest, "shell");
+    let id = context.id;
+    context.host.send_frame(Kind::Data, b"{\"call\":\"run\",\"code\":\"echo ne");
+    context.host.leave();
+    let mut host = guest.greet();
+    let attached = host.begin(&HostMessage::Attach { id, seq: u64::MAX });
+    assert_eq!(attached.received, 0);
+    let mut context = Context { host, id, lines: Vec::new() };
+    assert_eq!(context.run("echo whole").stdout, "whole\n");
 }
 
 #[test]
@@ -537,7 +566,7 @@ fn nonsense_passes_as_it_is_for_the_host_to_judge() {
     let Some(guest) = guest("shell") else { return };
     let mut host = guest.greet();
     let language = Some("nonsense".to_owned());
-    host.send(&HostMessage::Context(ContextSpec { language, ..ContextSpec::default() }));
+    host.begin(&HostMessage::Context(ContextSpec { language, ..ContextSpec::default() }));
     assert!(matches!(host.answer(), GuestMessage::Started { .. }));
     assert_eq!(&host.frame().unwrap().payload[..], b"what\n");
     host.send_frame(Kind::Data, b"echo\n");
@@ -553,7 +582,7 @@ fn contexts_run_as_whom_they_are_told_to() {
     }
     let Some(guest) = guest("shell") else { return };
     let mut host = guest.greet();
-    host.send(&HostMessage::Context(ContextSpec {
+    host.begin(&HostMessage::Context(ContextSpec {
         language: Some("whoami".into()),
         user: Some("nobody".into()),
         ..ContextSpec::default()
@@ -584,7 +613,7 @@ fn what_cannot_be_opened_is_refused() {
         (spec(|spec| spec.user = Some("no-such".into())), RefusalCode::NotFound, "no user"),
     ];
     for (spec, code, message) in cases {
-        host.send(&HostMessage::Context(spec));
+        host.begin(&HostMessage::Context(spec));
         let refusal = host.refusal();
         assert_eq!(refusal.code, code);
         assert!(refusal.message.contains(message), "{refusal:?}");
@@ -592,6 +621,6 @@ fn what_cannot_be_opened_is_refused() {
     host.ping();
     let shell = Guest::shell();
     let mut host = shell.greet();
-    host.send(&HostMessage::Context(ContextSpec::default()));
+    host.begin(&HostMessage::Context(ContextSpec::default()));
     assert!(host.refusal().message.contains("has no contexts"));
 }

@@ -10,8 +10,9 @@ use std::{fs, thread};
 
 use bytes::BytesMut;
 use emberd_proto::frame::{encode, encode_bulk, encode_message};
-use emberd_proto::message::GENERATION;
-use emberd_proto::{Decoder, ExecExit, ExecSpec, Frame, GuestMessage, HostMessage, Kind, Refusal};
+use emberd_proto::{
+    Attached, Decoder, ExecExit, ExecSpec, Frame, GuestMessage, HostMessage, Kind, Refusal,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -139,7 +140,7 @@ impl Guest {
     /// A connection that is ready for operations.
     pub fn greet(&self) -> Host {
         let mut host = self.connect();
-        host.send(&HostMessage::Hello { generation: GENERATION });
+        host.send(&HostMessage::hello());
         let answer = host.answer();
         assert!(matches!(answer, GuestMessage::Welcome(_)), "{answer:?}");
         host
@@ -216,6 +217,15 @@ impl Host {
         self.stream.write_all(&frames).unwrap();
     }
 
+    /// Sends a message that attaches the connection to a program.
+    pub fn begin(&mut self, message: &HostMessage) -> Attached {
+        self.send(message);
+        match self.answer() {
+            GuestMessage::Attached(attached) => attached,
+            other => panic!("expected to be attached, got {other:?}"),
+        }
+    }
+
     pub fn send_frame(&mut self, kind: Kind, payload: &[u8]) {
         let mut frames = BytesMut::new();
         encode(kind, payload, &mut frames);
@@ -236,6 +246,16 @@ impl Host {
                 read => self.decoder.buffer().extend_from_slice(&chunk[..read.unwrap()]),
             }
         }
+    }
+
+    /// Reads so many bytes, and returns the frames that are whole in them.
+    pub fn read_bytes(&mut self, bytes: usize) -> Vec<Frame> {
+        let ahead = self.decoder.buffer().len();
+        let mut read = vec![0; bytes.saturating_sub(ahead)];
+        self.stream.read_exact(&mut read).unwrap();
+        self.decoder.buffer().extend_from_slice(&read);
+        self.decoder.buffer().truncate(bytes);
+        std::iter::from_fn(|| self.decoder.next_frame().unwrap()).collect()
     }
 
     /// The connection without frames, and what has been read of it after the last one.

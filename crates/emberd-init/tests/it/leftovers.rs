@@ -61,7 +61,7 @@ fn processes_leave_programs_that_write_on() {
     let guest = Guest::shell();
     let mut host = guest.greet();
     let spec = ProcessSpec::of_argv(["sh", "-c", &leaving(guest.dir())]);
-    host.send(&HostMessage::Start(spec));
+    host.begin(&HostMessage::Start(spec));
     last(&mut host);
     assert_writes_on(guest.dir());
 }
@@ -75,7 +75,7 @@ fn contexts_leave_programs_that_write_on() {
     ]);
     let guest = Guest::with_pack(&pack.to_string());
     let mut host = guest.greet();
-    host.send(&HostMessage::Context(ContextSpec::default()));
+    host.begin(&HostMessage::Context(ContextSpec::default()));
     last(&mut host);
     assert_writes_on(dir.path());
 }

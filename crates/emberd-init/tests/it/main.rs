@@ -27,6 +27,8 @@ mod programs;
 #[cfg(test)]
 mod renewals;
 #[cfg(test)]
+mod residents;
+#[cfg(test)]
 mod shell_fidelity;
 #[cfg(test)]
 mod streams;

@@ -20,7 +20,7 @@ fn sh(script: &str) -> ProcessSpec {
 
 /// Starts `spec` and returns its process id.
 fn start(host: &mut Host, spec: &ProcessSpec) -> u32 {
-    host.send(&HostMessage::Start(spec.clone()));
+    host.begin(&HostMessage::Start(spec.clone()));
     match host.answer() {
         GuestMessage::Started { pid } => pid,
         other => panic!("expected the start, got {other:?}"),
@@ -75,7 +75,7 @@ fn process_id_is_the_programs_own() {
 fn program_that_is_not_there_is_told_as_an_exit() {
     let guest = Guest::shell();
     let mut host = guest.greet();
-    host.send(&HostMessage::Start(ProcessSpec::of_argv(["/nowhere/program"])));
+    host.begin(&HostMessage::Start(ProcessSpec::of_argv(["/nowhere/program"])));
     let GuestMessage::Exited(exit) = host.answer() else { panic!("expected an exit") };
     assert_eq!(exit.exit_code, -1);
     assert!(exit.error.unwrap().contains("cannot run /nowhere/program"));
@@ -332,7 +332,11 @@ fn what_cannot_be_is_refused_and_not_ignored() {
     let mut host = guest.greet();
     let mut check = |message: HostMessage, code, says: &str| {
         host.send(&message);
-        let refusal = host.refusal();
+        let refusal = match host.answer() {
+            GuestMessage::Attached(_) => host.refusal(),
+            GuestMessage::Refused(refusal) => refusal,
+            other => panic!("{other:?}"),
+        };
         assert_eq!(refusal.code, code, "{refusal:?}");
         assert!(refusal.message.contains(says), "{refusal:?}");
         host.ping();
@@ -380,6 +384,7 @@ fn three_hundred_at_once() {
         host.send(&HostMessage::Start(ProcessSpec::of_argv(["cat"])));
     }
     for (number, host) in hosts.iter_mut().enumerate() {
+        assert!(matches!(host.answer(), GuestMessage::Attached(_)));
         assert!(matches!(host.answer(), GuestMessage::Started { .. }));
         host.send_frame(Kind::Stdin, number.to_string().as_bytes());
         host.send_frame(Kind::StdinEnd, b"");

@@ -29,10 +29,13 @@ fn programs_count_and_so_does_what_they_left_behind() {
     let guest = Guest::shell();
     let (mut host, mut running) = (guest.greet(), guest.greet());
     assert_eq!(count(&mut host), 0);
-    running.send(&HostMessage::Start(ProcessSpec::of_argv(["sleep", "1000"])));
+    let id = running.begin(&HostMessage::Start(ProcessSpec::of_argv(["sleep", "1000"]))).id;
     assert!(matches!(running.answer(), GuestMessage::Started { .. }));
     await_count(&mut host, 1);
     running.leave();
+    await_count(&mut host, 1);
+    host.send(&HostMessage::Delete { id });
+    assert_eq!(host.answer(), GuestMessage::Done);
     await_count(&mut host, 0);
     let fifo = guest.dir().join("go");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());

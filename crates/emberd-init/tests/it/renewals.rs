@@ -6,7 +6,6 @@ use std::os::unix::net::UnixStream;
 
 use bytes::BytesMut;
 use emberd_proto::frame::encode_message;
-use emberd_proto::message::GENERATION;
 use emberd_proto::{Decoder, GuestMessage, HostMessage, RefusalCode, Renewal};
 
 use crate::guest::Guest;
@@ -57,7 +56,7 @@ fn greeting_and_renewal_in_one_breath_are_answered_in_one() {
     let guest = Guest::shell();
     let mut host = UnixStream::connect(guest.socket()).unwrap();
     let mut said = BytesMut::new();
-    encode_message(&HostMessage::Hello { generation: GENERATION }, &mut said);
+    encode_message(&HostMessage::hello(), &mut said);
     encode_message(&HostMessage::Renew(renewal()), &mut said);
     host.write_all(&said).unwrap();
     let mut piece = [0; 4096];

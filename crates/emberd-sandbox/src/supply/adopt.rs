@@ -189,9 +189,9 @@ pub(crate) async fn meet(sandbox: Arc<Sandbox>) {
 pub(crate) async fn try_meet(sandbox: &Sandbox) -> Result<(), String> {
     let guest = sandbox.guest().map_err(|_| "it is gone".to_owned())?;
     match timeout(ANSWER_MAX, guest.recover()).await {
-        Ok(Ok(())) => {
+        Ok(Ok(recovered)) => {
             sandbox.reach.meet();
-            tracing::info!(id = %sandbox.id, "adopted");
+            tracing::info!(id = %sandbox.id, ?recovered, "adopted");
             Ok(())
         }
         Ok(Err(error)) => Err(chain(&error)),

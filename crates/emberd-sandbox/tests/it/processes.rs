@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use emberd_proto::process::{ProcessSpec, STDIN_WINDOW_BYTES, SignalName, TtySize};
-use emberd_proto::{ExecExit, GuestMessage, Kind, RefusalCode};
+use emberd_proto::{Attached, ExecExit, GuestMessage, Kind, RefusalCode};
 use emberd_sandbox::{
     ENDED_BYTES_MAX, EVENT_BYTES_MAX, GuestError, PROCESSES_MAX, Process, ProcessError,
     ProcessEvent, ProcessEventKind, SandboxId, SandboxState, Unknown,
@@ -282,16 +282,24 @@ async fn caller_that_goes_away_ends_nothing() {
 
 #[tokio::test]
 async fn a_guest_whose_words_have_no_place_is_ended() {
+    let attached = |seq| {
+        let attached = Attached { id: 1, seq, received: 0, input: 0, taken: 0 };
+        said(&GuestMessage::Attached(attached))
+    };
     let started = || said(&GuestMessage::Started { pid: 7 });
     let too_much = GuestMessage::StdinTaken { bytes: STDIN_WINDOW_BYTES + 1 };
     let violations = [
         vec![said(&GuestMessage::Pong)],
-        vec![(Kind::Stdout, b"x".to_vec())],
-        vec![started(), started()],
-        vec![started(), (Kind::Stdout, Vec::new())],
-        vec![started(), (Kind::Data, b"x".to_vec())],
-        vec![started(), (Kind::Control, b"}".to_vec())],
-        vec![started(), said(&too_much)],
+        vec![started()],
+        vec![attached(1), started()],
+        vec![attached(0), said(&GuestMessage::Pong)],
+        vec![attached(0), (Kind::Stdout, b"x".to_vec())],
+        vec![attached(0), started(), attached(0)],
+        vec![attached(0), started(), started()],
+        vec![attached(0), started(), (Kind::Stdout, Vec::new())],
+        vec![attached(0), started(), (Kind::Data, b"x".to_vec())],
+        vec![attached(0), started(), (Kind::Control, b"}".to_vec())],
+        vec![attached(0), started(), said(&too_much)],
     ];
     for violation in violations {
         let (fixture, id) = violating(&violation).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use emberd_proto::frame::{self, Decoder, Frame, Kind};
-use emberd_proto::message::{AGENT_PORT, GENERATION};
+use emberd_proto::message::AGENT_PORT;
 use emberd_proto::{ExecSpec, GuestMessage, HostMessage};
 use emberd_vmm::MicroVm;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -23,7 +23,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
 
     pub async fn greet(stream: S) -> Self {
         let mut agent = Self { stream, decoder: Decoder::default() };
-        agent.send(&HostMessage::Hello { generation: GENERATION }).await;
+        agent.send(&HostMessage::hello()).await;
         let welcome: GuestMessage = agent.next().await.unwrap().message().unwrap();
         assert!(matches!(welcome, GuestMessage::Welcome(_)), "{welcome:?}");
         agent

@@ -20,6 +20,7 @@ mod hostile;
 mod kills;
 mod lost_agents;
 mod pools;
+mod programs;
 mod shutdown;
 mod start;
 

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use emberd_proto::message::{AGENT_PORT, GENERATION};
+use emberd_proto::message::AGENT_PORT;
 use emberd_proto::{Decoder, ExecSpec, Frame, GuestMessage, HostMessage, Kind, frame};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -299,7 +299,7 @@ pub struct Agent {
 impl Agent {
     pub fn greet(stream: UnixStream) -> Self {
         let mut agent = Self { stream, decoder: Decoder::default() };
-        agent.send(&HostMessage::Hello { generation: GENERATION });
+        agent.send(&HostMessage::hello());
         let welcome = agent.next().unwrap().message().unwrap();
         assert!(matches!(welcome, GuestMessage::Welcome(_)), "{welcome:?}");
         agent

@@ -80,7 +80,7 @@ fn bytes_after_the_line_stay_in_the_stream() {
     drop(vmm.connect_agent());
     let mut stream = connect(&vmm.path("v.sock")).unwrap();
     let mut bytes = bytes::BytesMut::from(&b"connect 1024\n"[..]);
-    let hello = HostMessage::Hello { generation: emberd_proto::message::GENERATION };
+    let hello = HostMessage::hello();
     emberd_proto::frame::encode_message(&hello, &mut bytes);
     stream.write_all(&bytes).unwrap();
     assert!(read_line(&mut stream).unwrap().starts_with("OK "));

@@ -143,7 +143,7 @@ async fn a_stream_that_breaks_off_ends() {
     let vm = lab.driver(&["--fault cut-vsock=3"]).boot(lab.spec("sb_1")).await.unwrap();
     let mut stream = vm.connect(AGENT_PORT).await.unwrap();
     let mut hello = bytes::BytesMut::new();
-    let message = emberd_proto::HostMessage::Hello { generation: 1 };
+    let message = emberd_proto::HostMessage::hello();
     emberd_proto::frame::encode_message(&message, &mut hello);
     tokio::io::AsyncWriteExt::write_all(&mut stream, &hello).await.unwrap();
     let mut answer = Vec::new();

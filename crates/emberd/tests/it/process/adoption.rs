@@ -50,7 +50,7 @@ impl Room {
     }
 
     /// The daemon, keeping its sandboxes at SIGTERM.
-    fn keeping(&self) -> Daemon {
+    pub fn keeping(&self) -> Daemon {
         let mut command = self.command();
         command.args(["--on-stop", "keep"]);
         Daemon::spawn(command)
@@ -63,7 +63,7 @@ impl Room {
         Daemon::spawn(command)
     }
 
-    async fn finish(self, daemon: Daemon) {
+    pub async fn finish(self, daemon: Daemon) {
         daemon.stop(Signal::TERM).await;
         self.close().await;
     }

@@ -5,7 +5,7 @@ const HELD_BYTES_MAX: usize = 3;
 
 /// One output stream. Bytes that are not UTF-8 pass unchanged.
 #[derive(Debug, Default)]
-pub(crate) struct Characters {
+pub struct Characters {
     /// The beginning of a character whose rest has not come yet.
     held: Vec<u8>,
 }
