@@ -442,7 +442,7 @@ impl Sandbox {
         if let Some(session) = &self.egress {
             session.egress.close();
         }
-        self.guest().iter().for_each(|guest| guest.detach());
+        self.guest().iter().for_each(emberd_guest::Guest::detach);
         if let Ok(machine) = self.machine() {
             machine.detach().await;
         }
