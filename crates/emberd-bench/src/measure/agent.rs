@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use emberd_proto::frame::encode_message;
-use emberd_proto::message::{AGENT_PORT, GENERATION};
+use emberd_proto::message::AGENT_PORT;
 use emberd_proto::{Decoder, HostMessage};
 
 /// Maximum read size, in bytes; an answer is much shorter.
