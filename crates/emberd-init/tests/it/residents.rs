@@ -259,7 +259,8 @@ fn program_that_could_not_be_started_is_not_kept_and_few_that_ended_are() {
     let mut host = guest.greet();
     host.begin(&HostMessage::Start(ProcessSpec::of_argv(["/nowhere/program"])));
     assert!(matches!(host.answer(), GuestMessage::Exited(_)));
-    assert_eq!(list(&mut host), []);
+    // The agent forgets it after it has told its end.
+    while !list(&mut host).is_empty() {}
     for _ in 0..80 {
         host.begin(&HostMessage::Start(ProcessSpec::of_argv(["true"])));
         events(&mut host);
