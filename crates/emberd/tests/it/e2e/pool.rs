@@ -59,15 +59,21 @@ async fn a_pooled_microvm_that_died_is_never_handed_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crashed_daemon_s_pool_is_its_successor_s_to_remove() {
+async fn a_crashed_daemon_s_pool_is_its_successor_s_to_hand_out() {
     let Some(daemon) = Daemon::instant(&POOL_OF_TWO) else { return };
     pool(&daemon, |pool| pool.ready == 2).await;
     let pids = vmm_pids(&daemon.run_dir);
     let daemon = daemon.crash_and_restart();
-    for pid in pids {
-        assert!(!is_running(pid.cast_unsigned()), "{pid} outlived its daemon");
-    }
+    pool(&daemon, |pool| pool.ready == 2).await;
+    let id = daemon.create("python").await;
+    let sandbox = daemon.client.get(&id).await.unwrap();
+    let pid = sandbox.vmm_pid.unwrap().cast_signed();
+    assert!(pids.contains(&pid), "{pid} is not one of {pids:?}");
+    assert_eq!(daemon.exec(&id, &code("print(6 * 7)")).await.stdout, "42\n");
     daemon.stop();
+    for pid in pids {
+        assert!(!is_running(pid.cast_unsigned()), "{pid} outlived its daemons");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
