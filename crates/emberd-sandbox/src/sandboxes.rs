@@ -83,7 +83,6 @@ impl Sandboxes {
         for sandbox in adopted {
             self.0.table.take_over(Arc::clone(&sandbox));
             sources.watch(&sandbox);
-            create::tell_end(&sandbox);
             if !sandbox.reach.is_met() {
                 self.go_on(adopt::meet(sandbox));
             }

@@ -77,12 +77,6 @@ impl Boottime {
         self.0.saturating_sub(now.0)
     }
 
-    /// How long it is from `then` until now.
-    #[cfg(test)]
-    pub fn late(self, then: Self) -> Duration {
-        self.0.saturating_sub(then.0)
-    }
-
     pub fn as_micros(self) -> u64 {
         u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
     }

@@ -68,7 +68,6 @@ pub(crate) async fn create(
         if resources.cpu.is_asked_for() {
             limit::apply(&sources.base.vmm, &sandbox, resources.cpu)?;
         }
-        tell_end(&sandbox);
         hand_out(sources, &sandbox, entry).map(|()| created)
     };
     if let Some(created) = sandbox.created() {
@@ -91,17 +90,6 @@ pub(crate) async fn create(
         None if table.is_closed() => Err(CreateError::ShuttingDown),
         None => Err(CreateError::Deleted(sandbox.id)),
     }
-}
-
-/// Has the phase of `sandbox` change, and its event recorded, as soon as its VMM ends by itself.
-pub(crate) fn tell_end(sandbox: &Arc<Sandbox>) {
-    let (ended, sandbox) = (sandbox.ended(), Arc::downgrade(sandbox));
-    tokio::spawn(async move {
-        ended.await;
-        if let Some(sandbox) = sandbox.upgrade() {
-            sandbox.kind();
-        }
-    });
 }
 
 /// Begins the lease of a sandbox whose guest has answered, and records that a caller has it.

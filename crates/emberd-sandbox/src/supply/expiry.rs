@@ -106,7 +106,7 @@ mod tests {
             () = gone => {}
         }
         // For those who run this by hand.
-        println!("the last was taken {:?} late", Boottime::now().late(due));
+        println!("the last was taken {:?} late", Boottime::now().left(due));
         many.reaper.finish().await;
         for kind in [SandboxEventKind::Expired, SandboxEventKind::Deleted] {
             let told = many.told(kind);

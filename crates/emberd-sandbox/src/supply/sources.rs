@@ -169,13 +169,13 @@ impl Sources {
         }
     }
 
-    /// Logs when the microVM ends by itself, and has a pool replace it; keeps its egress session.
-    /// A caller that reads the state checks the process directly.
-    pub fn watch(&self, sandbox: &Sandbox) {
+    /// Logs when the microVM ends by itself, has its phase change, and has a pool replace it; keeps
+    /// its egress session. A caller that reads the state checks the process directly.
+    pub fn watch(&self, sandbox: &Arc<Sandbox>) {
         let wake = Arc::clone(&self.pools.wake);
         let Ok(machine) = sandbox.machine() else { return };
         let (id, mut exit, ending) = (sandbox.id, machine.exit().clone(), machine.ending().clone());
-        let session = sandbox.egress.clone();
+        let (session, watched) = (sandbox.egress.clone(), Arc::downgrade(sandbox));
         if let (Some(session), Ok(guest)) = (session.clone(), sandbox.guest()) {
             let activity = Arc::clone(&self.base.activity);
             self.sessions.spawn(async move { session.keep(id, guest, &activity).await });
@@ -186,6 +186,10 @@ impl Sources {
                 () = ending.cancelled() => {}
                 reason = exit.wait() => {
                     tracing::warn!(%id, "microVM gone: its VMM {reason}");
+                    // The phase changes when it is read, and the event is recorded with it.
+                    if let Some(sandbox) = watched.upgrade() {
+                        sandbox.kind();
+                    }
                     wake.notify_one();
                 }
             }
