@@ -4,9 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use emberd_proto::Welcome;
+use serde::{Deserialize, Serialize};
 
 /// How a sandbox's microVM was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum BootPath {
     /// The guest's kernel booted.
     ColdBoot,
@@ -28,7 +30,7 @@ impl fmt::Display for BootPath {
 
 /// How long each part of making a microVM took. A microVM from the warm pool was made before
 /// its request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootTimes {
     /// Until the VMM process ran and its channel, or its control socket, was open; zero for a
     /// standby.

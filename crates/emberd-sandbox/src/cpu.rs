@@ -1,6 +1,7 @@
 //! Processor time of a sandbox: what its callers ask for, and what the host is told.
 
 use emberd_vmm::{CpuLimits, LimitError};
+use serde::{Deserialize, Serialize};
 
 use crate::bounds::{ResourceError, bounded};
 
@@ -11,7 +12,7 @@ const PERCENT_PER_VCPU: u64 = 100;
 const WEIGHTS: (u64, u64, u64) = (1, 100, 10_000);
 
 /// Processor time of a sandbox, which its callers may change. What is none is the default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cpu {
     /// Most processor time, in per cent of one processor; by default 100 for each virtual
     /// processor.

@@ -13,18 +13,18 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use emberd_proto::{Metrics, PolicySpec};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::lease::{Boottime, IdlePolicy, Lease, Terms};
+use super::lease::{Boottime, Lease, Terms};
 use crate::boot_path::{BootPath, BootTimes};
 use crate::cpu::Cpu;
 
 /// Version of the entries. One of another version is unreadable.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Name of the journal in the sandbox's directory.
 const FILE_NAME: &str = "sandbox.json";
@@ -59,18 +59,18 @@ pub(crate) struct Entry {
     pub pack: String,
     pub vcpus: u8,
     pub memory_mib: u32,
-    made_at_ms: u64,
     pub stage: Stage,
     /// When a caller asked for it.
-    created_at_us: Option<u64>,
-    origin: Option<Origin>,
+    pub created_at: Option<SystemTime>,
+    /// How the microVM was made; none until its guest has answered.
+    pub origin: Option<Origin>,
     /// Digest of the key of the template that it was restored from.
     pub template: Option<String>,
     /// Text of the front end.
     pub tag: Option<String>,
     pub lease: LeaseEntry,
-    cpu_percent: Option<u64>,
-    cpu_weight: Option<u64>,
+    /// Processor time that callers asked for. The host holds it.
+    pub cpu: Cpu,
     pub env: BTreeMap<String, String>,
     /// Policy that its caller asked for; none if the daemon carries no connections.
     pub egress: Option<PolicySpec>,
@@ -81,34 +81,16 @@ pub(crate) struct Entry {
 /// Terms and deadline.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LeaseEntry {
-    timeout_us: Option<u64>,
+    terms: Terms,
     /// On `CLOCK_BOOTTIME`. The record of the VMM says of which boot.
     deadline_us: Option<u64>,
-    freeze_us: Option<u64>,
-    ignore_programs: bool,
-    auto_resume: bool,
-    metadata: BTreeMap<String, String>,
 }
 
-/// How the microVM was made, and how long each part took.
+/// How a microVM was made, and how long each part took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Origin {
-    boot_path: BootPathEntry,
-    vmm_us: u64,
-    load_us: Option<u64>,
-    guest_us: u64,
-    renew_us: Option<u64>,
-    warm_up_us: Option<u64>,
-    kernel_us: Option<u64>,
-    init_us: Option<u64>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum BootPathEntry {
-    ColdBoot,
-    SnapshotRestore,
-    WarmPool,
+pub(crate) struct Origin {
+    pub boot_path: BootPath,
+    pub boot: BootTimes,
 }
 
 impl Entry {
@@ -120,105 +102,29 @@ impl Entry {
             pack,
             vcpus,
             memory_mib,
-            made_at_ms: since_epoch(SystemTime::now()) / 1000,
             stage: Stage::Making,
-            created_at_us: None,
+            created_at: None,
             origin: None,
             template: None,
             tag: None,
             lease: LeaseEntry::default(),
-            cpu_percent: None,
-            cpu_weight: None,
+            cpu: Cpu::default(),
             env: BTreeMap::new(),
             egress: None,
             metrics: None,
         }
     }
-
-    /// When a caller asked for it.
-    pub fn created_at(&self) -> Option<SystemTime> {
-        self.created_at_us.map(|us| UNIX_EPOCH + Duration::from_micros(us))
-    }
-
-    pub fn set_created_at(&mut self, at: SystemTime) {
-        self.created_at_us = Some(since_epoch(at));
-    }
-
-    /// Processor time that callers asked for. The host holds it.
-    pub fn cpu(&self) -> Cpu {
-        Cpu { percent: self.cpu_percent, weight: self.cpu_weight }
-    }
-
-    pub fn set_cpu(&mut self, cpu: Cpu) {
-        (self.cpu_percent, self.cpu_weight) = (cpu.percent, cpu.weight);
-    }
-
-    /// How the microVM was made; none until its guest has answered.
-    pub fn origin(&self) -> Option<(BootPath, BootTimes)> {
-        self.origin.map(|origin| {
-            let path = match origin.boot_path {
-                BootPathEntry::ColdBoot => BootPath::ColdBoot,
-                BootPathEntry::SnapshotRestore => BootPath::SnapshotRestore,
-                BootPathEntry::WarmPool => BootPath::WarmPool,
-            };
-            let times = BootTimes {
-                vmm: Duration::from_micros(origin.vmm_us),
-                load: origin.load_us.map(Duration::from_micros),
-                guest: Duration::from_micros(origin.guest_us),
-                renew: origin.renew_us.map(Duration::from_micros),
-                warm_up: origin.warm_up_us.map(Duration::from_micros),
-                kernel: origin.kernel_us.map(Duration::from_micros),
-                init: origin.init_us.map(Duration::from_micros),
-            };
-            (path, times)
-        })
-    }
-
-    pub fn set_origin(&mut self, path: BootPath, times: &BootTimes) {
-        let boot_path = match path {
-            BootPath::ColdBoot => BootPathEntry::ColdBoot,
-            BootPath::SnapshotRestore => BootPathEntry::SnapshotRestore,
-            BootPath::WarmPool => BootPathEntry::WarmPool,
-        };
-        self.origin = Some(Origin {
-            boot_path,
-            vmm_us: micros(times.vmm),
-            load_us: times.load.map(micros),
-            guest_us: micros(times.guest),
-            renew_us: times.renew.map(micros),
-            warm_up_us: times.warm_up.map(micros),
-            kernel_us: times.kernel.map(micros),
-            init_us: times.init.map(micros),
-        });
-    }
 }
 
 impl LeaseEntry {
     pub fn of(lease: &Lease) -> Self {
-        let Terms { timeout, idle, auto_resume, metadata } = &lease.terms;
-        Self {
-            timeout_us: timeout.map(micros),
-            deadline_us: lease.deadline.map(Boottime::as_micros),
-            freeze_us: idle.freeze.map(micros),
-            ignore_programs: idle.ignore_programs,
-            auto_resume: *auto_resume,
-            metadata: metadata.clone(),
-        }
+        let deadline_us = lease.deadline.map(Boottime::as_micros);
+        Self { terms: lease.terms.clone(), deadline_us }
     }
 
     /// The lease as it was. Time has gone on: it may end at once.
     pub fn lease(&self) -> Lease {
-        let idle = IdlePolicy {
-            freeze: self.freeze_us.map(Duration::from_micros),
-            ignore_programs: self.ignore_programs,
-        };
-        let terms = Terms {
-            timeout: self.timeout_us.map(Duration::from_micros),
-            idle,
-            auto_resume: self.auto_resume,
-            metadata: self.metadata.clone(),
-        };
-        Lease::resumed(terms, self.deadline_us.map(Boottime::from_micros))
+        Lease::resumed(self.terms.clone(), self.deadline_us.map(Boottime::from_micros))
     }
 }
 
@@ -320,17 +226,10 @@ impl Journal {
     }
 }
 
-fn since_epoch(time: SystemTime) -> u64 {
-    micros(time.duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 
@@ -357,8 +256,8 @@ mod tests {
         let change = |entry: &mut Entry| {
             entry.stage = Stage::Frozen;
             entry.lease = LeaseEntry::of(&lease);
-            entry.set_created_at(UNIX_EPOCH + Duration::from_secs(7));
-            entry.set_cpu(Cpu { percent: Some(50), weight: None });
+            entry.created_at = Some(UNIX_EPOCH + Duration::from_secs(7));
+            entry.cpu = Cpu { percent: Some(50), weight: None };
             entry.env.insert("TOKEN".into(), "s3cret".into());
             entry.egress =
                 Some(PolicySpec { allow: vec!["a.example".into()], ..Default::default() });
@@ -368,9 +267,8 @@ mod tests {
         let mut expect = entry();
         change(&mut expect);
         let read = found(dir.path());
-        expect.made_at_ms = read.made_at_ms;
         assert_eq!(read, expect);
-        assert_eq!(read.created_at(), Some(UNIX_EPOCH + Duration::from_secs(7)));
+        assert_eq!(read.created_at, Some(UNIX_EPOCH + Duration::from_secs(7)));
         let resumed = read.lease.lease();
         assert_eq!(resumed.terms, lease.terms);
         let [before, after] = [&lease, &resumed].map(|lease| lease.deadline.unwrap().as_micros());
@@ -386,7 +284,7 @@ mod tests {
         assert!(matches!(find(dir.path()), Found::Nothing));
         let path = dir.path().join(FILE_NAME);
         let whole = serde_json::to_string(&entry()).unwrap();
-        let newer = whole.replacen("\"version\":2", "\"version\":3", 1);
+        let newer = whole.replacen("\"version\":3", "\"version\":4", 1);
         for text in ["", "{", &whole[..whole.len() / 2], "{}", &"[".repeat(100_000), &newer] {
             fs::write(&path, text).unwrap();
             assert!(matches!(find(dir.path()), Found::Unreadable(_)), "{text:.20}");

@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 /// Decisions of callers about the time of a sandbox, which they may change as long as it lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     /// Time after which the sandbox is deleted, from the moment it is ready or this was last set;
     /// none for never.
@@ -34,7 +35,7 @@ impl Default for Terms {
 }
 
 /// When a sandbox that is not used is frozen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdlePolicy {
     /// Time without use after which the sandbox is frozen; none for never.
     pub freeze: Option<Duration>,

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::events::{SandboxEvent, SandboxEventKind};
-use super::journal::{Entry, Journal, LeaseEntry, Stage};
+use super::journal::{Entry, Journal, LeaseEntry, Origin, Stage};
 use super::lease::{Boottime, Lease, Terms};
 use super::machine::{Machine, Running};
 use super::phase::{Creating, Frozen, Gone, Phase, PhaseKind, Refused, Request, Was, Why};
@@ -175,10 +175,10 @@ impl Sandbox {
         entry: Entry,
     ) -> Self {
         let mut sandbox = Self::new(id, shape, dir.clone(), egress, signals);
-        sandbox.created_at = entry.created_at().map(OnceLock::from).unwrap_or_default();
+        sandbox.created_at = entry.created_at.map(OnceLock::from).unwrap_or_default();
         sandbox.tag = entry.tag.clone().map(OnceLock::from).unwrap_or_default();
         sandbox.lease = Mutex::new(entry.lease.lease());
-        sandbox.cpu = Mutex::new(entry.cpu());
+        sandbox.cpu = Mutex::new(entry.cpu);
         if !entry.env.is_empty() {
             sandbox.env = Arc::new(OnceLock::from(entry.env.clone()));
         }
@@ -210,16 +210,14 @@ impl Sandbox {
         entry.stage = stage;
         entry.lease = LeaseEntry::of(&self.lease.lock());
         entry.tag = self.tag.get().cloned();
-        entry.set_cpu(*self.cpu.lock());
+        entry.cpu = *self.cpu.lock();
         entry.env = self.env.get().cloned().unwrap_or_default();
         entry.egress = self.egress.as_ref().map(|session| session.egress.policy().spec().clone());
-        if let Some(created_at) = self.created_at.get() {
-            entry.set_created_at(*created_at);
-        }
+        entry.created_at = self.created_at.get().copied();
         self.read(|phase| {
-            if let Some(running) = phase.running() {
-                entry.set_origin(running.boot_path, &running.boot);
-            }
+            entry.origin = phase
+                .running()
+                .map(|running| Origin { boot_path: running.boot_path, boot: running.boot });
             entry.metrics = match phase {
                 Phase::Frozen(frozen) => Some(frozen.metrics.clone()),
                 _ => None,

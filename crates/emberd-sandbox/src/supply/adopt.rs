@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use super::base::Base;
 use crate::error::OpenError;
 use crate::id::SandboxId;
-use crate::lifecycle::journal::{self, Entry, Found, Stage};
+use crate::lifecycle::journal::{self, Entry, Found, Origin, Stage};
 use crate::lifecycle::machine::{Machine, Running};
 use crate::lifecycle::phase::Request;
 use crate::lifecycle::sandbox::Sandbox;
@@ -129,7 +129,7 @@ fn resume(base: &Base, orphan: Orphan, entry: Entry) -> Result<Arc<Sandbox>, Box
     let dir = orphan.dir().to_owned();
     let name = dir.file_name().and_then(|name| name.to_str());
     let named = name.filter(|name| *name == entry.id).and_then(|name| name.parse().ok());
-    let (Some(id), Ok(pack), Some(origin)) = (named, entry.pack.parse(), entry.origin()) else {
+    let (Some(id), Ok(pack), Some(origin)) = (named, entry.pack.parse(), entry.origin) else {
         let why = "its journal is that of another sandbox".to_owned();
         return Err(Box::new(Unclaimed { orphan, why }));
     };
@@ -155,7 +155,7 @@ fn resume(base: &Base, orphan: Orphan, entry: Entry) -> Result<Arc<Sandbox>, Box
     let creating = sandbox.creating().expect("it is new");
     let machine = Arc::new(Machine::new(vm, creating.ending));
     let guest = base.host(&sandbox, &machine).adopted(id.to_string());
-    let (boot_path, boot) = origin;
+    let Origin { boot_path, boot } = origin;
     let running = Running { machine: Arc::clone(&machine), guest, boot_path, boot };
     assert!(sandbox.answer(running).is_ok(), "it is being created");
     if stage == Stage::Frozen {
