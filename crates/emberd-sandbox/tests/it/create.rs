@@ -14,7 +14,7 @@ async fn sandbox_is_ready_and_its_directory_says_what_it_is() {
     assert_eq!(view.dir, fixture.run_dir.join(id.to_string()));
     let boot = view.boot.unwrap();
     assert_eq!((boot.kernel, boot.init), (None, None));
-    let record = std::fs::read_to_string(view.dir.join("sandbox.json")).unwrap();
+    let record = std::fs::read_to_string(view.dir.join("sandbox.jsonl")).unwrap();
     assert!(record.contains(&format!(r#""id":"{id}","pack":"shell","#)), "{record}");
     assert!(record.contains(r#""stage":"running""#), "{record}");
     fixture.close().await;
@@ -156,7 +156,7 @@ async fn creating() -> (Fixture, tokio::task::JoinHandle<Result<(), CreateError>
     fixture.double.misbehave("never-ready");
     let sandboxes = fixture.sandboxes.clone();
     let creation = tokio::spawn(async move { sandboxes.create(&shell()).await.map(drop) });
-    until(|| fixture.left().iter().any(|dir| dir.join("sandbox.json").exists())).await;
+    until(|| fixture.left().iter().any(|dir| dir.join("sandbox.jsonl").exists())).await;
     (fixture, creation)
 }
 

@@ -207,7 +207,7 @@ impl Fixture {
     /// Whether the VM of some sandbox has started: that is recorded before its guest is
     /// waited for.
     pub fn some_vm_started(&self) -> bool {
-        self.left().iter().any(|dir| dir.join("sandbox.json").exists())
+        self.left().iter().any(|dir| dir.join("sandbox.jsonl").exists())
     }
 
     /// The entries of the run directory.

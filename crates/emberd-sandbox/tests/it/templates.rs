@@ -47,7 +47,7 @@ async fn sandboxes_are_restored_once_there_is_a_template() {
     let (boot, view) = (created.boot, fixture.sandboxes.get(created.id).unwrap().view());
     assert!(boot.load.is_some() && boot.renew.is_some() && boot.warm_up.is_none());
     assert_eq!((view.boot, view.boot_path), (Some(boot), Some(BootPath::SnapshotRestore)));
-    assert!(view.dir.join("sandbox.json").exists());
+    assert!(view.dir.join("sandbox.jsonl").exists());
     assert_eq!(fixture.exec(created.id, "echo awake").await.unwrap().stdout, "awake\n");
     fixture.close().await;
 }

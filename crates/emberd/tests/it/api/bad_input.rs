@@ -251,7 +251,7 @@ async fn guest_that_never_answers_is_given_up_in_time() {
     api.double.misbehave("never-ready");
     tokio::join!(boot_fails(&api, "did not answer within 3600s; its console"), async {
         // Recorded once the VM has started; its guest is waited for from then on.
-        let recorded = |dir: PathBuf| dir.join("sandbox.json").exists();
+        let recorded = |dir: PathBuf| dir.join("sandbox.jsonl").exists();
         wait::until(async || wait::left_in(&api.run_dir).into_iter().any(recorded)).await;
         wait::pass(limit).await;
     });

@@ -70,7 +70,7 @@ async fn values_are_never_shown() {
         assert!(!answer.body.contains("s3cret"), "{}", answer.body);
     }
     // The next daemon needs them; nobody else reads them.
-    let record = api.run_dir.join(&id).join("sandbox.json");
+    let record = api.run_dir.join(&id).join("sandbox.jsonl");
     assert!(std::fs::read_to_string(&record).unwrap().contains("s3cret"));
     assert_eq!(record.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     api.stop().await;

@@ -121,7 +121,7 @@ async fn sandboxes_are_shown_oldest_first() {
     assert_eq!((one.state, one.language_pack.as_str()), (SandboxState::Ready, "shell"));
     assert_eq!((one.boot_path.as_deref(), one.reason), (Some("cold-boot"), None));
     assert!(one.boot.is_some() && one.created_at_ms > 0 && wait::is_running(one.vmm_pid.unwrap()));
-    assert!(std::path::Path::new(&one.dir).join("sandbox.json").exists());
+    assert!(std::path::Path::new(&one.dir).join("sandbox.jsonl").exists());
     api.stop().await;
 }
 

@@ -44,9 +44,9 @@ impl Room {
     /// Changes a JSON file of a sandbox.
     fn edit(&self, id: &str, file: &str, edit: impl FnOnce(&mut Value)) {
         let path = self.dir(id).join(file);
-        let mut document: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let mut document: Value = serde_json::from_str(&last_line(&path)).unwrap();
         edit(&mut document);
-        fs::write(&path, document.to_string()).unwrap();
+        fs::write(&path, format!("{document}\n")).unwrap();
     }
 
     /// The daemon, keeping its sandboxes at SIGTERM.
@@ -188,9 +188,9 @@ async fn a_microvm_with_unreadable_records_is_listed_and_left_alone() {
     let mut pids = [pid(&torn).await, pid(&other).await];
     pids.sort_unstable();
     daemon.crash().await;
-    let journal = room.dir(&torn).join("sandbox.json");
-    let text = fs::read_to_string(&journal).unwrap();
-    fs::write(&journal, &text[..text.len() / 2]).unwrap();
+    let journal = room.dir(&torn).join("sandbox.jsonl");
+    let line = last_line(&journal);
+    fs::write(&journal, format!("{}\n", &line[..line.len() / 2])).unwrap();
     room.edit(&other, "vmm.json", |record| record["site"]["driver"] = "other".into());
     for _ in 0..2 {
         let daemon = room.start();
@@ -203,7 +203,7 @@ async fn a_microvm_with_unreadable_records_is_listed_and_left_alone() {
             let dir = room.dir(id).display().to_string();
             unclaimed.iter().find(|microvm| microvm.dir == dir).unwrap().why.clone()
         };
-        assert!(by_dir(&torn).contains("sandbox.json"), "{unclaimed:?}");
+        assert!(by_dir(&torn).contains("sandbox.jsonl"), "{unclaimed:?}");
         assert!(by_dir(&other).contains("its VMM is other"), "{unclaimed:?}");
         daemon.crash().await;
         assert!(pids.iter().all(|pid| wait::is_running(*pid)));
@@ -241,10 +241,13 @@ async fn what_nobody_was_promised_is_removed() {
     let [(making, _), (bare, _), (deleted, _)] =
         [daemon.create().await, daemon.create().await, daemon.create().await];
     daemon.crash().await;
-    room.edit(&making, "sandbox.json", |journal| journal["stage"] = "making".into());
-    fs::remove_file(room.dir(&bare).join("sandbox.json")).unwrap();
-    fs::rename(room.dir(&deleted).join("sandbox.json"), room.dir(&deleted).join("sandbox.deleted"))
-        .unwrap();
+    room.edit(&making, "sandbox.jsonl", |journal| journal["stage"] = "making".into());
+    fs::remove_file(room.dir(&bare).join("sandbox.jsonl")).unwrap();
+    fs::rename(
+        room.dir(&deleted).join("sandbox.jsonl"),
+        room.dir(&deleted).join("sandbox.deleted"),
+    )
+    .unwrap();
     let daemon = room.start();
     assert!(daemon.client.list().await.unwrap().sandboxes.is_empty());
     assert_eq!(wait::left_in(&room.run_dir()), Vec::<PathBuf>::new());
@@ -258,7 +261,7 @@ async fn time_goes_on_without_a_daemon() {
     let daemon = room.start();
     let id = daemon.client.create_with(&wanted()).await.unwrap().answer.id;
     daemon.crash().await;
-    room.edit(&id, "sandbox.json", |journal| journal["lease"]["deadline_us"] = 1.into());
+    room.edit(&id, "sandbox.jsonl", |journal| journal["lease"]["deadline_us"] = 1.into());
     let daemon = room.start();
     wait::until(async || refusal_of(&daemon, &id).await == Some(404)).await;
     wait::until(async || !room.dir(&id).exists()).await;
@@ -317,11 +320,18 @@ async fn a_guest_that_does_not_answer_is_waited_for_and_not_ended() {
     room.finish(daemon).await;
 }
 
+/// The line of a journal that holds.
+fn last_line(path: &Path) -> String {
+    fs::read_to_string(path).unwrap().lines().last().unwrap_or_default().to_owned()
+}
+
 /// Makes the journal of a sandbox one that cannot be written: a disk that is full, without one.
+/// Returns the directory that stands in its place.
 fn obstruct(dir: &Path) -> PathBuf {
-    let obstacle = dir.join("sandbox.json.new");
-    fs::create_dir(&obstacle).unwrap();
-    obstacle
+    let journal = dir.join("sandbox.jsonl");
+    fs::rename(&journal, dir.join("kept")).unwrap();
+    fs::create_dir(&journal).unwrap();
+    journal
 }
 
 #[tokio::test]
@@ -329,15 +339,15 @@ async fn a_change_that_cannot_be_recorded_is_made_and_recorded_later() {
     let room = Room::new();
     let daemon = room.start();
     let (id, _) = daemon.create().await;
-    let obstacle = obstruct(&room.dir(&id));
+    let journal = obstruct(&room.dir(&id));
     let metadata = BTreeMap::from([("a".to_owned(), Some("b".to_owned()))]);
     let change = UpdateSandbox { metadata, ..UpdateSandbox::default() };
     let changed = daemon.client.update(&id, &change).await.unwrap();
     assert_eq!(changed.metadata["a"], "b");
-    let journal = || fs::read_to_string(room.dir(&id).join("sandbox.json")).unwrap();
-    assert!(!journal().contains(r#""a":"b""#));
-    fs::remove_dir(obstacle).unwrap();
-    wait::until(async || journal().contains(r#""a":"b""#)).await;
+    fs::remove_dir(&journal).unwrap();
+    fs::rename(room.dir(&id).join("kept"), &journal).unwrap();
+    assert!(!last_line(&journal).contains(r#""a":"b""#));
+    wait::until(async || last_line(&journal).contains(r#""a":"b""#)).await;
     daemon.crash().await;
     let daemon = room.start();
     assert_eq!(daemon.client.get(&id).await.unwrap().metadata, changed.metadata);
@@ -367,9 +377,7 @@ async fn pools_are_adopted_and_standbys_are_not() {
     daemon.comes_to_rest().await;
     let pooled = |room: &Room| {
         let mut dirs = wait::left_in(&room.run_dir());
-        dirs.retain(|dir| {
-            fs::read_to_string(dir.join("sandbox.json")).unwrap().contains(r#""stage":"pooled""#)
-        });
+        dirs.retain(|dir| last_line(&dir.join("sandbox.jsonl")).contains(r#""stage":"pooled""#));
         dirs.sort();
         dirs
     };
@@ -400,7 +408,7 @@ async fn a_pool_of_another_template_is_not_adopted() {
     let before = wait::left_in(&room.run_dir());
     for dir in &before {
         let name = dir.file_name().unwrap().to_str().unwrap();
-        room.edit(name, "sandbox.json", |journal| journal["template"] = "other".into());
+        room.edit(name, "sandbox.jsonl", |journal| journal["template"] = "other".into());
     }
     let daemon = Daemon::spawn(room.command_with_pools(1));
     wait::until(async || before.iter().all(|dir| !dir.exists())).await;

@@ -90,7 +90,7 @@ async fn creation_under_way_is_cut_off() {
     let client = daemon.client.clone();
     let creation = tokio::spawn(async move { client.create(None).await });
     let started = || wait::left_in(&room.run_dir()).pop();
-    wait::until(async || started().is_some_and(|dir| dir.join("sandbox.json").exists())).await;
+    wait::until(async || started().is_some_and(|dir| dir.join("sandbox.jsonl").exists())).await;
     daemon.signal(Signal::TERM);
     let outcome = creation.await.unwrap();
     let Err(ClientError::Api { status, body }) = outcome else { panic!("{outcome:?}") };
