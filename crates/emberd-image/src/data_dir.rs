@@ -3,6 +3,7 @@
 //! ```text
 //! kernel.json  initramfs.json  packs/<name>.json     manifests, replaced whole
 //! blobs/sha256-<hex>.<kind>                          artifacts, mode 0444, named by manifests
+//! known.json                                         blobs that were checked, and when
 //! tmp/                                               builds under way
 //! lock                                               held while something is built
 //! firecracker/  downloads/                           not of this crate: `emberctl setup`
@@ -62,6 +63,10 @@ impl DataDir {
 
     pub(crate) fn blobs(&self) -> PathBuf {
         self.0.join("blobs")
+    }
+
+    pub(crate) fn known(&self) -> PathBuf {
+        self.0.join("known.json")
     }
 
     pub(crate) fn scratch(&self) -> PathBuf {

@@ -18,6 +18,7 @@ use crate::artifact::{BlobError, BlobKind, Digest, InitramfsManifest, KernelMani
 use crate::build::{Build, BuildError, Installed, Outcome};
 use crate::data_dir::DataDir;
 use crate::elf::Elf;
+use crate::known::Known;
 use crate::load::{self, Artifact, LoadError};
 use crate::modules::Module;
 use crate::pack::Profiles;
@@ -45,7 +46,8 @@ pub fn build_initramfs(
 ) -> Result<Build, BuildError> {
     let store = Store::lock(data_dir, progress)?;
     let agent = read_agent(agent)?;
-    let kernel: KernelManifest = load::verified(data_dir, Artifact::Kernel)?;
+    let kernel: KernelManifest =
+        load::verified(data_dir, Artifact::Kernel, &mut Known::read(data_dir.known()))?;
     let modules = kernel.modules_digest();
     let key = Digest::of_parts(&[b"initramfs", &agent, modules.as_bytes()]);
     let path = Artifact::Initramfs.manifest(data_dir);

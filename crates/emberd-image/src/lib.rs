@@ -18,6 +18,7 @@ mod disk;
 mod elf;
 mod initramfs;
 mod kernel;
+mod known;
 mod load;
 mod modules;
 mod name;

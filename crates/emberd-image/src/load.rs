@@ -10,6 +10,7 @@ use crate::artifact::{
     self, BlobError, Digest, InitramfsManifest, KernelManifest, Manifest, PackManifest,
 };
 use crate::data_dir::DataDir;
+use crate::known::Known;
 use crate::name::PackName;
 use crate::pack::Profiles;
 
@@ -187,14 +188,23 @@ impl LoadError {
 }
 
 impl Images {
-    /// Finds and verifies every artifact of `data_dir`. Reads each file completely.
+    /// Finds and verifies every artifact of `data_dir`. Reads each file completely that has changed
+    /// since it was last verified.
     ///
     /// # Errors
     /// [`LoadError`] for the first artifact that is missing, damaged or stale, in the order of
     /// building.
     pub fn load(data_dir: &DataDir) -> Result<Self, LoadError> {
-        let kernel: KernelManifest = verified(data_dir, Artifact::Kernel)?;
-        let initramfs: InitramfsManifest = verified(data_dir, Artifact::Initramfs)?;
+        let mut known = Known::read(data_dir.known());
+        let images = Self::load_by(data_dir, &mut known)?;
+        // Everything is verified again at the next start, if this fails.
+        drop(known.save());
+        Ok(images)
+    }
+
+    fn load_by(data_dir: &DataDir, known: &mut Known) -> Result<Self, LoadError> {
+        let kernel: KernelManifest = verified(data_dir, Artifact::Kernel, known)?;
+        let initramfs: InitramfsManifest = verified(data_dir, Artifact::Initramfs, known)?;
         if initramfs.modules != kernel.modules_digest() {
             return Err(LoadError::Stale);
         }
@@ -203,7 +213,7 @@ impl Images {
             return Err(LoadError::NoPacks(data_dir.path().to_owned()));
         }
         let packs = names.into_iter().map(|name| {
-            let pack: PackManifest = verified(data_dir, Artifact::Pack(name.clone()))?;
+            let pack: PackManifest = verified(data_dir, Artifact::Pack(name.clone()), known)?;
             let image = PackImage {
                 rootfs: pack.rootfs.path(data_dir),
                 sha256: pack.rootfs.sha256,
@@ -248,12 +258,13 @@ pub(crate) fn manifest<M: Manifest>(
 pub(crate) fn verified<M: Manifest>(
     data_dir: &DataDir,
     artifact: Artifact,
+    known: &mut Known,
 ) -> Result<M, LoadError> {
     let Some(manifest) = manifest::<M>(data_dir, &artifact)? else {
         return Err(LoadError::Missing { artifact, dir: data_dir.path().to_owned() });
     };
     for blob in manifest.blobs() {
-        let verified = blob.verify(data_dir);
+        let verified = known.check(&blob.path(data_dir), || blob.verify(data_dir));
         verified.map_err(|source| damaged(&artifact, blob.path(data_dir), source))?;
     }
     Ok(manifest)
