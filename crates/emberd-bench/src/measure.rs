@@ -31,7 +31,7 @@ use daemon::Daemon;
 use double::DoubleRoom;
 use error::MeasureError;
 use noise::Noise;
-use rig::{Home, Rig};
+use rig::Rig;
 
 pub use daemon::{StartError, beside};
 pub use host::Host;
@@ -197,9 +197,8 @@ impl Trial<'_> {
     }
 
     fn on_own(&mut self, binary: &Path, flags: &[OsString]) -> Result<(), MeasureError> {
-        let daemon = Daemon::start(binary, flags, !self.is_double)?;
-        let home = Home { pid: daemon.pid(), run_dir: daemon.run_dir() };
-        let result = self.on(&daemon.address, Some(home));
+        let mut daemon = Daemon::start(binary, flags, !self.is_double)?;
+        let result = self.on(&daemon.address.clone(), Some(&mut daemon));
         if result.is_err() {
             self.record.doubt(format!("the end of the daemon's log: {}", daemon.log_end()));
         }
@@ -209,7 +208,7 @@ impl Trial<'_> {
         result
     }
 
-    fn on(&mut self, address: &Address, home: Option<Home>) -> Result<(), MeasureError> {
+    fn on(&mut self, address: &Address, home: Option<&mut Daemon>) -> Result<(), MeasureError> {
         let mut connection = Connection::open(address)?;
         self.host.describe(&connection.info()?, self.is_double);
         for pack in &self.plan.packs {
@@ -217,7 +216,7 @@ impl Trial<'_> {
         }
         let mut rig = Rig {
             connection,
-            address,
+            address: address.clone(),
             packs: &self.plan.packs,
             iterations: self.plan.iterations.unwrap_or(self.scenario.iterations),
             record: &mut self.record,

@@ -78,7 +78,7 @@ const UPLOAD: Bound = PercentAtLeast(90, "egress", "upload_tunnel_bytes_per_s");
 const STREAMS: Bound = PercentAtLeast(90, "egress", "download_streams_tunnel_bytes_per_s");
 
 /// All targets. Times are in microseconds.
-pub const TARGETS: [Target; 44] = [
+pub const TARGETS: [Target; 50] = [
     target("cold-boot", "create_python", AtMost(100_000), &[Kvm]),
     target("cold-boot", "create_shell", AtMost(100_000), &[Kvm]),
     target("restore", "first_answer_python", AtMost(10_000), &[Kvm]),
@@ -104,6 +104,12 @@ pub const TARGETS: [Target; 44] = [
     target("freeze", "thaw_shell", AtMost(4000), &[Emulated]),
     target("freeze", "thaw_python", AtMost(2000), &[Kvm]),
     target("freeze", "thaw_shell", AtMost(2000), &[Kvm]),
+    target("adopt", "serving_python", AtMost(300_000), ALL),
+    target("adopt", "serving_shell", AtMost(300_000), ALL),
+    target("adopt", "adopted_64_python", AtMost(2_000_000), &[Emulated]),
+    target("adopt", "adopted_64_shell", AtMost(2_000_000), &[Emulated]),
+    target("adopt", "adopted_64_python", AtMost(500_000), &[Kvm, Double]),
+    target("adopt", "adopted_64_shell", AtMost(500_000), &[Kvm, Double]),
     target("sizes", "create_512_mib_python", AtMost(400), &[Emulated]),
     target("sizes", "create_512_mib_shell", AtMost(400), &[Emulated]),
     target("egress", "create_policy", Above(50, "egress", "create_plain"), &[Kvm, Emulated]),

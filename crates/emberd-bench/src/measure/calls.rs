@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use emberd_api::{BuildTemplate, CreateSandbox, CreatedSandbox, ErrorCode, ExecBody, ExecOutcome};
-use emberd_api::{Info, STAGE_TOTAL, Sandbox, ServerTiming, Template, paths};
+use emberd_api::{Info, STAGE_TOTAL, Sandbox, SandboxList, ServerTiming, Template, paths};
 use emberd_api::{PolicySpec, Process, ProcessList, ProcessSpec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -165,6 +165,15 @@ impl Connection {
     /// [`CallError`].
     pub fn sandbox(&mut self, id: &str) -> Result<Sandbox, CallError> {
         self.get(&paths::sandbox(id))
+    }
+
+    /// Returns the current state of all sandboxes.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn sandboxes(&mut self) -> Result<Vec<Sandbox>, CallError> {
+        let list: SandboxList = self.get(paths::SANDBOXES)?;
+        Ok(list.sandboxes)
     }
 
     /// Returns information about the daemon.

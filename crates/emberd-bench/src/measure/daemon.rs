@@ -32,6 +32,9 @@ const LOG_LINES_SHOWN: usize = 5;
 /// Prefix of environment variables that configure a daemon.
 const VARIABLE_PREFIX: &str = "EMBERD_";
 
+/// Name of the log in the daemon's directory.
+const LOG_FILE: &str = "emberd.log";
+
 /// Text that the daemon prints before its address once it serves.
 const READY: &str = "listening on ";
 
@@ -74,6 +77,9 @@ pub struct Daemon {
     /// Address.
     pub address: Address,
     process: Child,
+    /// Processes of the daemons before it on its run directory.
+    inherited: Vec<u32>,
+    command: Command,
     room: TempDir,
 }
 
@@ -86,7 +92,6 @@ impl Daemon {
     pub fn start(binary: &Path, flags: &[OsString], variables: bool) -> Result<Self, StartError> {
         // Short, because it contains sockets, whose paths have at most 108 bytes.
         let room = tempfile::Builder::new().prefix("bench").tempdir()?;
-        let log = File::create(room.path().join("emberd.log"))?;
         let mut command = Command::new(binary);
         if !variables {
             let names = env::vars_os().map(|(name, _)| name);
@@ -95,22 +100,26 @@ impl Daemon {
             }
         }
         command.args(["--addr", "127.0.0.1:0", "--run-dir"]).arg(room.path().join("run"));
+        let log = File::options().create(true).append(true).open(room.path().join(LOG_FILE))?;
         command.args(flags).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         // Ctrl-C must reach only the bench, which then stops the daemon.
-        let spawned = command.process_group(0).spawn();
-        let mut process =
-            spawned.map_err(|source| StartError::Spawn { path: binary.to_owned(), source })?;
-        let mut line = String::new();
-        if let Some(stdout) = process.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line)?;
-        }
-        let address = line.trim_end().strip_prefix(READY).and_then(|text| text.parse().ok());
-        let Some(address) = address else {
-            process.kill()?;
-            process.wait()?;
-            return Err(StartError::Ended { log: log_end(room.path()) });
-        };
-        Ok(Self { address, process, room })
+        command.process_group(0);
+        let (process, address) = serve(&mut command, room.path())?;
+        Ok(Self { address, process, inherited: Vec::new(), command, room })
+    }
+
+    /// Kills the daemon and starts another one on its run directory; returns how long it took
+    /// from its start until it served.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn replace(&mut self) -> Result<Duration, StartError> {
+        self.inherited.extend(proc::descendants(self.pid()));
+        self.process.kill()?;
+        self.process.wait()?;
+        let started = Instant::now();
+        (self.process, self.address) = serve(&mut self.command, self.room.path())?;
+        Ok(started.elapsed())
     }
 
     /// Returns the process id.
@@ -133,7 +142,8 @@ impl Daemon {
     /// # Errors
     /// If the system cannot be inspected.
     pub fn stop(mut self) -> io::Result<Vec<String>> {
-        let processes = proc::descendants(self.pid());
+        let mut processes = proc::descendants(self.pid());
+        processes.append(&mut self.inherited);
         let mut left = Vec::new();
         match self.end()? {
             Some(status) if status.success() => {}
@@ -178,8 +188,26 @@ impl Drop for Daemon {
     }
 }
 
+/// Starts `command` and waits until the daemon serves.
+fn serve(command: &mut Command, room: &Path) -> Result<(Child, Address), StartError> {
+    let spawned = command.spawn();
+    let mut process = spawned
+        .map_err(|source| StartError::Spawn { path: command.get_program().into(), source })?;
+    let mut line = String::new();
+    if let Some(stdout) = process.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line)?;
+    }
+    let address = line.trim_end().strip_prefix(READY).and_then(|text| text.parse().ok());
+    let Some(address) = address else {
+        process.kill()?;
+        process.wait()?;
+        return Err(StartError::Ended { log: log_end(room) });
+    };
+    Ok((process, address))
+}
+
 fn log_end(room: &Path) -> String {
-    let log = fs::read_to_string(room.join("emberd.log")).unwrap_or_default();
+    let log = fs::read_to_string(room.join(LOG_FILE)).unwrap_or_default();
     let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
 }

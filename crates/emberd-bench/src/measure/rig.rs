@@ -1,6 +1,5 @@
 //! The environment of a scenario: an idle daemon, a connection to it, and a record.
 
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use emberd_api::{Sandbox, StartedBy};
 
 use super::calls::Timing;
 use super::connection::Connection;
+use super::daemon::Daemon;
 use super::error::MeasureError;
 use super::events::Listener;
 use super::interrupt::Interrupt;
@@ -45,30 +45,21 @@ pub const SNAPSHOT_RESTORE: &str = "snapshot-restore";
 /// Boot path of a booted sandbox.
 pub const COLD_BOOT: &str = "cold-boot";
 
-/// A daemon on this host that only the bench uses.
-#[derive(Debug)]
-pub struct Home {
-    /// Process id.
-    pub pid: u32,
-    /// Run directory.
-    pub run_dir: PathBuf,
-}
-
 /// The environment of a scenario.
 #[derive(Debug)]
 pub struct Rig<'a> {
     /// The connection for everything that is timed.
     pub connection: Connection,
     /// Address of the daemon.
-    pub address: &'a Address,
+    pub address: Address,
     /// The language packs to measure.
     pub packs: &'a [String],
     /// Number of iterations.
     pub iterations: usize,
     /// The record for samples.
     pub record: &'a mut Record,
-    /// The daemon's process; absent for a daemon that the bench did not start.
-    pub home: Option<Home>,
+    /// The daemon; absent where the bench did not start it.
+    pub home: Option<&'a mut Daemon>,
     /// The interrupt flag.
     pub interrupt: &'a Interrupt,
     /// Whether standbys are expected.
@@ -136,7 +127,7 @@ impl Rig<'_> {
         id: &str,
         argv: [&str; N],
     ) -> Result<Duration, MeasureError> {
-        let listener = Listener::connect(self.address)?;
+        let listener = Listener::connect(&self.address)?;
         let (pid, _) = self.connection.start(id, &ProcessSpec::of_argv(argv))?;
         let exit = listener.follow(id, pid)?.exit()?;
         self.connection.kill(id, pid)?;
@@ -184,9 +175,9 @@ impl Rig<'_> {
         let pooled = pools.iter().map(|pool| pool.ready + pool.filling + pool.standing_by);
         Ok(Some(Holdings {
             pooled: pooled.sum(),
-            processes: proc::descendants(home.pid).len(),
-            descriptors: proc::descriptors(home.pid),
-            directories: proc::entries(&home.run_dir),
+            processes: proc::descendants(home.pid()).len(),
+            descriptors: proc::descriptors(home.pid()),
+            directories: proc::entries(&home.run_dir()),
         }))
     }
 }

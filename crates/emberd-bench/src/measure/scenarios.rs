@@ -3,6 +3,7 @@
 use super::error::MeasureError;
 use super::rig::Rig;
 
+mod adopt;
 mod bare_fork;
 mod burst;
 mod churn;
@@ -10,6 +11,7 @@ mod cold_boot;
 mod concurrency;
 mod context;
 mod delete;
+mod density;
 mod egress;
 mod exec;
 mod files;
@@ -70,7 +72,7 @@ impl Start {
 }
 
 /// All scenarios.
-pub const SCENARIOS: [Scenario; 20] = [
+pub const SCENARIOS: [Scenario; 22] = [
     Scenario {
         name: "overhead",
         about: "overhead of emberd per exec, with the test double",
@@ -189,6 +191,20 @@ pub const SCENARIOS: [Scenario; 20] = [
         iterations: 20,
         start: Start::Pooled,
         run: sizes::run,
+    },
+    Scenario {
+        name: "adopt",
+        about: "64 sandboxes go on under the next daemon after a kill",
+        iterations: 5,
+        start: Start::Restoring,
+        run: adopt::run,
+    },
+    Scenario {
+        name: "density",
+        about: "many sandboxes that nobody uses",
+        iterations: 32,
+        start: Start::Restoring,
+        run: density::run,
     },
     Scenario {
         name: "memory",

@@ -75,6 +75,8 @@ fn every_other_scenario_comes_to_its_end() {
         "delete",
         "freeze",
         "sizes",
+        "adopt",
+        "density",
         "memory",
         "cold-boot",
     ];
@@ -94,6 +96,11 @@ fn every_other_scenario_comes_to_its_end() {
         ("freeze", "exec_frozen_shell"),
         ("freeze", "busy_frozen_shell"),
         ("sizes", "create_512_mib_shell"),
+        ("adopt", "serving_shell"),
+        ("adopt", "adopted_64_shell"),
+        ("density", "frozen_private_shell_bytes"),
+        ("density", "busy_all_frozen_shell"),
+        ("density", "exec_frozen_shell"),
         ("memory", "idle_pss_shell_bytes"),
         ("cold-boot", "create_shell"),
     ] {

@@ -19,7 +19,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     for pack in packs {
         for _ in 0..rig.iterations {
             rig.settle()?;
-            let (created, all) = create_at_once(rig.address, pack);
+            let (created, all) = create_at_once(&rig.address, pack);
             rig.record.time(&format!("all_{pack}"), all);
             let mut ids = Vec::new();
             for each in created {

@@ -33,7 +33,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
         let mut failures = Vec::new();
         for _ in 0..rig.iterations {
             rig.settle()?;
-            let (lives, round) = race(rig.address, pack, language, width);
+            let (lives, round) = race(&rig.address, pack, language, width);
             for life in lives {
                 match life {
                     Ok(took) => rig.record.time(&format!("life_{pack}_{width:02}"), took),

@@ -181,7 +181,7 @@ fn connections(rig: &mut Rig, server: SocketAddr, policy: &PolicySpec) -> Result
     let code = format!("{}{GUEST_SERVER}", sizes());
     let spec = ProcessSpec { code: Some(code), ..ProcessSpec::default() };
     let (pid, _) = rig.connection.start(&id, &spec)?;
-    let text = Listener::connect(rig.address)?.follow(&id, pid)?.output()?;
+    let text = Listener::connect(&rig.address)?.follow(&id, pid)?.output()?;
     let inside = text.and_then(|text| text.trim().parse::<u16>().ok());
     let Some(inside) = inside else {
         return Err(MeasureError::NotHere("the server in the guest did not start"));

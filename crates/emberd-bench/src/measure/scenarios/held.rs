@@ -100,7 +100,7 @@ fn start_all(rig: &mut Rig, id: &str, pack: &str) -> Result<Vec<Held>, MeasureEr
 
 /// Starts one and follows it; returns after its first event.
 fn start(rig: &mut Rig, id: &str) -> Result<(Held, Duration), CallError> {
-    let listener = Listener::connect(rig.address)?;
+    let listener = Listener::connect(&rig.address)?;
     let asked = Instant::now();
     let (pid, _) = rig.connection.start(id, &ProcessSpec::of_argv(["cat"]))?;
     let mut events = listener.follow(id, pid)?;
@@ -170,7 +170,7 @@ struct Holding {
 impl Holding {
     fn of(rig: &mut Rig, id: &str) -> Result<Self, MeasureError> {
         let vmm_pid = rig.connection.sandbox(id)?.vmm_pid;
-        let daemon_pid = rig.home.as_ref().map(|home| home.pid);
+        let daemon_pid = rig.home.as_ref().map(|home| home.pid());
         let pss_bytes = |pid: Option<u32>| pid.and_then(Weight::of).map(|weight| weight.pss_bytes);
         Ok(Self {
             daemon_bytes: pss_bytes(daemon_pid),

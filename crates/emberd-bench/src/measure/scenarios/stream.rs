@@ -83,7 +83,7 @@ fn first_byte(rig: &mut Rig, id: &str, pack: &str) -> Result<(), MeasureError> {
     let spec = ProcessSpec { code: Some(program.code.clone()), ..ProcessSpec::default() };
     for iteration in 0..WARM_UPS + rig.iterations {
         rig.settle()?;
-        let listener = Listener::connect(rig.address)?;
+        let listener = Listener::connect(&rig.address)?;
         let asked = Instant::now();
         let (pid, start) = rig.connection.start(id, &spec)?;
         let began = Instant::now();
