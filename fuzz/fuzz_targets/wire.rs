@@ -10,8 +10,8 @@ use emberd_guest::{FileContent, GuestError};
 use emberd_proto::exec::{ExecExit, OUTPUT_BYTES_MAX};
 use emberd_proto::file::{BATCH_MAX, ChangeKind, FileChange};
 use emberd_proto::{
-    ContextRun, ContextSpec, ExecSpec, FileEntry, FileType, GuestMessage, Kind, ProcessSpec,
-    Refusal, RefusalCode, Renewed, Settled, frame,
+    ContextRun, ContextSpec, ExecSpec, FileEntry, FileType, GuestLimits, GuestMessage, Kind,
+    ProcessSpec, Refusal, RefusalCode, Renewed, Settled, frame,
 };
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -38,6 +38,7 @@ enum Asked {
     Unpack(u16),
     Watch,
     Metrics,
+    Limit(u16),
     Port,
 }
 
@@ -216,6 +217,9 @@ async fn carry_out(guest: &ScriptedGuest, asked: Asked) {
             }
         }
         Asked::Metrics => drop(guest.metrics().await),
+        Asked::Limit(pids) => {
+            drop(guest.limit(GuestLimits { pids: Some(pids.into()) }).await);
+        }
         Asked::Port => {
             let Ok(mut port) = guest.ports().dial(80).await else { return };
             port.write_all(b"GET / HTTP/1.0\r\n\r\n").await.ok();

@@ -13,9 +13,9 @@ pub struct SizeArgs {
     memory: Option<u64>,
 }
 
-/// Options that limit the processor time of a new sandbox.
+/// Options that limit a new sandbox.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub struct CpuArgs {
+pub struct LimitArgs {
     /// Most processor time in per cent of one processor, such as 50% [default: all of its virtual
     /// processors].
     #[arg(long, value_parser = percent, value_name = "PERCENT")]
@@ -23,11 +23,15 @@ pub struct CpuArgs {
     /// Share of processor time beside other sandboxes, 1 to 10000 [default: 100].
     #[arg(long, value_name = "NUMBER")]
     cpu_weight: Option<u64>,
+    /// Most processes and threads of all programs together, 16 to 65536 [default: 4096].
+    #[arg(long, value_name = "NUMBER")]
+    pids: Option<u64>,
 }
 
 /// Resources of a new sandbox, from its options.
-pub fn of(size: SizeArgs, cpu: CpuArgs) -> Resources {
-    Resources { cpu_percent: cpu.cpu, cpu_weight: cpu.cpu_weight, ..size.into() }
+pub fn of(size: SizeArgs, limits: LimitArgs) -> Resources {
+    let LimitArgs { cpu: cpu_percent, cpu_weight, pids } = limits;
+    Resources { cpu_percent, cpu_weight, pids, ..size.into() }
 }
 
 impl From<SizeArgs> for Resources {

@@ -30,6 +30,17 @@ pub enum ChannelError {
     Refused(#[source] Refusal),
 }
 
+/// Why the programs of a guest are not limited.
+#[derive(Debug, thiserror::Error)]
+pub enum LimitsError {
+    /// The guest cannot hold a limit, or its agent is older than such limits.
+    #[error("{}", .0.message)]
+    Unavailable(Refusal),
+    /// The guest failed.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+}
+
 /// Why an operation in a guest failed. How a program itself ended is never an error.
 /// `guest` is the name of the sandbox.
 #[derive(Debug, thiserror::Error)]

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use emberd_proto::{ExecSpec, GuestMessage, HostMessage, Metrics};
+use emberd_proto::{ExecSpec, GuestLimits, GuestMessage, HostMessage, Metrics};
 
 use crate::contexts::{Contexts, Registry as ContextRegistry};
 use crate::egress::{self, EgressLink};
-use crate::error::{ChannelError, GuestError};
+use crate::error::{ChannelError, GuestError, LimitsError};
 use crate::exec::{self, Executed};
 use crate::files::Files;
 use crate::host::{ByteStream, Host};
@@ -106,6 +106,23 @@ impl<S: ByteStream> Guest<S> {
         renewal::correct_clock(&mut link).await?;
         self.session.keep(link);
         Ok(())
+    }
+
+    /// Limits what all programs of the guest take together; returns once the limits hold.
+    ///
+    /// # Errors
+    /// [`LimitsError::Unavailable`] where the guest cannot hold one of them.
+    pub async fn limit(&self, limits: GuestLimits) -> Result<(), LimitsError> {
+        let mut line = Line::open(Arc::clone(&self.session)).await?;
+        match line.ask(&HostMessage::Limit(limits)).await {
+            Ok(GuestMessage::Done) => {
+                line.done();
+                Ok(())
+            }
+            Ok(_) => Err(line.broken("unexpected answer to a limit request").await.into()),
+            Err(GuestError::Refused(refusal)) => Err(LimitsError::Unavailable(refusal)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Returns the guest's files.

@@ -34,7 +34,7 @@ pub use contexts::{
     ContextView, Contexts, Run, RunEnd, RunEvent,
 };
 pub use egress::{EgressLink, EgressStream};
-pub use error::{ChannelError, GuestError};
+pub use error::{ChannelError, GuestError, LimitsError};
 pub use exec::{ExecTimes, Executed};
 pub use files::{
     Answer, ArchiveUpload, FileContent, FileListing, FileUpload, FileWatch, Files,

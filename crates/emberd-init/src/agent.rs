@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use emberd_proto::pack::PACK_FILE_BYTES_MAX;
-use emberd_proto::{PackSpec, Renewal, renewal};
+use emberd_proto::{GuestLimits, PackSpec, Renewal, chain, renewal};
 use parking_lot::Mutex;
 
 use crate::egress::Egress;
@@ -16,7 +16,7 @@ use crate::environment::Environment;
 use crate::exec::Leftovers;
 use crate::machine::{self, Held, RenewError};
 use crate::metrics::Usage;
-use crate::process_tree::Cgroups;
+use crate::process_tree::{Cgroups, Controller, LimitError};
 use crate::programs::Kept;
 use crate::reaper::Reaper;
 use crate::residents::{Adoption, Residents};
@@ -119,6 +119,21 @@ impl Agent {
     pub fn set_clock(&self, wall_clock_us: u64) -> Result<(), RenewError> {
         renewal::check_wall_clock(wall_clock_us)?;
         if self.owns_machine { machine::set_clock(wall_clock_us) } else { Ok(()) }
+    }
+
+    /// Limits what all programs take together. Checks it and changes nothing if the agent may not
+    /// change the machine.
+    ///
+    /// # Errors
+    /// Why a limit is not held, for people.
+    pub fn limit(&self, limits: GuestLimits) -> Result<(), String> {
+        limits.check().map_err(|error| error.to_string())?;
+        let Some(pids) = limits.pids.filter(|_| self.owns_machine) else { return Ok(()) };
+        let held = match &self.cgroups {
+            Some(cgroups) => cgroups.limit_pids(pids),
+            None => Err(LimitError::Unavailable(Controller::Pids)),
+        };
+        held.map_err(|error| chain(&error))
     }
 
     /// Records that a program or a file operation of the caller may change the machine.

@@ -297,6 +297,10 @@ async fn operate(
         HostMessage::SetClock { wall_clock_us } => {
             tell_renewed(connection, agent.set_clock(wall_clock_us)).await
         }
+        HostMessage::Limit(limits) => match agent.limit(limits) {
+            Ok(()) => connection.outgoing.send(&GuestMessage::Done).await,
+            Err(message) => connection.outgoing.refuse(RefusalCode::Invalid, message).await,
+        },
         HostMessage::Settle => {
             let settled = Settled { zygote_ready: agent.settle().await };
             connection.outgoing.send(&GuestMessage::Settled(settled)).await
@@ -358,6 +362,7 @@ fn changes_machine(message: &HostMessage) -> bool {
         | HostMessage::Adopt { .. }
         | HostMessage::Renew(_)
         | HostMessage::SetClock { .. }
+        | HostMessage::Limit(_)
         | HostMessage::Settle
         | HostMessage::Hello { .. }
         | HostMessage::Egress

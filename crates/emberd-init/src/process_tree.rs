@@ -1,14 +1,21 @@
 //! All processes that one exec started, and how to kill them at once.
 //!
-//! As PID 1, each exec has a cgroup, which a process cannot leave by forking. Elsewhere, and on
-//! kernels without `cgroup.kill` (before 5.14), the tree is found in `/proc`: descendants of the
-//! leader and processes of its session. An orphan with a session of its own escapes that.
+//! As PID 1, each exec has a cgroup, which a process cannot leave by forking. All of them are
+//! in one, whose limit of processes leaves out the agent and the warm interpreter:
+//!
+//! ```text
+//! /sys/fs/cgroup: agent, zygote ─▶ programs: limit of the sandbox ─▶ exec-N: limit of the exec
+//! ```
+//! Elsewhere, and on kernels without `cgroup.kill` (before 5.14), the tree is found in `/proc`:
+//! descendants of the leader and processes of its session. An orphan with a session of its own
+//! escapes that.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use emberd_proto::limits::PIDS_DEFAULT;
 use emberd_proto::process::Limits;
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
@@ -34,6 +41,14 @@ pub const CGROUPS_MAX_FILE: &str = "cgroup.max.descendants";
 /// Default limit of processes and threads of one exec, which stops fork bombs. It is far more
 /// than programs need, and a guest of 128 MiB can hold that many copies of a shell.
 const PIDS_MAX_DEFAULT: u64 = 512;
+
+/// Processes that the kernel can have beyond those of programs: its own threads, and the agent's
+/// with what it keeps ready.
+const PIDS_BESIDE: u64 = 1024;
+
+/// Most processes and threads of the kernel, and its highest process id (`proc_sys_kernel(5)`).
+const THREADS_MAX: &str = "/proc/sys/kernel/threads-max";
+const PID_MAX: &str = "/proc/sys/kernel/pid_max";
 
 /// Cgroup controllers that can be limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +87,8 @@ pub enum LimitError {
 #[derive(Debug)]
 pub struct Cgroups {
     root: PathBuf,
+    /// The cgroup that all of them are in.
+    programs: PathBuf,
     /// Whether the number of processes can be limited.
     counts_pids: bool,
     /// Most memory of one exec without a limit of its own, in bytes; none where memory cannot be
@@ -92,9 +109,14 @@ impl Cgroups {
         if !killable {
             return None;
         }
-        let counts_pids = turn_on(&root, Controller::Pids);
-        let memory_max = turn_on(&root, Controller::Memory).then(memory_max_default).flatten();
-        Some(Self { root, counts_pids, memory_max, lingering: Arc::default() })
+        let programs = root.join("programs");
+        fs::create_dir(&programs).ok()?;
+        let turned_on = |controller| turn_on(&root, controller) && turn_on(&programs, controller);
+        let counts_pids = turned_on(Controller::Pids);
+        let memory_max = turned_on(Controller::Memory).then(memory_max_default).flatten();
+        let cgroups = Self { root, programs, counts_pids, memory_max, lingering: Arc::default() };
+        cgroups.limit_pids(PIDS_DEFAULT).ok();
+        Some(cgroups)
     }
 
     /// Enables the limits of `controller`.
@@ -109,12 +131,27 @@ impl Cgroups {
         if enabled { Ok(()) } else { Err(LimitError::Unavailable(controller)) }
     }
 
+    /// Limits the processes and threads of all execs together. The kernel lets the agent start
+    /// another program in any case, but that one starts no others.
+    ///
+    /// # Errors
+    /// [`LimitError`].
+    pub fn limit_pids(&self, pids: u64) -> Result<(), LimitError> {
+        self.enable(Controller::Pids)?;
+        // With little memory or few processors the kernel would stop at fewer, the agent too.
+        let all = pids + PIDS_BESIDE;
+        let held = raise(THREADS_MAX, all)
+            .and_then(|()| raise(PID_MAX, 2 * all))
+            .and_then(|()| fs::write(self.programs.join("pids.max"), pids.to_string()));
+        held.map_err(|error| LimitError::Set(Controller::Pids, error))
+    }
+
     /// Creates the cgroup of exec number `exec`.
     ///
     /// # Errors
     /// If the kernel cannot create another cgroup.
     pub fn make(&self, exec: u64) -> io::Result<Cgroup> {
-        let dir = self.root.join(format!("exec-{exec}"));
+        let dir = self.programs.join(format!("exec-{exec}"));
         match fs::create_dir(&dir) {
             // Programs of the guest have made as many as there may be.
             Err(full) if full.kind() == io::ErrorKind::WouldBlock => self.make_beyond(&dir)?,
@@ -152,6 +189,15 @@ impl Cgroups {
 fn memory_max_default() -> Option<u64> {
     let memory = nix::sys::sysinfo::sysinfo().ok()?.ram_total();
     Some(memory / 3 * 2)
+}
+
+/// Raises a number of the kernel to `least`.
+fn raise(file: &str, least: u64) -> io::Result<()> {
+    let now = fs::read_to_string(file)?;
+    if now.trim_end().parse().is_ok_and(|now: u64| now >= least) {
+        return Ok(());
+    }
+    fs::write(file, least.to_string())
 }
 
 /// Enables `controller` for the cgroups below `root`; `false` if that is not possible.

@@ -20,6 +20,7 @@ pub mod file;
 pub mod forms;
 pub mod frame;
 pub mod json;
+pub mod limits;
 pub mod message;
 pub mod metrics;
 pub mod pack;
@@ -39,6 +40,7 @@ pub use exec::{ExecExit, ExecOutcome, ExecSpec, SpecError, StartedBy};
 pub use file::{FileChange, FileEntry, FileOp, FileRequest, FileType, GuestPath};
 pub use forms::{Forms, FormsError};
 pub use frame::{Decoder, Frame, FrameError, Kind};
+pub use limits::{GuestLimits, GuestLimitsError};
 pub use message::{
     Attached, GuestMessage, HostMessage, Program, Refusal, RefusalCode, Renewed, Settled, Welcome,
 };

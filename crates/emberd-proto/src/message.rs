@@ -10,6 +10,7 @@ use crate::context::ContextSpec;
 use crate::egress::EgressCapture;
 use crate::exec::{ExecExit, ExecSpec};
 use crate::file::{FileChange, FileEntry, FileRequest};
+use crate::limits::GuestLimits;
 use crate::metrics::Metrics;
 use crate::process::{ProcessSpec, SignalName, TtySize};
 use crate::renewal::Renewal;
@@ -154,6 +155,11 @@ pub enum HostMessage {
         /// [`WALL_CLOCK_US_MAX`](crate::renewal::WALL_CLOCK_US_MAX).
         wall_clock_us: u64,
     },
+    /// Limits what all programs of the guest may take together; answered by
+    /// [`GuestMessage::Done`] once the limits hold. A guest that cannot hold one of them
+    /// refuses, and so does an agent that does not know the operation. An agent that is not PID 1
+    /// checks the limits, answers, and changes nothing.
+    Limit(GuestLimits),
     /// Brings the guest to rest before a snapshot: its zygote runs with a child forked ahead, and
     /// its file systems are written out. Answered by [`GuestMessage::Settled`]. The host must not
     /// run execs on other connections meanwhile.
@@ -378,6 +384,10 @@ mod tests {
         check_json(
             &HostMessage::SetClock { wall_clock_us: 1 },
             r#"{"op":"set_clock","wall_clock_us":1}"#,
+        );
+        check_json(
+            &HostMessage::Limit(GuestLimits { pids: Some(64) }),
+            r#"{"op":"limit","pids":64}"#,
         );
         check_json(&GuestMessage::Pong, r#"{"answer":"pong"}"#);
         check_json(&HostMessage::Settle, r#"{"op":"settle"}"#);

@@ -7,6 +7,8 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use emberd_egress::{Egress, Policy};
+use emberd_proto::GuestLimits;
+use emberd_proto::limits::{PIDS_DEFAULT, PIDS_MAX, PIDS_MIN};
 
 use crate::bounds::{ResourceError, bounded};
 use crate::cpu::Cpu;
@@ -98,6 +100,8 @@ pub struct Resources {
     pub memory_mib: Option<u64>,
     /// Processor time.
     pub cpu: Cpu,
+    /// Processes and threads of all its programs.
+    pub pids: Option<u64>,
 }
 
 /// Most virtual processors of one guest: the limit of Firecracker.
@@ -140,6 +144,15 @@ impl SandboxesConfig {
             vcpus: u8::try_from(vcpus).expect(narrow),
             memory_mib: u32::try_from(memory).expect(narrow),
         })
+    }
+
+    /// The limits that `resources` asks of the guest.
+    ///
+    /// # Errors
+    /// [`ResourceError`].
+    pub(crate) fn limits_of(resources: &Resources) -> Result<GuestLimits, ResourceError> {
+        bounded("pids", resources.pids, PIDS_DEFAULT, PIDS_MIN, PIDS_MAX)?;
+        Ok(GuestLimits { pids: resources.pids })
     }
 }
 

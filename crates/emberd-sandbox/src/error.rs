@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use emberd_guest::{ChannelError, GuestError};
 use emberd_image::PackName;
-use emberd_proto::SpecError;
+use emberd_proto::{Refusal, SpecError};
 use emberd_vmm::{BootError, ExitReason, OrphanError, PauseError};
 
 use crate::bounds::ResourceError;
@@ -116,6 +116,17 @@ pub enum CreateError {
     /// Its processor time cannot be limited as asked for.
     #[error(transparent)]
     Cpu(#[from] CpuError),
+    /// The guest does not hold a limit that was asked for, or its agent is older than such limits.
+    #[error("the guest does not hold the limits: {}", .0.message)]
+    Limits(Refusal),
+    /// The guest failed after its first answer.
+    #[error("the guest of sandbox {id} failed before it was handed out")]
+    Lost {
+        /// Which sandbox.
+        id: SandboxId,
+        /// How the guest failed.
+        source: GuestError,
+    },
     /// The limit of sandboxes is reached.
     #[error("the limit of {0} sandboxes is reached")]
     TooMany(usize),

@@ -47,7 +47,8 @@ pub use lifecycle::handle::{
 };
 pub use lifecycle::lease::{IdlePolicy, Terms, TermsChange};
 pub use lifecycle::phase::PhaseKind;
-pub use lifecycle::sandbox::{Created, SandboxState, SandboxView};
+pub use lifecycle::sandbox::{Created, SandboxView};
+pub use lifecycle::state::SandboxState;
 pub use sandboxes::Sandboxes;
 pub use shape::{Shape, Size};
 pub use supply::adopt::UnclaimedView;

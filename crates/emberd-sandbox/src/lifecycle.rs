@@ -14,5 +14,6 @@ pub(crate) mod phase;
 pub(crate) mod reach;
 pub(crate) mod sandbox;
 pub(crate) mod signals;
+pub(crate) mod state;
 pub(crate) mod table;
 pub(crate) mod usage;

@@ -9,7 +9,7 @@ use super::timeout::{self, Timeout};
 use crate::output::Output;
 use crate::policy::PolicyArgs;
 use crate::program::variable;
-use crate::resources::{self, CpuArgs, SizeArgs};
+use crate::resources::{self, LimitArgs, SizeArgs};
 
 /// Arguments of `create`.
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ pub struct Args {
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
-    cpu: CpuArgs,
+    limits: LimitArgs,
     #[command(flatten)]
     policy: PolicyArgs,
 }
@@ -68,7 +68,7 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
         .filter(|idle| *idle != IdleOptions::default()),
         auto_resume: args.no_auto_resume.then_some(false),
         metadata: args.metadata.into_iter().collect(),
-        resources: resources::of(args.size, args.cpu),
+        resources: resources::of(args.size, args.limits),
         env: args.env.into_iter().collect(),
     };
     let created = client.create_once(&wanted, args.idempotency_key.as_deref()).await?.answer;

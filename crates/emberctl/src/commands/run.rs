@@ -11,7 +11,7 @@ use crate::interrupt::{Interrupt, Interrupted};
 use crate::output::Output;
 use crate::policy::PolicyArgs;
 use crate::program::{self, ProgramArgs};
-use crate::resources::{self, CpuArgs, SizeArgs};
+use crate::resources::{self, LimitArgs, SizeArgs};
 use crate::trace::Trace;
 
 /// Arguments of `run`.
@@ -23,7 +23,7 @@ pub struct Args {
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
-    cpu: CpuArgs,
+    limits: LimitArgs,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub async fn run(client: &Client, args: Args, output: Output) -> anyhow::Result<
     let wanted = CreateSandbox {
         language_pack: Some(args.pack),
         egress: args.policy.into_spec(),
-        resources: resources::of(args.size, args.cpu),
+        resources: resources::of(args.size, args.limits),
         ..CreateSandbox::default()
     };
     let body = args.program.into_body()?;

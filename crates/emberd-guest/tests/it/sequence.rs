@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use emberd_guest::{
-    CONTEXTS_MAX, Guest, GuestError, Link, PROCESSES_MAX, ProcessEventKind, Recovered,
+    CONTEXTS_MAX, Guest, GuestError, LimitsError, Link, PROCESSES_MAX, ProcessEventKind, Recovered,
 };
 use emberd_proto::exec::{ExecExit, OUTPUT_BYTES_MAX};
 use emberd_proto::file::{BATCH_MAX, ChangeKind, FileChange};
 use emberd_proto::message::{GENERATION, GENERATION_OLDEST, NOTES_BYTES_MAX, PROGRAMS_MAX};
 use emberd_proto::{
-    Attached, ContextRun, ContextSpec, ExecSpec, FileEntry, FileType, GuestMessage, Kind,
-    ProcessSpec, Program, Refusal, RefusalCode, Welcome, frame,
+    Attached, ContextRun, ContextSpec, ExecSpec, FileEntry, FileType, GuestLimits, GuestMessage,
+    Kind, ProcessSpec, Program, Refusal, RefusalCode, Welcome, frame,
 };
 use futures::FutureExt as _;
 use proptest::prelude::*;
@@ -113,8 +113,8 @@ fn said() -> impl Strategy<Value = Vec<u8>> {
 /// Does everything that can be done in a guest, one after the other; all of it may fail.
 async fn do_all(guest: &Guest<DuplexStream>, order: &[u8]) {
     for operation in order {
-        let done = timeout(OPERATION_MAX, operate(guest, operation % 10)).await;
-        assert!(done.is_ok(), "operation {} has no end", operation % 10);
+        let done = timeout(OPERATION_MAX, operate(guest, operation % 11)).await;
+        assert!(done.is_ok(), "operation {} has no end", operation % 11);
     }
 }
 
@@ -129,6 +129,7 @@ async fn operate(guest: &Guest<DuplexStream>, operation: u8) {
             }
         }
         1 => drop(guest.metrics().await),
+        9 => drop(guest.limit(GuestLimits { pids: Some(64) }).await),
         2 => {
             let path = "/tmp/x".into();
             let Ok(mut content) = guest.files().read(None, path, 0, None).await else { return };
@@ -221,6 +222,21 @@ async fn idle_connections_are_closed_once_the_protocol_is_broken() {
     // What was under way meanwhile leaves no connection behind.
     guest.ping().await.unwrap();
     assert!(!guest.is_idle());
+}
+
+#[tokio::test]
+async fn a_limit_that_a_guest_does_not_know_is_told_from_a_guest_that_failed() {
+    let limits = GuestLimits { pids: Some(64) };
+    let refusal = Refusal { code: RefusalCode::UnknownOperation, message: "no".to_owned() };
+    let script = [message(&GuestMessage::Refused(refusal)), message(&GuestMessage::Done)];
+    let guest = guest_of(script.into(), CancellationToken::new(), GENERATION_OLDEST).await;
+    let refused = guest.limit(limits).await;
+    assert!(matches!(refused, Err(LimitsError::Unavailable(_))), "{refused:?}");
+    guest.limit(limits).await.unwrap();
+    let script = [message(&GuestMessage::Pong)].into();
+    let guest = guest_of(script, CancellationToken::new(), GENERATION).await;
+    let broken = guest.limit(limits).await;
+    assert!(matches!(broken, Err(LimitsError::Guest(GuestError::Failed { .. }))), "{broken:?}");
 }
 
 proptest! {

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use bytes::BytesMut;
 use emberd_proto::frame::encode_message;
-use emberd_proto::{Decoder, GuestMessage, HostMessage, RefusalCode, Renewal};
+use emberd_proto::{Decoder, GuestLimits, GuestMessage, HostMessage, RefusalCode, Renewal};
 
 use crate::guest::Guest;
 
@@ -48,6 +48,21 @@ fn invalid_renewal_is_refused_and_the_connection_stays() {
     assert_eq!(refusal.message, "machine_id is not 32 lower-case hexadecimal digits");
     host.send(&HostMessage::Renew(Renewal { entropy_base64: "AAAA".into(), ..renewal() }));
     assert_eq!(host.refusal().message, "entropy is 3 bytes, not 32 to 256");
+    host.ping();
+}
+
+#[test]
+fn limits_are_checked_and_answered() {
+    let guest = Guest::shell();
+    let mut host = guest.greet();
+    for pids in [None, Some(16), Some(65_536)] {
+        host.send(&HostMessage::Limit(GuestLimits { pids }));
+        assert_eq!(host.answer(), GuestMessage::Done);
+    }
+    host.send(&HostMessage::Limit(GuestLimits { pids: Some(15) }));
+    let refusal = host.refusal();
+    assert_eq!(refusal.code, RefusalCode::Invalid);
+    assert_eq!(refusal.message, "pids: 15 is not from 16 to 65536");
     host.ping();
 }
 

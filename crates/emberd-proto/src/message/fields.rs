@@ -12,6 +12,7 @@ use super::HostMessage;
 use crate::context::ContextSpec;
 use crate::exec::{ExecSpec, TIMEOUT_MS_DEFAULT};
 use crate::file::{FileOp, FileRequest, GuestPath};
+use crate::limits::GuestLimits;
 use crate::process::{Limits, ProcessSpec, SignalName, TtySize};
 use crate::renewal::Renewal;
 
@@ -68,6 +69,7 @@ fields! {
     note: String,
     offset: u64,
     path: GuestPath,
+    pids: u64,
     port: u16,
     recursive: bool,
     rows: u16,
@@ -151,6 +153,7 @@ impl Fields {
                 boot_id: take!(self.boot_id),
             }),
             "set_clock" => HostMessage::SetClock { wall_clock_us: take!(self.wall_clock_us) },
+            "limit" => HostMessage::Limit(GuestLimits { pids: self.pids }),
             "settle" => HostMessage::Settle,
             _ => HostMessage::Unknown,
         })

@@ -18,7 +18,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use emberd_proto::{Metrics, PolicySpec};
+use emberd_proto::{GuestLimits, Metrics, PolicySpec};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +78,9 @@ pub(crate) struct Entry {
     pub lease: LeaseEntry,
     /// Processor time that callers asked for. The host holds it.
     pub cpu: Cpu,
+    /// Limits that its caller asked for. The guest holds them.
+    #[serde(default)]
+    pub limits: GuestLimits,
     pub env: BTreeMap<String, String>,
     /// Policy that its caller asked for; none if the daemon carries no connections.
     pub egress: Option<PolicySpec>,
@@ -116,6 +119,7 @@ impl Entry {
             tag: None,
             lease: LeaseEntry::default(),
             cpu: Cpu::default(),
+            limits: GuestLimits::default(),
             env: BTreeMap::new(),
             egress: None,
             metrics: None,
@@ -290,6 +294,7 @@ mod tests {
             entry.lease = LeaseEntry::of(&lease);
             entry.created_at = Some(UNIX_EPOCH + Duration::from_secs(7));
             entry.cpu = Cpu { percent: Some(50), weight: None };
+            entry.limits = GuestLimits { pids: Some(64) };
             entry.env.insert("TOKEN".into(), "s3cret".into());
             entry.egress =
                 Some(PolicySpec { allow: vec!["a.example".into()], ..Default::default() });

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use emberd_egress::SandboxEgress;
 use emberd_guest::Guest;
+use emberd_proto::GuestLimits;
 use emberd_vmm::{ExitReason, KillError, Stream};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -17,9 +18,10 @@ use super::events::{SandboxEvent, SandboxEventKind};
 use super::journal::{Entry, Journal, LeaseEntry, Origin, Stage};
 use super::lease::{Boottime, Lease, Terms};
 use super::machine::{Machine, Running};
-use super::phase::{Creating, Frozen, Gone, Phase, PhaseKind, Refused, Request, Was, Why};
+use super::phase::{Creating, Gone, Phase, PhaseKind, Refused, Request, Was, Why};
 use super::reach::Reach;
 use super::signals::Signals;
+use super::state::{SandboxState, state};
 use super::usage::Usage;
 use crate::boot_path::{BootPath, BootTimes};
 use crate::cpu::Cpu;
@@ -48,6 +50,8 @@ pub struct SandboxView {
     pub terms: Terms,
     /// Its processor time.
     pub cpu: Cpu,
+    /// Limits in its guest that its caller asked for.
+    pub limits: GuestLimits,
     /// Names of the environment variables of its programs.
     pub env: Vec<String>,
     /// When it will be deleted, by the host's clock as it is set now; none for never, and until
@@ -55,37 +59,6 @@ pub struct SandboxView {
     pub expires_at: Option<SystemTime>,
     /// Whether its guest has answered this daemon. An earlier one started it, if not.
     pub is_reached: bool,
-}
-
-/// State of a sandbox, for callers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SandboxState {
-    /// The microVM boots; the sandbox cannot be used yet.
-    Creating,
-    /// The sandbox takes operations.
-    Ready {
-        /// Process id of its VMM.
-        vmm_pid: u32,
-    },
-    /// The guest stands still until the sandbox is used.
-    Frozen {
-        /// Process id of its VMM.
-        vmm_pid: u32,
-    },
-    /// The microVM ended by itself; the sandbox can only be deleted.
-    Gone(ExitReason),
-}
-
-impl SandboxState {
-    /// Returns the phase of such a sandbox.
-    pub fn phase(self) -> PhaseKind {
-        match self {
-            Self::Creating => PhaseKind::Creating,
-            Self::Ready { .. } => PhaseKind::Running,
-            Self::Frozen { .. } => PhaseKind::Frozen,
-            Self::Gone(_) => PhaseKind::Gone,
-        }
-    }
 }
 
 /// A sandbox that was just created.
@@ -114,6 +87,8 @@ pub(crate) struct Sandbox {
     pub tag: OnceLock<String>,
     pub lease: Mutex<Lease>,
     pub cpu: Mutex<Cpu>,
+    /// Held by its guest; set when it is created.
+    pub limits: OnceLock<GuestLimits>,
     pub journal: Journal,
     pub reach: Reach,
     pub usage: Usage,
@@ -139,8 +114,9 @@ impl Sandbox {
         let egress = egress.map(|egress| Arc::new(Session::new(egress)));
         let (lease, phase) = (Mutex::default(), Mutex::new(Some(Phase::Creating(creating))));
         let (usage, transition) = (Usage::new(), tokio::sync::Mutex::default());
-        let (env, cpu, is_told) = (Arc::default(), Mutex::default(), AtomicBool::new(false));
-        let (created_at, tag, reach) = (OnceLock::new(), OnceLock::new(), Reach::new());
+        let (env, cpu, limits) = (Arc::default(), Mutex::default(), OnceLock::new());
+        let (is_told, reach) = (AtomicBool::new(false), Reach::new());
+        let (created_at, tag) = (OnceLock::new(), OnceLock::new());
         let (pack, size) = (shape.pack.to_string(), shape.size);
         let entry = Entry::new(id.to_string(), pack, size.vcpus, size.memory_mib);
         let journal = Journal::new(dir.clone(), entry);
@@ -154,6 +130,7 @@ impl Sandbox {
             tag,
             lease,
             cpu,
+            limits,
             journal,
             reach,
             usage,
@@ -179,6 +156,9 @@ impl Sandbox {
         sandbox.tag = entry.tag.clone().map(OnceLock::from).unwrap_or_default();
         sandbox.lease = Mutex::new(entry.lease.lease());
         sandbox.cpu = Mutex::new(entry.cpu);
+        if entry.limits != GuestLimits::default() {
+            sandbox.limits = OnceLock::from(entry.limits);
+        }
         if !entry.env.is_empty() {
             sandbox.env = Arc::new(OnceLock::from(entry.env.clone()));
         }
@@ -211,6 +191,7 @@ impl Sandbox {
         entry.lease = LeaseEntry::of(&self.lease.lock());
         entry.tag = self.tag.get().cloned();
         entry.cpu = *self.cpu.lock();
+        entry.limits = self.limits.get().copied().unwrap_or_default();
         entry.env = self.env.get().cloned().unwrap_or_default();
         entry.egress = self.egress.as_ref().map(|session| session.egress.policy().spec().clone());
         entry.created_at = self.created_at.get().copied();
@@ -396,6 +377,7 @@ impl Sandbox {
             dir: self.dir.clone(),
             terms: lease.terms.clone(),
             cpu: *self.cpu.lock(),
+            limits: self.limits.get().copied().unwrap_or_default(),
             env: self.env.get().into_iter().flat_map(BTreeMap::keys).cloned().collect(),
             expires_at: lease.expires_at(SystemTime::now(), Boottime::now()),
             is_reached: self.reach.is_met(),
@@ -476,23 +458,6 @@ impl Drop for Sandbox {
         // Its session holds the microVM.
         if let Some(session) = &self.egress {
             session.egress.close();
-        }
-    }
-}
-
-fn state(phase: &Phase) -> SandboxState {
-    match phase {
-        Phase::Creating(_) | Phase::Gone(Gone { was: Was::Creating(_), .. }) => {
-            SandboxState::Creating
-        }
-        Phase::Running(running) => SandboxState::Ready { vmm_pid: running.machine.vmm_pid() },
-        Phase::Frozen(Frozen { running, .. }) => {
-            SandboxState::Frozen { vmm_pid: running.machine.vmm_pid() }
-        }
-        Phase::Gone(Gone { why: Why::Exited(reason), .. }) => SandboxState::Gone(*reason),
-        Phase::Gone(Gone { why: Why::Deleted, was: Was::Running(running) }) => {
-            let reason = running.machine.exit().reason();
-            SandboxState::Gone(reason.unwrap_or(ExitReason::Unknown))
         }
     }
 }

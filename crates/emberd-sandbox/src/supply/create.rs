@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use emberd_image::PackImage;
+use emberd_proto::GuestLimits;
 
 use super::base::Base;
 use super::boot::{self, Answered};
@@ -10,6 +11,7 @@ use super::limit;
 use super::pool::Taken;
 use super::sources::Sources;
 use crate::config::SandboxSpec;
+use crate::cpu::Cpu;
 use crate::error::CreateError;
 use crate::lifecycle::journal::Stage;
 use crate::lifecycle::lease::Boottime;
@@ -22,6 +24,8 @@ use crate::shape::Shape;
 pub(crate) struct Wanted<'a> {
     pub shape: Shape,
     pub image: &'a PackImage,
+    /// Checked.
+    pub limits: GuestLimits,
     pub spec: SandboxSpec,
 }
 
@@ -34,7 +38,7 @@ pub(crate) async fn create(
     table: &Table,
     wanted: Wanted<'_>,
 ) -> Result<Created, CreateError> {
-    let Wanted { shape, image, spec } = wanted;
+    let Wanted { shape, image, limits, spec } = wanted;
     let SandboxSpec { terms, policy, env, resources, tag } = spec;
     let pool = sources.pools.get(&shape);
     let claim = || {
@@ -64,14 +68,9 @@ pub(crate) async fn create(
     sources.base.activity.stir();
     sources.pools.wake.notify_one();
     let entry = Entry { table, sandbox: Arc::clone(&sandbox), kept: false };
-    let begin = |created| {
-        if resources.cpu.is_asked_for() {
-            limit::apply(&sources.base.vmm, &sandbox, resources.cpu)?;
-        }
-        hand_out(sources, &sandbox, entry).map(|()| created)
-    };
     if let Some(created) = sandbox.created() {
-        return begin(created);
+        hand_out(sources, &sandbox, entry, resources.cpu, limits).await?;
+        return Ok(created);
     }
     let _creating = sources.base.activity.create();
     let making = async {
@@ -83,7 +82,8 @@ pub(crate) async fn create(
     match fulfil(&sources.base, &sandbox, making).await {
         Some(Ok(created)) => {
             sources.watch(&sandbox);
-            begin(created)
+            hand_out(sources, &sandbox, entry, resources.cpu, limits).await?;
+            Ok(created)
         }
         Some(Err(error)) => Err(error),
         // A deletion by a shutdown is reported as the shutdown.
@@ -92,22 +92,32 @@ pub(crate) async fn create(
     }
 }
 
-/// Begins the lease of a sandbox whose guest has answered, and records that a caller has it.
-fn hand_out(
+/// Limits a sandbox whose guest has answered, begins its lease, and records that a caller has it.
+async fn hand_out(
     sources: &Sources,
     sandbox: &Arc<Sandbox>,
     entry: Entry<'_>,
+    cpu: Cpu,
+    limits: GuestLimits,
 ) -> Result<(), CreateError> {
-    sandbox.lease.lock().begin(Boottime::now());
-    match sandbox.journal_as(Stage::Running) {
+    let begun = async {
+        if cpu.is_asked_for() {
+            limit::apply(&sources.base.vmm, sandbox, cpu)?;
+        }
+        limit::tell(sandbox, limits).await?;
+        sandbox.lease.lock().begin(Boottime::now());
+        let journaled = sandbox.journal_as(Stage::Running);
+        journaled.map_err(|source| CreateError::Record { dir: sandbox.dir.clone(), source })
+    };
+    match begun.await {
         Ok(()) => {
             entry.keep();
             Ok(())
         }
-        Err(source) => {
+        Err(error) => {
             drop(entry);
             sources.reaper.reap_later(Arc::clone(sandbox));
-            Err(CreateError::Record { dir: sandbox.dir.clone(), source })
+            Err(error)
         }
     }
 }

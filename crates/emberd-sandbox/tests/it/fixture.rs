@@ -27,8 +27,12 @@ use tempfile::TempDir;
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The daemon's default size.
-pub const SAME: Resources =
-    Resources { vcpus: None, memory_mib: None, cpu: Cpu { percent: None, weight: None } };
+pub const SAME: Resources = Resources {
+    vcpus: None,
+    memory_mib: None,
+    cpu: Cpu { percent: None, weight: None },
+    pids: None,
+};
 
 /// Pause between two looks at a condition that has no event.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);

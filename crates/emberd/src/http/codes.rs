@@ -153,12 +153,15 @@ failures! {
         Self::TooMany(_) => TooManySandboxes
             "delete a sandbox, or start emberd with a larger --max-sandboxes",
         Self::Cpu(error) => (error: CpuError),
+        Self::Limits(_) => LimitUnavailable
+            "leave the limit out, or build the images of this release: emberctl image build",
         Self::NoMemory { .. } => NoCapacity "delete a sandbox, ask for less `memory_mib`, or start \
             emberd with a larger --memory-mib",
         Self::Draining => Draining "another daemon, or this one after its restart, creates sandboxes",
         Self::ShuttingDown => ShuttingDown,
         Self::Deleted(_) => SandboxGone,
         Self::Record { .. } => Internal,
+        Self::Lost { .. } => BootFailed,
         Self::Boot { .. } | Self::Died { .. } | Self::NotReady { .. } | Self::Guest { .. } =>
             BootFailed,
     }

@@ -27,6 +27,24 @@ async fn a_sandbox_has_the_size_asked_for() {
 }
 
 #[tokio::test]
+async fn limits_in_the_guest_are_shown_and_checked() {
+    let api = Api::start().await;
+    for pids in [16, 4_096, 65_536] {
+        let id = api.create_as(json!({"resources": {"pids": pids}})).await.unwrap();
+        assert_eq!(api.client.get(&id).await.unwrap().resources.pids, Some(pids));
+    }
+    let id = api.create().await;
+    assert_eq!(api.client.get(&id).await.unwrap().resources.pids, None);
+    for pids in [0, 15, 65_537] {
+        let (status, body) = refusal(api.create_as(json!({"resources": {"pids": pids}})).await);
+        assert_eq!((status, body.code), (400, ErrorCode::InvalidRequest));
+        assert!(body.error.contains(&format!("pids: {pids} is not from 16 to 65536")));
+    }
+    assert_eq!(api.sandboxes.count(), 4);
+    api.stop().await;
+}
+
+#[tokio::test]
 async fn sizes_out_of_bounds_are_refused_with_the_bounds() {
     let api = Api::with_templates(|_| {}).await;
     for (resources, expect) in [

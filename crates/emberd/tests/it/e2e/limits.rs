@@ -1,10 +1,17 @@
 //! Limits that hold in real guests, all in one of them: what takes its kernel's cgroups.
 
-use emberd_api::{ExecBody, ExecExit, Limits, ProcessSpec};
+use std::path::Path;
+
+use emberd_api::{
+    ContextRun, ContextSpec, CreateSandbox, ExecBody, ExecExit, Limits, ProcessSpec, Resources,
+    RunEvent,
+};
+use emberd_client::{FileOptions, Upload};
 use emberd_proto::{ExecSpec, StartedBy};
 
+use super::pool::pool;
 use super::processes::{output, python};
-use super::{Daemon, code, spec};
+use super::{Daemon, TIMEOUT_MS, code, spec};
 use crate::wait;
 
 /// Memory a limited program gets, in MiB: several times what a Python takes for itself.
@@ -107,6 +114,68 @@ async fn a_fork_bomb_is_held(daemon: &Daemon, id: &str) {
     assert!(most < 1000, "{most} processes");
     daemon.client.delete_process(id, bomb).await.unwrap();
     while count().await >= 100 {}
+}
+
+/// Processes and threads of the sandbox whose programs fork without end.
+const PIDS: u64 = 64;
+
+/// Forks until it cannot, and tells how often that went well and why it ended.
+const FORKS: &str = "import os, errno\nn = 0\ntry:\n while n < 1000:\n  \
+    os.fork() or os.execvp('sleep', ['sleep', '1000'])\n  n += 1\n\
+    except OSError as e: print(n, errno.errorcode[e.errno])";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_programs_of_a_sandbox_together_are_held() {
+    let Some(daemon) = Daemon::instant(&["--pool-size", "1"]) else { return };
+    pool(&daemon, |pool| pool.ready == 1).await;
+    let wanted = CreateSandbox {
+        resources: Resources { pids: Some(PIDS), ..Resources::default() },
+        ..CreateSandbox::default()
+    };
+    let id = daemon.client.create_with(&wanted).await.unwrap().answer.id;
+    let sandbox = daemon.client.get(&id).await.unwrap();
+    assert_eq!(sandbox.boot_path.as_deref(), Some("warm-pool"));
+    assert_eq!(sandbox.resources.pids, Some(PIDS));
+    let forks = async || {
+        let said = daemon.output(&id, FORKS).await;
+        let (count, error) = said.trim().split_once(' ').unwrap();
+        assert_eq!(error, "EAGAIN");
+        count.parse::<u64>().unwrap()
+    };
+    // What an exec leaves behind still counts.
+    let first = forks().await;
+    assert!((PIDS / 2..PIDS).contains(&first), "{first}");
+    let second = forks().await;
+    assert!(second < PIDS - first, "{second} after {first}");
+    // Everything that the host starts works on, and the agent does.
+    let bomb = ProcessSpec::of_argv(["sh", "-c", "bomb() { bomb | bomb & sleep 1000; }; bomb"]);
+    for _ in 0..3 {
+        daemon.client.start_process(&id, &bomb).await.unwrap();
+    }
+    let said = daemon.output(&id, "print(open('/sys/fs/cgroup/programs/pids.max').read())").await;
+    assert_eq!(said.trim().parse(), Ok(PIDS));
+    let context = daemon.client.open_context(&id, &ContextSpec::default()).await.unwrap().id;
+    let run = ContextRun { code: "print(6 * 7)".into(), timeout_ms: Some(TIMEOUT_MS) };
+    let mut events = daemon.client.run_context(&id, &context, &run).await.unwrap();
+    let mut said = String::new();
+    while let Some(event) = events.next().await.unwrap() {
+        if let RunEvent::Stdout { text } = event {
+            said += &text;
+        }
+    }
+    assert_eq!(said, "42\n");
+    let (path, options) = (Path::new("/root/file"), FileOptions::default());
+    let upload = Upload::bytes("content");
+    daemon.client.file_write(&id, path, upload, &options).await.unwrap();
+    assert!(daemon.output(&id, COUNT).await.trim().parse::<u64>().unwrap() < 3 * PIDS);
+    let daemon = daemon.crash_and_restart();
+    assert_eq!(daemon.client.get(&id).await.unwrap().resources.pids, Some(PIDS));
+    assert_eq!(daemon.output(&id, "print(open('/root/file').read())").await, "content\n");
+    // A neighbour that asked for nothing has the default.
+    let other = daemon.create("python").await;
+    let max = "print(open('/sys/fs/cgroup/programs/pids.max').read().strip())";
+    assert_eq!(daemon.output(&other, max).await, "4096\n");
+    daemon.stop();
 }
 
 /// How `spec` ended, and what it wrote to standard output.

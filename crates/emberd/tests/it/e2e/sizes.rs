@@ -4,8 +4,13 @@ use emberd_api::{CreateSandbox, Resources, TemplateState};
 
 use super::Daemon;
 
-const TWO: Resources =
-    Resources { vcpus: Some(2), memory_mib: Some(512), cpu_percent: None, cpu_weight: None };
+const TWO: Resources = Resources {
+    vcpus: Some(2),
+    memory_mib: Some(512),
+    cpu_percent: None,
+    cpu_weight: None,
+    pids: None,
+};
 
 /// A guest's own account of itself: processors, MiB of memory, and MiB of disk.
 const SEEN: &str = "nproc; free -m | awk '/Mem:/ {print $2}'; df -m / | awk 'END {print $2}'";

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use emberd_api::{
-    CreateSandbox, ErrorCode, ExecBody, IdleOptions, PolicySpec, Sandbox, SandboxPhase,
+    CreateSandbox, ErrorCode, ExecBody, IdleOptions, PolicySpec, Resources, Sandbox, SandboxPhase,
     SandboxState, UpdateSandbox,
 };
 use emberd_proto::ExecSpec;
@@ -100,6 +100,7 @@ fn wanted() -> CreateSandbox {
         env: BTreeMap::from([("TOKEN".to_owned(), "s3cret".to_owned())]),
         metadata: BTreeMap::from([("job".to_owned(), "7".to_owned())]),
         egress: Some(egress),
+        resources: Resources { pids: Some(512), ..Resources::default() },
         ..CreateSandbox::default()
     }
 }
