@@ -238,7 +238,7 @@ async fn start_and_end(guest: &ScriptedGuest) {
     }
     let mut events = process.events(0);
     while let Ok(Some(_)) = timeout(GRACE, events.next()).await {}
-    guest.processes().delete(process.pid()).ok();
+    guest.processes().delete(process.pid()).await.ok();
 }
 
 async fn pour(content: Result<FileContent<DuplexStream>, GuestError>) {

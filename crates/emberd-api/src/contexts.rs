@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use emberd_proto::{EgressDenials, EgressDenied, Forms};
-use serde::de::Error as _;
+use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// State of a context.
@@ -38,6 +38,8 @@ pub struct Context {
     pub reason: Option<String>,
     /// Number of runs that the interpreter has begun.
     pub execution_count: u64,
+    /// The next event of its runs has this number or a higher one.
+    pub next_event: u64,
     /// When the request to create it arrived, in milliseconds since the Unix epoch.
     pub created_at_ms: u64,
 }
@@ -116,15 +118,52 @@ pub enum RunEvent {
         #[serde(flatten)]
         egress: EgressDenials,
     },
+    /// The events from `first_missing` to this event's number are not kept any more. The stream of
+    /// a run has none.
+    #[cfg_attr(feature = "schema", schema(title = "RunGap"))]
+    Gap {
+        /// Number of the first event that is not kept any more.
+        first_missing: u64,
+    },
     /// An event that this version does not know.
     #[cfg_attr(feature = "schema", schema(title = "RunOther"))]
     Other,
+}
+
+impl RunEvent {
+    /// Name of the event, as in JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::Stdout { .. } => "stdout",
+            Self::Stderr { .. } => "stderr",
+            Self::Display { .. } => "display",
+            Self::Result { .. } => "result",
+            Self::Error { .. } => "error",
+            Self::End { .. } => "end",
+            Self::Gap { .. } => "gap",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// One event of a context's runs: a line of JSON, or the data of a server-sent event whose `id` is
+/// the event's number.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct ContextEvent {
+    /// Number of the event, higher than that of the event before it.
+    pub id: u64,
+    /// The event.
+    #[serde(flatten)]
+    pub event: RunEvent,
 }
 
 /// The fields of every kind of event. A derived `Deserialize` would read an event twice, by way of
 /// a tree.
 #[derive(Deserialize)]
 struct Fields<'a> {
+    id: Option<u64>,
     #[serde(borrow)]
     event: Cow<'a, str>,
     execution_count: Option<u64>,
@@ -136,6 +175,7 @@ struct Fields<'a> {
     timed_out: Option<bool>,
     truncated: Option<bool>,
     duration_us: Option<u64>,
+    first_missing: Option<u64>,
     #[serde(default)]
     egress_denied: Vec<EgressDenied>,
     hint: Option<String>,
@@ -143,30 +183,47 @@ struct Fields<'a> {
 
 impl<'de> Deserialize<'de> for RunEvent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Fields::deserialize(deserializer)?.event()
+    }
+}
+
+impl<'de> Deserialize<'de> for ContextEvent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fields = Fields::deserialize(deserializer)?;
-        let missing = D::Error::missing_field;
+        let id = fields.id.ok_or_else(|| D::Error::missing_field("id"))?;
+        Ok(Self { id, event: fields.event()? })
+    }
+}
+
+impl Fields<'_> {
+    fn event<E: Error>(self) -> Result<RunEvent, E> {
+        let fields = self;
+        let missing = E::missing_field;
         let execution_count = fields.execution_count.ok_or_else(|| missing("execution_count"));
         let text = fields.text.ok_or_else(|| missing("text"));
         let data = fields.data.ok_or_else(|| missing("data"));
         Ok(match &*fields.event {
-            "started" => Self::Started { execution_count: execution_count? },
-            "stdout" => Self::Stdout { text: text? },
-            "stderr" => Self::Stderr { text: text? },
-            "display" => Self::Display { data: data? },
-            "result" => Self::Result { data: data? },
-            "error" => Self::Error {
+            "started" => RunEvent::Started { execution_count: execution_count? },
+            "stdout" => RunEvent::Stdout { text: text? },
+            "stderr" => RunEvent::Stderr { text: text? },
+            "display" => RunEvent::Display { data: data? },
+            "result" => RunEvent::Result { data: data? },
+            "error" => RunEvent::Error {
                 name: fields.name.ok_or_else(|| missing("name"))?,
                 value: fields.value.ok_or_else(|| missing("value"))?,
                 traceback: fields.traceback.ok_or_else(|| missing("traceback"))?,
             },
-            "end" => Self::End {
+            "end" => RunEvent::End {
                 execution_count: execution_count?,
                 timed_out: fields.timed_out.ok_or_else(|| missing("timed_out"))?,
                 truncated: fields.truncated.ok_or_else(|| missing("truncated"))?,
                 duration_us: fields.duration_us.ok_or_else(|| missing("duration_us"))?,
                 egress: EgressDenials { egress_denied: fields.egress_denied, hint: fields.hint },
             },
-            _ => Self::Other,
+            "gap" => RunEvent::Gap {
+                first_missing: fields.first_missing.ok_or_else(|| missing("first_missing"))?,
+            },
+            _ => RunEvent::Other,
         })
     }
 }
@@ -213,10 +270,18 @@ mod tests {
                 .concat()
                     + r#""duration_us":2}"#,
             ),
+            (RunEvent::Gap { first_missing: 3 }, r#"{"event":"gap","first_missing":3}"#.to_owned()),
         ] {
             assert_eq!(serde_json::to_string(&event).unwrap(), json);
             assert_eq!(serde_json::from_str::<RunEvent>(&json).unwrap(), event);
+            let numbered = ContextEvent { id: 7, event };
+            let json = format!("{{\"id\":7,{}", &json[1..]);
+            assert_eq!(serde_json::to_string(&numbered).unwrap(), json);
+            assert_eq!(serde_json::from_str::<ContextEvent>(&json).unwrap(), numbered);
         }
+        assert!(
+            serde_json::from_str::<ContextEvent>(r#"{"event":"gap","first_missing":3}"#).is_err()
+        );
         let later = r#"{"event":"sing","data":{"a":1}}"#;
         assert_eq!(serde_json::from_str::<RunEvent>(later).unwrap(), RunEvent::Other);
         for json in [r#"{"event":"end"}"#, r#"{"event":"result","data":1}"#, r#"{"data":{}}"#] {

@@ -22,7 +22,7 @@ mod server_timing;
 mod terms;
 
 pub use address::{Address, AddressError, socket_path};
-pub use contexts::{Context, ContextList, ContextState, RunEvent};
+pub use contexts::{Context, ContextEvent, ContextList, ContextState, RunEvent};
 pub use egress::{
     CheckEgress, EGRESS_RECORDS_MAX, EgressCheck, EgressDecision, EgressEvent, EgressInfo,
     EgressLists, EgressLog, EgressPatch, EgressProfile, EgressProfileList, EgressRecord,

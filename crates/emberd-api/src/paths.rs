@@ -56,6 +56,8 @@ pub const CONTEXT_RUN: &str = "/sandboxes/{id}/contexts/{context}/run";
 pub const CONTEXT_INTERRUPT: &str = "/sandboxes/{id}/contexts/{context}/interrupt";
 /// `POST` gives a context a new interpreter.
 pub const CONTEXT_RESTART: &str = "/sandboxes/{id}/contexts/{context}/restart";
+/// Path of the events of a context's runs.
+pub const CONTEXT_EVENTS: &str = "/sandboxes/{id}/contexts/{context}/events";
 /// `GET` shows the network access of a sandbox, `PUT` replaces its policy, `PATCH` changes it.
 pub const EGRESS: &str = "/sandboxes/{id}/egress";
 /// `POST` shows what would happen to a connection.

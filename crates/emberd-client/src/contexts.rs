@@ -1,12 +1,15 @@
 //! Contexts of a sandbox, and the events of their runs.
 
 use bytes::Bytes;
-use emberd_api::{Address, Context, ContextList, ContextRun, ContextSpec, RunEvent, paths};
+use emberd_api::{
+    Address, Context, ContextEvent, ContextList, ContextRun, ContextSpec, RunEvent, paths,
+};
 use hyper::{Method, StatusCode};
 
 use crate::client::{Client, ClientError, json};
 use crate::lines::Lines;
 use crate::link::Answering;
+use crate::sse::{ServerEvent, ServerEvents};
 
 /// Longest event that is read, in bytes (256 MiB): a value of 32 MiB, escaped in JSON.
 const EVENT_BYTES_MAX: usize = 256 << 20;
@@ -41,7 +44,25 @@ impl Client {
         let path = paths::context(paths::CONTEXT_RUN, id, context);
         let (status, answering) = self.stream(Method::POST, &path, json(run)).await?;
         let (address, lines) = (self.address().clone(), Lines::default());
-        Ok(RunEvents { address, status, answering, lines, over: false })
+        Ok(RunEvents { address, status, answering, lines, last_id: None, over: false })
+    }
+
+    /// Follows the events of a context's runs from number `from` on, until the context is deleted
+    /// or the daemon stops.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn context_events(
+        &self,
+        id: &str,
+        context: &str,
+        from: u64,
+    ) -> Result<ContextEvents, ClientError> {
+        let path = paths::context(paths::CONTEXT_EVENTS, id, context);
+        let path = format!("{path}?from={from}");
+        let (status, answering) = self.stream(Method::GET, &path, Bytes::new()).await?;
+        let (address, events) = (self.address().clone(), ServerEvents::new(EVENT_BYTES_MAX));
+        Ok(ContextEvents { address, status, answering, events })
     }
 
     /// Interrupts the run of a context, if it runs anything.
@@ -81,10 +102,17 @@ pub struct RunEvents {
     status: StatusCode,
     answering: Answering,
     lines: Lines,
+    last_id: Option<u64>,
     over: bool,
 }
 
 impl RunEvents {
+    /// Number of the last event, after which [`Client::context_events`] goes on; none before the
+    /// first.
+    pub fn last_id(&self) -> Option<u64> {
+        self.last_id
+    }
+
     /// The next event; `None` after [`RunEvent::End`]. Cancel safe.
     ///
     /// # Errors
@@ -95,10 +123,12 @@ impl RunEvents {
         }
         loop {
             if let Some(line) = self.lines.whole() {
-                let event = serde_json::from_slice(&line).map_err(|source| {
-                    let (addr, status) = (self.address.clone(), self.status.as_u16());
-                    ClientError::Protocol { addr, status, source }
-                })?;
+                let ContextEvent { id, event } =
+                    serde_json::from_slice(&line).map_err(|source| {
+                        let (addr, status) = (self.address.clone(), self.status.as_u16());
+                        ClientError::Protocol { addr, status, source }
+                    })?;
+                self.last_id = Some(id);
                 self.over = matches!(event, RunEvent::End { .. });
                 return Ok(Some(event));
             }
@@ -109,6 +139,39 @@ impl RunEvents {
             match self.answering.piece().await.map_err(broken)? {
                 Some(piece) => self.lines.push(&piece),
                 None => return Err(broken("the events broke off".into())),
+            }
+        }
+    }
+}
+
+/// The events of a context's runs. Dropping it ends the request, and nothing else.
+#[derive(Debug)]
+pub struct ContextEvents {
+    address: Address,
+    status: StatusCode,
+    answering: Answering,
+    events: ServerEvents,
+}
+
+impl ContextEvents {
+    /// Waits for the next event; none once the context is deleted or the daemon stops. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`] if the connection breaks, [`ClientError::Protocol`] for anything
+    /// but events.
+    pub async fn next(&mut self) -> Result<Option<ContextEvent>, ClientError> {
+        loop {
+            let broken = |source| ClientError::Broken { addr: self.address.clone(), source };
+            let event = self.events.event().map_err(|error| broken(error.into()))?;
+            if let Some(ServerEvent { data, .. }) = event {
+                return serde_json::from_str(&data).map(Some).map_err(|source| {
+                    let (addr, status) = (self.address.clone(), self.status.as_u16());
+                    ClientError::Protocol { addr, status, source }
+                });
+            }
+            match self.answering.piece().await.map_err(broken)? {
+                Some(piece) => self.events.push(&piece),
+                None => return Ok(None),
             }
         }
     }

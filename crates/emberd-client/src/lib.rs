@@ -21,7 +21,7 @@ mod tunnel;
 
 pub use attachment::Attachment;
 pub use client::{Client, ClientError, Traced};
-pub use contexts::RunEvents;
+pub use contexts::{ContextEvents, RunEvents};
 pub use egress::EgressEvents;
 pub use events::DaemonEvents;
 pub use files::{FileOptions, FileSpan, Watch, WatchError};

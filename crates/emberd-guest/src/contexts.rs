@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use emberd_proto::context::CONTEXT_LINE_BYTES_MAX;
-use emberd_proto::{ContextRun, ContextSpec, EgressDenials, Program};
+use emberd_proto::{ContextRun, ContextSpec, Program};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -29,15 +29,17 @@ mod id;
 mod interpreter;
 mod life;
 mod lines;
+mod log;
 mod run;
 mod running;
 mod status;
 
 pub use error::{CONTEXTS_MAX, ContextError};
-pub use event::{RunEnd, RunEvent};
+pub use event::{NumberedEvent, RunEnd, RunEvent};
 pub use id::{ContextId, ContextIdError};
 use life::Life;
-use run::Denials;
+use log::Log;
+pub use log::{CONTEXT_EVENTS_BYTES_MAX, CONTEXT_EVENTS_MAX, ContextEvents};
 pub use run::Run;
 pub use status::ContextState;
 
@@ -56,6 +58,8 @@ pub struct ContextView {
     pub state: ContextState,
     /// How many runs its interpreter has begun.
     pub execution_count: u64,
+    /// The lowest number that the next event may have.
+    pub next_seq: u64,
     /// When the context was requested.
     pub created_at: SystemTime,
 }
@@ -107,9 +111,10 @@ impl Context {
     }
 
     fn view(&self) -> ContextView {
-        let (state, execution_count) = self.life().status();
+        let life = self.life();
+        let ((state, execution_count), next_seq) = (life.status(), life.log().next());
         let (id, spec, created_at) = (self.id, self.note.spec.clone(), self.created_at);
-        ContextView { id, spec, state, execution_count, created_at }
+        ContextView { id, spec, state, execution_count, next_seq, created_at }
     }
 }
 
@@ -156,16 +161,6 @@ pub struct Contexts<S> {
     registry: Arc<Registry>,
 }
 
-impl<S: ByteStream> Denials for Session<S> {
-    fn mark(&self) -> u64 {
-        self.host.mark()
-    }
-
-    fn denied_since(&self, mark: u64) -> EgressDenials {
-        self.host.denied_since(mark)
-    }
-}
-
 impl<S: ByteStream> Contexts<S> {
     pub(crate) fn new(session: Arc<Session<S>>, registry: Arc<Registry>) -> Self {
         Self { session, registry }
@@ -185,14 +180,14 @@ impl<S: ByteStream> Contexts<S> {
         let place = Place::take(&self.registry).ok_or_else(too_many)?;
         let id = ContextId::random();
         let note = ContextNote::new(id.to_string(), spec);
-        let life = self.begin(note.clone()).await?;
+        let life = self.begin(note.clone(), Arc::new(Log::new(0))).await?;
         let context = self.registry.enter(id, note, life);
         drop(place);
         Ok(context.view())
     }
 
-    async fn begin(&self, note: ContextNote) -> Result<Life, ContextError> {
-        Life::begin(&self.session, note, Arc::clone(&self.registry.line_bytes)).await
+    async fn begin(&self, note: ContextNote, log: Arc<Log>) -> Result<Life, ContextError> {
+        Life::begin(&self.session, note, log, Arc::clone(&self.registry.line_bytes)).await
     }
 
     /// Goes on with a context that was opened before; `false` if there are too many.
@@ -232,9 +227,16 @@ impl<S: ByteStream> Contexts<S> {
         run.check().map_err(GuestError::from)?;
         self.session.host.stir();
         let timeout = run.timeout_ms.map(Duration::from_millis);
-        let run = context.life().run(context.id, &run.code, timeout)?;
-        let denials: Arc<dyn Denials> = Arc::<Session<S>>::clone(&self.session);
-        Ok(run.watched(denials))
+        context.life().run(context.id, &run.code, timeout, self.session.host.mark())
+    }
+
+    /// Returns the events of all runs of the context from number `from` on, past and future ones.
+    ///
+    /// # Errors
+    /// When the context does not exist.
+    pub fn events(&self, context: ContextId, from: u64) -> Result<ContextEvents, ContextError> {
+        let log = Arc::clone(self.find(context)?.life().log());
+        Ok(ContextEvents::new(log, from, self.session.host.deleted()))
     }
 
     /// Interrupts the run under way; does nothing if the context is idle.
@@ -254,8 +256,10 @@ impl<S: ByteStream> Contexts<S> {
         let unknown = self.unknown(context);
         let context = self.find(context)?;
         let _restart = context.restarting.lock().await;
-        context.life().end("it was restarted").await;
-        let life = Arc::new(self.begin(context.note.fresh()).await?);
+        let before = context.life();
+        before.end("it was restarted").await;
+        let log = Arc::clone(before.log());
+        let life = Arc::new(self.begin(context.note.fresh(log.next()), log).await?);
         {
             let mut slot = context.life.lock();
             if slot.closed {
@@ -280,6 +284,7 @@ impl<S: ByteStream> Contexts<S> {
             Arc::clone(&slot.life)
         };
         life.end("it was deleted").await;
+        life.log().close();
         Ok(())
     }
 

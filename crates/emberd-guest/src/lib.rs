@@ -30,8 +30,9 @@ mod tether;
 mod wire;
 
 pub use contexts::{
-    CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ContextError, ContextId, ContextIdError, ContextState,
-    ContextView, Contexts, Run, RunEnd, RunEvent,
+    CONTEXT_EVENTS_BYTES_MAX, CONTEXT_EVENTS_MAX, CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX,
+    ContextError, ContextEvents, ContextId, ContextIdError, ContextState, ContextView, Contexts,
+    NumberedEvent, Run, RunEnd, RunEvent,
 };
 pub use egress::{EgressLink, EgressStream};
 pub use error::{ChannelError, GuestError, LimitsError};

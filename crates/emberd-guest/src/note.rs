@@ -29,6 +29,9 @@ pub(crate) struct ProcessNote {
     pub user: Option<String>,
     pub tty: bool,
     started_ms: u64,
+    /// Number of frames sent before the end of its input, if that was sent.
+    #[serde(default)]
+    pub stdin_end: Option<u64>,
 }
 
 /// A context, and its last run.
@@ -37,6 +40,9 @@ pub(crate) struct ContextNote {
     pub id: String,
     pub spec: ContextSpec,
     created_ms: u64,
+    /// Number of the first event of this interpreter, after those of the ones before it.
+    #[serde(default)]
+    base: u64,
     /// Whether the interpreter was ready, so that a caller knows the context.
     pub is_ready: bool,
     /// Number of runs before the last.
@@ -96,7 +102,12 @@ impl ProcessNote {
     pub fn of(spec: &ProcessSpec) -> Self {
         let argv = spec.argv.iter().chain(&spec.args).cloned().collect();
         let (user, tty) = (spec.user.clone(), spec.tty.is_some());
-        Self { argv, user, tty, started_ms: now_ms() }
+        Self { argv, user, tty, started_ms: now_ms(), stdin_end: None }
+    }
+
+    /// The note once the end of the input is sent as frame `frame`.
+    pub fn with_end_of_input(&self, frame: u64) -> Self {
+        Self { stdin_end: Some(frame), ..self.clone() }
     }
 
     /// When the process was started.
@@ -109,12 +120,23 @@ impl ContextNote {
     /// A context that is about to be opened.
     pub fn new(id: String, spec: ContextSpec) -> Self {
         let created_ms = now_ms();
-        Self { id, spec, created_ms, is_ready: false, execution_count: 0, run: None }
+        Self { id, spec, created_ms, base: 0, is_ready: false, execution_count: 0, run: None }
     }
 
-    /// The note for another interpreter of the same context.
-    pub fn fresh(&self) -> Self {
-        Self { is_ready: false, execution_count: 0, run: None, ..self.clone() }
+    /// The note for another interpreter of the same context, whose events have number `base` and
+    /// higher ones.
+    pub fn fresh(&self, base: u64) -> Self {
+        Self { base, is_ready: false, execution_count: 0, run: None, ..self.clone() }
+    }
+
+    /// Number of the event that the guest's frame `seq` completes.
+    pub fn number(&self, seq: u64) -> u64 {
+        self.base.saturating_add(seq)
+    }
+
+    /// Whether no run has been asked for before the last.
+    pub fn is_first_run(&self) -> bool {
+        self.base == 0 && self.execution_count == 0
     }
 
     /// When the context was asked for.
@@ -135,10 +157,14 @@ impl RunNote {
         Self { seq, sent, timeout_ms, asked_ms: now_ms(), interrupted_by }
     }
 
+    /// Returns the time since the run was asked for.
+    pub fn passed(&self) -> Duration {
+        Duration::from_millis(now_ms().saturating_sub(self.asked_ms))
+    }
+
     /// Returns the rest of the time limit.
     pub fn rest(&self) -> Option<Duration> {
-        let passed = now_ms().saturating_sub(self.asked_ms);
-        self.timeout_ms.map(|timeout| Duration::from_millis(timeout.saturating_sub(passed)))
+        self.timeout_ms.map(|timeout| Duration::from_millis(timeout).saturating_sub(self.passed()))
     }
 }
 

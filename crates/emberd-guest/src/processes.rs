@@ -16,7 +16,7 @@ use crate::error::GuestError;
 use crate::host::ByteStream;
 use crate::note::ProcessNote;
 use crate::session::Session;
-use crate::tether::Tether;
+use crate::tether::{Tether, forget_program};
 
 mod attend;
 mod error;
@@ -81,7 +81,9 @@ impl<S: ByteStream> Processes<S> {
         let Some(window) = window else {
             return Err(tether.broken("more input waits than it was ever sent").await);
         };
-        let (process, outgoing) = Process::new(program.pid, note, window);
+        let id = Some(program.id);
+        let stdin_ended = note.stdin_end.is_some_and(|frame| attached.received > frame);
+        let (process, outgoing) = Process::new(program.pid, id, note, window, stdin_ended);
         let registry = Arc::clone(&self.registry);
         registry.enter(process.clone());
         let process_of_task = process.clone();
@@ -109,12 +111,19 @@ impl<S: ByteStream> Processes<S> {
         self.registry.find(pid).ok_or_else(|| self.unknown(pid))
     }
 
-    /// Kills a process with all its descendants, and removes its record.
+    /// Kills a process with all its descendants, and removes its record, here and in the guest.
+    /// Dropping the future changes nothing about that.
     ///
     /// # Errors
-    /// [`ProcessError::Unknown`].
-    pub fn delete(&self, pid: u32) -> Result<(), ProcessError> {
-        self.registry.remove(pid).ok_or_else(|| self.unknown(pid))?.delete();
+    /// [`ProcessError::Unknown`], [`ProcessError::Guest`].
+    pub async fn delete(&self, pid: u32) -> Result<(), ProcessError> {
+        let process = self.registry.remove(pid).ok_or_else(|| self.unknown(pid))?;
+        process.delete();
+        // Followers are told how it ended.
+        process.wait().await;
+        if let Some(id) = process.id() {
+            forget_program(&self.session, id).await?;
+        }
         Ok(())
     }
 

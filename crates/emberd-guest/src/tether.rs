@@ -304,6 +304,18 @@ impl<S: ByteStream> Tether<S> {
         }
     }
 
+    /// Deletes the program. Once this returns without an error, the guest knows it no more.
+    pub async fn delete(mut self) -> Result<(), GuestError> {
+        self.line = None;
+        match self.bond {
+            Bond::Kept(id) if !self.ended => {
+                self.ended = true;
+                forget_program(&self.session, id).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Attaches another connection and sends what has not arrived.
     async fn resume(&mut self) -> Result<(), GuestError> {
         let Bond::Kept(id) = self.bond else { unreachable!("its program has ended") };
@@ -367,21 +379,36 @@ impl<S: ByteStream> Drop for Tether<S> {
     }
 }
 
-/// Kills a process or context and forgets it, in the background. A guest that has ended, or does
-/// not answer, has none.
+/// As [`forget_program`], in the background, unless the guest is left to another daemon.
 pub(crate) fn delete_program<S: ByteStream>(session: &Arc<Session<S>>, id: u64) {
     let Ok(runtime) = Handle::try_current() else { return };
     if session.is_detached() {
         return;
     }
     let session = Arc::clone(session);
-    runtime.spawn(async move {
-        if let Ok(mut line) = Line::open(session).await
-            && let Ok(GuestMessage::Done) = line.ask(&HostMessage::Delete { id }).await
-        {
-            line.done();
+    runtime.spawn(async move { drop(forget_program(&session, id).await) });
+}
+
+/// Has the guest kill a process or context and forget it, so that no later daemon finds it. A guest
+/// that has ended has none.
+pub(crate) async fn forget_program<S: ByteStream>(
+    session: &Arc<Session<S>>,
+    id: u64,
+) -> Result<(), GuestError> {
+    let forgotten = async {
+        let mut line = Line::open(Arc::clone(session)).await?;
+        let GuestMessage::Done = line.ask(&HostMessage::Delete { id }).await? else {
+            return Err(line.broken("unexpected answer to a deletion").await);
+        };
+        line.done();
+        Ok(())
+    };
+    match forgotten.await {
+        Err(GuestError::Gone { .. } | GuestError::Deleted { .. }) if !session.is_detached() => {
+            Ok(())
         }
-    });
+        forgotten => forgotten,
+    }
 }
 
 /// Whether a connection has broken, and the guest has not broken a rule.

@@ -37,7 +37,8 @@ impl Ring {
     }
 
     /// Adds one event. A character is never cut in two: its beginning waits for its rest, or for
-    /// an event that is not output.
+    /// an event that is not output. Lines of an interpreter are cut apart, so that an event has at
+    /// most one end of a line, at its own end.
     pub fn push(&mut self, kind: Kind, payload: &[u8]) {
         match kind {
             Kind::Stdout | Kind::Stderr => {
@@ -49,7 +50,13 @@ impl Ring {
                     let held = self.outputs[index].end();
                     self.push_output(kind, &held);
                 }
-                self.push_frame(kind, payload);
+                if kind == Kind::Data {
+                    payload.split_inclusive(|byte| *byte == b'\n').for_each(|line| {
+                        self.push_frame(kind, line);
+                    });
+                } else {
+                    self.push_frame(kind, payload);
+                }
             }
         }
     }

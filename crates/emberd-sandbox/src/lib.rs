@@ -29,11 +29,12 @@ pub use config::{
 pub use cpu::{Cpu, CpuChange, CpuError};
 pub use egress::EgressState;
 pub use emberd_guest::{
-    Answer, CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX, ChannelError, ContextError, ContextId,
-    ContextIdError, ContextState, ContextView, DialError, ENDED_BYTES_MAX, ENDED_KEPT, ENDED_MAX,
-    EVENT_BYTES_MAX, EVENTS_MAX, ExecTimes, Executed, GuestError, GuestTcp, PORT_CONNECTIONS_MAX,
-    PROCESSES_MAX, Process, ProcessError, ProcessEvent, ProcessEventKind, ProcessEvents,
-    ProcessStdin, ProcessView, Run, RunEnd, RunEvent, STREAM_BYTES_MAX,
+    Answer, CONTEXT_EVENTS_BYTES_MAX, CONTEXT_EVENTS_MAX, CONTEXT_LINES_BYTES_MAX, CONTEXTS_MAX,
+    ChannelError, ContextError, ContextEvents, ContextId, ContextIdError, ContextState,
+    ContextView, DialError, ENDED_BYTES_MAX, ENDED_KEPT, ENDED_MAX, EVENT_BYTES_MAX, EVENTS_MAX,
+    ExecTimes, Executed, GuestError, GuestTcp, NumberedEvent, PORT_CONNECTIONS_MAX, PROCESSES_MAX,
+    Process, ProcessError, ProcessEvent, ProcessEventKind, ProcessEvents, ProcessStdin,
+    ProcessView, Run, RunEnd, RunEvent, STREAM_BYTES_MAX,
 };
 pub use error::{CreateError, OpenError, OperationError, RUN_DIR_BYTES_MAX, Unknown};
 pub use id::{NodeKey, NodeKeyError, SandboxId, SandboxIdError};

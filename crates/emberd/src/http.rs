@@ -123,6 +123,7 @@ fn operations() -> OpenApiRouter<Sandboxes> {
         .routes(routes!(contexts::open, contexts::list))
         .routes(routes!(contexts::delete))
         .routes(routes!(contexts::run))
+        .routes(routes!(contexts::events))
         .routes(routes!(contexts::interrupt))
         .routes(routes!(contexts::restart))
         .routes(routes!(egress::get, egress::replace, egress::patch))

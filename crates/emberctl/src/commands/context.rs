@@ -1,21 +1,23 @@
 //! `emberctl context`: interpreters in a sandbox that keep their variables between runs.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use emberd_api::{Context, ContextRun, ContextSpec, ContextState, RunEvent};
-use emberd_client::Client;
+use emberd_api::{Context, ContextEvent, ContextRun, ContextSpec, ContextState, chain};
+use emberd_client::{Client, ClientError};
 use serde::Serialize;
 
-use crate::exit;
 use crate::interrupt::Interrupt;
-use crate::output::{self, Output, printable};
-use crate::policy;
-use pictures::{Pictures, is_picture};
+use crate::output::{self, Output};
+use crate::report::Hinted;
+use events::EventsArgs;
+use pictures::Pictures;
+use shown::Shown;
 
+mod events;
 mod pictures;
+mod shown;
 
 /// Commands on contexts.
 #[derive(Debug, clap::Subcommand)]
@@ -26,6 +28,8 @@ pub enum Command {
     Ls(LsArgs),
     /// Run code in a context and show its output as it appears. Ctrl-C interrupts the run.
     Run(RunArgs),
+    /// Show the events of a context's runs, such as the rest of one whose connection broke.
+    Events(EventsArgs),
     /// Interrupt the run of a context.
     Interrupt(Args),
     /// Restart the interpreter of a context, even during a run.
@@ -94,13 +98,6 @@ struct Interrupted {
     interrupted: String,
 }
 
-/// The JSON line that `context run --save` prints for a picture, among the run's events.
-#[derive(Serialize)]
-struct Saved {
-    event: &'static str,
-    path: PathBuf,
-}
-
 /// Carries out `command`.
 ///
 /// # Errors
@@ -117,6 +114,7 @@ pub async fn run(client: &Client, command: Command, output: Output) -> anyhow::R
             output.print(&list, || text(&list.contexts))?;
         }
         Command::Run(args) => return run_code(client, args, output).await,
+        Command::Events(args) => return events::run(client, args, output).await,
         Command::Interrupt(Args { sandbox, context }) => {
             client.interrupt_context(&sandbox, &context).await?;
             output.print(&Interrupted { interrupted: context }, String::new)?;
@@ -136,102 +134,46 @@ pub async fn run(client: &Client, command: Command, output: Output) -> anyhow::R
 
 /// Shows events as they come; with `--json` each as one line.
 async fn run_code(client: &Client, args: RunArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let RunArgs { of: Args { sandbox, context }, code, timeout, save } = args;
+    let RunArgs { of, code, timeout, save } = args;
+    let Args { sandbox, context } = &of;
     let timeout_ms = timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
     let run = ContextRun { code, timeout_ms };
     run.check()?;
-    let mut shown = Shown { output, failed: false, pictures: Pictures::new(save)? };
+    let mut shown = Shown::new(output, Pictures::new(save)?);
     let mut interrupt = Interrupt::listen()?;
-    let mut events = client.run_context(&sandbox, &context, &run).await?;
+    let mut events = client.run_context(sandbox, context, &run).await?;
     let mut interrupts = 0;
     loop {
         let event = tokio::select! {
-            event = events.next() => event?,
+            event = events.next() => match event {
+                Ok(event) => event,
+                Err(error) => return Err(with_hint(error, &of, events.last_id())),
+            },
             interrupted = interrupt.next() => {
                 interrupts += 1;
                 if interrupts > 1 {
                     // Twice is enough: hanging up interrupts the run, too.
                     return Err(interrupted.into());
                 }
-                client.interrupt_context(&sandbox, &context).await?;
+                client.interrupt_context(sandbox, context).await?;
                 continue;
             }
         };
         let Some(event) = event else { break };
-        shown.event(&event)?;
-        if matches!(event, RunEvent::End { timed_out: true, .. }) {
-            return Ok(exit::TIMED_OUT.into());
-        }
+        let id = events.last_id().unwrap_or_default();
+        shown.event(&ContextEvent { id, event })?;
     }
-    Ok(if shown.failed { exit::CHECK_FAILED.into() } else { ExitCode::SUCCESS })
+    Ok(shown.exit())
 }
 
-/// The part of a run that has been shown.
-struct Shown {
-    output: Output,
-    failed: bool,
-    pictures: Pictures,
-}
-
-impl Shown {
-    fn event(&mut self, event: &RunEvent) -> anyhow::Result<()> {
-        if self.output.json {
-            writeln!(io::stdout(), "{}", serde_json::to_string(event)?)?;
-        } else {
-            show(event)?;
-        }
-        match event {
-            RunEvent::Started { execution_count } => self.pictures.of_run(*execution_count),
-            RunEvent::Display { data } | RunEvent::Result { data } => {
-                for path in self.pictures.take(data)? {
-                    if self.output.json {
-                        let saved = serde_json::to_string(&Saved { event: "saved", path })?;
-                        writeln!(io::stdout(), "{saved}")?;
-                    } else {
-                        writeln!(io::stdout(), "{}", path.display())?;
-                    }
-                }
-            }
-            RunEvent::Error { .. } => self.failed = true,
-            RunEvent::End { egress, .. } if !self.output.json => {
-                policy::say_denied(egress)?;
-                if let Some(complaint) = self.pictures.complaint() {
-                    writeln!(io::stderr(), "emberctl: {complaint}")?;
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-/// An event for people, but for its pictures.
-fn show(event: &RunEvent) -> io::Result<()> {
-    match event {
-        RunEvent::Stdout { text } => {
-            io::stdout().write_all(text.as_bytes())?;
-            io::stdout().flush()
-        }
-        RunEvent::Stderr { text } => io::stderr().write_all(text.as_bytes()),
-        RunEvent::Result { data } | RunEvent::Display { data } => {
-            if let Some(plain) = data.get::<String>("text/plain") {
-                writeln!(io::stdout(), "{}", printable(&plain))?;
-            }
-            for kind in
-                data.kinds().iter().filter(|kind| *kind != "text/plain" && !is_picture(kind))
-            {
-                writeln!(io::stderr(), "emberctl: also as {}", printable(kind))?;
-            }
-            Ok(())
-        }
-        RunEvent::Error { traceback, .. } => {
-            writeln!(io::stderr(), "{}", printable(traceback.trim_end()))
-        }
-        RunEvent::End { truncated: true, .. } => {
-            writeln!(io::stderr(), "emberctl: the output of the run was cut at its limit")
-        }
-        RunEvent::Started { .. } | RunEvent::End { .. } | RunEvent::Other => Ok(()),
-    }
+/// Adds how to see the rest of a run whose events broke off.
+fn with_hint(error: ClientError, of: &Args, last_id: Option<u64>) -> anyhow::Error {
+    let (ClientError::Broken { .. }, Some(last)) = (&error, last_id) else { return error.into() };
+    let (Args { sandbox, context }, from) = (of, last.saturating_add(1));
+    let hint = format!(
+        "for the rest of the run: emberctl context events {sandbox} {context} --from {from}"
+    );
+    Hinted { message: chain(&error), hint }.into()
 }
 
 fn text(contexts: &[Context]) -> String {

@@ -115,6 +115,26 @@ fn exit_code_says_how_the_run_ended() {
     let cut = run(&daemon.addr, &["context", "run", "sb_1", CONTEXT, CUT]);
     assert_eq!(cut.status.code(), Some(125), "an end that does not come is no success");
     assert!(complaint(&cut).starts_with("error: "), "{}", complaint(&cut));
+    let rest =
+        format!("hint: for the rest of the run: emberctl context events sb_1 {CONTEXT} --from 6\n");
+    assert!(complaint(&cut).ends_with(&rest), "{}", complaint(&cut));
+}
+
+#[test]
+fn events_of_runs_are_shown_to_their_end() {
+    let daemon = daemon();
+    let events = run(&daemon.addr, &["context", "events", "sb_1", CONTEXT, "-f"]);
+    assert_eq!(printed(&events), "rest\n");
+    assert_eq!(
+        complaint(&events),
+        "emberctl: some output is missing here\nTraceback:\nNameError\n"
+    );
+    let lines = run(&daemon.addr, &["context", "events", "sb_1", CONTEXT, "-f", "--json"]);
+    let ids: Vec<_> = printed(&lines)
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_u64().unwrap())
+        .collect();
+    assert_eq!(ids, [3, 4, 5, 6, 7, 8]);
 }
 
 #[test]

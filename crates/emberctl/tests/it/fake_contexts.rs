@@ -41,6 +41,7 @@ impl FakeContexts {
                 let run: Value = serde_json::from_slice(body).unwrap();
                 self.run(run["code"].as_str().unwrap(), run["timeout_ms"].is_u64(), stream);
             }
+            ("GET", _, Some("/events?from=0")) => events(stream),
             ("POST", _, Some("/interrupt")) => {
                 *self.interrupted.lock().unwrap() = true;
                 self.on_interrupt.notify_all();
@@ -59,7 +60,12 @@ impl FakeContexts {
     fn run(&self, code: &str, has_limit: bool, stream: &mut TcpStream) {
         let head = "HTTP/1.1 200 -\r\nconnection: close\r\ncontent-type: application/x-ndjson\r\n";
         write!(stream, "{head}\r\n").unwrap();
-        let mut tell = |event: Value| writeln!(stream, "{event}").unwrap();
+        let mut id = 4;
+        let mut tell = |mut event: Value| {
+            id += 1;
+            event["id"] = id.into();
+            writeln!(stream, "{event}").unwrap();
+        };
         tell(json!({"event": "started", "execution_count": 3}));
         if code == CUT {
             return;
@@ -86,9 +92,31 @@ pub fn error(name: &str) -> Value {
     json!({"event": "error", "name": name, "value": "", "traceback": traceback})
 }
 
+/// The events of two runs, the first without its beginning. They end with the connection.
+fn events(stream: &mut TcpStream) {
+    let head = "HTTP/1.1 200 -\r\nconnection: close\r\ncontent-type: text/event-stream\r\n";
+    write!(stream, "{head}\r\n").unwrap();
+    let end = |id: u64| {
+        json!({"id": id, "event": "end", "execution_count": 3, "timed_out": false,
+            "truncated": false, "duration_us": 1})
+    };
+    let mut failed = error("NameError");
+    failed["id"] = json!(4);
+    for event in [
+        json!({"id": 3, "event": "gap", "first_missing": 0}),
+        failed,
+        end(5),
+        json!({"id": 6, "event": "started", "execution_count": 4}),
+        json!({"id": 7, "event": "stdout", "text": "rest\n"}),
+        end(8),
+    ] {
+        write!(stream, "id: {}\ndata: {event}\n\n", event["id"]).unwrap();
+    }
+}
+
 fn context(state: &str, spec: &Value) -> Value {
     let mut context = json!({
-        "id": CONTEXT, "state": state, "execution_count": 2, "created_at_ms": 0,
+        "id": CONTEXT, "state": state, "execution_count": 2, "created_at_ms": 0, "next_event": 9,
     });
     context.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
     context

@@ -5,6 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use emberd_proto::{EgressDenials, Forms};
 
+/// One event of a run, with its number.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NumberedEvent {
+    /// Number of the event, higher than that of the event before it.
+    pub seq: u64,
+    /// The event itself.
+    pub event: RunEvent,
+}
+
 /// One event of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RunEvent {
@@ -32,6 +41,12 @@ pub enum RunEvent {
     },
     /// The run has ended.
     End(RunEnd),
+    /// Events from `first_missing` up to and including this one's number are not kept. Only
+    /// followers of a context are told this, and not the caller of a run.
+    Gap {
+        /// Number of the first missing event.
+        first_missing: u64,
+    },
 }
 
 /// How a run ended.

@@ -22,8 +22,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::backlog::Output;
 use super::error::ContextError;
-use super::event::RunEvent;
+use super::event::NumberedEvent;
 use super::lines::{Lines, Malformed, Said};
+use super::log::Log;
 use super::running::{Received, Running};
 use super::status::Status;
 use crate::error::GuestError;
@@ -53,7 +54,9 @@ pub(super) struct Order {
     /// Time limit from the start of the run.
     pub timeout: Option<Duration>,
     /// Receiver of the events.
-    pub events: mpsc::Sender<RunEvent>,
+    pub events: mpsc::Sender<NumberedEvent>,
+    /// When it was asked for, for what the network policy has denied since.
+    pub mark: u64,
 }
 
 /// How an interpreter ended.
@@ -104,6 +107,7 @@ pub(super) struct Interpreter<S: ByteStream> {
     next: u64,
     lines: Lines,
     status: Arc<Status>,
+    log: Arc<Log>,
     interrupted: watch::Receiver<u64>,
     /// Tells the next daemon about the context.
     note: ContextNote,
@@ -115,13 +119,14 @@ impl<S: ByteStream> Interpreter<S> {
     pub fn new(
         tether: Tether<S>,
         status: Arc<Status>,
+        log: Arc<Log>,
         interrupted: watch::Receiver<u64>,
         line_bytes: Arc<Semaphore>,
         note: ContextNote,
     ) -> Self {
         let (next, lines) = (tether.next_seq(), Lines::new(line_bytes));
         let interrupted_by = InterruptedBy::default();
-        Self { tether, next, lines, status, interrupted, note, interrupted_by }
+        Self { tether, next, lines, status, log, interrupted, note, interrupted_by }
     }
 
     /// Waits until the interpreter was started.
@@ -189,6 +194,11 @@ impl<S: ByteStream> Interpreter<S> {
         self.tether.hang_up();
     }
 
+    /// Kills the interpreter; the guest forgets it.
+    pub async fn delete(self) -> Result<(), GuestError> {
+        self.tether.delete().await
+    }
+
     /// Expects event number `seq` next: those before it are known.
     pub fn expect(&mut self, seq: u64) {
         self.next = seq;
@@ -202,19 +212,29 @@ impl<S: ByteStream> Interpreter<S> {
         orders: mpsc::Receiver<Order>,
     ) -> String {
         let Some(run) = run else { return self.serve(orders).await };
-        let (events, mut unheard) = mpsc::channel(1);
-        tokio::spawn(async move { while unheard.recv().await.is_some() {} });
-        let session = Arc::clone(self.tether.session());
-        let deadline = run.rest().map(|rest| session.host.run_for(rest));
-        let mut running = Running::new(events, deadline);
+        let (events, _) = mpsc::channel(1);
+        let host = &self.tether.session().host;
+        let deadline = run.rest().map(|rest| host.run_for(rest));
+        let running = Running::new(events, Arc::clone(&self.log), deadline, host.mark());
+        let mut running = running.resumed(run.passed());
         running.interrupted_by = run.interrupted_by;
         if let Err(ended) = self.follow(&mut running).await {
             return self.end(ended, running).await;
         }
         self.interrupted_by = running.interrupted_by;
-        self.status.set_busy(false);
-        running.finish().await;
+        self.finish(running).await;
         self.serve(orders).await
+    }
+
+    async fn finish(&mut self, run: Running) {
+        self.status.set_busy(false);
+        let egress = self.tether.session().host.denied_since(run.mark);
+        run.finish(self.last_number(), egress).await;
+    }
+
+    /// Number of the last event.
+    fn last_number(&self) -> u64 {
+        self.note.number(self.next.saturating_sub(1))
     }
 
     /// Runs the orders until the interpreter ends; returns why it ended.
@@ -236,24 +256,27 @@ impl<S: ByteStream> Interpreter<S> {
             self.status.set_busy(true);
             let session = Arc::clone(self.tether.session());
             let deadline = order.timeout.map(|timeout| session.host.run_for(timeout));
-            let mut run = Running::new(order.events, deadline);
+            let log = Arc::clone(&self.log);
+            let mut run = Running::new(order.events, log, deadline, order.mark);
             let ran = self.run(order.line, order.timeout, &mut run).await;
             if let Err(ended) = ran {
                 return self.end(ended, run).await;
             }
-            self.status.set_busy(false);
-            run.finish().await;
+            self.finish(run).await;
         }
     }
 
     /// Ends the run under way with the interpreter; returns why that ended.
-    async fn end(&mut self, ended: Ended, mut run: Running) -> String {
-        // Recorded before it is announced: a waiting caller reads the reason.
-        self.status.lose(run.end());
+    async fn end(&mut self, ended: Ended, run: Running) -> String {
+        if let Ended::Malformed | Ended::TimedOut = ended {
+            // An interpreter that cannot be reached has ended, or will be deleted.
+            self.tether.say(&HostMessage::Signal { signal: SignalName::SigKill }).await.ok();
+        }
         let reason = ended.reason();
+        // Recorded before it is announced.
         self.status.die(&reason);
-        run.waiting.extend(run.early.drain());
-        run.flush().await;
+        let egress = self.tether.session().host.denied_since(run.mark);
+        run.lose(self.last_number(), &reason, egress).await;
         reason
     }
 
@@ -290,11 +313,12 @@ impl<S: ByteStream> Interpreter<S> {
                 received = receive(&mut self.tether, &mut self.next, &mut self.lines),
                     if run.takes() =>
                 {
-                    let ended = run.take(received?, &self.status);
+                    let received = received?;
+                    let seq = self.note.number(self.next - 1);
                     if self.lines.has_skipped() {
-                        run.miss();
+                        run.miss(seq);
                     }
-                    if ended {
+                    if run.take(seq, received, &self.status) {
                         return Ok(());
                     }
                 }
@@ -360,7 +384,7 @@ async fn receive<S: ByteStream>(
     let Told::Event { seq, frame } = tether.next().await? else {
         return Err(tether.broken("a context takes no input").await.into());
     };
-    if std::mem::replace(next, seq + 1) != seq {
+    if std::mem::replace(next, seq.saturating_add(1)) != seq {
         lines.skip();
     }
     match frame.kind {

@@ -1,6 +1,8 @@
 //! A run under way, as the task of its interpreter sees it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use emberd_proto::{ContextEvent, EgressDenials, InterruptedBy};
@@ -9,8 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::backlog::{Backlog, Output};
-use super::event::{RunEnd, RunEvent};
+use super::event::{NumberedEvent, RunEnd, RunEvent};
 use super::lines::Said;
+use super::log::{Log, ended};
 use super::status::Status;
 
 /// Most bytes of output and events of one run (64 MiB); the rest is dropped and flagged.
@@ -25,12 +28,16 @@ pub(super) enum Received {
 /// A run under way.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Running {
-    pub events: mpsc::Sender<RunEvent>,
+    pub events: mpsc::Sender<NumberedEvent>,
     /// Not yet handed on.
-    pub waiting: VecDeque<RunEvent>,
-    /// Output that arrived before the run began.
-    pub early: Backlog,
+    pub waiting: VecDeque<NumberedEvent>,
+    log: Arc<Log>,
+    /// Output that arrived before the run began, and the number of the first of it.
+    early: Backlog,
+    early_seq: Option<u64>,
     since: Instant,
+    /// When the run was asked for, for what the network policy has denied since.
+    pub mark: u64,
     /// Passes when the guest has run for the time limit, and then for the grace.
     pub deadline: Option<BoxFuture<'static, ()>>,
     /// When the run is interrupted again.
@@ -49,13 +56,20 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub fn new(events: mpsc::Sender<RunEvent>, deadline: Option<BoxFuture<'static, ()>>) -> Self {
-        let since = Instant::now();
+    pub fn new(
+        events: mpsc::Sender<NumberedEvent>,
+        log: Arc<Log>,
+        deadline: Option<BoxFuture<'static, ()>>,
+        mark: u64,
+    ) -> Self {
         Self {
             events,
             waiting: VecDeque::new(),
+            log,
             early: Backlog::default(),
-            since,
+            early_seq: None,
+            since: Instant::now(),
+            mark,
             deadline,
             again: None,
             bytes: 0,
@@ -69,17 +83,23 @@ impl Running {
         }
     }
 
+    /// The rest of a run that was asked for so long ago, by a caller who is gone.
+    pub fn resumed(self, passed: Duration) -> Self {
+        let since = self.since.checked_sub(passed).unwrap_or(self.since);
+        Self { since, left: true, ..self }
+    }
+
     /// Whether to read more from the guest before the waiting events are handed on. Output may
     /// overtake the event before it, so output is held back until the run has begun.
     pub fn takes(&self) -> bool {
         self.waiting.is_empty() || !self.begun
     }
 
-    /// Handles a frame of the guest; returns whether the run has ended.
-    pub fn take(&mut self, received: Received, status: &Status) -> bool {
+    /// Handles the guest's frame with number `seq`; returns whether the run has ended.
+    pub fn take(&mut self, seq: u64, received: Received, status: &Status) -> bool {
         let lines = match received {
             Received::Output(output, text) => {
-                self.output(output, text);
+                self.output(seq, output, text);
                 return false;
             }
             Received::Lines(lines) => lines,
@@ -91,61 +111,86 @@ impl Running {
                 Some(ContextEvent::Ready) => {}
                 Some(ContextEvent::Started { execution_count, interrupted_by }) => {
                     status.count(execution_count);
-                    self.begin(execution_count, interrupted_by);
+                    self.begin(seq, execution_count, interrupted_by);
                 }
                 Some(ContextEvent::Done { execution_count }) => {
                     self.execution_count = execution_count;
-                    self.waiting.extend(self.early.drain());
+                    self.tell_early();
                     return true;
                 }
                 Some(_) if !self.begun => {}
-                Some(ContextEvent::Result { data }) => self.tell(RunEvent::Result(data), bytes),
-                Some(ContextEvent::Display { data }) => self.tell(RunEvent::Display(data), bytes),
+                Some(ContextEvent::Result { data }) => {
+                    self.tell(seq, RunEvent::Result(data), bytes);
+                }
+                Some(ContextEvent::Display { data }) => {
+                    self.tell(seq, RunEvent::Display(data), bytes);
+                }
                 Some(ContextEvent::Error { name, value, traceback }) => {
-                    self.tell(RunEvent::Error { name, value, traceback }, bytes);
+                    self.tell(seq, RunEvent::Error { name, value, traceback }, bytes);
                 }
             }
         }
         false
     }
 
-    /// Some of its events are lost; perhaps that it has begun.
-    pub fn miss(&mut self) {
+    /// Some of its events before number `seq` are lost; perhaps that it has begun.
+    pub fn miss(&mut self, seq: u64) {
         self.truncated = true;
         self.begun = true;
-        self.waiting.extend(self.early.drain());
+        self.tell_early();
+        self.log.miss(seq);
     }
 
-    fn begin(&mut self, execution_count: u64, interrupted_by: InterruptedBy) {
+    fn begin(&mut self, seq: u64, execution_count: u64, interrupted_by: InterruptedBy) {
         self.begun = true;
         self.interrupted_by = interrupted_by;
         self.execution_count = execution_count;
-        if !self.left {
-            // In front of the output that overtook it.
-            self.waiting.push_back(RunEvent::Started { execution_count });
-            self.waiting.extend(self.early.drain());
-        }
+        // In front of the output that overtook it, with the first number of that: there are as many
+        // numbers as events.
+        let seq = self.early_seq.unwrap_or(seq);
+        self.hand_on(seq, RunEvent::Started { execution_count }, 0);
+        self.tell_early();
     }
 
-    fn output(&mut self, output: Output, text: Bytes) {
-        if text.is_empty() || self.left {
-            return;
-        }
-        if !self.begun {
-            self.bytes = self.bytes.saturating_add(text.len());
-            self.truncated |= !self.early.push(output, &text);
+    fn output(&mut self, seq: u64, output: Output, text: Bytes) {
+        if text.is_empty() {
             return;
         }
         let bytes = text.len();
-        self.tell(output.event(text), bytes);
+        if !self.begun {
+            self.bytes = self.bytes.saturating_add(bytes);
+            self.early_seq.get_or_insert(seq);
+            self.truncated |= !self.early.push(output, &text);
+            return;
+        }
+        self.tell(seq, output.event(text), bytes);
     }
 
-    fn tell(&mut self, event: RunEvent, bytes: usize) {
+    /// Tells what came early, which was counted then.
+    fn tell_early(&mut self) {
+        let Some(seq) = self.early_seq.take() else { return };
+        for event in std::mem::take(&mut self.early).drain() {
+            let bytes = match &event {
+                RunEvent::Stdout(text) | RunEvent::Stderr(text) => text.len(),
+                _ => 0,
+            };
+            self.hand_on(seq, event, bytes);
+        }
+    }
+
+    fn tell(&mut self, seq: u64, event: RunEvent, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > RUN_BYTES_MAX {
             self.truncated = true;
-        } else if !self.left {
-            self.waiting.push_back(event);
+        } else {
+            self.hand_on(seq, event, bytes);
+        }
+    }
+
+    fn hand_on(&mut self, seq: u64, event: RunEvent, bytes: usize) {
+        let seq = self.log.push(seq, &event, bytes);
+        if !self.left {
+            self.waiting.push_back(NumberedEvent { seq, event });
         }
     }
 
@@ -154,22 +199,20 @@ impl Running {
         self.left = true;
         self.interrupt = true;
         self.waiting.clear();
-        self.early = Backlog::default();
     }
 
-    pub fn end(&self) -> RunEnd {
+    fn end(&self, egress: EgressDenials) -> RunEnd {
         RunEnd {
             execution_count: self.execution_count,
             timed_out: self.timed_out,
             truncated: self.truncated,
             duration: self.since.elapsed(),
-            // Its caller's end knows.
-            egress: EgressDenials::default(),
+            egress,
         }
     }
 
     /// Hands on the waiting events.
-    pub async fn flush(&mut self) {
+    async fn flush(&mut self) {
         for event in self.waiting.drain(..) {
             // A caller that has left takes no events.
             if self.events.send(event).await.is_err() {
@@ -178,10 +221,17 @@ impl Running {
         }
     }
 
-    /// Hands on the waiting events and the end of the run.
-    pub async fn finish(mut self) {
-        let end = self.end();
+    /// Hands on the waiting events and the end of the run, which has number `seq`.
+    pub async fn finish(mut self, seq: u64, egress: EgressDenials) {
+        let end = RunEvent::End(self.end(egress));
+        self.hand_on(seq, end, 0);
         self.flush().await;
-        self.events.send(RunEvent::End(end)).await.ok();
+    }
+
+    /// As [`Self::finish`], where the interpreter has ended, for the reason `why`.
+    pub async fn lose(mut self, seq: u64, why: &str, egress: EgressDenials) {
+        self.tell_early();
+        self.hand_on(seq, ended(why), why.len());
+        self.finish(seq, egress).await;
     }
 }

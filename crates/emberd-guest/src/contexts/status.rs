@@ -2,8 +2,6 @@
 
 use parking_lot::Mutex;
 
-use super::event::RunEnd;
-
 /// State of a context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContextState {
@@ -23,14 +21,11 @@ pub(super) struct Status(Mutex<Known>);
 struct Known {
     state: ContextState,
     execution_count: u64,
-    /// End of the run that was lost with the interpreter.
-    end: RunEnd,
 }
 
 impl Status {
     pub fn new() -> Self {
-        let (state, execution_count, end) = (ContextState::Idle, 0, RunEnd::default());
-        Self(Mutex::new(Known { state, execution_count, end }))
+        Self(Mutex::new(Known { state: ContextState::Idle, execution_count: 0 }))
     }
 
     /// Records that a run begins or ends.
@@ -46,11 +41,6 @@ impl Status {
         self.0.lock().execution_count = execution_count;
     }
 
-    /// Records the run that ends with the interpreter.
-    pub fn lose(&self, end: RunEnd) {
-        self.0.lock().end = end;
-    }
-
     /// Records the end of the interpreter; the first reason stays.
     pub fn die(&self, reason: &str) {
         let mut known = self.0.lock();
@@ -59,14 +49,14 @@ impl Status {
         }
     }
 
-    /// Returns why the interpreter ended, and the end of the run lost with it.
-    pub fn last_words(&self) -> (String, RunEnd) {
-        let known = self.0.lock();
-        let reason = match &known.state {
-            ContextState::Dead(reason) => reason.clone(),
+    /// Returns why the interpreter ended, and the number of runs begun.
+    pub fn last_words(&self) -> (String, u64) {
+        let (state, execution_count) = self.now();
+        let reason = match state {
+            ContextState::Dead(reason) => reason,
             ContextState::Idle | ContextState::Busy => "its interpreter is gone".to_owned(),
         };
-        (reason, RunEnd { execution_count: known.execution_count, ..known.end.clone() })
+        (reason, execution_count)
     }
 
     /// Returns the state, and the number of runs begun.

@@ -66,7 +66,7 @@ pub(super) async fn begin<S: ByteStream>(
             return Err(tether.broken("unexpected answer to a process start").await.into());
         }
     };
-    let (process, outgoing) = Process::new(pid, about, STDIN_WINDOW_BYTES);
+    let (process, outgoing) = Process::new(pid, tether.id(), about, STDIN_WINDOW_BYTES, false);
     process.happened(0, ProcessEventKind::Started);
     Ok(Attended { registry, process, tether, outgoing, permit, mark })
 }
@@ -139,7 +139,11 @@ async fn converse<S: ByteStream>(
                     tether.say(&message).await
                 }
                 Outgoing::Stdin(bytes) => tether.send(Kind::Stdin, bytes).await,
-                Outgoing::StdinEnd => tether.send(Kind::StdinEnd, bytes::Bytes::new()).await,
+                Outgoing::StdinEnd => {
+                    let note = process.note_of_end(tether.sent());
+                    tether.note(Note::Process(note).text());
+                    tether.send(Kind::StdinEnd, bytes::Bytes::new()).await
+                }
             },
         };
         // The guest's last words may still be to come.

@@ -53,6 +53,8 @@ pub struct Process(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     pid: u32,
+    /// Under which the guest keeps it, if it does.
+    id: Option<u64>,
     about: ProcessNote,
     state: Mutex<State>,
     /// Notified of every event.
@@ -75,21 +77,25 @@ struct State {
 }
 
 impl Process {
-    /// A process that has not happened yet; the guest takes `window` bytes of input at once.
+    /// A process that has not happened yet, which the guest keeps as `id`. Of its input the guest
+    /// takes `window` bytes at once, and none if that has ended.
     pub(super) fn new(
         pid: u32,
+        id: Option<u64>,
         about: ProcessNote,
         window: usize,
+        stdin_ended: bool,
     ) -> (Self, mpsc::Receiver<Outgoing>) {
         let (outgoing, waiting) = mpsc::channel(OUTGOING_MAX);
         let inner = Inner {
             pid,
+            id,
             about,
             state: Mutex::new(State { log: Log::new(), ended_at: None }),
             changed: Notify::new(),
             outgoing,
             window: Semaphore::new(window),
-            stdin_ended: Arc::default(),
+            stdin_ended: Arc::new(AsyncMutex::new(stdin_ended)),
             ended: CancellationToken::new(),
             deleted: CancellationToken::new(),
         };
@@ -99,6 +105,16 @@ impl Process {
     /// Returns the process id in the guest.
     pub fn pid(&self) -> u32 {
         self.0.pid
+    }
+
+    /// Returns the id under which the guest keeps the process.
+    pub(super) fn id(&self) -> Option<u64> {
+        self.0.id
+    }
+
+    /// Returns the note of the process, once the end of its input is sent as frame `frame`.
+    pub(super) fn note_of_end(&self, frame: u64) -> ProcessNote {
+        self.0.about.with_end_of_input(frame)
     }
 
     /// Returns the present state of the process.

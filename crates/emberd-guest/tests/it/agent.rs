@@ -117,7 +117,7 @@ async fn processes_tell_what_they_write_and_how_they_end() {
     let process = guest.processes().start(spec).await.unwrap();
     assert_eq!(process.wait().await.exit_code, 4);
     assert_eq!(guest.processes().list().len(), 1);
-    guest.processes().delete(process.pid()).unwrap();
+    guest.processes().delete(process.pid()).await.unwrap();
     assert!(guest.processes().list().is_empty());
 }
 

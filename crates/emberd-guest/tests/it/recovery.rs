@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use emberd_guest::{
-    ContextState, Guest, Link, Process, ProcessEvent, ProcessEventKind, Recovered, RunEvent,
+    ContextEvents, ContextState, Guest, Link, NumberedEvent, Process, ProcessEvent,
+    ProcessEventKind, Recovered, RunEvent,
 };
 use emberd_proto::process::{ProcessSpec, TtySize};
 use emberd_proto::{ContextRun, ContextSpec, ExecSpec};
@@ -153,7 +154,7 @@ async fn delete_reaches_a_recovered_process_and_a_dropped_start_ends_it() {
     drop((before, process));
     let (after, _) = guest(&agent).await;
     after.recover().await.unwrap();
-    after.processes().delete(pid).unwrap();
+    after.processes().delete(pid).await.unwrap();
     until(|| !alive(pid)).await;
     assert!(after.processes().get(pid).is_err());
     let processes = after.processes();
@@ -167,6 +168,61 @@ async fn delete_reaches_a_recovered_process_and_a_dropped_start_ends_it() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn what_was_deleted_is_not_found_by_a_daemon_that_starts_right_after() {
+    let agent = Agent::start();
+    let (mut before, _) = guest(&agent).await;
+    for round in 0..10 {
+        let script = if round % 2 == 0 { "exec sleep 600" } else { "exit 3" };
+        let process = before.processes().start(sh(script)).await.unwrap();
+        let context = before.contexts().open(ContextSpec::default()).await.unwrap();
+        let mut follower = process.events(1);
+        before.processes().delete(process.pid()).await.unwrap();
+        before.contexts().delete(context.id).await.unwrap();
+        let end = follower.next().await.unwrap().kind;
+        assert!(
+            matches!(&end, ProcessEventKind::Exited(exit)
+                if exit.error.is_none() && (exit.signal == Some(9) || exit.exit_code == 3)),
+            "{end:?}"
+        );
+        before.detach();
+        let (after, broke) = guest(&agent).await;
+        assert_eq!(after.recover().await.unwrap(), Recovered::default());
+        assert!(!broke.load(Ordering::Relaxed));
+        before = after;
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_input_is_known_to_the_next_daemon() {
+    let agent = Agent::start();
+    let (before, _) = guest(&agent).await;
+    let go = agent.socket.with_file_name("go");
+    let wait = format!("while ! test -e {}; do sleep 0.01; done", go.display());
+    let spec = sh(&format!("cat; echo end; {wait}"));
+    let [ended, open] =
+        [before.processes().start(spec.clone()).await, before.processes().start(spec).await]
+            .map(Result::unwrap);
+    let mut stdin = ended.stdin().await.unwrap();
+    stdin.write(Bytes::from_static(b"all\n")).await.unwrap();
+    stdin.end().await.unwrap();
+    let refused = ended.stdin().await.unwrap_err();
+    let mut told = ended.events(1);
+    while told.next().await.unwrap().kind != ProcessEventKind::Stdout(Bytes::from_static(b"end\n"))
+    {
+    }
+    before.detach();
+    let (after, _) = guest(&agent).await;
+    after.recover().await.unwrap();
+    let known = after.processes().get(ended.pid()).unwrap();
+    assert_eq!(known.stdin().await.unwrap_err().to_string(), refused.to_string());
+    let known = after.processes().get(open.pid()).unwrap();
+    known.stdin().await.unwrap().end().await.unwrap();
+    known.stdin().await.unwrap_err();
+    std::fs::write(go, "").unwrap();
+    assert_eq!(stdout(&events(&known, 0).await), b"end\n");
 }
 
 /// A stream that breaks after so many bytes from the guest.
@@ -222,7 +278,7 @@ async fn connections_that_break_at_any_byte_lose_nothing_and_repeat_nothing() {
         assert_eq!(lines.lines().collect::<Vec<_>>(), expect, "{bytes}");
         assert_eq!(process.wait().await.exit_code, 6, "{bytes}");
         cut.store(usize::MAX, Ordering::Relaxed);
-        guest.processes().delete(held.pid()).unwrap();
+        guest.processes().delete(held.pid()).await.unwrap();
         held.wait().await;
     }
 }
@@ -236,7 +292,7 @@ where
     let mut run = guest.contexts().run(id, &run).unwrap();
     let mut output = Vec::new();
     loop {
-        match run.next().await.unwrap() {
+        match run.next().await.unwrap().event {
             RunEvent::Stdout(bytes) => output.extend_from_slice(&bytes),
             RunEvent::End(end) => return (output, end.execution_count),
             RunEvent::Started { .. } => {}
@@ -293,8 +349,101 @@ async fn run_under_way_goes_on_and_the_next_one_waits_for_it() {
     let mut next = after.contexts().run(context.id, &next).unwrap();
     assert!(next.next().now_or_never().is_none());
     std::fs::write(go, "").unwrap();
-    let Some(RunEvent::Started { execution_count: 2 }) = next.next().await else { panic!() };
-    assert_eq!(next.next().await, Some(RunEvent::Stdout(Bytes::from_static(b"2\n"))));
+    let started = next.next().await.unwrap().event;
+    assert_eq!(started, RunEvent::Started { execution_count: 2 });
+    let said = next.next().await.unwrap().event;
+    assert_eq!(said, RunEvent::Stdout(Bytes::from_static(b"2\n")));
+}
+
+/// Events up to the end of a run.
+async fn to_the_end(events: &mut ContextEvents) -> Vec<NumberedEvent> {
+    let mut all = Vec::new();
+    loop {
+        all.push(events.next().await.unwrap());
+        if let Some(NumberedEvent { event: RunEvent::End(_), .. }) = all.last() {
+            return all;
+        }
+    }
+}
+
+/// The text that the events write on standard output.
+fn written(events: &[NumberedEvent]) -> String {
+    let stdout = events.iter().filter_map(|event| match &event.event {
+        RunEvent::Stdout(bytes) => Some(str::from_utf8(bytes).unwrap()),
+        _ => None,
+    });
+    stdout.collect()
+}
+
+#[tokio::test]
+async fn events_of_a_run_are_read_on_by_number_with_the_next_daemon() {
+    let agent = Agent::start();
+    let (before, _) = guest(&agent).await;
+    let context = before.contexts().open(ContextSpec::default()).await.unwrap();
+    assert_eq!(run(&before, context.id, "echo first").await.1, 1);
+    let [go, said] = ["go", "said"].map(|name| agent.socket.with_file_name(name));
+    let wait = format!("while ! test -e {}; do sleep 0.01; done", go.display());
+    let code = format!("echo é1; {wait}; echo é2; echo 3 >&2; >{}", said.display());
+    let run_spec = ContextRun { code, timeout_ms: None };
+    let mut under_way = before.contexts().run(context.id, &run_spec).unwrap();
+    let mut follower = before.contexts().events(context.id, 0).unwrap();
+    let first = to_the_end(&mut follower).await;
+    assert_eq!(written(&first), "first\n");
+    let heard = [under_way.next().await.unwrap(), under_way.next().await.unwrap()];
+    assert_eq!(follower.next().await.as_ref(), Some(&heard[0]), "the same, by the same numbers");
+    let last = heard[1].seq;
+    before.detach();
+    std::mem::forget(under_way);
+    std::fs::write(&go, "").unwrap();
+    until(|| said.exists()).await;
+
+    let (after, broke) = guest(&agent).await;
+    after.recover().await.unwrap();
+    let mut rest = after.contexts().events(context.id, last + 1).unwrap();
+    let rest = to_the_end(&mut rest).await;
+    assert_eq!(written(&rest), "é2\n");
+    assert!(rest.iter().all(|event| event.seq > last));
+    let said = NumberedEvent { seq: 8, event: RunEvent::Stderr(Bytes::from_static(b"3\n")) };
+    assert!(rest.contains(&said), "{rest:?}");
+    // The whole run is there, and of the one before what is missing.
+    let mut all = after.contexts().events(context.id, 0).unwrap();
+    let all = to_the_end(&mut all).await;
+    let gap = NumberedEvent { seq: heard[0].seq - 1, event: RunEvent::Gap { first_missing: 0 } };
+    assert_eq!(all[0], gap);
+    assert_eq!((&all[1..3], &all[3..]), (&heard[..], &rest[..]));
+    // Another interpreter goes on counting.
+    let mut later = after.contexts().events(context.id, rest[rest.len() - 1].seq + 1).unwrap();
+    after.contexts().restart(context.id).await.unwrap();
+    assert_eq!(run(&after, context.id, "echo again").await.1, 1);
+    assert_eq!(written(&to_the_end(&mut later).await), "again\n");
+    after.contexts().delete(context.id).await.unwrap();
+    assert_eq!(later.next().await, None);
+    assert!(!broke.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn events_of_a_run_that_is_given_up_or_cut_have_an_end() {
+    let agent = Agent::start();
+    let (guest, _) = guest(&agent).await;
+    let context = guest.contexts().open(ContextSpec::default()).await.unwrap();
+    let code =
+        "stop=; trap 'stop=1' INT; echo up; while ! test $stop; do sleep 0.01; done; trap : INT";
+    let sleep = ContextRun { code: code.to_owned(), timeout_ms: None };
+    let mut events = guest.contexts().events(context.id, 0).unwrap();
+    let given_up = guest.contexts().run(context.id, &sleep).unwrap();
+    while written(&[events.next().await.unwrap()]) != "up\n" {}
+    drop(given_up);
+    to_the_end(&mut events).await;
+    let _cut = guest.contexts().run(context.id, &sleep).unwrap();
+    while written(&[events.next().await.unwrap()]) != "up\n" {}
+    guest.contexts().restart(context.id).await.unwrap();
+    let last = to_the_end(&mut events).await;
+    assert!(matches!(&last[0].event, RunEvent::Error { name, .. } if name == "ContextEnded"));
+    let exit = ContextRun { code: "echo up; exec sh -c 'exit 3'".to_owned(), timeout_ms: None };
+    let _dies = guest.contexts().run(context.id, &exit).unwrap();
+    let last = to_the_end(&mut events).await;
+    assert_eq!(written(&last), "up\n");
+    assert!(matches!(&last[2].event, RunEvent::Error { name, .. } if name == "ContextEnded"));
 }
 
 #[tokio::test]
@@ -319,6 +468,12 @@ async fn run_that_ended_in_between_has_ended_even_where_its_events_are_lost() {
     let (after, broke) = guest(&agent).await;
     after.recover().await.unwrap();
     assert_eq!(run(&after, context.id, "echo next").await, (b"next\n".to_vec(), 2));
+    let mut events = after.contexts().events(context.id, 0).unwrap();
+    let told = to_the_end(&mut events).await;
+    let gap = told.iter().rfind(|event| matches!(event.event, RunEvent::Gap { .. }));
+    assert!(gap.is_some(), "what is lost is told");
+    assert!(matches!(&told[told.len() - 1].event, RunEvent::End(end) if end.truncated));
+    assert_eq!(written(&to_the_end(&mut events).await), "next\n");
     assert!(!broke.load(Ordering::Relaxed));
 }
 
@@ -375,5 +530,5 @@ async fn context_whose_connections_break_runs_all_of_its_runs_once() {
         }
         guest.contexts().delete(context.id).await.unwrap();
     }
-    guest.processes().delete(held.pid()).unwrap();
+    guest.processes().delete(held.pid()).await.unwrap();
 }

@@ -170,7 +170,7 @@ async fn operate(guest: &Guest<DuplexStream>, operation: u8) {
                 assert!(last.is_none_or(|last| event.seq > last));
                 last = Some(event.seq);
             }
-            guest.processes().delete(process.pid()).ok();
+            guest.processes().delete(process.pid()).await.ok();
         }
         8 => {
             let Ok(recovered) = guest.recover().await else { return };
@@ -183,7 +183,7 @@ async fn operate(guest: &Guest<DuplexStream>, operation: u8) {
                 }
             }
             for process in guest.processes().list() {
-                guest.processes().delete(process.pid()).ok();
+                guest.processes().delete(process.pid()).await.ok();
             }
         }
         7 => {

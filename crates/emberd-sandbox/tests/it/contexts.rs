@@ -4,8 +4,8 @@ use std::path::Path;
 
 use emberd_proto::{ContextRun, ContextSpec, RefusalCode};
 use emberd_sandbox::{
-    CONTEXTS_MAX, ContextError, ContextId, ContextState, GuestError, RunEnd, RunEvent, SandboxId,
-    Unknown,
+    CONTEXTS_MAX, ContextError, ContextId, ContextState, GuestError, Run, RunEnd, RunEvent,
+    SandboxId, Unknown,
 };
 use futures::future::join_all;
 use rustix::process::Signal;
@@ -37,6 +37,11 @@ impl Ran {
     }
 }
 
+/// The next event of a run.
+async fn next(run: &mut Run) -> RunEvent {
+    run.next().await.unwrap().event
+}
+
 impl Fixture {
     async fn open(&self, id: SandboxId, language: &str) -> ContextId {
         let context = self.sandboxes.contexts(id).open(spec(language)).await.unwrap();
@@ -59,7 +64,7 @@ impl Fixture {
         let mut run = self.sandboxes.contexts(id).run(context, &run).unwrap();
         let mut ran = Ran::default();
         while let Some(event) = run.next().await {
-            match event {
+            match event.event {
                 RunEvent::Stdout(text) | RunEvent::Stderr(text) => {
                     ran.text.push_str(str::from_utf8(&text).unwrap());
                 }
@@ -153,8 +158,8 @@ async fn interrupt_and_hang_up_end_the_run_and_not_the_context() {
     assert_eq!(ran.error(), Some(("KeyboardInterrupt", "")), "{ran:?}");
     let run = ContextRun { code: "x=2; echo up; sleep 1000".into(), timeout_ms: None };
     let mut run = fixture.sandboxes.contexts(id).run(context, &run).unwrap();
-    assert!(matches!(run.next().await, Some(RunEvent::Started { execution_count: 2 })));
-    assert!(matches!(run.next().await, Some(RunEvent::Stdout { .. })));
+    assert!(matches!(next(&mut run).await, RunEvent::Started { execution_count: 2 }));
+    assert!(matches!(next(&mut run).await, RunEvent::Stdout { .. }));
     drop(run);
     assert_eq!(fixture.run(id, context, "echo $x").await.text, "2\n");
     let ran = fixture.run_for(id, context, "sleep 1000", Some(50)).await;
@@ -175,8 +180,8 @@ async fn code_that_hears_no_interrupt_is_ended_by_a_restart_or_its_time_limit() 
     let stuck = "import os; print(os.getpid(), flush=True); sum(range(10 ** 18))".to_owned();
     let run = ContextRun { code: stuck, timeout_ms: None };
     let mut run = fixture.sandboxes.contexts(id).run(context, &run).unwrap();
-    assert!(matches!(run.next().await, Some(RunEvent::Started { .. })));
-    let Some(RunEvent::Stdout(pid)) = run.next().await else { panic!("no pid") };
+    assert!(matches!(next(&mut run).await, RunEvent::Started { .. }));
+    let RunEvent::Stdout(pid) = next(&mut run).await else { panic!("no pid") };
     let pid = str::from_utf8(&pid).unwrap().trim().parse().unwrap();
     let waits = fixture.run(id, context, "1");
     let restart = async {
@@ -185,9 +190,9 @@ async fn code_that_hears_no_interrupt_is_ended_by_a_restart_or_its_time_limit() 
     };
     let (waited, ()) = tokio::join!(waits, restart);
     assert_eq!(waited.error(), Some(("ContextEnded", "it was restarted")));
-    let lost = run.next().await;
-    assert!(matches!(&lost, Some(RunEvent::Error { name, .. }) if name == "ContextEnded"));
-    assert!(matches!(run.next().await, Some(RunEvent::End(_))));
+    let lost = next(&mut run).await;
+    assert!(matches!(&lost, RunEvent::Error { name, .. } if name == "ContextEnded"));
+    assert!(matches!(next(&mut run).await, RunEvent::End(_)));
     assert!(run.next().await.is_none());
     until(|| !is_running(pid)).await;
     assert_eq!(fixture.run(id, context, "6 * 7").await.result().as_deref(), Some("42"));

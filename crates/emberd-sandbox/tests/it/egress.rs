@@ -139,7 +139,7 @@ async fn programs_are_told_what_was_denied_while_they_ran() {
     let mut run = contexts.run(context, &ContextRun { code, timeout_ms: None }).unwrap();
     let end = async {
         loop {
-            if let RunEvent::End(end) = run.next().await.unwrap() {
+            if let RunEvent::End(end) = run.next().await.unwrap().event {
                 return end;
             }
         }

@@ -76,7 +76,7 @@ async fn a_frozen_time_is_no_part_of_the_time_limit_of_a_run() {
     let mut run = contexts.run(context, &run).unwrap();
     let ended = async {
         loop {
-            if let RunEvent::End(end) = run.next().await.unwrap() {
+            if let RunEvent::End(end) = run.next().await.unwrap().event {
                 break end;
             }
         }

@@ -167,8 +167,8 @@ async fn deleted_process_is_killed_with_its_tree_and_forgotten() {
         panic!("no output")
     };
     let child = std::str::from_utf8(&child).unwrap().trim().parse().unwrap();
-    fixture.sandboxes.processes(id).delete(process.pid()).unwrap();
-    let again = fixture.sandboxes.processes(id).delete(process.pid());
+    fixture.sandboxes.processes(id).delete(process.pid()).await.unwrap();
+    let again = fixture.sandboxes.processes(id).delete(process.pid()).await;
     assert!(matches!(again, Err(ProcessError::Unknown { .. })));
     assert_eq!(process.wait().await.signal, Some(9));
     until(|| !is_running(child)).await;

@@ -6,8 +6,11 @@ use axum::Json;
 use axum::body::{Body as ResponseBody, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::sse::Event;
 use axum::response::{IntoResponse as _, Response};
-use emberd_api::{Context, ContextList, ContextRun, ContextSpec, Forms, RunEvent, paths};
+use emberd_api::{
+    Context, ContextEvent, ContextList, ContextRun, ContextSpec, Forms, RunEvent, paths,
+};
 use emberd_sandbox::{ContextError, ContextId, OperationError, Sandboxes, Unknown};
 use futures::stream::{self, StreamExt as _};
 
@@ -15,6 +18,7 @@ use super::body::{Body, BodyError};
 use super::errors::ApiError;
 use super::failures::Failures;
 use super::id::{Id, PathError, Within};
+use super::query::{Query, QueryError};
 use super::sse;
 use super::views::IntoBody;
 
@@ -104,7 +108,7 @@ pub async fn delete(
     responses(
         (status = 200, description = "Events, the last of them `end`: one line of JSON each, or \
             server-sent events where the client accepts those.",
-         content((RunEvent = "application/x-ndjson"), (RunEvent = "text/event-stream"))),
+         content((ContextEvent = "application/x-ndjson"), (ContextEvent = "text/event-stream"))),
         Failures<(PathError, BodyError, Unknown, OperationError, ContextError)>,
     )
 )]
@@ -123,11 +127,50 @@ pub async fn run(
     };
     let events = stream::unfold(run, async |mut run| Some((run.next().await?.into_body(), run)));
     if accepts(EVENT_STREAM) {
-        return Ok(sse::answer(events.map(|event| sse::event(name(&event), &event))));
+        return Ok(sse::answer(events.map(|event| numbered(&event))));
     }
     let lines = events.flat_map(|event| stream::iter(line(event).map(Ok::<_, Infallible>)));
     let headers = [(header::CONTENT_TYPE, NDJSON), (header::CACHE_CONTROL, "no-cache")];
     Ok((headers, ResponseBody::from_stream(lines)).into_response())
+}
+
+/// Follows the events of a context's runs, from any event on, until the context is deleted.
+///
+/// This is how to read the rest of a run after its answer has ended early, such as with the daemon.
+#[utoipa::path(
+    get,
+    path = paths::CONTEXT_EVENTS,
+    operation_id = "follow_context",
+    tag = "contexts",
+    params(
+        Within<ContextId>,
+        ("from" = Option<u64>, Query,
+         description = "Number of the first event to send. 0 when absent."),
+        ("last-event-id" = Option<u64>, Header,
+         description = "Number of the last event received. Overrides `from`."),
+    ),
+    responses(
+        (status = 200, description = "Events, each with its number as `id`.",
+         content_type = "text/event-stream", body = ContextEvent),
+        Failures<(PathError, QueryError, Unknown, OperationError, ContextError)>,
+    )
+)]
+pub async fn events(
+    State(sandboxes): State<Sandboxes>,
+    Within(id, context): Within<ContextId>,
+    query: Query,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let from = query.number("from")?.unwrap_or_default();
+    let last = sse::last_event_id(&headers)?;
+    let from = last.map_or(from, |last| last.saturating_add(1));
+    let sandbox = sandboxes.get(id)?;
+    let events = sandbox.contexts()?.events(context, from)?;
+    let events = stream::unfold(events, async |mut events| {
+        Some((numbered(&events.next().await?.into_body()), events))
+    });
+    let events = events.inspect(move |_| sandbox.stir());
+    Ok(sse::answer(events.take_until(sandboxes.closing().cancelled_owned())))
 }
 
 /// Interrupts the run of a context.
@@ -172,31 +215,24 @@ pub async fn restart(
 }
 
 /// Writes an event as a line, in pieces: the JSON of an interpreter is passed on unchanged.
-fn line(event: RunEvent) -> [Bytes; 3] {
-    let around = |data: Forms, begin| {
-        [Bytes::from_static(begin), data.into_json(), Bytes::from_static(b"}\n")]
+fn line(event: ContextEvent) -> [Bytes; 3] {
+    let ContextEvent { id, event } = event;
+    let name = event.name();
+    let around = |data: Forms| {
+        let begin = format!(r#"{{"id":{id},"event":"{name}","data":"#);
+        [begin.into(), data.into_json(), Bytes::from_static(b"}\n")]
     };
     match event {
-        RunEvent::Display { data } => around(data, br#"{"event":"display","data":"#),
-        RunEvent::Result { data } => around(data, br#"{"event":"result","data":"#),
+        RunEvent::Display { data } | RunEvent::Result { data } => around(data),
         event => {
-            let mut json = serde_json::to_vec(&event).expect("string keys only");
+            let mut json =
+                serde_json::to_vec(&ContextEvent { id, event }).expect("string keys only");
             json.push(b'\n');
             [json.into(), Bytes::new(), Bytes::new()]
         }
     }
 }
 
-/// Name of a server-sent event: the value of `event` in its JSON.
-fn name(event: &RunEvent) -> &'static str {
-    match event {
-        RunEvent::Started { .. } => "started",
-        RunEvent::Stdout { .. } => "stdout",
-        RunEvent::Stderr { .. } => "stderr",
-        RunEvent::Display { .. } => "display",
-        RunEvent::Result { .. } => "result",
-        RunEvent::Error { .. } => "error",
-        RunEvent::End { .. } => "end",
-        RunEvent::Other => "other",
-    }
+fn numbered(event: &ContextEvent) -> Event {
+    sse::numbered(event.id, event.event.name(), event)
 }

@@ -84,6 +84,8 @@ pub async fn get(
 }
 
 /// Kills a process and all it started, and forgets it.
+///
+/// Answers once the sandbox has forgotten it: it does not come back with a restarted daemon.
 #[utoipa::path(
     delete,
     path = paths::PROCESS,
@@ -91,7 +93,7 @@ pub async fn get(
     tag = "processes",
     params(Within<u32>),
     responses(
-        (status = 204, description = "The process is being killed."),
+        (status = 204, description = "The process is killed and forgotten."),
         Failures<(PathError, Unknown, OperationError, ProcessError)>,
     )
 )]
@@ -99,7 +101,7 @@ pub async fn delete(
     State(sandboxes): State<Sandboxes>,
     Within(id, pid): Within<u32>,
 ) -> Result<StatusCode, ApiError> {
-    sandboxes.get(id)?.processes()?.delete(pid)?;
+    sandboxes.get(id)?.processes()?.delete(pid).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

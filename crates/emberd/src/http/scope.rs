@@ -50,7 +50,7 @@ pub enum Role {
 }
 
 /// Every route, by method and path, with its scope.
-pub const SCOPES: [(&str, &str, Scope); 48] = [
+pub const SCOPES: [(&str, &str, Scope); 49] = [
     ("POST", paths::SANDBOXES, Scope::SandboxCreate),
     ("GET", paths::SANDBOXES, Scope::SandboxRead),
     ("GET", paths::SANDBOX, Scope::SandboxRead),
@@ -86,6 +86,7 @@ pub const SCOPES: [(&str, &str, Scope); 48] = [
     ("GET", paths::CONTEXTS, Scope::SandboxUse),
     ("DELETE", paths::CONTEXT, Scope::SandboxUse),
     ("POST", paths::CONTEXT_RUN, Scope::SandboxUse),
+    ("GET", paths::CONTEXT_EVENTS, Scope::SandboxUse),
     ("POST", paths::CONTEXT_INTERRUPT, Scope::SandboxUse),
     ("POST", paths::CONTEXT_RESTART, Scope::SandboxUse),
     ("GET", paths::EGRESS, Scope::SandboxRead),

@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use emberd_api::{
-    BootTimes, Context, ContextState, EgressTotals, OnTimeout, Pool, Process, ProcessEvent,
-    ProcessEventKind, Resources, RunEvent, Sandbox, SandboxEvent, SandboxEventKind, SandboxIdle,
-    SandboxPhase, SandboxState, Template, TemplateState, Text, UnclaimedMicroVm,
+    BootTimes, Context, ContextEvent, ContextState, EgressTotals, OnTimeout, Pool, Process,
+    ProcessEvent, ProcessEventKind, Resources, RunEvent, Sandbox, SandboxEvent, SandboxEventKind,
+    SandboxIdle, SandboxPhase, SandboxState, Template, TemplateState, Text, UnclaimedMicroVm,
 };
 use emberd_egress::Totals;
 use emberd_sandbox::{
-    ContextState as ContextStateView, ContextView, PhaseKind, PoolView,
+    ContextState as ContextStateView, ContextView, NumberedEvent, PhaseKind, PoolView,
     ProcessEvent as ProcessEventView, ProcessEventKind as ProcessEventKindView, ProcessView,
     RunEvent as RunEventView, SandboxEvent as SandboxEventView,
     SandboxEventKind as SandboxEventKindView, SandboxState as SandboxStateView, SandboxView,
@@ -230,6 +230,7 @@ impl IntoBody for ContextView {
             state,
             reason,
             execution_count: self.execution_count,
+            next_event: self.next_seq,
             created_at_ms: epoch_ms(self.created_at),
         }
     }
@@ -254,7 +255,16 @@ impl IntoBody for RunEventView {
                 duration_us: micros(end.duration),
                 egress: end.egress,
             },
+            Self::Gap { first_missing } => RunEvent::Gap { first_missing },
         }
+    }
+}
+
+impl IntoBody for NumberedEvent {
+    type Body = ContextEvent;
+
+    fn into_body(self) -> ContextEvent {
+        ContextEvent { id: self.seq, event: self.event.into_body() }
     }
 }
 

@@ -1,10 +1,14 @@
 //! Contexts over HTTP: both kinds of stream, and what is refused.
 
-use emberd_api::{BODY_BYTES_MAX, ContextRun, ContextSpec, ContextState, ErrorCode, RunEvent};
+use emberd_api::{
+    BODY_BYTES_MAX, ContextEvent, ContextRun, ContextSpec, ContextState, ErrorCode, RunEvent,
+};
 use emberd_proto::exec::CODE_BYTES_MAX;
 use emberd_proto::process::USER_BYTES_MAX;
 use emberd_sandbox::CONTEXTS_MAX;
 use futures::future::join_all;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::{Api, refusal};
 use crate::raw;
@@ -77,7 +81,31 @@ async fn lines_of_json_are_the_rule() {
     let answer = api.raw("POST", &path, r#"{"code":"echo hi"}"#).await;
     assert_eq!(answer.status, 200);
     assert!(answer.head.contains("content-type: application/x-ndjson"), "{answer:?}");
-    assert!(answer.body.contains(r#"{"event":"stdout","text":"hi\n"}"#), "{answer:?}");
+    let events: Vec<ContextEvent> =
+        answer.body.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+    assert!(ids.len() == 3 && ids.is_sorted_by(|one, next| one < next), "{answer:?}");
+    let said = format!(r#"{{"id":{},"event":"stdout","text":"hi\n"}}"#, ids[1]);
+    assert!(answer.body.contains(&said), "{answer:?}");
+    let path = format!("/sandboxes/{id}/contexts/{context}/events");
+    for (query, fields) in [
+        (format!("?from={}", ids[1]), String::new()),
+        ("?from=0".to_owned(), format!("Last-Event-ID: {}\r\n", ids[0])),
+    ] {
+        let head = format!("GET {path}{query} HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+        let mut stream = TcpStream::connect(&api.authority).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut got = String::new();
+        while !got.contains("event: end") {
+            let mut piece = [0; 1024];
+            let bytes = stream.read(&mut piece).await.unwrap();
+            assert!(bytes > 0, "{got}");
+            got += str::from_utf8(&piece[..bytes]).unwrap();
+        }
+        let numbers = got.lines().filter_map(|line| line.strip_prefix("id: "));
+        assert!(numbers.eq([ids[1].to_string(), ids[2].to_string()]), "{got}");
+        assert!(got.contains(&format!("data: {said}")), "{got}");
+    }
     api.stop().await;
 }
 

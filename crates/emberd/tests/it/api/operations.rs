@@ -269,6 +269,7 @@ fn calls(client: &Client) -> impl IntoIterator<Item = (&'static str, BoxFuture<'
         "list_contexts" => client.contexts(id),
         "delete_context" => client.delete_context(id, context),
         "run_context" => async { client.run_context(id, context, &ContextRun::default()).await },
+        "follow_context" => client.context_events(id, context, 0),
         "interrupt_context" => client.interrupt_context(id, context),
         "restart_context" => client.restart_context(id, context),
         "get_egress" => client.egress(id),

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use emberd_api::{ProcessEventKind, RunEvent};
-use emberd_client::Attachment;
+use emberd_api::{ContextEvent, ContextState, ProcessEventKind, RunEvent};
+use emberd_client::{Attachment, ContextEvents};
 use emberd_proto::{ContextRun, ContextSpec, ProcessSpec, TtySize};
 use rustix::process::Signal;
 
 use super::{Daemon, Room};
+use crate::api::refusal;
 use crate::wait;
 
 /// Runs `code` in a context, and returns its output.
@@ -82,5 +83,96 @@ async fn processes_terminals_and_contexts_go_on_by_number_with_every_next_daemon
     let mut left = daemon.client.processes(&id).await.unwrap().processes;
     left.retain(|process| process.exit.is_none());
     assert_eq!(left.iter().map(|process| process.pid).collect::<Vec<_>>(), [shell.pid]);
+    room.finish(daemon).await;
+}
+
+/// Events up to the end of a run.
+async fn to_the_end(events: &mut ContextEvents) -> Vec<ContextEvent> {
+    let mut all = Vec::new();
+    loop {
+        all.push(events.next().await.unwrap().expect("it is followed"));
+        if let Some(ContextEvent { event: RunEvent::End { .. }, .. }) = all.last() {
+            return all;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_daemon_was_killed_is_read_on_by_number() {
+    let room = Room::new();
+    let daemon = room.start();
+    let (id, _) = daemon.create().await;
+    let context = daemon.client.open_context(&id, &ContextSpec::default()).await.unwrap();
+    assert_eq!(context.next_event, 0);
+    let go = room.run_dir().join("go");
+    let wait = format!("while ! test -e {}; do sleep 0.01; done", go.display());
+    let code = format!("echo before; {wait}; echo after; exit 3");
+    let run = ContextRun { code, timeout_ms: None };
+    let mut run = daemon.client.run_context(&id, &context.id, &run).await.unwrap();
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        heard.push(run.next().await.unwrap().unwrap());
+    }
+    let last = run.last_id().unwrap();
+    daemon.crash().await;
+    run.next().await.unwrap_err();
+    std::fs::write(&go, "").unwrap();
+    let daemon = room.start();
+    let mut rest = daemon.client.context_events(&id, &context.id, last + 1).await.unwrap();
+    let rest = to_the_end(&mut rest).await;
+    let mut texts = rest.iter().filter_map(|event| match &event.event {
+        RunEvent::Stdout { text } => Some(text.as_str()),
+        _ => None,
+    });
+    assert_eq!(texts.next(), Some("after\n"));
+    let RunEvent::Error { name, .. } = &rest[rest.len() - 2].event else { panic!("{rest:?}") };
+    assert_eq!(name, "ExitCode");
+    // All of the run is there, numbered as before.
+    let mut all = daemon.client.context_events(&id, &context.id, 0).await.unwrap();
+    let all = to_the_end(&mut all).await;
+    let events: Vec<_> = all.iter().map(|event| event.event.clone()).collect();
+    assert_eq!((&events[..2], all[1].id, &all[2..]), (&heard[..], last, &rest[..]));
+    let [known] = &daemon.client.contexts(&id).await.unwrap().contexts[..] else { panic!() };
+    assert_eq!((known.state, known.next_event), (ContextState::Idle, all[all.len() - 1].id + 1));
+    std::fs::remove_file(go).unwrap();
+    room.finish(daemon).await;
+}
+
+#[tokio::test]
+async fn what_was_deleted_does_not_come_back_with_the_next_daemon() {
+    let room = Room::new();
+    let mut daemon = room.start();
+    let (id, _) = daemon.create().await;
+    for _ in 0..4 {
+        let sleep = ProcessSpec::of_argv(["sleep", "600"]);
+        let sleep = daemon.client.start_process(&id, &sleep).await.unwrap();
+        let context = daemon.client.open_context(&id, &ContextSpec::default()).await.unwrap();
+        daemon.client.delete_context(&id, &context.id).await.unwrap();
+        daemon.client.delete_process(&id, sleep.pid).await.unwrap();
+        daemon.crash().await;
+        daemon = room.start();
+        assert_eq!(daemon.client.processes(&id).await.unwrap().processes, []);
+        assert_eq!(daemon.client.contexts(&id).await.unwrap().contexts, []);
+    }
+    room.finish(daemon).await;
+}
+
+#[tokio::test]
+async fn the_end_of_input_is_known_to_the_next_daemon() {
+    let room = Room::new();
+    let daemon = room.start();
+    let (id, _) = daemon.create().await;
+    let spec = ProcessSpec::of_argv(["sh", "-c", "cat; echo end; exec sleep 600"]);
+    let cat = daemon.client.start_process(&id, &spec).await.unwrap();
+    let mut attachment = daemon.client.attach(&id, cat.pid, 1).await.unwrap();
+    daemon.client.write_stdin(&id, cat.pid, "in\n", true).await.unwrap();
+    assert_eq!(heard(&mut attachment, "end\n").await.1, "in\nend\n");
+    let refused = refusal(daemon.client.write_stdin(&id, cat.pid, "", true).await);
+    daemon.crash().await;
+    let daemon = room.start();
+    for (more, end) in [("", true), ("more", false)] {
+        let again = refusal(daemon.client.write_stdin(&id, cat.pid, more, end).await);
+        assert_eq!((again.0, again.1.code), (409, refused.1.code));
+    }
     room.finish(daemon).await;
 }
