@@ -64,6 +64,8 @@ pub struct Config {
     pub firecracker: Option<PathBuf>,
     /// How each VMM is jailed.
     pub jail: JailOptions,
+    /// Place of the cgroups of VMMs.
+    pub cgroup: CgroupOption,
     /// Whether Firecracker's system call filter is on.
     pub seccomp: bool,
     /// QEMU's binary, if it is not searched for.
@@ -121,6 +123,17 @@ pub struct SocketOption {
     pub path: PathBuf,
     /// Whether the daemon must have the socket. Without a socket that is not needed, it serves.
     pub is_needed: bool,
+}
+
+/// Place of the cgroups of VMMs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CgroupOption {
+    /// A place that the host allows.
+    Auto,
+    /// None is made.
+    Off,
+    /// In this directory.
+    In(PathBuf),
 }
 
 /// How each VMM is jailed.
@@ -205,6 +218,7 @@ impl Config {
                 uids: read.given(Key::JailUids, user_ids),
                 netns: read.path(Key::Netns),
             },
+            cgroup: cgroup(read),
             seccomp: !read.value(Key::NoSeccomp, flag),
             qemu: read.path(Key::Qemu),
             accel,
@@ -270,6 +284,14 @@ fn address(text: &OsStr) -> Result<Address, String> {
             format!("a socket with a shorter path: it has {bytes} bytes")
         }
     })
+}
+
+fn cgroup(read: &mut Reader<'_>) -> CgroupOption {
+    match read.value(Key::Cgroup, |text| Ok(text.to_owned())).to_str() {
+        Some("auto") => CgroupOption::Auto,
+        Some("off") => CgroupOption::Off,
+        _ => read.path(Key::Cgroup).map_or(CgroupOption::Auto, CgroupOption::In),
+    }
 }
 
 /// The socket beside `addr`.

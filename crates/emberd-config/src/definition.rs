@@ -20,6 +20,7 @@ pub enum Key {
     Jail,
     JailUids,
     Netns,
+    Cgroup,
     NoSeccomp,
     Qemu,
     Accel,

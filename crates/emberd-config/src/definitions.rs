@@ -30,7 +30,7 @@ const BASE: Definition = Definition {
 const TIMEOUT_MS_MAX: u64 = 3_650 * 24 * 3_600_000;
 
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 40] = [
+pub static DEFINITIONS: [Definition; 41] = [
     Definition {
         key: Key::Addr,
         name: "addr",
@@ -46,7 +46,7 @@ pub static DEFINITIONS: [Definition; 40] = [
         name: "socket",
         value_name: "auto|off|PATH",
         default: DefaultValue::Text("auto"),
-        form: Form::Socket,
+        form: Form::PathOrNot,
         about: "Unix socket that the API is served on beside a TCP address",
         detail: "`auto` applies to the default address only: `/run/emberd/emberd.sock` for root, \
             else `$XDG_RUNTIME_DIR/emberd/emberd.sock`. Without that variable, there is none. \
@@ -177,6 +177,18 @@ pub static DEFINITIONS: [Definition; 40] = [
             "the daemon's for Firecracker, one without devices for QEMU",
         ),
         about: "Network namespace that the jails join",
+        ..BASE
+    },
+    Definition {
+        key: Key::Cgroup,
+        name: "cgroup",
+        value_name: "auto|off|DIR",
+        default: DefaultValue::Text("auto"),
+        form: Form::PathOrNot,
+        about: "Directory of the cgroup hierarchy (version 2) with a cgroup for each VMM",
+        detail: "`auto` is `/sys/fs/cgroup/emberd` for root, else the daemon's own cgroup if it was \
+            delegated. A directory that is given must exist, and only the daemon may use it. \
+            Controllers that it lacks limit nothing.",
         ..BASE
     },
     Definition {

@@ -8,7 +8,7 @@ pub enum Form {
     /// `HOST:PORT` or `unix:PATH`.
     Address,
     /// `auto`, `off` or a path.
-    Socket,
+    PathOrNot,
     /// Names of hosts: a list, at most this many.
     HostNames {
         /// The most names.
@@ -91,7 +91,7 @@ impl Form {
     pub fn limits(&self) -> String {
         match self {
             Self::Address => "`HOST:PORT` or `unix:PATH`".to_owned(),
-            Self::Socket => "`auto`, `off` or a path".to_owned(),
+            Self::PathOrNot => "`auto`, `off` or a path".to_owned(),
             Self::HostNames { most, bytes_max } => {
                 format!("up to {most} names of at most {bytes_max} bytes")
             }

@@ -23,7 +23,7 @@ mod reader;
 mod surroundings;
 mod value;
 
-pub use config::{Config, JailOptions, PoolOptions, SocketOption};
+pub use config::{CgroupOption, Config, JailOptions, PoolOptions, SocketOption};
 pub use definition::{DefaultValue, Definition, Key};
 pub use definitions::DEFINITIONS;
 pub use flags::{AllKeys, Flags, Subset};

@@ -6,7 +6,7 @@ use emberd_api::Address;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::Config;
+use crate::config::{CgroupOption, Config};
 use crate::definition::Key;
 use crate::definitions::DEFINITIONS;
 use crate::given::Origin;
@@ -74,6 +74,11 @@ impl Config {
                 json!(uids.map(|uids| format!("{}-{}", uids.start(), uids.end())))
             }
             Key::Netns => path(&self.jail.netns),
+            Key::Cgroup => match &self.cgroup {
+                CgroupOption::Auto => json!("auto"),
+                CgroupOption::Off => json!("off"),
+                CgroupOption::In(dir) => json!(shown_path(dir)),
+            },
             Key::NoSeccomp => json!(!self.seccomp),
             Key::Qemu => path(&self.qemu),
             Key::Accel => json!(value::name(self.accel)),

@@ -12,12 +12,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cgroup::Cgroups;
 use crate::host::{CPUINFO, Identity};
 use crate::jail::JailConfig;
 use crate::{
-    BootError, BootSpec, CpuLimits, DiskSpec, ExitWatch, ImageHashes, LimitError, MachineShape,
-    NotAdopted, Orphan, RestoreError, RestoreSpec, Standby, Template, TemplateKey, Vmm,
-    VmmDescription,
+    BootError, BootSpec, CgroupConfig, CpuLimits, DiskSpec, ExitWatch, ImageHashes, LimitError,
+    MachineShape, NotAdopted, Orphan, RestoreError, RestoreSpec, Standby, Template, TemplateKey,
+    Vmm, VmmDescription,
 };
 
 mod api;
@@ -58,6 +59,8 @@ pub struct FirecrackerConfig {
     pub ready_port: Option<u32>,
     /// Whether microVMs are jailed, and how.
     pub jail: JailConfig,
+    /// Place of the cgroups of microVMs.
+    pub cgroups: CgroupConfig,
     /// Whether Firecracker runs without its system call filter. For tests only: a guest that
     /// breaks out of such a VMM can attack the whole kernel.
     pub no_seccomp: bool,
@@ -75,6 +78,7 @@ impl Default for FirecrackerConfig {
             console: false,
             ready_port: None,
             jail: JailConfig::default(),
+            cgroups: CgroupConfig::default(),
             no_seccomp: false,
             call_timeout: Duration::from_secs(10),
             snapshot_timeout: Duration::from_secs(120),
@@ -88,6 +92,7 @@ pub struct Firecracker {
     description: VmmDescription,
     /// Or why microVMs are not jailed.
     jail: Result<Arc<Jail>, String>,
+    cgroups: Cgroups,
     facts: Arc<Facts>,
 }
 
@@ -123,8 +128,10 @@ impl Firecracker {
         let version = version::of_binary(&binary)?;
         version.check()?;
         let jail = Jail::find(&config.jail, &binary, &version)?;
+        let cgroups = Cgroups::find(&config.cgroups);
+        let cgroups = cgroups.map_err(|reason| FindError::Cgroups { reason })?;
         let confinement = match &jail {
-            Ok(jail) => jail.describe(),
+            Ok(_) => "jailed: own user and root".to_owned(),
             Err(reason) => format!("not jailed ({reason}): no user or root of its own"),
         };
         if config.no_seccomp {
@@ -134,8 +141,8 @@ impl Firecracker {
             driver: DRIVER,
             version: version.to_string(),
             accelerator: "kvm",
-            limits: jail.as_ref().map_or_else(|_| Vec::new(), |jail| jail.cgroups.limited()),
-            reason: format!("{}; {confinement}", config.reason),
+            limits: cgroups.limited(),
+            reason: format!("{}; {confinement}; {}", config.reason, cgroups.describe()),
         };
         let facts = Facts {
             features: Features::from(&version),
@@ -146,7 +153,7 @@ impl Firecracker {
             version,
             config,
         };
-        Ok(Self { description, jail: jail.map(Arc::new), facts: Arc::new(facts) })
+        Ok(Self { description, jail: jail.map(Arc::new), cgroups, facts: Arc::new(facts) })
     }
 
     /// Whether pausing, templates and restores work with this release.
@@ -190,8 +197,7 @@ impl Vmm for Firecracker {
     }
 
     fn limit_cpu(&self, id: &str, cpu: CpuLimits) -> Result<(), LimitError> {
-        let jail = self.jail.as_ref().map_err(|reason| LimitError::Unavailable(reason.clone()))?;
-        jail.cgroups.limit_cpu(id, cpu)
+        self.cgroups.limit_cpu(id, cpu)
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<FirecrackerVm, BootError> {

@@ -5,9 +5,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::mount::{UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
+
+/// Most attempts to remove a cgroup while its last processes end, and the time between two.
+const REMOVALS_MAX: usize = 100;
+const REMOVAL_RETRY: Duration = Duration::from_millis(2);
 
 /// Name of the list in a microVM's directory.
 const HOLDINGS_FILE: &str = "holdings.json";
@@ -26,6 +31,11 @@ impl Holdings {
     }
 }
 
+/// Makes sure that there is a list in `dir`, so that mounts below it are released.
+pub(crate) fn list(dir: &Path) -> io::Result<()> {
+    if dir.join(HOLDINGS_FILE).exists() { Ok(()) } else { Holdings::default().write(dir) }
+}
+
 /// Releases the resources of the microVM of `dir`. Its process must have ended.
 pub(crate) fn release(dir: &Path) -> io::Result<()> {
     let listed = match std::fs::read(dir.join(HOLDINGS_FILE)) {
@@ -42,13 +52,27 @@ pub(crate) fn release(dir: &Path) -> io::Result<()> {
     }
     // A torn list is one of a microVM that was never started.
     let holdings: Holdings = serde_json::from_slice(&listed).unwrap_or_default();
-    for cgroup in &holdings.cgroups {
+    holdings.cgroups.iter().try_for_each(|cgroup| remove(cgroup))
+}
+
+/// Ends what is left in a cgroup, and removes it.
+fn remove(cgroup: &Path) -> io::Result<()> {
+    let mut attempts = 1;
+    loop {
         match std::fs::remove_dir(cgroup) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            outcome => outcome?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // A process that the VMM started has outlived it. The kernel ends it soon after.
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && attempts < REMOVALS_MAX =>
+            {
+                attempts += 1;
+                // Linux before 5.14 has no such file.
+                drop(std::fs::write(cgroup.join("cgroup.kill"), "1"));
+                std::thread::sleep(REMOVAL_RETRY);
+            }
+            outcome => return outcome,
         }
     }
-    Ok(())
 }
 
 /// Returns whether the kernel has ended a process in the cgroups of the microVM of `dir` because it

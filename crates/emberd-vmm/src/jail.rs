@@ -4,11 +4,9 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-mod cgroup;
 pub(crate) mod ids;
 pub(crate) mod plan;
 
-pub(crate) use cgroup::{Cgroups, Overhead};
 pub use ids::IdRange;
 pub(crate) use ids::{Ids, Lease};
 pub(crate) use plan::{Access, Plan};
@@ -53,10 +51,6 @@ pub struct JailConfig {
     /// Directory the microVMs' directories are made in, where known: Firecracker's jail needs
     /// its devices and programs, which not every mount allows.
     pub run_dir: Option<PathBuf>,
-    /// Cgroup in which each microVM's is made, below the hierarchy's root.
-    pub parent_cgroup: String,
-    /// Where the cgroup hierarchy is mounted.
-    pub cgroup_root: PathBuf,
 }
 
 impl Default for JailConfig {
@@ -67,8 +61,6 @@ impl Default for JailConfig {
             ids: IdRange::default(),
             netns: None,
             run_dir: None,
-            parent_cgroup: "emberd".to_owned(),
-            cgroup_root: "/sys/fs/cgroup".into(),
         }
     }
 }

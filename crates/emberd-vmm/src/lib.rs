@@ -13,6 +13,7 @@
 
 mod any;
 mod boot;
+mod cgroup;
 mod dial;
 mod disk;
 mod exit;
@@ -36,6 +37,7 @@ mod traits;
 
 pub use any::{AnyMicroVm, AnyStandby, AnyVmm, Stream};
 pub use boot::{BootError, BootSpec, ConnectError, KillError, VmmDescription};
+pub use cgroup::{CgroupChoice, CgroupConfig, hold_cgroup};
 pub use disk::DiskSpec;
 pub use exit::{ExitReason, ExitWatch};
 pub use host::{KvmTrial, KvmVerdict};

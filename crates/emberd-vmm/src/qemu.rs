@@ -15,6 +15,7 @@ use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::cgroup::{Cgroups, Overhead};
 use crate::disk::Disk;
 use crate::host::{self, Identity, KvmVerdict};
 use crate::{
@@ -41,16 +42,22 @@ pub use standby::QemuStandby;
 
 use arguments::{Accel, Arguments, Hardware};
 use jail::Jail;
-use launch::Site;
 use microvm::Origin;
 
 /// Name of the driver.
 const DRIVER: &str = "qemu";
 
+/// QEMU's own resources: its memory with translated code (64 MiB), page tables and the page cache
+/// of files that it alone reads; its threads, with a pool of up to 64 for the disk.
+const OVERHEAD: Overhead = Overhead { mem_mib: 256, tasks: 128 };
+
 /// Names of the images in a jail.
 const KERNEL_INSIDE: &str = "/images/kernel";
 const INITRAMFS_INSIDE: &str = "/images/initramfs";
 const ROOTFS_INSIDE: &str = "/images/rootfs";
+
+/// The jail, in words.
+const JAILED: &str = "jailed: own user, root and network";
 
 /// Makes [`QemuMicroVm`]s.
 #[derive(Debug)]
@@ -58,6 +65,7 @@ pub struct Qemu {
     binary: PathBuf,
     hardware: Hardware,
     jail: Result<Jail, String>,
+    cgroups: Cgroups,
     description: VmmDescription,
     facts: Arc<Facts>,
 }
@@ -104,11 +112,13 @@ impl Qemu {
         };
         let hardware = Hardware { accel, console: config.console };
         let jail = Jail::find(&config.jail, &binary, hardware)?;
+        let cgroups = Cgroups::find(&config.cgroups);
+        let cgroups = cgroups.map_err(|reason| FindQemuError::Cgroups { reason })?;
         let confinement = match &jail {
-            Ok(jail) => jail.describe(),
+            Ok(_) => JAILED.to_owned(),
             Err(reason) => format!("not jailed ({reason}): no user or root of its own"),
         };
-        let reasons = [config.reason, why, confinement];
+        let reasons = [config.reason, why, confinement, cgroups.describe()];
         let reasons: Vec<_> = reasons.into_iter().filter(|reason| !reason.is_empty()).collect();
         let host = Identity::read()
             .map_err(|source| FindQemuError::Host { path: host::CPUINFO.into(), source })?;
@@ -117,18 +127,18 @@ impl Qemu {
             driver: DRIVER,
             version,
             accelerator: accelerator.name(),
-            limits: jail.as_ref().map_or_else(|_| Vec::new(), |jail| jail.cgroups.limited()),
+            limits: cgroups.limited(),
             reason: reasons.join("; "),
         };
-        Ok(Self { binary, hardware, jail, description, facts: Arc::new(facts) })
+        Ok(Self { binary, hardware, jail, cgroups, description, facts: Arc::new(facts) })
     }
 
-    /// Describes the limits in effect in the jail of each VMM.
+    /// Describes the jail of each VMM.
     ///
     /// # Errors
     /// Returns why microVMs are not jailed.
-    pub fn confinement(&self) -> Result<String, &str> {
-        self.jail.as_ref().map(Jail::describe).map_err(String::as_str)
+    pub fn confinement(&self) -> Result<&'static str, &str> {
+        self.jail.as_ref().map(|_| JAILED).map_err(String::as_str)
     }
 }
 
@@ -141,8 +151,7 @@ impl Vmm for Qemu {
     }
 
     fn limit_cpu(&self, id: &str, cpu: CpuLimits) -> Result<(), LimitError> {
-        let jail = self.jail.as_ref().map_err(|reason| LimitError::Unavailable(reason.clone()))?;
-        jail.cgroups.limit_cpu(id, cpu)
+        self.cgroups.limit_cpu(id, cpu)
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<QemuMicroVm, BootError> {
@@ -157,7 +166,7 @@ impl Vmm for Qemu {
             (&*spec.initramfs, INITRAMFS_INSIDE),
             (&*spec.rootfs, ROOTFS_INSIDE),
         ];
-        let site = Site::new(self.jail.as_ref().ok(), &spec.dir, &images, &shape)?;
+        let site = self.site(&spec.dir, &images, &shape)?;
         let [kernel, initramfs, rootfs] = images.map(|(file, inside)| site.name(file, inside));
         let for_template = spec.for_template;
         let spec = BootSpec { kernel, initramfs, rootfs, ..spec };
@@ -190,7 +199,7 @@ impl Vmm for Qemu {
         let [state, memory] =
             sealed.map_err(|source| BootError::Prepare { path: template.dir().into(), source })?;
         let images = [(&*spec.rootfs, ROOTFS_INSIDE)];
-        let site = Site::new(self.jail.as_ref().ok(), &spec.dir, &images, &spec.machine)?;
+        let site = self.site(&spec.dir, &images, &spec.machine)?;
         let rootfs = site.name(&spec.rootfs, ROOTFS_INSIDE);
         let spec = RestoreSpec { rootfs, ..spec };
         let disk = match template.disk(spec.disk_dir.as_deref()) {

@@ -30,6 +30,9 @@ pub(crate) fn open_files_max() -> u64 {
     getrlimit(Resource::Nofile).maximum.map_or(OPEN_FILES_MAX, |hard| hard.min(OPEN_FILES_MAX))
 }
 
+/// File in which a process says how readily the kernel ends it when memory is short.
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
 /// First descriptor that is not a standard stream.
 const FIRST_FD: RawFd = 3;
 
@@ -44,17 +47,29 @@ pub(crate) struct Confinement {
     pub(crate) inherits: Vec<OwnedFd>,
     /// Its jail, if it has one.
     pub(crate) jail: Option<Plan>,
+    /// `cgroup.procs` of its cgroup, if it has one.
+    pub(crate) cgroup: Option<OwnedFd>,
 }
 
 /// Removes from the child, before it runs, what no VMM needs: the daemon's descriptors, core
-/// dumps (they would hold guest memory), many descriptors, and privileges gained by exec. Then
-/// the child enters its jail.
+/// dumps (they would hold guest memory), many descriptors, privileges gained by exec, and the
+/// daemon's protection where the host runs out of memory (proc(5), `oom_score_adj`). Then
+/// the child enters its cgroup and its jail.
 pub(crate) fn confine(command: &mut Command, confinement: Confinement) {
-    let Confinement { inherits, jail } = confinement;
+    let Confinement { inherits, jail, cgroup } = confinement;
     let daemon = getpid();
     let open_files = open_files_max();
+    let is_spared = std::fs::read(OOM_SCORE).is_ok_and(|score| score.starts_with(b"-"));
     let confine = move || -> io::Result<()> {
         let limit = |n| Rlimit { current: Some(n), maximum: Some(n) };
+        if let Some(procs) = &cgroup {
+            rustix::io::write(procs, b"0")?;
+        }
+        if is_spared {
+            let score =
+                rustix::fs::open(OOM_SCORE, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::io::write(score, b"0")?;
+        }
         setrlimit(Resource::Nofile, limit(open_files))?;
         setrlimit(Resource::Core, limit(0))?;
         close_on_exec()?;

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use emberd::daemon;
-use emberd_config::{AccelChoice, Config, JailChoice, VmmChoice};
+use emberd_config::{AccelChoice, CgroupOption, Config, JailChoice, VmmChoice};
 use emberd_proto::message::READY_PORT;
 use emberd_vmm::firecracker::{self, Firecracker, FirecrackerConfig};
 use emberd_vmm::{
-    self as vmm, AnyVmm, Driver, FindQemuError, HostFacts, IdRange, JailConfig, Qemu, QemuConfig,
-    SelectError,
+    self as vmm, AnyVmm, CgroupChoice, CgroupConfig, Driver, FindQemuError, HostFacts, IdRange,
+    JailConfig, Qemu, QemuConfig, SelectError,
 };
 
 /// Where `emberctl setup firecracker` installs, in the data directory.
@@ -81,8 +81,16 @@ fn jail_config(config: &Config) -> JailConfig {
         ids: ids.unwrap_or_default(),
         netns: config.jail.netns.clone(),
         run_dir: Some(config.run_dir.clone()),
-        ..JailConfig::default()
     }
+}
+
+fn cgroup_config(config: &Config) -> CgroupConfig {
+    let choice = match &config.cgroup {
+        CgroupOption::Auto => CgroupChoice::Auto,
+        CgroupOption::Off => CgroupChoice::Off,
+        CgroupOption::In(dir) => CgroupChoice::In(dir.clone()),
+    };
+    CgroupConfig { choice, ..CgroupConfig::default() }
 }
 
 fn firecracker_config(config: &Config) -> FirecrackerConfig {
@@ -91,6 +99,7 @@ fn firecracker_config(config: &Config) -> FirecrackerConfig {
         console: config.console.unwrap_or(false),
         ready_port: Some(READY_PORT),
         jail: jail_config(config),
+        cgroups: cgroup_config(config),
         no_seccomp: !config.seccomp,
         ..FirecrackerConfig::default()
     }
@@ -104,6 +113,7 @@ fn qemu_config(config: &Config) -> QemuConfig {
     };
     // The console shows why a guest did not boot.
     let console = config.console.unwrap_or(true);
-    let jail = jail_config(config);
-    QemuConfig { binary: config.qemu.clone(), accel, console, jail, ..QemuConfig::default() }
+    let (jail, cgroups) = (jail_config(config), cgroup_config(config));
+    let binary = config.qemu.clone();
+    QemuConfig { binary, accel, console, jail, cgroups, ..QemuConfig::default() }
 }

@@ -98,6 +98,7 @@ async fn checks(config: &Config) -> anyhow::Result<Vec<Row>> {
         checks.push(qemu::kvm(facts.kvm, config.accel));
         checks.push(qemu::jail(config));
     }
+    checks.push(jail::cgroups(config));
     checks.extend(host::rows(config, is_jailed));
     checks.extend(images::rows(config));
     checks.push(images::disk(data_dir.path()));

@@ -17,7 +17,7 @@ use emberd_sandbox::{
     SandboxesConfig, Size, TemplateView,
 };
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
-use emberd_vmm::{AnyVmm, JailChoice, JailConfig};
+use emberd_vmm::{AnyVmm, CgroupChoice, CgroupConfig, JailChoice, JailConfig};
 use fake_firecracker::{Double, Then};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -308,6 +308,7 @@ pub fn driver_of(binary: PathBuf) -> AnyVmm {
         binary: Some(binary),
         ready_port: Some(READY_PORT),
         jail: JailConfig { choice: JailChoice::Off, ..JailConfig::default() },
+        cgroups: CgroupConfig { choice: CgroupChoice::Off, ..CgroupConfig::default() },
         ..FirecrackerConfig::default()
     };
     AnyVmm::Firecracker(Firecracker::find(config).unwrap())

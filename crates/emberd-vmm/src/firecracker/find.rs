@@ -36,6 +36,12 @@ pub enum FindError {
     /// This release must not be used.
     #[error(transparent)]
     Version(#[from] VersionRefusal),
+    /// The cgroup given for VMMs cannot be used.
+    #[error("cannot use the cgroup for VMMs: {reason}")]
+    Cgroups {
+        /// Why not.
+        reason: String,
+    },
     /// A jail is required and not possible.
     #[error("cannot jail microVMs: {reason}")]
     Jail {
@@ -62,6 +68,7 @@ impl FindError {
             Self::Jail { .. } => {
                 Some("run as root with the jailer of the same release, or --jail off")
             }
+            Self::Cgroups { .. } => Some(crate::cgroup::HINT),
             Self::Run { .. } | Self::Host { .. } => None,
         }
     }

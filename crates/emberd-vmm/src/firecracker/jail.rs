@@ -1,7 +1,7 @@
-//! Runs Firecracker under its jailer: a user of its own, a root of its own, cgroup limits.
+//! Runs Firecracker under its jailer: a user of its own, a root of its own.
 //!
 //! The jailer executes Firecracker in its own process, so one process is watched. Its tree is in
-//! the microVM's directory and is removed with it; its cgroup is listed there (see `holdings`).
+//! the microVM's directory and is removed with it. Its cgroup is the driver's, not the jailer's.
 //! Firecracker's document jailer.md describes the flags.
 
 use std::os::unix::fs::DirBuilderExt as _;
@@ -12,18 +12,14 @@ use rustix::fs::StatVfsMountFlags;
 
 use super::version::{self, Version};
 use super::{FindError, stage};
-use crate::jail::{Cgroups, Ids, JailChoice, JailConfig, Lease, Overhead};
+use crate::holdings;
+use crate::jail::{Ids, JailChoice, JailConfig, Lease};
 use crate::process::{VmDir, command};
 use crate::sys::open_files_max;
-use crate::{BootError, MachineShape, Orphan};
+use crate::{BootError, Orphan};
 
 /// Where the jailer makes its jails, in a microVM's directory.
 const JAILS: &str = "jail";
-
-/// Firecracker's own resources: its memory (about 5 MiB), page tables and the page cache of files
-/// that it alone reads; its threads, one per processor (at most 32), with the kernel's threads
-/// for it.
-const OVERHEAD: Overhead = Overhead { mem_mib: 128, tasks: 64 };
 
 /// A jailer, ready to be used.
 #[derive(Debug)]
@@ -31,7 +27,6 @@ pub(super) struct Jail {
     jailer: PathBuf,
     ids: Ids,
     netns: Option<PathBuf>,
-    pub(super) cgroups: Cgroups,
 }
 
 /// Where and as whom one VMM will run.
@@ -87,14 +82,8 @@ impl Jail {
         if let Some(run_dir) = &config.run_dir {
             allows_jails(run_dir)?;
         }
-        let cgroups = Cgroups::detect(&config.cgroup_root, &config.parent_cgroup);
         let ids = Ids::new(config.ids);
-        Ok(Self { jailer, ids, netns: config.netns.clone(), cgroups })
-    }
-
-    /// Describes the limits of the jail that are in effect.
-    pub(super) fn describe(&self) -> String {
-        format!("jailed: own user and root; {}", self.cgroups.describe())
+        Ok(Self { jailer, ids, netns: config.netns.clone() })
     }
 
     /// Keeps the user of an orphan for it.
@@ -116,7 +105,8 @@ impl Jail {
         };
         let jails = dir.join(JAILS);
         let lease = self.ids.lease().map_err(prepare(&jails))?;
-        self.cgroups.holdings(id).write(dir).map_err(prepare(dir))?;
+        // Some files are mounted, and mounts are looked for where there is a list.
+        holdings::list(dir).map_err(prepare(dir))?;
         let program = firecracker.file_name().unwrap_or_default();
         let root = jails.join(program).join(id).join("root");
         let mut builder = std::fs::DirBuilder::new();
@@ -133,7 +123,6 @@ impl Jail {
         id: &str,
         firecracker: &Path,
         cell: Cell,
-        machine: &MachineShape,
     ) -> Command {
         let user = cell.uid.to_string();
         let mut command = command(&self.jailer);
@@ -145,7 +134,7 @@ impl Jail {
         if let Some(netns) = &self.netns {
             command.arg("--netns").arg(netns);
         }
-        command.args(self.cgroups.args(machine, OVERHEAD)).arg("--");
+        command.arg("--");
         dir.keep(cell.lease);
         command
     }
@@ -191,34 +180,22 @@ mod tests {
     #[test]
     fn golden_jailer_arguments() {
         let parent = tempfile::tempdir().unwrap();
-        let cgroup_root = parent.path().join("cgroup");
-        std::fs::create_dir(&cgroup_root).unwrap();
-        std::fs::write(cgroup_root.join("cgroup.controllers"), "cpu memory pids\n").unwrap();
         let uid = rustix::process::geteuid().as_raw();
         let jail = Jail {
             jailer: "/opt/jailer".into(),
             ids: Ids::new(IdRange { first: uid, count: 1 }),
             netns: Some("/run/netns/vm".into()),
-            cgroups: Cgroups::detect(&cgroup_root, "emberd"),
         };
         let mut dir = VmDir::create(&parent.path().join("sb_1")).unwrap();
         let firecracker = Path::new("/opt/firecracker");
-        let machine = MachineShape {
-            vcpu_count: 2,
-            mem_size_mib: 256,
-            disk_size_mib: 0,
-            kernel_args: Vec::new(),
-        };
         let cell = jail.prepare(dir.path(), "sb-1", firecracker, &[]).unwrap();
         assert_eq!(cell.root, dir.path().join("jail/firecracker/sb-1/root"));
         assert!(jail.prepare(dir.path(), "sb-2", firecracker, &[]).is_err(), "one id, one VM");
-        let command = jail.command(&mut dir, "sb-1", firecracker, cell, &machine);
+        let command = jail.command(&mut dir, "sb-1", firecracker, cell);
         let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
         let expect = format!(
             "--id sb-1 --exec-file /opt/firecracker --uid {uid} --gid {uid} --resource-limit \
-             no-file={} --chroot-base-dir {}/jail --netns /run/netns/vm --cgroup-version 2 \
-             --parent-cgroup emberd --cgroup memory.max=402653184 --cgroup cpu.max=200000 100000 \
-             --cgroup pids.max=64 --",
+             no-file={} --chroot-base-dir {}/jail --netns /run/netns/vm --",
             open_files_max(),
             dir.path().display()
         );

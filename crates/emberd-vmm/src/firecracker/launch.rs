@@ -1,6 +1,7 @@
 //! A Firecracker process from its spawn until its guest runs.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::microvm::Origin;
 use super::ready::Ready;
 use super::stage;
 use super::{DRIVER, Facts, Firecracker, FirecrackerVm, exit, machine, microvm};
+use crate::cgroup::Overhead;
 use crate::disk::{self, Disk, Source};
 use crate::process::{Start, TAIL_LINES, VmDir, VmmProcess, command};
 use crate::record::Site;
@@ -30,6 +32,11 @@ const SOCKET_RETRY: Duration = Duration::from_millis(1);
 /// Time to wait for the end of a VMM whose API connection broke, to report its exit code. A VMM
 /// that fails ends at once.
 const END_WAIT: Duration = Duration::from_secs(1);
+
+/// Firecracker's own resources: its memory (about 5 MiB), page tables and the page cache of files
+/// that it alone reads; its threads, one per processor (at most 32), with the kernel's threads
+/// for it.
+const OVERHEAD: Overhead = Overhead { mem_mib: 128, tasks: 64 };
 
 /// A VMM without a guest yet. Dropping it ends it.
 #[derive(Debug)]
@@ -54,7 +61,7 @@ struct Plan {
     /// The jail's user.
     uid: Option<u32>,
     disk: Option<File>,
-    confinement: Confinement,
+    inherits: Vec<OwnedFd>,
 }
 
 impl Firecracker {
@@ -68,11 +75,15 @@ impl Firecracker {
         shape: MachineShape,
     ) -> Result<Launched, BootError> {
         let dir = VmDir::create(&dir)?;
+        let cgroup = self.cgroups.make(dir.path(), &shape, OVERHEAD);
+        let prepare = |source| BootError::Prepare { path: dir.path().into(), source };
+        let cgroup = cgroup.map_err(prepare)?;
         let plan = match &self.jail {
             Err(_) => self.free(dir, files, disk).await?,
-            Ok(jail) => self.jailed(jail, dir, files, disk, &shape).await?,
+            Ok(jail) => self.jailed(jail, dir, files, disk).await?,
         };
-        let Plan { mut command, dir, root, uid, disk, confinement } = plan;
+        let Plan { mut command, dir, root, uid, disk, inherits } = plan;
+        let confinement = Confinement { inherits, jail: None, cgroup };
         self.add_args(&mut command);
         let site = Site {
             driver: DRIVER.to_owned(),
@@ -98,14 +109,14 @@ impl Firecracker {
         disk: Option<Source>,
     ) -> Result<Plan, BootError> {
         stage::link(dir.path(), &staged(&files))?;
-        let mut confinement = Confinement::default();
+        let mut inherits = Vec::new();
         let disk = match disk {
             Some(source) => {
                 let path = source.dir.clone();
                 let disk = Disk::make(source, None).await;
                 let disk = disk.map_err(|source| BootError::Prepare { path, source })?;
                 stage::link(dir.path(), &[(&disk.name(), Path::new(DISK_STAGED))])?;
-                confinement.inherits.push(disk.descriptor);
+                inherits.push(disk.descriptor);
                 Some(disk.file)
             }
             None => None,
@@ -113,7 +124,7 @@ impl Firecracker {
         let mut command = command(&self.facts.binary);
         command.args(["--id", &machine::vm_id(dir.path())]);
         let root = Root::open(dir.path().into())?;
-        Ok(Plan { command, dir, root, uid: None, disk, confinement })
+        Ok(Plan { command, dir, root, uid: None, disk, inherits })
     }
 
     /// Prepares a cell in `dir`.
@@ -123,19 +134,17 @@ impl Firecracker {
         mut dir: VmDir,
         files: Vec<(PathBuf, PathBuf)>,
         disk: Option<Source>,
-        shape: &MachineShape,
     ) -> Result<Plan, BootError> {
         let (path, id) = (dir.path().to_owned(), machine::vm_id(dir.path()));
-        let (jail, facts, shape) = (Arc::clone(jail), Arc::clone(&self.facts), shape.clone());
+        let (jail, facts) = (Arc::clone(jail), Arc::clone(&self.facts));
         let prepare = move || {
             let cell = jail.prepare(dir.path(), &id, &facts.binary, &staged(&files))?;
             let (root, uid) = (Root::open(cell.root.clone())?, cell.uid);
             let staged = cell.root.join(DISK_STAGED);
             let disk = disk.map(|source| disk::place(&source, &staged, uid)).transpose();
             let disk = disk.map_err(|source| BootError::Prepare { path: staged, source })?;
-            let command = jail.command(&mut dir, &id, &facts.binary, cell, &shape);
-            let confinement = Confinement::default();
-            Ok(Plan { command, dir, root, uid: Some(uid), disk, confinement })
+            let command = jail.command(&mut dir, &id, &facts.binary, cell);
+            Ok(Plan { command, dir, root, uid: Some(uid), disk, inherits: Vec::new() })
         };
         // A file that can be neither linked nor mounted is copied, which takes its time.
         let prepared = tokio::task::spawn_blocking(prepare).await;

@@ -68,7 +68,6 @@ pub(crate) struct Plan {
     work_dir: CString,
     uid: u32,
     network: OwnedFd,
-    cgroup: Option<OwnedFd>,
 }
 
 /// One step in making the root. Places are paths of the host, below where it is mounted.
@@ -83,15 +82,9 @@ enum Step {
 
 impl Plan {
     /// A jail for the user and group `uid` whose root will be mounted on the directory `root`
-    /// and is still empty, in the network namespace `network` and, if given, the cgroup whose
-    /// `cgroup.procs` is `cgroup`. The VMM starts in `work_dir` of the jail.
-    pub(crate) fn new(
-        root: &Path,
-        work_dir: &str,
-        uid: u32,
-        network: OwnedFd,
-        cgroup: Option<OwnedFd>,
-    ) -> io::Result<Self> {
+    /// and is still empty, in the network namespace `network`. The VMM starts in `work_dir` of
+    /// the jail.
+    pub(crate) fn new(root: &Path, work_dir: &str, uid: u32, network: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             root: root.into(),
             root_path: c_path(root)?,
@@ -100,7 +93,6 @@ impl Plan {
             work_dir: CString::new(work_dir)?,
             uid,
             network,
-            cgroup,
         })
     }
 
@@ -156,9 +148,6 @@ impl Plan {
     /// # Errors
     /// Returns the error of the first step that the kernel refuses.
     pub(crate) fn enter(&self) -> io::Result<()> {
-        if let Some(procs) = &self.cgroup {
-            rustix::io::write(procs, b"0")?;
-        }
         move_into_link_name_space(self.network.as_fd(), Some(LinkNameSpaceType::Network))?;
         umask(Mode::from_raw_mode(0o022));
         // Else the mounts below would appear on the host.
@@ -243,7 +232,7 @@ mod tests {
         fs::write(host.path().join("kernel"), "").unwrap();
         symlink("usr/lib64", host.path().join("lib64")).unwrap();
         let network = File::open("/proc/self/ns/net").unwrap().into();
-        let mut plan = Plan::new(Path::new("/root"), "/vm", 1, network, None).unwrap();
+        let mut plan = Plan::new(Path::new("/root"), "/vm", 1, network).unwrap();
         edit(&mut plan, host.path());
         let host = host.path().to_str().unwrap();
         let text = |path: &CString| path.to_str().unwrap().replace(host, "/host");

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::CgroupConfig;
 use crate::host::KvmVerdict;
 use crate::jail::JailConfig;
 use crate::process;
@@ -40,6 +41,8 @@ pub struct QemuConfig {
     pub reason: String,
     /// Whether microVMs are jailed, and how.
     pub jail: JailConfig,
+    /// Place of the cgroups of microVMs.
+    pub cgroups: CgroupConfig,
 }
 
 /// Why QEMU cannot be used.
@@ -73,6 +76,12 @@ pub enum FindQemuError {
     /// KVM is required and not available.
     #[error("KVM is required, but {0}")]
     NoKvm(KvmVerdict),
+    /// The cgroup given for VMMs cannot be used.
+    #[error("cannot use the cgroup for VMMs: {reason}")]
+    Cgroups {
+        /// Why not.
+        reason: String,
+    },
     /// A jail is required and not possible.
     #[error("cannot jail microVMs: {reason}")]
     Jail {
@@ -97,6 +106,7 @@ impl FindQemuError {
             Self::NoKvm(verdict) => verdict.hint(),
             Self::TooOld { .. } => Some("install a newer QEMU"),
             Self::Jail { .. } => Some("run the daemon as root, or with --jail off"),
+            Self::Cgroups { .. } => Some(crate::cgroup::HINT),
             Self::Run { .. } | Self::NotQemu { .. } | Self::Host { .. } => None,
         }
     }

@@ -19,10 +19,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::FindQemuError;
 use super::arguments::Hardware;
-use crate::jail::{Access, Cgroups, Ids, JailChoice, JailConfig, Overhead, Plan};
+use crate::jail::{Access, Ids, JailChoice, JailConfig, Plan};
 use crate::process::{VmDir, command};
 use crate::sys::{self, Confinement};
-use crate::{BootError, MachineShape, Orphan};
+use crate::{BootError, Orphan};
 
 /// Directory of what the VMM writes, in the VM's.
 const WORK_DIR: &str = "vm";
@@ -32,10 +32,6 @@ const WORK_DIR_INSIDE: &str = "/vm";
 
 /// Where the root is mounted, in the VM's directory.
 const ROOT: &str = "root";
-
-/// QEMU's own resources: its memory with translated code (64 MiB), page tables and the page cache
-/// of files that it alone reads; its threads, with a pool of up to 64 for the disk.
-const OVERHEAD: Overhead = Overhead { mem_mib: 256, tasks: 128 };
 
 /// Paths that programs need to run, on hosts that have them. They contain no secrets and cannot
 /// be written to. Some are links on some hosts.
@@ -57,7 +53,6 @@ const SYSTEM: [&str; 10] = [
 pub(super) struct Jail {
     ids: Ids,
     network: OwnedFd,
-    pub(super) cgroups: Cgroups,
     /// Directories of the host bound into the jails under the same names.
     bound: Vec<PathBuf>,
     /// The number of `/dev/kvm`, if guests run on it.
@@ -109,19 +104,13 @@ impl Jail {
         if !bound.iter().any(|dir| prefix.starts_with(dir)) {
             bound.push(prefix);
         }
-        let cgroups = Cgroups::detect(&config.cgroup_root, &config.parent_cgroup).delegated();
         let kvm = kvm.map(|metadata| metadata.rdev());
-        let jail = Self { ids: Ids::new(config.ids), network, cgroups, bound, kvm };
+        let jail = Self { ids: Ids::new(config.ids), network, bound, kvm };
         let run_dir = config.run_dir.clone().filter(|dir| dir.is_dir());
         let place = run_dir.unwrap_or_else(std::env::temp_dir);
         jail.tried(&place, binary, hardware)
             .map_err(|error| format!("a trial failed: {error}"))?
             .map_or(Ok(jail), |said| Err(format!("QEMU does not run in a jail: {said}")))
-    }
-
-    /// Describes the limits of the jail that are in effect.
-    pub(super) fn describe(&self) -> String {
-        format!("jailed: own user, root and network; {}", self.cgroups.describe())
     }
 
     /// Starts `binary` in a jail with the board of guests, and ends it before a guest runs.
@@ -132,7 +121,7 @@ impl Jail {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = place.join(format!(".emberd-jail-{}-{number}", std::process::id()));
         let mut dir = VmDir::create(&dir).map_err(io::Error::other)?;
-        let cell = self.cell(&mut dir, &[], None)?;
+        let cell = self.cell(&mut dir, &[])?;
         let mut command = command(binary);
         command
             .args(hardware.trial())
@@ -140,7 +129,7 @@ impl Jail {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        sys::confine(&mut command, Confinement { inherits: Vec::new(), jail: Some(cell.plan) });
+        sys::confine(&mut command, Confinement { jail: Some(cell.plan), ..Confinement::default() });
         let mut child = command.spawn()?;
         drop(command);
         // The error of a process that has already ended is read below.
@@ -156,24 +145,18 @@ impl Jail {
         orphan.reserve(&self.ids);
     }
 
-    /// A jail in `dir` that contains `images`, each a file of the host and its name inside, for a
-    /// guest on `machine`. Its user and its cgroup are free again when `dir` is gone.
+    /// A jail in `dir` that contains `images`, each a file of the host and its name inside. Its
+    /// user is free again when `dir` is gone.
     pub(super) fn prepare(
         &self,
         dir: &mut VmDir,
         images: &[(&Path, &str)],
-        machine: &MachineShape,
     ) -> Result<Cell, BootError> {
         let path = dir.path().to_owned();
-        self.cell(dir, images, Some(machine)).map_err(|source| BootError::Prepare { path, source })
+        self.cell(dir, images).map_err(|source| BootError::Prepare { path, source })
     }
 
-    fn cell(
-        &self,
-        dir: &mut VmDir,
-        images: &[(&Path, &str)],
-        limits: Option<&MachineShape>,
-    ) -> io::Result<Cell> {
+    fn cell(&self, dir: &mut VmDir, images: &[(&Path, &str)]) -> io::Result<Cell> {
         let lease = self.ids.lease()?;
         let uid = lease.id();
         let (work_dir, root) = (dir.path().join(WORK_DIR), dir.path().join(ROOT));
@@ -181,16 +164,9 @@ impl Jail {
             DirBuilder::new().mode(0o700).create(made)?;
         }
         chown(&work_dir, Some(uid), Some(uid))?;
-        let cgroup = match (limits, dir.path().file_name().and_then(|name| name.to_str())) {
-            (Some(machine), Some(id)) => {
-                self.cgroups.holdings(id).write(dir.path())?;
-                self.cgroups.make(id, machine, OVERHEAD)?
-            }
-            _ => None,
-        };
         dir.keep(lease);
         let network = self.network.try_clone()?;
-        let mut plan = Plan::new(&root, WORK_DIR_INSIDE, uid, network, cgroup)?;
+        let mut plan = Plan::new(&root, WORK_DIR_INSIDE, uid, network)?;
         for path in &self.bound {
             plan.show_if_present(path, Access::Run)?;
         }

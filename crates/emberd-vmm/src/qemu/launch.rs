@@ -10,11 +10,11 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::arguments::{Arguments, CHANNEL, CONTROL};
-use super::jail::{Cell, Jail};
+use super::jail::Cell;
 use super::microvm::{Control, Origin, QemuMicroVm};
 use super::mux::Mux;
 use super::qmp::Qmp;
-use super::{DRIVER, Facts, Qemu};
+use super::{DRIVER, Facts, OVERHEAD, Qemu};
 use crate::dial::dial;
 use crate::disk::{Disk, Source};
 use crate::jail::Plan;
@@ -53,6 +53,8 @@ pub(super) struct Site {
     dir: VmDir,
     sockets: Sockets,
     plan: Option<Plan>,
+    /// `cgroup.procs` of its cgroup, if it has one.
+    cgroup: Option<OwnedFd>,
     /// The jail's user.
     uid: Option<u32>,
 }
@@ -84,23 +86,6 @@ impl Sockets {
 }
 
 impl Site {
-    /// Makes `dir`, with a `jail` in it that contains `images`, for a guest on `machine`.
-    pub(super) fn new(
-        jail: Option<&Jail>,
-        dir: &Path,
-        images: &[(&Path, &str)],
-        machine: &MachineShape,
-    ) -> Result<Self, BootError> {
-        let mut dir = VmDir::create(dir)?;
-        let Some(jail) = jail else {
-            let sockets = Sockets::Own(dir.path().into());
-            return Ok(Self { dir, sockets, plan: None, uid: None });
-        };
-        let Cell { work_dir, uid, plan } = jail.prepare(&mut dir, images, machine)?;
-        let sockets = Sockets::Jailed(Arc::new(Root::open(work_dir)?));
-        Ok(Self { dir, sockets, plan: Some(plan), uid: Some(uid) })
-    }
-
     /// Makes the guest's own disk, for the VMM's user.
     pub(super) async fn disk(&self, source: Source) -> Result<Disk, BootError> {
         let path = source.dir.clone();
@@ -114,6 +99,27 @@ impl Site {
 }
 
 impl Qemu {
+    /// Makes `dir` for a guest on `machine`, with its cgroup, and a jail in it that contains
+    /// `images`, where VMMs have one.
+    pub(super) fn site(
+        &self,
+        dir: &Path,
+        images: &[(&Path, &str)],
+        machine: &MachineShape,
+    ) -> Result<Site, BootError> {
+        let mut dir = VmDir::create(dir)?;
+        let cgroup = self.cgroups.make(dir.path(), machine, OVERHEAD);
+        let prepare = |source| BootError::Prepare { path: dir.path().into(), source };
+        let cgroup = cgroup.map_err(prepare)?;
+        let Ok(jail) = &self.jail else {
+            let sockets = Sockets::Own(dir.path().into());
+            return Ok(Site { dir, sockets, plan: None, cgroup, uid: None });
+        };
+        let Cell { work_dir, uid, plan } = jail.prepare(&mut dir, images)?;
+        let sockets = Sockets::Jailed(Arc::new(Root::open(work_dir)?));
+        Ok(Site { dir, sockets, plan: Some(plan), cgroup, uid: Some(uid) })
+    }
+
     /// Starts a VMM that inherits the descriptors `inherits`, and connects to its channel,
     /// which it opens once it has understood its arguments.
     pub(super) async fn launch(
@@ -125,14 +131,14 @@ impl Qemu {
         let mut command = command(&self.binary);
         command.args(arguments.words()?);
         command.env(MALLOC_ARENAS.0, MALLOC_ARENAS.1);
-        let Site { dir, sockets, plan, uid } = site;
+        let Site { dir, sockets, plan, cgroup, uid } = site;
         let record = record::Site {
             driver: DRIVER.to_owned(),
             version: self.facts.version.clone(),
             sockets: sockets.path().strip_prefix(dir.path()).unwrap_or(sockets.path()).into(),
             uid,
         };
-        let confinement = Confinement { inherits, jail: plan };
+        let confinement = Confinement { inherits, jail: plan, cgroup };
         let start = Start { command, confinement, site: record, read_code: plain_code };
         let process = VmmProcess::spawn(start, dir)?;
         let channel = connect(&process, &sockets, CHANNEL).await?;

@@ -8,8 +8,8 @@ mod walls;
 use std::os::unix::fs::PermissionsExt as _;
 
 use emberd_vmm::{
-    AccelChoice, BootError, ExitReason, FindQemuError, JailChoice, JailConfig, Qemu, QemuConfig,
-    Vmm as _,
+    AccelChoice, BootError, CgroupChoice, CgroupConfig, ExitReason, FindQemuError, JailChoice,
+    JailConfig, Qemu, QemuConfig, Vmm as _,
 };
 
 use crate::world::{World, process_exists};
@@ -24,6 +24,7 @@ fn qemu(world: &World, script: &str) -> Result<Qemu, FindQemuError> {
         console: true,
         reason: "qemu was requested".to_owned(),
         jail: JailConfig { choice: JailChoice::Off, ..JailConfig::default() },
+        cgroups: CgroupConfig { choice: CgroupChoice::Off, ..CgroupConfig::default() },
     })
 }
 
@@ -43,7 +44,8 @@ fn description_says_what_and_why() {
     assert_eq!((description.driver, description.accelerator), ("qemu", "tcg"));
     assert_eq!(description.version, "7.2.0");
     let expect = "qemu was requested; software emulation was requested; not jailed (switched off): \
-                  no user or root of its own";
+                  no user or root of its own; not limited: memory, cpu, pids (cgroups are \
+                  switched off)";
     assert_eq!(description.reason, expect);
 }
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
-use emberd_vmm::{BootSpec, JailChoice};
+use emberd_vmm::{BootSpec, CgroupChoice, JailChoice};
 use fake_firecracker::Double;
 
 /// A temporary run directory with a pack and a double of Firecracker in it.
@@ -46,6 +46,7 @@ impl World {
         let binary = Some(self.double.binary());
         let mut config = FirecrackerConfig { binary, ..FirecrackerConfig::default() };
         config.jail.choice = JailChoice::Off;
+        config.cgroups.choice = CgroupChoice::Off;
         Firecracker::find(config).unwrap()
     }
 

@@ -15,7 +15,7 @@ use emberd_proto::ExecSpec;
 use emberd_proto::message::READY_PORT;
 use emberd_sandbox::{NodeKey, Sandboxes, SandboxesConfig, Size};
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
-use emberd_vmm::{AnyVmm, JailChoice, JailConfig};
+use emberd_vmm::{AnyVmm, CgroupChoice, CgroupConfig, JailChoice, JailConfig};
 use fake_firecracker::Double;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -175,6 +175,7 @@ fn driver(double: &Double) -> AnyVmm {
         reason: "tests ask for it".to_owned(),
         ready_port: Some(READY_PORT),
         jail: JailConfig { choice: JailChoice::Off, ..JailConfig::default() },
+        cgroups: CgroupConfig { choice: CgroupChoice::Off, ..CgroupConfig::default() },
         ..FirecrackerConfig::default()
     };
     AnyVmm::Firecracker(Firecracker::find(config).unwrap())

@@ -77,7 +77,7 @@ impl Room {
         command.arg("--run-dir").arg(self.run_dir());
         command.arg("--data-dir").arg(self.path("data"));
         command.args(["--vmm", "firecracker", "--accel", "kvm", "--jail", "off"]);
-        command.arg("--firecracker").arg(self.double.binary());
+        command.args(["--cgroup", "off"]).arg("--firecracker").arg(self.double.binary());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

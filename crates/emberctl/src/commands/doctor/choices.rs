@@ -1,7 +1,9 @@
 //! What the configuration chooses, in the words of the drivers.
 
 use emberd_config::Config;
-use emberd_vmm::{AccelChoice, IdRange, JailChoice, JailConfig, QemuConfig, VmmChoice};
+use emberd_vmm::{
+    AccelChoice, CgroupChoice, CgroupConfig, IdRange, JailChoice, JailConfig, QemuConfig, VmmChoice,
+};
 
 pub fn vmm(config: &Config) -> VmmChoice {
     match config.vmm {
@@ -34,5 +36,7 @@ pub fn qemu(config: &Config) -> QemuConfig {
         run_dir: Some(config.run_dir.clone()),
         ..JailConfig::default()
     };
-    QemuConfig { binary: config.qemu.clone(), accel, jail, ..QemuConfig::default() }
+    // The daemon's cgroups are not this process's to change.
+    let cgroups = CgroupConfig { choice: CgroupChoice::Off, ..CgroupConfig::default() };
+    QemuConfig { binary: config.qemu.clone(), accel, jail, cgroups, ..QemuConfig::default() }
 }

@@ -34,7 +34,6 @@ pub async fn rows(binary: Option<&Path>, config: &Config, client: &Client) -> (V
         seccomp(needs_interpreter(binary), !config.seccomp, &running(client).await),
         snapshots(features, SnapshotFormat::of_binary(binary)),
         jail::jail(&facts),
-        jail::cgroups(&read("/sys/fs/cgroup/cgroup.controllers"), &facts),
         host_kernel(&rustix::system::uname().release().to_string_lossy()),
         vm_creation(
             &kvm("nx_huge_pages"),

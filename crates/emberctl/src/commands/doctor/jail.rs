@@ -1,16 +1,19 @@
-//! Whether microVMs would be jailed, and what holds in the jail.
+//! Whether microVMs would be jailed, and what the host limits.
 
 use std::path::Path;
 
-use emberd_config::Config;
+use emberd_config::{CgroupOption, Config};
 use emberd_vmm::JailChoice;
 use emberd_vmm::firecracker::{Version, find_binary, needs_interpreter};
 
 use super::firecracker::ask_version;
-use super::{Reading, Row, choices};
+use super::{Reading, Row, choices, read};
 
-/// Cgroup controllers the driver sets limits with.
+/// Controllers the drivers set limits with.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+
+/// Name of the row about limits.
+const CGROUPS: &str = "cgroups";
 
 /// Facts that decide whether microVMs are jailed, in the driver as here.
 #[derive(Debug)]
@@ -80,10 +83,25 @@ pub fn jail(facts: &JailFacts) -> Row {
     }
 }
 
-/// Whether the jail limits what a VMM takes, by what `cgroup.controllers` lists.
-pub fn cgroups(controllers: &Reading, facts: &JailFacts) -> Row {
-    const WHAT: &str = "cgroups";
+/// The limits of VMMs on this host.
+pub fn cgroups(config: &Config) -> Row {
+    let is_root = rustix::process::geteuid().is_root();
+    let controllers_of = |dir: &Path| read(dir.join("cgroup.controllers"));
+    match &config.cgroup {
+        CgroupOption::Off => Row::info(CGROUPS, "switched off: what VMMs take is not limited"),
+        CgroupOption::Auto if !is_root => Row::info(
+            CGROUPS,
+            "used if the cgroup that the daemon is started in was delegated to it",
+        ),
+        CgroupOption::Auto => limits(&controllers_of(Path::new("/sys/fs/cgroup")), false),
+        CgroupOption::In(dir) => limits(&controllers_of(dir), true),
+    }
+}
+
+/// By what `cgroup.controllers` lists.
+fn limits(controllers: &Reading, is_given: bool) -> Row {
     let (seen, missing) = match controllers {
+        Err(error) if is_given => return Row::fail(CGROUPS, format!("the given one: {error}")),
         Err(error) => (format!("version 2 is missing ({error})"), CONTROLLERS.to_vec()),
         Ok(text) => {
             let has = |name: &&str| text.split_whitespace().any(|word| word == *name);
@@ -91,24 +109,17 @@ pub fn cgroups(controllers: &Reading, facts: &JailFacts) -> Row {
             (format!("version 2 with {text}"), missing)
         }
     };
-    if !facts.is_jailed() {
-        return Row::info(WHAT, format!("{seen}; not used without a jail"));
-    }
     if missing.is_empty() {
-        return Row::ok(WHAT, seen);
+        return Row::ok(CGROUPS, seen);
     }
     let seen = format!("{seen}; not limited: {}", missing.join(", "));
-    let advice = "boot the host with systemd.unified_cgroup_hierarchy=1";
-    match facts.choice {
-        JailChoice::On => Row::fail(WHAT, seen).advise(advice),
-        JailChoice::Auto | JailChoice::Off => Row::warn(WHAT, seen).advise(advice),
-    }
+    Row::warn(CGROUPS, seen).advise("boot the host with systemd.unified_cgroup_hierarchy=1")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Verdict::{self, Fail, Info, Ok as Good, Warn};
+    use crate::check::Verdict::{self, Fail, Ok as Good, Warn};
 
     fn version(text: &str) -> Version {
         Version::parse(&format!("Firecracker v{text}")).unwrap()
@@ -149,16 +160,16 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_missed_where_there_is_a_jail() {
+    fn limits_that_are_missing_are_named() {
         let all = Ok("cpuset cpu io memory pids".to_owned());
-        let some = Ok("cpu memory".to_owned());
+        let some = Ok("cpu".to_owned());
         let none = Err("/sys/x: No such file or directory".to_owned());
-        for (controllers, auto, on) in [(all, Good, Good), (some, Warn, Fail), (none, Warn, Fail)] {
-            assert_eq!(cgroups(&controllers, &facts(JailChoice::Auto)).verdict, auto);
-            assert_eq!(cgroups(&controllers, &facts(JailChoice::On)).verdict, on);
-            assert_eq!(cgroups(&controllers, &facts(JailChoice::Off)).verdict, Info);
+        for (controllers, found, given) in [(all, Good, Good), (none, Warn, Fail)] {
+            assert_eq!(limits(&controllers, false).verdict, found);
+            assert_eq!(limits(&controllers, true).verdict, given);
         }
-        let row = cgroups(&Ok("cpu".to_owned()), &facts(JailChoice::Auto));
+        let row = limits(&some, true);
+        assert_eq!(row.verdict, Warn);
         assert_eq!(row.seen, "version 2 with cpu; not limited: memory, pids");
     }
 }

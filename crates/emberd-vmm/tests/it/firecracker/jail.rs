@@ -33,7 +33,6 @@ fn jailed(lab: &Lab, version: &str) -> FirecrackerConfig {
     config.jail.choice = JailChoice::On;
     config.jail.jailer = Some(jailer);
     config.jail.ids = IdRange { first: 1_900_000_000, count: 2 };
-    config.jail.cgroup_root = lab.path("no-cgroups");
     config
 }
 

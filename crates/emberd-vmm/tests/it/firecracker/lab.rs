@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use emberd_vmm::JailChoice;
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
 use emberd_vmm::{
     BootSpec, ImageHashes, MachineShape, RestoreError, RestoreSpec, Standby as _, Template, Vmm,
 };
+use emberd_vmm::{CgroupChoice, JailChoice};
 use fake_firecracker::write_program;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -120,6 +120,7 @@ impl Lab {
         write_program(&binary, &format!("PATH=/usr/bin:/bin exec {double} \"$@\" {flags}"));
         let mut config = FirecrackerConfig { binary: Some(binary), ..Default::default() };
         config.jail.choice = JailChoice::Off;
+        config.cgroups.choice = CgroupChoice::Off;
         config
     }
 

@@ -17,7 +17,7 @@ const CIRCLES: [(&str, usize); 9] = [
     ("emberd-init", 26),
     ("emberd-proto", 2),
     ("emberd-tar", 9),
-    ("emberd-vmm", 35),
+    ("emberd-vmm", 34),
 ];
 
 type Module = Vec<String>;
