@@ -29,6 +29,12 @@ pub enum Command {
     /// Show or check the configuration, without starting the daemon.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Hold the cgroup of VMMs, so that they outlive the daemon's service, until it is ended.
+    ///
+    /// Started as a service of its own, with a delegated cgroup (`Delegate=yes`), this moves to a
+    /// cgroup `hold` below. The daemon gets that of the service as `--cgroup`. The VMMs end with
+    /// the service.
+    Hold,
 }
 
 /// Commands on the configuration.

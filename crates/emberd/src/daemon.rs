@@ -5,6 +5,7 @@
 //!     microVMs removed, or left to the next daemon ─▶ last answers out ─▶ socket gone
 //! ```
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::io::{self, Write as _};
 use std::pin::pin;
@@ -12,13 +13,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 use emberd_api::Address;
 use emberd_config::{Config, OnStop, Problems, SocketOption, Surroundings};
 use emberd_egress::Egress;
 use emberd_image::Images;
 use emberd_sandbox::{OpenError, Sandboxes, SandboxesConfig};
-use emberd_vmm::{AnyVmm, Vmm as _};
+use emberd_vmm::{AnyVmm, Vmm as _, hold_cgroup};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -28,6 +30,9 @@ use crate::egress_file::{self, EgressFile, EgressFileError};
 use crate::server::listener::{ListenError, Listener};
 use crate::server::{self, Server};
 use crate::{config, http, log, notify};
+
+/// Cgroup of the process that holds that of VMMs, below it.
+const HOLD: &str = "hold";
 
 /// How long requests under way may go on after the first signal. This is for programs that run;
 /// creations end at once.
@@ -78,7 +83,8 @@ impl RunError {
 }
 
 /// The configuration that the command line, the environment and the file ask for; starts the
-/// log. Nothing if the command line asks for `emberd config` instead, which is done then.
+/// log. Nothing if the command line asks for `emberd config` instead, which is done then. Does not
+/// return from `emberd hold`.
 ///
 /// Wrong usage ends the process, as command lines do.
 ///
@@ -86,7 +92,12 @@ impl RunError {
 /// [`Problems`]: everything that is wrong with the configuration.
 pub fn configure() -> anyhow::Result<Option<Config>> {
     let Args { config: mut file, flags, command } = Args::parse();
-    if let Some(Command::Config(ConfigCommand::Check { file: Some(other) })) = &command {
+    let command = match command {
+        Some(Command::Hold) => match hold()? {},
+        Some(Command::Config(command)) => Some(command),
+        None => None,
+    };
+    if let Some(ConfigCommand::Check { file: Some(other) }) = &command {
         file = Some(other.clone());
     }
     let config = Config::load(flags.given, file.as_deref(), &Surroundings::of_process())?;
@@ -95,8 +106,8 @@ pub fn configure() -> anyhow::Result<Option<Config>> {
             log::start(config.log_format);
             return Ok(Some(config));
         }
-        Some(Command::Config(ConfigCommand::Print { json })) => config::print(&config, json)?,
-        Some(Command::Config(ConfigCommand::Check { .. })) => {
+        Some(ConfigCommand::Print { json }) => config::print(&config, json)?,
+        Some(ConfigCommand::Check { .. }) => {
             EgressFile::open(config.egress_policy.as_deref())?;
             let file = config.file.as_ref().map(|file| format!(": {}", file.display()));
             let file = file.unwrap_or_default();
@@ -104,6 +115,16 @@ pub fn configure() -> anyhow::Result<Option<Config>> {
         }
     }
     Ok(None)
+}
+
+/// Holds the cgroup of VMMs, until SIGTERM ends this process.
+fn hold() -> anyhow::Result<Infallible> {
+    let held = hold_cgroup(HOLD).context("cannot hold a cgroup for VMMs")?;
+    writeln!(io::stdout(), "holding {} for VMMs", held.display())?;
+    notify::tell(notify::READY);
+    loop {
+        std::thread::park();
+    }
 }
 
 /// Prints why the daemon did not run, with every cause, and a hint if there is one.
