@@ -218,7 +218,11 @@ async fn carry_out(guest: &ScriptedGuest, asked: Asked) {
         }
         Asked::Metrics => drop(guest.metrics().await),
         Asked::Limit(pids) => {
-            drop(guest.limit(GuestLimits { pids: Some(pids.into()) }).await);
+            drop(
+                guest
+                    .limit(GuestLimits { pids: Some(pids.into()), disk_mib: Some(pids.into()) })
+                    .await,
+            );
         }
         Asked::Port => {
             let Ok(mut port) = guest.ports().dial(80).await else { return };

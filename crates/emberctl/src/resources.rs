@@ -15,7 +15,7 @@ pub struct SizeArgs {
 
 /// Options that limit a new sandbox.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub struct LimitArgs {
+pub struct SandboxLimitArgs {
     /// Most processor time in per cent of one processor, such as 50% [default: all of its virtual
     /// processors].
     #[arg(long, value_parser = percent, value_name = "PERCENT")]
@@ -23,15 +23,18 @@ pub struct LimitArgs {
     /// Share of processor time beside other sandboxes, 1 to 10000 [default: 100].
     #[arg(long, value_name = "NUMBER")]
     cpu_weight: Option<u64>,
+    /// Size of its own disk in MiB, or with a unit such as 4g [default: the daemon's].
+    #[arg(long, value_parser = emberd_config::parse_mib, value_name = "SIZE")]
+    disk: Option<u64>,
     /// Most processes and threads of all programs together, 16 to 65536 [default: 4096].
     #[arg(long, value_name = "NUMBER")]
     pids: Option<u64>,
 }
 
 /// Resources of a new sandbox, from its options.
-pub fn of(size: SizeArgs, limits: LimitArgs) -> Resources {
-    let LimitArgs { cpu: cpu_percent, cpu_weight, pids } = limits;
-    Resources { cpu_percent, cpu_weight, pids, ..size.into() }
+pub fn of(size: SizeArgs, limits: SandboxLimitArgs) -> Resources {
+    let SandboxLimitArgs { cpu: cpu_percent, cpu_weight, disk: disk_mib, pids } = limits;
+    Resources { cpu_percent, cpu_weight, disk_mib, pids, ..size.into() }
 }
 
 impl From<SizeArgs> for Resources {

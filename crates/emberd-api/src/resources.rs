@@ -21,6 +21,10 @@ pub struct Resources {
     /// default 100. It can be changed later.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_weight: Option<u64>,
+    /// Size of its own disk, in MiB: 64 to the limit of the daemon (`--disk-max-mib`). A sandbox
+    /// with a smaller one than the default (`--disk-mib`) boots cold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<u64>,
     /// Most processes and threads of all programs together: 16 to 65,536, by default 4,096. Beyond
     /// it programs cannot start others. An exec has a limit of its own besides (`limits.pids`).
     #[serde(skip_serializing_if = "Option::is_none")]

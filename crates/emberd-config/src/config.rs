@@ -88,6 +88,8 @@ pub struct Config {
     pub template_disk_mib: u64,
     /// Size of each guest's own disk, in MiB; 0 if guests have none.
     pub disk_mib: u32,
+    /// Largest disk that a creation may ask for, in MiB.
+    pub disk_max_mib: u32,
     /// Directory of those disks; absolute.
     pub disk_dir: PathBuf,
     /// The warm pools as configured.
@@ -230,6 +232,7 @@ impl Config {
             template_dir: template_dir.unwrap_or_else(|| data_dir.path().join(TEMPLATE_DIR)),
             template_disk_mib: read.number(Key::TemplateDiskMib),
             disk_mib: narrow(read.number(Key::DiskMib)),
+            disk_max_mib: narrow(read.number(Key::DiskMaxMib)),
             disk_dir: disk_dir.unwrap_or_else(|| data_dir.path().join(DISK_DIR)),
             data_dir,
             pool: pool(read, guest_ram_mib, surroundings),

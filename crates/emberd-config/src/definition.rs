@@ -32,6 +32,7 @@ pub enum Key {
     TemplateDir,
     TemplateDiskMib,
     DiskMib,
+    DiskMaxMib,
     DiskDir,
     PoolSize,
     PoolMemoryMib,

@@ -303,6 +303,17 @@ pub static DEFINITIONS: [Definition; 41] = [
         ..BASE
     },
     Definition {
+        key: Key::DiskMaxMib,
+        name: "disk-max-mib",
+        value_name: "MIB",
+        // Eight times the default. Disks are sparse, but one that is full is full on the host.
+        default: DefaultValue::Text("16384"),
+        form: Form::SizeMib { least: 64, most: 1 << 24 },
+        about: "Largest disk that a creation may ask for, in MiB or with a unit such as 2GiB",
+        detail: "The default of `--disk-mib` is always allowed.",
+        ..BASE
+    },
+    Definition {
         key: Key::DiskDir,
         name: "disk-dir",
         value_name: "DIR",

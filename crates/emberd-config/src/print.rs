@@ -90,6 +90,7 @@ impl Config {
             Key::TemplateDir => json!(shown_path(&self.template_dir)),
             Key::TemplateDiskMib => json!(self.template_disk_mib),
             Key::DiskMib => json!(self.disk_mib),
+            Key::DiskMaxMib => json!(self.disk_max_mib),
             Key::DiskDir => json!(shown_path(&self.disk_dir)),
             Key::PoolSize => json!(self.pool.size),
             Key::PoolMemoryMib => json!(self.pool.memory_mib),

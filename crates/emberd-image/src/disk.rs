@@ -61,8 +61,10 @@ pub fn empty_disk(dir: &Path, size_mib: u32) -> Result<PathBuf, DiskError> {
 fn format(path: &Path) -> Result<(), DiskError> {
     let tool = Tool::new("mke2fs", "e2fsprogs").with(|command| {
         let options = ["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0"];
+        // As of large ones also where it is small: it may grow.
+        let layout = ["-b", "4096", "-I", "256"];
         let inodes = ["-i", BYTES_PER_INODE, "-E", "root_owner=0:0,nodiscard"];
-        command.args(options).args(inodes).arg(path)
+        command.args(options).args(layout).args(inodes).arg(path)
     });
     tool.output()?;
     Ok(())

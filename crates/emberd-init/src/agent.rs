@@ -11,6 +11,7 @@ use emberd_proto::pack::PACK_FILE_BYTES_MAX;
 use emberd_proto::{GuestLimits, PackSpec, Renewal, chain, renewal};
 use parking_lot::Mutex;
 
+use crate::disk::OwnDisk;
 use crate::egress::Egress;
 use crate::environment::Environment;
 use crate::exec::Leftovers;
@@ -38,6 +39,8 @@ pub struct Agent {
     pub boot_times: Option<BootTimes>,
     /// Whether the agent may change the machine, which is so only for PID 1.
     pub owns_machine: bool,
+    /// The guest's own disk, if it has one.
+    pub disk: Option<OwnDisk>,
     /// Connections of programs to other machines.
     pub egress: Egress,
     /// Resource usage of the machine.
@@ -74,6 +77,7 @@ impl Agent {
             cgroups: None,
             boot_times: None,
             owns_machine: false,
+            disk: None,
             egress: Egress::unavailable(NO_EGRESS.to_owned()),
             usage: Usage::default(),
             leftovers: Leftovers::default(),
@@ -122,18 +126,29 @@ impl Agent {
     }
 
     /// Limits what all programs take together. Checks it and changes nothing if the agent may not
-    /// change the machine.
+    /// change the machine. Nothing else is served while a disk grows.
     ///
     /// # Errors
     /// Why a limit is not held, for people.
-    pub fn limit(&self, limits: GuestLimits) -> Result<(), String> {
+    pub async fn limit(&self, limits: GuestLimits) -> Result<(), String> {
         limits.check().map_err(|error| error.to_string())?;
-        let Some(pids) = limits.pids.filter(|_| self.owns_machine) else { return Ok(()) };
-        let held = match &self.cgroups {
-            Some(cgroups) => cgroups.limit_pids(pids),
-            None => Err(LimitError::Unavailable(Controller::Pids)),
-        };
-        held.map_err(|error| chain(&error))
+        if !self.owns_machine {
+            return Ok(());
+        }
+        if let Some(pids) = limits.pids {
+            let held = match &self.cgroups {
+                Some(cgroups) => cgroups.limit_pids(pids),
+                None => Err(LimitError::Unavailable(Controller::Pids)),
+            };
+            held.map_err(|error| chain(&error))?;
+        }
+        match (limits.disk_mib, &self.disk) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err("this guest has no disk of its own".to_owned()),
+            (Some(mib), Some(disk)) => {
+                disk.grow(mib).await.map_err(|error| format!("the disk cannot grow: {error}"))
+            }
+        }
     }
 
     /// Records that a program or a file operation of the caller may change the machine.

@@ -297,7 +297,7 @@ async fn operate(
         HostMessage::SetClock { wall_clock_us } => {
             tell_renewed(connection, agent.set_clock(wall_clock_us)).await
         }
-        HostMessage::Limit(limits) => match agent.limit(limits) {
+        HostMessage::Limit(limits) => match agent.limit(limits).await {
             Ok(()) => connection.outgoing.send(&GuestMessage::Done).await,
             Err(message) => connection.outgoing.refuse(RefusalCode::Invalid, message).await,
         },

@@ -17,6 +17,7 @@ mod connection;
 mod console;
 mod context;
 mod dial;
+mod disk;
 mod egress;
 mod environment;
 mod exec;
@@ -67,7 +68,7 @@ fn be_init() -> Result<Infallible, Box<dyn Error>> {
     let uevents = Uevents::subscribe()?;
     boot::load_modules();
     let bounds = boot::Bounds::of_machine()?;
-    boot::mount_root(&uevents, &bounds)?;
+    let disk = boot::mount_root(&uevents, &bounds)?;
     boot::switch_root()?;
     boot::mount_runtime_filesystems(&bounds)?;
     bounds.hold_shared_objects();
@@ -82,6 +83,7 @@ fn be_init() -> Result<Infallible, Box<dyn Error>> {
     agent.cgroups = Cgroups::probe();
     agent.boot_times = Some(BootTimes { init_started_us, serving_us: machine::boot_time_us() });
     agent.owns_machine = true;
+    agent.disk = disk;
     agent.egress = egress;
     agent.residents.bytes_max = bounds.events_bytes();
     console::tell_ready();

@@ -334,6 +334,17 @@ pub fn reseed_random(device: &File, entropy: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+nix::ioctl_write_ptr!(resize_fs, b'f', 16, u64);
+
+/// Makes the mounted ext4 that `root` is in `blocks` large (`EXT4_IOC_RESIZE_FS`).
+///
+/// # Errors
+/// Without `CAP_SYS_RESOURCE`, if it is larger, and beyond the end of its device.
+pub fn resize_ext4(root: &File, blocks: u64) -> io::Result<()> {
+    // SAFETY: the kernel reads the number.
+    Ok(unsafe { resize_fs(root.as_raw_fd(), &raw const blocks) }.map(drop)?)
+}
+
 /// Registers `fd` with the runtime for `interest`.
 ///
 /// # Errors

@@ -11,6 +11,9 @@ pub const PIDS_MAX: u64 = 65_536;
 /// Most processes and threads of a guest whose host sets no limit.
 pub const PIDS_DEFAULT: u64 = 4_096;
 
+/// Largest disk, in MiB (16 TiB): the most blocks of an ext4 with 32-bit numbers.
+pub const DISK_MIB_MAX: u64 = 1 << 24;
+
 /// Limits of all programs of a guest together. One that is absent stays as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestLimits {
@@ -18,6 +21,10 @@ pub struct GuestLimits {
     /// are counted and never refused for it; what they start is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
+    /// Size of the guest's own disk, in MiB: at least as it is, at most [`DISK_MIB_MAX`]. The host
+    /// has told the device before; the file system grows as soon as the guest's kernel knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<u64>,
 }
 
 impl GuestLimits {
@@ -26,9 +33,12 @@ impl GuestLimits {
     /// # Errors
     /// The first that is out of its bounds.
     pub fn check(&self) -> Result<(), GuestLimitsError> {
-        match self.pids {
-            Some(pids) if !(PIDS_MIN..=PIDS_MAX).contains(&pids) => {
+        match *self {
+            Self { pids: Some(pids), .. } if !(PIDS_MIN..=PIDS_MAX).contains(&pids) => {
                 Err(GuestLimitsError::Pids(pids))
+            }
+            Self { disk_mib: Some(mib), .. } if mib > DISK_MIB_MAX => {
+                Err(GuestLimitsError::Disk(mib))
             }
             _ => Ok(()),
         }
@@ -41,6 +51,9 @@ pub enum GuestLimitsError {
     /// Too few or too many processes.
     #[error("pids: {0} is not from {PIDS_MIN} to {PIDS_MAX}")]
     Pids(u64),
+    /// The disk is too large.
+    #[error("disk_mib: {0} is over {DISK_MIB_MAX}")]
+    Disk(u64),
 }
 
 #[cfg(test)]
@@ -49,12 +62,15 @@ mod tests {
 
     #[test]
     fn limits_are_checked_at_their_edges() {
-        let check = |pids| GuestLimits { pids }.check();
+        let check = |pids| GuestLimits { pids, disk_mib: None }.check();
         for pids in [None, Some(PIDS_MIN), Some(PIDS_DEFAULT), Some(PIDS_MAX)] {
             assert_eq!(check(pids), Ok(()));
         }
         for pids in [0, PIDS_MIN - 1, PIDS_MAX + 1] {
             assert_eq!(check(Some(pids)), Err(GuestLimitsError::Pids(pids)));
         }
+        let disk = |mib| GuestLimits { pids: None, disk_mib: Some(mib) }.check();
+        assert_eq!(disk(DISK_MIB_MAX), Ok(()));
+        assert_eq!(disk(DISK_MIB_MAX + 1), Err(GuestLimitsError::Disk(DISK_MIB_MAX + 1)));
     }
 }

@@ -386,8 +386,8 @@ mod tests {
             r#"{"op":"set_clock","wall_clock_us":1}"#,
         );
         check_json(
-            &HostMessage::Limit(GuestLimits { pids: Some(64) }),
-            r#"{"op":"limit","pids":64}"#,
+            &HostMessage::Limit(GuestLimits { pids: Some(64), disk_mib: Some(4096) }),
+            r#"{"op":"limit","pids":64,"disk_mib":4096}"#,
         );
         check_json(&GuestMessage::Pong, r#"{"answer":"pong"}"#);
         check_json(&HostMessage::Settle, r#"{"op":"settle"}"#);

@@ -15,6 +15,9 @@ pub enum ResourceError {
         /// The most.
         most: u64,
     },
+    /// Guests have no disk of their own.
+    #[error("disk_mib: sandboxes of this daemon have no disk of their own (`--disk-mib off`)")]
+    NoDisk,
     /// The VMMs take an even number only.
     #[error("memory_mib: {0} is not a multiple of 2")]
     Odd(u64),

@@ -72,8 +72,10 @@ pub struct SandboxesConfig {
 pub struct DiskConfig {
     /// Directory in whose file system they are.
     pub dir: PathBuf,
-    /// Size of each, in MiB.
+    /// Size of those whose creation names none, in MiB.
     pub size_mib: u32,
+    /// Largest that a creation may ask for, in MiB.
+    pub size_mib_max: u32,
 }
 
 /// A sandbox to create.
@@ -102,6 +104,8 @@ pub struct Resources {
     pub cpu: Cpu,
     /// Processes and threads of all its programs.
     pub pids: Option<u64>,
+    /// Size of its disk, in MiB.
+    pub disk_mib: Option<u64>,
 }
 
 /// Most virtual processors of one guest: the limit of Firecracker.
@@ -114,6 +118,9 @@ static PROCESSORS: LazyLock<u64> = LazyLock::new(|| {
 
 /// Most microVMs that one pool keeps ready.
 const POOL_SIZE_MAX: u64 = 256;
+
+/// Least disk of a guest, in MiB: a language pack writes a few.
+pub(crate) const DISK_MIB_MIN: u32 = 64;
 
 /// Least memory of a guest, in MiB; with less, none boots.
 const MEMORY_MIB_MIN: u64 = 64;
@@ -146,13 +153,22 @@ impl SandboxesConfig {
         })
     }
 
-    /// The limits that `resources` asks of the guest.
+    /// The limits in the guest that `resources` asks for, with the size of its disk in any case.
     ///
     /// # Errors
     /// [`ResourceError`].
-    pub(crate) fn limits_of(resources: &Resources) -> Result<GuestLimits, ResourceError> {
+    pub(crate) fn limits_of(&self, resources: &Resources) -> Result<GuestLimits, ResourceError> {
         bounded("pids", resources.pids, PIDS_DEFAULT, PIDS_MIN, PIDS_MAX)?;
-        Ok(GuestLimits { pids: resources.pids })
+        let disk_mib = match &self.disk {
+            Some(disk) => {
+                let usual = u64::from(disk.size_mib);
+                let (least, most) = (DISK_MIB_MIN.into(), usual.max(disk.size_mib_max.into()));
+                Some(bounded("disk_mib", resources.disk_mib, usual, least, most)?)
+            }
+            None if resources.disk_mib.is_some() => return Err(ResourceError::NoDisk),
+            None => None,
+        };
+        Ok(GuestLimits { pids: resources.pids, disk_mib })
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use emberd_guest::{ChannelError, GuestError};
 use emberd_image::PackName;
 use emberd_proto::{Refusal, SpecError};
-use emberd_vmm::{BootError, ExitReason, OrphanError, PauseError};
+use emberd_vmm::{BootError, ExitReason, GrowError, OrphanError, PauseError};
 
 use crate::bounds::ResourceError;
 use crate::cpu::CpuError;
@@ -119,6 +119,14 @@ pub enum CreateError {
     /// The guest does not hold a limit that was asked for, or its agent is older than such limits.
     #[error("the guest does not hold the limits: {}", .0.message)]
     Limits(Refusal),
+    /// Its disk could not be made as large as asked for.
+    #[error("the disk of sandbox {id} does not grow")]
+    Disk {
+        /// Which sandbox.
+        id: SandboxId,
+        /// Why.
+        source: GrowError,
+    },
     /// The guest failed after its first answer.
     #[error("the guest of sandbox {id} failed before it was handed out")]
     Lost {

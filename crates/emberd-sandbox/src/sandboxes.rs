@@ -147,7 +147,7 @@ impl Sandboxes {
         let image = image.ok_or_else(|| CreateError::UnknownPack(pack.clone()))?;
         let size = sources.base.config.size_of(&spec.resources)?;
         limit::check(&sources.base.vmm, spec.resources.cpu, size.vcpus)?;
-        let limits = SandboxesConfig::limits_of(&spec.resources)?;
+        let limits = sources.base.config.limits_of(&spec.resources)?;
         let shape = Shape { pack: pack.clone(), size };
         let wanted = Wanted { shape, image, limits, spec };
         let created = create::create(sources, &self.0.table, wanted).await?;

@@ -12,6 +12,7 @@ pub(crate) mod answer;
 pub(crate) mod base;
 pub(crate) mod boot;
 pub(crate) mod create;
+pub(crate) mod disks;
 pub(crate) mod expiry;
 pub(crate) mod health;
 pub(crate) mod idle;

@@ -8,8 +8,8 @@ use tokio_util::either::Either;
 use crate::firecracker::{Firecracker, FirecrackerStandby, FirecrackerVm};
 use crate::qemu::{Qemu, QemuMicroVm, QemuStandby, QemuStream};
 use crate::{
-    BootError, BootSpec, ConnectError, CpuLimits, ExitWatch, ImageHashes, KillError, LimitError,
-    MachineShape, MicroVm, NotAdopted, Orphan, PauseError, RestoreError, RestoreSpec,
+    BootError, BootSpec, ConnectError, CpuLimits, ExitWatch, GrowError, ImageHashes, KillError,
+    LimitError, MachineShape, MicroVm, NotAdopted, Orphan, PauseError, RestoreError, RestoreSpec,
     SnapshotError, Standby, Template, TemplateKey, Vmm, VmmDescription,
 };
 
@@ -165,6 +165,13 @@ impl MicroVm for AnyMicroVm {
         match self {
             Self::Firecracker(vm) => vm.resume().await,
             Self::Qemu(vm) => vm.resume().await,
+        }
+    }
+
+    async fn grow_disk(&self, bytes: u64) -> Result<(), GrowError> {
+        match self {
+            Self::Firecracker(vm) => vm.grow_disk(bytes).await,
+            Self::Qemu(vm) => vm.grow_disk(bytes).await,
         }
     }
 

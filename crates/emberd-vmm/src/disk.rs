@@ -25,13 +25,31 @@ pub struct DiskSpec {
     pub image: PathBuf,
     /// Directory of a file system with room for what guests write.
     pub dir: PathBuf,
-    /// Size of the disk, in MiB.
+    /// Size of the disk, in MiB. Where the image is smaller, so is the file system.
     pub size_mib: u32,
+}
+
+/// Why a disk did not grow.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} failed")]
+pub struct GrowError {
+    step: &'static str,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl GrowError {
+    /// The error of `step`.
+    pub(crate) fn at<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        step: &'static str,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self { step, source: source.into() }
+    }
 }
 
 impl DiskSpec {
     pub(crate) fn source(&self) -> Source {
-        Source { image: self.image.clone(), dir: self.dir.clone() }
+        let bytes = u64::from(self.size_mib) << 20;
+        Source { image: self.image.clone(), dir: self.dir.clone(), bytes }
     }
 }
 
@@ -40,6 +58,8 @@ impl DiskSpec {
 pub(crate) struct Source {
     pub(crate) image: PathBuf,
     pub(crate) dir: PathBuf,
+    /// Least length of the disk, in bytes.
+    pub(crate) bytes: u64,
 }
 
 /// The disk of one microVM, for its VMM.
@@ -60,7 +80,7 @@ impl Disk {
 
     fn copy(source: &Source, uid: Option<u32>) -> io::Result<Self> {
         let mut file = tempfile::tempfile_in(&source.dir)?;
-        fill(&mut file, &source.image, uid)?;
+        fill(&mut file, source, uid)?;
         let descriptor = file.try_clone()?.into();
         Ok(Self { file, descriptor })
     }
@@ -75,7 +95,7 @@ impl Disk {
 /// The copy ends with the jail.
 pub(crate) fn place(spec: &Source, place: &Path, uid: u32) -> io::Result<File> {
     let mut named = NamedTempFile::new_in(&spec.dir)?;
-    fill(named.as_file_mut(), &spec.image, Some(uid))?;
+    fill(named.as_file_mut(), spec, Some(uid))?;
     match named.persist(place) {
         Ok(file) => Ok(file),
         // Another file system. A mount keeps a file whose name is gone.
@@ -87,12 +107,15 @@ pub(crate) fn place(spec: &Source, place: &Path, uid: u32) -> io::Result<File> {
     }
 }
 
-/// Copies `image` into the empty `file`, for `uid` or this user alone.
-fn fill(file: &mut File, image: &Path, uid: Option<u32>) -> io::Result<()> {
+/// Copies the image of `source` into the empty `file`, for `uid` or this user alone.
+fn fill(file: &mut File, source: &Source, uid: Option<u32>) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(0o600))?;
-    let mut from = File::open(image)?;
+    let mut from = File::open(&source.image)?;
     if ioctl_ficlone(&*file, &from).is_err() {
         sparse::copy(&mut from, file)?;
+    }
+    if file.metadata()?.len() < source.bytes {
+        file.set_len(source.bytes)?;
     }
     if uid.is_some() { fchown(&*file, uid, uid) } else { Ok(()) }
 }
@@ -111,7 +134,7 @@ mod tests {
         let made = options.read(true).write(true).create_new(true).open(&image).unwrap();
         made.set_len(1 << 30).unwrap();
         made.write_all_at(b"data", 700 << 20).unwrap();
-        let source = Source { image: image.clone(), dir: dir.path().into() };
+        let source = Source { image: image.clone(), dir: dir.path().into(), bytes: 0 };
         let disk = Disk::copy(&source, None).unwrap();
         let opened = File::options().read(true).write(true).open(disk.name()).unwrap();
         let mut read = [0; 4];

@@ -38,7 +38,7 @@ mod traits;
 pub use any::{AnyMicroVm, AnyStandby, AnyVmm, Stream};
 pub use boot::{BootError, BootSpec, ConnectError, KillError, VmmDescription};
 pub use cgroup::{CgroupChoice, CgroupConfig, hold_cgroup};
-pub use disk::DiskSpec;
+pub use disk::{DiskSpec, GrowError};
 pub use exit::{ExitReason, ExitWatch};
 pub use host::{KvmTrial, KvmVerdict};
 pub use jail::{IdRange, JailChoice, JailConfig};

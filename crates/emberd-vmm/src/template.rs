@@ -229,7 +229,7 @@ impl Template {
 
     /// The origin of a clone's disk, which will be in `dir`, if the guest had one.
     pub(crate) fn disk(&self, dir: Option<&Path>) -> Option<Source> {
-        Some(Source { image: self.disk_file()?, dir: dir?.into() })
+        Some(Source { image: self.disk_file()?, dir: dir?.into(), bytes: 0 })
     }
 
     /// Compares the template's key with the present one, `here`.

@@ -12,9 +12,9 @@ use std::path::Path;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    BootError, BootSpec, ConnectError, CpuLimits, ExitWatch, ImageHashes, KillError, LimitError,
-    MachineShape, NotAdopted, Orphan, PauseError, RestoreError, RestoreSpec, SnapshotError,
-    Template, TemplateKey, VmmDescription,
+    BootError, BootSpec, ConnectError, CpuLimits, ExitWatch, GrowError, ImageHashes, KillError,
+    LimitError, MachineShape, NotAdopted, Orphan, PauseError, RestoreError, RestoreSpec,
+    SnapshotError, Template, TemplateKey, VmmDescription,
 };
 
 /// A driver, which makes [`MicroVm`]s: one value per driver, for the lifetime of the daemon.
@@ -129,6 +129,13 @@ pub trait MicroVm: Send + Sync + 'static {
     /// # Errors
     /// [`PauseError`].
     fn resume(&self) -> impl Future<Output = Result<(), PauseError>> + Send;
+
+    /// Makes the guest's own disk `bytes` large, which is more than it has; the guest's kernel is
+    /// told. Its file system stays as it is.
+    ///
+    /// # Errors
+    /// [`GrowError`].
+    fn grow_disk(&self, bytes: u64) -> impl Future<Output = Result<(), GrowError>> + Send;
 
     /// Makes the template `into`, whose parent must exist and itself must not, from this
     /// microVM, which was booted from `images` with [`BootSpec::for_template`]. It is

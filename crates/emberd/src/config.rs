@@ -44,8 +44,11 @@ pub fn sandboxes(config: &Config, vmm: &VmmDescription) -> SandboxesConfig {
         kernel_args: config.kernel_args.clone(),
         template_dir: config.templates.then(|| config.template_dir.clone()),
         template_disk_bytes: config.template_disk_mib << 20,
-        disk: (config.disk_mib > 0)
-            .then(|| DiskConfig { dir: config.disk_dir.clone(), size_mib: config.disk_mib }),
+        disk: (config.disk_mib > 0).then(|| DiskConfig {
+            dir: config.disk_dir.clone(),
+            size_mib: config.disk_mib,
+            size_mib_max: config.disk_max_mib,
+        }),
         pool,
         // The daemon starts its threads.
         egress: None,

@@ -9,7 +9,7 @@ use super::timeout::{self, Timeout};
 use crate::output::Output;
 use crate::policy::PolicyArgs;
 use crate::program::variable;
-use crate::resources::{self, LimitArgs, SizeArgs};
+use crate::resources::{self, SandboxLimitArgs, SizeArgs};
 
 /// Arguments of `create`.
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ pub struct Args {
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
-    limits: LimitArgs,
+    limits: SandboxLimitArgs,
     #[command(flatten)]
     policy: PolicyArgs,
 }

@@ -36,12 +36,14 @@ fn text(sandbox: &Sandbox) -> String {
         ("directory", sandbox.dir.clone()),
     ];
     facts.extend(sandbox.boot_path.clone().map(|path| ("boot path", path)));
-    let Resources { vcpus, memory_mib, cpu_percent, cpu_weight, pids } = sandbox.resources;
+    let Resources { vcpus, memory_mib, cpu_percent, cpu_weight, disk_mib, pids } =
+        sandbox.resources;
     if let (Some(vcpus), Some(memory)) = (vcpus, memory_mib) {
         facts.push(("size", resources::text(vcpus, memory)));
     }
     facts.extend(cpu_percent.map(|percent| ("processor time", format!("at most {percent}%"))));
     facts.extend(cpu_weight.map(|weight| ("processor share", weight.to_string())));
+    facts.extend(disk_mib.map(|mib| ("disk", format!("{mib} MiB"))));
     facts.extend(pids.map(|pids| ("processes", format!("at most {pids}"))));
     facts.push(("time left", left(sandbox, Clock::now())));
     facts.push(("frozen", frozen(sandbox)));

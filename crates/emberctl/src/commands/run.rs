@@ -11,7 +11,7 @@ use crate::interrupt::{Interrupt, Interrupted};
 use crate::output::Output;
 use crate::policy::PolicyArgs;
 use crate::program::{self, ProgramArgs};
-use crate::resources::{self, LimitArgs, SizeArgs};
+use crate::resources::{self, SandboxLimitArgs, SizeArgs};
 use crate::trace::Trace;
 
 /// Arguments of `run`.
@@ -23,7 +23,7 @@ pub struct Args {
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
-    limits: LimitArgs,
+    limits: SandboxLimitArgs,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]

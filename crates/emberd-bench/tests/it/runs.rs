@@ -101,6 +101,8 @@ fn every_other_scenario_comes_to_its_end() {
         ("density", "frozen_private_shell_bytes"),
         ("density", "busy_all_frozen_shell"),
         ("density", "exec_frozen_shell"),
+        ("sizes", "create_4096_mib_disk_shell"),
+        ("sizes", "create_512_pids_shell"),
         ("memory", "idle_pss_shell_bytes"),
         ("cold-boot", "create_shell"),
     ] {

@@ -129,7 +129,7 @@ async fn operate(guest: &Guest<DuplexStream>, operation: u8) {
             }
         }
         1 => drop(guest.metrics().await),
-        9 => drop(guest.limit(GuestLimits { pids: Some(64) }).await),
+        9 => drop(guest.limit(GuestLimits { pids: Some(64), disk_mib: Some(4096) }).await),
         2 => {
             let path = "/tmp/x".into();
             let Ok(mut content) = guest.files().read(None, path, 0, None).await else { return };
@@ -226,7 +226,7 @@ async fn idle_connections_are_closed_once_the_protocol_is_broken() {
 
 #[tokio::test]
 async fn a_limit_that_a_guest_does_not_know_is_told_from_a_guest_that_failed() {
-    let limits = GuestLimits { pids: Some(64) };
+    let limits = GuestLimits { pids: Some(64), disk_mib: Some(4096) };
     let refusal = Refusal { code: RefusalCode::UnknownOperation, message: "no".to_owned() };
     let script = [message(&GuestMessage::Refused(refusal)), message(&GuestMessage::Done)];
     let guest = guest_of(script.into(), CancellationToken::new(), GENERATION_OLDEST).await;

@@ -21,6 +21,7 @@ use super::bounds::{self, Bounds};
 use super::disks::{self, Access};
 use super::modules::MODULES_DIR;
 use crate::console;
+use crate::disk::OwnDisk;
 use crate::process_tree::CGROUP_ROOT;
 use crate::uevents::Uevents;
 use crate::users::ROOT_HOME;
@@ -88,15 +89,16 @@ pub fn mount_kernel_filesystems() -> Result<(), MountError> {
     mount_new("sysfs", "/sys", quiet | MsFlags::MS_NODEV, "")
 }
 
-/// Mounts the root image with a writable layer on `/newroot`.
+/// Mounts the root image with a writable layer on `/newroot`; returns the disk below that, if there
+/// is one.
 ///
 /// # Errors
 /// [`RootError`].
-pub fn mount_root(uevents: &Uevents, bounds: &Bounds) -> Result<(), RootError> {
+pub fn mount_root(uevents: &Uevents, bounds: &Bounds) -> Result<Option<OwnDisk>, RootError> {
     let deadline = Instant::now() + DEVICE_WAIT;
     let image = disks::wait(uevents, deadline, Access::Read).ok_or(RootError::NoDevice)?;
     mount_from(image.node, "squashfs", LOWER, MsFlags::MS_RDONLY, "")?;
-    mount_disk(uevents, deadline, bounds)?;
+    let disk = mount_disk(uevents, deadline, bounds)?;
     mount_new("tmpfs", SHARED, MsFlags::empty(), &bounds.shared_options())?;
     for (file_system, name, mode) in [
         (DISK, "data", 0o755),
@@ -116,22 +118,28 @@ pub fn mount_root(uevents: &Uevents, bounds: &Bounds) -> Result<(), RootError> {
             break;
         }
     }
-    Ok(mounted?)
+    mounted?;
+    Ok(disk)
 }
 
 /// Mounts what the guest writes to: its disk, or memory if it has none or the kernel has no ext4.
-fn mount_disk(uevents: &Uevents, deadline: Instant, bounds: &Bounds) -> Result<(), MountError> {
+fn mount_disk(
+    uevents: &Uevents,
+    deadline: Instant,
+    bounds: &Bounds,
+) -> Result<Option<OwnDisk>, MountError> {
     if disks::has_disk() {
         let mounted = disks::wait(uevents, deadline, Access::Write).map(|disk| {
-            mount_from(disk.node, "ext4", DISK, MsFlags::MS_NOATIME, disk.mount_options())
+            let options = disk.mount_options();
+            mount_from(disk.node, "ext4", DISK, MsFlags::MS_NOATIME, options).map(|()| disk.node)
         });
         match mounted {
-            Some(Ok(())) => return Ok(()),
+            Some(Ok(node)) => return Ok(OwnDisk::open(DISK, node).ok()),
             Some(Err(error)) => console::report(&error),
             None => console::say("the disk did not appear: files are kept in memory"),
         }
     }
-    mount_new("tmpfs", DISK, MsFlags::empty(), &bounds.disk_options())
+    mount_new("tmpfs", DISK, MsFlags::empty(), &bounds.disk_options()).map(|()| None)
 }
 
 /// Makes `/newroot` the root, with `/proc`, `/dev`, `/sys`, `/dev/shm` and `/run` in it, and

@@ -56,10 +56,10 @@ fn limits_are_checked_and_answered() {
     let guest = Guest::shell();
     let mut host = guest.greet();
     for pids in [None, Some(16), Some(65_536)] {
-        host.send(&HostMessage::Limit(GuestLimits { pids }));
+        host.send(&HostMessage::Limit(GuestLimits { pids, disk_mib: Some(4096) }));
         assert_eq!(host.answer(), GuestMessage::Done);
     }
-    host.send(&HostMessage::Limit(GuestLimits { pids: Some(15) }));
+    host.send(&HostMessage::Limit(GuestLimits { pids: Some(15), ..GuestLimits::default() }));
     let refusal = host.refusal();
     assert_eq!(refusal.code, RefusalCode::Invalid);
     assert_eq!(refusal.message, "pids: 15 is not from 16 to 65536");

@@ -51,6 +51,7 @@ fields! {
     cols: u16,
     cwd: String,
     depth: u32,
+    disk_mib: u64,
     entropy_base64: String,
     env: BTreeMap<String, String>,
     epoch: u64,
@@ -153,7 +154,7 @@ impl Fields {
                 boot_id: take!(self.boot_id),
             }),
             "set_clock" => HostMessage::SetClock { wall_clock_us: take!(self.wall_clock_us) },
-            "limit" => HostMessage::Limit(GuestLimits { pids: self.pids }),
+            "limit" => HostMessage::Limit(GuestLimits { pids: self.pids, disk_mib: self.disk_mib }),
             "settle" => HostMessage::Settle,
             _ => HostMessage::Unknown,
         })

@@ -78,7 +78,7 @@ pub(crate) struct Entry {
     pub lease: LeaseEntry,
     /// Processor time that callers asked for. The host holds it.
     pub cpu: Cpu,
-    /// Limits that its caller asked for. The guest holds them.
+    /// Limits that its guest holds.
     #[serde(default)]
     pub limits: GuestLimits,
     pub env: BTreeMap<String, String>,
@@ -294,7 +294,7 @@ mod tests {
             entry.lease = LeaseEntry::of(&lease);
             entry.created_at = Some(UNIX_EPOCH + Duration::from_secs(7));
             entry.cpu = Cpu { percent: Some(50), weight: None };
-            entry.limits = GuestLimits { pids: Some(64) };
+            entry.limits = GuestLimits { pids: Some(64), disk_mib: Some(4096) };
             entry.env.insert("TOKEN".into(), "s3cret".into());
             entry.egress =
                 Some(PolicySpec { allow: vec!["a.example".into()], ..Default::default() });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use emberd_guest::{End, Guest};
 use emberd_proto::message::AGENT_PORT;
 use emberd_vmm::{
-    AnyMicroVm, ConnectError, ExitWatch, KillError, MicroVm as _, PauseError, Stream,
+    AnyMicroVm, ConnectError, ExitWatch, GrowError, KillError, MicroVm as _, PauseError, Stream,
 };
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +87,12 @@ impl Machine {
             self.clock.go_on();
         }
         resumed
+    }
+
+    /// Makes the guest's own disk `bytes` large, more than it has; none if the microVM has ended,
+    /// or is about to. Its file system stays as it is.
+    pub async fn grow_disk(&self, bytes: u64) -> Option<Result<(), GrowError>> {
+        self.while_it_lasts(async |vm| vm.grow_disk(bytes).await).await
     }
 
     /// The removal of the microVM waits for the lock, and so for `act`, which ends with it.

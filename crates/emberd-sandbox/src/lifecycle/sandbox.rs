@@ -50,7 +50,7 @@ pub struct SandboxView {
     pub terms: Terms,
     /// Its processor time.
     pub cpu: Cpu,
-    /// Limits in its guest that its caller asked for.
+    /// Limits that its caller asked for and its guest holds, and the size of its disk.
     pub limits: GuestLimits,
     /// Names of the environment variables of its programs.
     pub env: Vec<String>,

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use emberd_egress::Policy;
 use emberd_image::{Digest, Images, PackImage};
 use emberd_proto::message::DISK_ARGUMENT;
-use emberd_vmm::{AnyVmm, BootSpec, DiskSpec, ImageHashes, MachineShape, RestoreSpec};
+use emberd_vmm::{AnyVmm, BootSpec, ImageHashes, MachineShape, RestoreSpec};
 use tokio_util::sync::CancellationToken;
 
+use super::disks::Disks;
 use super::run_dir::RunDir;
 use crate::config::SandboxesConfig;
 use crate::id::SandboxId;
@@ -21,13 +22,22 @@ use crate::shape::{Shape, Size};
 /// Version of the way that templates are made. A template of another version is rebuilt.
 const RECIPE_GENERATION: u32 = 1;
 
+/// Purpose of a boot.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Boot {
+    /// Whether a template is made of the microVM.
+    pub for_template: bool,
+    /// Size of its disk, in MiB, if it is smaller than what is made ahead.
+    pub smaller_disk_mib: Option<u32>,
+}
+
 /// See the module.
 pub(crate) struct Base {
     pub vmm: AnyVmm,
     pub images: Images,
     pub config: SandboxesConfig,
-    /// The disk of each guest.
-    pub disk: Option<DiskSpec>,
+    /// The disks of guests.
+    pub disks: Disks,
     pub activity: Arc<Activity>,
     pub signals: Arc<Signals>,
     /// The policy of sandboxes until they get another.
@@ -61,18 +71,18 @@ impl Base {
     }
 
     /// Returns the boot specification of `sandbox`.
-    pub fn boot_spec(&self, sandbox: &Sandbox, image: &PackImage, for_template: bool) -> BootSpec {
+    pub fn boot_spec(&self, sandbox: &Sandbox, image: &PackImage, boot: Boot) -> BootSpec {
         BootSpec {
             dir: sandbox.dir.clone(),
             kernel: self.images.kernel.path.clone(),
             kernel_hz: self.images.kernel.hz,
             initramfs: self.images.initramfs.path.clone(),
             rootfs: image.rootfs.clone(),
-            disk: self.disk.clone(),
+            disk: self.disks.at_boot(boot.smaller_disk_mib),
             kernel_args: self.kernel_args(),
             vcpu_count: sandbox.shape.size.vcpus,
             mem_size_mib: sandbox.shape.size.memory_mib,
-            for_template,
+            for_template: boot.for_template,
         }
     }
 
@@ -81,7 +91,7 @@ impl Base {
         RestoreSpec {
             dir: sandbox.dir.clone(),
             rootfs: image.rootfs.clone(),
-            disk_dir: self.disk.as_ref().map(|disk| disk.dir.clone()),
+            disk_dir: self.disks.usual.as_ref().map(|disk| disk.dir.clone()),
             images: self.hashes(image),
             machine: self.machine(sandbox.shape.size),
         }
@@ -103,14 +113,14 @@ impl Base {
         MachineShape {
             vcpu_count: size.vcpus,
             mem_size_mib: size.memory_mib,
-            disk_size_mib: self.disk.as_ref().map_or(0, |disk| disk.size_mib),
+            disk_size_mib: self.disks.usual_mib(),
             kernel_args: self.kernel_args(),
         }
     }
 
     /// The words added to the driver's own kernel arguments.
     fn kernel_args(&self) -> Vec<String> {
-        let disk = self.disk.iter().map(|_| DISK_ARGUMENT.to_owned());
+        let disk = self.disks.usual.iter().map(|_| DISK_ARGUMENT.to_owned());
         self.config.kernel_args.iter().cloned().chain(disk).collect()
     }
 }

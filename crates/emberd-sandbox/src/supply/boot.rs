@@ -6,7 +6,7 @@ use emberd_vmm::{AnyMicroVm, MicroVm as _, Stream, Vmm as _};
 use tokio::time::Instant;
 
 use super::answer::{answer, connect};
-use super::base::Base;
+use super::base::{Base, Boot};
 use crate::boot_path::{BootPath, BootTimes};
 use crate::error::CreateError;
 use crate::id::SandboxId;
@@ -28,11 +28,11 @@ pub(crate) async fn boot(
     base: &Base,
     sandbox: &Sandbox,
     image: &PackImage,
-    for_template: bool,
+    kind: Boot,
 ) -> Result<Answered, CreateError> {
     let id = sandbox.id;
     let started = Instant::now();
-    let spec = base.boot_spec(sandbox, image, for_template);
+    let spec = base.boot_spec(sandbox, image, kind);
     let vm = base.vmm.boot(spec).await.map_err(|source| CreateError::Boot { id, source })?;
     let vmm_time = started.elapsed();
     sandbox

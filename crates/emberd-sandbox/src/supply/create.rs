@@ -5,7 +5,7 @@ use std::sync::Arc;
 use emberd_image::PackImage;
 use emberd_proto::GuestLimits;
 
-use super::base::Base;
+use super::base::{Base, Boot};
 use super::boot::{self, Answered};
 use super::limit;
 use super::pool::Taken;
@@ -40,7 +40,9 @@ pub(crate) async fn create(
 ) -> Result<Created, CreateError> {
     let Wanted { shape, image, limits, spec } = wanted;
     let SandboxSpec { terms, policy, env, resources, tag } = spec;
-    let pool = sources.pools.get(&shape);
+    let smaller_disk_mib = sources.base.disks.smaller_mib(limits.disk_mib);
+    // What is made ahead has a disk that is too large.
+    let pool = sources.pools.get(&shape).filter(|_| smaller_disk_mib.is_none());
     let claim = || {
         let taken = pool.as_ref().map_or(Taken::Nothing, |pool| pool.take(&sources.reaper));
         let (sandbox, standby) = match taken {
@@ -74,10 +76,13 @@ pub(crate) async fn create(
     }
     let _creating = sources.base.activity.create();
     let making = async {
-        match sources.restore(image, &sandbox, standby).await {
-            Some(restored) => Ok(restored),
-            None => boot::boot(&sources.base, &sandbox, image, false).await,
+        if smaller_disk_mib.is_none()
+            && let Some(restored) = sources.restore(image, &sandbox, standby).await
+        {
+            return Ok(restored);
         }
+        let kind = Boot { for_template: false, smaller_disk_mib };
+        boot::boot(&sources.base, &sandbox, image, kind).await
     };
     match fulfil(&sources.base, &sandbox, making).await {
         Some(Ok(created)) => {
@@ -104,7 +109,7 @@ async fn hand_out(
         if cpu.is_asked_for() {
             limit::apply(&sources.base.vmm, sandbox, cpu)?;
         }
-        limit::tell(sandbox, limits).await?;
+        limit::tell(&sources.base, sandbox, limits).await?;
         sandbox.lease.lock().begin(Boottime::now());
         let journaled = sandbox.journal_as(Stage::Running);
         journaled.map_err(|source| CreateError::Record { dir: sandbox.dir.clone(), source })

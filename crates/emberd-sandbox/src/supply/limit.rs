@@ -4,6 +4,7 @@ use emberd_guest::{GuestError, LimitsError};
 use emberd_proto::GuestLimits;
 use emberd_vmm::{AnyVmm, LimitError, Vmm as _};
 
+use super::base::Base;
 use crate::cpu::{Cpu, CpuError};
 use crate::error::CreateError;
 use crate::lifecycle::sandbox::Sandbox;
@@ -28,19 +29,30 @@ pub(crate) fn apply(vmm: &AnyVmm, sandbox: &Sandbox, cpu: Cpu) -> Result<(), Cpu
     Ok(())
 }
 
-/// Has the guest of `sandbox` hold `limits`. Those of a guest that was asked for none are its own
-/// defaults, so nothing is said.
-pub(crate) async fn tell(sandbox: &Sandbox, limits: GuestLimits) -> Result<(), CreateError> {
-    if limits == GuestLimits::default() {
-        return Ok(());
-    }
+/// Has the guest of `sandbox` hold `limits`. It holds those that creations get unasked anyway, so
+/// nothing is said of them.
+pub(crate) async fn tell(
+    base: &Base,
+    sandbox: &Sandbox,
+    limits: GuestLimits,
+) -> Result<(), CreateError> {
     let id = sandbox.id;
-    let guest = sandbox.guest().map_err(|_| CreateError::Deleted(id))?;
-    guest.limit(limits).await.map_err(|error| match error {
-        LimitsError::Unavailable(refusal) => CreateError::Limits(refusal),
-        LimitsError::Guest(GuestError::Deleted { .. }) => CreateError::Deleted(id),
-        LimitsError::Guest(source) => CreateError::Lost { id, source },
-    })?;
+    let usual_mib = u64::from(base.disks.usual_mib());
+    let asked = GuestLimits { disk_mib: limits.disk_mib.filter(|mib| *mib != usual_mib), ..limits };
+    // A smaller one has its size from the start, and only its file system grows.
+    if let Some(mib) = asked.disk_mib.filter(|mib| *mib > usual_mib) {
+        let machine = sandbox.machine().map_err(|_| CreateError::Deleted(id))?;
+        let grown = machine.grow_disk(mib << 20).await.ok_or(CreateError::Deleted(id))?;
+        grown.map_err(|source| CreateError::Disk { id, source })?;
+    }
+    if asked != GuestLimits::default() {
+        let guest = sandbox.guest().map_err(|_| CreateError::Deleted(id))?;
+        guest.limit(asked).await.map_err(|error| match error {
+            LimitsError::Unavailable(refusal) => CreateError::Limits(refusal),
+            LimitsError::Guest(GuestError::Deleted { .. }) => CreateError::Deleted(id),
+            LimitsError::Guest(source) => CreateError::Lost { id, source },
+        })?;
+    }
     sandbox.limits.set(limits).expect("a sandbox is created once");
     Ok(())
 }

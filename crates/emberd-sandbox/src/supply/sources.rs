@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use emberd_image::{Images, PackImage, PackName};
 use emberd_proto::chain;
-use emberd_vmm::{AnyVmm, DiskSpec, RestoreError, Template, TemplateError, TemplateKey, Vmm as _};
+use emberd_vmm::{AnyVmm, RestoreError, Template, TemplateError, TemplateKey, Vmm as _};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,13 +13,14 @@ use tokio_util::task::TaskTracker;
 use super::adopt::{self, Estate};
 use super::base::Base;
 use super::boot::Answered;
+use super::disks::Disks;
 use super::pool::Pools;
 use super::reaper::Reaper;
 use super::restore::{self, Blame, RestoreFailure, Standby};
 use super::run_dir::RunDir;
 use super::templates::Templates;
 use crate::boot_path::BootPath;
-use crate::config::{DiskConfig, SandboxesConfig};
+use crate::config::SandboxesConfig;
 use crate::error::OpenError;
 use crate::lifecycle::activity::Activity;
 use crate::lifecycle::sandbox::Sandbox;
@@ -54,13 +55,9 @@ impl Sources {
         let run_dir = RunDir::open(&config.run_dir, config.node_key)?;
         let (activity, closing) = (Arc::new(Activity::new()), CancellationToken::new());
         let (no_egress, signals) = Default::default();
-        let disk = config.disk.as_ref().map(|DiskConfig { dir, size_mib }| {
-            let image = emberd_image::empty_disk(dir, *size_mib)?;
-            Ok(DiskSpec { image, dir: dir.clone(), size_mib: *size_mib })
-        });
-        let disk = disk.transpose().map_err(OpenError::Disk)?;
+        let disks = Disks::open(config.disk.as_ref()).map_err(OpenError::Disk)?;
         let base =
-            Base { vmm, images, config, disk, activity, signals, no_egress, closing, run_dir };
+            Base { vmm, images, config, disks, activity, signals, no_egress, closing, run_dir };
         let templates = open_templates(&base)?;
         // Last: an error would end what was taken over.
         let estate = adopt::take_over(&base)?;

@@ -32,6 +32,7 @@ pub const SAME: Resources = Resources {
     memory_mib: None,
     cpu: Cpu { percent: None, weight: None },
     pids: None,
+    disk_mib: None,
 };
 
 /// Pause between two looks at a condition that has no event.

@@ -14,7 +14,6 @@ use super::api::types::{MemoryBackend, SnapshotLoad};
 use super::api::{API_SOCKET, Api, ApiError};
 use super::jail::Jail;
 use super::machine::DISK_STAGED;
-use super::microvm::Origin;
 use super::ready::Ready;
 use super::stage;
 use super::{DRIVER, Facts, Firecracker, FirecrackerVm, exit, machine, microvm};
@@ -241,7 +240,7 @@ impl Launched {
     /// Returns the microVM, now that its guest runs.
     pub(super) fn into_microvm(self) -> FirecrackerVm {
         let Self { process, root, api, ready, uid: _, shape, disk, facts } = self;
-        FirecrackerVm::new(process, root, api, ready, Origin { shape, disk }, facts)
+        FirecrackerVm::new(process, root, api, ready, shape, disk, facts)
     }
 }
 

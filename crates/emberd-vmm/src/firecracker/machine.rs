@@ -11,6 +11,9 @@ use crate::BootSpec;
 /// template has its own in its own directory.
 pub(super) const VSOCK_SOCKET: &str = "v.sock";
 
+/// Id of the guest's own disk.
+pub(super) const DISK_ID: &str = "disk";
+
 /// Name of the guest's own disk in the VMM's directory.
 pub(super) const DISK_STAGED: &str = "disk.img";
 
@@ -105,7 +108,7 @@ impl Machine {
             io_engine: "Sync",
         };
         let image = drive("rootfs", files.rootfs, true);
-        let disk = files.disk.map(|disk| drive("disk", disk, false));
+        let disk = files.disk.map(|disk| drive(DISK_ID, disk, false));
         Ok(Self {
             machine_config: MachineConfig {
                 vcpu_count: spec.vcpu_count,

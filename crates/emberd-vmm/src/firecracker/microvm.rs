@@ -1,15 +1,19 @@
 //! A microVM that Firecracker runs.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::OFlags;
 use tokio::net::UnixStream;
 
 use super::api::Api;
-use super::api::types::{SnapshotCreate, VmState};
+use super::api::types::{DriveUpdate, SnapshotCreate, VmState};
 use super::dial::{DialError, dial};
+use super::machine::{DISK_ID, DISK_STAGED};
 use super::ready::Ready;
 use super::version::{Features, Version};
 use super::{DRIVER, Facts, exit};
@@ -17,8 +21,8 @@ use crate::process::VmmProcess;
 use crate::root::Root;
 use crate::template::{Draft, MEMORY_FILE, STATE_FILE};
 use crate::{
-    AdoptError, ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, MicroVm, Orphan,
-    PauseError, SnapshotError, Template, TemplateKey,
+    AdoptError, ConnectError, ExitWatch, GrowError, ImageHashes, KillError, MachineShape, MicroVm,
+    Orphan, PauseError, SnapshotError, Template, TemplateKey,
 };
 
 /// Name under which a VMM finds the state file it is to load.
@@ -56,18 +60,12 @@ pub struct FirecrackerVm {
     ready: Option<Ready>,
     /// Whether the guest has ever answered: since then it does not boot any more.
     answered: AtomicBool,
-    /// None if an earlier daemon started it.
-    origin: Option<Origin>,
+    /// The guest's own disk.
+    disk: Option<File>,
+    /// Shape of its template; none if an earlier daemon started it.
+    origin: Option<MachineShape>,
     features: Features,
     facts: Arc<Facts>,
-}
-
-/// Parts of a template that Firecracker does not write.
-#[derive(Debug)]
-pub(super) struct Origin {
-    pub(super) shape: MachineShape,
-    /// The guest's own disk.
-    pub(super) disk: Option<File>,
 }
 
 impl FirecrackerVm {
@@ -76,11 +74,12 @@ impl FirecrackerVm {
         root: Arc<Root>,
         api: Api,
         ready: Option<Ready>,
-        origin: Origin,
+        shape: MachineShape,
+        disk: Option<File>,
         facts: Arc<Facts>,
     ) -> Self {
-        let (answered, origin, features) = (AtomicBool::new(false), Some(origin), facts.features);
-        Self { process, root, api, ready, answered, origin, features, facts }
+        let (answered, origin, features) = (AtomicBool::new(false), Some(shape), facts.features);
+        Self { process, root, api, ready, answered, disk, origin, features, facts }
     }
 
     /// Takes over a Firecracker that an earlier daemon started. Its API takes another connection,
@@ -96,8 +95,8 @@ impl FirecrackerVm {
         let features = version.as_ref().map_or(facts.features, Features::from);
         // Its guest has answered that daemon.
         let (ready, answered, origin) = (None, AtomicBool::new(true), None);
-        let facts = Arc::clone(facts);
-        Ok(Self { process, root, api, ready, answered, origin, features, facts })
+        let (facts, disk) = (Arc::clone(facts), adopted_disk(&root, &process, site.uid));
+        Ok(Self { process, root, api, ready, answered, disk, origin, features, facts })
     }
 
     fn booted(&self) -> bool {
@@ -152,6 +151,18 @@ impl MicroVm for FirecrackerVm {
         self.set_state(VmState::Resumed).await
     }
 
+    async fn grow_disk(&self, bytes: u64) -> Result<(), GrowError> {
+        let grow = || match &self.disk {
+            Some(disk) => disk.set_len(bytes),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        grow().map_err(GrowError::at("the change of the file's length"))?;
+        let update = DriveUpdate { drive_id: DISK_ID, path_on_host: DISK_STAGED };
+        let path = format!("/drives/{DISK_ID}");
+        let told = self.api.patch(&path, &update, self.facts.config.call_timeout).await;
+        told.map_err(GrowError::at("PATCH /drives"))
+    }
+
     async fn snapshot(&self, into: &Path, images: ImageHashes) -> Result<Template, SnapshotError> {
         let publish = |source| SnapshotError::Publish { template: into.into(), source };
         let origin = self.origin.as_ref().ok_or_else(|| SnapshotError::Create(ADOPTED.into()))?;
@@ -166,8 +177,8 @@ impl MicroVm for FirecrackerVm {
             self.api.put("/snapshot/create", &create, self.facts.config.snapshot_timeout).await;
         created.map_err(|error| SnapshotError::Create(error.into()))?;
 
-        let key = self.facts.template_key(images, origin.shape.clone());
-        let disk = origin.disk.as_ref().map(File::try_clone).transpose().map_err(publish)?;
+        let key = self.facts.template_key(images, origin.clone());
+        let disk = self.disk.as_ref().map(File::try_clone).transpose().map_err(publish)?;
         let root = self.root.path().to_owned();
         let finish = move || {
             draft.take(&root.join(STATE_WRITTEN), STATE_FILE)?;
@@ -201,4 +212,24 @@ impl MicroVm for FirecrackerVm {
     fn detach(self) {
         self.process.detach();
     }
+}
+
+/// Opens the disk of a VMM that an earlier daemon started, which has it open without a name, or
+/// in its jail. A link that the user `uid` of a jail has put in its place is not followed, and a
+/// file that is another user's, as the images are, is not taken.
+fn adopted_disk(root: &Root, process: &VmmProcess, uid: Option<u32>) -> Option<File> {
+    let staged = root.path().join(DISK_STAGED);
+    let mut options = File::options();
+    options.read(true).write(true);
+    let file = if uid.is_some() {
+        options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(staged)
+    } else {
+        let descriptor = fs::read_link(staged).ok()?;
+        let descriptor = descriptor.file_name()?.to_str()?;
+        options.open(format!("/proc/{}/fd/{descriptor}", process.process_id()))
+    };
+    let file = file.ok()?;
+    let metadata = file.metadata().ok()?;
+    let is_own = uid.is_none_or(|uid| metadata.uid() == uid);
+    (metadata.is_file() && is_own).then_some(file)
 }

@@ -6,6 +6,9 @@ use serde_json::json;
 /// stop it.
 pub(super) const DISK_DEVICE: &str = "virtio-blk-device,drive=disk,werror=report,rerror=report";
 
+/// Name of the guest's own disk.
+pub(super) const DISK_NODE: &str = "disk";
+
 /// Returns the root image `file` as a block device nobody can write to. Many VMMs share the file,
 /// so none locks it.
 pub(super) fn root_image(file: &str) -> String {
@@ -31,7 +34,7 @@ pub(super) fn own_disk(file: &str) -> String {
     });
     json!({
         "driver": "raw",
-        "node-name": "disk",
+        "node-name": DISK_NODE,
         "discard": "unmap",
         "cache": cache,
         "file": file,

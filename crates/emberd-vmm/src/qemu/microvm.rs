@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::timeout;
 
 use super::arguments::{CHANNEL, CONTROL, MEMORY, SYNC};
+use super::block::DISK_NODE;
 use super::launch::Sockets;
 use super::mux::{Mux, MuxStream};
 use super::qmp::{Qmp, QmpError};
@@ -18,8 +19,8 @@ use crate::process::{VmmProcess, plain_code};
 use crate::root::Root;
 use crate::template::{Draft, MEMORY_FILE, STATE_FILE};
 use crate::{
-    AdoptError, ConnectError, ExitWatch, ImageHashes, KillError, MachineShape, MicroVm, Orphan,
-    PauseError, SnapshotError, Template,
+    AdoptError, ConnectError, ExitWatch, GrowError, ImageHashes, KillError, MachineShape, MicroVm,
+    Orphan, PauseError, SnapshotError, Template,
 };
 
 /// File in the microVM's directory to which its devices are saved.
@@ -109,6 +110,12 @@ impl MicroVm for QemuMicroVm {
 
     async fn resume(&self) -> Result<(), PauseError> {
         self.tell("cont").await
+    }
+
+    async fn grow_disk(&self, bytes: u64) -> Result<(), GrowError> {
+        let size = json!({ "node-name": DISK_NODE, "size": bytes });
+        let grown = self.control.with(async |qmp| qmp.execute("block_resize", size).await).await;
+        grown.map(drop).map_err(GrowError::at("block_resize"))
     }
 
     /// As [`MicroVm::snapshot`]. The guest must run: it must have received

@@ -161,7 +161,7 @@ failures! {
         Self::ShuttingDown => ShuttingDown,
         Self::Deleted(_) => SandboxGone,
         Self::Record { .. } => Internal,
-        Self::Lost { .. } => BootFailed,
+        Self::Disk { .. } | Self::Lost { .. } => BootFailed,
         Self::Boot { .. } | Self::Died { .. } | Self::NotReady { .. } | Self::Guest { .. } =>
             BootFailed,
     }
@@ -292,6 +292,6 @@ failures! {
     }
 
     ResourceError {
-        Self::Bounds { .. } | Self::Odd(_) => InvalidRequest,
+        Self::Bounds { .. } | Self::NoDisk | Self::Odd(_) => InvalidRequest,
     }
 }

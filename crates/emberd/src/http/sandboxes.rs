@@ -81,10 +81,10 @@ async fn make(
     let pack = pack::installed(sandboxes, name)?;
     let operator = file.operator();
     let policy = egress::first_policy(sandboxes, &operator, &pack, wanted.egress.as_ref())?;
-    let emberd_api::Resources { vcpus, memory_mib, cpu_percent, cpu_weight, pids } =
+    let emberd_api::Resources { vcpus, memory_mib, cpu_percent, cpu_weight, disk_mib, pids } =
         wanted.resources;
     let cpu = Cpu { percent: cpu_percent, weight: cpu_weight };
-    let resources = Resources { vcpus, memory_mib, cpu, pids };
+    let resources = Resources { vcpus, memory_mib, cpu, pids, disk_mib };
     let spec = SandboxSpec { terms, policy, env: wanted.env, resources, tag };
     let created = sandboxes.create_with(&pack, spec).await?;
     if let Ok(handle) = sandboxes.get(created.id) {

@@ -82,6 +82,7 @@ impl IntoBody for SandboxView {
                 memory_mib: Some(self.shape.size.memory_mib.into()),
                 cpu_percent: self.cpu.percent,
                 cpu_weight: self.cpu.weight,
+                disk_mib: self.limits.disk_mib,
                 pids: self.limits.pids,
             },
             env: self.env,

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::error::CreateError;
 use crate::lifecycle::sandbox::Sandbox;
 use crate::supply::answer::{AnswerError, answer, connect};
-use crate::supply::base::Base;
+use crate::supply::base::{Base, Boot};
 use crate::supply::boot::{self, Answered};
 use crate::supply::restore::run_warm_up;
 
@@ -57,7 +57,8 @@ pub(crate) async fn make(
     image: &PackImage,
     into: &Path,
 ) -> Result<Template, MakeError> {
-    let Answered { vm, mut link, .. } = boot::boot(base, sandbox, image, true).await?;
+    let kind = Boot { for_template: true, ..Boot::default() };
+    let Answered { vm, mut link, .. } = boot::boot(base, sandbox, image, kind).await?;
     let made = async {
         prepare(&vm, &mut link, sandbox, image).await?;
         // No stream survives a snapshot, and the guest must not wait for one that did not.

@@ -36,6 +36,13 @@ pub(crate) struct Drive {
     pub(crate) io_engine: &'static str,
 }
 
+/// `PATCH /drives/{drive_id}`: Firecracker opens the file again, and tells the guest its size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct DriveUpdate {
+    pub(crate) drive_id: &'static str,
+    pub(crate) path_on_host: &'static str,
+}
+
 /// `PUT /vsock`. Firecracker binds the socket during the call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Vsock {

@@ -118,6 +118,12 @@ async fn each_guest_has_a_disk_of_its_own() {
     opened(&clones[1], "sb_2").read_exact_at(&mut read, 0).unwrap();
     assert_eq!(&read, b"guest");
     assert_eq!(fs::read_dir(&disks).unwrap().count(), 0, "no disk has a name");
+    clones[0].grow_disk(3 << 20).await.unwrap();
+    let length = |vm, name| opened(vm, name).metadata().unwrap().len();
+    assert_eq!(length(&clones[0], "sb_1"), 3 << 20);
+    assert_eq!(length(&clones[1], "sb_2"), 1 << 20, "each has a size of its own");
+    opened(&clones[0], "sb_1").read_exact_at(&mut read, 0).unwrap();
+    assert_eq!(&read, b"first");
     fs::remove_file(template.dir().join("disk")).unwrap();
     assert!(matches!(template.verify(), Err(TemplateError::Read { .. })));
 }

@@ -1,9 +1,14 @@
 //! Sizes of sandboxes over HTTP.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
 use emberd_api::{
     BuildTemplate, ErrorCode, Resources, SandboxState, TemplateState, UpdateResources,
     UpdateSandbox,
 };
+use emberd_sandbox::{DiskConfig, SandboxesConfig};
+use fake_firecracker::Double;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -41,6 +46,60 @@ async fn limits_in_the_guest_are_shown_and_checked() {
         assert!(body.error.contains(&format!("pids: {pids} is not from 16 to 65536")));
     }
     assert_eq!(api.sandboxes.count(), 4);
+    api.stop().await;
+}
+
+impl Api {
+    /// With disks of 128 MiB, or up to 256.
+    async fn with_disk(misbehave: impl FnOnce(&Double)) -> Self {
+        let disks = |config: &mut SandboxesConfig| {
+            let dir = config.run_dir.with_file_name("disks");
+            config.disk = Some(DiskConfig { dir, size_mib: 128, size_mib_max: 256 });
+        };
+        Self::start_over(misbehave, disks, None).await
+    }
+}
+
+/// Length of the disk of a VMM, which has it open without a name.
+fn disk_bytes(vmm: u32) -> u64 {
+    let descriptors = fs::read_dir(format!("/proc/{vmm}/fd")).unwrap();
+    let files = descriptors.filter_map(|entry| fs::metadata(entry.ok()?.path()).ok());
+    let mut files =
+        files.filter(|file| file.is_file() && file.nlink() == 0 && file.len() > 1 << 20);
+    files.next().expect("the VMM has its disk open").len()
+}
+
+#[tokio::test]
+async fn a_sandbox_has_the_disk_asked_for() {
+    let api = Api::with_disk(|_| {}).await;
+    for (asked, expect) in [(Some(65), 65), (Some(256), 256), (Some(128), 128), (None, 128)] {
+        let id = api.create_as(json!({"resources": {"disk_mib": asked}})).await.unwrap();
+        let sandbox = api.client.get(&id).await.unwrap();
+        assert_eq!(sandbox.resources.disk_mib, Some(expect));
+        assert_eq!(disk_bytes(sandbox.vmm_pid.unwrap()), expect << 20);
+    }
+    for asked in [0, 63, 257] {
+        let (status, body) =
+            refusal(api.create_as(json!({"resources": {"disk_mib": asked}})).await);
+        assert_eq!((status, body.code), (400, ErrorCode::InvalidRequest));
+        assert!(body.error.contains(&format!("disk_mib: {asked} is not from 64 to 256")));
+    }
+    api.stop().await;
+    let api = Api::start().await;
+    let (status, body) = refusal(api.create_as(json!({"resources": {"disk_mib": 64}})).await);
+    assert_eq!((status, body.code), (400, ErrorCode::InvalidRequest));
+    assert!(body.error.contains("no disk of their own"), "{}", body.error);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_grow_fails_the_creation() {
+    let api = Api::with_disk(|double| double.misbehave("refuse-at=PATCH /drives/disk")).await;
+    let (status, body) = refusal(api.create_as(json!({"resources": {"disk_mib": 129}})).await);
+    assert_eq!((status, body.code), (503, ErrorCode::BootFailed));
+    assert!(body.error.contains("PATCH /drives failed"), "{}", body.error);
+    assert_eq!(api.sandboxes.count(), 0);
+    api.create().await;
     api.stop().await;
 }
 

@@ -9,6 +9,7 @@ const TWO: Resources = Resources {
     memory_mib: Some(512),
     cpu_percent: None,
     cpu_weight: None,
+    disk_mib: None,
     pids: None,
 };
 

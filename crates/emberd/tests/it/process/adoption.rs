@@ -100,7 +100,7 @@ fn wanted() -> CreateSandbox {
         env: BTreeMap::from([("TOKEN".to_owned(), "s3cret".to_owned())]),
         metadata: BTreeMap::from([("job".to_owned(), "7".to_owned())]),
         egress: Some(egress),
-        resources: Resources { pids: Some(512), ..Resources::default() },
+        resources: Resources { pids: Some(512), disk_mib: Some(4096), ..Resources::default() },
         ..CreateSandbox::default()
     }
 }
@@ -388,8 +388,15 @@ async fn pools_are_adopted_and_standbys_are_not() {
     let daemon = start();
     daemon.comes_to_rest().await;
     assert_eq!(pooled(&room), before);
-    let (id, _) = daemon.create().await;
+    // The disk of one that was adopted can grow.
+    let wanted = CreateSandbox {
+        language_pack: Some("shell".to_owned()),
+        resources: Resources { disk_mib: Some(4096), ..Resources::default() },
+        ..CreateSandbox::default()
+    };
+    let id = daemon.client.create_with(&wanted).await.unwrap().answer.id;
     assert!(before.contains(&room.dir(&id)));
+    assert_eq!(daemon.client.get(&id).await.unwrap().resources.disk_mib, Some(4096));
     assert_eq!(room.output(&daemon, &id, "echo warm").await, "warm\n");
     daemon.crash().await;
     // Without pools nobody is waiting for the rest.
