@@ -72,6 +72,8 @@ pub const TEMPLATES: &str = "/templates";
 pub const TEMPLATE: &str = "/templates/{pack}";
 /// `GET` follows what becomes of the sandboxes.
 pub const EVENTS: &str = "/events";
+/// `GET` shows what the daemon counts, for Prometheus.
+pub const DAEMON_METRICS: &str = "/metrics";
 /// `GET` shows version, VMM, limits and use of the daemon.
 pub const INFO: &str = "/info";
 /// `POST` has the daemon refuse to create sandboxes from then on.

@@ -259,6 +259,15 @@ impl Client {
         self.call(Method::GET, paths::INFO, Bytes::new()).await
     }
 
+    /// Reads what the daemon counts and times, in the text format of Prometheus (0.0.4).
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn daemon_metrics(&self) -> Result<String, ClientError> {
+        let answer = self.send(Method::GET, paths::DAEMON_METRICS, Bytes::new()).await?;
+        Ok(String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
     /// Asks whether the daemon is up.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ const BASE: Definition = Definition {
 const TIMEOUT_MS_MAX: u64 = 3_650 * 24 * 3_600_000;
 
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 41] = [
+pub static DEFINITIONS: [Definition; 42] = [
     Definition {
         key: Key::Addr,
         name: "addr",

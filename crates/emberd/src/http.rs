@@ -38,6 +38,7 @@ mod proxy;
 mod query;
 mod sandboxes;
 mod scope;
+mod scrape;
 mod sse;
 mod templates;
 mod terms;
@@ -134,6 +135,7 @@ fn operations() -> OpenApiRouter<Sandboxes> {
         .routes(routes!(templates::build, templates::delete))
         .routes(routes!(events::events))
         .routes(routes!(info::info))
+        .routes(routes!(scrape::metrics))
         .routes(routes!(info::drain))
         .routes(routes!(info::healthz))
         .routes(routes!(info::openapi))
@@ -142,6 +144,7 @@ fn operations() -> OpenApiRouter<Sandboxes> {
 /// The whole API over `sandboxes`, for requests to `hosts` within `limits`. Policies of sandboxes
 /// are within what `egress` permits.
 pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits, egress: EgressFile) -> Router {
+    let meters = limits.meters().clone();
     Router::from(operations())
         .fallback(async || ApiError::from(RouteError::Path))
         .method_not_allowed_fallback(async || ApiError::from(RouteError::Method))
@@ -153,6 +156,7 @@ pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits, egress: Egress
         .layer(from_fn_with_state(hosts, host::refuse_strangers))
         .layer(from_fn(origin::refuse_pages))
         .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
+        .layer(from_fn_with_state(meters, scrape::count))
         .layer(from_fn_with_state(errors::defect as OnPanic, observe::observe))
         .with_state(sandboxes)
 }

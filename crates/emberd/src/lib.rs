@@ -10,5 +10,6 @@ mod egress_log;
 mod egress_record;
 pub mod http;
 pub mod log;
+pub mod meters;
 mod notify;
 mod server;

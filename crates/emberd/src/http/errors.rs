@@ -29,6 +29,10 @@ pub trait Failure {
     fn every_code(codes: &mut BTreeSet<ErrorCode>);
 }
 
+/// Marks an error response with its code.
+#[derive(Debug, Clone, Copy)]
+pub struct Coded(pub ErrorCode);
+
 /// An error response.
 #[derive(Debug)]
 pub struct ApiError(ErrorBody);
@@ -151,6 +155,7 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
         }
         response.extensions_mut().insert(reported);
+        response.extensions_mut().insert(Coded(code));
         response
     }
 }

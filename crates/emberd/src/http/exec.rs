@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use emberd_api::{ExecBody, ExecOutcome, ServerTiming, paths};
+use emberd_api::{ExecBody, ExecOutcome, ServerTiming, StartedBy, paths};
 use emberd_sandbox::{ExecTimes, OperationError, Sandboxes, Unknown};
 
 use super::body::{Body, BodyError};
@@ -13,6 +13,11 @@ use super::failures::Failures;
 use super::id::Id;
 use super::observe::Timed;
 use super::outputs::{Kept, OutputShare};
+use super::scrape::Measured;
+use crate::meters::Timing;
+
+/// A program that has ended, and where the time went.
+type Executed = (Extension<Timed>, Extension<Measured>, Kept<Json<ExecOutcome>>);
 
 /// Runs code in a sandbox and answers once it has ended.
 ///
@@ -36,14 +41,20 @@ pub async fn exec(
     Id(id): Id,
     mut output: OutputShare,
     body: Body,
-) -> Result<(Extension<Timed>, Kept<Json<ExecOutcome>>), ApiError> {
+) -> Result<Executed, ApiError> {
     let ExecBody { spec, stdin, stdin_base64 } = body.json()?;
     let stdin = stdin_bytes(stdin, stdin_base64)?;
     // Code and input are held until the program has ended.
     let _share = body.keep(spec.code.len() + stdin.len());
     let sandbox = sandboxes.get(id)?;
     let executed = sandbox.exec_within(spec, &stdin, &mut |piece| output.take(piece)).await?;
-    Ok((Extension(timed(&executed.times)), output.kept_by(Json(executed.outcome))))
+    let started_by = match executed.outcome.exit.started_by {
+        Some(StartedBy::Zygote) => "zygote",
+        Some(StartedBy::Spawn) | None => "spawn",
+    };
+    let measured = Measured(Timing::Executed { started_by, run: executed.times.run });
+    let timed = Extension(timed(&executed.times));
+    Ok((timed, Extension(measured), output.kept_by(Json(executed.outcome))))
 }
 
 fn timed(times: &ExecTimes) -> Timed {

@@ -1,5 +1,5 @@
-//! What the requests of one daemon share: limits, each counted by principal, and the keys of
-//! creations.
+//! What the requests of one daemon share: limits, each counted by principal, the keys of creations,
+//! and what is counted.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,16 +11,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::budget::Budget;
 use super::keys::Keys;
+use crate::meters::Meters;
 use crate::server::limits::PerPrincipal;
 use crate::server::principal::Principal;
 
 /// Most WebSockets of one principal at once. They outlive the requests they began as.
 const WEBSOCKETS_MAX: usize = 1024;
 
-/// Limits and keys that the requests of one daemon share, and clones too.
+/// Everything that the requests of one daemon share, and clones too.
 #[derive(Debug, Clone)]
 pub struct Limits {
     keys: Keys,
+    meters: Meters,
     bodies: Budget,
     outputs: Budget,
     websockets: Arc<PerPrincipal>,
@@ -30,7 +32,8 @@ impl Default for Limits {
     fn default() -> Self {
         let websockets = Arc::new(PerPrincipal::new(WEBSOCKETS_MAX));
         let (bodies, outputs) = Default::default();
-        Self { keys: Keys::default(), bodies, outputs, websockets }
+        let (keys, meters) = Default::default();
+        Self { keys, meters, bodies, outputs, websockets }
     }
 }
 
@@ -45,6 +48,11 @@ impl Limits {
     /// The keys of creations.
     pub(super) fn keys(&self) -> &Keys {
         &self.keys
+    }
+
+    /// Counters of the requests.
+    pub(super) fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// The budget of request bodies.

@@ -22,9 +22,11 @@ use super::keys::KeyError;
 use super::observe::Timed;
 use super::pack;
 use super::query::{Query, QueryError};
+use super::scrape::Measured;
 use super::terms::{TermsError, first_terms};
 use super::views::IntoBody;
 use crate::egress_file::EgressFile;
+use crate::meters::Timing;
 
 /// Creates a sandbox and answers once it can run code.
 #[utoipa::path(
@@ -95,7 +97,8 @@ async fn make(
 
 fn answer(created: &Created) -> Response {
     let body = Json(CreatedSandbox { id: created.id.to_string() });
-    (StatusCode::CREATED, Extension(timed(created)), body).into_response()
+    let measured = Measured(Timing::Created(created.boot_path.to_string()));
+    (StatusCode::CREATED, Extension(timed(created)), Extension(measured), body).into_response()
 }
 
 /// A microVM of the warm pool was started before the request: its stages are not in the header.

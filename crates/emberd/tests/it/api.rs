@@ -41,6 +41,7 @@ mod ports;
 mod processes;
 mod routes;
 mod scopes;
+mod scrape;
 mod sizes;
 mod templates;
 mod terms;

@@ -283,6 +283,7 @@ fn calls(client: &Client) -> impl IntoIterator<Item = (&'static str, BoxFuture<'
         "delete_template" => client.delete_template(pack),
         "follow_events" => client.events(&[], None, false),
         "get_info" => client.info(),
+        "get_daemon_metrics" => client.daemon_metrics(),
         "drain_daemon" => client.drain(),
         "check_health" => client.healthz(),
         "get_openapi" => client.openapi(),
