@@ -9,6 +9,7 @@ pub(crate) mod handle;
 pub(crate) mod host;
 pub(crate) mod journal;
 pub(crate) mod lease;
+pub(crate) mod lost;
 pub(crate) mod machine;
 pub(crate) mod phase;
 pub(crate) mod reach;

@@ -16,6 +16,7 @@ use crate::id::SandboxId;
 use crate::lifecycle::events::{SandboxEvent, SandboxEventPage};
 use crate::lifecycle::handle::Handle;
 use crate::lifecycle::sandbox::{Created, Sandbox, SandboxView};
+use crate::lifecycle::state::{SandboxState, state};
 use crate::lifecycle::table::Table;
 use crate::shape::Shape;
 use crate::supply::adopt::{self, Estate, Unclaimed, UnclaimedView};
@@ -389,8 +390,8 @@ impl Sandboxes {
         let pools = self.0.sources.pools.all();
         let waiting = pools.iter().flat_map(|(_, pool)| pool.leave(reaper));
         for sandbox in waiting.chain(self.0.table.drain()) {
-            // Others have ended, or their creation was cut off.
-            if sandbox.lives() {
+            // Of others, the creation was cut off. The next daemon tells which ones have ended.
+            if sandbox.lives() || matches!(sandbox.read(state), SandboxState::Gone(_)) {
                 sandbox.detach().await;
             } else {
                 reaper.reap_later(sandbox);

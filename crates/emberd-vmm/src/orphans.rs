@@ -80,7 +80,12 @@ pub enum Left {
     /// Its VMM runs.
     Running(Orphan),
     /// Its VMM has ended.
-    Ended(PathBuf),
+    Ended {
+        /// The directory.
+        dir: PathBuf,
+        /// Whether the VMM was started since the host was.
+        is_of_this_boot: bool,
+    },
     /// There is no readable record, and no process was found to be its VMM.
     Unrecorded(PathBuf),
 }
@@ -195,7 +200,7 @@ impl Left {
                     Err(source) => return Err(OrphanError::Kill { process_id, dir, source }),
                 }
             }
-            Self::Ended(dir) => (dir, OrphanVmm::Ended),
+            Self::Ended { dir, .. } => (dir, OrphanVmm::Ended),
             Self::Unrecorded(dir) => (dir, OrphanVmm::Unrecorded),
         };
         match crate::holdings::release(&dir).and_then(|()| std::fs::remove_dir_all(&dir)) {
@@ -258,13 +263,11 @@ fn find(dir: PathBuf) -> io::Result<Left> {
         },
     };
     let process_id = process.pid;
-    Ok(match pidfd_of(&process)? {
-        Some(pidfd) => {
-            let pidfd = Arc::new(pidfd);
-            Left::Running(Orphan { dir, process_id, site, pidfd, lease: None })
-        }
-        None => Left::Ended(dir),
-    })
+    let Some(pidfd) = pidfd_of(&process)? else {
+        let is_of_this_boot = process.boot_id == ProcessIdentity::boot_id()?;
+        return Ok(Left::Ended { dir, is_of_this_boot });
+    };
+    Ok(Left::Running(Orphan { dir, process_id, site, pidfd: Arc::new(pidfd), lease: None }))
 }
 
 /// A descriptor of that very process, if it runs.

@@ -55,7 +55,7 @@ impl ProcessIdentity {
     /// # Errors
     /// When `/proc` cannot be read.
     pub(crate) fn of(pid: u32) -> io::Result<Option<Self>> {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let boot_id = Self::boot_id()?;
         let stat = match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
             Ok(stat) => stat,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -66,8 +66,18 @@ impl ProcessIdentity {
         let (state, start_time_ticks) = parse_stat(&stat)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable process stat"))?;
         let ended = matches!(state, 'Z' | 'X');
-        let boot_id = boot_id.trim().to_owned();
         Ok((!ended).then_some(Self { pid, start_time_ticks, boot_id }))
+    }
+}
+
+impl ProcessIdentity {
+    /// Identifies this boot of the host.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub(crate) fn boot_id() -> io::Result<String> {
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        Ok(boot_id.trim().to_owned())
     }
 }
 

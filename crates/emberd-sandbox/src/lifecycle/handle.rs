@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use emberd_egress::SandboxEgress;
-use emberd_guest::{Executed, Guest, Room};
+use emberd_guest::{Executed, Guest, GuestError, Room};
 use emberd_proto::{ExecSpec, Metrics};
 use emberd_vmm::Stream;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use super::console::{self, ConsoleLog};
 use super::freeze::InUse;
 use super::lease::{Boottime, Expired, Lease, TermsChange};
 use super::sandbox::{Sandbox, SandboxView};
+use super::state::{SandboxState, state};
 use crate::egress::EgressState;
 use crate::error::{OperationError, Unknown};
 use crate::id::SandboxId;
@@ -240,6 +241,13 @@ impl Handle {
     }
 
     fn not_ready(&self) -> OperationError {
-        OperationError::NotReady(self.sandbox.id)
+        let id = self.sandbox.id;
+        match self.sandbox.read(state) {
+            SandboxState::Gone(reason) => {
+                GuestError::Gone { guest: id.to_string(), reason: format!("its VMM {reason}") }
+                    .into()
+            }
+            _ => OperationError::NotReady(id),
+        }
     }
 }

@@ -63,6 +63,8 @@ pub(crate) enum Was {
     Creating(Creating),
     /// The output of its processes can still be read. Its microVM must still be removed.
     Running(Running),
+    /// An earlier daemon had its microVM. The token is as that of its creation.
+    Lost(CancellationToken),
 }
 
 /// Phase of a sandbox.
@@ -145,7 +147,9 @@ impl Phase {
             Self::Running(running)
             | Self::Frozen(Frozen { running, .. })
             | Self::Gone(Gone { was: Was::Running(running), .. }) => Some(running),
-            Self::Creating(_) | Self::Gone(Gone { was: Was::Creating(_), .. }) => None,
+            Self::Creating(_) | Self::Gone(Gone { was: Was::Creating(_) | Was::Lost(_), .. }) => {
+                None
+            }
         }
     }
 
@@ -155,6 +159,7 @@ impl Phase {
             Self::Creating(creating) | Self::Gone(Gone { was: Was::Creating(creating), .. }) => {
                 &creating.ending
             }
+            Self::Gone(Gone { was: Was::Lost(ending), .. }) => ending,
             Self::Running(running)
             | Self::Frozen(Frozen { running, .. })
             | Self::Gone(Gone { was: Was::Running(running), .. }) => running.machine.ending(),

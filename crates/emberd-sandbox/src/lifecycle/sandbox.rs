@@ -254,10 +254,14 @@ impl Sandbox {
         }
     }
 
-    /// Goes on to record the events of a sandbox of an earlier daemon.
+    /// Goes on to record the events of a sandbox of an earlier daemon. That its microVM has ended
+    /// meanwhile is the first.
     pub fn tell_on(&self) {
-        let _slot = self.phase.lock();
+        let slot = self.phase.lock();
         self.is_told.store(true, Ordering::Relaxed);
+        if let Some(phase @ Phase::Gone(_)) = slot.as_ref() {
+            self.record(SandboxEventKind::Gone, phase);
+        }
     }
 
     /// Records that the time of the sandbox is over.
@@ -446,10 +450,11 @@ impl Sandbox {
             running.guest.close();
             Arc::clone(&running.machine)
         });
-        match running {
-            Ok(machine) => machine.kill().await,
-            Err(_) => Ok(()),
+        if let Ok(machine) = running {
+            return machine.kill().await;
         }
+        self.remove_lost().await;
+        Ok(())
     }
 }
 

@@ -46,6 +46,9 @@ pub(crate) fn state(phase: &Phase) -> SandboxState {
             SandboxState::Frozen { vmm_pid: running.machine.vmm_pid() }
         }
         Phase::Gone(Gone { why: Why::Exited(reason), .. }) => SandboxState::Gone(*reason),
+        Phase::Gone(Gone { why: Why::Deleted, was: Was::Lost(_) }) => {
+            SandboxState::Gone(ExitReason::Unknown)
+        }
         Phase::Gone(Gone { why: Why::Deleted, was: Was::Running(running) }) => {
             let reason = running.machine.exit().reason();
             SandboxState::Gone(reason.unwrap_or(ExitReason::Unknown))

@@ -1,7 +1,7 @@
 //! Takes over what an earlier daemon left, when this one starts.
 //!
 //! ```text
-//! VMM runs? ── no ─▶ removed
+//! VMM runs? ── no ─▶ gone, if a caller has it and the host has not restarted; else removed
 //!    │ yes
 //! journal ──▶ running, frozen ─▶ adopted into the table; its guest is met behind
 //!        ├──▶ pooled ──────────▶ met, and adopted into its pool if it fits there, else ended
@@ -9,7 +9,7 @@
 //!        └──▶ unreadable ──────▶ unclaimed: listed, and left alone
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +76,7 @@ pub(crate) fn take_over(base: &Base) -> Result<Estate, OpenError> {
     let is_sandbox = |name: &str| name.parse::<SandboxId>().is_ok();
     let left = emberd_vmm::left_in(base.run_dir.path(), is_sandbox).map_err(OpenError::Orphans)?;
     let (mut heirs, mut unclaimed, mut useless) = (Vec::new(), Vec::new(), Vec::new());
+    let mut lost = Vec::new();
     for left in left {
         match left {
             Left::Running(mut orphan) if base.config.adopt => {
@@ -88,6 +89,12 @@ pub(crate) fn take_over(base: &Base) -> Result<Estate, OpenError> {
                     Found::Unreadable(why) => unclaimed.push(Unclaimed { orphan, why }),
                 }
             }
+            Left::Ended { dir, is_of_this_boot: true } if base.config.adopt => {
+                match lost_in(base, &dir) {
+                    Some(sandbox) => lost.push(sandbox),
+                    None => useless.push(Left::Ended { dir, is_of_this_boot: true }),
+                }
+            }
             left => useless.push(left),
         }
     }
@@ -95,7 +102,7 @@ pub(crate) fn take_over(base: &Base) -> Result<Estate, OpenError> {
     // directory that cannot be removed must not spare the others.
     let removed: Vec<_> = useless.into_iter().map(remove).collect();
     removed.into_iter().collect::<Result<(), _>>().map_err(OpenError::Orphans)?;
-    let mut estate = Estate { unclaimed, ..Estate::default() };
+    let mut estate = Estate { unclaimed, sandboxes: lost, ..Estate::default() };
     for (orphan, entry) in heirs {
         estate.adopt(base, orphan, *entry);
     }
@@ -124,12 +131,32 @@ impl Estate {
     }
 }
 
+/// Makes the sandbox of a microVM that has ended in `dir`, if a caller has it.
+fn lost_in(base: &Base, dir: &Path) -> Option<Arc<Sandbox>> {
+    let Found::Entry(entry) = journal::find(dir) else { return None };
+    let id = named(dir, &entry)?;
+    let (Stage::Running | Stage::Frozen, Ok(pack)) = (entry.stage, entry.pack.parse()) else {
+        return None;
+    };
+    let shape = Shape { pack, size: Size { vcpus: entry.vcpus, memory_mib: entry.memory_mib } };
+    let signals = Arc::clone(&base.signals);
+    let sandbox = Arc::new(Sandbox::resumed(id, shape, dir.into(), None, signals, *entry));
+    sandbox.lose();
+    tracing::warn!(%id, "microVM gone: its VMM ended while no daemon ran");
+    Some(sandbox)
+}
+
+/// Returns the id of the sandbox in `dir`, if `entry` is of that.
+fn named(dir: &Path, entry: &Entry) -> Option<SandboxId> {
+    let name = dir.file_name()?.to_str()?;
+    (name == entry.id).then(|| name.parse().ok())?
+}
+
 /// Makes the sandbox that `entry` says of the microVM `orphan`.
 fn resume(base: &Base, orphan: Orphan, entry: Entry) -> Result<Arc<Sandbox>, Box<Unclaimed>> {
     let dir = orphan.dir().to_owned();
-    let name = dir.file_name().and_then(|name| name.to_str());
-    let named = name.filter(|name| *name == entry.id).and_then(|name| name.parse().ok());
-    let (Some(id), Ok(pack), Some(origin)) = (named, entry.pack.parse(), entry.origin) else {
+    let id = named(&dir, &entry);
+    let (Some(id), Ok(pack), Some(origin)) = (id, entry.pack.parse(), entry.origin) else {
         let why = "its journal is that of another sandbox".to_owned();
         return Err(Box::new(Unclaimed { orphan, why }));
     };

@@ -17,10 +17,14 @@ const SLEEP_MAX: Duration = Duration::from_secs(10);
 pub(crate) async fn expire(table: &Table, reaper: &Reaper, signals: &Signals) {
     loop {
         let now = Boottime::now();
-        for sandbox in table.take_expired(now) {
-            tracing::info!(id = %sandbox.id, "sandbox deleted: its timeout has passed");
+        let expired = table.take_expired(now);
+        // All are told before any is removed, which takes longer.
+        for sandbox in &expired {
             sandbox.tell_expired();
-            reaper.reap_later(sandbox);
+        }
+        for sandbox in expired {
+            tracing::info!(id = %sandbox.id, "sandbox deleted: its timeout has passed");
+            reaper.reap_in_turn(sandbox);
         }
         match table.next_deadline() {
             Some(deadline) => {
@@ -41,7 +45,7 @@ mod tests {
 
     use super::*;
     use crate::id::SandboxId;
-    use crate::lifecycle::events::SandboxEventKind;
+    use crate::lifecycle::events::{SandboxEvent, SandboxEventKind};
     use crate::lifecycle::lease::TermsChange;
     use crate::lifecycle::sandbox::Sandbox;
     use crate::shape::{Shape, Size};
@@ -113,6 +117,12 @@ mod tests {
             assert_eq!(told.len(), COUNT);
             assert!(told.values().all(|times| *times == 1));
         }
+        let kinds = |event: &SandboxEvent| {
+            matches!(event.kind, SandboxEventKind::Expired | SandboxEventKind::Deleted)
+        };
+        let told = many.signals.events.page(None, usize::MAX, kinds).events;
+        let first = told.iter().position(|event| event.kind == SandboxEventKind::Deleted);
+        assert_eq!(first, Some(COUNT), "no removal delays what is told");
     }
 
     #[test]

@@ -51,6 +51,17 @@ impl Reaper {
         self.reap_in_permit(sandbox, ());
     }
 
+    /// Ends all operations in `sandbox` and then the sandbox once it has a permit: nothing of it is
+    /// done before. Many at once take turns.
+    pub fn reap_in_turn(&self, sandbox: Arc<Sandbox>) {
+        let permits = Arc::clone(&self.permits);
+        self.under_way.spawn(async move {
+            let _permit = permits.acquire_owned().await.expect("the semaphore is never closed");
+            sandbox.delete();
+            end(&sandbox).await;
+        });
+    }
+
     /// Drops `begins` when it begins.
     fn reap_in_permit(&self, sandbox: Arc<Sandbox>, begins: impl Send + 'static) {
         let permits = Arc::clone(&self.permits);

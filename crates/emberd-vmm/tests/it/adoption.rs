@@ -122,6 +122,7 @@ async fn a_record_of_another_start_is_of_another_process() {
     document["start_time_ticks"] = 1.into();
     std::fs::write(&record, document.to_string()).unwrap();
     let left = left_in(&lab.path("vms"), is_vm).unwrap();
-    assert!(matches!(&left[..], [Left::Ended(dir)] if *dir == lab.spec("sb_1").dir), "{left:?}");
+    let [Left::Ended { dir, is_of_this_boot: true }] = &left[..] else { panic!("{left:?}") };
+    assert_eq!(*dir, lab.spec("sb_1").dir);
     vm.kill().await.unwrap();
 }

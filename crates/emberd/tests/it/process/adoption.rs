@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use emberd_api::{
-    CreateSandbox, ErrorCode, ExecBody, IdleOptions, PolicySpec, Resources, Sandbox, SandboxPhase,
-    SandboxState, UpdateSandbox,
+    CreateSandbox, DaemonEvent, ErrorCode, ExecBody, IdleOptions, PolicySpec, Resources, Sandbox,
+    SandboxEventKind, SandboxPhase, SandboxState, UpdateSandbox,
 };
 use emberd_proto::ExecSpec;
 use fake_firecracker::Double;
@@ -215,23 +215,69 @@ async fn a_microvm_with_unreadable_records_is_listed_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_record_of_another_process_and_a_vmm_that_ended_meanwhile_leave_no_sandbox() {
+async fn what_ended_while_no_daemon_ran_is_gone_until_it_is_deleted_or_expires() {
     let room = Room::new();
     let daemon = room.start();
     let [(ended, ended_pid), (reused, stranger)] = [daemon.create().await, daemon.create().await];
+    let late = daemon.client.create_with(&wanted()).await.unwrap().answer.id;
+    let late_pid = daemon.client.get(&late).await.unwrap().vmm_pid.unwrap();
     daemon.crash().await;
-    send(ended_pid, Signal::KILL);
-    wait::until(async || !wait::is_running(ended_pid)).await;
+    for pid in [ended_pid, late_pid] {
+        send(pid, Signal::KILL);
+        wait::until(async || !wait::is_running(pid)).await;
+    }
     // The process that now has the id of the VMM is another one.
     let next = |record: &mut Value| {
         record["start_time_ticks"] = (record["start_time_ticks"].as_u64().unwrap() + 1).into();
     };
     room.edit(&reused, "vmm.json", next);
+    for orderly in [false, true] {
+        let daemon = room.keeping();
+        for id in [&ended, &reused, &late] {
+            let sandbox = daemon.client.get(id).await.unwrap();
+            assert_eq!((sandbox.state, sandbox.vmm_pid), (SandboxState::Gone, None));
+            assert!(sandbox.reason.unwrap().starts_with("its VMM ended"));
+            let (status, body) = refusal(daemon.client.exec(id, &room.shell(id, "true")).await);
+            assert_eq!((status, body.code), (410, ErrorCode::SandboxGone));
+            let mut told =
+                daemon.client.events(std::slice::from_ref(id), None, false).await.unwrap();
+            let Some(DaemonEvent::Sandbox(event)) = told.next().await.unwrap() else { panic!() };
+            assert_eq!(event.event, SandboxEventKind::Gone);
+            assert!(event.reason.is_some());
+        }
+        if orderly {
+            daemon.stop(Signal::TERM).await;
+        } else {
+            daemon.crash().await;
+        }
+    }
+    room.edit(&late, "sandbox.jsonl", |journal| journal["lease"]["deadline_us"] = 1.into());
     let daemon = room.start();
-    assert!(daemon.client.list().await.unwrap().sandboxes.is_empty());
-    assert!(!room.dir(&ended).exists() && !room.dir(&reused).exists());
+    for id in [&ended, &reused] {
+        daemon.client.delete(id).await.unwrap();
+    }
+    for id in [&ended, &reused, &late] {
+        wait::until(async || refusal_of(&daemon, id).await == Some(404)).await;
+        wait::until(async || !room.dir(id).exists()).await;
+    }
     assert!(wait::is_running(stranger), "a process was killed by its id alone");
     send(stranger, Signal::KILL);
+    room.finish(daemon).await;
+}
+
+#[tokio::test]
+async fn directories_of_another_host_leave_no_sandbox() {
+    let room = Room::new();
+    let daemon = room.start();
+    let (id, pid) = daemon.create().await;
+    daemon.crash().await;
+    let other = "00000000-0000-0000-0000-000000000000";
+    room.edit(&id, "vmm.json", |record| record["boot_id"] = other.into());
+    let daemon = room.start();
+    assert!(daemon.client.list().await.unwrap().sandboxes.is_empty());
+    assert!(!room.dir(&id).exists());
+    assert!(wait::is_running(pid), "the process is one of this host");
+    send(pid, Signal::KILL);
     room.finish(daemon).await;
 }
 
