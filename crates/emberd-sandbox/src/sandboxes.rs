@@ -21,6 +21,7 @@ use crate::lifecycle::table::Table;
 use crate::shape::Shape;
 use crate::supply::adopt::{self, Estate, Unclaimed, UnclaimedView};
 use crate::supply::create::{self, Wanted};
+use crate::supply::pins::Pins;
 use crate::supply::pool::PoolView;
 use crate::supply::sources::Sources;
 use crate::supply::templates::builder;
@@ -36,6 +37,7 @@ struct Inner {
     sources: Arc<Sources>,
     /// MicroVMs of an earlier daemon that are left alone.
     unclaimed: Vec<Unclaimed>,
+    pins: Pins,
     /// The background tasks.
     background: TaskTracker,
 }
@@ -58,7 +60,9 @@ impl Sandboxes {
         let (sources, table) = (Arc::new(sources), Arc::new(table));
         let Estate { sandboxes: adopted, pooled, unclaimed } = estate;
         let background = TaskTracker::new();
-        let sandboxes = Self(Arc::new(Inner { table, sources, unclaimed, background }));
+        let pins = Pins::read(sources.base.run_dir.path());
+        let sandboxes = Self(Arc::new(Inner { table, sources, unclaimed, pins, background }));
+        sandboxes.pin_again();
         sandboxes.take_in(adopted, pooled);
         let sources = &sandboxes.0.sources;
         let (table, expiring) = (Arc::clone(&sandboxes.0.table), Arc::clone(sources));
@@ -76,6 +80,27 @@ impl Sandboxes {
             sandboxes.go_on(health::look_after(Arc::clone(sources)));
         }
         Ok(sandboxes)
+    }
+
+    /// Pins the shapes that an earlier daemon had pinned, and begins to build their templates.
+    fn pin_again(&self) {
+        let sources = &self.0.sources;
+        let Ok(templates) = &sources.templates else { return };
+        for (shape, pool_size) in self.0.pins.all() {
+            if let Err(error) = templates.pin(&shape, || sources.key_of(&shape)) {
+                tracing::warn!(%shape, %error, "not pinned again");
+                continue;
+            }
+            if pool_size.is_some() || sources.pools.get(&shape).is_none() {
+                sources.pools.keep(&shape, pool_size.unwrap_or_default());
+            }
+            let templates = Arc::clone(templates);
+            self.go_on(async move {
+                if let Err(error) = templates.build(&shape).await {
+                    tracing::warn!(%shape, %error, "the template of a pinned shape is not there");
+                }
+            });
+        }
     }
 
     /// Takes in the sandboxes of an earlier daemon, and begins to meet their guests.
@@ -306,6 +331,9 @@ impl Sandboxes {
         if pool_size.is_some() || sources.pools.get(&shape).is_none() {
             sources.pools.keep(&shape, pool_size.unwrap_or_default());
         }
+        if pool_size.is_some() || shape.size != self.config().size {
+            self.0.pins.keep(&shape, pool_size);
+        }
         let built = sources.base.closing.run_until_cancelled(templates.build(&shape)).await;
         built.unwrap_or(Err(BuildTemplateError::ShuttingDown))
     }
@@ -328,6 +356,7 @@ impl Sandboxes {
         }
         let size = self.config().size_of(resources)?;
         let (sources, shape) = (Arc::clone(&self.0.sources), Shape { pack: pack.clone(), size });
+        self.0.pins.drop(&shape);
         let removal = async move {
             let empty = || {
                 if shape.size == sources.base.config.size {

@@ -19,6 +19,7 @@ pub(crate) mod idle;
 pub(crate) mod journals;
 pub(crate) mod keeper;
 pub(crate) mod limit;
+pub(crate) mod pins;
 pub(crate) mod pool;
 pub(crate) mod reaper;
 pub(crate) mod rejoin;

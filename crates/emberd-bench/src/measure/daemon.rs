@@ -35,6 +35,9 @@ const VARIABLE_PREFIX: &str = "EMBERD_";
 /// Name of the log in the daemon's directory.
 const LOG_FILE: &str = "emberd.log";
 
+/// File of pinned shapes in the run directory, which is for the next daemon.
+const PINS: &str = "pins.json";
+
 /// Text that the daemon prints before its address once it serves.
 const READY: &str = "listening on ";
 
@@ -157,6 +160,7 @@ impl Daemon {
         }
         left.extend(running().map(|pid| format!("process {pid}")));
         let entries = fs::read_dir(self.run_dir()).into_iter().flatten().flatten();
+        let entries = entries.filter(|entry| entry.file_name() != PINS);
         left.extend(entries.map(|entry| entry.path().display().to_string()));
         Ok(left)
     }

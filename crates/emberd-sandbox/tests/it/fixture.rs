@@ -215,9 +215,10 @@ impl Fixture {
         self.left().iter().any(|dir| dir.join("sandbox.jsonl").exists())
     }
 
-    /// The entries of the run directory.
+    /// The directories in the run directory.
     pub fn left(&self) -> Vec<PathBuf> {
-        self.run_dir.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect()
+        let entries = self.run_dir.read_dir().unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.is_dir()).collect()
     }
 
     /// Shuts down and looks for anything left behind.

@@ -32,7 +32,8 @@ pub fn is_running(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
 }
 
-/// What is in `dir`.
+/// The directories in `dir`.
 pub fn left_in(dir: &Path) -> Vec<PathBuf> {
-    dir.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect()
+    let entries = dir.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_dir()).collect()
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use emberd_api::{
-    CreateSandbox, DaemonEvent, ErrorCode, ExecBody, IdleOptions, PolicySpec, Resources, Sandbox,
-    SandboxEventKind, SandboxPhase, SandboxState, UpdateSandbox,
+    BuildTemplate, CreateSandbox, DaemonEvent, ErrorCode, ExecBody, IdleOptions, PolicySpec,
+    Resources, Sandbox, SandboxEventKind, SandboxPhase, SandboxState, UpdateSandbox,
 };
 use emberd_proto::ExecSpec;
 use fake_firecracker::Double;
@@ -450,6 +450,39 @@ async fn pools_are_adopted_and_standbys_are_not() {
     let only = async || wait::left_in(&room.run_dir()) == [room.dir(&id)];
     wait::until(only).await;
     assert_eq!(room.output(&daemon, &id, "echo warm").await, "warm\n");
+    room.finish(daemon).await;
+}
+
+/// Memory of the pinned shape.
+const PINNED_MIB: u32 = 64;
+
+#[tokio::test]
+async fn pinned_shapes_and_their_pools_are_there_with_the_next_daemon() {
+    let room = Room::new();
+    let start = || Daemon::spawn(room.command_with_pools(1));
+    let daemon = start();
+    daemon.comes_to_rest().await;
+    let memory_mib = Some(PINNED_MIB.into());
+    let pinned = BuildTemplate { memory_mib, pool_size: Some(2), ..BuildTemplate::default() };
+    daemon.client.build_template_of("shell", &pinned).await.unwrap();
+    let pool = async |daemon: &Daemon| {
+        let pools = daemon.client.info().await.unwrap().pools;
+        pools.into_iter().find(|pool| pool.memory_mib == PINNED_MIB)
+    };
+    let full = async |daemon: &Daemon| pool(daemon).await.is_some_and(|pool| pool.ready == 2);
+    wait::until(async || full(&daemon).await).await;
+    let before = wait::left_in(&room.run_dir());
+    daemon.crash().await;
+    let daemon = start();
+    wait::until(async || full(&daemon).await).await;
+    let known = daemon.client.templates().await.unwrap().templates;
+    assert!(known.iter().any(|template| template.memory_mib == PINNED_MIB && template.pinned));
+    let wanted =
+        CreateSandbox { resources: Resources { memory_mib, ..Resources::default() }, ..wanted() };
+    let id = daemon.client.create_with(&wanted).await.unwrap().answer.id;
+    assert!(before.contains(&room.dir(&id)), "it waited for this");
+    let size = Resources { memory_mib, ..Resources::default() };
+    daemon.client.delete_template_of("shell", &size).await.unwrap();
     room.finish(daemon).await;
 }
 
