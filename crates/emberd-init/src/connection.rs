@@ -10,12 +10,10 @@ use emberd_proto::{
     Decoder, EgressCapture, Frame, FrameError, GuestMessage, HostMessage, Kind, Metrics, Refusal,
     RefusalCode, Renewed, Settled, Welcome, chain,
 };
-use tokio::io::{
-    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
-};
-use tokio_util::compat::TokioAsyncReadCompatExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
 use crate::agent::Agent;
+use crate::duplex::Duplex;
 use crate::exec::{self, Mode};
 use crate::machine::{self, RenewError};
 use crate::residents::{self, Resident, Work};
@@ -23,12 +21,6 @@ use crate::{dial, files};
 
 /// Minimum number of bytes that a read has room for (4 KiB): most requests are shorter.
 const ROOM_BYTES_MIN: usize = 4 << 10;
-
-/// The transport of a connection: a Unix socket, a vsock or a stream of the mux. Each sends
-/// written bytes without a flush.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// Why a connection was closed before the host closed it.
 #[derive(Debug, thiserror::Error)]
@@ -214,7 +206,7 @@ async fn egress(
         // The host speaks after the answer, and in the session only when it is spoken to.
         return Err(ConnectionError::TooMuchData);
     }
-    agent.egress.carry(incoming.stream.unsplit(outgoing.stream).compat()).await;
+    agent.egress.carry(incoming.stream.unsplit(outgoing.stream)).await;
     Ok(None)
 }
 

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use emberd_proto::{EgressCapture, chain};
 use futures::future::try_join_all;
-use futures::io::{AsyncRead, AsyncWrite};
 use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
@@ -23,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 mod capture;
 mod dns;
 mod frame;
+mod mux;
 mod names;
 mod netlink;
 mod plumbing;
@@ -31,7 +31,6 @@ mod relay;
 mod resolver;
 mod session;
 mod stream;
-mod watch;
 
 use capture::{Capture, CaptureError, Sockets};
 use names::Names;
@@ -40,6 +39,7 @@ use relay::Relay;
 use resolver::Resolver;
 use session::Sessions;
 
+use crate::duplex::Duplex;
 use crate::{accept, console, sys};
 
 /// The guest's egress.
@@ -97,7 +97,7 @@ impl Egress {
 
     /// Carries the captured connections over `io` until the host closes it or opens another
     /// session.
-    pub async fn carry(&self, io: impl AsyncRead + AsyncWrite + Unpin) {
+    pub async fn carry(&self, io: Box<dyn Duplex>) {
         self.sessions.serve(io).await;
     }
 

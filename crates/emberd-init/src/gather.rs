@@ -7,30 +7,25 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use emberd_proto::mux::HEADER_BYTES;
 use futures::io::{AsyncRead, AsyncWrite};
 
 /// Maximum number of buffered bytes (32 KiB): what the kernel passes on in one write to a virtio
 /// port (`port_fops_write` in `drivers/char/virtio_console.c`).
 pub const GATHERED_BYTES_MAX: usize = 32 << 10;
 
-/// Size of the header of a mux frame, in bytes (yamux specification).
-pub const MUX_HEADER_BYTES: usize = 12;
-
-/// Returns the maximum number of bytes in a frame of a mux over a [`Gather`]: so many that it is
-/// sent in one write, together with the headers of `layers` muxes, its own and any that carry it.
-pub const fn frame_bytes_max(layers: usize) -> usize {
-    GATHERED_BYTES_MAX - layers * MUX_HEADER_BYTES
-}
+/// Maximum number of bytes of data in a frame of a mux over a [`Gather`]: so many that it is sent
+/// in one write, together with its header.
+pub const FRAME_BYTES_MAX: usize = GATHERED_BYTES_MAX - HEADER_BYTES;
 
 /// Returns the configuration of a mux over a [`Gather`], with at most `streams_max` streams. Its
-/// unread bytes are the 256 KiB that yamux grants each stream from the start, and no more. See
-/// [`frame_bytes_max`] for `layers`.
-pub fn mux_config(streams_max: usize, layers: usize) -> yamux::Config {
+/// unread bytes are the 256 KiB that yamux grants each stream from the start, and no more.
+pub fn mux_config(streams_max: usize) -> yamux::Config {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(streams_max);
     let unread_bytes_max = streams_max * yamux::DEFAULT_CREDIT as usize;
     config.set_max_connection_receive_window(Some(unread_bytes_max));
-    config.set_split_send_size(frame_bytes_max(layers));
+    config.set_split_send_size(FRAME_BYTES_MAX);
     config
 }
 

@@ -18,6 +18,7 @@ mod console;
 mod context;
 mod dial;
 mod disk;
+mod duplex;
 mod egress;
 mod environment;
 mod exec;

@@ -23,7 +23,8 @@ use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, Vso
 
 use crate::accept;
 use crate::agent::Agent;
-use crate::connection::{self, ConnectionError, Duplex};
+use crate::connection::{self, ConnectionError};
+use crate::duplex::Duplex;
 use crate::uevents::Uevents;
 use crate::{console, sys, zygote};
 

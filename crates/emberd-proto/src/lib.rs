@@ -23,6 +23,7 @@ pub mod json;
 pub mod limits;
 pub mod message;
 pub mod metrics;
+pub mod mux;
 pub mod pack;
 pub mod policy;
 pub mod process;

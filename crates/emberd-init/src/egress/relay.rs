@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use emberd_proto::egress::{EgressAnswer, EgressRequest, encode_frame};
+use emberd_proto::mux::HEADER_BYTES;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -18,17 +19,17 @@ use tokio::sync::Semaphore;
 use super::capture::is_of_guest;
 use super::frame::read_answer;
 use super::names::Names;
-use super::session::{MUX_LAYERS, Sessions};
-use super::stream::{FromHost, Stream, ToHost};
-use crate::gather::frame_bytes_max;
+use super::session::Sessions;
+use super::stream::{FromHost, ToHost};
+use crate::gather::FRAME_BYTES_MAX;
 
 /// Maximum number of relayed connections; further ones are reset. A policy allows no more.
 pub const RELAYS_MAX: usize = 1024;
 
-/// Bytes of a program that travel with its request, and that are moved in one go while little comes
-/// (4 KiB), or much (two whole frames, 64 KiB): fewer, larger pieces are fewer switches between the
-/// program and the agent.
-const CHUNK_BYTES: RangeInclusive<usize> = (4 << 10)..=2 * frame_bytes_max(MUX_LAYERS);
+/// Size of the buffer for a program's bytes, and for the header of the frame that carries them,
+/// while little comes (4 KiB), and much (two whole frames of the mux below, 64 KiB): fewer, larger
+/// pieces are fewer switches between the program and the agent.
+const FRAME_BYTES: RangeInclusive<usize> = (4 << 10)..=2 * FRAME_BYTES_MAX;
 
 /// Relays connections.
 #[derive(Debug)]
@@ -72,10 +73,10 @@ impl Relay {
         program.set_nodelay(true)?;
         let no_session = || io::Error::from(io::ErrorKind::NetworkUnreachable);
         let session = self.sessions.current().await.ok_or_else(no_session)?;
-        let stream = session.open().await.ok_or_else(no_session)?;
         let request = self.request(destination.ip(), destination.port())?;
+        let (from_host, to_host) = session.open().ok_or_else(no_session)?;
         tokio::select! {
-            carried = carry_bytes(program, stream, request) => carried,
+            carried = carry_bytes(program, from_host, to_host, &request) => carried,
             () = session.ended() => Err(io::ErrorKind::ConnectionReset.into()),
         }
     }
@@ -89,18 +90,17 @@ impl Relay {
 
 async fn carry_bytes(
     program: &mut TcpStream,
-    stream: Stream,
-    mut request: Vec<u8>,
+    mut from_host: FromHost,
+    mut to_host: ToHost,
+    request: &[u8],
 ) -> io::Result<()> {
     // What the program has sent already travels with the request.
-    let encoded_bytes = request.len();
-    request.resize(encoded_bytes + CHUNK_BYTES.start(), 0);
-    let first_bytes = program.try_read(&mut request[encoded_bytes..]).unwrap_or(0);
-    request.truncate(encoded_bytes + first_bytes);
-    let (mut from_host, mut to_host) = stream.split();
+    let mut frame = [&[0; HEADER_BYTES], request].concat();
+    let request_end = frame.len();
+    frame.resize(request_end + FRAME_BYTES.start(), 0);
+    let first_bytes = program.try_read(&mut frame[request_end..]).unwrap_or(0);
     let (from_program, to_program) = program.split();
-    to_host.write_all(&request).await?;
-    drop(request);
+    to_host.send(frame, request_end + first_bytes).await?;
     let answered = async {
         match read_answer(&mut from_host).await? {
             EgressAnswer::Opened => down(from_host, to_program).await,
@@ -114,26 +114,28 @@ async fn carry_bytes(
 
 /// Moves what the host sends.
 async fn down(mut host: FromHost, mut program: WriteHalf<'_>) -> io::Result<()> {
-    while let Some(packet) = host.packet().await? {
-        program.write_all(packet.as_ref()).await?;
+    while host.ready().await? {
+        let bytes = program.write_vectored(&host.slices()).await?;
+        host.consume(bytes);
     }
     program.shutdown().await
 }
 
 /// Moves what the program sends.
 async fn up(mut program: ReadHalf<'_>, mut host: ToHost) -> io::Result<()> {
-    let mut chunk = vec![0; *CHUNK_BYTES.start()];
+    let mut frame = vec![0; *FRAME_BYTES.start()];
     loop {
-        let bytes = program.read(&mut chunk).await?;
+        let room = host.room().await?.min(frame.len() - HEADER_BYTES);
+        let bytes = program.read(&mut frame[HEADER_BYTES..][..room]).await?;
         if bytes == 0 {
-            return host.shutdown().await;
+            return host.finish().await;
         }
-        host.write_all(&chunk[..bytes]).await?;
+        frame = host.send(frame, HEADER_BYTES + bytes).await?;
         // A connection that moves little holds little.
-        let room = if bytes == chunk.len() { 4 * bytes } else { chunk.len().min(8 * bytes) };
-        let room = room.clamp(*CHUNK_BYTES.start(), *CHUNK_BYTES.end());
-        if room != chunk.len() {
-            chunk = vec![0; room];
+        let wanted = if bytes == room { 4 * frame.len() } else { frame.len().min(8 * bytes) };
+        let wanted = wanted.clamp(*FRAME_BYTES.start(), *FRAME_BYTES.end());
+        if wanted != frame.len() {
+            frame = vec![0; wanted];
         }
     }
 }

@@ -153,10 +153,10 @@ impl Resolver {
         let request = EgressRequest::Resolve { name: name.to_owned(), family };
         let request = encode_frame(&request).ok()?;
         let ask = async {
-            let (mut from_host, mut to_host) = session.open().await?.split();
-            to_host.write_all(&request).await.ok()?;
-            to_host.shutdown().await.ok()?;
-            read_answer(&mut from_host).await.ok()
+            let (mut from_host, mut to_host) = session.open()?;
+            to_host.send_all(&request).await.ok()?;
+            // The host may answer, and be done with the stream, before it has seen the end.
+            tokio::join!(to_host.finish(), read_answer(&mut from_host)).1.ok()
         };
         let answer = tokio::select! {
             answer = timeout(LOOKUP_MAX, ask) => answer.ok()??,

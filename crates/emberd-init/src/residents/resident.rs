@@ -24,6 +24,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 
+use crate::duplex::Duplex;
+
 /// Number of unread bytes at which the task waits for the attached host (64 KiB).
 const UNREAD_BYTES_MAX: usize = BULK_BYTES_MAX;
 
@@ -249,6 +251,8 @@ impl Drop for Attachment<'_> {
 /// The stream that the program's task reads and writes.
 #[derive(Debug)]
 pub struct Line(pub Arc<Resident>);
+
+impl Duplex for Line {}
 
 impl AsyncRead for Line {
     fn poll_read(

@@ -14,16 +14,20 @@ use std::future::{self, poll_fn};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::Context;
+use std::task::{Context, Poll, ready};
 
+use bytes::{Bytes, BytesMut};
 use emberd_proto::message::{AGENT_PORT_NAME, CONTROL_PORT_NAME};
+use futures::Stream as _;
 use futures::io::{AsyncRead as _, AsyncWrite as _};
-use tokio_util::compat::FuturesAsyncReadCompatExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 use yamux::{Connection, Mode};
 
 use super::port::{self, Port};
 use super::{CONNECTIONS_MAX, Hall};
 use crate::console;
+use crate::duplex::Duplex;
 use crate::gather::{Gather, mux_config};
 use crate::uevents::AsyncUevents;
 
@@ -63,16 +67,66 @@ async fn serve_sessions(hall: &Hall, port: &mut Port) -> io::Result<Infallible> 
     loop {
         port.host_connected().await?;
         let mut session =
-            Connection::new(Gather::new(&mut *port), mux_config(STREAMS_MAX, 1), Mode::Server);
+            Connection::new(Gather::new(&mut *port), mux_config(STREAMS_MAX), Mode::Server);
         while let Some(stream) = poll_fn(|context| session.poll_next_inbound(context)).await {
             match stream {
-                Ok(stream) => hall.admit(Box::new(stream.compat()), future::pending()),
+                Ok(stream) => hall.admit(Box::new(MuxStream(stream.compat())), future::pending()),
                 Err(error) => {
                     console::report(&error);
                     break;
                 }
             }
         }
+    }
+}
+
+/// A stream of a session.
+struct MuxStream(Compat<yamux::Stream>);
+
+impl Duplex for MuxStream {
+    /// Returns the data of one frame, or the rest of them, which are not copied.
+    fn poll_piece(
+        &mut self,
+        context: &mut Context<'_>,
+        _: &mut BytesMut,
+    ) -> Poll<io::Result<Bytes>> {
+        loop {
+            let stream = Pin::new(self.0.get_mut());
+            match ready!(stream.poll_next(context)).transpose()? {
+                None => return Poll::Ready(Ok(Bytes::new())),
+                // All of the frame was read before.
+                Some(frame) if frame.as_ref().is_empty() => {}
+                Some(frame) => return Poll::Ready(Ok(Bytes::from_owner(frame))),
+            }
+        }
+    }
+}
+
+impl AsyncRead for MuxStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for MuxStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }
 
