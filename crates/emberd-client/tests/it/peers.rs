@@ -55,8 +55,8 @@ async fn connection_breaks() {
 
 #[tokio::test]
 async fn events_of_a_run_that_are_cut_are_no_end() {
-    let started = "{\"event\":\"started\",\"execution_count\":1}\n";
-    let end = "{\"event\":\"end\",\"execution_count\":1,\"timed_out\":false,\
+    let started = "{\"id\":1,\"event\":\"started\",\"execution_count\":1}\n";
+    let end = "{\"id\":2,\"event\":\"end\",\"execution_count\":1,\"timed_out\":false,\
         \"truncated\":false,\"duration_us\":1}\n";
     let (half, cut) = (end.split_at(20).0, "{\"event\":\"end\"");
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
