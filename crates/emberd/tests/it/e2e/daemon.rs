@@ -142,7 +142,7 @@ pub fn refusal<T: std::fmt::Debug>(outcome: Result<T, ClientError>) -> (u16, Err
 
 pub fn left_in(run_dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(run_dir).into_iter().flatten();
-    entries.map(|entry| entry.unwrap().path()).collect()
+    entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
 }
 
 /// Whether any thread of the process runs: of one that was killed, the first may have ended
