@@ -354,7 +354,7 @@ async fn a_guest_that_closes_each_connection_is_given_up() {
     }));
     let guest = Guest::new("sb_000000000000".to_owned(), host, first);
     assert_eq!(guest.recover().await.unwrap().processes, 1);
-    // The process is lost and is to be deleted. What the guest says to that ends the guest.
+    // The process is lost and deleted. What the guest says to that ends the guest.
     while guest.processes().get(7).is_ok() {
         tokio::task::yield_now().await;
     }
