@@ -59,6 +59,10 @@ pub const AGENT_PORT_NAME: &str = "emberd.agent";
 /// one before, opens its own port again and sends the bytes back that it has received here.
 pub const CONTROL_PORT_NAME: &str = "emberd.control";
 
+/// How a question over the control port begins whose answer waits until no host is connected to
+/// the agent's port. An agent that does not know it answers at once.
+pub const ALONE: &[u8; 4] = b"lone";
+
 /// A request of the host. [`HostMessage::Hello`] opens every connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "op", rename_all = "snake_case")]

@@ -7,7 +7,8 @@
 //! ```
 //! A host that disconnects and reconnects must close its session first. The port only reports
 //! that a host is connected, not that it is a new one. A host whose predecessor has vanished asks
-//! over the control port: then the session ends, and what is in the port of it is dropped.
+//! over the control port: then the session ends, and what is in the port of it is dropped. One that
+//! asks to be alone is answered when the kernel has seen every earlier host leave.
 
 use std::convert::Infallible;
 use std::future::{self, poll_fn};
@@ -17,7 +18,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use emberd_proto::message::{AGENT_PORT_NAME, CONTROL_PORT_NAME};
+use emberd_proto::message::{AGENT_PORT_NAME, ALONE, CONTROL_PORT_NAME};
 use futures::Stream as _;
 use futures::io::{AsyncRead as _, AsyncWrite as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -49,6 +50,18 @@ pub async fn serve(hall: &Hall, uevents: &AsyncUevents) -> io::Result<Infallible
     loop {
         // Closing the one before had the kernel drop what was not read.
         let mut port = Port::open(&path)?;
+        if asked[..bytes].starts_with(ALONE) {
+            let mut later = asked;
+            let heard = tokio::select! {
+                left = port.host_left() => left.map(|()| None)?,
+                heard = hear(&mut control, &mut later) => Some(heard?),
+            };
+            // A later question stands for this one, whose host has given up.
+            if let Some(later_bytes) = heard {
+                (asked, bytes) = (later, later_bytes);
+                continue;
+            }
+        }
         let mut answer = &asked[..bytes];
         while !answer.is_empty() {
             let write =

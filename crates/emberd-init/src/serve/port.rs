@@ -65,10 +65,23 @@ impl Port {
     /// # Errors
     /// If the device fails.
     pub async fn host_connected(&self) -> io::Result<()> {
+        self.host_is(true).await
+    }
+
+    /// Waits until no host is connected. Cancel safe.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub async fn host_left(&self) -> io::Result<()> {
+        self.host_is(false).await
+    }
+
+    async fn host_is(&self, connected: bool) -> io::Result<()> {
         loop {
             let mut state = [PollFd::new(self.device.as_fd(), PollFlags::empty())];
             poll(&mut state, PollTimeout::ZERO)?;
-            if !state[0].revents().is_some_and(|now| now.contains(PollFlags::POLLHUP)) {
+            let hung_up = state[0].revents().is_some_and(|now| now.contains(PollFlags::POLLHUP));
+            if connected != hung_up {
                 return Ok(());
             }
             let mut changed = self.changed.readable().await?;

@@ -1,17 +1,26 @@
-//! Asks a guest for a fresh session, after its last host has vanished in the middle of one.
+//! Begins a session with a guest whose last host has vanished in the middle of one.
 //!
 //! ```text
 //! sync.sock  ── nonce ─▶ guest ends its session, opens its port again ── nonce ─▶
+//! agent.sock ── connect, disconnect
+//! sync.sock  ── ALONE nonce ─▶ guest opens its port, sees nobody there ── nonce ─▶
 //! agent.sock ── connect ─▶ a fresh session
 //! ```
 //! The guest's port does not tell one host from another: what follows would be read as the rest of
-//! the old frames. So the guest is told first, over a port for that. One that stands still answers
-//! once it runs again.
+//! the old frames. So the guest is told first. One that stands still answers once it runs again.
+//! QEMU forgets that a host left while the guest stood still, and holds back all that the guest
+//! wrote since until it sees a host leave: hence the connection in between.
 
 use std::io;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+
+use super::arguments::{CHANNEL, SYNC};
+use super::launch::Sockets;
+
+/// Begins a question that the guest answers when it sees no host at its port (`ALONE` of the wire).
+const ALONE: &[u8] = b"lone";
 
 /// Bytes of a nonce.
 const NONCE_BYTES: usize = 16;
@@ -19,16 +28,29 @@ const NONCE_BYTES: usize = 16;
 /// Most bytes read before the nonce: answers to earlier hosts.
 const STALE_BYTES_MAX: usize = 4096;
 
-/// Asks over `port`, and waits for the answer.
-pub(super) async fn ask(port: &mut UnixStream) -> io::Result<()> {
-    let mut nonce = [0; NONCE_BYTES];
-    getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-    synchronise(port, nonce).await
+/// Returns a connection over which the guest begins a fresh session.
+pub(super) async fn begin(sockets: &Sockets) -> io::Result<UnixStream> {
+    let mut port = sockets.connect(SYNC).await?;
+    ask(&mut port, b"").await?;
+    drop(sockets.connect(CHANNEL).await?);
+    ask(&mut port, ALONE).await?;
+    sockets.connect(CHANNEL).await
 }
 
-/// Sends `nonce` and waits until the guest has sent it back.
-async fn synchronise(port: &mut UnixStream, nonce: [u8; NONCE_BYTES]) -> io::Result<()> {
-    port.write_all(&nonce).await?;
+/// Asks over `port`, and waits for the answer.
+async fn ask(port: &mut UnixStream, question: &[u8]) -> io::Result<()> {
+    let mut nonce = [0; NONCE_BYTES];
+    getrandom::fill(&mut nonce).map_err(io::Error::other)?;
+    synchronise(port, question, nonce).await
+}
+
+/// Sends `question` and `nonce`, and waits until the guest has sent the nonce back.
+async fn synchronise(
+    port: &mut UnixStream,
+    question: &[u8],
+    nonce: [u8; NONCE_BYTES],
+) -> io::Result<()> {
+    port.write_all(&[question, &nonce].concat()).await?;
     let mut heard = Vec::with_capacity(NONCE_BYTES);
     while !heard.ends_with(&nonce) {
         if heard.len() >= STALE_BYTES_MAX {
@@ -52,15 +74,15 @@ mod tests {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(before).await.unwrap();
         let guest = async {
-            let mut heard = [0; NONCE_BYTES];
+            let mut heard = [0; ALONE.len() + NONCE_BYTES];
             theirs.read_exact(&mut heard).await.unwrap();
-            assert_eq!(heard, NONCE);
+            assert_eq!(heard, [&ALONE[..], &NONCE].concat()[..]);
             for piece in after {
                 theirs.write_all(piece).await.unwrap();
             }
             drop(theirs);
         };
-        let (done, ()) = tokio::join!(synchronise(&mut ours, NONCE), guest);
+        let (done, ()) = tokio::join!(synchronise(&mut ours, ALONE, NONCE), guest);
         assert_eq!(done.map_err(|error| error.kind()), expect);
     }
 
