@@ -76,7 +76,7 @@ mod tests {
         let guest = async {
             let mut heard = [0; ALONE.len() + NONCE_BYTES];
             theirs.read_exact(&mut heard).await.unwrap();
-            assert_eq!(heard, [&ALONE[..], &NONCE].concat()[..]);
+            assert_eq!(heard, [ALONE, &NONCE].concat()[..]);
             for piece in after {
                 theirs.write_all(piece).await.unwrap();
             }
