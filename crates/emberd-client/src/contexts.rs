@@ -1,15 +1,11 @@
 //! Contexts of a sandbox, and the events of their runs.
 
 use bytes::Bytes;
-use emberd_api::{
-    Address, Context, ContextEvent, ContextList, ContextRun, ContextSpec, RunEvent, paths,
-};
-use hyper::{Method, StatusCode};
+use emberd_api::{Context, ContextEvent, ContextList, ContextRun, ContextSpec, RunEvent, paths};
+use hyper::Method;
 
 use crate::client::{Client, ClientError, json};
-use crate::lines::Lines;
-use crate::link::Answering;
-use crate::sse::{ServerEvent, ServerEvents};
+use crate::follow::{Events, Form};
 
 /// Longest event that is read, in bytes (256 MiB): a value of 32 MiB, escaped in JSON.
 const EVENT_BYTES_MAX: usize = 256 << 20;
@@ -42,13 +38,13 @@ impl Client {
         run: &ContextRun,
     ) -> Result<RunEvents, ClientError> {
         let path = paths::context(paths::CONTEXT_RUN, id, context);
-        let (status, answering) = self.stream(Method::POST, &path, json(run)).await?;
-        let (address, lines) = (self.address().clone(), Lines::default());
-        Ok(RunEvents { address, status, answering, lines, last_id: None, over: false })
+        let form = Form::lines(EVENT_BYTES_MAX);
+        let events = self.follow(Method::POST, &path, json(run), form).await?;
+        Ok(RunEvents { events, last_id: None, over: false })
     }
 
     /// Follows the events of a context's runs from number `from` on, until the context is deleted
-    /// or the daemon stops.
+    /// or the daemon stops. Dropping them ends the request, and nothing else.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -57,12 +53,10 @@ impl Client {
         id: &str,
         context: &str,
         from: u64,
-    ) -> Result<ContextEvents, ClientError> {
+    ) -> Result<Events<ContextEvent>, ClientError> {
         let path = paths::context(paths::CONTEXT_EVENTS, id, context);
         let path = format!("{path}?from={from}");
-        let (status, answering) = self.stream(Method::GET, &path, Bytes::new()).await?;
-        let (address, events) = (self.address().clone(), ServerEvents::new(EVENT_BYTES_MAX));
-        Ok(ContextEvents { address, status, answering, events })
+        self.follow(Method::GET, &path, Bytes::new(), Form::server(EVENT_BYTES_MAX)).await
     }
 
     /// Interrupts the run of a context, if it runs anything.
@@ -98,10 +92,7 @@ impl Client {
 /// The events of one run.
 #[derive(Debug)]
 pub struct RunEvents {
-    address: Address,
-    status: StatusCode,
-    answering: Answering,
-    lines: Lines,
+    events: Events<ContextEvent>,
     last_id: Option<u64>,
     over: bool,
 }
@@ -121,58 +112,11 @@ impl RunEvents {
         if self.over {
             return Ok(None);
         }
-        loop {
-            if let Some(line) = self.lines.whole() {
-                let ContextEvent { id, event } =
-                    serde_json::from_slice(&line).map_err(|source| {
-                        let (addr, status) = (self.address.clone(), self.status.as_u16());
-                        ClientError::Protocol { addr, status, source }
-                    })?;
-                self.last_id = Some(id);
-                self.over = matches!(event, RunEvent::End { .. });
-                return Ok(Some(event));
-            }
-            let broken = |source| ClientError::Broken { addr: self.address.clone(), source };
-            if self.lines.pending() > EVENT_BYTES_MAX {
-                return Err(broken("an event is too long".into()));
-            }
-            match self.answering.piece().await.map_err(broken)? {
-                Some(piece) => self.lines.push(&piece),
-                None => return Err(broken("the events broke off".into())),
-            }
-        }
-    }
-}
-
-/// The events of a context's runs. Dropping it ends the request, and nothing else.
-#[derive(Debug)]
-pub struct ContextEvents {
-    address: Address,
-    status: StatusCode,
-    answering: Answering,
-    events: ServerEvents,
-}
-
-impl ContextEvents {
-    /// Waits for the next event; none once the context is deleted or the daemon stops. Cancel safe.
-    ///
-    /// # Errors
-    /// [`ClientError::Broken`] if the connection breaks, [`ClientError::Protocol`] for anything
-    /// but events.
-    pub async fn next(&mut self) -> Result<Option<ContextEvent>, ClientError> {
-        loop {
-            let broken = |source| ClientError::Broken { addr: self.address.clone(), source };
-            let event = self.events.event().map_err(|error| broken(error.into()))?;
-            if let Some(ServerEvent { data, .. }) = event {
-                return serde_json::from_str(&data).map(Some).map_err(|source| {
-                    let (addr, status) = (self.address.clone(), self.status.as_u16());
-                    ClientError::Protocol { addr, status, source }
-                });
-            }
-            match self.answering.piece().await.map_err(broken)? {
-                Some(piece) => self.events.push(&piece),
-                None => return Ok(None),
-            }
-        }
+        let next = self.events.next().await?;
+        let broke_off = || self.events.broken("the events broke off".into());
+        let ContextEvent { id, event } = next.ok_or_else(broke_off)?;
+        self.last_id = Some(id);
+        self.over = matches!(event, RunEvent::End { .. });
+        Ok(Some(event))
     }
 }

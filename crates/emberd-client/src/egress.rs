@@ -2,14 +2,13 @@
 
 use bytes::Bytes;
 use emberd_api::{
-    Address, CheckEgress, EgressCheck, EgressDecision, EgressEvent, EgressLog, EgressPatch,
+    CheckEgress, EgressCheck, EgressDecision, EgressEvent, EgressLog, EgressPatch,
     EgressProfileList, PolicySpec, SandboxEgress, paths,
 };
-use hyper::{Method, StatusCode};
+use hyper::Method;
 
 use crate::client::{Client, ClientError, json};
-use crate::lines::Lines;
-use crate::link::Answering;
+use crate::follow::{Events, Form};
 
 /// Longest record that is read, in bytes (1 MiB).
 const RECORD_BYTES_MAX: usize = 1 << 20;
@@ -86,12 +85,10 @@ impl Client {
         id: &str,
         after: u64,
         decision: Option<EgressDecision>,
-    ) -> Result<EgressEvents, ClientError> {
+    ) -> Result<Events<EgressEvent>, ClientError> {
         let decision = decision.map(EgressDecision::name);
         let path = paths::egress_log(id, after, decision, None, true);
-        let (status, answering) = self.stream(Method::GET, &path, Bytes::new()).await?;
-        let (address, lines) = (self.address().clone(), Lines::default());
-        Ok(EgressEvents { address, status, answering, lines })
+        self.follow(Method::GET, &path, Bytes::new(), Form::lines(RECORD_BYTES_MAX)).await
     }
 
     /// Lists the profiles of policies, sorted by name.
@@ -100,40 +97,5 @@ impl Client {
     /// [`ClientError`].
     pub async fn egress_profiles(&self) -> Result<EgressProfileList, ClientError> {
         self.call(Method::GET, paths::EGRESS_PROFILES, Bytes::new()).await
-    }
-}
-
-/// The records of a log that is followed. Dropping it ends the request.
-#[derive(Debug)]
-pub struct EgressEvents {
-    address: Address,
-    status: StatusCode,
-    answering: Answering,
-    lines: Lines,
-}
-
-impl EgressEvents {
-    /// Waits for the next record or gap; none once the sandbox or the daemon ends. Cancel safe.
-    ///
-    /// # Errors
-    /// [`ClientError::Broken`] if the connection breaks, [`ClientError::Protocol`] for anything
-    /// but records.
-    pub async fn next(&mut self) -> Result<Option<EgressEvent>, ClientError> {
-        loop {
-            if let Some(line) = self.lines.whole() {
-                return serde_json::from_slice(&line).map(Some).map_err(|source| {
-                    let (addr, status) = (self.address.clone(), self.status.as_u16());
-                    ClientError::Protocol { addr, status, source }
-                });
-            }
-            let broken = |source| ClientError::Broken { addr: self.address.clone(), source };
-            if self.lines.pending() > RECORD_BYTES_MAX {
-                return Err(broken("a record is too long".into()));
-            }
-            match self.answering.piece().await.map_err(broken)? {
-                Some(piece) => self.lines.push(&piece),
-                None => return Ok(None),
-            }
-        }
     }
 }

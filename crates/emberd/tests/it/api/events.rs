@@ -1,7 +1,7 @@
 //! What becomes of sandboxes, over HTTP: in order, to everybody who follows, and read on by number.
 
 use emberd_api::{DaemonEvent, ErrorCode, SandboxEvent, SandboxEventKind, SandboxPhase};
-use emberd_client::DaemonEvents;
+use emberd_client::Events;
 use serde_json::json;
 
 use super::{Api, refusal};
@@ -22,13 +22,13 @@ impl Api {
         all
     }
 
-    async fn follow(&self) -> DaemonEvents {
+    async fn follow(&self) -> Events<DaemonEvent> {
         self.client.events(&[], None, true).await.unwrap()
     }
 }
 
 /// Waits for the next event, which is one of a sandbox.
-async fn next(events: &mut DaemonEvents) -> SandboxEvent {
+async fn next(events: &mut Events<DaemonEvent>) -> SandboxEvent {
     match events.next().await.unwrap() {
         Some(DaemonEvent::Sandbox(event)) => *event,
         other => panic!("{other:?}"),
@@ -36,7 +36,11 @@ async fn next(events: &mut DaemonEvents) -> SandboxEvent {
 }
 
 /// Waits until the sandbox has had all of `expect`, in this order.
-async fn until(events: &mut DaemonEvents, id: &str, expect: &[SandboxEventKind]) -> SandboxEvent {
+async fn until(
+    events: &mut Events<DaemonEvent>,
+    id: &str,
+    expect: &[SandboxEventKind],
+) -> SandboxEvent {
     let mut last = None;
     for kind in expect {
         last = loop {

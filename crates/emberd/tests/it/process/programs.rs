@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use emberd_api::{ContextEvent, ContextState, ProcessEventKind, RunEvent};
-use emberd_client::{Attachment, ContextEvents};
+use emberd_client::{Attachment, Events};
 use emberd_proto::{ContextRun, ContextSpec, ProcessSpec, TtySize};
 use rustix::process::Signal;
 
@@ -87,7 +87,7 @@ async fn processes_terminals_and_contexts_go_on_by_number_with_every_next_daemon
 }
 
 /// Events up to the end of a run.
-async fn to_the_end(events: &mut ContextEvents) -> Vec<ContextEvent> {
+async fn to_the_end(events: &mut Events<ContextEvent>) -> Vec<ContextEvent> {
     let mut all = Vec::new();
     loop {
         all.push(events.next().await.unwrap().expect("it is followed"));
