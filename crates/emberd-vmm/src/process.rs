@@ -12,7 +12,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -151,7 +151,7 @@ pub(crate) fn plain_code(code: i32, _: &Path) -> ExitReason {
 }
 
 impl VmmProcess {
-    /// Starts a VMM in `dir`, confined, in a process group of its own. It appends everything
+    /// Starts a VMM in `dir`, confined, in a session of its own. It appends everything
     /// it prints to the log itself, so that it can go on when the daemon is gone.
     ///
     /// # Panics
@@ -164,12 +164,7 @@ impl VmmProcess {
         };
         let log = Log::create(dir.path()).map_err(prepare(LOG_FILE))?;
         let [output, errors] = [log.file(), log.file()].map(|file| file.map_err(prepare(LOG_FILE)));
-        command
-            .current_dir(dir.path())
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(output?)
-            .stderr(errors?);
+        command.current_dir(dir.path()).stdin(Stdio::null()).stdout(output?).stderr(errors?);
         sys::confine(&mut command, confinement);
         let program = PathBuf::from(command.get_program());
         let record_failed = prepare(RECORD_FILE);

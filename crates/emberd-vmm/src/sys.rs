@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
-use rustix::process::{Resource, Rlimit, getpid, getppid, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getpid, getppid, getrlimit, setrlimit, setsid};
 use rustix::thread::{UnshareFlags, set_no_new_privs, unshare_unsafe};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -51,7 +51,9 @@ pub(crate) struct Confinement {
     pub(crate) cgroup: Option<OwnedFd>,
 }
 
-/// Removes from the child, before it runs, what no VMM needs: the daemon's descriptors, core
+/// Gives the child a session of its own, so that neither a terminal nor the daemon's end reaches
+/// it: when a parent ends, the kernel hangs up (SIGHUP) on groups of its session that are stopped
+/// (setpgid(2)). Removes from it, before it runs, what no VMM needs: the daemon's descriptors, core
 /// dumps (they would hold guest memory), many descriptors, privileges gained by exec, and the
 /// daemon's protection where the host runs out of memory (proc(5), `oom_score_adj`). Then
 /// the child enters its cgroup and its jail.
@@ -62,6 +64,7 @@ pub(crate) fn confine(command: &mut Command, confinement: Confinement) {
     let is_spared = std::fs::read(OOM_SCORE).is_ok_and(|score| score.starts_with(b"-"));
     let confine = move || -> io::Result<()> {
         let limit = |n| Rlimit { current: Some(n), maximum: Some(n) };
+        setsid()?;
         if let Some(procs) = &cgroup {
             rustix::io::write(procs, b"0")?;
         }

@@ -4,7 +4,7 @@ use emberd_vmm::{
     BootError, ConnectError, ExitReason, LOG_BYTES_MAX, MicroVm as _, Vmm as _, console_tail,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpgid, getsid, kill_process};
 
 use crate::world::{World, process_exists};
 
@@ -24,6 +24,16 @@ async fn kill_leaves_neither_process_nor_directory() {
     assert_eq!(exit.wait().await, ExitReason::Signal(9));
     assert!(!process_exists(process_id));
     assert!(world.vm_dirs().is_empty());
+}
+
+#[tokio::test]
+async fn a_vmm_has_a_session_of_its_own() {
+    let world = World::new();
+    let vm = world.firecracker("").boot(world.spec("sb_1")).await.unwrap();
+    let pid = Pid::from_raw(vm.process_id().cast_signed());
+    assert_eq!(Some(getsid(pid).unwrap()), pid);
+    assert_eq!(Some(getpgid(pid).unwrap()), pid);
+    vm.kill().await.unwrap();
 }
 
 #[tokio::test]
