@@ -54,14 +54,14 @@ impl Sandbox {
     pub async fn enter(self: &Arc<Self>, forced: bool) -> Result<InUse, OperationError> {
         self.usage.enter();
         let mut in_use = InUse { sandbox: Arc::clone(self), thaw: None };
-        self.reached().await?;
         if self.usage.is_frozen() {
             in_use.thaw = self.thaw(forced).await?;
         }
+        self.reached().await?;
         Ok(in_use)
     }
 
-    /// Waits until the guest has answered this daemon.
+    /// Waits until the guest has answered this daemon, which one that is frozen does not.
     pub async fn reached(&self) -> Result<(), OperationError> {
         let unreachable = |Unreached| OperationError::Unreachable(self.id);
         tokio::select! {
@@ -119,6 +119,8 @@ impl Sandbox {
             None => return Ok(()),
         }
         self.correct_clock().await;
+        // An earlier daemon froze it: what runs in it is still to be found.
+        self.reach.wake();
         self.usage.stir();
         self.shift(Request::Thaw, || true, Phase::thawed);
         self.usage.thaw();
@@ -173,6 +175,10 @@ impl Sandbox {
         let Some(idle) = policy.freeze else { return };
         let Ok(_turn) = self.transition.try_lock() else { return };
         if self.kind() != PhaseKind::Running || !self.usage.is_unused(idle) {
+            return;
+        }
+        // What runs in it is not known yet.
+        if !self.reach.is_met() {
             return;
         }
         let (Ok(guest), Ok(machine)) = (self.guest(), self.machine()) else { return };

@@ -167,11 +167,11 @@ impl Handle {
     /// [`OperationError`].
     pub async fn metrics(&self) -> Result<Metrics, OperationError> {
         let _awake = self.sandbox.usage.hold();
-        self.sandbox.reached().await?;
-        match self.sandbox.frozen_metrics().await {
-            Some(metrics) => Ok(metrics),
-            None => Ok(self.guest()?.metrics().await?),
+        if let Some(metrics) = self.sandbox.frozen_metrics().await {
+            return Ok(metrics);
         }
+        self.sandbox.reached().await?;
+        Ok(self.guest()?.metrics().await?)
     }
 
     /// Returns the last `lines_max` lines of the console log, or all that is kept of it. With

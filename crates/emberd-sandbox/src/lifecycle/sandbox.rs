@@ -57,7 +57,8 @@ pub struct SandboxView {
     /// When it will be deleted, by the host's clock as it is set now; none for never, and until
     /// the sandbox is ready.
     pub expires_at: Option<SystemTime>,
-    /// Whether its guest has answered this daemon. An earlier one started it, if not.
+    /// Whether its guest has answered this daemon, or was not asked yet because it is frozen. An
+    /// earlier daemon started it, if not.
     pub is_reached: bool,
 }
 
@@ -384,7 +385,7 @@ impl Sandbox {
             limits: self.limits.get().copied().unwrap_or_default(),
             env: self.env.get().into_iter().flat_map(BTreeMap::keys).cloned().collect(),
             expires_at: lease.expires_at(SystemTime::now(), Boottime::now()),
-            is_reached: self.reach.is_met(),
+            is_reached: !self.reach.is_missed(),
         }
     }
 

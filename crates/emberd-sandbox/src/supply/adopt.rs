@@ -3,7 +3,7 @@
 //! ```text
 //! VMM runs? ── no ─▶ gone, if a caller has it and the host has not restarted; else removed
 //!    │ yes
-//! journal ──▶ running, frozen ─▶ adopted into the table; its guest is met behind
+//! journal ──▶ running, frozen ─▶ adopted into the table; its guest is met behind, or when thawed
 //!        ├──▶ pooled ──────────▶ met, and adopted into its pool if it fits there, else ended
 //!        ├──▶ making, deleted, none: nobody was ever promised it ─▶ removed
 //!        └──▶ unreadable ──────▶ unclaimed: listed, and left alone
@@ -189,15 +189,20 @@ fn resume(base: &Base, orphan: Orphan, entry: Entry) -> Result<Arc<Sandbox>, Box
         machine.clock().stop();
         sandbox.usage.found_frozen();
         sandbox.shift(Request::Freeze, || true, |phase| phase.frozen(metrics));
+        sandbox.reach.sleep();
     } else {
         sandbox.reach.lose();
     }
     Ok(sandbox)
 }
 
-/// Meets the guest of a sandbox that was taken over, for as long as it takes. It is never ended for
-/// its silence.
+/// Meets the guest of a sandbox that was taken over, for as long as it takes; a frozen one once it
+/// is thawed. It is never ended for its silence.
 pub(crate) async fn meet(sandbox: Arc<Sandbox>) {
+    tokio::select! {
+        () = sandbox.ended() => return,
+        () = sandbox.reach.awake() => {}
+    }
     let mut pause = PAUSE.0;
     while let Err(why) = try_meet(&sandbox).await {
         tracing::warn!(id = %sandbox.id, why, "the guest of an adopted sandbox does not answer");
