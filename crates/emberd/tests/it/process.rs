@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::{packs, wait};
 
 mod adoption;
+mod callers;
 mod egress;
 mod hostile;
 mod kills;
@@ -44,6 +45,19 @@ impl Room {
 
     pub fn run_dir(&self) -> PathBuf {
         self.path("run")
+    }
+
+    /// The packs of all templates, finished or not, by the names of their directories.
+    pub fn templates(&self) -> Vec<String> {
+        let mut packs = Vec::new();
+        for dir in wait::left_in(&self.path("data/templates")) {
+            let name = dir.file_name().unwrap().to_str().unwrap();
+            let (pack, digest) = name.rsplit_once('-').unwrap();
+            assert!(!digest.contains('.'), "{name} is not finished");
+            packs.push(pack.to_owned());
+        }
+        packs.sort();
+        packs
     }
 
     /// The daemon over the double, to be started in this room on a port of its own. Every
@@ -86,7 +100,7 @@ impl Room {
         Daemon::spawn(self.command())
     }
 
-    /// What a daemon that does not start says.
+    /// Returns the words of a daemon that does not start.
     pub fn refused(mut command: Command) -> String {
         let output = command.output().unwrap();
         let errors = String::from_utf8(output.stderr).unwrap();
@@ -154,7 +168,7 @@ impl Daemon {
         self.process.wait().unwrap().code()
     }
 
-    /// What one that has ended told its log.
+    /// Returns the log of one that has ended.
     pub fn log(&mut self) -> String {
         self.log.take().unwrap().join().unwrap()
     }

@@ -347,12 +347,31 @@ async fn a_frozen_sandbox_stays_frozen_until_it_is_used() {
 }
 
 #[tokio::test]
+async fn a_daemon_killed_between_the_journal_and_the_vmm_leaves_a_sandbox_that_works() {
+    let room = Room::new();
+    let mut daemon = room.start();
+    let (id, _) = daemon.create().await;
+    assert_eq!(room.output(&daemon, &id, "echo kept > file").await, "");
+    // Noted as frozen, and not paused; or resumed, and not noted as running.
+    for _ in 0..2 {
+        daemon.crash().await;
+        room.edit(&id, "sandbox.jsonl", |journal| journal["stage"] = "frozen".into());
+        daemon = room.start();
+        assert_eq!(daemon.client.get(&id).await.unwrap().phase, SandboxPhase::Frozen);
+        assert_eq!(room.output(&daemon, &id, "cat file").await, "kept\n");
+        assert_eq!(daemon.client.get(&id).await.unwrap().phase, SandboxPhase::Running);
+    }
+    room.finish(daemon).await;
+}
+
+#[tokio::test]
 async fn a_guest_that_does_not_answer_is_waited_for_and_not_ended() {
     let room = Room::new();
     let daemon = room.start();
     let (id, pid) = daemon.create().await;
-    daemon.crash().await;
+    // Before the end of its parent, at which the kernel hangs up on stopped processes of a session.
     send(pid, Signal::STOP);
+    daemon.crash().await;
     let daemon = room.start();
     let sandbox = daemon.client.get(&id).await.unwrap();
     assert_eq!(sandbox.state, SandboxState::Ready);

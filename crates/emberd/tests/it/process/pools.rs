@@ -60,3 +60,28 @@ async fn signal_during_the_first_build_is_obeyed_at_once() {
     assert_eq!(daemon.exit_code().await, Some(0));
     room.close().await;
 }
+
+#[tokio::test]
+async fn a_build_that_a_kill_cuts_is_done_again_and_leaves_nothing() {
+    let room = Room::new();
+    room.double.misbehave("hang-at=PUT /snapshot/create");
+    let daemon = Daemon::spawn(room.command_with_pools(1));
+    // The directory of the template is there, and the VMM is to fill it.
+    let unfinished = async || wait::left_in(&room.path("data/templates")).len() == 1;
+    wait::until(unfinished).await;
+    daemon.crash().await;
+    assert_eq!(wait::left_in(&room.run_dir()).len(), 1);
+    // Half of it is written.
+    let [unfinished] = &wait::left_in(&room.path("data/templates"))[..] else { panic!() };
+    let name = unfinished.to_str().unwrap();
+    assert!(name.ends_with(".unfinished"), "{name}");
+    std::fs::write(unfinished.join("memory"), "half").unwrap();
+    room.double.behave();
+    let daemon = Daemon::spawn(room.command_with_pools(1));
+    daemon.comes_to_rest().await;
+    assert_eq!(room.templates(), ["python", "shell"]);
+    let (id, _) = daemon.create().await;
+    let sandbox = daemon.client.get(&id).await.unwrap();
+    assert_eq!(sandbox.boot_path.as_deref(), Some("warm-pool"));
+    room.finish(daemon).await;
+}

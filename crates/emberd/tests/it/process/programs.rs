@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use emberd_api::{ContextEvent, ContextState, ProcessEventKind, RunEvent};
+use emberd_api::{
+    ContextEvent, ContextState, CreateSandbox, IdleOptions, ProcessEventKind, RunEvent,
+    SandboxPhase,
+};
 use emberd_client::{Attachment, Events};
 use emberd_proto::{ContextRun, ContextSpec, ProcessSpec, TtySize};
 use rustix::process::Signal;
@@ -154,6 +157,44 @@ async fn what_was_deleted_does_not_come_back_with_the_next_daemon() {
         assert_eq!(daemon.client.processes(&id).await.unwrap().processes, []);
         assert_eq!(daemon.client.contexts(&id).await.unwrap().contexts, []);
     }
+    room.finish(daemon).await;
+}
+
+#[tokio::test]
+async fn programs_of_a_frozen_sandbox_are_found_when_the_next_daemon_thaws_it() {
+    let room = Room::new();
+    let daemon = room.start();
+    let idle = IdleOptions {
+        freeze_ms: Some(Some(1_000)),
+        ignore_programs: Some(true),
+        ..IdleOptions::default()
+    };
+    let language_pack = Some("shell".to_owned());
+    let wanted = CreateSandbox { language_pack, idle: Some(idle), ..CreateSandbox::default() };
+    let id = daemon.client.create_with(&wanted).await.unwrap().answer.id;
+    let cat = ProcessSpec::of_argv(["cat"]);
+    let cat = daemon.client.start_process(&id, &cat).await.unwrap().pid;
+    let mut attachment = daemon.client.attach(&id, cat, 1).await.unwrap();
+    attachment.write(b"before\n").await.unwrap();
+    assert_eq!(heard(&mut attachment, "before\n").await.0, [1]);
+    let context = daemon.client.open_context(&id, &ContextSpec::default()).await.unwrap().id;
+    assert_eq!(run_in(&daemon, &id, &context, "x=7; echo $x").await, "7\n");
+    let phase = async |daemon: &Daemon| daemon.client.get(&id).await.unwrap().phase;
+    wait::until(async || phase(&daemon).await == SandboxPhase::Frozen).await;
+    daemon.crash().await;
+    let mut daemon = room.start();
+    // One that leaves it frozen finds nothing, and says nothing of that.
+    assert_eq!(daemon.client.get(&id).await.unwrap().reason, None);
+    daemon.client.metrics(&id).await.unwrap();
+    assert_eq!(phase(&daemon).await, SandboxPhase::Frozen);
+    daemon.crash().await;
+    daemon = room.start();
+    let known = daemon.client.processes(&id).await.unwrap().processes;
+    assert_eq!(known.iter().map(|process| process.pid).collect::<Vec<_>>(), [cat]);
+    let mut attachment = daemon.client.attach(&id, cat, 2).await.unwrap();
+    attachment.write(b"after\n").await.unwrap();
+    assert_eq!(heard(&mut attachment, "after\n").await.0, [2]);
+    assert_eq!(run_in(&daemon, &id, &context, "echo $x").await, "7\n");
     room.finish(daemon).await;
 }
 
