@@ -18,6 +18,7 @@ mod events;
 mod flags;
 mod floors;
 mod host;
+mod idle;
 mod interrupt;
 mod noise;
 mod proc;

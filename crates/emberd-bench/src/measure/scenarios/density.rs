@@ -2,34 +2,22 @@
 //! them take of its processors, and how long the first exec takes in each.
 
 use std::thread;
-use std::time::{Duration, Instant};
-
-use emberd_api::{CreateSandbox, IdleOptions, SandboxPhase};
+use std::time::Duration;
 
 use crate::measure::error::MeasureError;
+use crate::measure::idle::{freezing, frozen};
 use crate::measure::proc::{self, Weight};
 use crate::measure::programs::Language;
 use crate::measure::rig::Rig;
 
-/// Time without use until a sandbox is frozen: the shortest that the daemon takes.
-const FREEZE_MS: u64 = 1_000;
-
 /// Time over which processor time is measured.
 const SPAN: Duration = Duration::from_secs(1);
-
-/// Pause between two looks at the sandboxes. A look does not count as use.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// Time limit for all to be frozen.
-const FROZEN_MAX: Duration = Duration::from_secs(120);
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let packs = rig.packs;
     for pack in packs {
         let hello = Language::of(pack)?.hello();
-        let idle = IdleOptions { freeze_ms: Some(Some(FREEZE_MS)), ..IdleOptions::default() };
-        let language_pack = Some(pack.clone());
-        let wanted = CreateSandbox { language_pack, idle: Some(idle), ..CreateSandbox::default() };
+        let wanted = freezing(pack);
         rig.settle()?;
         let mut ids = Vec::new();
         for _ in 0..rig.iterations {
@@ -58,24 +46,4 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
         }
     }
     Ok(())
-}
-
-/// Waits until `count` sandboxes are frozen; returns the process ids of their VMMs.
-fn frozen(rig: &mut Rig, count: usize) -> Result<Vec<u32>, MeasureError> {
-    let since = Instant::now();
-    loop {
-        rig.interrupt.check()?;
-        let sandboxes = rig.connection.sandboxes()?;
-        let frozen = sandboxes.iter().filter(|sandbox| sandbox.phase == SandboxPhase::Frozen);
-        let pids: Vec<_> = frozen.filter_map(|sandbox| sandbox.vmm_pid).collect();
-        if pids.len() == count {
-            return Ok(pids);
-        }
-        if since.elapsed() > FROZEN_MAX {
-            let seen =
-                format!("{} of {count} sandboxes are frozen after {FROZEN_MAX:?}", pids.len());
-            return Err(MeasureError::Busy { seen });
-        }
-        thread::sleep(LOOK_AGAIN);
-    }
 }

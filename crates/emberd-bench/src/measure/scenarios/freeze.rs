@@ -2,35 +2,22 @@
 //! same exec in the sandbox awake, and the processor time of its VMM awake and frozen.
 
 use std::thread;
-use std::time::{Duration, Instant};
-
-use emberd_api::{CreateSandbox, IdleOptions, SandboxPhase};
+use std::time::Duration;
 
 use crate::measure::error::MeasureError;
+use crate::measure::idle::{freezing, frozen};
 use crate::measure::proc;
 use crate::measure::programs::Language;
 use crate::measure::rig::{Rig, WARM_UPS};
 
-/// Time without use until the sandbox is frozen: the shortest that the daemon takes.
-const FREEZE_MS: u64 = 1_000;
-
 /// Time over which the processor time of a VMM is measured; less than until it is frozen.
 const SPAN: Duration = Duration::from_millis(500);
-
-/// Pause between two looks at a sandbox. A look does not count as use.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// Time limit for a sandbox to be frozen.
-const FROZEN_MAX: Duration = Duration::from_secs(60);
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let packs = rig.packs;
     for pack in packs {
         let hello = Language::of(pack)?.hello();
-        let idle = IdleOptions { freeze_ms: Some(Some(FREEZE_MS)), ..IdleOptions::default() };
-        let language_pack = Some(pack.clone());
-        let wanted = CreateSandbox { language_pack, idle: Some(idle), ..CreateSandbox::default() };
-        let (id, _) = rig.connection.create_as(&wanted)?;
+        let (id, _) = rig.connection.create_as(&freezing(pack))?;
         for _ in 0..WARM_UPS {
             rig.exec(&id, &hello)?;
         }
@@ -41,7 +28,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
             rig.record.call(&format!("exec_awake_{pack}"), &awake);
             rig.settle()?;
             busy(rig, &format!("busy_awake_{pack}"), pid);
-            frozen(rig, &id)?;
+            frozen(rig, 1)?;
             busy(rig, &format!("busy_frozen_{pack}"), pid);
             let (_, thawing) = rig.exec(&id, &hello)?;
             let thaw = thawing.stages().into_iter().find(|(stage, _)| stage == "thaw");
@@ -65,22 +52,5 @@ fn busy(rig: &mut Rig, series: &str, pid: Option<u32>) {
     thread::sleep(SPAN);
     if let Some(after) = pid.and_then(proc::processor_time) {
         rig.record.time(series, after.saturating_sub(before));
-    }
-}
-
-/// Waits until the sandbox is frozen.
-fn frozen(rig: &mut Rig, id: &str) -> Result<(), MeasureError> {
-    let since = Instant::now();
-    loop {
-        rig.interrupt.check()?;
-        let phase = rig.connection.sandbox(id)?.phase;
-        if phase == SandboxPhase::Frozen {
-            return Ok(());
-        }
-        if since.elapsed() > FROZEN_MAX {
-            let seen = format!("the sandbox is {phase:?} after {FROZEN_MAX:?} without use");
-            return Err(MeasureError::Busy { seen });
-        }
-        thread::sleep(LOOK_AGAIN);
     }
 }
