@@ -101,6 +101,8 @@ error_codes! {
     RangeNotSatisfiable,
     /// The sandbox has no space left.
     NoSpace,
+    /// The daemon's host has no space left for another sandbox.
+    HostFull,
     /// The `Idempotency-Key` was used for another request.
     KeyReused,
     /// The program could not be started in the sandbox.

@@ -1,7 +1,7 @@
 //! Errors of opening the sandboxes, creating one, finding one and operating on one.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use emberd_guest::{ChannelError, GuestError};
@@ -167,6 +167,14 @@ pub enum CreateError {
         /// Why.
         source: BootError,
     },
+    /// The host's disk is full.
+    #[error("no space is left for {}", path.display())]
+    NoSpace {
+        /// The file or directory that could not be made.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Its record could not be written.
     #[error("cannot write to {}", dir.display())]
     Record {
@@ -207,7 +215,32 @@ pub enum CreateError {
     },
 }
 
+/// Whether the file system, or a quota on it, has no room for what was to be written.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 impl CreateError {
+    /// The microVM of the sandbox `id` could not be booted.
+    pub(crate) fn boot(id: SandboxId, source: BootError) -> Self {
+        match source {
+            BootError::Prepare { path, source } if is_full(&source) => {
+                Self::NoSpace { path, source }
+            }
+            source => Self::Boot { id, source },
+        }
+    }
+
+    /// The journal in `dir` could not be written.
+    pub(crate) fn record(dir: &Path, source: io::Error) -> Self {
+        let dir = dir.to_owned();
+        if is_full(&source) {
+            Self::NoSpace { path: dir, source }
+        } else {
+            Self::Record { dir, source }
+        }
+    }
+
     pub(crate) fn unanswered(id: SandboxId, error: AnswerError) -> Self {
         match error {
             AnswerError::Died { reason, console } => Self::Died { id, reason, console },

@@ -33,11 +33,11 @@ pub(crate) async fn boot(
     let id = sandbox.id;
     let started = Instant::now();
     let spec = base.boot_spec(sandbox, image, kind);
-    let vm = base.vmm.boot(spec).await.map_err(|source| CreateError::Boot { id, source })?;
+    let vm = base.vmm.boot(spec).await.map_err(|source| CreateError::boot(id, source))?;
     let vmm_time = started.elapsed();
     sandbox
         .journal_as(Stage::Making)
-        .map_err(|source| CreateError::Record { dir: sandbox.dir.clone(), source })?;
+        .map_err(|source| CreateError::record(&sandbox.dir, source))?;
     match answer(&vm, started, base.config.boot_timeout, connect(&vm)).await {
         Ok((link, welcome)) => {
             let guest_time = started.elapsed().saturating_sub(vmm_time);

@@ -112,7 +112,7 @@ async fn hand_out(
         limit::tell(&sources.base, sandbox, limits).await?;
         sandbox.lease.lock().begin(Boottime::now());
         let journaled = sandbox.journal_as(Stage::Running);
-        journaled.map_err(|source| CreateError::Record { dir: sandbox.dir.clone(), source })
+        journaled.map_err(|source| CreateError::record(&sandbox.dir, source))
     };
     match begun.await {
         Ok(()) => {

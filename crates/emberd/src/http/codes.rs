@@ -160,6 +160,8 @@ failures! {
         Self::Draining => Draining "another daemon, or this one after its restart, creates sandboxes",
         Self::ShuttingDown => ShuttingDown,
         Self::Deleted(_) => SandboxGone,
+        Self::NoSpace { .. } => HostFull "make room on the file systems of --run-dir and --disk-dir; \
+            the sandboxes that exist go on",
         Self::Record { .. } => Internal,
         Self::Disk { .. } | Self::Lost { .. } => BootFailed,
         Self::Boot { .. } | Self::Died { .. } | Self::NotReady { .. } | Self::Guest { .. } =>

@@ -108,7 +108,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::ProcessEnded
         | ErrorCode::ContextDead => StatusCode::CONFLICT,
         ErrorCode::KeyReused | ErrorCode::NotStarted => StatusCode::UNPROCESSABLE_ENTITY,
-        ErrorCode::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+        ErrorCode::NoSpace | ErrorCode::HostFull => StatusCode::INSUFFICIENT_STORAGE,
         ErrorCode::SandboxGone => StatusCode::GONE,
         ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,

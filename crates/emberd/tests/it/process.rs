@@ -17,6 +17,7 @@ use crate::{packs, wait};
 mod adoption;
 mod callers;
 mod egress;
+mod full_disk;
 mod hostile;
 mod kills;
 mod lost_agents;
