@@ -4,6 +4,7 @@
 # exits with code 77.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+export PYTHONPATH=$PWD/../clients/python/src
 
 failed=0
 for example in */example.py */example.sh; do

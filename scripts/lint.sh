@@ -42,6 +42,6 @@ lint shellcheck < <(git ls-files '*.sh' .ci/run)
 lint shellcheck --severity=warning < <(find "$inside" -name '*.sh')
 # Not tests' programs: what they do wrong they do on purpose.
 lint "${RUFF:-ruff}" check --quiet --config scripts/ruff.toml \
-  < <(git ls-files rootfs/'*.py' examples/'*.py' scripts/'*.py' && find "$inside" -name '*.py')
+  < <(git ls-files rootfs/'*.py' examples/'*.py' scripts/'*.py' clients/'*.py' && find "$inside" -name '*.py')
 lint check_each < <(git ls-files rootfs/'*.js' && find "$inside" -name '*.js')
 exit "$status"

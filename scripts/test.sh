@@ -134,6 +134,7 @@ cargo fmt --version >/dev/null 2>&1 || rustup --quiet component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup --quiet component add clippy
 
 install_ruff || true
+scripts/clients.sh tools || true
 tally "linters" "$lint_verdicts" scripts/lint.sh
 check "rustfmt" cargo fmt --all --check || true
 check "clippy" cargo clippy --quiet --locked --workspace --all-targets -- -D warnings || true

@@ -1,41 +1,43 @@
 #!/usr/bin/env python3
 """Shows the errors that a caller can get, and results that are not errors."""
 
-import os
-import sys
-
-sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from daemon import call, sandbox
+import emberd
 
 
-def refused(expected_status, expected_code, answer):
-    status, body = answer
-    assert (status, body["code"]) == (expected_status, expected_code), answer
-    print(status, body["code"], "-", body["error"])
+def refused(kind, code, call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+    except kind as error:
+        assert error.code == code, error
+        print(error.status, error.code, "-", error.message)
+    else:
+        raise AssertionError(f"{code} was expected")
 
 
-refused(400, "unknown_pack", call("POST", "/sandboxes", {"language_pack": "cobol"}))
-refused(400, "invalid_json", call("POST", "/sandboxes", ["not", "an", "object"]))
-refused(404, "unknown_sandbox", call("POST", "/sandboxes/sb_000000000000/exec", {"code": ""}))
-refused(404, "unknown_route", call("GET", "/no-such-route"))
-refused(405, "method_not_allowed", call("PUT", "/sandboxes"))
+client = emberd.Client()
+unknown = emberd.Sandbox("sb_000000000000", client)
+refused(emberd.InvalidRequest, "unknown_pack", emberd.Sandbox.create, "cobol")
+refused(emberd.InvalidRequest, "invalid_json", client.create_sandbox, ["not", "an", "object"])
+refused(emberd.NotFound, "unknown_sandbox", unknown.exec, "")
+refused(emberd.NotFound, "unknown_sandbox", client.delete_sandbox, unknown.id)
 
-with sandbox("python") as path:
-    refused(400, "invalid_json", call("POST", path + "/exec", {"code": 42}))
-    refused(400, "invalid_request", call("POST", path + "/exec", {"code": "", "timeout_ms": 0}))
+with emberd.Sandbox.create("python") as sandbox:
+    refused(emberd.InvalidRequest, "invalid_json", sandbox.exec, 42)
+    refused(emberd.InvalidRequest, "invalid_request", sandbox.exec, "", timeout=0)
+    refused(emberd.NotFound, "not_found", sandbox.files.read, "/no/such/file")
 
-    # An exception in the program is not an API error: the answer is a 200 with its exit code.
-    status, outcome = call("POST", path + "/exec", {"code": "1/0"})
-    assert (status, outcome["exit_code"], outcome["error"]) == (200, 1, None), outcome
-    assert "ZeroDivisionError" in outcome["stderr"], outcome
-    print("200, exit code 1:", outcome["stderr"].splitlines()[-1])
+    # An exception in the program is not an API error, but an outcome with its exit code.
+    outcome = sandbox.exec("1/0")
+    assert (outcome.exit_code, outcome.error) == (1, None), outcome.raw
+    try:
+        outcome.check()
+    except emberd.ProgramFailed as error:
+        assert "ZeroDivisionError" in str(error)
+    print("exit code 1:", outcome.stderr.splitlines()[-1])
 
     # A time limit is not one either: `error` says what happened, and the sandbox keeps working.
-    endless = {"code": "while True: pass", "timeout_ms": 500}
-    status, outcome = call("POST", path + "/exec", endless)
-    assert (status, outcome["exit_code"], outcome["timed_out"]) == (200, -1, True), outcome
-    assert outcome["error"] == "execution timed out", outcome
-    print("200,", outcome["error"])
-    status, outcome = call("POST", path + "/exec", {"code": "print('still here')"})
-    assert outcome["stdout"] == "still here\n", outcome
-refused(404, "unknown_sandbox", call("DELETE", path))
+    outcome = sandbox.exec("while True: pass", timeout=0.5)
+    assert (outcome.exit_code, outcome.timed_out) == (-1, True), outcome.raw
+    assert outcome.error == "execution timed out", outcome.raw
+    print(outcome.error)
+    assert sandbox.exec("print('still here')").stdout == "still here\n"

@@ -5,6 +5,7 @@
 //! daemon, so the same stories run on another driver, kernel or host.
 
 mod adoption;
+mod clients;
 mod clones;
 mod confinement;
 mod contexts;

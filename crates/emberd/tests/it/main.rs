@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod api;
 #[cfg(test)]
+mod clients;
+#[cfg(test)]
 mod e2e;
 #[cfg(test)]
 mod lives;

@@ -1,0 +1,203 @@
+"""Connections over asyncio. `_sync/_net.py` has the same names over blocking sockets; everything
+that stands on them is written once, here, and translated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import socket
+import struct
+from types import TracebackType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    BinaryIO,
+    Callable,
+    Coroutine,
+    Generator,
+    Generic,
+    Iterable,
+    TypeVar,
+    Union,
+)
+
+from .._address import Address, check_listener
+from ..errors import EmberdError, TimedOut, Unreachable
+
+if TYPE_CHECKING:
+    import ssl
+
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+
+T = TypeVar("T")
+
+#: Called with something that has happened. Of the asynchronous client it may be a coroutine.
+Told = Callable[[T], Union[None, Awaitable[None]]]
+
+#: Content of an upload: bytes, a file that is open for reading, or pieces.
+Content = Union[bytes, str, BinaryIO, Iterable[bytes], AsyncIterable[bytes]]
+
+#: Longest wait for a connection, in seconds.
+CONNECT_S_MAX = 10.0
+
+#: Most bytes that are read at once (256 KiB).
+READ_BYTES = 256 << 10
+
+sleep = asyncio.sleep
+
+
+class Opening(Generic[T]):
+    """What `async with` enters and `await` returns: the one that a coroutine makes.
+
+    What is made here has nothing to do when it is entered; leaving it closes it.
+    """
+
+    def __init__(self, making: Coroutine[Any, Any, T]) -> None:
+        self._making = making
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._making.__await__()
+
+    async def __aenter__(self) -> T:
+        made = await self._making
+        self._made: Any = made
+        return made
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._made.__aexit__(kind, error, traceback)
+
+
+def opening(make: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Opening[T]]:
+    """Lets `async with` take what a method returns, without another `await`."""
+
+    @functools.wraps(make)
+    def begin(*args: P.args, **kwargs: P.kwargs) -> Opening[T]:
+        return Opening(make(*args, **kwargs))
+
+    return begin
+
+
+async def tell(told: Told[T] | None, something: T) -> None:
+    """Calls `told`, if there is one."""
+    if told is not None:
+        waiting = told(something)
+        if waiting is not None:
+            await waiting
+
+
+async def pieces(content: Content) -> AsyncIterator[bytes]:
+    """The pieces of an upload."""
+    if isinstance(content, str):
+        content = content.encode()
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        if content:
+            yield bytes(content)
+    elif hasattr(content, "read"):
+        while piece := content.read(READ_BYTES):
+            yield piece
+    elif hasattr(content, "__aiter__"):
+        async for piece in content:
+            yield piece
+    else:
+        for piece in content:
+            yield piece
+
+
+def place() -> object:
+    """Where connections may be used: this process and this event loop."""
+    return (os.getpid(), id(asyncio.get_running_loop()))
+
+
+class Connection:
+    """One connection to a daemon."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        #: A read that was begun before anybody waits for its bytes.
+        self._early: asyncio.Task[bytes] | None = None
+
+    @classmethod
+    async def open(cls, address: Address, tls: ssl.SSLContext | None) -> Connection:
+        try:
+            streams = await asyncio.wait_for(_connect(address, tls), CONNECT_S_MAX)
+        except asyncio.TimeoutError:
+            raise Unreachable(f"{address} does not answer in {CONNECT_S_MAX:.0f} s") from None
+        except OSError as error:
+            raise Unreachable(f"cannot connect to a daemon at {address}: {error}") from error
+        connection = cls(*streams)
+        if address.path is not None:
+            try:
+                check_listener(streams[1].get_extra_info("socket"), address)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    async def write(self, data: bytes, timeout: float | None) -> None:
+        self._writer.write(data)
+        await _within(self._writer.drain(), timeout)
+
+    async def read(self, timeout: float | None) -> bytes:
+        """The next bytes; none at the end."""
+        early, self._early = self._early, None
+        return await _within(early or self._reader.read(READ_BYTES), timeout)
+
+    async def has_input(self) -> bool:
+        """Whether bytes, or the end, have arrived. Never waits."""
+        if self._early is None:
+            self._early = asyncio.ensure_future(self._reader.read(READ_BYTES))
+        await asyncio.sleep(0)
+        return self._early.done()
+
+    def is_idle(self) -> bool:
+        """Whether the connection is open and nothing has arrived that nobody asked for."""
+        return not (self._early or self._writer.is_closing() or self._reader.at_eof())
+
+    def end(self) -> None:
+        """Ends the bytes to the daemon. Those from it go on."""
+        if not self._writer.can_write_eof():
+            raise EmberdError("TLS cannot end one direction: close the tunnel instead")
+        self._writer.write_eof()
+
+    def close(self, *, reset: bool = False) -> None:
+        """Closes the connection at once; with `reset`, so that the other side sees an error."""
+        if self._early is not None:
+            self._early.cancel()
+        connected = self._writer.get_extra_info("socket")
+        if reset and connected is not None and connected.fileno() >= 0:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        try:
+            self._writer.transport.abort()
+        except RuntimeError:
+            pass  # The event loop is closed, and the connection with it.
+
+
+async def _connect(
+    address: Address, tls: ssl.SSLContext | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if address.path is not None:
+        return await asyncio.open_unix_connection(address.path, limit=READ_BYTES)
+    host = address.host
+    return await asyncio.open_connection(host, address.port, ssl=tls, limit=READ_BYTES)
+
+
+async def _within(waiting: Awaitable[T], timeout: float | None) -> T:
+    if timeout is None:
+        return await waiting
+    try:
+        return await asyncio.wait_for(waiting, timeout)
+    except asyncio.TimeoutError:
+        raise TimedOut(f"the daemon was silent for {timeout:g} s") from None

@@ -1,0 +1,132 @@
+//! Packages of other languages, by their own tests: against servers that fail, and against this
+//! daemon over the double. `e2e/clients.rs` has those against real microVMs.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use rustix::process::Signal;
+
+use crate::process::{Daemon, Room};
+
+/// Lowest version of Python that the package supports.
+const PYTHON_MIN: (u32, u32) = (3, 10);
+
+/// Modules of tests that bring their own servers.
+const ALONE: [&str; 6] = [
+    "tests.test_http",
+    "tests.test_surface",
+    "tests.test_processes",
+    "tests.test_aio_faults",
+    "tests.test_aio_streams",
+    "tests.test_sync",
+];
+
+/// Modules of tests that take a daemon at `EMBERD_ADDR`.
+const WITH_DAEMON: [&str; 2] = ["tests.test_aio_daemon", "tests.test_sync_daemon"];
+
+#[test]
+fn the_python_package_holds_against_servers_that_fail() {
+    let Some(python) = Python::find() else { return };
+    python.passes(&ALONE, &[]);
+}
+
+#[tokio::test]
+async fn the_python_package_does_what_the_api_offers() {
+    let Some(python) = Python::find() else { return };
+    let room = Room::new();
+    let mut command = room.command();
+    command.arg("--socket").arg(room.path("emberd.sock"));
+    let mut daemon = Daemon::spawn(command);
+    let socket = format!("unix:{}", room.path("emberd.sock").display());
+    let variables = [("EMBERD_ADDR", daemon.addr.as_str()), ("EMBERD_TEST_SOCKET", &socket)];
+    python.passes(&WITH_DAEMON, &variables);
+    let left = daemon.client.list().await.unwrap().sandboxes;
+    assert!(left.is_empty(), "{left:?}");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    room.close().await;
+}
+
+/// With the tools of `clients/python/requirements.txt`, which `scripts/clients.sh tools` installs.
+#[tokio::test]
+async fn the_python_package_is_typed_and_installed_and_shows_in_notebooks() {
+    let Some(python) = Python::with_tools() else { return };
+    let room = Room::new();
+    let mut daemon = room.start();
+    let variables = [("EMBERD_ADDR", daemon.addr.as_str())];
+    python.passes(&["tests.test_package"], &variables);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    room.close().await;
+}
+
+/// A Python of the host.
+pub struct Python {
+    program: PathBuf,
+}
+
+impl Python {
+    /// The host's own; none, which is a skip, where it has none that is new enough.
+    pub fn find() -> Option<Self> {
+        let python = Self { program: "python3".into() };
+        let asked = Command::new(&python.program)
+            .args(["-c", "import sys; print(sys.version_info[0], sys.version_info[1])"])
+            .output();
+        let text = asked.map(|output| text(&output.stdout)).unwrap_or_default();
+        let version = text.trim().split_once(' ').and_then(|(major, minor)| {
+            Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
+        });
+        let new_enough = version.is_some_and(|version| version >= PYTHON_MIN);
+        emberd_testing::needs(new_enough, "no python3 of 3.10 or later").then_some(python)
+    }
+
+    /// The one that `EMBERD_PYTHON` names, or that `scripts/clients.sh tools` made; none, which is
+    /// a skip, where there is neither.
+    pub fn with_tools() -> Option<Self> {
+        let named = std::env::var_os("EMBERD_PYTHON").map(PathBuf::from);
+        let made = || {
+            let exe = std::env::current_exe().unwrap();
+            let places = exe.ancestors().map(|dir| dir.join("python/bin/python"));
+            places.into_iter().find(|path| path.exists())
+        };
+        let program = named.or_else(made);
+        let why = "no Python with the client's tools: run scripts/clients.sh tools";
+        emberd_testing::needs(program.is_some(), why).then_some(Self { program: program? })
+    }
+
+    /// Runs modules of tests, all of which must pass. What they skip is a skip of this test.
+    pub fn passes(&self, modules: &[&str], variables: &[(&str, &str)]) {
+        let output = self.run(modules, variables);
+        let printed = text(&output.stderr);
+        assert!(output.status.success(), "{}\n{printed}", text(&output.stdout));
+        let verdict = printed.lines().last().unwrap_or_default();
+        assert!(verdict.starts_with("OK"), "no verdict in: {printed}");
+        assert!(!printed.contains("Ran 0 tests"), "{printed}");
+        for line in printed.lines().filter(|line| line.contains(" ... skipped ")) {
+            emberd_testing::skip(line);
+        }
+    }
+
+    fn run(&self, modules: &[&str], variables: &[(&str, &str)]) -> Output {
+        Command::new(&self.program)
+            .args(["-W", "error::ResourceWarning", "-m", "unittest", "-v"])
+            .args(modules)
+            .current_dir(package())
+            .env_remove("EMBERD_URL")
+            .env_remove("EMBERD_API_KEY")
+            .env("PYTHONPATH", "src")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .envs(variables.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
+            .output()
+            .unwrap()
+    }
+}
+
+fn package() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients/python")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

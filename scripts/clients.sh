@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# What the clients in other languages take:
+#   scripts/clients.sh generate   writes their generated files, of which a test tells that they are old
+#   scripts/clients.sh tools      installs the tools of the Python package's own checks, from PyPI,
+#                                 into target/python
+set -euo pipefail
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/setup.sh"
+package=clients/python
+
+# Writes the types of the API from the frozen OpenAPI document, and the synchronous Python package
+# from the asynchronous one.
+generate() {
+  python3 "$package/tools/generate_types.py"
+  python3 "$package/tools/generate_sync.py"
+}
+
+# A package index that is slow or away is asked again.
+tools() {
+  local environment=$target_dir/python wanted=$package/requirements.txt
+  cmp -s "$wanted" "$environment/requirements.txt" && return
+  python3 -c 'import ensurepip' 2>/dev/null || install_packages ensurepip:python3-venv
+  python3 -m venv --clear "$environment"
+  "$environment/bin/pip" --quiet install --retries 10 --requirement "$wanted" || {
+    echo "error: the tools of the Python package were not installed, see above" >&2
+    echo "hint: they come from PyPI over the network: look at proxies and at pip's configuration" >&2
+    return 1
+  }
+  cp "$wanted" "$environment/requirements.txt"
+}
+
+case ${1-} in
+  generate | tools) "$1" ;;
+  *) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+esac
