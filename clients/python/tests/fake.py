@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import threading
 from typing import Any, Callable, Iterable, Iterator
@@ -41,13 +42,23 @@ Handler = Callable[[Request], "bytes | Iterable[bytes]"]
 class FakeDaemon:
     """Listens while the `with` lasts. `handler` gives the bytes of each answer, or raises `Cut`."""
 
-    def __init__(self, handler: Handler, *, reads_bodies: bool = True) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        reads_bodies: bool = True,
+        host: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.handler = handler
         self.reads_bodies = reads_bodies
         self.requests: list[Request] = []
         #: Set when a connection has ended while an answer was being sent.
         self.hung_up = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=family)
+        self._tls = tls
+        self._host = f"[{host}]" if ":" in host else host
         self._listener.settimeout(30)
         self._connections: list[socket.socket] = []
         self._closing = False
@@ -55,7 +66,7 @@ class FakeDaemon:
 
     @property
     def address(self) -> str:
-        return "127.0.0.1:%d" % self._listener.getsockname()[1]
+        return f"{self._host}:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> FakeDaemon:
         self._thread.start()
@@ -64,7 +75,7 @@ class FakeDaemon:
     def __exit__(self, *_: object) -> None:
         self._closing = True
         # Wakes the thread that accepts.
-        socket.create_connection(self._listener.getsockname()).close()
+        socket.create_connection(self._listener.getsockname()[:2]).close()
         self._thread.join()
         self._listener.close()
         for connection in self._connections:
@@ -85,6 +96,9 @@ class FakeDaemon:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+                self._connections.append(connection)
             file = connection.makefile("rb")
             while (request := self._read(file)) is not None:
                 self._answer(connection, request)

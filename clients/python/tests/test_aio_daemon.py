@@ -107,10 +107,10 @@ class Life(WithSandbox):
             self.assertEqual((await same.exec("echo hi")).stdout, "hi\n")
 
     async def test_events_of_the_daemon(self) -> None:
-        async with await self.sandbox.events(follow=False) as events:
+        async with self.sandbox.events(follow=False) as events:
             kinds = [event["event"] async for event in events]
         self.assertEqual(kinds, ["created", "running"])
-        async with await self.sandbox.events() as following:
+        async with self.sandbox.events() as following:
             await self.sandbox.delete()
             async for event in following:
                 if event["event"] == "deleted":
@@ -185,7 +185,7 @@ class Programs(WithSandbox):
             ["sh", "-c", f"head -c {count} /dev/zero | tr '\\0' x"]
         ) as process:
             self.assertEqual((await process.wait(timeout=120)).exit_code, 0)
-            async with await process.events() as events:
+            async with process.events() as events:
                 seen = [event async for event in events]
             kinds = {event["event"] for event in seen}
             self.assertTrue({"gap", "stdout", "exit"} <= kinds, kinds)
@@ -226,7 +226,7 @@ class Runs(WithSandbox):
             self.assertEqual((await context.run("echo $A; pwd")).stdout, "b\n/\n")
             run = await context.run("sleep 600", timeout=0.2)
             self.assertEqual((run.timed_out, run.ok), (True, False))
-            async with await context.stream("echo a; sleep 600") as events:
+            async with context.stream("echo a; sleep 600") as events:
                 async for event in events:
                     if event["event"] == "stdout":
                         await context.interrupt()
@@ -235,7 +235,7 @@ class Runs(WithSandbox):
             found = await self.sandbox.contexts.get(context.id)
             await found.restart()
             self.assertEqual((await context.run("echo $?")).execution_count, 1)
-            async with await context.events() as events:
+            async with context.events() as events:
                 async for event in events:
                     self.assertEqual(event["event"], "started")
                     break
@@ -245,7 +245,7 @@ class Runs(WithSandbox):
 
     async def test_leaving_the_events_interrupts_the_run(self) -> None:
         context = await self.sandbox.contexts.open()
-        async with await context.stream("echo begun; sleep 600") as events:
+        async with context.stream("echo begun; sleep 600") as events:
             async for event in events:
                 if event["event"] == "stdout":
                     break
@@ -389,7 +389,7 @@ class Network(WithSandbox):
             self.assertEqual((await sandbox.egress.check("b.example", 80))["reason"], "no_rule")
             kinds = {one["kind"] for one in (await sandbox.egress.log(limit=5))["records"]}
             self.assertEqual(kinds, {"policy"})
-            async with await sandbox.egress.follow() as records:
+            async with sandbox.egress.follow() as records:
                 async for record in records:
                     self.assertEqual((record["seq"], record["kind"]), (1, "policy"))
                     break

@@ -5,6 +5,10 @@ servers.
 from __future__ import annotations
 
 import os
+import shutil
+import ssl
+import subprocess
+import tempfile
 import unittest
 from typing import Any
 from unittest import mock
@@ -29,6 +33,7 @@ from .fake import Cut, FakeDaemon, Request, answer, chunked, refusal, sse
 
 _session.RETRY_PAUSE_S = streams.RETRY_PAUSE_S = 0.0
 
+EXIT = {"id": 0, "event": "exit", "exit_code": 0}
 CREATED = {"id": "sb_1"}
 
 
@@ -112,6 +117,44 @@ class Answers(unittest.IsolatedAsyncioTestCase):
             emberd.Sandbox("sb_1", emberd.Client("unix:/c")).url(80)
         with self.assertRaises(Unreachable):
             await emberd.Client("unix:/nonexistent/emberd.sock").get_info()
+
+
+class Transports(unittest.IsolatedAsyncioTestCase):
+    async def test_ipv6(self) -> None:
+        try:
+            daemon = FakeDaemon(lambda _: answer({"n": 6}), host="::1")
+        except OSError:
+            return  # A host without IPv6 has no such daemons. `test_http` has the addresses.
+        with daemon:
+            async with emberd.Client(f"http://{daemon.address}") as client:
+                self.assertEqual(await client.get_info(), {"n": 6})
+            self.assertEqual(daemon.requests[0].headers["host"], daemon.address)
+
+    @unittest.skipUnless(shutil.which("openssl"), "for want of openssl")
+    async def test_https_with_a_certificate_of_ones_own(self) -> None:
+        with tempfile.TemporaryDirectory() as temp:
+            key, certificate = f"{temp}/key", f"{temp}/certificate"
+            make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 2".split()
+            names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+            run = [*make, *names, "-keyout", key, "-out", certificate]
+            subprocess.run(run, check=True, capture_output=True)
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(certificate, key)
+            with FakeDaemon(lambda _: chunked([sse(EXIT)]), tls=tls) as daemon:
+                url = f"https://{daemon.address}"
+                async with emberd.Client(url, ca_cert=certificate) as client:
+                    for _ in range(2):
+                        async with await client.follow_process("s", 7) as events:
+                            self.assertEqual([event async for event in events], [EXIT])
+                with mock.patch.dict(os.environ, EMBERD_CA_CERT=certificate):
+                    async with emberd.Client(url) as client:
+                        await (await client.follow_process("s", 7)).aclose()
+                with self.assertRaisesRegex(Unreachable, "(?i)certificate verify failed"):
+                    await emberd.Client(url).get_info()
+            with self.assertRaisesRegex(
+                EmberdError, "cannot read the certificates in /nonexistent"
+            ):
+                await emberd.Client(url, ca_cert="/nonexistent").get_info()
 
 
 class Retries(unittest.IsolatedAsyncioTestCase):

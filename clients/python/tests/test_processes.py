@@ -21,27 +21,29 @@ from .fake import FakeDaemon, Request, answer, chunked, sse
 CONTEXT: Any = {"id": "c"}
 STARTED = {"id": 1, "event": "started", "execution_count": 1}
 
-#: An upload of a generated GiB, and the most memory that the process had, in KiB.
+#: An upload of so many MiB, and how much memory it took at most, in KiB.
 UPLOAD = """
 import resource, sys
 import emberd
 
+mebibytes = int(sys.argv[3])
+
 def zeros():
     piece = bytes(1 << 20)
-    for _ in range(1 << 10):
+    for _ in range(mebibytes):
         yield piece
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 files = emberd.Sandbox("s", emberd.Client(sys.argv[1])).files
 if sys.argv[2] == "file":
     with open("/dev/zero", "rb", buffering=0) as file:
-        class GiB:
-            left = 1 << 30
+        class Zeros:
+            left = mebibytes << 20
             def read(self, size):
                 piece = file.read(min(size, self.left))
                 self.left -= len(piece)
                 return piece
-        files.write("/a", GiB(), length=1 << 30)
+        files.write("/a", Zeros(), length=mebibytes << 20)
 else:
     files.write("/a", zeros())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -213,16 +215,21 @@ class Sharing(unittest.TestCase):
 
 
 class Resources(unittest.TestCase):
+    def check_upload(self, kind: str, mebibytes: int) -> None:
+        with (
+            FakeDaemon(lambda _: answer({})) as daemon,
+            python(UPLOAD, daemon.address, kind, str(mebibytes)) as process,
+        ):
+            printed, errors = process.communicate()
+            self.assertEqual(process.returncode, 0, errors)
+            self.assertEqual(daemon.requests[0].body_bytes, mebibytes << 20)
+            self.assertLess(int(printed), 24 << 10)
+
     def test_an_upload_of_a_gibibyte_takes_no_memory(self) -> None:
-        for kind in ("pieces", "file"):
-            with (
-                FakeDaemon(lambda _: answer({})) as daemon,
-                python(UPLOAD, daemon.address, kind) as process,
-            ):
-                printed, errors = process.communicate()
-                self.assertEqual(process.returncode, 0, errors)
-                self.assertEqual(daemon.requests[0].body_bytes, 1 << 30)
-                self.assertLess(int(printed), 24 << 10)
+        self.check_upload("pieces", 1024)
+
+    def test_an_upload_of_a_file_takes_no_memory(self) -> None:
+        self.check_upload("file", 256)
 
     def test_the_import_drags_nothing_heavy_in(self) -> None:
         heavy = (

@@ -63,8 +63,7 @@ def _content(path: str, size: int) -> Iterator[bytes]:
 def unpack(archive: IO[bytes], directory: str) -> None:
     """Unpacks an archive of strangers into a directory, which is made.
 
-    # Errors
-    `EmberdError` for a name or a link that leads outside, `OSError` of this machine.
+    Raises `EmberdError` for a name or a link that leads outside, `OSError` of this machine.
     """
     root = os.path.realpath(directory)
     os.makedirs(root, exist_ok=True)
@@ -75,6 +74,7 @@ def unpack(archive: IO[bytes], directory: str) -> None:
             for member in members:
                 path = _inside(root, member.name)
                 if member.isdir():
+                    _check_within(root, path, member.name)
                     os.makedirs(path, exist_ok=True)
                     folders.append((path, member.mode))
                 elif member.issym() or member.islnk():
@@ -86,8 +86,10 @@ def unpack(archive: IO[bytes], directory: str) -> None:
     except tarfile.TarError as error:
         raise EmberdError(f"the archive cannot be read: {error}") from error
     # Links come last, so that nothing is written through one.
-    for member in sorted(links, key=lambda one: one.issym()):
-        _link(root, member)
+    for member in links:
+        if member.islnk():
+            _hard_link(root, member)
+    _symlinks(root, [member for member in links if member.issym()])
     for path, mode in reversed(folders):
         os.chmod(path, mode & _MODE_BITS | stat.S_IRWXU)
 
@@ -97,36 +99,71 @@ def _inside(root: str, name: str) -> str:
     if ".." in parts or name.startswith("/"):
         raise EmberdError(f"{name!r} of the archive leads outside the directory")
     path = os.path.join(root, *parts)
-    if (
-        os.path.commonpath([root, os.path.realpath(os.path.dirname(path) if parts else path)])
-        != root
-    ):
-        raise EmberdError(f"{name!r} would be written through a link that leads outside")
+    if parts:
+        _check_within(root, os.path.dirname(path), name)
     return path
+
+
+def _check_within(root: str, directory: str, name: str) -> None:
+    if not _leads_inside(root, directory):
+        raise EmberdError(f"{name!r} would be written through a link that leads outside")
+
+
+def _leads_inside(root: str, path: str) -> bool:
+    return os.path.commonpath([root, os.path.realpath(path)]) == root
 
 
 def _write(path: str, content: IO[bytes], mode: int) -> None:
     import shutil
 
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    if os.path.lexists(path) and not os.path.isdir(path):
-        os.unlink(path)  # Not through a link, and other names of the file keep their content.
+    _clear(path)
     with open(path, "xb") as file:
         shutil.copyfileobj(content, file, _READ_BYTES)
     os.chmod(path, mode & _MODE_BITS | stat.S_IRUSR | stat.S_IWUSR)
 
 
-def _link(root: str, member: tarfile.TarInfo) -> None:
+def _hard_link(root: str, member: tarfile.TarInfo) -> None:
+    path = _free(root, member)
+    os.link(_inside(root, member.linkname), path, follow_symlinks=False)
+
+
+def _symlinks(root: str, members: list[tarfile.TarInfo]) -> None:
+    """Makes all links, and then looks where they lead: one may lead through another."""
+    made = []
+    try:
+        for member in members:
+            path = _free(root, member)
+            target = os.path.normpath(os.path.join(os.path.dirname(path), member.linkname))
+            if os.path.isabs(member.linkname) or os.path.commonpath([root, target]) != root:
+                raise _outside(member)
+            os.symlink(member.linkname, path)
+            made.append((path, member))
+        for path, member in made:
+            if not _leads_inside(root, path):
+                raise _outside(member)
+    except BaseException:
+        for path, _ in made:
+            os.unlink(path)
+        raise
+
+
+def _free(root: str, member: tarfile.TarInfo) -> str:
+    """The path of a link, with nothing at it."""
     path = _inside(root, member.name)
+    _clear(path)
+    return path
+
+
+def _clear(path: str) -> None:
+    """Removes what is at a path: not through a link, and other names of a file keep its content."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    if os.path.lexists(path) and not os.path.isdir(path):
+    if os.path.islink(path) or os.path.isfile(path):
         os.unlink(path)
-    if member.islnk():
-        os.link(_inside(root, member.linkname), path, follow_symlinks=False)
-        return
-    target = os.path.normpath(os.path.join(os.path.dirname(path), member.linkname))
-    if os.path.isabs(member.linkname) or os.path.commonpath([root, target]) != root:
-        raise EmberdError(
-            f"the link {member.name!r} to {member.linkname!r} leads outside the directory"
-        )
-    os.symlink(member.linkname, path)
+    elif os.path.lexists(path):
+        raise EmberdError(f"{path!r} exists and is not a file")
+
+
+def _outside(member: tarfile.TarInfo) -> EmberdError:
+    return EmberdError(
+        f"the link {member.name!r} to {member.linkname!r} leads outside the directory"
+    )

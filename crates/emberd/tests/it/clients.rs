@@ -13,8 +13,9 @@ use crate::process::{Daemon, Room};
 const PYTHON_MIN: (u32, u32) = (3, 10);
 
 /// Modules of tests that bring their own servers.
-const ALONE: [&str; 6] = [
+const ALONE: [&str; 7] = [
     "tests.test_http",
+    "tests.test_tar",
     "tests.test_surface",
     "tests.test_processes",
     "tests.test_aio_faults",

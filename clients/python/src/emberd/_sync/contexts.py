@@ -84,6 +84,7 @@ class Context(Closing):
                     tell(on_result, something)
         return run
 
+    @opening
     def stream(self, code: str, *, timeout: float | None = None) -> RunEvents:
         """Runs code and returns its events as they come. Closing them before `end` interrupts
         it.
@@ -91,6 +92,7 @@ class Context(Closing):
         body = given(code=code, timeout_ms=milliseconds(timeout))
         return self._client.run_context(self._sandbox, self.id, body)
 
+    @opening
     def events(self, from_: int = 0) -> ContextEvents:
         """Events of all runs, from number `from_` on. Closing them interrupts nothing."""
         return self._client.follow_context(self._sandbox, self.id, from_=from_)

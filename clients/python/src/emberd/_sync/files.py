@@ -39,6 +39,7 @@ class Files:
         """The content of a file of UTF-8."""
         return (self.read(path, user=user)).decode()
 
+    @opening
     def stream(
         self, path: Path, *, offset: int = 0, length: int | None = None, user: str | None = None
     ) -> Download:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from .._results import Exit
 from ..errors import Broken, NotFound, SandboxGone
-from ._net import Content
+from ._net import Content, opening
 from .streams import Closing, ProcessEvents
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Process(Closing):
         self.view = view
         self.stdin = Stdin(client, sandbox, self.pid)
 
+    @opening
     def events(self, from_: int = 0) -> ProcessEvents:
         """Its events from number `from_` on, on a connection of their own."""
         return self._client.follow_process(self._sandbox, self.pid, from_=from_)

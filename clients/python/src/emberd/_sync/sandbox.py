@@ -264,10 +264,12 @@ class Sandbox(Closing):
         with self.client.get_logs(self.id, tail=tail) as log:
             return (log.read()).decode(errors="replace")
 
+    @opening
     def follow_logs(self, *, tail: int | None = None) -> Download:
         """The console log as it grows, until the sandbox ends."""
         return self.client.get_logs(self.id, follow=True, tail=tail)
 
+    @opening
     def events(self, *, after: int | None = None, follow: bool = True) -> DaemonEvents:
         """What becomes of the sandbox: the kept events, and with `follow` those that come."""
         return self.client.follow_events(sandbox=self.id, after=after, follow=follow)

@@ -71,7 +71,7 @@ class Context(Closing):
         Ctrl-C, or by the end of its task.
         """
         run = Run()
-        async with await self.stream(code, timeout=timeout) as events:
+        async with self.stream(code, timeout=timeout) as events:
             async for event in events:
                 something = run.take(event)
                 kind = event["event"]
@@ -83,6 +83,7 @@ class Context(Closing):
                     await tell(on_result, something)
         return run
 
+    @opening
     async def stream(self, code: str, *, timeout: float | None = None) -> RunEvents:
         """Runs code and returns its events as they come. Closing them before `end` interrupts
         it.
@@ -90,6 +91,7 @@ class Context(Closing):
         body = given(code=code, timeout_ms=milliseconds(timeout))
         return await self._client.run_context(self._sandbox, self.id, body)
 
+    @opening
     async def events(self, from_: int = 0) -> ContextEvents:
         """Events of all runs, from number `from_` on. Closing them interrupts nothing."""
         return await self._client.follow_context(self._sandbox, self.id, from_=from_)

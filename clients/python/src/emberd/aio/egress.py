@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Iterable
 
 from .._results import given
+from ._net import opening
 from .streams import EgressEvents
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Egress:
             self._id, after=after, decision=decision, limit=limit
         )
 
+    @opening
     async def follow(
         self, *, after: int | None = None, decision: types.EgressDecision | None = None
     ) -> EgressEvents:

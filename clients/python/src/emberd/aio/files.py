@@ -31,13 +31,14 @@ class Files:
         self, path: Path, *, offset: int = 0, length: int | None = None, user: str | None = None
     ) -> bytes:
         """The content of a file, or of a part of it."""
-        async with await self.stream(path, offset=offset, length=length, user=user) as download:
+        async with self.stream(path, offset=offset, length=length, user=user) as download:
             return await download.read()
 
     async def read_text(self, path: Path, *, user: str | None = None) -> str:
         """The content of a file of UTF-8."""
         return (await self.read(path, user=user)).decode()
 
+    @opening
     async def stream(
         self, path: Path, *, offset: int = 0, length: int | None = None, user: str | None = None
     ) -> Download:
@@ -94,7 +95,7 @@ class Files:
             return
         part = f"{local}.{os.urandom(4).hex()}.part"
         try:
-            async with await self.stream(path, user=user) as download:
+            async with self.stream(path, user=user) as download:
                 with open(part, "xb") as file:
                     async for piece in download:
                         file.write(piece)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from .._results import Exit
 from ..errors import Broken, NotFound, SandboxGone
-from ._net import Content
+from ._net import Content, opening
 from .streams import Closing, ProcessEvents
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Process(Closing):
         self.view = view
         self.stdin = Stdin(client, sandbox, self.pid)
 
+    @opening
     async def events(self, from_: int = 0) -> ProcessEvents:
         """Its events from number `from_` on, on a connection of their own."""
         return await self._client.follow_process(self._sandbox, self.pid, from_=from_)
@@ -64,7 +65,7 @@ class Process(Closing):
         exit = info.get("exit")
         if exit is not None:
             return Exit(exit)
-        async with await self.events(info["next_event"]) as events:
+        async with self.events(info["next_event"]) as events:
             events.deadline = None if timeout is None else monotonic() + timeout
             async for event in events:
                 if event["event"] == "exit":

@@ -263,10 +263,12 @@ class Sandbox(Closing):
         async with await self.client.get_logs(self.id, tail=tail) as log:
             return (await log.read()).decode(errors="replace")
 
+    @opening
     async def follow_logs(self, *, tail: int | None = None) -> Download:
         """The console log as it grows, until the sandbox ends."""
         return await self.client.get_logs(self.id, follow=True, tail=tail)
 
+    @opening
     async def events(self, *, after: int | None = None, follow: bool = True) -> DaemonEvents:
         """What becomes of the sandbox: the kept events, and with `follow` those that come."""
         return await self.client.follow_events(sandbox=self.id, after=after, follow=follow)
