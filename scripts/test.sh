@@ -101,7 +101,7 @@ live() { # the examples and emberctl's own test against a daemon with real micro
   local run_dir=$logs/run
   check "daemon starts" \
     start_daemon "$logs/emberd.log" "$target_dir/debug/emberd" --addr 127.0.0.1:0 \
-    --run-dir "$run_dir" --pool-size 1 || return 0
+    --run-dir "$run_dir" --audit-dir "$logs/audit" --pool-size 1 || return 0
   export EMBERD_ADDR=$daemon_addr
   check "templates" "$emberctl" template build python shell || true
   tally "emberctl test" "$emberctl_verdicts" "$emberctl" test

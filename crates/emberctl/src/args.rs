@@ -6,9 +6,9 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    attach, completions, context, cp, create, daemon, doctor, egress, events, exec, files, forward,
-    image, inspect, kill, logs, ls, metrics, ps, rm, run, setup, shell, template, test, timeout,
-    update, vmconfig,
+    attach, audit, completions, context, cp, create, daemon, doctor, egress, events, exec, files,
+    forward, image, inspect, kill, logs, ls, metrics, ps, rm, run, setup, shell, template, test,
+    timeout, update, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -81,6 +81,8 @@ pub enum Command {
     Update(update::Args),
     /// Print what becomes of the sandboxes.
     Events(events::Args),
+    /// Print the audit journal: who asked for what, and how it was answered.
+    Audit(audit::Args),
     /// Show one sandbox.
     Inspect(inspect::Args),
     /// Forward a port of this host to a port inside a sandbox.

@@ -8,6 +8,7 @@ use crate::output::Output;
 use crate::report;
 
 pub mod attach;
+pub mod audit;
 pub mod completions;
 pub mod context;
 pub mod cp;
@@ -63,6 +64,7 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Update(args) => update::run(&client()?, args, output).await,
         Command::Touch(args) => timeout::touch(&client()?, args, output).await,
         Command::Events(args) => events::run(&client()?, args, output).await,
+        Command::Audit(args) => audit::run(&globals, args, output).await,
         Command::Inspect(args) => inspect::run(&client()?, args, output).await,
         Command::Forward(args) => forward::run(&client()?, args, output).await,
         Command::Logs(args) => logs::run(&client()?, args, output).await,

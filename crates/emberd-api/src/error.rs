@@ -126,6 +126,10 @@ error_codes! {
     Draining,
     /// The daemon keeps no templates.
     NoTemplates,
+    /// The daemon keeps no audit journal.
+    AuditOff,
+    /// The audit journal takes no records, and the daemon does nothing that it cannot record.
+    AuditFailing,
     /// The daemon or its host has a defect.
     Internal,
     /// The guest broke the protocol or stopped answering.

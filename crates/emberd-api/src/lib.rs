@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 
 mod address;
+mod audit;
 mod contexts;
 mod egress;
 mod error;
@@ -22,6 +23,7 @@ mod server_timing;
 mod terms;
 
 pub use address::{Address, AddressError, socket_path};
+pub use audit::{AUDIT_RECORDS_MAX, AuditEgress, AuditEvent, AuditPage, AuditRecord, ReadAudit};
 pub use contexts::{Context, ContextEvent, ContextList, ContextState, RunEvent};
 pub use egress::{
     CheckEgress, EGRESS_RECORDS_MAX, EgressCheck, EgressDecision, EgressEvent, EgressInfo,

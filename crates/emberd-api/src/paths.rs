@@ -1,6 +1,6 @@
 //! The paths of the HTTP API, as routes and as links.
 
-use crate::{ListSandboxes, Resources};
+use crate::{ListSandboxes, ReadAudit, Resources};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_encode};
 
 /// ASCII characters that are encoded in a path.
@@ -72,6 +72,8 @@ pub const TEMPLATES: &str = "/templates";
 pub const TEMPLATE: &str = "/templates/{pack}";
 /// `GET` follows what becomes of the sandboxes.
 pub const EVENTS: &str = "/events";
+/// `GET` reads or follows the audit journal.
+pub const AUDIT: &str = "/audit";
 /// `GET` shows what the daemon counts, for Prometheus.
 pub const DAEMON_METRICS: &str = "/metrics";
 /// `GET` shows version, VMM, limits and use of the daemon.
@@ -181,6 +183,19 @@ pub fn events(sandboxes: &[String], after: Option<u64>, follow: bool) -> String 
     format!("{EVENTS}?follow={follow}{query}")
 }
 
+/// Path of the records of the audit journal that `read` asks for, and with `follow` those that
+/// come.
+pub fn audit(read: &ReadAudit, follow: bool) -> String {
+    let ReadAudit { after, since, action, sandbox, limit } = read;
+    let texts = [("since", since), ("action", action), ("sandbox", sandbox)];
+    let texts = texts.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    let query = texts.fold(format!("{AUDIT}?after={after}"), |query, (name, value)| {
+        format!("{query}&{name}={}", encoded(value.as_bytes()))
+    });
+    let limit = limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
+    format!("{query}{limit}&follow={follow}")
+}
+
 /// Path of the template of one language pack.
 pub fn template(pack: &str) -> String {
     TEMPLATE.replace("{pack}", &segment(pack))
@@ -248,6 +263,10 @@ mod tests {
         let expect = "/sandboxes?phase=running&phase=frozen&metadata=a%20b%3D1%3D2&limit=9&after=7";
         assert_eq!(sandboxes(&list), expect);
         assert_eq!(events(&[], None, true), "/events?follow=true");
+        let since = Some("2026-11-29T00:00:00+00:00".to_owned());
+        let read = ReadAudit { after: 7, since, limit: Some(9), ..ReadAudit::default() };
+        let expect = "/audit?after=7&since=2026-11-29T00%3A00%3A00%2B00%3A00&limit=9&follow=false";
+        assert_eq!(audit(&read, false), expect);
         let two = ["sb_1".to_owned(), "a&b".to_owned()];
         let expect = "/events?follow=false&sandbox=sb_1&sandbox=a%26b&after=7";
         assert_eq!(events(&two, Some(7), false), expect);

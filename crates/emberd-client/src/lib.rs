@@ -5,6 +5,7 @@
 //! ends a creation or a program under way.
 
 mod attachment;
+mod audit;
 mod client;
 mod contexts;
 mod creation;

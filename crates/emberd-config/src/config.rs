@@ -20,6 +20,10 @@ use crate::value::{
     AccelChoice, JailChoice, LogFormat, OnStart, OnStop, RUN_DIR_BYTES_MAX, Switch, VmmChoice,
 };
 
+mod audit;
+
+pub use audit::AuditOptions;
+
 /// Where templates are in the data directory.
 const TEMPLATE_DIR: &str = "templates";
 
@@ -110,6 +114,8 @@ pub struct Config {
     pub egress: bool,
     /// File with the most that sandboxes may reach; absolute.
     pub egress_policy: Option<PathBuf>,
+    /// The audit journal.
+    pub audit: AuditOptions,
     /// Format of the log.
     pub log_format: LogFormat,
     /// The configuration file that was read.
@@ -234,6 +240,7 @@ impl Config {
             disk_mib: narrow(read.number(Key::DiskMib)),
             disk_max_mib: narrow(read.number(Key::DiskMaxMib)),
             disk_dir: disk_dir.unwrap_or_else(|| data_dir.path().join(DISK_DIR)),
+            audit: audit::audit(read, data_dir.path()),
             data_dir,
             pool: pool(read, guest_ram_mib, surroundings),
             max_sandboxes: narrow(read.number(Key::MaxSandboxes)),

@@ -47,6 +47,11 @@ pub enum Key {
     KernelArgs,
     Egress,
     EgressPolicy,
+    Audit,
+    AuditDir,
+    AuditFileMib,
+    AuditKeep,
+    AuditKeepMib,
     LogFormat,
 }
 
@@ -91,6 +96,18 @@ impl DefaultValue {
 }
 
 impl Definition {
+    /// Values that most options share.
+    pub(crate) const BASE: Self = Self {
+        key: Key::Addr,
+        name: "",
+        value_name: "",
+        default: DefaultValue::Described("none"),
+        form: Form::Path,
+        about: "",
+        detail: "",
+        hidden: false,
+    };
+
     /// The flag: `--guest-ram-mib`.
     pub fn flag(&self) -> String {
         format!("--{}", self.name)

@@ -3,9 +3,11 @@
 use crate::definition::{DefaultValue, Definition, Key};
 use crate::form::Form;
 use crate::value::{
-    AccelChoice, JailChoice, LogFormat, NODE_KEY_BYTES_MAX, OnStart, OnStop, Switch, VmmChoice,
-    possible,
+    AccelChoice, JailChoice, LogFormat, NODE_KEY_BYTES_MAX, OnStart, OnStop, Switch,
+    TIMEOUT_MS_MAX, VmmChoice, possible,
 };
+
+mod audit;
 
 impl Key {
     /// The definition of this option.
@@ -14,23 +16,10 @@ impl Key {
     }
 }
 
-/// Values that most options share.
-const BASE: Definition = Definition {
-    key: Key::Addr,
-    name: "",
-    value_name: "",
-    default: DefaultValue::Described("none"),
-    form: Form::Path,
-    about: "",
-    detail: "",
-    hidden: false,
-};
-
-/// Longest timeout that an operator may allow, in milliseconds (ten years).
-const TIMEOUT_MS_MAX: u64 = 3_650 * 24 * 3_600_000;
+const BASE: Definition = Definition::BASE;
 
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 42] = [
+pub static DEFINITIONS: [Definition; 47] = [
     Definition {
         key: Key::Addr,
         name: "addr",
@@ -451,6 +440,11 @@ pub static DEFINITIONS: [Definition; 42] = [
             SIGHUP reads the file again; the daemon keeps the old content if the new is invalid.",
         ..BASE
     },
+    audit::AUDIT,
+    audit::DIR,
+    audit::FILE_MIB,
+    audit::KEEP,
+    audit::KEEP_MIB,
     Definition {
         key: Key::LogFormat,
         name: "log-format",

@@ -23,7 +23,7 @@ mod reader;
 mod surroundings;
 mod value;
 
-pub use config::{CgroupOption, Config, JailOptions, PoolOptions, SocketOption};
+pub use config::{AuditOptions, CgroupOption, Config, JailOptions, PoolOptions, SocketOption};
 pub use definition::{DefaultValue, Definition, Key};
 pub use definitions::DEFINITIONS;
 pub use flags::{AllKeys, Flags, Subset};
@@ -35,6 +35,6 @@ pub use problem::{Problem, Problems};
 pub use reader::parse_mib;
 pub use surroundings::Surroundings;
 pub use value::{
-    AccelChoice, JailChoice, LogFormat, NODE_KEY_BYTES_MAX, OnStart, OnStop, RUN_DIR_BYTES_MAX,
-    Switch, VmmChoice,
+    AccelChoice, AuditChoice, JailChoice, LogFormat, NODE_KEY_BYTES_MAX, OnStart, OnStop,
+    RUN_DIR_BYTES_MAX, Switch, VmmChoice,
 };

@@ -105,6 +105,11 @@ impl Config {
             Key::KernelArgs => json!(self.kernel_args.join(" ")),
             Key::Egress => switch(self.egress),
             Key::EgressPolicy => path(&self.egress_policy),
+            Key::Audit => json!(value::name(self.audit.choice)),
+            Key::AuditDir => json!(shown_path(&self.audit.dir)),
+            Key::AuditFileMib => json!(self.audit.file_mib),
+            Key::AuditKeep => json!(duration::text(self.audit.keep)),
+            Key::AuditKeepMib => json!(self.audit.keep_mib),
             Key::LogFormat => json!(value::name(self.log_format)),
         }
     }

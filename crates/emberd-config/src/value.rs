@@ -10,6 +10,9 @@ pub const RUN_DIR_BYTES_MAX: usize = 70;
 /// Longest node key, in bytes.
 pub const NODE_KEY_BYTES_MAX: usize = 4;
 
+/// Longest time that an operator may allow, in milliseconds (ten years).
+pub(crate) const TIMEOUT_MS_MAX: u64 = 3_650 * 24 * 3_600_000;
+
 /// The VMM that runs the sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum VmmChoice {
@@ -68,6 +71,17 @@ pub enum OnStop {
     Delete,
     /// They run on, for the next daemon.
     Keep,
+}
+
+/// Whether the daemon keeps an audit journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AuditChoice {
+    /// A journal. Requests go on while it takes no records.
+    On,
+    /// None.
+    Off,
+    /// A journal. Requests that it cannot take are refused.
+    Required,
 }
 
 /// Format of the log.

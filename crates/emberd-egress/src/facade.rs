@@ -87,8 +87,20 @@ impl Egress {
     /// As [`Self::with_network`], on a runtime of the caller's, whose clock is that of all limits.
     pub fn on(handle: Handle, connections_max: usize, network: Arc<dyn Network>) -> Self {
         let resolver = Resolver::new(Arc::clone(&network));
-        let daemon = Daemon { network, resolver, connections: Arc::default(), connections_max };
+        let connections = Arc::default();
+        let daemon = Daemon { network, resolver, connections, connections_max, keeps_all: false };
         Self { daemon: Arc::new(daemon), handle, runtime: None }
+    }
+
+    /// Keeps what policies do not list too, for [`SandboxEgress::everything`].
+    ///
+    /// # Panics
+    /// When a sandbox has its egress already.
+    #[must_use]
+    pub fn keeping_all(mut self) -> Self {
+        let daemon = Arc::get_mut(&mut self.daemon).expect("no sandbox has its egress yet");
+        daemon.keeps_all = true;
+        self
     }
 
     /// Returns the egress of a new sandbox.
@@ -163,6 +175,12 @@ impl SandboxEgress {
     /// Returns at most `limit` records after number `after`, of one decision if given.
     pub fn log(&self, after: u64, decision: Option<Decision>, limit: usize) -> Page {
         self.sandbox.log.page(after, decision, limit)
+    }
+
+    /// Returns at most `limit` records after number `after`, also those that the policy does not
+    /// list: its denials, and the others under [`Egress::keeping_all`].
+    pub fn everything(&self, after: u64, limit: usize) -> Page {
+        self.sandbox.log.everything(after, limit)
     }
 
     /// Waits until there is a record after number `after`, or the sandbox is closed.

@@ -230,6 +230,8 @@ pub struct Page {
 /// The records of one sandbox.
 #[derive(Debug)]
 pub(crate) struct Log {
+    /// Whether records are kept that the policy does not list.
+    keeps_all: bool,
     state: Mutex<State>,
     latest: watch::Sender<u64>,
 }
@@ -254,12 +256,12 @@ struct Kept {
 }
 
 impl Log {
-    pub fn new() -> Self {
-        Self { state: Mutex::default(), latest: watch::Sender::new(0) }
+    pub fn new(keeps_all: bool) -> Self {
+        Self { keeps_all, state: Mutex::default(), latest: watch::Sender::new(0) }
     }
 
     /// Adds a record. Denials are kept for [`Self::denied_since`] even if `mode` does not list
-    /// them.
+    /// them, and everything where the log keeps all.
     pub fn add(&self, mut record: Record, mode: LogMode) {
         let denied = record.decision == Decision::Denied;
         let listed = match mode {
@@ -267,7 +269,7 @@ impl Log {
             LogMode::Denied => record.decision != Decision::Allowed,
             LogMode::Off => false,
         };
-        if !listed && !denied {
+        if !listed && !denied && !self.keeps_all {
             return;
         }
         record.cut();
@@ -291,12 +293,25 @@ impl Log {
 
     /// Returns at most `limit` listed records after number `after`, of one decision if given.
     pub fn page(&self, after: u64, decision: Option<Decision>, limit: usize) -> Page {
+        self.part(after, limit, |kept| {
+            kept.listed && decision.is_none_or(|wanted| kept.record.decision == wanted)
+        })
+    }
+
+    /// Returns at most `limit` records after number `after`, also those that the policy does not
+    /// list.
+    pub fn everything(&self, after: u64, limit: usize) -> Page {
+        self.part(after, limit, |_| true)
+    }
+
+    fn part(&self, after: u64, limit: usize, is_wanted: impl Fn(&Kept) -> bool) -> Page {
         let state = self.state.lock();
         let oldest = state.ring.front().map_or(state.seq + 1, |kept| kept.record.seq);
         let gap = oldest.saturating_sub(after.saturating_add(1));
         let mut next = after.max(oldest - 1);
         let mut records = Vec::new();
-        for Kept { record, listed, .. } in &state.ring {
+        for kept in &state.ring {
+            let record = &kept.record;
             if record.seq <= after {
                 continue;
             }
@@ -304,7 +319,7 @@ impl Log {
                 return Page { records, next, gap };
             }
             next = record.seq;
-            if *listed && decision.is_none_or(|wanted| record.decision == wanted) {
+            if is_wanted(kept) {
                 records.push(record.clone());
             }
         }
@@ -427,8 +442,22 @@ mod tests {
     }
 
     #[test]
+    fn what_the_policy_does_not_list_is_kept_for_who_reads_everything() {
+        let add = |keeps_all| {
+            let log = Log::new(keeps_all);
+            log.add(Record::new(Kind::Connection, Decision::Allowed), LogMode::Off);
+            log.add(denial("a.example", 443), LogMode::Off);
+            log.add(Record::new(Kind::Connection, Decision::Allowed), LogMode::All);
+            let (listed, all) = (log.page(0, None, 10), log.everything(0, 10));
+            (listed.records.len(), all.records.len(), listed.next == all.next)
+        };
+        assert_eq!(add(false), (1, 2, true));
+        assert_eq!(add(true), (1, 3, true));
+    }
+
+    #[test]
     fn the_ring_is_bounded_and_tells_its_gap() {
-        let log = Log::new();
+        let log = Log::new(false);
         for number in 0..RECORDS_MAX + 10 {
             log.add(denial(&format!("h{number}.example"), 443), LogMode::All);
         }
@@ -445,7 +474,7 @@ mod tests {
 
     #[test]
     fn long_texts_do_not_take_more_than_the_ring_has() {
-        let log = Log::new();
+        let log = Log::new(false);
         for number in 0..2000 {
             let path = Some(format!("/{number}/{}", "ü".repeat(5000)));
             log.add(Record { path, ..denial("a.example", 80) }, LogMode::All);
@@ -458,7 +487,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn equal_denials_are_one_record_for_some_seconds() {
-        let log = Log::new();
+        let log = Log::new(false);
         for _ in 0..3 {
             log.add(denial("a.example", 443), LogMode::All);
             log.add(denial("b.example", 443), LogMode::All);
@@ -475,7 +504,7 @@ mod tests {
 
     #[test]
     fn denials_since_a_mark_are_those_after_it() {
-        let log = Log::new();
+        let log = Log::new(false);
         log.add(denial("a.example", 443), LogMode::Off);
         let mark = log.mark();
         assert_eq!(log.denied_since(mark), []);
@@ -520,7 +549,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_follower_is_told_of_the_next_record() {
-        let log = Log::new();
+        let log = Log::new(false);
         let next = log.after(0);
         log.add(denial("a.example", 443), LogMode::All);
         next.await;

@@ -34,6 +34,8 @@ pub(crate) struct Daemon {
     pub resolver: Resolver,
     pub connections: Arc<Gate>,
     pub connections_max: usize,
+    /// Whether the logs of sandboxes keep what policies do not list.
+    pub keeps_all: bool,
 }
 
 /// See the module.
@@ -110,9 +112,10 @@ impl Sandbox {
     pub fn new(daemon: Arc<Daemon>, policy: &Arc<Policy>) -> Self {
         // In lookups whose answers are kept.
         let kept_lookups_per_s = LOOKUPS_PER_S * KEPT_PER_LOOKUP;
+        let keeps_all = daemon.keeps_all;
         let sandbox = Self {
             daemon,
-            log: Log::new(),
+            log: Log::new(keeps_all),
             traffic: Traffic::new(policy.limits()),
             opens: Bucket::new(0, 0),
             lookups: Bucket::new(kept_lookups_per_s, 2 * kept_lookups_per_s),

@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 use emberd_api::Address;
+use emberd_audit::OpenError as AuditOpenError;
 use emberd_config::{Config, OnStop, Problems, SocketOption, Surroundings};
 use emberd_egress::Egress;
 use emberd_image::Images;
@@ -26,6 +27,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::args::{Args, Command, ConfigCommand};
+use crate::audit::{self, Audit};
 use crate::egress_file::{self, EgressFile, EgressFileError};
 use crate::server::listener::{ListenError, Listener};
 use crate::server::{self, Server};
@@ -56,6 +58,9 @@ pub enum RunError {
     /// The operator's egress file cannot be used.
     #[error(transparent)]
     EgressFile(#[from] EgressFileError),
+    /// The audit journal cannot be used.
+    #[error("cannot start without the audit journal")]
+    Audit(#[from] AuditOpenError),
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
@@ -68,6 +73,13 @@ impl RunError {
             Self::Listen(ListenError::InUse(_)) => {
                 Some("stop the other program, or choose another address with --addr")
             }
+            Self::Audit(AuditOpenError::InUse(_)) => {
+                Some("stop the other emberd, or choose another directory with --audit-dir")
+            }
+            Self::Audit(AuditOpenError::Io { .. }) => Some(
+                "mend what is wrong, choose another directory with --audit-dir, or start \
+                    with --audit off",
+            ),
             Self::Open(OpenError::RunDirInUse { .. }) => {
                 Some("stop the other emberd, or choose another directory with --run-dir")
             }
@@ -151,10 +163,10 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let listener = Listener::bind(&config.addr).await?;
     let socket = bind_socket(config.socket.as_ref()).await?;
-    let file = EgressFile::open(config.egress_policy.as_deref())?;
-    let connections = || server::egress_connections_max(file.operator().connections());
-    let egress = config.egress.then(|| Egress::new(connections())).transpose();
-    let egress = egress.map_err(RunError::Egress)?.map(Arc::new);
+    let audit = Audit::open(&config.audit)?;
+    audit.record(audit::event("start_daemon", audit::now()));
+    let file = EgressFile::open(config.egress_policy.as_deref())?.recording(audit.clone());
+    let egress = egress(&config, &file, &audit).map_err(RunError::Egress)?;
     let options = SandboxesConfig { egress, ..config::sandboxes(&config, vmm.description()) };
     let hangups = config.egress_policy.is_some().then(|| signal(SignalKind::hangup())).transpose();
     let hangups = hangups.map_err(RunError::Signals)?;
@@ -163,7 +175,7 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     file.adopt(&sandboxes);
     egress_file::warn_of_unknown(&file.operator(), &sandboxes);
     announce(&listener, socket.as_ref(), &sandboxes);
-    let limits = http::Limits::default();
+    let limits = http::Limits::default().recording(audit.clone());
     limits.recall(&sandboxes);
     let beside = socket.map(|socket| (socket.address().clone(), socket));
     let listeners = [Some((config.addr, listener)), beside].into_iter().flatten();
@@ -204,9 +216,21 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
         tracing::warn!("some clients did not receive their responses");
     }
     file.written().await;
+    audit.close().await;
     log::report_dropped();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The egress of all sandboxes, if the configuration has it. What an audit journal records is kept
+/// whatever policies list.
+fn egress(config: &Config, file: &EgressFile, audit: &Audit) -> io::Result<Option<Arc<Egress>>> {
+    if !config.egress {
+        return Ok(None);
+    }
+    let egress = Egress::new(server::egress_connections_max(file.operator().connections()))?;
+    let is_recorded = audit.journal().is_some();
+    Ok(Some(Arc::new(if is_recorded { egress.keeping_all() } else { egress })))
 }
 
 /// Reads the operator's egress file again at each SIGHUP.

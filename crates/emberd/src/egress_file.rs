@@ -15,6 +15,7 @@ use emberd_proto::chain;
 use emberd_sandbox::{Handle, Sandboxes};
 use parking_lot::Mutex;
 
+use crate::audit::Audit;
 use crate::egress_log::EgressLog;
 
 /// The operator's egress file. Clones share it.
@@ -28,6 +29,7 @@ struct Inner {
     operator: Mutex<Arc<Operator>>,
     /// The file that records of all sandboxes are written to.
     log: Option<EgressLog>,
+    audit: Audit,
 }
 
 /// The operator's egress file cannot be used.
@@ -60,7 +62,17 @@ impl EgressFile {
         });
         let log = log.transpose()?;
         let (path, operator) = (path.map(Path::to_owned), Mutex::new(Arc::new(operator)));
-        Ok(Self(Arc::new(Inner { path, operator, log })))
+        Ok(Self(Arc::new(Inner { path, operator, log, audit: Audit::default() })))
+    }
+
+    /// Has what sandboxes reach recorded in `audit` too.
+    ///
+    /// # Panics
+    /// When the file is shared already.
+    #[must_use]
+    pub fn recording(mut self, audit: Audit) -> Self {
+        Arc::get_mut(&mut self.0).expect("nothing shares the file yet").audit = audit;
+        self
     }
 
     /// Returns what the operator permits now.
@@ -91,9 +103,16 @@ impl EgressFile {
         if !Arc::ptr_eq(operator, &current) {
             recompile(&current, sandboxes, handle);
         }
-        if let Some((log, egress)) = self.0.log.as_ref().zip(handle.egress()) {
-            log.follow(handle.id(), egress);
+        self.follow(handle);
+    }
+
+    /// Begins to write the logs of a sandbox.
+    fn follow(&self, handle: &Handle) {
+        let Some(egress) = handle.egress() else { return };
+        if let Some(log) = &self.0.log {
+            log.follow(handle.id(), egress.clone());
         }
+        self.0.audit.follow(handle.id(), egress);
     }
 
     /// Takes in the sandboxes of an earlier daemon: compiles their policies, and begins to write
@@ -103,9 +122,7 @@ impl EgressFile {
         for view in sandboxes.list() {
             let Ok(handle) = sandboxes.get(view.id) else { continue };
             recompile(&operator, sandboxes, &handle);
-            if let Some((log, egress)) = self.0.log.as_ref().zip(handle.egress()) {
-                log.follow(handle.id(), egress);
-            }
+            self.follow(&handle);
         }
     }
 

@@ -8,6 +8,8 @@ use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+mod audit;
+mod audited;
 mod awake;
 mod body;
 mod budget;
@@ -46,6 +48,7 @@ mod tunnel;
 mod unknown;
 mod views;
 
+use audited::Recorder;
 use errors::{ApiError, RouteError};
 pub use host::Hosts;
 pub use limits::Limits;
@@ -82,6 +85,7 @@ use crate::server::observe::{self, OnPanic};
         emberd_api::ProcessMessage,
         emberd_api::RunEvent,
         emberd_api::EgressEvent,
+        emberd_api::AuditEvent,
         emberd_api::DaemonEvent,
     ))
 )]
@@ -135,6 +139,7 @@ fn operations() -> OpenApiRouter<Sandboxes> {
         .routes(routes!(templates::build, templates::delete))
         .routes(routes!(events::events))
         .routes(routes!(info::info))
+        .routes(routes!(audit::read))
         .routes(routes!(scrape::metrics))
         .routes(routes!(info::drain))
         .routes(routes!(info::healthz))
@@ -145,7 +150,9 @@ fn operations() -> OpenApiRouter<Sandboxes> {
 /// are within what `egress` permits.
 pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits, egress: EgressFile) -> Router {
     let meters = limits.meters().clone();
-    Router::from(operations())
+    let (router, document) = operations().split_for_parts();
+    let recorder = Recorder::new(limits.audit().clone(), &document);
+    router
         .fallback(async || ApiError::from(RouteError::Path))
         .method_not_allowed_fallback(async || ApiError::from(RouteError::Method))
         .layer(from_fn(unknown::name_unknown_fields))
@@ -157,6 +164,7 @@ pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits, egress: Egress
         .layer(from_fn(origin::refuse_pages))
         .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
         .layer(from_fn_with_state(meters, scrape::count))
+        .layer(from_fn_with_state(recorder, audited::record))
         .layer(from_fn_with_state(errors::defect as OnPanic, observe::observe))
         .with_state(sandboxes)
 }

@@ -3,6 +3,7 @@
 //! Everything but the choice of a driver, which is the binary's.
 
 pub mod args;
+pub mod audit;
 pub mod config;
 pub mod daemon;
 pub mod egress_file;

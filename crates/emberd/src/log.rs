@@ -16,6 +16,7 @@ mod throttle;
 mod written;
 
 pub(crate) use line::excerpt;
+pub(crate) use throttle::Bucket;
 use throttle::Throttle;
 
 /// How often the log reports how many lines were dropped, if any were.

@@ -15,10 +15,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+mod audit;
 mod state;
 mod vmms;
 
 use vmms::Vmms;
+
+use crate::audit::Audit;
 
 /// Prefix of every name.
 const PREFIX: &str = "emberd";
@@ -137,11 +140,12 @@ impl Meters {
     }
 
     /// Returns everything that is counted, and what exists now. Reads `/proc`.
-    pub fn scrape(&self, sandboxes: &Sandboxes) -> String {
+    pub fn scrape(&self, sandboxes: &Sandboxes, journal: &Audit) -> String {
         let mut text = String::new();
         let views = sandboxes.list();
         let mut state = Registry::with_prefix(PREFIX);
         state::register(&mut state, sandboxes, &views, &self.0.vmms);
+        audit::register(&mut state, journal);
         encode(&mut text, &self.0.registry);
         encode(&mut text, &state);
         text

@@ -224,6 +224,9 @@ impl State {
                 };
                 return Some((200, fake_egress::answer(method, rest, body, &mut vm.policy)));
             }
+            ("GET", [query]) if query.starts_with("audit?") => {
+                return Some((200, crate::audit::answer(query)));
+            }
             ("GET", [query]) if query.starts_with("events?") => {
                 return Some((200, EVENTS.into()));
             }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod arguments;
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod contexts;
 #[cfg(test)]
 mod egress;

@@ -32,6 +32,9 @@ const LOG_LINES_SHOWN: usize = 5;
 /// Prefix of environment variables that configure a daemon.
 const VARIABLE_PREFIX: &str = "EMBERD_";
 
+/// Names the directory of the audit journal. Older daemons have no such flag.
+const AUDIT_VARIABLE: &str = "EMBERD_AUDIT_DIR";
+
 /// Name of the log in the daemon's directory.
 const LOG_FILE: &str = "emberd.log";
 
@@ -103,6 +106,8 @@ impl Daemon {
             }
         }
         command.args(["--addr", "127.0.0.1:0", "--run-dir"]).arg(room.path().join("run"));
+        // That of the data directory may be another daemon's.
+        command.env(AUDIT_VARIABLE, room.path().join("audit"));
         let log = File::options().create(true).append(true).open(room.path().join(LOG_FILE))?;
         command.args(flags).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         // Ctrl-C must reach only the bench, which then stops the daemon.

@@ -11,6 +11,8 @@ use emberd_sandbox::{
 };
 use emberd_vmm::LimitError;
 
+use super::audit::AuditError;
+use super::audited::Unrecordable;
 use super::body::{BodyError, PiecesError};
 use super::budget::Exhausted;
 use super::egress::EgressError;
@@ -72,6 +74,16 @@ failures! {
 
     Defect {
         Self => Internal,
+    }
+
+    Unrecordable {
+        Self => AuditFailing "free space on the disk of the audit journal; the daemon's log says \
+            what is wrong with it",
+    }
+
+    AuditError {
+        Self::Off => AuditOff "start emberd with --audit on",
+        Self::Read(_) => Internal,
     }
 
     RouteError {

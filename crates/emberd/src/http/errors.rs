@@ -103,6 +103,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::SandboxFrozen
         | ErrorCode::LimitUnavailable
         | ErrorCode::NoTemplates
+        | ErrorCode::AuditOff
         | ErrorCode::EgressUnavailable
         | ErrorCode::AlreadyExists
         | ErrorCode::ProcessEnded
@@ -128,6 +129,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::TemplateFailed
         | ErrorCode::ResumeFailed
         | ErrorCode::SandboxUnreachable
+        | ErrorCode::AuditFailing
         | ErrorCode::Draining
         | ErrorCode::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
     }

@@ -4,9 +4,10 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use emberd_api::{ExecBody, ExecOutcome, ServerTiming, StartedBy, paths};
+use emberd_api::{ExecBody, ExecExit, ExecOutcome, ServerTiming, StartedBy, paths};
 use emberd_sandbox::{ExecTimes, OperationError, Sandboxes, Unknown};
 
+use super::audited::LimitsHit;
 use super::body::{Body, BodyError};
 use super::errors::ApiError;
 use super::failures::Failures;
@@ -17,7 +18,10 @@ use super::scrape::Measured;
 use crate::meters::Timing;
 
 /// A program that has ended, and where the time went.
-type Executed = (Extension<Timed>, Extension<Measured>, Kept<Json<ExecOutcome>>);
+type Executed = (Marks, Kept<Json<ExecOutcome>>);
+
+/// Where the time went, and limits that the program has reached.
+type Marks = (Extension<Timed>, Extension<Measured>, Extension<LimitsHit>);
 
 /// Runs code in a sandbox and answers once it has ended.
 ///
@@ -54,7 +58,18 @@ pub async fn exec(
     };
     let measured = Measured(Timing::Executed { started_by, run: executed.times.run });
     let timed = Extension(timed(&executed.times));
-    Ok((timed, Extension(measured), output.kept_by(Json(executed.outcome))))
+    let hit = Extension(LimitsHit(limits_hit(&executed.outcome.exit)));
+    Ok(((timed, Extension(measured), hit), output.kept_by(Json(executed.outcome))))
+}
+
+fn limits_hit(exit: &ExecExit) -> Vec<&'static str> {
+    let limits = [
+        ("timeout_ms", exit.timed_out),
+        ("memory_mib", exit.out_of_memory),
+        ("stdout_bytes", exit.stdout_truncated),
+        ("stderr_bytes", exit.stderr_truncated),
+    ];
+    limits.into_iter().filter(|(_, is_hit)| *is_hit).map(|(name, _)| name).collect()
 }
 
 fn timed(times: &ExecTimes) -> Timed {

@@ -9,6 +9,7 @@ use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::{ContentBuilder, HeaderBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, PartialSchema as _};
 
+use super::audited::Unrecordable;
 use super::errors::{Defect, Failure, status};
 use super::host::HostError;
 use super::origin::PageError;
@@ -32,6 +33,7 @@ macro_rules! codes_of_tuples {
                 PageError::every_code(codes);
                 HostError::every_code(codes);
                 Defect::every_code(codes);
+                Unrecordable::every_code(codes);
             }
         }
     )+};
@@ -101,7 +103,7 @@ mod tests {
     fn codes_of_one_status_share_a_response() {
         let responses = Failures::<(PathError,)>::responses();
         let statuses: Vec<_> = responses.keys().map(String::as_str).collect();
-        assert_eq!(statuses, ["403", "404", "421", "500"]);
+        assert_eq!(statuses, ["403", "404", "421", "500", "503"]);
         let RefOr::T(missing) = &responses["404"] else { panic!("a response") };
         assert!(missing.description.contains("`unknown_sandbox`: The sandbox does not exist."));
         assert!(missing.description.contains("`not_found`"));

@@ -1,5 +1,5 @@
 //! What the requests of one daemon share: limits, each counted by principal, the keys of creations,
-//! and what is counted.
+//! what is counted, and the audit journal.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::budget::Budget;
 use super::keys::Keys;
+use crate::audit::Audit;
 use crate::meters::Meters;
 use crate::server::limits::PerPrincipal;
 use crate::server::principal::Principal;
@@ -23,6 +24,7 @@ const WEBSOCKETS_MAX: usize = 1024;
 pub struct Limits {
     keys: Keys,
     meters: Meters,
+    audit: Audit,
     bodies: Budget,
     outputs: Budget,
     websockets: Arc<PerPrincipal>,
@@ -32,12 +34,18 @@ impl Default for Limits {
     fn default() -> Self {
         let websockets = Arc::new(PerPrincipal::new(WEBSOCKETS_MAX));
         let (bodies, outputs) = Default::default();
-        let (keys, meters) = Default::default();
-        Self { keys, meters, bodies, outputs, websockets }
+        let (keys, meters, audit) = Default::default();
+        Self { keys, meters, audit, bodies, outputs, websockets }
     }
 }
 
 impl Limits {
+    /// Has requests recorded in `audit`.
+    #[must_use]
+    pub fn recording(self, audit: Audit) -> Self {
+        Self { audit, ..self }
+    }
+
     /// Remembers the keys of creations that earlier daemons have answered.
     pub fn recall(&self, sandboxes: &Sandboxes) {
         for (id, tag) in sandboxes.tagged() {
@@ -53,6 +61,11 @@ impl Limits {
     /// Counters of the requests.
     pub(super) fn meters(&self) -> &Meters {
         &self.meters
+    }
+
+    /// The audit journal.
+    pub(super) fn audit(&self) -> &Audit {
+        &self.audit
     }
 
     /// The budget of request bodies.

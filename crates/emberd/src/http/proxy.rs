@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use emberd_sandbox::{GuestTcp, Sandboxes};
+use emberd_sandbox::{GuestTcp, SandboxId, Sandboxes};
 use futures::future::join;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -34,6 +34,13 @@ pub async fn divert(State(sandboxes): State<Sandboxes>, request: Request, next: 
         }
         Err(error) => error.into_response(),
     }
+}
+
+/// The sandbox that a request to a port inside one names; the inner one is none if it names none
+/// that can be. None for other requests.
+#[expect(clippy::option_option, reason = "a request of the API, and one to no sandbox")]
+pub fn sandbox_of(request: &Request) -> Option<Option<SandboxId>> {
+    target::of(request).map(|target| target.map(|target| target.id)).transpose().map(Result::ok)
 }
 
 async fn forward(

@@ -141,7 +141,8 @@ impl Query {
         self.values(name).map(chosen).collect()
     }
 
-    fn text(&self, name: &str) -> Result<Option<String>, QueryError> {
+    /// The text `name`, if the query has it.
+    pub fn text(&self, name: &str) -> Result<Option<String>, QueryError> {
         let Some(value) = self.value(name) else { return Ok(None) };
         let text = String::from_utf8(value.to_vec());
         text.map(Some).map_err(|_| invalid(format!("`{name}` in the query is not UTF-8")))

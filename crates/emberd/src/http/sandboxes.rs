@@ -12,6 +12,7 @@ use emberd_sandbox::{
     BootPath, Cpu, CreateError, Created, Resources, SandboxSpec, Sandboxes, Unknown,
 };
 
+use super::audited::Made;
 use super::body::{Body, BodyError};
 use super::egress::{self, EgressError};
 use super::errors::ApiError;
@@ -64,7 +65,8 @@ pub async fn create(
     };
     if let Some(id) = turn.created() {
         let body = Json(CreatedSandbox { id: id.to_string() });
-        return Ok((StatusCode::CREATED, [(REPLAYED_HEADER, "true")], body).into_response());
+        let made = Extension(Made(id));
+        return Ok((StatusCode::CREATED, [(REPLAYED_HEADER, "true")], made, body).into_response());
     }
     let created = make(&sandboxes, &file, wanted, Some(turn.tag())).await?;
     turn.remember(created.id);
@@ -98,7 +100,8 @@ async fn make(
 fn answer(created: &Created) -> Response {
     let body = Json(CreatedSandbox { id: created.id.to_string() });
     let measured = Measured(Timing::Created(created.boot_path.to_string()));
-    (StatusCode::CREATED, Extension(timed(created)), Extension(measured), body).into_response()
+    let marks = (Extension(timed(created)), Extension(measured), Extension(Made(created.id)));
+    (StatusCode::CREATED, marks, body).into_response()
 }
 
 /// A microVM of the warm pool was started before the request: its stages are not in the header.

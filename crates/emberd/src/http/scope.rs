@@ -50,7 +50,7 @@ pub enum Role {
 }
 
 /// Every route, by method and path, with its scope.
-pub const SCOPES: [(&str, &str, Scope); 50] = [
+pub const SCOPES: [(&str, &str, Scope); 51] = [
     ("POST", paths::SANDBOXES, Scope::SandboxCreate),
     ("GET", paths::SANDBOXES, Scope::SandboxRead),
     ("GET", paths::SANDBOX, Scope::SandboxRead),
@@ -101,6 +101,7 @@ pub const SCOPES: [(&str, &str, Scope); 50] = [
     ("POST", paths::TEMPLATE, Scope::TemplateWrite),
     ("DELETE", paths::TEMPLATE, Scope::TemplateWrite),
     ("GET", paths::EVENTS, Scope::EventsRead),
+    ("GET", paths::AUDIT, Scope::Admin),
     ("GET", paths::DAEMON_METRICS, Scope::MetricsRead),
     ("GET", paths::INFO, Scope::DaemonRead),
     ("POST", paths::DRAIN, Scope::DaemonWrite),

@@ -64,9 +64,8 @@ pub async fn metrics(
     State(sandboxes): State<Sandboxes>,
     Extension(limits): Extension<Limits>,
 ) -> Response {
-    let meters = limits.meters().clone();
     // It reads a file of each VMM.
-    let scraped = spawn_blocking(move || meters.scrape(&sandboxes)).await;
+    let scraped = spawn_blocking(move || limits.meters().scrape(&sandboxes, limits.audit())).await;
     let text = scraped.expect("a scrape does not panic");
     ([(CONTENT_TYPE, meters::CONTENT_TYPE)], text).into_response()
 }

@@ -79,12 +79,13 @@ impl Kind {
 
 /// A token bucket, stored as the time at which it will be full again.
 #[derive(Debug, Default)]
-struct Bucket {
+pub struct Bucket {
     full_at: Option<Instant>,
 }
 
 impl Bucket {
-    fn take(&mut self, now: Instant) -> bool {
+    /// Takes one, if there is one.
+    pub fn take(&mut self, now: Instant) -> bool {
         let full_at = self.full_at.map_or(now, |full_at| full_at.max(now));
         let passes = full_at - now <= LINE_EVERY * (LINES_BURST - 1);
         if passes {

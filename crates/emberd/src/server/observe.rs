@@ -50,9 +50,14 @@ pub struct FromPage;
 pub type OnPanic = fn() -> Response;
 
 /// Runs the request in a span with its id, and logs how it ended.
-pub async fn observe(State(on_panic): State<OnPanic>, request: Request, next: Next) -> Response {
+pub async fn observe(
+    State(on_panic): State<OnPanic>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let id = RequestId::next();
+    request.extensions_mut().insert(id);
     let span = tracing::info_span!("request", %id);
     let method = excerpt(request.method().as_str(), METHOD_BYTES_MAX).into_owned();
     let path = excerpt(request.uri().path(), PATH_BYTES_MAX).into_owned();
@@ -77,7 +82,7 @@ pub async fn observe(State(on_panic): State<OnPanic>, request: Request, next: Ne
 
 /// Identifies a request in the log, uniquely within this daemon's life.
 #[derive(Debug, Clone, Copy)]
-struct RequestId(u64);
+pub(crate) struct RequestId(u64);
 
 impl RequestId {
     fn next() -> Self {

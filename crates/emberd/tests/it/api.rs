@@ -1,14 +1,16 @@
 //! Every route over the double of Firecracker, driven by the client and by raw requests.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use documented::Undocumented;
+use emberd::audit::Audit;
 use emberd::egress_file::EgressFile;
 use emberd::http::{Hosts, Limits};
 use emberd_api::{ErrorBody, ExecBody, ExecOutcome, SandboxState};
 use emberd_client::{Client, ClientError};
+use emberd_config::{AuditChoice, AuditOptions};
 use emberd_egress::Egress;
 use emberd_image::Images;
 use emberd_proto::ExecSpec;
@@ -60,6 +62,7 @@ pub struct Api {
     /// How the next microVMs behave.
     pub double: Double,
     undocumented: Undocumented,
+    audit: Audit,
     server: JoinHandle<std::io::Result<()>>,
     temp: TempDir,
 }
@@ -133,12 +136,24 @@ impl Api {
         });
         let egress = EgressFile::open(file).unwrap();
         let hosts = Hosts::new(&authority.parse().unwrap(), &["x".to_owned()]);
-        let router =
-            emberd::http::router(sandboxes.clone(), hosts, Limits::default(), egress.clone());
+        let audit = journal(temp.path());
+        let limits = Limits::default().recording(audit.clone());
+        let router = emberd::http::router(sandboxes.clone(), hosts, limits, egress.clone());
         let undocumented = Undocumented::default();
         let router = undocumented.watch(router);
         let server = tokio::spawn(async { axum::serve(listener, router).await });
-        Self { client, authority, sandboxes, egress, run_dir, double, undocumented, server, temp }
+        Self {
+            client,
+            authority,
+            sandboxes,
+            egress,
+            run_dir,
+            double,
+            undocumented,
+            audit,
+            server,
+            temp,
+        }
     }
 
     /// A sandbox of the pack `shell`.
@@ -159,6 +174,8 @@ impl Api {
         let sandboxes = self.client.list().await.unwrap().sandboxes;
         self.sandboxes.shutdown().await;
         self.server.abort();
+        self.audit.close().await;
+        emberd_audit::verify(&self.temp.path().join("audit")).unwrap();
         assert_eq!(self.undocumented.all(), Vec::<String>::new(), "responses without a document");
         assert_eq!(wait::left_in(&self.run_dir), Vec::<PathBuf>::new());
         wait::until(async || Double::processes_in(&self.run_dir).is_empty()).await;
@@ -167,6 +184,18 @@ impl Api {
         }
         self.temp.close().unwrap();
     }
+}
+
+/// A journal in `dir`.
+fn journal(dir: &Path) -> Audit {
+    let options = AuditOptions {
+        choice: AuditChoice::On,
+        dir: dir.join("audit"),
+        file_mib: 1,
+        keep: Duration::from_hours(24),
+        keep_mib: 16,
+    };
+    Audit::open(&options).unwrap()
 }
 
 /// The driver as the daemon's binary makes it, over `double`.

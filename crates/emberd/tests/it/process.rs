@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::{packs, wait};
 
 mod adoption;
+mod audit;
 mod callers;
 mod egress;
 mod full_disk;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use emberd_api::{
     ADDR_DEFAULT, CheckEgress, ContextRun, ContextSpec, EgressPatch, ErrorCode, PolicySpec,
-    ProcessSpec, SignalName, TouchSandbox, TtySize, UpdateSandbox,
+    ProcessSpec, ReadAudit, SignalName, TouchSandbox, TtySize, UpdateSandbox,
 };
 use emberd_client::{Client, FileOptions, FileSpan, Upload};
 use futures::future::{BoxFuture, FutureExt as _};
@@ -283,6 +283,7 @@ fn calls(client: &Client) -> impl IntoIterator<Item = (&'static str, BoxFuture<'
         "delete_template" => client.delete_template(pack),
         "follow_events" => client.events(&[], None, false),
         "get_info" => client.info(),
+        "read_audit" => async { client.audit(&ReadAudit::default()).await },
         "get_daemon_metrics" => client.daemon_metrics(),
         "drain_daemon" => client.drain(),
         "check_health" => client.healthz(),

@@ -57,6 +57,8 @@ impl Daemon {
             .args(["--addr", "127.0.0.1:0"])
             .arg("--run-dir")
             .arg(&run_dir)
+            .arg("--audit-dir")
+            .arg(temp.path().join("audit"))
             .args(&flags)
             .stdout(Stdio::piped())
             .spawn()

@@ -11,7 +11,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use emberd_api::{CreateSandbox, EgressReason, EgressState, ErrorCode, ExecBody, PolicySpec};
+use emberd_api::{
+    AuditEgress, CreateSandbox, EgressReason, EgressState, ErrorCode, ExecBody, PolicySpec,
+    ReadAudit,
+};
 use emberd_client::Client;
 use emberd_proto::ExecSpec;
 use nix::sched::{CloneFlags, unshare};
@@ -110,8 +113,12 @@ async fn stop(mut daemon: Daemon) -> String {
 /// Creates a sandbox that may reach the server, with these limits, and waits for its session.
 async fn create(client: &Client, limits: serde_json::Value) -> String {
     let allow = [format!("{SERVER}:{PORT}")];
-    let egress: PolicySpec =
-        serde_json::from_value(json!({"allow": allow, "limits": limits})).unwrap();
+    create_under(client, json!({"allow": allow, "limits": limits})).await
+}
+
+/// Creates a sandbox with a policy, and waits for its session.
+async fn create_under(client: &Client, policy: serde_json::Value) -> String {
+    let egress: PolicySpec = serde_json::from_value(policy).unwrap();
     let language_pack = Some("python".to_owned());
     let wanted = CreateSandbox { language_pack, egress: Some(egress), ..CreateSandbox::default() };
     let id = client.create_with(&wanted).await.unwrap().answer.id;
@@ -274,6 +281,37 @@ fn ten_thousand_connections_at_once_do_not_keep_the_daemon_from_answering() {
         for reason in [EgressReason::RateLimit, EgressReason::ConnectionLimit] {
             assert!(refusals.contains(&reason), "{refusals:?}");
         }
+        bed.close(daemon).await;
+    });
+}
+
+#[test]
+fn what_sandboxes_reach_is_in_the_audit_journal_whatever_they_list() {
+    tell(async |bed| {
+        let daemon = bed.start();
+        let client = &daemon.client;
+        let allow = [format!("{SERVER}:{PORT}")];
+        let id = create_under(client, json!({"allow": allow, "log": "off"})).await;
+        assert_eq!(output(client, &id, ONCE).await, "hello\n");
+        let other = format!("try: socket.create_connection(({SERVER:?}, {}))", PORT + 1);
+        output(client, &id, &format!("{other}\nexcept OSError: pass")).await;
+        assert_eq!(client.egress_log(&id, 0, None, None).await.unwrap().records, []);
+        let read = ReadAudit {
+            action: Some("egress".to_owned()),
+            sandbox: Some(id.clone()),
+            ..ReadAudit::default()
+        };
+        let recorded = async || -> Vec<AuditEgress> {
+            let records = client.audit(&read).await.unwrap().records;
+            records.into_iter().filter_map(|record| record.egress).collect()
+        };
+        wait::until(async || recorded().await.len() >= 2).await;
+        let [allowed, denied] = &recorded().await[..] else { panic!("two of them") };
+        assert_eq!((allowed.decision.as_str(), allowed.port), ("allowed", Some(PORT)));
+        assert_eq!((allowed.sent_bytes, allowed.received_bytes), (5, 5));
+        assert_eq!((denied.decision.as_str(), denied.port), ("denied", Some(PORT + 1)));
+        assert!(denied.reason.is_some(), "{denied:?}");
+        client.delete(&id).await.unwrap();
         bed.close(daemon).await;
     });
 }

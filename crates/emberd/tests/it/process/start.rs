@@ -205,7 +205,9 @@ async fn second_daemon_on_one_run_directory() {
     let room = Room::new();
     let mut daemon = room.start();
     let (_, pid) = daemon.create().await;
-    let errors = Room::refused(room.command());
+    let mut second = room.command();
+    second.arg("--audit-dir").arg(room.path("audit"));
+    let errors = Room::refused(second);
     assert!(errors.contains("another daemon uses"), "{errors}");
     assert!(errors.contains("hint: ") && errors.contains("--run-dir"), "{errors}");
     assert!(wait::is_running(pid), "the second daemon touched the first one's sandboxes");

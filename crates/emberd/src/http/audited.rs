@@ -1,0 +1,271 @@
+//! Records what requests asked for and how they were answered, for the audit journal, and refuses
+//! those that cannot be recorded where they must be.
+//!
+//! Plain reads, those that a viewer may make, are recorded only where they are refused.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use emberd_api::{AuditRecord, ErrorCode, paths};
+use emberd_sandbox::SandboxId;
+use utoipa::openapi;
+
+use super::errors::{ApiError, Coded};
+use super::proxy;
+use super::scope::{PROXIED, Role, SCOPES, Scope};
+use crate::audit::{self, Audit};
+use crate::server::caller::Caller;
+use crate::server::connection::Peer;
+use crate::server::observe::{Proxied, RequestId};
+use crate::server::principal::{Principal, Source};
+
+/// Action of a request to a server in a sandbox.
+const USE_PORT: &str = "use_port";
+
+/// Action of a request that no operation takes.
+const UNKNOWN: &str = "unknown";
+
+/// The audit journal takes no records, and must.
+#[derive(Debug, thiserror::Error)]
+#[error("the audit journal takes no records, and this daemon does nothing without")]
+pub struct Unrecordable;
+
+/// Marks a response with the sandbox that the request made.
+#[derive(Debug, Clone, Copy)]
+pub struct Made(pub SandboxId);
+
+/// Marks a response with limits that its request, or the program of it, has reached.
+#[derive(Debug, Clone)]
+pub struct LimitsHit(pub Vec<&'static str>);
+
+/// The journal, and the operations by path and method.
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    audit: Audit,
+    operations: Arc<HashMap<&'static str, Vec<Operation>>>,
+}
+
+#[derive(Debug, Clone)]
+struct Operation {
+    method: &'static str,
+    action: String,
+    scope: Scope,
+}
+
+impl Recorder {
+    /// Records in `audit`, with the operation ids of `document`.
+    pub fn new(audit: Audit, document: &openapi::OpenApi) -> Self {
+        let mut operations = HashMap::<_, Vec<_>>::new();
+        for (method, path, scope) in SCOPES {
+            if let Some(action) = action(document, method, path) {
+                operations.entry(path).or_default().push(Operation { method, action, scope });
+            }
+        }
+        Self { audit, operations: Arc::new(operations) }
+    }
+
+    /// The operation that takes a request.
+    fn operation(&self, request: &Request) -> Option<&Operation> {
+        let path = request.extensions().get::<MatchedPath>()?;
+        let method = request.method();
+        let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+        self.operations.get(path.as_str())?.iter().find(|operation| operation.method == method)
+    }
+
+    /// Begins the record of a request, with all that is known before the answer.
+    fn begin(&self, request: &Request) -> Pending {
+        let of_port = proxy::sandbox_of(request);
+        let operation = self.operation(request).filter(|_| of_port.is_none());
+        let (action, scope) = match (&operation, &of_port) {
+            (_, Some(_)) => (USE_PORT, Some(PROXIED)),
+            (Some(operation), None) => (operation.action.as_str(), Some(operation.scope)),
+            (None, None) => (UNKNOWN, None),
+        };
+        let sandbox = of_port.unwrap_or_else(|| sandbox_in(request.uri().path()));
+        let extensions = request.extensions();
+        let principal = extensions.get::<Principal>().map(principal_text);
+        let record = AuditRecord {
+            request: extensions.get::<RequestId>().map(RequestId::to_string),
+            principal,
+            peer: extensions.get().and_then(|caller: &Caller| peer_text(&caller.peer)),
+            sandbox: sandbox.map(|id| id.to_string()),
+            ..audit::event(action, audit::now())
+        };
+        let is_watched = scope.is_some_and(is_watched);
+        let is_of_audit = scope == Some(Scope::Admin) && request.method() == Method::GET;
+        Pending { audit: self.audit.clone(), record: Some(record), is_watched, is_of_audit }
+    }
+}
+
+fn action(document: &openapi::OpenApi, method: &str, path: &str) -> Option<String> {
+    let item = document.paths.paths.get(path)?;
+    let operation = match method {
+        "GET" => item.get.as_ref(),
+        "PUT" => item.put.as_ref(),
+        "POST" => item.post.as_ref(),
+        "PATCH" => item.patch.as_ref(),
+        "DELETE" => item.delete.as_ref(),
+        _ => None,
+    };
+    operation?.operation_id.clone()
+}
+
+/// Whether every request of the scope is recorded: those that change something, or read what is in
+/// a sandbox or the journal. A viewer can make none of them.
+fn is_watched(scope: Scope) -> bool {
+    scope.role() > Some(Role::Viewer)
+}
+
+/// Records the request and its answer.
+pub async fn record(State(recorder): State<Recorder>, request: Request, next: Next) -> Response {
+    if recorder.audit.journal().is_none() {
+        return next.run(request).await;
+    }
+    let pending = recorder.begin(&request);
+    let is_refused = pending.is_watched && !pending.is_of_audit && recorder.audit.refuses();
+    let response = if is_refused {
+        ApiError::from(Unrecordable).into_response()
+    } else {
+        next.run(request).await
+    };
+    pending.answered(&response);
+    response
+}
+
+/// A request under way. If it is dropped without an answer, because the caller has hung up, that
+/// is recorded.
+struct Pending {
+    audit: Audit,
+    record: Option<AuditRecord>,
+    is_watched: bool,
+    is_of_audit: bool,
+}
+
+impl Pending {
+    fn answered(mut self, response: &Response) {
+        let Some(mut record) = self.record.take() else { return };
+        let marks = response.extensions();
+        let is_proxied = marks.get::<Proxied>().is_some();
+        let (status, code) = (response.status(), marks.get().map(|Coded(code)| *code));
+        record.status = Some(status.as_u16());
+        record.code = code.map(ErrorCode::name);
+        if let Some(principal) = marks.get::<Principal>() {
+            record.principal = Some(principal_text(principal));
+        }
+        if let Some(Made(id)) = marks.get() {
+            record.sandbox = Some(id.to_string());
+        }
+        let hit = marks.get().map(|LimitsHit(limits)| limits.clone()).unwrap_or_default();
+        let hit = hit.into_iter().chain(code.and_then(limit));
+        record.limits = hit.map(str::to_owned).collect();
+        if !is_proxied && is_of_strangers(status, code) {
+            self.audit.record_refusal(record);
+        } else if self.is_watched || !is_proxied && is_refusal(status) {
+            self.audit.record(record);
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let Some(mut record) = self.record.take().filter(|_| self.is_watched) else { return };
+        if std::thread::panicking() {
+            record.status = Some(StatusCode::INTERNAL_SERVER_ERROR.as_u16());
+            record.code = Some(ErrorCode::Internal.name());
+        }
+        self.audit.record(record);
+    }
+}
+
+/// Whether an answer refuses the caller, or is for want of room.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::MISDIRECTED_REQUEST
+            | StatusCode::TOO_MANY_REQUESTS
+    )
+}
+
+/// Whether an answer refuses a caller whom nobody knows, and who can ask at will.
+fn is_of_strangers(status: StatusCode, code: Option<ErrorCode>) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::MISDIRECTED_REQUEST)
+        || matches!(code, Some(ErrorCode::ForeignOrigin | ErrorCode::CrossSite))
+}
+
+/// Name of the limit that an error tells of.
+fn limit(code: ErrorCode) -> Option<&'static str> {
+    Some(match code {
+        ErrorCode::BodyTooLarge => "body_bytes",
+        ErrorCode::BodyTimeout => "body_time",
+        ErrorCode::TooManyBytes => "bodies_bytes",
+        ErrorCode::TooManySandboxes => "max_sandboxes",
+        ErrorCode::NoCapacity => "memory_mib",
+        ErrorCode::TooManyConnections => "port_connections",
+        ErrorCode::TooManyContexts => "contexts",
+        ErrorCode::ContextBusy => "context_runs",
+        ErrorCode::NoSpace => "disk",
+        ErrorCode::TooMany => "count",
+        _ => return None,
+    })
+}
+
+/// The sandbox that a path of the API names.
+fn sandbox_in(path: &str) -> Option<SandboxId> {
+    let rest = path.strip_prefix(paths::SANDBOXES)?.strip_prefix('/')?;
+    rest.split('/').next()?.parse().ok()
+}
+
+fn principal_text(principal: &Principal) -> String {
+    match principal {
+        Principal::Local(Source::Ip(address)) => format!("ip:{address}"),
+        Principal::Local(Source::User(uid)) => format!("uid:{uid}"),
+        Principal::Local(Source::Unknown) => "unknown".to_owned(),
+    }
+}
+
+fn peer_text(peer: &Peer) -> Option<String> {
+    match peer {
+        Peer::Address(address) => Some(address.to_string()),
+        Peer::Credentials(credentials) => {
+            let pid = credentials.pid().map(|pid| format!(",pid={pid}")).unwrap_or_default();
+            Some(format!("uid={}{pid}", credentials.uid()))
+        }
+        Peer::Unknown => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_viewer_may_do_is_not_watched() {
+        for (method, path, scope) in SCOPES {
+            // A viewer changes nothing, and sees no content of a sandbox.
+            assert!(is_watched(scope) || method == "GET", "{method} {path}");
+        }
+        for scope in [Scope::Public, Scope::DaemonRead, Scope::SandboxRead, Scope::EventsRead] {
+            assert!(!is_watched(scope), "{scope:?}");
+        }
+        for scope in [Scope::SandboxCreate, Scope::SandboxUse, Scope::TemplateWrite, Scope::Admin] {
+            assert!(is_watched(scope), "{scope:?}");
+        }
+    }
+
+    #[test]
+    fn the_sandbox_of_a_path_is_known() {
+        let id = |path| sandbox_in(path).map(|id| id.to_string());
+        let known = Some("sb_0123456789ab".to_owned());
+        assert_eq!(id("/sandboxes/sb_0123456789ab"), known);
+        assert_eq!(id("/sandboxes/sb_0123456789ab/files/stat"), known);
+        for none in ["/sandboxes", "/sandboxes/", "/sandboxes/x", "/templates/sb_0123456789ab"] {
+            assert_eq!(id(none), None, "{none}");
+        }
+    }
+}
