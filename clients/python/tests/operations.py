@@ -41,6 +41,7 @@ OPERATIONS = {
     "make_directory": "Files.make_dir",
     "move_file": "Files.move",
     "read_archive": "Files.download",
+    "read_audit": "Client.read_audit",
     "read_file": "Files.read",
     "replace_egress": "Egress.replace",
     "resize_process": "Process.resize",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 from ._results import Exit, Outcome, Result, Run, RunFailure
 from ._sync import (
+    AuditEvents,
     Client,
     Context,
     ContextEvents,
@@ -66,6 +67,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AlreadyExists",
     "ApiError",
+    "AuditEvents",
     "Broken",
     "Client",
     "Conflict",

@@ -12,6 +12,97 @@ if TYPE_CHECKING:
     from typing_extensions import NotRequired
 
 
+class AuditEgress(TypedDict):
+    """A connection or a lookup of a program in a sandbox, and what was decided. Paths and
+    contents are not in it.
+    """
+    address: NotRequired[str | None]
+    """Address that was connected to, or that the guest named."""
+    count: int
+    """Number of equal events that the record stands for."""
+    decision: str
+    """`allowed`, `denied` or `failed`."""
+    entry: NotRequired[str | None]
+    """The entry that decided, without its options."""
+    host: NotRequired[str | None]
+    """Name of the destination, or its address where no name is known."""
+    kind: str
+    """`connection`, `lookup`, `request` or `policy`."""
+    port: NotRequired[int | None]
+    """Port of the destination."""
+    reason: NotRequired[str | None]
+    """Why it was denied, or failed."""
+    received_bytes: int
+    """Bytes from the destination."""
+    sent_bytes: int
+    """Bytes to the destination."""
+
+
+#: One element of a journal that is followed.
+AuditEvent = Union["AuditRecord", "AuditEventGap"]
+
+
+class AuditEventGap(TypedDict):
+    """Records whose files were removed."""
+    gap: int
+    """Number of records."""
+
+
+class AuditPage(TypedDict):
+    """A part of the audit journal."""
+    gap: int
+    """Number of records after the one asked for whose files were removed."""
+    is_end: bool
+    """Whether the end of the journal was reached."""
+    next: int
+    """Value of `after` that continues."""
+    records: list[AuditRecord]
+    """Records, oldest first. There may be fewer than asked for, even none, before the end."""
+
+
+class AuditRecord(TypedDict):
+    """A decision: an answer to a request, a connection of a program, or something about the
+    journal itself. One line of the journal, in this order of fields.
+    """
+    action: str
+    """Operation id of the request; `use_port` for a request to a server in a sandbox, by its
+    host or by headers; `unknown` where no operation takes it; `egress` for a connection or
+    a lookup of a program; `start_daemon`, `stop_daemon`; `lose_records`, `mend_journal` and
+    `remove_files` for what happened to the journal.
+    """
+    code: NotRequired[str | None]
+    """Code of the error that the answer has."""
+    cut_bytes: NotRequired[int | None]
+    """Bytes of a torn line that were cut off, with `mend_journal`."""
+    egress: NotRequired[AuditEgress | None]
+    left_out: NotRequired[int | None]
+    """Number of records: lost with `lose_records`; of the same kind that were left out before
+    this one otherwise.
+    """
+    limits: NotRequired[list[str]]
+    """Limits that the request, or its program, has reached."""
+    peer: NotRequired[str | None]
+    """The other end of the connection: an IP address with its port, or `uid=UID,pid=PID`."""
+    prev: str
+    """SHA-256 of the line before it, without its line feed, in hexadecimal; 64 zeros in the
+    first.
+    """
+    principal: NotRequired[str | None]
+    """On whose behalf the request was made."""
+    removed_to: NotRequired[int | None]
+    """Number of the last record that was removed with its file, with `remove_files`."""
+    request: NotRequired[str | None]
+    """Id of the request, as in `x-request-id`."""
+    sandbox: NotRequired[str | None]
+    """The sandbox."""
+    seq: int
+    """Number of the record in the journal, from 1 on, without gaps."""
+    status: NotRequired[int | None]
+    """HTTP status of the answer. Absent where the caller hung up before it."""
+    time: str
+    """When the decision was made (RFC 3339, UTC)."""
+
+
 class BootTimes(TypedDict):
     """Time that each stage of a microVM's start took, in microseconds. A microVM of the warm
     pool was started before the request arrived.
@@ -493,31 +584,35 @@ class ErrorBody(TypedDict):
 #: operation. - `not_found`: The sandbox does not have that file, process, context, user or
 #: language. - `already_exists`: The file or directory exists already. - `range_not_satisfiable`:
 #: The range begins after the end of the file. - `no_space`: The sandbox has no space left. -
-#: `key_reused`: The `Idempotency-Key` was used for another request. - `not_started`: The program
-#: could not be started in the sandbox. - `process_ended`: The process, or its standard input, has
-#: ended. - `too_many`: The sandbox has as many processes as allowed, or the caller as many
-#: WebSockets. - `sandbox_not_ready`: The sandbox is still being created. - `sandbox_frozen`: The
-#: sandbox is frozen, and requests do not thaw it. - `resume_failed`: The sandbox is frozen, and
-#: its VMM does not thaw it; `Retry-After` says when to try again. - `limit_unavailable`: The host
-#: does not hold the limit that was asked for. - `sandbox_unreachable`: An earlier daemon started
-#: the sandbox, and its guest has not answered this one yet; `Retry-After` says when to try again.
-#: - `draining`: The daemon creates no sandboxes any more, by an operator's wish. - `no_templates`:
-#: The daemon keeps no templates. - `internal`: The daemon or its host has a defect. -
-#: `guest_failed`: The guest broke the protocol or stopped answering. - `port_closed`: Nothing in
-#: the sandbox listens on the port. - `port_failed`: The server on the port did not answer with
-#: HTTP. - `port_timeout`: The server on the port did not answer in time. - `boot_failed`: The
-#: microVM could not be started, or its guest did not answer. - `template_failed`: The template
-#: could not be built. - `shutting_down`: The daemon is shutting down.
+#: `host_full`: The daemon's host has no space left for another sandbox. - `key_reused`: The
+#: `Idempotency-Key` was used for another request. - `not_started`: The program could not be
+#: started in the sandbox. - `process_ended`: The process, or its standard input, has ended. -
+#: `too_many`: The sandbox has as many processes as allowed, or the caller as many WebSockets. -
+#: `sandbox_not_ready`: The sandbox is still being created. - `sandbox_frozen`: The sandbox is
+#: frozen, and requests do not thaw it. - `resume_failed`: The sandbox is frozen, and its VMM does
+#: not thaw it; `Retry-After` says when to try again. - `limit_unavailable`: The host does not hold
+#: the limit that was asked for. - `sandbox_unreachable`: An earlier daemon started the sandbox,
+#: and its guest has not answered this one yet; `Retry-After` says when to try again. - `draining`:
+#: The daemon creates no sandboxes any more, by an operator's wish. - `no_templates`: The daemon
+#: keeps no templates. - `audit_off`: The daemon keeps no audit journal. - `audit_failing`: The
+#: audit journal takes no records, and the daemon does nothing that it cannot record. - `internal`:
+#: The daemon or its host has a defect. - `guest_failed`: The guest broke the protocol or stopped
+#: answering. - `port_closed`: Nothing in the sandbox listens on the port. - `port_failed`: The
+#: server on the port did not answer with HTTP. - `port_timeout`: The server on the port did not
+#: answer in time. - `boot_failed`: The microVM could not be started, or its guest did not answer.
+#: - `template_failed`: The template could not be built. - `shutting_down`: The daemon is shutting
+#: down.
 ErrorCode = Literal[
     "invalid_json", "invalid_request", "unknown_pack", "unknown_profile", "egress_forbidden",
     "egress_unavailable", "foreign_origin", "cross_site", "foreign_host", "unknown_route",
     "unknown_sandbox", "method_not_allowed", "sandbox_gone", "body_timeout", "body_too_large",
     "too_many_bytes", "too_many_sandboxes", "no_capacity", "too_many_connections",
     "too_many_contexts", "context_busy", "context_dead", "denied", "not_found", "already_exists",
-    "range_not_satisfiable", "no_space", "key_reused", "not_started", "process_ended", "too_many",
-    "sandbox_not_ready", "sandbox_frozen", "resume_failed", "limit_unavailable",
-    "sandbox_unreachable", "draining", "no_templates", "internal", "guest_failed", "port_closed",
-    "port_failed", "port_timeout", "boot_failed", "template_failed", "shutting_down"
+    "range_not_satisfiable", "no_space", "host_full", "key_reused", "not_started", "process_ended",
+    "too_many", "sandbox_not_ready", "sandbox_frozen", "resume_failed", "limit_unavailable",
+    "sandbox_unreachable", "draining", "no_templates", "audit_off", "audit_failing", "internal",
+    "guest_failed", "port_closed", "port_failed", "port_timeout", "boot_failed", "template_failed",
+    "shutting_down"
 ]
 
 

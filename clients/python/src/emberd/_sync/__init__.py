@@ -10,6 +10,7 @@ from .files import Files
 from .processes import Process, Stdin, Terminal
 from .sandbox import Sandbox
 from .streams import (
+    AuditEvents,
     ContextEvents,
     DaemonEvents,
     Download,
@@ -22,6 +23,7 @@ from .streams import (
 from .tunnel import Tunnel
 
 __all__ = [
+    "AuditEvents",
     "Client",
     "Context",
     "ContextEvents",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Iterable, Mapping
 
 from .._http import segment, target
 from ._session import Session, create_once
-from .streams import DaemonEvents, Download, EgressEvents
+from .streams import AuditEvents, DaemonEvents, Download, EgressEvents
 
 if TYPE_CHECKING:
     from .. import types
@@ -60,6 +60,34 @@ class DaemonOperations:
         """
         query = [("sandbox", id) for id in _strings(sandbox)]
         events = DaemonEvents(self._session, "/events", [*query, ("follow", follow)])
+        events.last_id = after
+        return events.start()
+
+    def read_audit(
+        self,
+        *,
+        after: int | None = None,
+        since: str | None = None,
+        action: str | None = None,
+        sandbox: str | None = None,
+        limit: int | None = None,
+    ) -> types.AuditPage:
+        """Records of the audit journal after number `after`, of one action or sandbox if given."""
+        query = [("since", since), ("action", action), ("sandbox", sandbox)]
+        query += [("after", after), ("limit", limit)]
+        return self._session.call("GET", target("/audit", query))
+
+    def follow_audit(
+        self,
+        *,
+        after: int | None = None,
+        since: str | None = None,
+        action: str | None = None,
+        sandbox: str | None = None,
+    ) -> AuditEvents:
+        """Records of the audit journal, and those that come (`read_audit` with `follow`)."""
+        query = [("since", since), ("action", action), ("sandbox", sandbox), ("follow", True)]
+        events = AuditEvents(self._session, "/audit", query)
         events.last_id = after
         return events.start()
 

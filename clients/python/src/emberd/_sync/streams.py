@@ -282,12 +282,20 @@ class DaemonEvents(_After["types.DaemonEvent"]):
         self.last_id = event["before"] - 1 if "before" in event else event["seq"]
 
 
-class EgressEvents(_After["types.EgressEvent"]):
-    """Records of a sandbox's connections. A gap has `gap`, the number of records that are lost."""
+class _Records(_After[E]):
+    """Records of a log. A gap has `gap`, the number of records that are lost."""
 
     def _note(self, event: Any) -> None:
         # Numbers are dense: after a gap of three, three numbers have passed.
         self.last_id = (self.last_id or 0) + event["gap"] if "gap" in event else event["seq"]
+
+
+class EgressEvents(_Records["types.EgressEvent"]):
+    """Records of a sandbox's connections. A gap has `gap`, the number of records that are lost."""
+
+
+class AuditEvents(_Records["types.AuditEvent"]):
+    """Records of the audit journal. A gap has `gap`, the number of records that are gone."""
 
 
 class FileChanges(Events["types.FileChange"]):

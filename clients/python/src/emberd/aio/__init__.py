@@ -9,6 +9,7 @@ from .files import Files
 from .processes import Process, Stdin, Terminal
 from .sandbox import Sandbox
 from .streams import (
+    AuditEvents,
     ContextEvents,
     DaemonEvents,
     Download,
@@ -21,6 +22,7 @@ from .streams import (
 from .tunnel import Tunnel
 
 __all__ = [
+    "AuditEvents",
     "Client",
     "Context",
     "ContextEvents",
