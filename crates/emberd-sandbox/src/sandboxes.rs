@@ -40,6 +40,8 @@ struct Inner {
     pins: Pins,
     /// The background tasks.
     background: TaskTracker,
+    /// Cancelled when the requests under way have been waited for.
+    leaving: CancellationToken,
 }
 
 impl Sandboxes {
@@ -59,9 +61,10 @@ impl Sandboxes {
         let (sources, estate) = Sources::open(config, images, vmm)?;
         let (sources, table) = (Arc::new(sources), Arc::new(table));
         let Estate { sandboxes: adopted, pooled, unclaimed } = estate;
-        let background = TaskTracker::new();
+        let (background, leaving) = (TaskTracker::new(), CancellationToken::new());
         let pins = Pins::read(sources.base.run_dir.path());
-        let sandboxes = Self(Arc::new(Inner { table, sources, unclaimed, pins, background }));
+        let sandboxes =
+            Self(Arc::new(Inner { table, sources, unclaimed, pins, background, leaving }));
         sandboxes.pin_again();
         sandboxes.take_in(adopted, pooled);
         let sources = &sandboxes.0.sources;
@@ -110,7 +113,11 @@ impl Sandboxes {
             self.0.table.take_over(Arc::clone(&sandbox));
             sources.watch(&sandbox);
             if !sandbox.reach.is_met() {
-                self.go_on(adopt::meet(sandbox));
+                // Until the end: requests that a stop waits for may wait for this.
+                let leaving = self.0.leaving.clone();
+                self.0.background.spawn(async move {
+                    leaving.run_until_cancelled(adopt::meet(sandbox)).await;
+                });
             }
         }
         for (sandbox, digest) in pooled {
@@ -432,6 +439,7 @@ impl Sandboxes {
     /// Ends the background tasks first: they make more microVMs.
     async fn end_background(&self) {
         self.close();
+        self.0.leaving.cancel();
         self.0.background.close();
         self.0.background.wait().await;
     }

@@ -91,6 +91,14 @@ impl Double {
         self.first(&format!("set -- \"$@\" --fake-agent '{}'", agent.display()));
     }
 
+    /// Makes the agent of later guests one of the generation before.
+    pub fn age_agent(&self) {
+        let double = beside_current_exe("fake-firecracker");
+        let agent = beside_current_exe("emberd-init");
+        let [double, agent] = [double.display(), agent.display()];
+        self.replace_agent(&format!("exec '{double}' older-agent '{agent}' \"$@\""));
+    }
+
     /// Makes later guests capture the connections of their programs, each in a network namespace
     /// of its own. Needs root.
     pub fn capture(&self) {

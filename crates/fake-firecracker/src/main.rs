@@ -23,6 +23,7 @@ mod keeper;
 mod log;
 mod machine;
 mod marks;
+mod older;
 mod process_tree;
 mod resources;
 mod snapshot;
@@ -44,6 +45,9 @@ fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     if words.first().is_some_and(|word| word == keeper::KEEPER_WORD) {
         return keeper::run(&words[1..]);
+    }
+    if words.first().is_some_and(|word| word == older::OLDER_WORD) {
+        return older::run(&words[1..]);
     }
     let words = words.into_iter().map(|word| word.to_string_lossy().into_owned());
     match Command::parse(words, |name| std::env::var(name).ok()) {

@@ -134,9 +134,19 @@ impl Fixture {
 
     /// Shuts down, lets somebody `meddle`, and starts again.
     pub async fn restart(self, meddle: impl FnOnce()) -> Self {
+        self.sandboxes.shutdown().await;
+        self.start_again(meddle)
+    }
+
+    /// As [`Self::restart`]; what runs is adopted.
+    pub async fn succeed(self, meddle: impl FnOnce()) -> Self {
+        self.sandboxes.detach().await;
+        self.start_again(meddle)
+    }
+
+    fn start_again(self, meddle: impl FnOnce()) -> Self {
         let Self { sandboxes, run_dir, double, temp } = self;
         let (config, images) = (sandboxes.config().clone(), sandboxes.images().clone());
-        sandboxes.shutdown().await;
         // The locks go with the last of them.
         drop(sandboxes);
         meddle();

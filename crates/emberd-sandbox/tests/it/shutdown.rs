@@ -4,6 +4,8 @@ use std::fs;
 
 use emberd_sandbox::{BuildTemplateError, CreateError, TemplateState};
 use fake_firecracker::Double;
+use futures::FutureExt as _;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::fixture::{Fixture, SAME, shell, until};
 
@@ -103,5 +105,22 @@ async fn in_the_middle_of_a_flood() {
         let created = creation.await.unwrap();
         assert!(matches!(created, Ok(()) | Err(CreateError::ShuttingDown)), "{created:?}");
     }
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_an_adopted_guest_is_served_by_a_daemon_that_stops() {
+    let fixture = Fixture::new();
+    let id = fixture.create().await;
+    let pid = Pid::from_raw(fixture.vmm_pid(id).cast_signed()).unwrap();
+    let send = |signal| kill_process(pid, signal).unwrap();
+    let fixture = fixture.succeed(|| send(Signal::STOP)).await;
+    let handle = fixture.sandboxes.get(id).unwrap();
+    let mut request = Box::pin(handle.enter());
+    assert!(request.as_mut().now_or_never().is_none());
+    fixture.sandboxes.close();
+    assert!(request.as_mut().now_or_never().is_none());
+    send(Signal::CONT);
+    drop(request.await.unwrap());
     fixture.close().await;
 }

@@ -22,8 +22,10 @@ mod full_disk;
 mod hostile;
 mod kills;
 mod lost_agents;
+mod older_agents;
 mod pools;
 mod programs;
+mod restarts;
 mod shutdown;
 mod start;
 

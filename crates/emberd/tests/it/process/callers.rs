@@ -202,7 +202,8 @@ impl Caller {
             0 | 1 if may_have_more => ("create", self.create().await),
             2 => ("delete", self.delete(index).await),
             3 | 4 => ("upload", self.upload(index).await),
-            5 => ("large upload", self.upload_much(index).await),
+            // One that stops in order would wait for it.
+            5 if self.ending == Ending::Killed => ("large upload", self.upload_much(index).await),
             6 | 7 => ("context run", self.run_context(index).await),
             8..=10 => ("terminal", self.follow(index, Program::Terminal).await),
             11..=13 => ("watch", self.follow(index, Program::Ticker).await),

@@ -64,14 +64,8 @@ impl Room {
         let agent = PathBuf::from(env!("CARGO_BIN_EXE_emberd")).with_file_name("emberd-init");
         let scratch = self.path("scratch");
         fs::create_dir(&scratch).unwrap();
-        self.double.replace_agent(&format!(
-            "set -- \"$@\" --end; while [ \"$1\" != --end ]; do\n\
-             case $1 in --scratch) set -- \"$@\" \"$1\" {}/$$; shift 2 ;;\n\
-             *) set -- \"$@\" \"$1\"; shift ;; esac; done; shift\n\
-             exec '{}' \"$@\"",
-            scratch.display(),
-            agent.display()
-        ));
+        let [scratch, agent] = [scratch.display(), agent.display()];
+        self.double.replace_agent(&format!("exec '{agent}' \"$@\" --scratch '{scratch}'/$$"));
     }
 
     /// Takes what is left of the file system of the run directory.
