@@ -27,7 +27,7 @@ field() { # NAME: a text or a number of the JSON on standard input
 }
 
 # Creates a sandbox, which is deleted when the script exits, and sets `id` to its id.
-create() { # PACK
-  id=$(post /sandboxes "{\"language_pack\": \"$1\"}" | field id)
+create() { # PACK [FIELDS]: fields of JSON beside the pack
+  id=$(post /sandboxes "{\"language_pack\": \"$1\"${2:+, $2}}" | field id)
   trap 'ask --request DELETE "$url/sandboxes/$id"' EXIT
 }
