@@ -150,6 +150,12 @@ class Programs(WithSandbox):
         self.assertEqual((caught.exception.status, caught.exception.code), (400, "invalid_request"))
         self.assertTrue(caught.exception.request_id)
 
+    async def test_a_body_that_is_too_large(self) -> None:
+        with self.assertRaises(InvalidRequest) as caught:
+            await self.sandbox.exec("#" * (65 << 20))
+        self.assertEqual((caught.exception.status, caught.exception.code), (413, "body_too_large"))
+        self.assertEqual((await self.sandbox.exec("echo on")).stdout, "on\n")
+
     async def test_a_process(self) -> None:
         argv = [
             "sh",

@@ -50,8 +50,8 @@ def pieces(content: Content) -> Iterator[bytes]:
     if isinstance(content, str):
         content = content.encode()
     if isinstance(content, (bytes, bytearray, memoryview)):
-        if content:
-            yield bytes(content)
+        for start in range(0, len(content), READ_BYTES):
+            yield bytes(content[start : start + READ_BYTES])
     elif hasattr(content, "read"):
         while piece := content.read(READ_BYTES):
             yield piece

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Iterable, TypeVar
 from .. import _http
 from .._address import find_address
 from ..errors import Broken, EmberdError, NotEmberd, TimedOut, Unreachable, api_error
-from ._net import Connection, Content, pieces, place, sleep
+from ._net import READ_BYTES, Connection, Content, pieces, place, sleep
 
 if TYPE_CHECKING:
     import ssl
@@ -215,11 +215,12 @@ class Session:
         """Sends one request on one connection, and waits for the head of its answer."""
         response = _http.Response(method)
         try:
-            if isinstance(body, bytes):
+            if isinstance(body, bytes) and len(body) <= READ_BYTES:
                 sized = [("content-length", str(len(body)))] if body or method != "GET" else []
                 head = _http.head(method, path, [*self._headers, *headers, *sized])
-                self._write(connection, head + body)
+                response.is_request_whole = self._write(connection, head + body)
             else:
+                length = len(body) if isinstance(body, bytes) else length
                 sent = self._upload(connection, method, path, body, headers, length)
                 response.is_request_whole = sent
             while not response.has_head:

@@ -102,8 +102,8 @@ async def pieces(content: Content) -> AsyncIterator[bytes]:
     if isinstance(content, str):
         content = content.encode()
     if isinstance(content, (bytes, bytearray, memoryview)):
-        if content:
-            yield bytes(content)
+        for start in range(0, len(content), READ_BYTES):
+            yield bytes(content[start : start + READ_BYTES])
     elif hasattr(content, "read"):
         while piece := content.read(READ_BYTES):
             yield piece
