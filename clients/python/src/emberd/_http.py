@@ -17,6 +17,10 @@ HEAD_BYTES_MAX = 128 << 10
 #: Most bytes of the line before a chunk, and of one line of the trailer.
 CHUNK_LINE_BYTES_MAX = 8 << 10
 
+#: Statuses of requests that a server does not read to their end: it closes the connection, also
+#: where it does not say so.
+ENDING = (408, 413, 414, 431)
+
 
 class Malformed(Exception):
     """The bytes are not HTTP/1.1, or break a limit."""
@@ -90,6 +94,8 @@ class Response:
     def keeps_alive(self) -> bool:
         """Whether another request may follow on the connection."""
         if not (self.is_request_whole and self._body_done) or self._buffer or self._left is None:
+            return False
+        if self.status in ENDING:
             return False
         return "close" not in self.headers.get("connection", "").lower()
 

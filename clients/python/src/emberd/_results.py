@@ -141,8 +141,6 @@ class Run:
     """What a run of a context wrote and displayed. Jupyter shows all of it."""
 
     def __init__(self) -> None:
-        self.stdout = ""
-        self.stderr = ""
         self.results: list[Result] = []
         self.error: RunFailure | None = None
         self.execution_count: int | None = None
@@ -151,8 +149,21 @@ class Run:
         self.truncated = False
         self.egress_denied: list[types.EgressDenied] = []
         self.hint: str | None = None
-        #: The first of what happened, in order: text of an output, or a result.
+        #: What happened, in order: text of an output, or a result.
         self._shown: list[tuple[str, Any]] = []
+
+    @property
+    def stdout(self) -> str:
+        """What the run wrote to standard output."""
+        return self._written("stdout")
+
+    @property
+    def stderr(self) -> str:
+        """What the run wrote to standard error."""
+        return self._written("stderr")
+
+    def _written(self, stream: str) -> str:
+        return "".join(text for kind, text in self._shown if kind == stream)
 
     @property
     def text(self) -> str:
@@ -185,10 +196,8 @@ class Run:
         """Adds an event of the run; returns the text or the result in it."""
         kind = event["event"]
         if kind in ("stdout", "stderr"):
-            text = event["text"]
-            setattr(self, kind, getattr(self, kind) + text)
-            self._shown.append((kind, text))
-            return text
+            self._shown.append((kind, event["text"]))
+            return event["text"]
         if kind in ("display", "result"):
             result = Result(event["data"], is_value=kind == "result")
             self.results.append(result)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import select
 import socket
 import struct
 from types import TracebackType
@@ -128,6 +129,8 @@ class Connection:
         self._writer = writer
         #: A read that was begun before anybody waits for its bytes.
         self._early: asyncio.Task[bytes] | None = None
+        self._poll = select.poll()
+        self._poll.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
 
     @classmethod
     async def open(cls, address: Address, tls: ssl.SSLContext | None) -> Connection:
@@ -164,7 +167,10 @@ class Connection:
 
     def is_idle(self) -> bool:
         """Whether the connection is open and nothing has arrived that nobody asked for."""
-        return not (self._early or self._writer.is_closing() or self._reader.at_eof())
+        if self._early or self._writer.is_closing() or self._reader.at_eof():
+            return False
+        # An end that has arrived, and that the event loop has not come to see.
+        return not self._poll.poll(0)
 
     def end(self) -> None:
         """Ends the bytes to the daemon. Those from it go on."""

@@ -7,6 +7,7 @@ that no event is lost or repeated. Events that the daemon does not keep any more
 from __future__ import annotations
 
 import json
+from collections import deque
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, AsyncIterator, Generic, TypeVar
@@ -59,7 +60,7 @@ class Events(Closing, Generic[E]):
         self._query = list(query)
         self._answer: Answer | None = None
         self._parser = _http.ServerEvents(EVENT_BYTES_MAX)
-        self._arrived: list[E] = []
+        self._arrived: deque[E] = deque()
         self._over = False
         #: Attempts to open the stream again, since the last event.
         self._retries = 0
@@ -92,7 +93,7 @@ class Events(Closing, Generic[E]):
         except BaseException:
             await self._drop()
             raise
-        event = self._arrived.pop(0)
+        event = self._arrived.popleft()
         self._retries = 0
         try:
             self._note(event)
