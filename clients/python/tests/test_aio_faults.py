@@ -248,9 +248,9 @@ class Uploads(unittest.IsolatedAsyncioTestCase):
 
         with FakeDaemon(handler, reads_bodies=False) as daemon:
             async with emberd.Client(daemon.address) as client:
-                # A daemon that closes at once may reset what it said before: that is `Broken`.
-                with self.assertRaises((InvalidRequest, Broken)):
-                    await client.write_file("s", "/a", endless())
+                for _ in range(20):
+                    with self.assertRaises(InvalidRequest):
+                        await client.write_file("s", "/a", endless())
 
     async def test_content_of_every_kind(self) -> None:
         import io

@@ -129,6 +129,8 @@ class Connection:
         self._writer = writer
         #: A read that was begun before anybody waits for its bytes.
         self._early: asyncio.Task[bytes] | None = None
+        #: The socket once more, while a request is written whose answer may come before its end.
+        self._spare: socket.socket | None = None
         self._poll = select.poll()
         self._poll.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
 
@@ -156,14 +158,34 @@ class Connection:
     async def read(self, timeout: float | None) -> bytes:
         """The next bytes; none at the end."""
         early, self._early = self._early, None
-        return await _within(early or self._reader.read(READ_BYTES), timeout)
+        try:
+            return await _within(early or self._reader.read(READ_BYTES), timeout)
+        except OSError:
+            # A transport that cannot write drops what has arrived: perhaps why it cannot.
+            if data := self._left_behind():
+                return data
+            raise
+
+    def _left_behind(self) -> bytes:
+        """What has arrived and the transport has not read."""
+        try:
+            return self._spare.recv(READ_BYTES, socket.MSG_DONTWAIT) if self._spare else b""
+        except OSError:
+            return b""
 
     async def has_input(self) -> bool:
         """Whether bytes, or the end, have arrived. Never waits."""
         if self._early is None:
             self._early = asyncio.ensure_future(self._reader.read(READ_BYTES))
+            self._take_spare()
         await asyncio.sleep(0)
         return self._early.done()
+
+    def _take_spare(self) -> None:
+        connected = self._writer.get_extra_info("socket")
+        is_tls = self._writer.get_extra_info("ssl_object") is not None
+        if self._spare is None and not is_tls and connected.fileno() >= 0:
+            self._spare = socket.socket(fileno=os.dup(connected.fileno()))
 
     def is_idle(self) -> bool:
         """Whether the connection is open and nothing has arrived that nobody asked for."""
@@ -182,6 +204,10 @@ class Connection:
         """Closes the connection at once; with `reset`, so that the other side sees an error."""
         if self._early is not None:
             self._early.cancel()
+            if self._early.done() and not self._early.cancelled():
+                self._early.exception()  # Nobody else asks for it.
+        if self._spare is not None:
+            self._spare.close()
         connected = self._writer.get_extra_info("socket")
         if reset and connected is not None and connected.fileno() >= 0:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
