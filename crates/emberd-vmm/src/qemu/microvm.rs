@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::timeout;
 
-use super::arguments::{CONTROL, MEMORY};
+use super::arguments::{CHANNEL, CONTROL, MEMORY, SYNC};
 use super::block::DISK_NODE;
 use super::launch::Sockets;
 use super::mux::{Mux, MuxStream};
@@ -75,8 +75,16 @@ impl QemuMicroVm {
 
     /// The mux. The first call begins a session with the guest of an earlier daemon.
     async fn mux(&self) -> Result<&Mux, ConnectError> {
+        let sockets = &self.control.sockets;
         let begin = async || {
-            let begun = sync::begin(&self.control.sockets);
+            // In the order of the module `sync`.
+            let begun = async {
+                let mut port = sockets.connect(SYNC).await?;
+                sync::ask(&mut port).await?;
+                drop(sockets.connect(CHANNEL).await?);
+                sync::ask_alone(&mut port).await?;
+                sockets.connect(CHANNEL).await
+            };
             timeout(SYNC_WAIT_MAX, begun).await?.map(Mux::over)
         };
         self.mux.get_or_try_init(begin).await.map_err(ConnectError::Channel)

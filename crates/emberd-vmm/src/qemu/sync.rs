@@ -16,9 +16,6 @@ use std::io;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use super::arguments::{CHANNEL, SYNC};
-use super::launch::Sockets;
-
 /// Begins a question that the guest answers when it sees no host at its port (`ALONE` of the wire).
 const ALONE: &[u8] = b"lone";
 
@@ -28,20 +25,20 @@ const NONCE_BYTES: usize = 16;
 /// Most bytes read before the nonce: answers to earlier hosts.
 const STALE_BYTES_MAX: usize = 4096;
 
-/// Returns a connection over which the guest begins a fresh session.
-pub(super) async fn begin(sockets: &Sockets) -> io::Result<UnixStream> {
-    let mut port = sockets.connect(SYNC).await?;
-    ask(&mut port, b"").await?;
-    drop(sockets.connect(CHANNEL).await?);
-    ask(&mut port, ALONE).await?;
-    sockets.connect(CHANNEL).await
+/// Asks over `port` for a fresh session, and waits for the answer.
+pub(super) async fn ask(port: &mut UnixStream) -> io::Result<()> {
+    synchronise(port, b"", nonce()?).await
 }
 
-/// Asks over `port`, and waits for the answer.
-async fn ask(port: &mut UnixStream, question: &[u8]) -> io::Result<()> {
+/// As [`ask`], and the guest answers once it sees no host at its port.
+pub(super) async fn ask_alone(port: &mut UnixStream) -> io::Result<()> {
+    synchronise(port, ALONE, nonce()?).await
+}
+
+fn nonce() -> io::Result<[u8; NONCE_BYTES]> {
     let mut nonce = [0; NONCE_BYTES];
     getrandom::fill(&mut nonce).map_err(io::Error::other)?;
-    synchronise(port, question, nonce).await
+    Ok(nonce)
 }
 
 /// Sends `question` and `nonce`, and waits until the guest has sent the nonce back.
