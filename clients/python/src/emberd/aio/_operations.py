@@ -72,8 +72,8 @@ class DaemonOperations:
         limit: int | None = None,
     ) -> types.AuditPage:
         """Records of the audit journal after number `after`, of one action or sandbox if given."""
-        query = [("since", since), ("action", action), ("sandbox", sandbox)]
-        query += [("after", after), ("limit", limit)]
+        filters = [("since", since), ("action", action), ("sandbox", sandbox)]
+        query = [*filters, ("after", after), ("limit", limit)]
         return await self._session.call("GET", target("/audit", query))
 
     async def follow_audit(
