@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     attach, audit, completions, context, cp, create, daemon, doctor, egress, events, exec, files,
-    forward, image, inspect, kill, logs, ls, metrics, ps, rm, run, setup, shell, template, test,
-    timeout, update, vmconfig,
+    forward, image, inspect, key, kill, logs, ls, metrics, ps, rm, run, setup, shell, template,
+    test, timeout, update, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -17,6 +17,8 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Green.on_default().bold());
 
 const AFTER_HELP: &str = "\
+EMBERD_API_KEY is sent to the daemon as the access key.
+
 Exit codes: `run`, `exec`, `shell` and `attach` return the exit code of the program, 124 if it ran
 into its time limit, 126 if it could not be started and 125 if emberctl failed. Other commands
 return 0, 1 if a check failed and 125 if emberctl failed.";
@@ -103,6 +105,9 @@ pub enum Command {
     /// List, build and remove templates, the snapshots that sandboxes are restored from.
     #[command(subcommand)]
     Template(template::Command),
+    /// Create, list, replace and remove access keys.
+    #[command(subcommand)]
+    Key(key::Command),
     /// Build, list and check the images that guests boot from.
     #[command(subcommand)]
     Image(image::Command),

@@ -23,6 +23,7 @@ pub mod forward;
 pub mod image;
 pub mod info;
 pub mod inspect;
+pub mod key;
 pub mod kill;
 pub mod logs;
 pub mod ls;
@@ -74,6 +75,7 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Info => info::run(&client()?, output).await,
         Command::Test(args) => test::run(&client()?, args, output).await,
         Command::Template(command) => template::run(&client()?, command, output).await,
+        Command::Key(command) => key::run(command, &globals.data_dir()?, output),
         Command::Image(command) => image::run(command, &globals.data_dir()?, output),
         Command::Setup(command) => setup::run(command, &globals.data_dir()?, output),
         Command::Doctor(args) => doctor::run(&globals, args, output).await,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use emberd_client::Client;
 use emberd_config::{Config, Given, Key, Origin, Problems, Subset, Surroundings};
 use emberd_image::DataDir;
@@ -89,31 +90,37 @@ impl Globals {
         }
     }
 
-    /// A client of the daemon at `--addr`, or else of the one this user has.
+    /// A client of the daemon at `--addr`, or else of the one this user has, with the key of the
+    /// environment.
     ///
     /// # Errors
-    /// The address cannot be read.
+    /// The address, or the key, cannot be read.
     pub fn client(&self) -> anyhow::Result<Client> {
-        match &self.addr {
-            Some(addr) => Ok(Client::new(addr)?),
-            None => Ok(Client::of_user()),
-        }
+        let client = match &self.addr {
+            Some(addr) => Client::new(addr)?,
+            None => Client::of_user(),
+        };
+        with_key(client)
     }
 }
 
 /// A client of the daemon that `config` configures.
 ///
 /// # Errors
-/// The address cannot be read.
+/// The address, or the key of the environment, cannot be read.
 pub fn client_of(config: &Config) -> anyhow::Result<Client> {
     let socket = config.socket.as_ref().filter(|socket| socket.is_needed);
-    match (config.given.origin(Key::Addr), socket) {
+    with_key(match (config.given.origin(Key::Addr), socket) {
         (Origin::Default, Some(socket)) => {
-            Ok(Client::new(&format!("unix:{}", Path::display(&socket.path)))?)
+            Client::new(&format!("unix:{}", Path::display(&socket.path)))?
         }
-        (Origin::Default, None) => Ok(Client::of_user()),
-        _ => Ok(Client::new(&config.addr.to_string())?),
-    }
+        (Origin::Default, None) => Client::of_user(),
+        _ => Client::new(&config.addr.to_string())?,
+    })
+}
+
+fn with_key(client: Client) -> anyhow::Result<Client> {
+    client.with_key_of_process().context("cannot use EMBERD_API_KEY")
 }
 
 /// The problems of a configuration as one error, with the hint of the first.

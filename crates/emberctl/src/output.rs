@@ -45,6 +45,11 @@ impl Clock {
         Self(Duration::from_millis(ms))
     }
 
+    /// The time in milliseconds since the Unix epoch.
+    pub fn as_ms(self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Age, in one unit, of what happened `at_ms` milliseconds after the Unix epoch.
     pub fn age(self, at_ms: u64) -> String {
         in_one_unit(self.0.saturating_sub(Duration::from_millis(at_ms)))

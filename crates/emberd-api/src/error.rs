@@ -64,6 +64,12 @@ error_codes! {
     CrossSite,
     /// The `Host` of the request is not a name of this daemon.
     ForeignHost,
+    /// The request has no key that is valid.
+    Unauthenticated,
+    /// The key, or the user, may not do that.
+    Forbidden,
+    /// The daemon cannot read its keys, so that none is valid.
+    KeysUnreadable,
     /// The path does not exist.
     UnknownRoute,
     /// The sandbox does not exist.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+mod access;
 mod address;
 mod audit;
 mod contexts;
@@ -17,11 +18,13 @@ mod error;
 mod events;
 mod listing;
 pub mod paths;
+mod ports;
 mod process;
 mod resources;
 mod server_timing;
 mod terms;
 
+pub use access::{API_KEY_HEADER, AccessInfo, AccessOverTcp};
 pub use address::{Address, AddressError, socket_path};
 pub use audit::{AUDIT_RECORDS_MAX, AuditEgress, AuditEvent, AuditPage, AuditRecord, ReadAudit};
 pub use contexts::{Context, ContextEvent, ContextList, ContextState, RunEvent};
@@ -42,6 +45,7 @@ pub use emberd_proto::{
 pub use error::{ErrorBody, ErrorCode};
 pub use events::{DaemonEvent, SandboxEvent, SandboxEventGap, SandboxEventKind};
 pub use listing::{LIST_LIMIT_MAX, ListSandboxes, SandboxPhase};
+pub use ports::{PORT_HEADER, SANDBOX_HEADER, TUNNEL_PROTOCOL};
 pub use process::{
     Process, ProcessEvent, ProcessEventKind, ProcessList, ProcessMessage, SignalProcess,
     StartProcess, Text, WEBSOCKET_MESSAGE_BYTES_MAX,
@@ -89,17 +93,6 @@ pub const REPLAYED_HEADER: &str = "idempotent-replayed";
 /// characters each; `...` stands for what was left out, `?` for a character that a header cannot
 /// carry.
 pub const UNKNOWN_FIELDS_HEADER: &str = "x-emberd-unknown-fields";
-
-/// Request header that names a sandbox; together with [`PORT_HEADER`], the request goes to that
-/// port inside the sandbox.
-pub const SANDBOX_HEADER: &str = "x-emberd-sandbox";
-
-/// Request header that names the port inside the sandbox of [`SANDBOX_HEADER`].
-pub const PORT_HEADER: &str = "x-emberd-port";
-
-/// Name of the protocol (`Upgrade`) of a connection to a port inside a sandbox: its bytes are
-/// passed on unchanged.
-pub const TUNNEL_PROTOCOL: &str = "tcp";
 
 /// The sandbox to create.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -269,6 +262,9 @@ pub struct Sandbox {
     /// may be secrets, are not shown.
     #[serde(default)]
     pub env: Vec<String>,
+    /// Owner of the sandbox: `key:ID` or `uid:NUMBER`. Absent if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// Time that each stage of a microVM's start took, in microseconds. A microVM of the warm pool
@@ -352,8 +348,11 @@ pub struct Info {
     /// Whether the daemon refuses to create sandboxes (`POST /drain`).
     #[serde(default)]
     pub draining: bool,
+    /// Callers that the daemon serves.
+    #[serde(default)]
+    pub access: AccessInfo,
     /// MicroVMs of an earlier daemon that run and that this one leaves alone, because it does not
-    /// know whose they are.
+    /// know whose they are. Shown to administrators only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unclaimed: Vec<UnclaimedMicroVm>,
     /// Network access of sandboxes. Absent where egress is switched off.

@@ -162,6 +162,9 @@ async fn connect(client: &Client, id: &str, pid: u32, from: u64) -> Result<Socke
         .into_client_request()
         .map_err(|error| client.broken(error))?;
     request.headers_mut().insert("host", HeaderValue::clone(client.host()));
+    if let Some(key) = &client.key {
+        request.headers_mut().insert("authorization", key.field().clone());
+    }
     match client_async(request, stream.into_inner()).await {
         Ok((socket, _)) => Ok(socket),
         Err(tungstenite::Error::Http(answer)) => {

@@ -12,11 +12,13 @@ use emberd_api::{
     UNKNOWN_FIELDS_HEADER, UpdateSandbox, paths, socket_path,
 };
 use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use hyper::http::request::Builder;
 use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::key::{ApiKey, ApiKeyError};
 use crate::link::{Answering, LinkError, Links};
 
 /// Largest error response in place of a stream, in bytes (1 MiB).
@@ -101,6 +103,7 @@ pub struct Client {
     pub(crate) address: Address,
     /// `Host` of every request.
     pub(crate) host: HeaderValue,
+    pub(crate) key: Option<ApiKey>,
     links: Arc<Links>,
     /// Called with the unknown fields of each request that has some.
     tell_unknown: Option<fn(&str)>,
@@ -119,7 +122,7 @@ impl Client {
         };
         let malformed = |_| AddressError::Malformed(addr.to_owned());
         let host = HeaderValue::from_str(host).map_err(malformed)?;
-        Ok(Self { address, host, links: Arc::default(), tell_unknown: None })
+        Ok(Self { address, host, key: None, links: Arc::default(), tell_unknown: None })
     }
 
     /// Makes a client of this user's daemon: at its Unix socket if that exists, else at
@@ -142,9 +145,27 @@ impl Client {
         Self {
             address,
             host: HeaderValue::from_static(host),
+            key: None,
             links: Arc::default(),
             tell_unknown: None,
         }
+    }
+
+    /// Sends the access key `key` with every request.
+    ///
+    /// # Errors
+    /// [`ApiKeyError`] if the text cannot be a key.
+    pub fn with_key(self, key: &str) -> Result<Self, ApiKeyError> {
+        Ok(Self { key: Some(ApiKey::new(key)?), ..self })
+    }
+
+    /// Sends the access key in the environment variable `EMBERD_API_KEY` with every request, if
+    /// that is set.
+    ///
+    /// # Errors
+    /// [`ApiKeyError`] if the variable has what cannot be a key.
+    pub fn with_key_of_process(self) -> Result<Self, ApiKeyError> {
+        Ok(Self { key: ApiKey::of_process()?, ..self })
     }
 
     /// Calls `tell` with the names of the fields that the daemon does not know and has ignored,
@@ -384,8 +405,16 @@ impl Client {
     }
 
     pub(crate) fn request(&self, method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
-        let request = Request::builder().method(method).uri(path).header(HOST, &self.host);
-        request.body(Full::new(body)).expect("paths are encoded")
+        self.head(method, path).body(Full::new(body)).expect("paths are encoded")
+    }
+
+    /// The head of every request.
+    pub(crate) fn head(&self, method: Method, path: &str) -> Builder {
+        let head = Request::builder().method(method).uri(path).header(HOST, &self.host);
+        match &self.key {
+            Some(key) => head.header(AUTHORIZATION, key.field()),
+            None => head,
+        }
     }
 
     /// The error that `answering`, a response without success, contains.
@@ -460,6 +489,13 @@ mod tests {
         assert!(is_there(&path));
         assert_eq!(Client::of_socket(Some(path.clone())).address(), &Address::Unix(path));
         let by_port = Client::of_socket(None);
+        let with_key = by_port.clone().with_key("emb_0a1b2c3d_secret").unwrap();
+        let request = with_key.request(Method::GET, "/", Bytes::new());
+        assert_eq!(request.headers()[AUTHORIZATION], "Bearer emb_0a1b2c3d_secret");
+        assert!(!format!("{with_key:?} {request:?}").contains("secret"));
+        assert!(
+            !by_port.request(Method::GET, "/", Bytes::new()).headers().contains_key(AUTHORIZATION)
+        );
         assert_eq!(by_port.address().to_string(), format!("http://{ADDR_DEFAULT}"));
     }
 }

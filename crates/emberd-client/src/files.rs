@@ -6,8 +6,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use emberd_api::{ErrorBody, FileChange, FileEntry, FileList, paths};
-use hyper::header::{CONTENT_TYPE, HOST, RANGE};
-use hyper::{Method, Request, StatusCode};
+use hyper::header::{CONTENT_TYPE, RANGE};
+use hyper::{Method, StatusCode};
 
 use crate::client::{Client, ClientError};
 use crate::sse::ServerEvents;
@@ -237,8 +237,7 @@ impl Client {
     }
 
     fn streamed(&self, method: Method, path: &str, content: &str) -> hyper::http::request::Builder {
-        let request = Request::builder().method(method).uri(path);
-        request.header(HOST, &self.host).header(CONTENT_TYPE, content)
+        self.head(method, path).header(CONTENT_TYPE, content)
     }
 
     async fn exchange(

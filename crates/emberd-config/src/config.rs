@@ -17,7 +17,8 @@ use crate::problem::Problems;
 use crate::reader::{Reader, utf8};
 use crate::surroundings::Surroundings;
 use crate::value::{
-    AccelChoice, JailChoice, LogFormat, OnStart, OnStop, RUN_DIR_BYTES_MAX, Switch, VmmChoice,
+    AccelChoice, AccessRule, Authentication, JailChoice, LogFormat, OnStart, OnStop,
+    RUN_DIR_BYTES_MAX, Switch, VmmChoice,
 };
 
 mod audit;
@@ -45,6 +46,10 @@ pub struct Config {
     pub socket: Option<SocketOption>,
     /// Names by which the API may be called, beside those that are always allowed.
     pub allowed_hosts: Vec<String>,
+    /// Users of the Unix socket who need no key, beside this user and root.
+    pub access: Vec<AccessRule>,
+    /// Whether callers over TCP need a key.
+    pub authentication: Authentication,
     /// Directory of per-sandbox state; absolute.
     pub run_dir: PathBuf,
     /// Fate of the sandboxes of an earlier daemon.
@@ -211,6 +216,8 @@ impl Config {
             socket: socket(read, &addr, surroundings),
             addr,
             allowed_hosts: allowed_hosts(read),
+            access: access(read),
+            authentication: authentication(read),
             run_dir: run_dir(read, &node_key, surroundings),
             on_start: read.choice(Key::OnStart),
             on_stop: read.choice(Key::OnStop),
@@ -326,6 +333,28 @@ fn socket(
             Some(SocketOption { path, is_needed: true })
         }
     }
+}
+
+fn authentication(read: &mut Reader<'_>) -> Authentication {
+    if read.value(Key::InsecureNoAuth, flag) { Authentication::Off } else { Authentication::Keys }
+}
+
+fn access(read: &mut Reader<'_>) -> Vec<AccessRule> {
+    const KEY: Key = Key::Access;
+    let Form::AccessRules { most } = KEY.definition().form else { return Vec::new() };
+    let texts = read.list(KEY);
+    if texts.len() > most {
+        let error = format!("{} rules, over the limit of {most}", texts.len());
+        read.report(KEY, &error, "name a group, or give users keys: emberctl key create");
+    }
+    let mut rules = Vec::new();
+    for text in &texts {
+        match utf8(text).and_then(str::parse) {
+            Ok(rule) => rules.push(rule),
+            Err(expected) => read.refuse(KEY, text, &expected),
+        }
+    }
+    rules
 }
 
 fn allowed_hosts(read: &mut Reader<'_>) -> Vec<String> {

@@ -9,6 +9,8 @@ pub enum Key {
     Addr,
     Socket,
     AllowedHost,
+    Access,
+    InsecureNoAuth,
     RunDir,
     OnStart,
     OnStop,

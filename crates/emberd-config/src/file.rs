@@ -92,9 +92,24 @@ fn values(definition: &Definition, value: &Spanned<DeValue<'_>>) -> Option<Vec<O
         (Form::HostNames { .. }, DeValue::Array(items)) => {
             items.iter().map(|item| scalar(item.get_ref()).map(OsString::from)).collect()
         }
+        (Form::AccessRules { .. }, DeValue::Array(items)) => {
+            items.iter().map(|item| access_rule(item.get_ref()).map(OsString::from)).collect()
+        }
         (Form::Flag, DeValue::Boolean(value)) => Some(vec![value.to_string().into()]),
         (form, DeValue::Integer(_)) if !form.takes_numbers() => None,
         (_, value) => Some(vec![scalar(value)?.into()]),
+    }
+}
+
+/// The text of one `[[access]]`, or of a rule that is written as a text.
+fn access_rule(item: &DeValue<'_>) -> Option<String> {
+    let DeValue::Table(table) = item else { return scalar(item) };
+    let get = |key: &str| table.get(key).and_then(|value| scalar(value.get_ref()));
+    let role = get("role")?;
+    match (get("uid"), get("gid"), table.len()) {
+        (Some(uid), None, 2) => Some(format!("uid:{uid}={role}")),
+        (None, Some(gid), 2) => Some(format!("gid:{gid}={role}")),
+        _ => None,
     }
 }
 

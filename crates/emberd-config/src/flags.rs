@@ -87,7 +87,9 @@ fn arg(definition: &'static Definition) -> Arg {
         .help(about)
         .value_parser(ValueParser::new(Named(definition.form.possible())));
     arg = match &definition.form {
-        Form::HostNames { .. } => arg.action(ArgAction::Append).value_delimiter(','),
+        Form::HostNames { .. } | Form::AccessRules { .. } => {
+            arg.action(ArgAction::Append).value_delimiter(',')
+        }
         Form::Words => arg.allow_hyphen_values(true),
         Form::Flag => arg.num_args(0..=1).default_missing_value("true"),
         // A negative number gets the message of its option.

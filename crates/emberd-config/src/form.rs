@@ -16,6 +16,11 @@ pub enum Form {
         /// The longest name, in bytes.
         bytes_max: usize,
     },
+    /// Users of the Unix socket: a list of `uid:NUMBER=ROLE` and `gid:NUMBER=ROLE`.
+    AccessRules {
+        /// The most rules.
+        most: usize,
+    },
     /// A path; a relative one starts at the working directory.
     Path,
     /// One of these words.
@@ -95,6 +100,9 @@ impl Form {
             Self::HostNames { most, bytes_max } => {
                 format!("up to {most} names of at most {bytes_max} bytes")
             }
+            Self::AccessRules { most } => {
+                format!("up to {most} of `uid:NUMBER=ROLE` or `gid:NUMBER=ROLE`")
+            }
             Self::Path => "a path".to_owned(),
             Self::Choice(values) => {
                 let names: Vec<_> =
@@ -120,6 +128,7 @@ impl Form {
     pub(crate) fn toml(&self) -> &'static str {
         match self {
             Self::HostNames { .. } => "a list of texts, such as ['a.example', 'b.example']",
+            Self::AccessRules { .. } => "[[access]] with uid or gid, and role",
             Self::Count { .. } | Self::CountOrOff { .. } => "a whole number, such as 2",
             Self::SizeMib { .. } | Self::SizeMibOrOff { .. } => {
                 "a number of MiB or a text, such as 512 or '2GiB'"

@@ -35,6 +35,6 @@ pub use problem::{Problem, Problems};
 pub use reader::parse_mib;
 pub use surroundings::Surroundings;
 pub use value::{
-    AccelChoice, AuditChoice, JailChoice, LogFormat, NODE_KEY_BYTES_MAX, OnStart, OnStop,
-    RUN_DIR_BYTES_MAX, Switch, VmmChoice,
+    AccelChoice, AccessRule, AuditChoice, Authentication, JailChoice, LogFormat,
+    NODE_KEY_BYTES_MAX, OnStart, OnStop, RUN_DIR_BYTES_MAX, Switch, VmmChoice, Who,
 };

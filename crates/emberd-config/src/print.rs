@@ -10,7 +10,7 @@ use crate::config::{CgroupOption, Config};
 use crate::definition::Key;
 use crate::definitions::DEFINITIONS;
 use crate::given::Origin;
-use crate::value::Switch;
+use crate::value::{Authentication, Switch};
 use crate::{duration, value};
 
 /// One option as `emberd config print` shows it.
@@ -60,6 +60,10 @@ impl Config {
                 Some(socket) => json!(shown_path(&socket.path)),
             },
             Key::AllowedHost => json!(self.allowed_hosts),
+            Key::Access => {
+                json!(self.access.iter().map(ToString::to_string).collect::<Vec<_>>())
+            }
+            Key::InsecureNoAuth => json!(self.authentication == Authentication::Off),
             Key::RunDir => json!(shown_path(&self.run_dir)),
             Key::OnStart => json!(value::name(self.on_start)),
             Key::OnStop => json!(value::name(self.on_stop)),

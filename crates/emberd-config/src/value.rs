@@ -1,7 +1,11 @@
 //! Values that options take: the choices, and limits that other crates share.
 
+use std::fmt;
+use std::str::FromStr;
+
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
+use emberd_keys::Role;
 
 /// Longest path of the run directory, in bytes, without a node key. A Unix socket's path has
 /// at most 107 bytes (unix(7)), and its name and its sandbox's id come after the directory.
@@ -12,6 +16,61 @@ pub const NODE_KEY_BYTES_MAX: usize = 4;
 
 /// Longest time that an operator may allow, in milliseconds (ten years).
 pub(crate) const TIMEOUT_MS_MAX: u64 = 3_650 * 24 * 3_600_000;
+
+/// Whether callers over TCP need a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authentication {
+    /// They need one as soon as there are keys, and addresses for other hosts need keys.
+    Keys,
+    /// They need none.
+    Off,
+}
+
+/// A user or group that may use the Unix socket without a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccessRule {
+    /// The users.
+    pub who: Who,
+    /// Their role.
+    pub role: Role,
+}
+
+/// Programs of some users of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// One user.
+    User(u32),
+    /// One group. Further groups of a user do not count.
+    Group(u32),
+}
+
+impl FromStr for AccessRule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "a rule such as uid:1000=user or gid:100=viewer".to_owned();
+        let (who, role) = text.split_once('=').ok_or_else(expected)?;
+        let (kind, number) = who.split_once(':').ok_or_else(expected)?;
+        let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+        let number = number.parse().ok().filter(|_| is_number).ok_or_else(expected)?;
+        let who = match kind {
+            "uid" => Who::User(number),
+            "gid" => Who::Group(number),
+            _ => return Err(expected()),
+        };
+        Ok(Self { who, role: role.parse().map_err(|_| expected())? })
+    }
+}
+
+impl fmt::Display for AccessRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, number) = match self.who {
+            Who::User(uid) => ("uid", uid),
+            Who::Group(gid) => ("gid", gid),
+        };
+        write!(f, "{kind}:{number}={}", self.role)
+    }
+}
 
 /// The VMM that runs the sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

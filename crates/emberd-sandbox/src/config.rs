@@ -91,6 +91,9 @@ pub struct SandboxSpec {
     pub resources: Resources,
     /// Text of a front end, which means nothing here. The next daemon has it as well.
     pub tag: Option<String>,
+    /// Owner of the sandbox, in words of the front end, which decides what that means. The events
+    /// of the sandbox have it, and the next daemon.
+    pub owner: Option<Arc<str>>,
 }
 
 /// Resources that a caller asks for. What is none is the daemon's default.

@@ -26,6 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::access::{Access, Exposed, OverTcp};
 use crate::args::{Args, Command, ConfigCommand};
 use crate::audit::{self, Audit};
 use crate::egress_file::{self, EgressFile, EgressFileError};
@@ -61,6 +62,9 @@ pub enum RunError {
     /// The audit journal cannot be used.
     #[error("cannot start without the audit journal")]
     Audit(#[from] AuditOpenError),
+    /// Everybody on a network could use the daemon.
+    #[error("cannot start")]
+    Exposed(#[from] Exposed),
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
@@ -79,6 +83,10 @@ impl RunError {
             Self::Audit(AuditOpenError::Io { .. }) => Some(
                 "mend what is wrong, choose another directory with --audit-dir, or start \
                     with --audit off",
+            ),
+            Self::Exposed(_) => Some(
+                "create a key (emberctl key create NAME), or listen on 127.0.0.1; \
+                 --insecure-no-auth serves everybody",
             ),
             Self::Open(OpenError::RunDirInUse { .. }) => {
                 Some("stop the other emberd, or choose another directory with --run-dir")
@@ -161,8 +169,8 @@ pub fn report(error: &anyhow::Error, hint: Option<&str>) -> ExitCode {
 pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunError> {
     server::raise_descriptors();
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
-    let listener = Listener::bind(&config.addr).await?;
-    let socket = bind_socket(config.socket.as_ref()).await?;
+    let access = Access::new(config.data_dir.path(), &config.access, config.authentication);
+    let (listener, socket) = bind(&config, &access).await?;
     let audit = Audit::open(&config.audit)?;
     audit.record(audit::event("start_daemon", audit::now()));
     let file = EgressFile::open(config.egress_policy.as_deref())?.recording(audit.clone());
@@ -174,15 +182,15 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     let sandboxes = Sandboxes::open(options, images, vmm)?;
     file.adopt(&sandboxes);
     egress_file::warn_of_unknown(&file.operator(), &sandboxes);
-    announce(&listener, socket.as_ref(), &sandboxes);
+    announce(&listener, socket.as_ref(), &sandboxes, access.over_tcp());
     let limits = http::Limits::default().recording(audit.clone());
     limits.recall(&sandboxes);
     let beside = socket.map(|socket| (socket.address().clone(), socket));
     let listeners = [Some((config.addr, listener)), beside].into_iter().flatten();
     let listeners = listeners.map(|(addr, listener)| {
         let hosts = http::Hosts::new(&addr, &config.allowed_hosts);
-        let router = http::router(sandboxes.clone(), hosts, limits.clone(), file.clone());
-        (listener, router)
+        let (limits, file) = (limits.clone(), file.clone());
+        (listener, http::router(sandboxes.clone(), hosts, limits, file, access.clone()))
     });
     let server = Server::new(listeners);
     notify::tell(notify::READY);
@@ -190,6 +198,7 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
         told = signals.next() => told,
         never = server.accept() => never,
         never = log::keep_reporting_dropped() => never,
+        never = access.keep() => never,
         never = read_on_hangup(&file, hangups, &sandboxes) => never,
     };
     tracing::info!("{told}: draining requests");
@@ -249,6 +258,19 @@ async fn read_on_hangup(file: &EgressFile, hangups: Option<Signal>, sandboxes: &
     }
 }
 
+/// Listens on the address, and on the Unix socket beside it.
+async fn bind(config: &Config, access: &Access) -> Result<(Listener, Option<Listener>), RunError> {
+    let listener = Listener::bind(&config.addr).await?;
+    access.check(listener.address())?;
+    let socket = bind_socket(config.socket.as_ref()).await?;
+    if access.admits_users() {
+        for listener in [Some(&listener), socket.as_ref()].into_iter().flatten() {
+            listener.admit_users()?;
+        }
+    }
+    Ok((listener, socket))
+}
+
 /// Listens on the Unix socket beside the TCP address. Failing to is an error only if the user
 /// asked for the socket.
 async fn bind_socket(socket: Option<&SocketOption>) -> Result<Option<Listener>, ListenError> {
@@ -266,7 +288,15 @@ async fn bind_socket(socket: Option<&SocketOption>) -> Result<Option<Listener>, 
     }
 }
 
-fn announce(listener: &Listener, socket: Option<&Listener>, sandboxes: &Sandboxes) {
+fn announce(
+    listener: &Listener,
+    socket: Option<&Listener>,
+    sandboxes: &Sandboxes,
+    over_tcp: OverTcp,
+) {
+    if over_tcp == OverTcp::Insecure {
+        tracing::warn!("--insecure-no-auth: everybody who can connect over TCP may do everything");
+    }
     let vmm = sandboxes.vmm();
     tracing::info!(
         driver = vmm.driver,

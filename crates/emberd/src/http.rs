@@ -10,11 +10,13 @@ use utoipa_axum::routes;
 
 mod audit;
 mod audited;
+mod auth;
 mod awake;
 mod body;
 mod budget;
 mod codes;
 mod contexts;
+mod credential;
 mod egress;
 mod ending;
 mod errors;
@@ -33,6 +35,7 @@ mod logs;
 mod metrics;
 mod origin;
 mod outputs;
+mod owned;
 mod pack;
 mod ports;
 mod processes;
@@ -53,8 +56,9 @@ use errors::{ApiError, RouteError};
 pub use host::Hosts;
 pub use limits::Limits;
 pub use proxy::through;
-pub use scope::{PROXIED, Role, SCOPES, Scope};
+pub use scope::{Needs, PROXIED, PUBLIC, Role, SCOPES, Scope};
 
+use crate::access::Access;
 use crate::egress_file::EgressFile;
 use crate::server::observe::{self, OnPanic};
 
@@ -99,6 +103,7 @@ pub fn document() -> openapi::OpenApi {
         .description(Some("The default address of a daemon."));
     document.servers = Some(vec![server.build()]);
     unknown::describe(&mut document);
+    auth::describe(&mut document);
     document
 }
 
@@ -146,9 +151,15 @@ fn operations() -> OpenApiRouter<Sandboxes> {
         .routes(routes!(info::openapi))
 }
 
-/// The whole API over `sandboxes`, for requests to `hosts` within `limits`. Policies of sandboxes
-/// are within what `egress` permits.
-pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits, egress: EgressFile) -> Router {
+/// The whole API over `sandboxes`, for requests to `hosts` within `limits`, of callers to whom
+/// `access` is given. Policies of sandboxes are within what `egress` permits.
+pub fn router(
+    sandboxes: Sandboxes,
+    hosts: Hosts,
+    limits: Limits,
+    egress: EgressFile,
+    access: Access,
+) -> Router {
     let meters = limits.meters().clone();
     let (router, document) = operations().split_for_parts();
     let recorder = Recorder::new(limits.audit().clone(), &document);
@@ -158,11 +169,14 @@ pub fn router(sandboxes: Sandboxes, hosts: Hosts, limits: Limits, egress: Egress
         .layer(from_fn(unknown::name_unknown_fields))
         .layer(from_fn_with_state(sandboxes.clone(), awake::keep))
         .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
+        .layer(from_fn_with_state(sandboxes.clone(), owned::hide))
         .layer(Extension(limits))
+        .layer(Extension(access.clone()))
         .layer(Extension(egress))
         .layer(from_fn_with_state(hosts, host::refuse_strangers))
         .layer(from_fn(origin::refuse_pages))
         .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
+        .layer(from_fn_with_state(access, auth::authorize))
         .layer(from_fn_with_state(meters, scrape::count))
         .layer(from_fn_with_state(recorder, audited::record))
         .layer(from_fn_with_state(errors::defect as OnPanic, observe::observe))

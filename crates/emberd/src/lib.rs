@@ -2,6 +2,7 @@
 //!
 //! Everything but the choice of a driver, which is the binary's.
 
+pub mod access;
 pub mod args;
 pub mod audit;
 pub mod config;

@@ -12,6 +12,22 @@ if TYPE_CHECKING:
     from typing_extensions import NotRequired
 
 
+class AccessInfo(TypedDict):
+    """Callers that the daemon serves."""
+    keys: int
+    """Number of keys."""
+    problem: NotRequired[str | None]
+    """Reason why the file of keys cannot be read. Keys that were read before stay in force;
+    without any, none is valid. Absent if the file can be read.
+    """
+    tcp: AccessOverTcp
+    """Whether requests over TCP need a key."""
+
+
+#: Whether requests over TCP need a key.
+AccessOverTcp = Literal["open", "key", "insecure"]
+
+
 class AuditEgress(TypedDict):
     """A connection or a lookup of a program in a sandbox, and what was decided. Paths and
     contents are not in it.
@@ -570,17 +586,19 @@ class ErrorBody(TypedDict):
 #: for. - `egress_unavailable`: The sandbox, or the daemon, cannot carry connections of programs. -
 #: `foreign_origin`: The request has an `Origin` header: a web page sent it. - `cross_site`: A
 #: browser sent the request for a page of another site. - `foreign_host`: The `Host` of the request
-#: is not a name of this daemon. - `unknown_route`: The path does not exist. - `unknown_sandbox`:
-#: The sandbox does not exist. - `method_not_allowed`: The path does not take this method. -
-#: `sandbox_gone`: The sandbox's microVM ended by itself, or the sandbox was deleted during the
-#: request. - `body_timeout`: The body did not arrive in time. - `body_too_large`: The body is
-#: larger than its limit. - `too_many_bytes`: The request bodies under way have used up their
-#: shared memory; `Retry-After` says when to try again. - `too_many_sandboxes`: The daemon has as
-#: many sandboxes as allowed. - `no_capacity`: The sandboxes of the daemon have as much memory as
-#: allowed. - `too_many_connections`: The sandbox has as many connections to its ports as allowed.
-#: - `too_many_contexts`: The sandbox has as many contexts as allowed. - `context_busy`: As many
-#: runs as allowed wait for the context. - `context_dead`: The interpreter of the context has
-#: ended. A restart gives the context a new one. - `denied`: The guest's kernel denies the
+#: is not a name of this daemon. - `unauthenticated`: The request has no key that is valid. -
+#: `forbidden`: The key, or the user, may not do that. - `keys_unreadable`: The daemon cannot read
+#: its keys, so that none is valid. - `unknown_route`: The path does not exist. -
+#: `unknown_sandbox`: The sandbox does not exist. - `method_not_allowed`: The path does not take
+#: this method. - `sandbox_gone`: The sandbox's microVM ended by itself, or the sandbox was deleted
+#: during the request. - `body_timeout`: The body did not arrive in time. - `body_too_large`: The
+#: body is larger than its limit. - `too_many_bytes`: The request bodies under way have used up
+#: their shared memory; `Retry-After` says when to try again. - `too_many_sandboxes`: The daemon
+#: has as many sandboxes as allowed. - `no_capacity`: The sandboxes of the daemon have as much
+#: memory as allowed. - `too_many_connections`: The sandbox has as many connections to its ports as
+#: allowed. - `too_many_contexts`: The sandbox has as many contexts as allowed. - `context_busy`:
+#: As many runs as allowed wait for the context. - `context_dead`: The interpreter of the context
+#: has ended. A restart gives the context a new one. - `denied`: The guest's kernel denies the
 #: operation. - `not_found`: The sandbox does not have that file, process, context, user or
 #: language. - `already_exists`: The file or directory exists already. - `range_not_satisfiable`:
 #: The range begins after the end of the file. - `no_space`: The sandbox has no space left. -
@@ -604,15 +622,15 @@ class ErrorBody(TypedDict):
 #: down.
 ErrorCode = Literal[
     "invalid_json", "invalid_request", "unknown_pack", "unknown_profile", "egress_forbidden",
-    "egress_unavailable", "foreign_origin", "cross_site", "foreign_host", "unknown_route",
-    "unknown_sandbox", "method_not_allowed", "sandbox_gone", "body_timeout", "body_too_large",
-    "too_many_bytes", "too_many_sandboxes", "no_capacity", "too_many_connections",
-    "too_many_contexts", "context_busy", "context_dead", "denied", "not_found", "already_exists",
-    "range_not_satisfiable", "no_space", "host_full", "key_reused", "not_started", "process_ended",
-    "too_many", "sandbox_not_ready", "sandbox_frozen", "resume_failed", "limit_unavailable",
-    "sandbox_unreachable", "draining", "no_templates", "audit_off", "audit_failing", "internal",
-    "guest_failed", "port_closed", "port_failed", "port_timeout", "boot_failed", "template_failed",
-    "shutting_down"
+    "egress_unavailable", "foreign_origin", "cross_site", "foreign_host", "unauthenticated",
+    "forbidden", "keys_unreadable", "unknown_route", "unknown_sandbox", "method_not_allowed",
+    "sandbox_gone", "body_timeout", "body_too_large", "too_many_bytes", "too_many_sandboxes",
+    "no_capacity", "too_many_connections", "too_many_contexts", "context_busy", "context_dead",
+    "denied", "not_found", "already_exists", "range_not_satisfiable", "no_space", "host_full",
+    "key_reused", "not_started", "process_ended", "too_many", "sandbox_not_ready", "sandbox_frozen",
+    "resume_failed", "limit_unavailable", "sandbox_unreachable", "draining", "no_templates",
+    "audit_off", "audit_failing", "internal", "guest_failed", "port_closed", "port_failed",
+    "port_timeout", "boot_failed", "template_failed", "shutting_down"
 ]
 
 
@@ -824,6 +842,8 @@ class IdleOptions(TypedDict):
 
 class Info(TypedDict):
     """The daemon: version, VMM, guests, language packs and how much is in use."""
+    access: NotRequired[AccessInfo]
+    """Callers that the daemon serves."""
     boot_path: str
     """How most new sandboxes start: `warm-pool`, `snapshot-restore` or `cold-boot`."""
     draining: NotRequired[bool]
@@ -855,7 +875,7 @@ class Info(TypedDict):
     """Most memory of all sandboxes, in MiB."""
     unclaimed: NotRequired[list[UnclaimedMicroVm]]
     """MicroVMs of an earlier daemon that run and that this one leaves alone, because it does
-    not know whose they are.
+    not know whose they are. Shown to administrators only.
     """
     version: str
     """Version of the daemon."""
@@ -1367,6 +1387,8 @@ class Sandbox(TypedDict):
     """Names and values that callers gave the sandbox."""
     on_timeout: NotRequired[OnTimeout]
     """Effect of the timeout."""
+    owner: NotRequired[str | None]
+    """Owner of the sandbox: `key:ID` or `uid:NUMBER`. Absent if it has none."""
     phase: SandboxPhase
     """Phase of the sandbox: whether its guest runs."""
     reason: NotRequired[str | None]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use emberd_api::chain;
-use emberd_client::Client;
+use emberd_client::{Client, ClientError};
 use emberd_config::{AccelChoice, Config, Flags, Problem};
 use emberd_vmm::{Driver, HostFacts, KvmVerdict, SelectError, Selection, select};
 use serde::Serialize;
@@ -18,6 +18,7 @@ use crate::daemon_options::{DoctorKeys, FileArg, Globals, client_of};
 use crate::exit;
 use crate::output::{Output, printable};
 
+mod access;
 mod choices;
 mod firecracker;
 mod host;
@@ -105,6 +106,8 @@ async fn checks(config: &Config) -> anyhow::Result<Vec<Row>> {
     if config.templates {
         checks.extend(templates::rows(config));
     }
+    let access::Finding { verdict, text, advice } = access::look(config);
+    checks.push(Row::new("access", verdict, text).hint(advice));
     checks.push(daemon(client).await);
     Ok(checks)
 }
@@ -198,6 +201,10 @@ async fn daemon(client: &Client) -> Row {
             let (version, driver, accelerator) = (&info.version, &vmm.driver, &vmm.accelerator);
             let at = client.address();
             Row::ok(WHAT, format!("emberd {version} at {at}, {driver} on {accelerator}: {reason}"))
+        }
+        // It runs, and says what to do.
+        Err(ClientError::Api { body, .. }) => {
+            Row::warn(WHAT, body.error).hint(body.hint.as_deref())
         }
         Err(error) => Row::warn(WHAT, chain(&error)).advise("start the daemon: scripts/serve.sh"),
     }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use emberd_api::{Info, Pool, UnclaimedMicroVm};
+use emberd_api::{AccessInfo, AccessOverTcp, Info, Pool, UnclaimedMicroVm};
 use emberd_client::Client;
 use serde::Serialize;
 
@@ -50,6 +50,7 @@ fn text(info: &Info, endpoint: &str) -> String {
         ),
         ("limits", or_nothing(&info.limits)),
         ("directory", info.work_dir.clone()),
+        ("access", access(&info.access)),
     ];
     if let Some(egress) = &info.egress {
         facts.push(("egress default", or_nothing(&egress.default)));
@@ -73,6 +74,15 @@ fn text(info: &Info, endpoint: &str) -> String {
     let labels = ["packs"].into_iter().chain(std::iter::repeat(""));
     facts.extend(labels.zip(packs));
     output::facts(&facts)
+}
+
+fn access(AccessInfo { tcp, keys, problem }: &AccessInfo) -> String {
+    let who = match tcp {
+        AccessOverTcp::Open => "no key is needed".to_owned(),
+        AccessOverTcp::Key => format!("TCP needs one of {keys} keys"),
+        AccessOverTcp::Insecure => "TCP needs no key (--insecure-no-auth)".to_owned(),
+    };
+    problem.as_ref().map_or_else(|| who.clone(), |problem| format!("{who}; {problem}"))
 }
 
 fn pool(pool: &Pool) -> String {

@@ -25,6 +25,8 @@ mod host;
 #[cfg(test)]
 mod inside;
 #[cfg(test)]
+mod key;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod listing;
@@ -46,7 +48,11 @@ const ADDR_DEAD: &str = "unix:/nonexistent/emberd.sock";
 #[cfg(test)]
 fn emberctl(addr: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_emberctl"));
-    command.args(args).env("EMBERD_ADDR", addr).env_remove("EMBERD_DATA_DIR");
+    command
+        .args(args)
+        .env("EMBERD_ADDR", addr)
+        .env_remove("EMBERD_DATA_DIR")
+        .env_remove("EMBERD_API_KEY");
     command
 }
 

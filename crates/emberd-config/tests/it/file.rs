@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Args as _, FromArgMatches as _};
-use emberd_config::{AllKeys, Config, Flags, Given, Key, Origin, Problems, Surroundings};
+use emberd_config::{
+    AllKeys, Authentication, Config, Flags, Given, Key, Origin, Problems, Surroundings,
+};
 use serde_json::Value;
 
 use crate::surroundings;
@@ -132,4 +134,33 @@ fn flags_take_what_they_always_took() {
     assert!(given(&["--no-seccomp=off", "--jail", "on"]).unwrap().seccomp);
     assert!(parse(&["--vmm", "qemu", "--vmm", "qemu"]).is_err());
     assert!(parse(&["--adress", "x"]).is_err());
+}
+
+#[test]
+fn who_may_use_the_socket_is_a_table_or_a_text() {
+    let (_dir, path) = temp();
+    let tables = "[[access]]\nuid = 1000\nrole = 'user'\n[[access]]\ngid = 7\nrole = 'viewer'\n";
+    let config = load(Given::default(), &path, tables).unwrap();
+    let shown: Vec<_> = config.access.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["uid:1000=user", "gid:7=viewer"]);
+    let texts = "access = ['uid:1000=user', 'gid:7=viewer']\ninsecure-no-auth = true\n";
+    let same = load(Given::default(), &path, texts).unwrap();
+    assert_eq!((same.access, same.authentication), (config.access, Authentication::Off));
+    for (wrong, expect) in [
+        ("[[access]]\nuid = 1\n", "access has the wrong type"),
+        ("[[access]]\nuid = 1\ngid = 2\nrole = 'user'\n", "access has the wrong type"),
+        ("[[access]]\nuid = 1\nrole = 'user'\nname = 'x'\n", "access has the wrong type"),
+        ("[access]\nuid = 1\nrole = 'user'\n", "access has the wrong type"),
+        ("[[access]]\nuid = 1\nrole = 'root'\n", "`uid:1=root`, not a rule such as"),
+        ("[[access]]\nuid = -1\nrole = 'user'\n", "`uid:-1=user`, not a rule such as"),
+        ("[[access]]\nuid = 4294967296\nrole = 'user'\n", "not a rule such as"),
+        ("access = ['uid:+1=user']\n", "not a rule such as"),
+        ("access = ['user']\n", "not a rule such as"),
+    ] {
+        let problems = load(Given::default(), &path, wrong).unwrap_err();
+        assert!(problems.0[0].error.contains(expect), "{wrong}: {problems}");
+    }
+    let many = format!("access = [{}]\n", "'uid:1=user',".repeat(65));
+    let problems = load(Given::default(), &path, &many).unwrap_err();
+    assert!(problems.0[0].error.contains("65 rules, over the limit of 64"), "{problems}");
 }

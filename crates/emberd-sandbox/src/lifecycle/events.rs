@@ -45,6 +45,8 @@ pub struct SandboxEvent {
     pub reason: Option<ExitReason>,
     /// Names and values that callers had given the sandbox.
     pub metadata: BTreeMap<String, String>,
+    /// Owner of the sandbox; none if it is nobody's.
+    pub owner: Option<Arc<str>>,
 }
 
 /// Kind of an event of a sandbox.
@@ -187,8 +189,8 @@ mod tests {
     fn record(log: &EventLog, kind: SandboxEventKind, metadata_bytes: usize) {
         let id = SandboxId::with_key(crate::NodeKey::default());
         let metadata = BTreeMap::from([(String::new(), "x".repeat(metadata_bytes))]);
-        let (at, phase, reason) = (UNIX_EPOCH, PhaseKind::Running, None);
-        log.record(|seq| SandboxEvent { seq, at, id, kind, phase, reason, metadata });
+        let (at, phase, reason, owner) = (UNIX_EPOCH, PhaseKind::Running, None, None);
+        log.record(|seq| SandboxEvent { seq, at, id, kind, phase, reason, metadata, owner });
     }
 
     fn seqs(page: &SandboxEventPage) -> Vec<u64> {

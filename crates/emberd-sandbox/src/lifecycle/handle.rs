@@ -52,6 +52,11 @@ impl Handle {
         self.sandbox.id
     }
 
+    /// Owner of the sandbox; none if it is nobody's.
+    pub fn owner(&self) -> Option<Arc<str>> {
+        self.sandbox.owner.get().cloned()
+    }
+
     /// The sandbox as it is now.
     pub fn view(&self) -> SandboxView {
         self.sandbox.view()

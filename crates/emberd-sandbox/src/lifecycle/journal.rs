@@ -75,6 +75,9 @@ pub(crate) struct Entry {
     pub template: Option<String>,
     /// Text of the front end.
     pub tag: Option<String>,
+    /// Owner of the sandbox.
+    #[serde(default)]
+    pub owner: Option<String>,
     pub lease: LeaseEntry,
     /// Processor time that callers asked for. The host holds it.
     pub cpu: Cpu,
@@ -117,6 +120,7 @@ impl Entry {
             origin: None,
             template: None,
             tag: None,
+            owner: None,
             lease: LeaseEntry::default(),
             cpu: Cpu::default(),
             limits: GuestLimits::default(),
@@ -291,6 +295,7 @@ mod tests {
         lease.begin(Boottime::now());
         let change = |entry: &mut Entry| {
             entry.stage = Stage::Frozen;
+            entry.owner = Some("key:0123abcd".into());
             entry.lease = LeaseEntry::of(&lease);
             entry.created_at = Some(UNIX_EPOCH + Duration::from_secs(7));
             entry.cpu = Cpu { percent: Some(50), weight: None };

@@ -60,6 +60,8 @@ pub struct SandboxView {
     /// Whether its guest has answered this daemon, or was not asked yet because it is frozen. An
     /// earlier daemon started it, if not.
     pub is_reached: bool,
+    /// Owner of the sandbox; none if it is nobody's.
+    pub owner: Option<Arc<str>>,
 }
 
 /// A sandbox that was just created.
@@ -86,6 +88,8 @@ pub(crate) struct Sandbox {
     pub created_at: OnceLock<SystemTime>,
     /// Text of a front end.
     pub tag: OnceLock<String>,
+    /// Owner of the sandbox; set when it is created, unless it is nobody's.
+    pub owner: OnceLock<Arc<str>>,
     pub lease: Mutex<Lease>,
     pub cpu: Mutex<Cpu>,
     /// Held by its guest; set when it is created.
@@ -117,7 +121,7 @@ impl Sandbox {
         let (usage, transition) = (Usage::new(), tokio::sync::Mutex::default());
         let (env, cpu, limits) = (Arc::default(), Mutex::default(), OnceLock::new());
         let (is_told, reach) = (AtomicBool::new(false), Reach::new());
-        let (created_at, tag) = (OnceLock::new(), OnceLock::new());
+        let (created_at, tag, owner) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let (pack, size) = (shape.pack.to_string(), shape.size);
         let entry = Entry::new(id.to_string(), pack, size.vcpus, size.memory_mib);
         let journal = Journal::new(dir.clone(), entry);
@@ -129,6 +133,7 @@ impl Sandbox {
             env,
             created_at,
             tag,
+            owner,
             lease,
             cpu,
             limits,
@@ -155,6 +160,8 @@ impl Sandbox {
         let mut sandbox = Self::new(id, shape, dir.clone(), egress, signals);
         sandbox.created_at = entry.created_at.map(OnceLock::from).unwrap_or_default();
         sandbox.tag = entry.tag.clone().map(OnceLock::from).unwrap_or_default();
+        sandbox.owner =
+            entry.owner.as_deref().map(Arc::from).map(OnceLock::from).unwrap_or_default();
         sandbox.lease = Mutex::new(entry.lease.lease());
         sandbox.cpu = Mutex::new(entry.cpu);
         if entry.limits != GuestLimits::default() {
@@ -191,6 +198,7 @@ impl Sandbox {
         entry.stage = stage;
         entry.lease = LeaseEntry::of(&self.lease.lock());
         entry.tag = self.tag.get().cloned();
+        entry.owner = self.owner.get().map(ToString::to_string);
         entry.cpu = *self.cpu.lock();
         entry.limits = self.limits.get().copied().unwrap_or_default();
         entry.env = self.env.get().cloned().unwrap_or_default();
@@ -284,7 +292,8 @@ impl Sandbox {
         }
         let (id, at) = (self.id, SystemTime::now());
         let metadata = self.lease.lock().terms.metadata.clone();
-        let event = |seq| SandboxEvent { seq, at, id, kind, phase, reason, metadata };
+        let owner = self.owner.get().cloned();
+        let event = |seq| SandboxEvent { seq, at, id, kind, phase, reason, metadata, owner };
         self.signals.events.record(event);
     }
 
@@ -386,6 +395,7 @@ impl Sandbox {
             env: self.env.get().into_iter().flat_map(BTreeMap::keys).cloned().collect(),
             expires_at: lease.expires_at(SystemTime::now(), Boottime::now()),
             is_reached: !self.reach.is_missed(),
+            owner: self.owner.get().cloned(),
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) async fn create(
     wanted: Wanted<'_>,
 ) -> Result<Created, CreateError> {
     let Wanted { shape, image, limits, spec } = wanted;
-    let SandboxSpec { terms, policy, env, resources, tag } = spec;
+    let SandboxSpec { terms, policy, env, resources, tag, owner } = spec;
     let smaller_disk_mib = sources.base.disks.smaller_mib(limits.disk_mib);
     // What is made ahead has a disk that is too large.
     let pool = sources.pools.get(&shape).filter(|_| smaller_disk_mib.is_none());
@@ -50,8 +50,11 @@ pub(crate) async fn create(
             Taken::Standby(standby) => (Arc::clone(&standby.sandbox), Some(standby)),
             Taken::Nothing => (sources.base.sandbox(&shape), None),
         };
-        // Its first event has the metadata.
+        // Its first event has the metadata and the owner.
         sandbox.lease.lock().terms = terms;
+        if let Some(owner) = owner {
+            sandbox.owner.set(owner).expect("a sandbox is created once");
+        }
         (sandbox, standby)
     };
     // At the limit of sandboxes, nothing is taken from the pool.

@@ -16,7 +16,7 @@ use utoipa::openapi;
 
 use super::errors::{ApiError, Coded};
 use super::proxy;
-use super::scope::{PROXIED, Role, SCOPES, Scope};
+use super::scope::{PROXIED, PUBLIC, Role, SCOPES, Scope};
 use crate::audit::{self, Audit};
 use crate::server::caller::Caller;
 use crate::server::connection::Peer;
@@ -53,14 +53,17 @@ pub struct Recorder {
 struct Operation {
     method: &'static str,
     action: String,
-    scope: Scope,
+    /// None for a public route.
+    scope: Option<Scope>,
 }
 
 impl Recorder {
     /// Records in `audit`, with the operation ids of `document`.
     pub fn new(audit: Audit, document: &openapi::OpenApi) -> Self {
         let mut operations = HashMap::<_, Vec<_>>::new();
-        for (method, path, scope) in SCOPES {
+        let scoped = SCOPES.iter().map(|(method, path, scope)| (*method, *path, Some(*scope)));
+        let public = PUBLIC.iter().map(|(method, path)| (*method, *path, None));
+        for (method, path, scope) in scoped.chain(public) {
             if let Some(action) = action(document, method, path) {
                 operations.entry(path).or_default().push(Operation { method, action, scope });
             }
@@ -82,7 +85,7 @@ impl Recorder {
         let operation = self.operation(request).filter(|_| of_port.is_none());
         let (action, scope) = match (&operation, &of_port) {
             (_, Some(_)) => (USE_PORT, Some(PROXIED)),
-            (Some(operation), None) => (operation.action.as_str(), Some(operation.scope)),
+            (Some(operation), None) => (operation.action.as_str(), operation.scope),
             (None, None) => (UNKNOWN, None),
         };
         let sandbox = of_port.unwrap_or_else(|| sandbox_in(request.uri().path()));
@@ -117,7 +120,7 @@ fn action(document: &openapi::OpenApi, method: &str, path: &str) -> Option<Strin
 /// Whether every request of the scope is recorded: those that change something, or read what is in
 /// a sandbox or the journal. A viewer can make none of them.
 fn is_watched(scope: Scope) -> bool {
-    scope.role() > Some(Role::Viewer)
+    scope.role() > Role::Viewer
 }
 
 /// Records the request and its answer.
@@ -225,6 +228,7 @@ fn principal_text(principal: &Principal) -> String {
     match principal {
         Principal::Local(Source::Ip(address)) => format!("ip:{address}"),
         Principal::Local(Source::User(uid)) => format!("uid:{uid}"),
+        Principal::Key(id) => format!("key:{id}"),
         Principal::Local(Source::Unknown) => "unknown".to_owned(),
     }
 }
@@ -250,7 +254,7 @@ mod tests {
             // A viewer changes nothing, and sees no content of a sandbox.
             assert!(is_watched(scope) || method == "GET", "{method} {path}");
         }
-        for scope in [Scope::Public, Scope::DaemonRead, Scope::SandboxRead, Scope::EventsRead] {
+        for scope in [Scope::DaemonRead, Scope::SandboxRead, Scope::EventsRead] {
             assert!(!is_watched(scope), "{scope:?}");
         }
         for scope in [Scope::SandboxCreate, Scope::SandboxUse, Scope::TemplateWrite, Scope::Admin] {

@@ -30,6 +30,7 @@ use super::pack::PackError;
 use super::proxy::{ExchangeError, TargetError};
 use super::query::QueryError;
 use super::terms::{ChangeError, TermsError};
+use crate::access::AccessError;
 
 /// Writes [`Failure`] as a table: `variant => Code`, `variant => Code "hint"`, or
 /// `variant => (inner: Type)` for a variant that is judged as its inner error is.
@@ -84,6 +85,16 @@ failures! {
     AuditError {
         Self::Off => AuditOff "start emberd with --audit on",
         Self::Read(_) => Internal,
+    }
+
+    AccessError {
+        Self::NoKey => Unauthenticated "send a key as `Authorization: Bearer KEY`, or set \
+            EMBERD_API_KEY for emberctl; `emberctl key create` makes one",
+        Self::Invalid | Self::Ended => Unauthenticated "ask the operator for a key",
+        Self::Expired => Unauthenticated "ask the operator to replace it: emberctl key rotate",
+        Self::Unreadable => KeysUnreadable "the log of emberd says why; so does `emberctl key ls`",
+        Self::Scope(_) => Forbidden "use a key with the scope, or ask the operator for one",
+        Self::User(_) => Forbidden "use a key, or ask the operator for an [[access]] rule",
     }
 
     RouteError {

@@ -13,6 +13,7 @@ use hyper::body::Body as _;
 use crate::server::caller::Caller;
 use crate::server::connection::ConnectionHandle;
 use crate::server::guarded::guarded;
+use crate::server::observe::Proxied;
 
 /// How long a response may take to end after its sandbox.
 const GRACE: Duration = Duration::from_secs(1);
@@ -47,10 +48,25 @@ pub fn until(
     caller: Option<&Caller>,
     answer: Response,
 ) -> Response {
+    let ended = async {
+        ended.await;
+        tokio::time::sleep(GRACE).await;
+    };
+    at_once(ended, caller, answer)
+}
+
+/// As [`until`], without a moment for what is on its way.
+pub fn at_once(
+    ended: impl Future<Output = ()> + Send + 'static,
+    caller: Option<&Caller>,
+    answer: Response,
+) -> Response {
     let Some(caller) = caller else { return answer };
     let is_upgrade = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
     let is_small = answer.body().size_hint().upper().is_some_and(|bytes| bytes <= SMALL_BYTES_MAX);
-    if is_small && !is_upgrade {
+    // A server in a sandbox may take any time for it.
+    let is_proxied = answer.extensions().get::<Proxied>().is_some();
+    if is_small && !is_upgrade && !is_proxied {
         return answer;
     }
     let connection = caller.connection.clone();
@@ -65,7 +81,7 @@ pub fn until(
     answer.map(|body| guarded(body, sent))
 }
 
-/// Aborts the connection some time after `ended`, unless `done` by then.
+/// Aborts the connection when it has `ended`, unless `done` by then.
 async fn abort_after(
     ended: impl Future<Output = ()>,
     connection: &ConnectionHandle,
@@ -73,7 +89,6 @@ async fn abort_after(
 ) {
     let abort = async {
         ended.await;
-        tokio::time::sleep(GRACE).await;
         connection.abort();
     };
     tokio::select! {

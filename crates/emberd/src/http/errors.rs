@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::error::Error;
 
 use axum::Json;
-use axum::http::StatusCode;
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use emberd_api::{ErrorBody, ErrorCode};
 use emberd_proto::chain;
@@ -19,6 +19,9 @@ const ERROR_BYTES_MAX: usize = 16 << 10;
 
 /// `Retry-After` where a limit that callers share is reached, or a VMM is busy, in seconds.
 const RETRY_SECONDS: u64 = 1;
+
+/// How a caller says who it is (RFC 6750 §3).
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"emberd\"");
 
 /// An error that an operation can end with.
 pub trait Failure {
@@ -89,9 +92,11 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::InvalidRequest
         | ErrorCode::UnknownPack
         | ErrorCode::UnknownProfile => StatusCode::BAD_REQUEST,
+        ErrorCode::Unauthenticated => StatusCode::UNAUTHORIZED,
         ErrorCode::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
         ErrorCode::ForeignOrigin
         | ErrorCode::CrossSite
+        | ErrorCode::Forbidden
         | ErrorCode::Denied
         | ErrorCode::EgressForbidden => StatusCode::FORBIDDEN,
         ErrorCode::UnknownRoute | ErrorCode::UnknownSandbox | ErrorCode::NotFound => {
@@ -131,6 +136,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::SandboxUnreachable
         | ErrorCode::AuditFailing
         | ErrorCode::Draining
+        | ErrorCode::KeysUnreadable
         | ErrorCode::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
@@ -155,6 +161,9 @@ impl IntoResponse for ApiError {
         );
         if may_pass {
             response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
+        }
+        if code == ErrorCode::Unauthenticated {
+            response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
         }
         response.extensions_mut().insert(reported);
         response.extensions_mut().insert(Coded(code));

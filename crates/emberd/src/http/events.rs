@@ -18,13 +18,14 @@ use super::failures::Failures;
 use super::query::{Query, QueryError};
 use super::sse;
 use super::views::IntoBody as _;
+use crate::access::Grant;
 use crate::server::caller::Caller;
 
 /// Most events that are held for a follower at once. One that reads more slowly than they come
 /// gets a gap once the log has dropped what it has not read.
 const FOLLOWED_AT_ONCE: usize = 64;
 
-/// Follows what becomes of sandboxes, until the daemon stops.
+/// Follows what becomes of the caller's sandboxes, until the daemon stops.
 ///
 /// The newest 4,096 events are kept, or fewer where sandboxes have large metadata.
 #[utoipa::path(
@@ -55,6 +56,7 @@ pub async fn events(
     query: Query,
     headers: HeaderMap,
     caller: Option<Extension<Caller>>,
+    grant: Option<Extension<Grant>>,
 ) -> Result<Response, ApiError> {
     let only = query.sandboxes("sandbox")?;
     let follow = query.choice_of_flag("follow")?.unwrap_or(true);
@@ -62,7 +64,8 @@ pub async fn events(
     let after = sse::last_event_id(&headers)?.or(after);
     let closing = sandboxes.closing();
     let stopping = closing.clone().cancelled_owned();
-    let follower = Follower { sandboxes, only, after, follow, closing, waiting: VecDeque::new() };
+    let (waiting, grant) = (VecDeque::new(), grant.map(|Extension(grant)| grant));
+    let follower = Follower { sandboxes, only, grant, after, follow, closing, waiting };
     let caller = caller.as_ref().map(|Extension(caller)| caller);
     Ok(ending::until(stopping, caller, sse::answer(follower.into_stream())))
 }
@@ -72,6 +75,8 @@ struct Follower {
     sandboxes: Sandboxes,
     /// Sandboxes whose events are wanted; all where it is empty.
     only: Vec<SandboxId>,
+    /// Rights of the follower.
+    grant: Option<Grant>,
     after: Option<u64>,
     follow: bool,
     /// Cancelled when the daemon stops.
@@ -96,9 +101,10 @@ impl Follower {
             if self.closing.is_cancelled() {
                 return None;
             }
-            let only = &self.only;
+            let (only, grant) = (&self.only, self.grant.as_ref());
             let page = self.sandboxes.events(self.after, FOLLOWED_AT_ONCE, |event| {
-                only.is_empty() || only.contains(&event.id)
+                grant.is_none_or(|grant| grant.sees(event.owner.as_ref()))
+                    && (only.is_empty() || only.contains(&event.id))
             });
             let is_last = self.after == Some(page.next);
             self.after = Some(page.next);

@@ -13,6 +13,7 @@ use super::audited::Unrecordable;
 use super::errors::{Defect, Failure, status};
 use super::host::HostError;
 use super::origin::PageError;
+use crate::access::AccessError;
 
 /// The error responses of an operation that can end with any of `E`, a tuple of error enums, and
 /// with the errors of every request.
@@ -32,6 +33,7 @@ macro_rules! codes_of_tuples {
                 // Those of every request.
                 PageError::every_code(codes);
                 HostError::every_code(codes);
+                AccessError::every_code(codes);
                 Defect::every_code(codes);
                 Unrecordable::every_code(codes);
             }
@@ -103,7 +105,7 @@ mod tests {
     fn codes_of_one_status_share_a_response() {
         let responses = Failures::<(PathError,)>::responses();
         let statuses: Vec<_> = responses.keys().map(String::as_str).collect();
-        assert_eq!(statuses, ["403", "404", "421", "500", "503"]);
+        assert_eq!(statuses, ["401", "403", "404", "421", "500", "503"]);
         let RefOr::T(missing) = &responses["404"] else { panic!("a response") };
         assert!(missing.description.contains("`unknown_sandbox`: The sandbox does not exist."));
         assert!(missing.description.contains("`not_found`"));

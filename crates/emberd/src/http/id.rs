@@ -10,7 +10,7 @@ use utoipa::{IntoParams, PartialSchema as _};
 use super::errors::ApiError;
 
 /// Name of the parameter with the id of a sandbox.
-const SANDBOX: &str = "id";
+pub const SANDBOX: &str = "id";
 
 /// Why the ids in a path name nothing. A malformed id is like an unknown one: 404.
 #[derive(Debug, thiserror::Error)]

@@ -5,12 +5,13 @@ use std::sync::LazyLock;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
-use emberd_api::{Health, Info, VmmInfo, paths};
+use emberd_api::{AccessInfo, AccessOverTcp, Health, Info, VmmInfo, paths};
 use emberd_sandbox::Sandboxes;
 
 use super::egress;
 use super::failures::Failures;
 use super::views::IntoBody;
+use crate::access::{Access, Grant, OverTcp};
 use crate::egress_file::EgressFile;
 
 /// Shows version, VMM, guests and language packs of the daemon, and how much is in use.
@@ -24,9 +25,16 @@ use crate::egress_file::EgressFile;
 pub async fn info(
     State(sandboxes): State<Sandboxes>,
     Extension(file): Extension<EgressFile>,
+    Extension(access): Extension<Access>,
+    grant: Option<Extension<Grant>>,
 ) -> Json<Info> {
     let (config, vmm) = (sandboxes.config(), sandboxes.vmm());
     let packs = sandboxes.images().packs.iter();
+    let unclaimed = if grant.is_none_or(|grant| grant.sees_all()) {
+        sandboxes.unclaimed().into_iter().map(IntoBody::into_body).collect()
+    } else {
+        Vec::new()
+    };
     Json(Info {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         guest_ram_mib: config.size.memory_mib,
@@ -51,9 +59,20 @@ pub async fn info(
         sandboxes_memory_mib_max: config.memory_mib_total,
         limits: vmm.limits.iter().copied().map(str::to_owned).collect(),
         draining: sandboxes.is_draining(),
-        unclaimed: sandboxes.unclaimed().into_iter().map(IntoBody::into_body).collect(),
+        access: access_info(&access),
+        unclaimed,
         egress: egress::info(&sandboxes, &file.operator()),
     })
+}
+
+fn access_info(access: &Access) -> AccessInfo {
+    let tcp = match access.over_tcp() {
+        OverTcp::Open => AccessOverTcp::Open,
+        OverTcp::NeedsKey => AccessOverTcp::Key,
+        OverTcp::Insecure => AccessOverTcp::Insecure,
+    };
+    let (keys, problem) = access.keys();
+    AccessInfo { tcp, keys, problem }
 }
 
 /// Refuses to create sandboxes from now on, until the daemon is restarted.

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
 use super::errors::{ApiError, RouteError};
-use super::{ending, tunnel};
+use super::{ending, owned, tunnel};
 use crate::server::caller::Caller;
 use crate::server::observe::Proxied;
 
@@ -23,7 +23,7 @@ mod target;
 
 pub use exchange::ExchangeError;
 use target::Target;
-pub use target::{TargetError, port};
+pub use target::{TargetError, is_for_port, port};
 
 /// Answers a request to a port inside a sandbox, and passes on all others.
 pub async fn divert(State(sandboxes): State<Sandboxes>, request: Request, next: Next) -> Response {
@@ -51,7 +51,7 @@ async fn forward(
     if request.method() == Method::CONNECT {
         return Err(RouteError::Connect.into());
     }
-    let sandbox = sandboxes.get(target.id)?;
+    let sandbox = owned::find(sandboxes, request.extensions().get(), target.id)?;
     // To the head of the response; what follows is a use as it comes.
     let _in_use = sandbox.enter().await?;
     let tcp = sandbox.ports()?.dial(target.port).await?;

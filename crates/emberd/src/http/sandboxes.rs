@@ -1,5 +1,7 @@
 //! `/sandboxes` and `/sandboxes/{id}`.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
@@ -26,6 +28,7 @@ use super::query::{Query, QueryError};
 use super::scrape::Measured;
 use super::terms::{TermsError, first_terms};
 use super::views::IntoBody;
+use crate::access::Grant;
 use crate::egress_file::EgressFile;
 use crate::meters::Timing;
 
@@ -56,19 +59,21 @@ use crate::meters::Timing;
 pub async fn create(
     State(sandboxes): State<Sandboxes>,
     Extension(file): Extension<EgressFile>,
+    grant: Option<Extension<Grant>>,
     key: WithKey,
     body: Body,
 ) -> Result<Response, ApiError> {
     let wanted: CreateSandbox = body.json_or_default()?;
+    let owner = grant.and_then(|grant| grant.owner());
     let Some(turn) = key.turn(&wanted).await? else {
-        return Ok(answer(&make(&sandboxes, &file, wanted, None).await?));
+        return Ok(answer(&make(&sandboxes, &file, wanted, None, owner).await?));
     };
     if let Some(id) = turn.created() {
         let body = Json(CreatedSandbox { id: id.to_string() });
         let made = Extension(Made(id));
         return Ok((StatusCode::CREATED, [(REPLAYED_HEADER, "true")], made, body).into_response());
     }
-    let created = make(&sandboxes, &file, wanted, Some(turn.tag())).await?;
+    let created = make(&sandboxes, &file, wanted, Some(turn.tag()), owner).await?;
     turn.remember(created.id);
     Ok(answer(&created))
 }
@@ -78,6 +83,7 @@ async fn make(
     file: &EgressFile,
     mut wanted: CreateSandbox,
     tag: Option<String>,
+    owner: Option<Arc<str>>,
 ) -> Result<Created, ApiError> {
     let terms = first_terms(&mut wanted, sandboxes.config())?;
     let named = wanted.language_pack.as_deref().filter(|name| !name.is_empty());
@@ -89,7 +95,7 @@ async fn make(
         wanted.resources;
     let cpu = Cpu { percent: cpu_percent, weight: cpu_weight };
     let resources = Resources { vcpus, memory_mib, cpu, pids, disk_mib };
-    let spec = SandboxSpec { terms, policy, env: wanted.env, resources, tag };
+    let spec = SandboxSpec { terms, policy, env: wanted.env, resources, tag, owner };
     let created = sandboxes.create_with(&pack, spec).await?;
     if let Ok(handle) = sandboxes.get(created.id) {
         file.admit(&operator, sandboxes, &handle);
@@ -122,7 +128,7 @@ fn timed(created: &Created) -> Timed {
     Timed(stages.fold(timing, |timing, (name, took)| timing.with(name, took)))
 }
 
-/// Lists sandboxes, oldest first: all, or those in some phases or with some metadata.
+/// Lists the caller's sandboxes, oldest first: all, or those in some phases or with some metadata.
 #[utoipa::path(
     get,
     path = paths::SANDBOXES,
@@ -146,6 +152,7 @@ fn timed(created: &Created) -> Timed {
 )]
 pub async fn list(
     State(sandboxes): State<Sandboxes>,
+    grant: Option<Extension<Grant>>,
     query: Query,
 ) -> Result<Json<SandboxList>, ApiError> {
     let pairs = query.pairs("metadata")?;
@@ -155,7 +162,8 @@ pub async fn list(
     let mut views = sandboxes.list_after(after).into_iter().filter(|(_, view)| {
         let has = |(name, value): &(String, String)| view.terms.metadata.get(name) == Some(value);
         let phase = view.state.phase().into_body();
-        pairs.iter().all(has) && (phases.is_empty() || phases.contains(&phase))
+        let is_seen = grant.as_ref().is_none_or(|grant| grant.sees(view.owner.as_ref()));
+        is_seen && pairs.iter().all(has) && (phases.is_empty() || phases.contains(&phase))
     });
     let limit = limit.unwrap_or(usize::MAX);
     let page: Vec<_> = views.by_ref().take(limit).collect();

@@ -1,56 +1,11 @@
-//! The permission that each route requires. Nothing is enforced yet.
+//! The permission that each route requires.
 
 use axum::http::Method;
 use emberd_api::paths;
+pub use emberd_keys::{Role, Scope};
 
-/// Permission that a route requires.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Scope {
-    /// Nothing: the route shows nothing of this daemon's state.
-    Public,
-    /// Show what the daemon is and how much of it is in use.
-    DaemonRead,
-    /// Have the daemon create no more sandboxes.
-    DaemonWrite,
-    /// Show sandboxes, what they use, and their console logs.
-    SandboxRead,
-    /// Create sandboxes.
-    SandboxCreate,
-    /// Run code in sandboxes, and use their files, processes, contexts and ports.
-    SandboxUse,
-    /// Delete sandboxes.
-    SandboxDelete,
-    /// Show images.
-    ImageRead,
-    /// Build and remove images.
-    ImageWrite,
-    /// Show templates.
-    TemplateRead,
-    /// Build and remove templates, from which everybody's sandboxes are restored.
-    TemplateWrite,
-    /// Follow the daemon's events.
-    EventsRead,
-    /// Read the daemon's metrics.
-    MetricsRead,
-    /// Decide who may do what.
-    Admin,
-}
-
-/// A set of scopes with a name. Each role has the scopes of those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// Shows, and changes nothing.
-    Viewer,
-    /// Works with sandboxes.
-    User,
-    /// Prepares what sandboxes are made from.
-    Operator,
-    /// Decides who may do what.
-    Admin,
-}
-
-/// Every route, by method and path, with its scope.
-pub const SCOPES: [(&str, &str, Scope); 51] = [
+/// Every route that needs a scope, by method and path.
+pub const SCOPES: [(&str, &str, Scope); 49] = [
     ("POST", paths::SANDBOXES, Scope::SandboxCreate),
     ("GET", paths::SANDBOXES, Scope::SandboxRead),
     ("GET", paths::SANDBOX, Scope::SandboxRead),
@@ -105,36 +60,35 @@ pub const SCOPES: [(&str, &str, Scope); 51] = [
     ("GET", paths::DAEMON_METRICS, Scope::MetricsRead),
     ("GET", paths::INFO, Scope::DaemonRead),
     ("POST", paths::DRAIN, Scope::DaemonWrite),
-    ("GET", paths::HEALTHZ, Scope::Public),
-    ("GET", paths::OPENAPI, Scope::Public),
 ];
+
+/// Routes that show nothing of this daemon's state, and need nothing.
+pub const PUBLIC: [(&str, &str); 2] = [("GET", paths::HEALTHZ), ("GET", paths::OPENAPI)];
 
 /// The scope of a request to a port inside a sandbox, by its host or by headers: it never reaches
 /// a route.
 pub const PROXIED: Scope = Scope::SandboxUse;
 
-impl Scope {
-    /// The scope of a route, by its `path` as it is registered; none if no such route exists.
-    /// `HEAD` needs what `GET` does.
-    pub fn of(method: &Method, path: &str) -> Option<Self> {
-        let method = if method == Method::HEAD { "GET" } else { method.as_str() };
-        let mut routes = SCOPES.iter();
-        routes.find(|(known, at, _)| *known == method && *at == path).map(|(_, _, scope)| *scope)
-    }
+/// Permission that a request needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing, not even a caller who is known.
+    Nothing,
+    /// This scope.
+    Scope(Scope),
+    /// A caller who is known: no such route exists, and only callers may learn that.
+    Caller,
+}
 
-    /// The least role that has the scope; none where nobody needs one.
-    pub fn role(self) -> Option<Role> {
-        match self {
-            Self::Public => None,
-            Self::DaemonRead
-            | Self::SandboxRead
-            | Self::ImageRead
-            | Self::TemplateRead
-            | Self::EventsRead
-            | Self::MetricsRead => Some(Role::Viewer),
-            Self::SandboxCreate | Self::SandboxUse | Self::SandboxDelete => Some(Role::User),
-            Self::DaemonWrite | Self::ImageWrite | Self::TemplateWrite => Some(Role::Operator),
-            Self::Admin => Some(Role::Admin),
+impl Needs {
+    /// Returns what a route needs, by its `path` as it is registered. `HEAD` needs what `GET` does.
+    pub fn of(method: &Method, path: &str) -> Self {
+        let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+        if PUBLIC.contains(&(method, path)) {
+            return Self::Nothing;
         }
+        let mut routes = SCOPES.iter();
+        let route = routes.find(|(known, at, _)| *known == method && *at == path);
+        route.map_or(Self::Caller, |(_, _, scope)| Self::Scope(*scope))
     }
 }

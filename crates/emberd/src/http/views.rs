@@ -86,6 +86,7 @@ impl IntoBody for SandboxView {
                 pids: self.limits.pids,
             },
             env: self.env,
+            owner: self.owner.map(|owner| owner.to_string()),
         }
     }
 }

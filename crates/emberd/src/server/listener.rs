@@ -1,8 +1,10 @@
 //! Listens on a TCP address or a Unix socket.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use emberd_api::Address;
@@ -41,6 +43,8 @@ pub enum ListenError {
 pub(crate) struct Listener {
     address: Address,
     bound: Bound,
+    /// Whether the directory of the socket is for it alone.
+    is_in_own_dir: bool,
 }
 
 #[derive(Debug)]
@@ -109,12 +113,25 @@ impl Listener {
         if !(metadata.is_dir() && is_own && metadata.mode() & 0o022 == 0) {
             return Err(ListenError::SharedDir(dir.to_owned()));
         }
-        bind_unix(&addr, path).await
+        Ok(Self { is_in_own_dir: true, ..bind_unix(&addr, path).await? })
     }
 
     /// The address that clients connect to, with the port that the kernel chose for port 0.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Lets users of this host connect to a Unix socket; who may do what is decided for each of
+    /// them. They can look at nothing in its directory.
+    ///
+    /// # Errors
+    /// [`ListenError::Bind`].
+    pub fn admit_users(&self) -> Result<(), ListenError> {
+        let Address::Unix(path) = &self.address else { return Ok(()) };
+        let failed = |source| bind_failed(&self.address, source);
+        fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(failed)?;
+        let Some(dir) = path.parent().filter(|_| self.is_in_own_dir) else { return Ok(()) };
+        fs::set_permissions(dir, Permissions::from_mode(0o711)).map_err(failed)
     }
 
     /// Accepts the next connection. Cancel safe.
@@ -143,7 +160,8 @@ async fn bind_tcp(addr: &Address, authority: &str) -> Result<Listener, ListenErr
     let failed = |source| bind_failed(addr, source);
     let listener = TcpListener::bind(authority).await.map_err(failed)?;
     let local = listener.local_addr().map_err(failed)?;
-    Ok(Listener { address: Address::Tcp(local.to_string()), bound: Bound::Tcp(listener) })
+    let (address, bound) = (Address::Tcp(local.to_string()), Bound::Tcp(listener));
+    Ok(Listener { address, bound, is_in_own_dir: false })
 }
 
 async fn bind_unix(addr: &Address, path: &Path) -> Result<Listener, ListenError> {
@@ -156,7 +174,8 @@ async fn bind_unix(addr: &Address, path: &Path) -> Result<Listener, ListenError>
     socket.bind(path).map_err(failed)?;
     let file = SocketFile::new(path).map_err(failed)?;
     let listener = socket.listen(BACKLOG).map_err(failed)?;
-    Ok(Listener { address: addr.clone(), bound: Bound::Unix { listener, _file: file } })
+    let bound = Bound::Unix { listener, _file: file };
+    Ok(Listener { address: addr.clone(), bound, is_in_own_dir: false })
 }
 
 /// Removes the socket that a killed daemon left behind, if nobody listens on it.
@@ -177,8 +196,6 @@ async fn remove_stale(addr: &Address, path: &Path) -> Result<(), ListenError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[tokio::test]
@@ -195,6 +212,12 @@ mod tests {
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
         let shared = Listener::bind_private(&path).await;
         assert!(matches!(shared, Err(ListenError::SharedDir(_))));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+        let listener = Listener::bind_private(&path).await.unwrap();
+        listener.admit_users().unwrap();
+        assert_eq!((mode(&dir), mode(&path)), (0o711, 0o666));
+        drop(listener);
         let link = temp.path().join("link");
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
         std::os::unix::fs::symlink(&dir, &link).unwrap();

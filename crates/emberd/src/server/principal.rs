@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use emberd_keys::KeyId;
 use serde::{Deserialize, Serialize};
 
 use super::connection::Peer;
@@ -17,6 +18,19 @@ use super::connection::Peer;
 pub(crate) enum Principal {
     /// Somebody who has proved nothing, and is known by where the connection comes from only.
     Local(Source),
+    /// Somebody who has the secret of this key.
+    Key(KeyId),
+}
+
+impl Principal {
+    /// Name of the principal as the owner of sandboxes; none for one that anybody may be.
+    pub fn owner(self) -> Option<String> {
+        match self {
+            Self::Key(id) => Some(format!("key:{id}")),
+            Self::Local(Source::User(uid)) => Some(format!("uid:{uid}")),
+            Self::Local(Source::Ip(_) | Source::Unknown) => None,
+        }
+    }
 }
 
 /// Where connections come from, as far as it tells callers apart.
@@ -60,5 +74,16 @@ mod tests {
         assert_eq!(source("192.0.2.1:1"), source("[::ffff:192.0.2.1]:1"));
         assert_ne!(source("192.0.2.1:1"), source("192.0.2.2:1"));
         assert_eq!(Source::from(&Peer::Unknown), Source::Unknown);
+    }
+
+    #[test]
+    fn keys_and_users_own_what_they_make_and_addresses_do_not() {
+        let key = Principal::Key("0a1b2c3d".parse().unwrap());
+        assert_eq!(key.owner().as_deref(), Some("key:0a1b2c3d"));
+        assert_eq!(Principal::Local(Source::User(7)).owner().as_deref(), Some("uid:7"));
+        let address = Source::Ip("127.0.0.1".parse().unwrap());
+        for source in [address, Source::Unknown] {
+            assert_eq!(Principal::Local(source).owner(), None);
+        }
     }
 }

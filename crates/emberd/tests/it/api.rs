@@ -2,17 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use documented::Undocumented;
+use emberd::access::{Access, OverTcp};
 use emberd::audit::Audit;
 use emberd::egress_file::EgressFile;
 use emberd::http::{Hosts, Limits};
 use emberd_api::{ErrorBody, ExecBody, ExecOutcome, SandboxState};
 use emberd_client::{Client, ClientError};
-use emberd_config::{AuditChoice, AuditOptions};
+use emberd_config::{AuditChoice, AuditOptions, Authentication};
 use emberd_egress::Egress;
 use emberd_image::Images;
+use emberd_keys::{Form, KeyRecord, KeysFile, NewKey, Role, Scope};
 use emberd_proto::ExecSpec;
 use emberd_proto::message::READY_PORT;
 use emberd_sandbox::{NodeKey, Sandboxes, SandboxesConfig, Size};
@@ -25,6 +28,7 @@ use tokio::task::JoinHandle;
 
 use crate::{packs, raw, wait};
 
+mod access;
 mod bad_input;
 mod contexts;
 mod documented;
@@ -39,6 +43,7 @@ mod listing;
 mod openapi;
 mod operations;
 mod original;
+mod owners;
 mod ports;
 mod processes;
 mod routes;
@@ -59,6 +64,9 @@ pub struct Api {
     /// The operator's egress file, beside the run directory.
     pub egress: EgressFile,
     pub run_dir: PathBuf,
+    pub access: Access,
+    /// The keys, of which there are none at first.
+    pub keys: KeysFile,
     /// How the next microVMs behave.
     pub double: Double,
     undocumented: Undocumented,
@@ -123,6 +131,8 @@ impl Api {
             egress: None,
         };
         edit(&mut config);
+        let access = Access::new(data_dir.path(), &[], Authentication::Keys);
+        let keys = KeysFile::new(data_dir.path());
         let images = Images::load(&data_dir).unwrap();
         let sandboxes = Sandboxes::open(config, images, driver(&double)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -138,22 +148,48 @@ impl Api {
         let hosts = Hosts::new(&authority.parse().unwrap(), &["x".to_owned()]);
         let audit = journal(temp.path());
         let limits = Limits::default().recording(audit.clone());
-        let router = emberd::http::router(sandboxes.clone(), hosts, limits, egress.clone());
+        let router =
+            emberd::http::router(sandboxes.clone(), hosts, limits, egress.clone(), access.clone());
         let undocumented = Undocumented::default();
         let router = undocumented.watch(router);
-        let server = tokio::spawn(async { axum::serve(listener, router).await });
+        let keeping = access.clone();
+        let server = tokio::spawn(async move {
+            tokio::select! {
+                served = axum::serve(listener, router) => served,
+                never = keeping.keep() => never,
+            }
+        });
         Self {
             client,
             authority,
             sandboxes,
             egress,
             run_dir,
+            access,
+            keys,
             double,
             undocumented,
             audit,
             server,
             temp,
         }
+    }
+
+    /// Creates a key with `role` and `scopes`, and returns its secret. TCP needs one from then on.
+    pub async fn secret(&self, role: Option<Role>, scopes: &[Scope]) -> (KeyRecord, String) {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let (name, form) = (format!("key-{number}").parse().unwrap(), Form::Emb);
+        let new = NewKey { name, form, role, scopes: scopes.to_vec(), ttl: None };
+        let (record, secret) = emberd_keys::create(&self.keys, new).unwrap();
+        wait::until(async || self.access.over_tcp() == OverTcp::NeedsKey).await;
+        (record, secret.expose().to_owned())
+    }
+
+    /// As [`Self::secret`], with a client that sends it.
+    pub async fn key(&self, role: Role) -> (KeyRecord, Client) {
+        let (record, secret) = self.secret(Some(role), &[]).await;
+        (record, Client::new(&self.authority).unwrap().with_key(&secret).unwrap())
     }
 
     /// A sandbox of the pack `shell`.
@@ -171,7 +207,11 @@ impl Api {
 
     /// Stops, and looks for anything left behind.
     pub async fn stop(self) {
-        let sandboxes = self.client.list().await.unwrap().sandboxes;
+        let client = match self.access.over_tcp() {
+            OverTcp::NeedsKey => self.key(Role::Admin).await.1,
+            _ => self.client.clone(),
+        };
+        let sandboxes = client.list().await.unwrap().sandboxes;
         self.sandboxes.shutdown().await;
         self.server.abort();
         self.audit.close().await;

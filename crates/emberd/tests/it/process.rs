@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::{packs, wait};
 
+mod access;
 mod adoption;
 mod audit;
 mod callers;

@@ -1,7 +1,7 @@
 //! Requests byte by byte, for what a decent client does not send.
 
 use emberd_api::ErrorBody;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
 /// An answer, taken apart.
@@ -41,4 +41,19 @@ pub async fn send(authority: &str, bytes: Vec<u8>) -> Answer {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+/// Sends `bytes` and reads the answer, whose length is known, on a connection that stays open.
+pub async fn answer(authority: &str, bytes: Vec<u8>) -> Answer {
+    let mut stream = BufReader::new(TcpStream::connect(authority).await.unwrap());
+    stream.write_all(&bytes).await.unwrap();
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(stream.read_line(&mut head).await.unwrap() > 0, "{head}");
+    }
+    let field = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; field.map_or(0, |length| length.trim().parse().unwrap())];
+    stream.read_exact(&mut body).await.unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head, body: String::from_utf8(body).unwrap() }
 }

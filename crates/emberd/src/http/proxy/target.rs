@@ -52,6 +52,11 @@ pub fn of(request: &Request) -> Result<Option<Target>, ApiError> {
     }
 }
 
+/// Whether a request is for a port, or almost is: not for the API.
+pub fn is_for_port(request: &Request) -> bool {
+    !matches!(of(request), Ok(None))
+}
+
 /// The value of a header that may occur once. Of two values, two programs on the way could choose
 /// differently.
 fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, TargetError> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::http::Method;
-use emberd::http::{PROXIED, Role, SCOPES, Scope};
+use emberd::http::{Needs, PROXIED, PUBLIC, Role, SCOPES, Scope};
 
 /// Every method and path of the OpenAPI document, which agrees with the router.
 fn routes() -> BTreeSet<(String, String)> {
@@ -19,9 +19,10 @@ fn routes() -> BTreeSet<(String, String)> {
 
 #[test]
 fn every_route_has_a_scope_and_every_scope_a_route() {
-    let with_scope = SCOPES.map(|(method, path, _)| (method.to_owned(), path.to_owned()));
-    let with_scope = BTreeSet::from(with_scope);
-    assert_eq!(with_scope.len(), SCOPES.len(), "a route has two scopes");
+    let with_scope = SCOPES.iter().map(|(method, path, _)| (*method, *path)).chain(PUBLIC);
+    let with_scope = with_scope.map(|(method, path)| (method.to_owned(), path.to_owned()));
+    let with_scope: BTreeSet<_> = with_scope.collect();
+    assert_eq!(with_scope.len(), SCOPES.len() + PUBLIC.len(), "a route has two scopes");
     let routes = routes();
     let missing: Vec<_> = routes.difference(&with_scope).collect();
     assert!(missing.is_empty(), "routes without a scope in http/scope.rs: {missing:?}");
@@ -30,39 +31,38 @@ fn every_route_has_a_scope_and_every_scope_a_route() {
 }
 
 #[test]
-fn a_scope_is_found_by_method_and_path() {
+fn what_a_route_needs_is_found_by_method_and_path() {
     for (method, path, scope) in SCOPES {
         let method: Method = method.parse().unwrap();
-        assert_eq!(Scope::of(&method, path), Some(scope), "{method} {path}");
+        assert_eq!(Needs::of(&method, path), Needs::Scope(scope), "{method} {path}");
     }
-    assert_eq!(Scope::of(&Method::HEAD, "/sandboxes"), Some(Scope::SandboxRead));
-    assert_eq!(Scope::of(&Method::PATCH, "/sandboxes"), None);
-    assert_eq!(Scope::of(&Method::GET, "/sandboxes/sb_000000000000"), None);
+    assert_eq!(Needs::of(&Method::HEAD, "/sandboxes"), Needs::Scope(Scope::SandboxRead));
+    assert_eq!(Needs::of(&Method::GET, "/healthz"), Needs::Nothing);
+    assert_eq!(Needs::of(&Method::POST, "/healthz"), Needs::Caller);
+    assert_eq!(Needs::of(&Method::PATCH, "/sandboxes"), Needs::Caller);
+    assert_eq!(Needs::of(&Method::GET, "/sandboxes/sb_000000000000"), Needs::Caller);
 }
 
-/// The least role of the route, or `None` where nobody needs one.
+/// Checks the least role of the route.
 #[track_caller]
-fn check(method: &Method, path: &str, role: Option<Role>) {
-    assert_eq!(Scope::of(method, path).unwrap().role(), role, "{method} {path}");
+fn check(method: &Method, path: &str, role: Role) {
+    let Needs::Scope(scope) = Needs::of(method, path) else { panic!("{method} {path}") };
+    assert_eq!(scope.role(), role, "{method} {path}");
 }
 
 #[test]
 fn roles_may_do_what_they_are_for() {
-    check(&Method::GET, "/healthz", None);
-    check(&Method::GET, "/info", Some(Role::Viewer));
-    check(&Method::GET, "/sandboxes", Some(Role::Viewer));
-    check(&Method::POST, "/sandboxes", Some(Role::User));
-    check(&Method::POST, "/sandboxes/{id}/exec", Some(Role::User));
-    check(&Method::GET, "/sandboxes/{id}/files", Some(Role::User));
-    check(&Method::GET, "/sandboxes/{id}/ports/{port}", Some(Role::User));
-    check(&Method::DELETE, "/templates/{pack}", Some(Role::Operator));
-    assert_eq!(PROXIED.role(), Some(Role::User));
-    assert_eq!(Scope::Admin.role(), Some(Role::Admin));
-    let roles = [Role::Viewer, Role::User, Role::Operator, Role::Admin];
-    assert!(roles.is_sorted());
+    check(&Method::GET, "/info", Role::Viewer);
+    check(&Method::GET, "/sandboxes", Role::Viewer);
+    check(&Method::POST, "/sandboxes", Role::User);
+    check(&Method::POST, "/sandboxes/{id}/exec", Role::User);
+    check(&Method::GET, "/sandboxes/{id}/files", Role::User);
+    check(&Method::GET, "/sandboxes/{id}/ports/{port}", Role::User);
+    check(&Method::DELETE, "/templates/{pack}", Role::Operator);
+    assert_eq!(PROXIED.role(), Role::User);
+    assert_eq!(Scope::Admin.role(), Role::Admin);
     // A viewer changes nothing: its routes are plain reads.
     for (method, path, scope) in SCOPES {
-        let viewer = scope.role().is_none_or(|role| role <= Role::Viewer);
-        assert!(!viewer || method == "GET", "{method} {path}: {scope:?}");
+        assert!(scope.role() > Role::Viewer || method == "GET", "{method} {path}: {scope:?}");
     }
 }

@@ -1,0 +1,4 @@
+//! The file of keys, as writers and readers meet it.
+
+#[cfg(test)]
+mod file;

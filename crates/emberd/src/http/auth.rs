@@ -1,0 +1,121 @@
+//! Lets requests pass whose callers may make them.
+//!
+//! ```text
+//! request ─▶ public route? ─▶ who? ─▶ may? ─▶ is the sandbox theirs? ─▶ route
+//!                              401     403              404
+//! ```
+//! A key that ends while its request is under way ends the request: streams, WebSockets and
+//! tunnels too.
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use emberd_api::API_KEY_HEADER;
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::extensions::Extensions;
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+
+use super::credential::key;
+use super::ending;
+use super::errors::ApiError;
+use super::proxy::is_for_port;
+use super::scope::{Needs, PROXIED};
+use crate::access::{Access, AccessError, Grant};
+use crate::server::caller::Caller;
+
+/// Names of the two ways to send a key, in the OpenAPI document.
+const BEARER_SCHEME: &str = "key";
+const HEADER_SCHEME: &str = "key_header";
+
+/// Refuses requests whose callers may not make them. The others have a [`Grant`], and their
+/// principal is among the extensions of request and response.
+pub async fn authorize(State(access): State<Access>, mut request: Request, next: Next) -> Response {
+    let is_for_port = is_for_port(&request);
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let needs = match path {
+        _ if is_for_port => Needs::Scope(PROXIED),
+        Some(path) => Needs::of(request.method(), path),
+        None => Needs::Caller,
+    };
+    if needs == Needs::Nothing {
+        return next.run(request).await;
+    }
+    let caller = request.extensions().get::<Caller>().cloned();
+    let peer = caller.as_ref().map(|caller| &caller.peer);
+    let key = match key(request.headers(), is_for_port) {
+        Ok(key) => key,
+        Err(error) => return ApiError::from(error).into_response(),
+    };
+    let grant = match access.judge(peer, key).await {
+        Ok(grant) => grant,
+        Err(error) => return ApiError::from(error).into_response(),
+    };
+    let principal = grant.principal;
+    request.extensions_mut().insert(principal);
+    request.extensions_mut().insert(grant.clone());
+    let mut response = pass(&grant, needs, caller.as_ref(), request, next).await;
+    response.extensions_mut().insert(principal);
+    response
+}
+
+/// Says how a caller sends its key, and which scope each operation needs.
+pub fn describe(document: &mut OpenApi) {
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("An access key, `emb_...` or `e2b_...`."))
+        .build();
+    let alone = ApiKeyValue::with_description(API_KEY_HEADER, "An access key, in place of `key`.");
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(BEARER_SCHEME, SecurityScheme::Http(bearer));
+    components.add_security_scheme(HEADER_SCHEME, SecurityScheme::ApiKey(ApiKey::Header(alone)));
+    // Without one too: over a Unix socket, and while there are no keys.
+    let needs =
+        [BEARER_SCHEME, HEADER_SCHEME].map(|name| SecurityRequirement::new::<_, _, &str>(name, []));
+    document.security = Some(needs.into_iter().chain([SecurityRequirement::default()]).collect());
+    for (path, item) in &mut document.paths.paths {
+        let operations = [
+            (Method::GET, &mut item.get),
+            (Method::PUT, &mut item.put),
+            (Method::POST, &mut item.post),
+            (Method::PATCH, &mut item.patch),
+            (Method::DELETE, &mut item.delete),
+        ];
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            match Needs::of(&method, path) {
+                Needs::Scope(scope) => {
+                    let scope = Extensions::builder().add("x-scope", scope.name()).build();
+                    operation.extensions.get_or_insert_default().merge(scope);
+                }
+                Needs::Nothing => operation.security = Some(Vec::new()),
+                Needs::Caller => {}
+            }
+        }
+    }
+}
+
+/// The response to the request of `grant`, if that has what it `needs`.
+async fn pass(
+    grant: &Grant,
+    needs: Needs,
+    caller: Option<&Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Needs::Scope(scope) = needs
+        && !grant.permits(scope)
+    {
+        return ApiError::from(AccessError::Scope(scope)).into_response();
+    }
+    if !grant.may_end() {
+        return next.run(request).await;
+    }
+    tokio::select! {
+        biased;
+        response = next.run(request) => ending::at_once(grant.ended(), caller, response),
+        () = grant.ended() => ApiError::from(AccessError::Ended).into_response(),
+    }
+}
