@@ -53,6 +53,9 @@ pub struct Args {
     /// Run every scenario over the test double, which measures emberd alone.
     #[arg(long)]
     pub double: bool,
+    /// In `overhead`, also measure a request with an access key beside one without.
+    #[arg(long, conflicts_with = "addr")]
+    pub key: bool,
     /// Flags for every daemon.
     #[arg(last = true, value_name = "DAEMON FLAGS")]
     pub daemon_flags: Vec<OsString>,
@@ -97,7 +100,7 @@ impl Args {
             },
         };
         let iterations = self.iterations.map(|n| n as usize);
-        let plan = Plan { scenarios, iterations, packs: self.packs, daemons };
+        let plan = Plan { scenarios, iterations, packs: self.packs, daemons, key: self.key };
         Ok(Task { plan, old, json: self.json, breakdown: self.breakdown })
     }
 }

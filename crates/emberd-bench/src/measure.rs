@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use emberd_api::Address;
+use emberd_keys::Secret;
 use tempfile::TempDir;
 
 mod agent;
@@ -43,6 +44,9 @@ pub use scenarios::{SCENARIOS, Scenario, Start};
 /// Flag of the operator's file for egress.
 const EGRESS_POLICY_FLAG: &str = "--egress-policy";
 
+/// Flag that serves requests over TCP without a key although there are keys.
+const NO_AUTH_FLAG: &str = "--insecure-no-auth";
+
 /// Directory of templates for the daemons of a run, so that each template is built once.
 const TEMPLATE_DIR_FLAG: &str = "--template-dir";
 
@@ -57,6 +61,8 @@ pub struct Plan {
     pub packs: Vec<String>,
     /// The source of sandboxes.
     pub daemons: Daemons,
+    /// Whether to measure access keys, where a scenario can.
+    pub key: bool,
 }
 
 /// The source of sandboxes.
@@ -125,6 +131,8 @@ pub fn doubts(host: &Host) -> Vec<String> {
 struct House {
     templates: TempDir,
     double: Option<DoubleRoom>,
+    /// Secret of an access key in the data directory of the double.
+    key: Option<Secret>,
 }
 
 impl House {
@@ -137,7 +145,8 @@ impl House {
             _ => None,
         };
         let templates = tempfile::Builder::new().prefix("bench").tempdir()?;
-        let house = Self { templates, double };
+        let key = double.as_ref().filter(|_| plan.key).map(DoubleRoom::key).transpose()?;
+        let house = Self { templates, double, key };
         // A host without such an address cannot run the scenario that needs the file.
         let private =
             scenarios::own_address().map(|address| format!("private = [\"{address}/32\"]\n"));
@@ -157,6 +166,10 @@ impl House {
         needed.extend(self.double.iter().filter(|_| is_double).flat_map(DoubleRoom::flags));
         let mut flags = flags::without(wanted, &needed);
         flags.extend(needed);
+        if is_double && self.key.is_some() {
+            // A request without a key is still served, to compare with.
+            flags.push(NO_AUTH_FLAG.into());
+        }
         if start == Start::Reaching {
             flags.extend([EGRESS_POLICY_FLAG.into(), self.egress_policy().into()]);
         }
@@ -186,9 +199,10 @@ impl Trial<'_> {
             Daemons::Running(_) if start != Start::Pooled => {
                 Err(MeasureError::NotHere("the scenario needs a daemon with its own flags"))
             }
-            Daemons::Running(address) => self.on(address, None),
+            Daemons::Running(address) => self.on(address, None, None),
             Daemons::Own { binary, flags, .. } => {
-                self.on_own(binary, &house.flags(start, flags, self.is_double))
+                let key = house.key.as_ref().filter(|_| self.is_double);
+                self.on_own(binary, &house.flags(start, flags, self.is_double), key)
             }
         };
         self.record.doubts.extend(before.doubts(&Noise::sample()));
@@ -197,9 +211,14 @@ impl Trial<'_> {
         Outcome { scenario, is_double, record, failure: result.err() }
     }
 
-    fn on_own(&mut self, binary: &Path, flags: &[OsString]) -> Result<(), MeasureError> {
+    fn on_own(
+        &mut self,
+        binary: &Path,
+        flags: &[OsString],
+        key: Option<&Secret>,
+    ) -> Result<(), MeasureError> {
         let mut daemon = Daemon::start(binary, flags, !self.is_double)?;
-        let result = self.on(&daemon.address.clone(), Some(&mut daemon));
+        let result = self.on(&daemon.address.clone(), Some(&mut daemon), key);
         if result.is_err() {
             self.record.doubt(format!("the end of the daemon's log: {}", daemon.log_end()));
         }
@@ -209,7 +228,12 @@ impl Trial<'_> {
         result
     }
 
-    fn on(&mut self, address: &Address, home: Option<&mut Daemon>) -> Result<(), MeasureError> {
+    fn on(
+        &mut self,
+        address: &Address,
+        home: Option<&mut Daemon>,
+        key: Option<&Secret>,
+    ) -> Result<(), MeasureError> {
         let mut connection = Connection::open(address)?;
         self.host.describe(&connection.info()?, self.is_double);
         for pack in &self.plan.packs {
@@ -224,6 +248,7 @@ impl Trial<'_> {
             home,
             interrupt: self.interrupt,
             stands_by: true,
+            key,
         };
         rig.settle()?;
         (self.scenario.run)(&mut rig)

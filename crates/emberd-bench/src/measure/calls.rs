@@ -192,6 +192,14 @@ impl Connection {
         Ok(self.call("GET", paths::HEALTHZ, b"")?.latency)
     }
 
+    /// Lists the templates, of which a daemon over the double has none.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn templates(&mut self) -> Result<Duration, CallError> {
+        Ok(self.call("GET", paths::TEMPLATES, b"")?.latency)
+    }
+
     /// Builds the template of `pack` if there is none, and waits for it. Does nothing if the
     /// daemon makes no templates.
     ///

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use emberd_api::{Address, ErrorBody, SERVER_TIMING_HEADER, ServerTiming};
+use emberd_keys::Secret;
 
 /// Time limit for an answer: a cold boot under emulation on a busy host takes seconds.
 const ANSWER_MAX: Duration = Duration::from_secs(180);
@@ -86,6 +87,7 @@ pub struct Connection {
     address: Address,
     socket: BufReader<Socket>,
     used: Instant,
+    key: Option<Secret>,
 }
 
 /// A byte stream in both directions.
@@ -131,7 +133,12 @@ impl Connection {
         let socket = Socket::connect(address)
             .map_err(|source| CallError::Connect { addr: address.clone(), source })?;
         let socket = BufReader::new(socket);
-        Ok(Self { address: address.clone(), socket, used: Instant::now() })
+        Ok(Self { address: address.clone(), socket, used: Instant::now(), key: None })
+    }
+
+    /// Sends `key` with each request.
+    pub fn with_key(self, key: &Secret) -> Self {
+        Self { key: Some(key.clone()), ..self }
     }
 
     /// Sends one request and waits for the answer.
@@ -157,9 +164,11 @@ impl Connection {
         if self.used.elapsed() > IDLE_MAX {
             self.socket = BufReader::new(Socket::connect(&self.address)?);
         }
+        let key = self.key.as_ref().map(|key| format!("X-API-Key: {}\r\n", key.expose()));
         let mut request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n",
+             {}Content-Length: {}\r\n\r\n",
+            key.unwrap_or_default(),
             body.len()
         )
         .into_bytes();

@@ -72,6 +72,9 @@ pub enum StartError {
     /// Its files could not be created.
     #[error("cannot prepare the daemon's directory")]
     Room(#[from] io::Error),
+    /// An access key could not be created.
+    #[error("cannot make an access key")]
+    Key(#[from] emberd_keys::EditError),
     /// Images for the double could not be created.
     #[error("cannot make images for the test double")]
     Images(#[from] emberd_image::BuildError),

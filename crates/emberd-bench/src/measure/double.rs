@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use emberd_image::{DataDir, Digest, KernelSource, Silent, build_initramfs, build_kernel};
+use emberd_keys::{Form, KeysFile, NewKey, Role, Secret, create};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -51,6 +52,18 @@ impl DoubleRoom {
         fs::write(room.binary(), script)?;
         fs::set_permissions(room.binary(), fs::Permissions::from_mode(0o700))?;
         Ok(room)
+    }
+
+    /// Creates an access key in its data directory.
+    ///
+    /// # Errors
+    /// [`StartError::Key`].
+    pub fn key(&self) -> Result<Secret, StartError> {
+        let name = "bench".parse().expect("letters are the name of a key");
+        let (role, form, scopes) = (Some(Role::Admin), Form::Emb, Vec::new());
+        let new = NewKey { name, form, role, scopes, ttl: None };
+        let (_, secret) = create(&KeysFile::new(&self.temp.path().join("data")), new)?;
+        Ok(secret)
     }
 
     fn binary(&self) -> PathBuf {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use emberd_api::{Address, ExecBody, ExecExit, ExecOutcome, ExecSpec, Info, ProcessSpec};
 use emberd_api::{Sandbox, StartedBy};
+use emberd_keys::Secret;
 
 use super::calls::Timing;
 use super::connection::Connection;
@@ -64,6 +65,8 @@ pub struct Rig<'a> {
     pub interrupt: &'a Interrupt,
     /// Whether standbys are expected.
     pub stands_by: bool,
+    /// An access key of the daemon, which needs none.
+    pub key: Option<&'a Secret>,
 }
 
 impl Rig<'_> {

@@ -14,6 +14,7 @@ use emberd_client::Client;
 
 use super::context::Counter;
 use crate::measure::agent::BareAgent;
+use crate::measure::connection::Connection;
 use crate::measure::error::MeasureError;
 use crate::measure::programs::Program;
 use crate::measure::rig::{Rig, WARM_UPS};
@@ -49,6 +50,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
         rig.record.time("unix_floor", unix);
     }
     by_client(rig, &id)?;
+    with_key(rig)?;
     rig.delete(&id)?;
     Ok(())
 }
@@ -69,6 +71,23 @@ fn by_client(rig: &mut Rig, id: &str) -> Result<(), MeasureError> {
         if iteration >= WARM_UPS {
             rig.record.time("http_floor_client", took);
             rig.record.time("context_run", run.whole);
+        }
+    }
+    Ok(())
+}
+
+/// The same small request with an access key and without, in turns, if the run has a key: the
+/// difference is what the key costs.
+fn with_key(rig: &mut Rig) -> Result<(), MeasureError> {
+    let Some(key) = rig.key else { return Ok(()) };
+    let mut without = Connection::open(&rig.address)?;
+    let mut with = Connection::open(&rig.address)?.with_key(key);
+    for iteration in 0..WARM_UPS + rig.iterations {
+        rig.interrupt.check()?;
+        let (plain, keyed) = (without.templates()?, with.templates()?);
+        if iteration >= WARM_UPS {
+            rig.record.time("request_without_key", plain);
+            rig.record.time("request_with_key", keyed);
         }
     }
     Ok(())
