@@ -27,10 +27,26 @@ return 0, 1 if a check failed and 125 if emberctl failed.";
 #[derive(Debug, Parser)]
 #[command(name = "emberctl", version, styles = STYLES, after_help = AFTER_HELP)]
 pub struct Cli {
-    /// Address of the daemon: HOST:PORT or unix:PATH [default: this user's Unix socket if it
-    /// exists, else 127.0.0.1:7777].
+    /// Address of the daemon: HOST:PORT, https://HOST:PORT or unix:PATH [default: this user's Unix
+    /// socket if it exists, else 127.0.0.1:7777].
     #[arg(long, global = true, env = "EMBERD_ADDR", value_name = "ADDR")]
     pub addr: Option<String>,
+    /// Certificates of issuers, in PEM, of which one must have issued that of an https:// daemon
+    /// [default: those that this host trusts].
+    #[arg(long, global = true, env = "EMBERD_CA_CERT", value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
+    /// Certificate of this client, in PEM, for an https:// daemon that asks for one.
+    #[arg(
+        long,
+        global = true,
+        env = "EMBERD_CLIENT_CERT",
+        value_name = "FILE",
+        requires = "client_key"
+    )]
+    pub client_cert: Option<PathBuf>,
+    /// Private key of --client-cert, in PEM.
+    #[arg(long, global = true, env = "EMBERD_CLIENT_KEY", value_name = "FILE")]
+    pub client_key: Option<PathBuf>,
     /// Directory of kernel, initramfs and language packs [default: that of the configuration file,
     /// else /var/lib/emberd for root, ~/.local/share/emberd for others].
     #[arg(long, global = true, env = "EMBERD_DATA_DIR", value_name = "DIR")]

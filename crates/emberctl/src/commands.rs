@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use emberd_client::TlsFiles;
+
 use crate::args::{Cli, Command};
 use crate::daemon_options::Globals;
 use crate::output::Output;
@@ -45,7 +47,9 @@ pub mod vmconfig;
 /// # Errors
 /// The command could not be carried out. The result of a program or a check is an exit code.
 pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
-    let globals = Globals::new(cli.addr, cli.data_dir);
+    let identity = cli.client_cert.zip(cli.client_key);
+    let tls = TlsFiles { ca_cert: cli.ca_cert, identity };
+    let globals = Globals::new(cli.addr, cli.data_dir, tls);
     let client = || anyhow::Ok(globals.client()?.on_unknown_fields(report::unknown_fields(output)));
     match cli.command {
         Command::Run(args) => run::run(&client()?, args, output).await,

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use emberd_client::Client;
+use emberd_api::Address;
+use emberd_client::{Client, TlsFiles};
 use emberd_config::{Config, Given, Key, Origin, Problems, Subset, Surroundings};
 use emberd_image::DataDir;
 
@@ -17,6 +18,8 @@ const CONFIG_VARIABLE: &str = "EMBERD_CONFIG";
 pub struct Globals {
     /// `--addr` or its variable.
     pub addr: Option<String>,
+    /// `--ca-cert`, `--client-cert` and `--client-key`, or their variables.
+    pub tls: TlsFiles,
     /// `--data-dir` or its variable.
     pub data_dir: Option<PathBuf>,
     /// `EMBERD_CONFIG`, or the `--config` of a command.
@@ -55,9 +58,9 @@ impl Subset for GuestKeys {
 
 impl Globals {
     /// The global arguments, and the configuration file that the environment names.
-    pub fn new(addr: Option<String>, data_dir: Option<PathBuf>) -> Self {
+    pub fn new(addr: Option<String>, data_dir: Option<PathBuf>, tls: TlsFiles) -> Self {
         let config = std::env::var_os(CONFIG_VARIABLE).map(PathBuf::from);
-        Self { addr, data_dir, config }
+        Self { addr, tls, data_dir, config }
     }
 
     /// The same with the configuration file of a command.
@@ -71,6 +74,8 @@ impl Globals {
     /// Everything that is wrong with it.
     pub fn load(&self, mut given: Given) -> Result<Config, Problems> {
         if let Some(addr) = &self.addr {
+            // Whether the daemon takes TLS there is for its own options to say.
+            let addr = addr.strip_prefix("https://").unwrap_or(addr);
             given.set(Key::Addr, addr, Origin::Flag);
         }
         if let Some(data_dir) = &self.data_dir {
@@ -94,29 +99,42 @@ impl Globals {
     /// environment.
     ///
     /// # Errors
-    /// The address, or the key, cannot be read.
+    /// The address, the key or the files of TLS cannot be read.
     pub fn client(&self) -> anyhow::Result<Client> {
-        let client = match &self.addr {
-            Some(addr) => Client::new(addr)?,
+        with_key(match &self.addr {
+            Some(addr) => self.secured(Client::new(addr)?)?,
             None => Client::of_user(),
-        };
-        with_key(client)
+        })
     }
-}
 
-/// A client of the daemon that `config` configures.
-///
-/// # Errors
-/// The address, or the key of the environment, cannot be read.
-pub fn client_of(config: &Config) -> anyhow::Result<Client> {
-    let socket = config.socket.as_ref().filter(|socket| socket.is_needed);
-    with_key(match (config.given.origin(Key::Addr), socket) {
-        (Origin::Default, Some(socket)) => {
-            Client::new(&format!("unix:{}", Path::display(&socket.path)))?
+    /// A client of the daemon that `config` configures, with the key of the environment.
+    ///
+    /// # Errors
+    /// The address, the key or the files of TLS cannot be read.
+    pub fn client_of(&self, config: &Config) -> anyhow::Result<Client> {
+        let socket = config.socket.as_ref().filter(|socket| socket.is_needed);
+        with_key(match (config.given.origin(Key::Addr), socket) {
+            (Origin::Default, Some(socket)) => {
+                Client::new(&format!("unix:{}", Path::display(&socket.path)))?
+            }
+            (Origin::Default, None) => Client::of_user(),
+            _ => match &config.addr {
+                Address::Tcp(authority) if config.tls.is_some() => {
+                    self.secured(Client::new(&format!("https://{authority}"))?)?
+                }
+                addr => Client::new(&addr.to_string())?,
+            },
+        })
+    }
+
+    /// The client with the files of TLS, where it speaks that.
+    fn secured(&self, client: Client) -> anyhow::Result<Client> {
+        let is_tls = matches!(client.address(), Address::Tls(_));
+        if is_tls && self.tls != TlsFiles::default() {
+            return Ok(client.with_tls(&self.tls)?);
         }
-        (Origin::Default, None) => Client::of_user(),
-        _ => Client::new(&config.addr.to_string())?,
-    })
+        Ok(client)
+    }
 }
 
 fn with_key(client: Client) -> anyhow::Result<Client> {

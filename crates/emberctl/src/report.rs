@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::builder::styling::AnsiColor;
 use emberd_api::{Address, ErrorCode, chain};
-use emberd_client::ClientError;
+use emberd_client::{ClientError, TlsFault};
 use serde::Serialize;
 
 use crate::exit;
@@ -72,6 +72,7 @@ fn document(error: &anyhow::Error) -> ErrorDocument {
         };
     }
     let hint = match error.downcast_ref::<ClientError>() {
+        Some(error) if TlsFault::of(error).is_some() => TlsFault::of(error).map(unsecured),
         Some(ClientError::Connect { addr, source }) => Some(unconnected(addr, source)),
         Some(ClientError::Foreign { .. }) => Some(
             "name a daemon of this user with --addr, or run emberctl as the owner of the socket"
@@ -80,6 +81,21 @@ fn document(error: &anyhow::Error) -> ErrorDocument {
         _ => error.downcast_ref::<Hinted>().map(|hinted| hinted.hint.clone()),
     };
     ErrorDocument { error: chain(error.as_ref()), code: None, hint }
+}
+
+/// Advice if the connection was not secured.
+fn unsecured(fault: TlsFault) -> String {
+    let advice = match fault {
+        TlsFault::Time => "have the daemon's certificate renewed, or set this host's clock",
+        TlsFault::Name => "use a name of the certificate in the address, or have it reissued",
+        TlsFault::Issuer => "name the certificate of its issuer with --ca-cert",
+        TlsFault::Client => {
+            "the daemon asks for a certificate of clients: name one with --client-cert and \
+                --client-key"
+        }
+        TlsFault::Plain => "the daemon speaks no TLS there: begin the address with http://",
+    };
+    advice.to_owned()
 }
 
 /// Advice if no daemon answers.

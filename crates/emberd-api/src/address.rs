@@ -9,6 +9,9 @@ use crate::ADDR_UNIX_PREFIX;
 /// Scheme that may precede a TCP address, so that an address the daemon prints can be pasted.
 const SCHEME: &str = "http://";
 
+/// Scheme of an address that takes TLS.
+const TLS_SCHEME: &str = "https://";
+
 /// Longest path of a Unix socket, in bytes: 108 with its final NUL (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -25,11 +28,14 @@ pub fn socket_path(user_id: u32, runtime_dir: Option<&Path>) -> Option<PathBuf> 
     (path.is_absolute() && path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX).then_some(path)
 }
 
-/// A TCP address, `HOST:PORT`, or a Unix socket, `unix:PATH`.
+/// A TCP address, `HOST:PORT`, one that takes TLS, `https://HOST:PORT`, or a Unix socket,
+/// `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// Host name or IP address (IPv6 in brackets), a colon, and a port.
     Tcp(String),
+    /// The same of an address that takes TLS.
+    Tls(String),
     /// Path of the socket.
     Unix(PathBuf),
 }
@@ -47,7 +53,7 @@ impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed(text) => {
-                write!(f, "`{text}` is not an address: HOST:PORT or unix:PATH")
+                write!(f, "`{text}` is not an address: HOST:PORT, https://HOST:PORT or unix:PATH")
             }
             Self::PathTooLong(bytes) => {
                 write!(f, "the socket's path has {bytes} bytes, over {SOCKET_PATH_BYTES_MAX}")
@@ -70,8 +76,11 @@ impl FromStr for Address {
                 bytes => Err(AddressError::PathTooLong(bytes)),
             };
         }
-        let authority = text.strip_prefix(SCHEME).unwrap_or(text);
-        let authority = authority.strip_suffix('/').unwrap_or(authority);
+        let (text, address): (_, fn(String) -> Self) = match text.strip_prefix(TLS_SCHEME) {
+            Some(rest) => (rest, Self::Tls),
+            None => (text.strip_prefix(SCHEME).unwrap_or(text), Self::Tcp),
+        };
+        let authority = text.strip_suffix('/').unwrap_or(text);
         let (host, port) = authority.rsplit_once(':').ok_or_else(malformed)?;
         let bracketed = host.starts_with('[') && host.ends_with(']');
         let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
@@ -80,7 +89,7 @@ impl FromStr for Address {
         if host.is_empty() || !(bracketed || plain) || !port_valid {
             return Err(malformed());
         }
-        Ok(Self::Tcp(authority.to_owned()))
+        Ok(address(authority.to_owned()))
     }
 }
 
@@ -88,6 +97,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(authority) => write!(f, "{SCHEME}{authority}"),
+            Self::Tls(authority) => write!(f, "{TLS_SCHEME}{authority}"),
             Self::Unix(path) => write!(f, "{ADDR_UNIX_PREFIX}{}", path.display()),
         }
     }
@@ -103,6 +113,7 @@ mod tests {
             ("127.0.0.1:7777", "http://127.0.0.1:7777"),
             ("http://localhost:0/", "http://localhost:0"),
             ("[::1]:80", "http://[::1]:80"),
+            ("https://a.example:443/", "https://a.example:443"),
             ("unix:/run/emberd.sock", "unix:/run/emberd.sock"),
         ] {
             let address: Address = text.parse().unwrap();
@@ -131,7 +142,9 @@ mod tests {
             "a:+1",
             "::1:80",
             "a b:1",
-            "https://a:1",
+            "https://a",
+            "https://http://a:1",
+            "ftp://a:1",
             "unix:",
         ] {
             let malformed = AddressError::Malformed(text.to_owned());

@@ -12,6 +12,7 @@ use emberd_api::{
 use futures::{SinkExt as _, StreamExt as _};
 use hyper::StatusCode;
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -34,7 +35,7 @@ const INPUT_BYTES_MAX: usize = 64 << 10;
 /// Status of the response that a WebSocket's messages belong to.
 const SWITCHED: StatusCode = StatusCode::SWITCHING_PROTOCOLS;
 
-type Socket = WebSocketStream<Either<TcpStream, UnixStream>>;
+type Socket = WebSocketStream<Either<Either<TcpStream, UnixStream>, TlsStream<TcpStream>>>;
 
 /// A process at the other end of one WebSocket.
 #[derive(Debug)]
@@ -155,7 +156,7 @@ impl Attachment {
 }
 
 async fn connect(client: &Client, id: &str, pid: u32, from: u64) -> Result<Socket, ClientError> {
-    let stream = link::connect(client.address()).await;
+    let stream = link::connect(client.address(), &client.security).await;
     let stream = stream.map_err(|error| client.unanswered(error))?;
     let path = paths::process(paths::PROCESS_EVENTS, id, pid);
     let mut request = format!("ws://emberd{path}?from={from}")

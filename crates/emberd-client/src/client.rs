@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 
 use crate::key::{ApiKey, ApiKeyError};
 use crate::link::{Answering, LinkError, Links};
+use crate::tls::Security;
 
 /// Largest error response in place of a stream, in bytes (1 MiB).
 const ERROR_BYTES_MAX: usize = 1 << 20;
@@ -104,25 +105,29 @@ pub struct Client {
     /// `Host` of every request.
     pub(crate) host: HeaderValue,
     pub(crate) key: Option<ApiKey>,
+    /// How connections in TLS are made.
+    pub(crate) security: Security,
     links: Arc<Links>,
     /// Called with the unknown fields of each request that has some.
     tell_unknown: Option<fn(&str)>,
 }
 
 impl Client {
-    /// Makes a client of the daemon at `addr`, `HOST:PORT` or `unix:PATH`. Nothing is sent yet.
+    /// Makes a client of the daemon at `addr`, `HOST:PORT`, `https://HOST:PORT` or
+    /// `unix:PATH`. Nothing is sent yet.
     ///
     /// # Errors
     /// [`AddressError`] if `addr` is not an address.
     pub fn new(addr: &str) -> Result<Self, AddressError> {
         let address: Address = addr.parse()?;
         let host = match &address {
-            Address::Tcp(authority) => authority,
+            Address::Tcp(authority) | Address::Tls(authority) => authority,
             Address::Unix(_) => UNIX_HOST,
         };
         let malformed = |_| AddressError::Malformed(addr.to_owned());
         let host = HeaderValue::from_str(host).map_err(malformed)?;
-        Ok(Self { address, host, key: None, links: Arc::default(), tell_unknown: None })
+        let (security, links) = Default::default();
+        Ok(Self { address, host, key: None, security, links, tell_unknown: None })
     }
 
     /// Makes a client of this user's daemon: at its Unix socket if that exists, else at
@@ -146,6 +151,7 @@ impl Client {
             address,
             host: HeaderValue::from_static(host),
             key: None,
+            security: Security::default(),
             links: Arc::default(),
             tell_unknown: None,
         }
@@ -351,7 +357,7 @@ impl Client {
 
     pub(crate) async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Answer, ClientError> {
         let sent = Instant::now();
-        let asked = self.links.ask(&self.address, request).await;
+        let asked = self.links.ask(&self.address, &self.security, request).await;
         let (head, body) = asked.map_err(|error| self.unanswered(error))?;
         let (round_trip, status) = (sent.elapsed(), head.status);
         self.note_unknown(&head.headers);
@@ -370,7 +376,7 @@ impl Client {
         body: Bytes,
     ) -> Result<(StatusCode, Answering), ClientError> {
         let request = self.json_request(method, path, body);
-        let answer = self.links.stream(&self.address, request).await;
+        let answer = self.links.stream(&self.address, &self.security, request).await;
         let (head, answering) = answer.map_err(|error| self.unanswered(error))?;
         let status = head.status;
         self.note_unknown(&head.headers);

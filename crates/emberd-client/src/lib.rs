@@ -1,4 +1,4 @@
-//! Typed client of the emberd HTTP API, over TCP and Unix sockets.
+//! Typed client of the emberd HTTP API, over TCP, TLS and Unix sockets.
 //!
 //! Connections are kept and reused. Calls have no time limit, since an exec may take an hour: wrap
 //! a call in a timeout where one is wanted. Dropping the future of a call drops the request, which
@@ -17,9 +17,11 @@ mod key;
 mod lines;
 mod link;
 mod processes;
+mod secured;
 mod sse;
 mod stream;
 mod templates;
+mod tls;
 mod tunnel;
 
 pub use attachment::Attachment;
@@ -31,4 +33,5 @@ pub use key::ApiKeyError;
 pub use lines::Lines;
 pub use sse::{ServerEvent, ServerEventError, ServerEvents};
 pub use stream::{Download, Upload};
+pub use tls::{TlsFault, TlsFiles, TlsFilesError};
 pub use tunnel::{Logs, Tunnel};

@@ -19,7 +19,10 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
+
+use crate::tls::Security;
 
 /// Largest response that is read, in bytes (256 MiB): 8 MiB of standard output and of standard
 /// error, each byte escaped in JSON as six, and again as base64.
@@ -33,7 +36,7 @@ const IDLE_MAX: Duration = Duration::from_secs(5);
 const IDLE_LINKS_MAX: usize = 64;
 
 /// A connection to the daemon.
-pub(crate) type Stream = TokioIo<Either<TcpStream, UnixStream>>;
+pub(crate) type Stream = TokioIo<Either<Either<TcpStream, UnixStream>, TlsStream<TcpStream>>>;
 
 /// Why bytes could not be received or sent.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -60,11 +63,12 @@ impl Links {
     pub async fn ask(
         &self,
         address: &Address,
+        security: &Security,
         request: Request<Full<Bytes>>,
     ) -> Result<(Parts, Bytes), LinkError> {
         let mut link = match self.idle().await {
             Some(link) => link,
-            None => Link::open(address).await?,
+            None => Link::open(address, security).await?,
         };
         let answer = link.ask(request).await.map_err(LinkError::Broken)?;
         if link.is_open().await {
@@ -82,11 +86,12 @@ impl Links {
     pub async fn stream(
         &self,
         address: &Address,
+        security: &Security,
         request: Request<Full<Bytes>>,
     ) -> Result<(Parts, Answering), LinkError> {
         match self.idle().await {
             Some(link) => begin(link, request).await,
-            None => ask_streaming(address, request).await,
+            None => ask_streaming(address, security, request).await,
         }
     }
 
@@ -111,12 +116,13 @@ impl Links {
 
 /// Connects to the daemon at `address` without sending anything. Only this user or root may listen
 /// on a Unix socket.
-pub(crate) async fn connect(address: &Address) -> Result<Stream, LinkError> {
+pub(crate) async fn connect(address: &Address, security: &Security) -> Result<Stream, LinkError> {
     let stream = match address {
-        Address::Tcp(authority) => {
-            let stream = TcpStream::connect(authority).await.map_err(LinkError::Connect)?;
-            stream.set_nodelay(true).map_err(LinkError::Connect)?;
-            Either::Left(stream)
+        Address::Tcp(authority) => Either::Left(Either::Left(connect_tcp(authority).await?)),
+        Address::Tls(authority) => {
+            let stream = connect_tcp(authority).await?;
+            let secured = security.secure(authority, stream).await;
+            Either::Right(secured.map_err(LinkError::Connect)?)
         }
         Address::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(LinkError::Connect)?;
@@ -124,10 +130,16 @@ pub(crate) async fn connect(address: &Address) -> Result<Stream, LinkError> {
             if !is_trusted(listener, rustix::process::geteuid().as_raw()) {
                 return Err(LinkError::Foreign(listener));
             }
-            Either::Right(stream)
+            Either::Left(Either::Right(stream))
         }
     };
     Ok(TokioIo::new(stream))
+}
+
+async fn connect_tcp(authority: &str) -> Result<TcpStream, LinkError> {
+    let stream = TcpStream::connect(authority).await.map_err(LinkError::Connect)?;
+    stream.set_nodelay(true).map_err(LinkError::Connect)?;
+    Ok(stream)
 }
 
 /// Whether `user` may send requests to a daemon of `listener`.
@@ -153,8 +165,8 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Cause>,
 {
-    async fn open(address: &Address) -> Result<Self, LinkError> {
-        let stream = connect(address).await?;
+    async fn open(address: &Address, security: &Security) -> Result<Self, LinkError> {
+        let stream = connect(address, security).await?;
         let shaken = handshake(stream).await;
         let (sender, connection) =
             shaken.map_err(|error| LinkError::Connect(io::Error::other(error)))?;
@@ -255,13 +267,14 @@ where
 /// begins.
 pub(crate) async fn ask_streaming<B>(
     address: &Address,
+    security: &Security,
     request: Request<B>,
 ) -> Result<(Parts, Answering<B>), LinkError>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Cause>,
 {
-    let link = Link::open(address).await?;
+    let link = Link::open(address, security).await?;
     begin(link, request).await
 }
 

@@ -15,6 +15,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::client::ClientError;
 use crate::link::{Answering, Cause, LinkError, ask_streaming};
+use crate::tls::Security;
 
 /// Most bytes that are read from a file at once (64 KiB).
 const READ_BYTES: usize = 64 << 10;
@@ -120,8 +121,9 @@ impl Download {
 /// Sends `request` to the daemon at `address` on its own connection.
 pub(crate) async fn ask(
     address: &Address,
+    security: &Security,
     request: Request<Upload>,
 ) -> Result<(StatusCode, Download), LinkError> {
-    let (head, answering) = ask_streaming(address, request).await?;
+    let (head, answering) = ask_streaming(address, security, request).await?;
     Ok((head.status, Download { address: address.clone(), answering }))
 }

@@ -36,7 +36,7 @@ impl Client {
         let headers = request.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static(TUNNEL_PROTOCOL));
-        let answer = ask_streaming(self.address(), request).await;
+        let answer = ask_streaming(self.address(), &self.security, request).await;
         let (head, answering) = answer.map_err(|error| self.unanswered(error))?;
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.refusal(head.status, answering).await);

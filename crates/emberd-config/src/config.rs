@@ -22,8 +22,10 @@ use crate::value::{
 };
 
 mod audit;
+mod tls;
 
 pub use audit::AuditOptions;
+pub use tls::TlsOptions;
 
 /// Where templates are in the data directory.
 const TEMPLATE_DIR: &str = "templates";
@@ -44,6 +46,8 @@ pub struct Config {
     pub addr: Address,
     /// Unix socket beside it.
     pub socket: Option<SocketOption>,
+    /// Files of TLS on that address, if it takes TLS.
+    pub tls: Option<TlsOptions>,
     /// Names by which the API may be called, beside those that are always allowed.
     pub allowed_hosts: Vec<String>,
     /// Users of the Unix socket who need no key, beside this user and root.
@@ -214,6 +218,7 @@ impl Config {
         let accel = read.choice(Key::Accel);
         let config = Self {
             socket: socket(read, &addr, surroundings),
+            tls: tls::tls(read, &addr),
             addr,
             allowed_hosts: allowed_hosts(read),
             access: access(read),
@@ -295,7 +300,12 @@ fn narrow<T: TryFrom<u64>>(number: u64) -> T {
 }
 
 fn address(text: &OsStr) -> Result<Address, String> {
-    utf8(text)?.parse().map_err(|error| match error {
+    let read = match utf8(text)?.parse() {
+        // TLS is for --tls-cert to say.
+        Ok(Address::Tls(authority)) => Err(AddressError::Malformed(authority)),
+        read => read,
+    };
+    read.map_err(|error| match error {
         AddressError::Malformed(_) => "an address: HOST:PORT or unix:PATH".to_owned(),
         AddressError::PathTooLong(bytes) => {
             format!("a socket with a shorter path: it has {bytes} bytes")

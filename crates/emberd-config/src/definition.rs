@@ -8,6 +8,9 @@ use crate::form::Form;
 pub enum Key {
     Addr,
     Socket,
+    TlsCert,
+    TlsKey,
+    TlsClientCa,
     AllowedHost,
     Access,
     InsecureNoAuth,

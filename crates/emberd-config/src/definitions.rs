@@ -8,6 +8,7 @@ use crate::value::{
 };
 
 mod audit;
+mod tls;
 
 impl Key {
     /// The definition of this option.
@@ -19,7 +20,7 @@ impl Key {
 const BASE: Definition = Definition::BASE;
 
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 49] = [
+pub static DEFINITIONS: [Definition; 52] = [
     Definition {
         key: Key::Addr,
         name: "addr",
@@ -42,6 +43,9 @@ pub static DEFINITIONS: [Definition; 49] = [
             Clients try this socket first.",
         ..BASE
     },
+    tls::CERT,
+    tls::KEY,
+    tls::CLIENT_CA,
     Definition {
         key: Key::AllowedHost,
         name: "allowed-host",

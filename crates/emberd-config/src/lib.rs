@@ -23,7 +23,9 @@ mod reader;
 mod surroundings;
 mod value;
 
-pub use config::{AuditOptions, CgroupOption, Config, JailOptions, PoolOptions, SocketOption};
+pub use config::{
+    AuditOptions, CgroupOption, Config, JailOptions, PoolOptions, SocketOption, TlsOptions,
+};
 pub use definition::{DefaultValue, Definition, Key};
 pub use definitions::DEFINITIONS;
 pub use flags::{AllKeys, Flags, Subset};

@@ -51,14 +51,14 @@ impl Config {
         let path = |path: &Option<std::path::PathBuf>| json!(path.as_ref().map(shown_path));
         let switch = |on| json!(value::name(if on { Switch::On } else { Switch::Off }));
         match key {
-            Key::Addr => match &self.addr {
-                Address::Tcp(authority) => json!(authority),
-                unix @ Address::Unix(_) => json!(unix.to_string()),
-            },
+            Key::Addr => json!(shown_address(&self.addr)),
             Key::Socket => match &self.socket {
                 None => json!("off"),
                 Some(socket) => json!(shown_path(&socket.path)),
             },
+            Key::TlsCert => path(&self.tls.as_ref().map(|tls| tls.cert.clone())),
+            Key::TlsKey => path(&self.tls.as_ref().map(|tls| tls.key.clone())),
+            Key::TlsClientCa => path(&self.tls.as_ref().and_then(|tls| tls.client_ca.clone())),
             Key::AllowedHost => json!(self.allowed_hosts),
             Key::Access => {
                 json!(self.access.iter().map(ToString::to_string).collect::<Vec<_>>())
@@ -78,11 +78,7 @@ impl Config {
                 json!(uids.map(|uids| format!("{}-{}", uids.start(), uids.end())))
             }
             Key::Netns => path(&self.jail.netns),
-            Key::Cgroup => match &self.cgroup {
-                CgroupOption::Auto => json!("auto"),
-                CgroupOption::Off => json!("off"),
-                CgroupOption::In(dir) => json!(shown_path(dir)),
-            },
+            Key::Cgroup => json!(shown_cgroup(&self.cgroup)),
             Key::NoSeccomp => json!(!self.seccomp),
             Key::Qemu => path(&self.qemu),
             Key::Accel => json!(value::name(self.accel)),
@@ -121,6 +117,21 @@ impl Config {
 
 fn or_never(time: Option<Duration>) -> String {
     time.map_or_else(|| "never".to_owned(), duration::text)
+}
+
+fn shown_address(address: &Address) -> String {
+    match address {
+        Address::Tcp(authority) | Address::Tls(authority) => authority.clone(),
+        unix @ Address::Unix(_) => unix.to_string(),
+    }
+}
+
+fn shown_cgroup(cgroup: &CgroupOption) -> String {
+    match cgroup {
+        CgroupOption::Auto => "auto".to_owned(),
+        CgroupOption::Off => "off".to_owned(),
+        CgroupOption::In(dir) => shown_path(dir),
+    }
 }
 
 fn shown_path(path: impl AsRef<std::path::Path>) -> String {

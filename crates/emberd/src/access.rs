@@ -100,7 +100,7 @@ impl Access {
     /// # Errors
     /// [`Exposed`].
     pub fn check(&self, address: &Address) -> Result<(), Exposed> {
-        let Address::Tcp(authority) = address else { return Ok(()) };
+        let (Address::Tcp(authority) | Address::Tls(authority)) = address else { return Ok(()) };
         let socket = authority.parse::<SocketAddr>();
         let is_loopback = socket.is_ok_and(|socket| socket.ip().to_canonical().is_loopback());
         if is_loopback || self.over_tcp() != OverTcp::Open {

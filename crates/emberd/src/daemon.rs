@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use emberd_api::Address;
 use emberd_audit::OpenError as AuditOpenError;
-use emberd_config::{Config, OnStop, Problems, SocketOption, Surroundings};
+use emberd_config::{Config, OnStop, Problems, SocketOption, Surroundings, TlsOptions};
 use emberd_egress::Egress;
 use emberd_image::Images;
 use emberd_sandbox::{OpenError, Sandboxes, SandboxesConfig};
@@ -31,6 +31,8 @@ use crate::args::{Args, Command, ConfigCommand};
 use crate::audit::{self, Audit};
 use crate::egress_file::{self, EgressFile, EgressFileError};
 use crate::server::listener::{ListenError, Listener};
+use crate::server::tls::Tls;
+use crate::server::tls::files::{self as tls_files, Seen, TlsError};
 use crate::server::{self, Server};
 use crate::{config, http, log, notify};
 
@@ -59,6 +61,9 @@ pub enum RunError {
     /// The operator's egress file cannot be used.
     #[error(transparent)]
     EgressFile(#[from] EgressFileError),
+    /// The certificate cannot be used.
+    #[error("cannot start with TLS")]
+    Tls(#[from] TlsError),
     /// The audit journal cannot be used.
     #[error("cannot start without the audit journal")]
     Audit(#[from] AuditOpenError),
@@ -77,6 +82,10 @@ impl RunError {
             Self::Listen(ListenError::InUse(_)) => {
                 Some("stop the other program, or choose another address with --addr")
             }
+            Self::Tls(TlsError::Read { .. }) => {
+                Some("the daemon's user must be able to read the files of --tls-cert and --tls-key")
+            }
+            Self::Tls(_) => Some("the files are in PEM; the key is that of the first certificate"),
             Self::Audit(AuditOpenError::InUse(_)) => {
                 Some("stop the other emberd, or choose another directory with --audit-dir")
             }
@@ -129,6 +138,7 @@ pub fn configure() -> anyhow::Result<Option<Config>> {
         Some(ConfigCommand::Print { json }) => config::print(&config, json)?,
         Some(ConfigCommand::Check { .. }) => {
             EgressFile::open(config.egress_policy.as_deref())?;
+            config.tls.as_ref().map(tls_files::open).transpose()?;
             let file = config.file.as_ref().map(|file| format!(": {}", file.display()));
             let file = file.unwrap_or_default();
             writeln!(io::stdout(), "the configuration is valid{file}")?;
@@ -170,13 +180,15 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     server::raise_descriptors();
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let access = Access::new(config.data_dir.path(), &config.access, config.authentication);
-    let (listener, socket) = bind(&config, &access).await?;
+    let secured = Certificate::open(config.tls.as_ref())?;
+    let (listener, socket) = bind(&config, &access, secured.as_ref()).await?;
     let audit = Audit::open(&config.audit)?;
     audit.record(audit::event("start_daemon", audit::now()));
     let file = EgressFile::open(config.egress_policy.as_deref())?.recording(audit.clone());
     let egress = egress(&config, &file, &audit).map_err(RunError::Egress)?;
     let options = SandboxesConfig { egress, ..config::sandboxes(&config, vmm.description()) };
-    let hangups = config.egress_policy.is_some().then(|| signal(SignalKind::hangup())).transpose();
+    let reads_again = config.egress_policy.is_some() || secured.is_some();
+    let hangups = reads_again.then(|| signal(SignalKind::hangup())).transpose();
     let hangups = hangups.map_err(RunError::Signals)?;
     // Last: an error would end the sandboxes that are taken over.
     let sandboxes = Sandboxes::open(options, images, vmm)?;
@@ -199,7 +211,8 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
         never = server.accept() => never,
         never = log::keep_reporting_dropped() => never,
         never = access.keep() => never,
-        never = read_on_hangup(&file, hangups, &sandboxes) => never,
+        never = read_on_hangup(&file, secured.as_ref(), hangups, &sandboxes) => never,
+        never = Certificate::keep_reading(secured.as_ref()) => never,
     };
     tracing::info!("{told}: draining requests");
     notify::tell(notify::STOPPING);
@@ -242,8 +255,38 @@ fn egress(config: &Config, file: &EgressFile, audit: &Audit) -> io::Result<Optio
     Ok(Some(Arc::new(if is_recorded { egress.keeping_all() } else { egress })))
 }
 
-/// Reads the operator's egress file again at each SIGHUP.
-async fn read_on_hangup(file: &EgressFile, hangups: Option<Signal>, sandboxes: &Sandboxes) -> ! {
+/// A certificate that is replaced when its files are.
+struct Certificate {
+    tls: Tls,
+    options: TlsOptions,
+    seen: Seen,
+}
+
+impl Certificate {
+    fn open(options: Option<&TlsOptions>) -> Result<Option<Self>, TlsError> {
+        let Some(options) = options else { return Ok(None) };
+        let (tls, seen) = tls_files::open(options)?;
+        Ok(Some(Self { tls, options: options.clone(), seen }))
+    }
+
+    /// Reads the files again when they change, for as long as it is polled.
+    async fn keep_reading(secured: Option<&Self>) -> ! {
+        match secured {
+            Some(Self { tls, options, seen }) => {
+                tls_files::watch(tls.clone(), options.clone(), seen.clone()).await
+            }
+            None => pending().await,
+        }
+    }
+}
+
+/// Reads the operator's egress file and the certificate again at each SIGHUP.
+async fn read_on_hangup(
+    file: &EgressFile,
+    secured: Option<&Certificate>,
+    hangups: Option<Signal>,
+    sandboxes: &Sandboxes,
+) -> ! {
     let mut hangups = hangups;
     loop {
         match &mut hangups {
@@ -251,7 +294,13 @@ async fn read_on_hangup(file: &EgressFile, hangups: Option<Signal>, sandboxes: &
             None => pending().await,
         }
         let (file, sandboxes) = (file.clone(), sandboxes.clone());
-        let read = spawn_blocking(move || file.read_again(&sandboxes));
+        let secured = secured.map(|secured| (secured.tls.clone(), secured.options.clone()));
+        let read = spawn_blocking(move || {
+            file.read_again(&sandboxes);
+            if let Some((tls, options)) = secured {
+                tls_files::read_again(&tls, &options);
+            }
+        });
         if let Err(panicked) = read.await {
             std::panic::resume_unwind(panicked.into_panic());
         }
@@ -259,9 +308,16 @@ async fn read_on_hangup(file: &EgressFile, hangups: Option<Signal>, sandboxes: &
 }
 
 /// Listens on the address, and on the Unix socket beside it.
-async fn bind(config: &Config, access: &Access) -> Result<(Listener, Option<Listener>), RunError> {
-    let listener = Listener::bind(&config.addr).await?;
+async fn bind(
+    config: &Config,
+    access: &Access,
+    secured: Option<&Certificate>,
+) -> Result<(Listener, Option<Listener>), RunError> {
+    let mut listener = Listener::bind(&config.addr).await?;
     access.check(listener.address())?;
+    if let Some(Certificate { tls, .. }) = secured {
+        listener = listener.secured(tls.clone());
+    }
     let socket = bind_socket(config.socket.as_ref()).await?;
     if access.admits_users() {
         for listener in [Some(&listener), socket.as_ref()].into_iter().flatten() {

@@ -37,6 +37,7 @@ pub(crate) mod observe;
 mod permits;
 pub(crate) mod principal;
 mod socket;
+pub(crate) mod tls;
 
 /// Most connections to one endpoint at once; for more, idle ones are closed.
 const CONNECTIONS_MAX: u64 = 1024;
@@ -64,7 +65,7 @@ const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// of [`Server::stop`] is done, or the runtime is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
-    listeners: Vec<(Listener, Endpoint)>,
+    listeners: Vec<(Listener, Arc<Endpoint>)>,
     /// Connections on which HTTP is spoken. An upgraded connection is not waited for.
     connections: TaskTracker,
     stopping: CancellationToken,
@@ -74,7 +75,7 @@ impl Server {
     /// Answers the requests on each listener by its router.
     pub fn new(listeners: impl IntoIterator<Item = (Listener, Router)>) -> Self {
         let count = connections_max(getrlimit(Resource::Nofile).current);
-        let endpoint = |(listener, router)| (listener, Endpoint::new(router, count));
+        let endpoint = |(listener, router)| (listener, Arc::new(Endpoint::new(router, count)));
         let listeners = listeners.into_iter().map(endpoint).collect();
         Self { listeners, connections: TaskTracker::new(), stopping: CancellationToken::new() }
     }
@@ -88,15 +89,23 @@ impl Server {
         std::future::pending().await
     }
 
-    async fn accept_on(&self, listener: &Listener, endpoint: &Endpoint) {
+    async fn accept_on(&self, listener: &Listener, endpoint: &Arc<Endpoint>) {
         loop {
             let make_room = || endpoint.permits.abort_idlest();
             let socket = persist(async || listener.accept().await, make_room).await;
             let permit = endpoint.permits.acquire().await;
-            let served = endpoint.serve(socket, permit, self.stopping.clone());
+            let stopping = self.stopping.clone();
+            let Some(tls) = listener.tls() else {
+                self.connections.spawn(carry(endpoint.serve(socket, permit, stopping)));
+                continue;
+            };
+            let (tls, endpoint) = (tls.clone(), Arc::clone(endpoint));
             self.connections.spawn(async move {
-                if let Err(error) = served.await {
-                    tracing::debug!(%error, "a connection failed");
+                let secured = stopping.run_until_cancelled(tls.secure(socket)).await;
+                match secured {
+                    Some(Ok(secured)) => carry(endpoint.serve(secured, permit, stopping)).await,
+                    Some(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    None => {}
                 }
             });
         }
@@ -177,6 +186,13 @@ impl Endpoint {
     pub async fn serve_one(&self, connection: impl Connection) -> hyper::Result<()> {
         let permit = self.permits.acquire().await;
         self.serve(connection, permit, CancellationToken::new()).await
+    }
+}
+
+/// Waits for the end of a connection.
+async fn carry(served: impl Future<Output = hyper::Result<()>>) {
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a connection failed");
     }
 }
 

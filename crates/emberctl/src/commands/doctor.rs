@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::setup;
 use crate::check::Verdict;
-use crate::daemon_options::{DoctorKeys, FileArg, Globals, client_of};
+use crate::daemon_options::{DoctorKeys, FileArg, Globals};
 use crate::exit;
 use crate::output::{Output, printable};
 
@@ -64,8 +64,9 @@ type Reading = Result<String, String>;
 /// # Errors
 /// Standard output is closed or full.
 pub async fn run(globals: &Globals, args: Args, output: Output) -> anyhow::Result<ExitCode> {
-    let checks = match globals.with(args.file).load(args.flags.given) {
-        Ok(config) => checks(&config).await?,
+    let globals = globals.with(args.file);
+    let checks = match globals.load(args.flags.given) {
+        Ok(config) => checks(&globals.client_of(&config)?, &config).await?,
         // Of a daemon that does not start nothing else can be judged.
         Err(problems) => problems.0.iter().map(problem).collect(),
     };
@@ -76,8 +77,7 @@ pub async fn run(globals: &Globals, args: Args, output: Output) -> anyhow::Resul
 }
 
 /// Every row for a daemon with `config`.
-async fn checks(config: &Config) -> anyhow::Result<Vec<Row>> {
-    let client = &client_of(config)?;
+async fn checks(client: &Client, config: &Config) -> anyhow::Result<Vec<Row>> {
     let data_dir = &config.data_dir;
     let kvm_forced = config.accel == AccelChoice::Kvm;
     let dirs = [setup::firecracker_dir(data_dir)];

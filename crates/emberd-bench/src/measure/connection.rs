@@ -196,6 +196,10 @@ impl Socket {
                 stream.set_read_timeout(Some(ANSWER_MAX))?;
                 Ok(Self::Tcp(stream))
             }
+            Address::Tls(_) => {
+                let error = "emberd-bench measures without TLS";
+                Err(io::Error::new(io::ErrorKind::Unsupported, error))
+            }
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(ANSWER_MAX))?;

@@ -32,7 +32,7 @@ impl Hosts {
     /// The names of a daemon that listens on `addr`: `localhost`, the name in `addr`, all IP
     /// addresses, and `names`; on a Unix socket, which no web page reaches, every name.
     pub fn new(addr: &Address, names: &[String]) -> Self {
-        let Address::Tcp(authority) = addr else { return Self(None) };
+        let (Address::Tcp(authority) | Address::Tls(authority)) = addr else { return Self(None) };
         let own = authority.rsplit_once(':').map(|(name, _port)| name.to_owned());
         Self(Some(names.iter().cloned().chain(own).collect()))
     }

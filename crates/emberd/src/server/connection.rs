@@ -62,6 +62,11 @@ impl ConnectionHandle {
         self.aborted.cancel();
     }
 
+    /// Waits until it is aborted.
+    pub async fn aborted(&self) {
+        self.aborted.cancelled().await;
+    }
+
     /// Whether it was aborted.
     #[cfg(test)]
     pub fn is_aborted(&self) -> bool {

@@ -12,6 +12,7 @@ use rustix::fs::{Mode, fchmod};
 use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
 
 use super::socket::Socket;
+use super::tls::Tls;
 
 /// Most connections to a Unix socket that wait to be accepted, as many as on a TCP port.
 const BACKLOG: u32 = 1024;
@@ -45,6 +46,7 @@ pub(crate) struct Listener {
     bound: Bound,
     /// Whether the directory of the socket is for it alone.
     is_in_own_dir: bool,
+    tls: Option<Tls>,
 }
 
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl Listener {
     /// [`ListenError`], except for `SharedDir`.
     pub async fn bind(addr: &Address) -> Result<Self, ListenError> {
         match addr {
-            Address::Tcp(authority) => bind_tcp(addr, authority).await,
+            Address::Tcp(authority) | Address::Tls(authority) => bind_tcp(addr, authority).await,
             Address::Unix(path) => bind_unix(addr, path).await,
         }
     }
@@ -114,6 +116,21 @@ impl Listener {
             return Err(ListenError::SharedDir(dir.to_owned()));
         }
         Ok(Self { is_in_own_dir: true, ..bind_unix(&addr, path).await? })
+    }
+
+    /// Has every connection speak TLS.
+    #[must_use]
+    pub fn secured(self, tls: Tls) -> Self {
+        let address = match self.address {
+            Address::Tcp(authority) => Address::Tls(authority),
+            address => address,
+        };
+        Self { address, tls: Some(tls), ..self }
+    }
+
+    /// The TLS of its connections, if they speak it.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// The address that clients connect to, with the port that the kernel chose for port 0.
@@ -161,7 +178,7 @@ async fn bind_tcp(addr: &Address, authority: &str) -> Result<Listener, ListenErr
     let listener = TcpListener::bind(authority).await.map_err(failed)?;
     let local = listener.local_addr().map_err(failed)?;
     let (address, bound) = (Address::Tcp(local.to_string()), Bound::Tcp(listener));
-    Ok(Listener { address, bound, is_in_own_dir: false })
+    Ok(Listener { address, bound, is_in_own_dir: false, tls: None })
 }
 
 async fn bind_unix(addr: &Address, path: &Path) -> Result<Listener, ListenError> {
@@ -175,7 +192,7 @@ async fn bind_unix(addr: &Address, path: &Path) -> Result<Listener, ListenError>
     let file = SocketFile::new(path).map_err(failed)?;
     let listener = socket.listen(BACKLOG).map_err(failed)?;
     let bound = Bound::Unix { listener, _file: file };
-    Ok(Listener { address: addr.clone(), bound, is_in_own_dir: false })
+    Ok(Listener { address: addr.clone(), bound, is_in_own_dir: false, tls: None })
 }
 
 /// Removes the socket that a killed daemon left behind, if nobody listens on it.

@@ -63,6 +63,14 @@ impl Connection for Socket {
 }
 
 impl Socket {
+    /// Waits for the first byte that the client sends, and leaves it there to be read; none if it
+    /// sends none, or over a Unix socket.
+    pub async fn first_byte(&self) -> io::Result<Option<u8>> {
+        let Either::Left(tcp) = &self.stream else { return Ok(None) };
+        let mut first = [0];
+        Ok((tcp.peek(&mut first).await? > 0).then_some(first[0]))
+    }
+
     /// Waits with a write of `bytes` for which the kernel has reported no room, and tries it once
     /// more when the wait is over. The kernel reports room only when much of its buffer is free,
     /// so a client that reads slowly can have taken something all the same.

@@ -29,6 +29,7 @@ mod programs;
 mod restarts;
 mod shutdown;
 mod start;
+mod tls;
 
 /// A room for daemons: images, a run directory, a place for sockets.
 pub struct Room {
