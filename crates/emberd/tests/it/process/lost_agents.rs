@@ -189,7 +189,7 @@ async fn an_agent_that_dies_takes_its_sandbox_along_and_everybody_hears_the_end(
     let under_way = UnderWay::begin(&daemon, &lost, &dir).await;
 
     kill_process(Pid::from_raw(agent.cast_signed()).unwrap(), Signal::KILL).unwrap();
-    under_way.hears_the_end().await;
+    Box::pin(under_way.hears_the_end()).await;
 
     let seen = daemon.client.get(&lost).await.unwrap();
     assert_eq!((seen.state, seen.vmm_pid), (SandboxState::Gone, None));
