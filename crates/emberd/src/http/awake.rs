@@ -6,15 +6,16 @@
 //! every other request ───────────── wakes it, and keeps it awake to the end of the response
 //! ```
 
-use axum::extract::{FromRequestParts as _, MatchedPath, RawPathParams, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use emberd_api::{ServerTiming, paths};
-use emberd_sandbox::{InUse, SandboxId, Sandboxes};
+use emberd_sandbox::{InUse, Sandboxes};
 use hyper::body::Body as _;
 
 use super::errors::ApiError;
+use super::id;
 use crate::server::guarded::guarded;
 use crate::server::observe::Timed;
 
@@ -49,11 +50,7 @@ pub async fn keep(State(sandboxes): State<Sandboxes>, request: Request, next: Ne
         routes.iter().any(same)
     };
     let (looks, streams) = (is_one_of(&LOOKS), is_one_of(&STREAMS));
-    let params = RawPathParams::from_request_parts(&mut parts, &()).await.ok();
-    let id = params.as_ref().and_then(|params| {
-        let (_, id) = params.iter().find(|(name, _)| *name == "id")?;
-        id.parse::<SandboxId>().ok()
-    });
+    let id = id::in_path(&mut parts).await;
     // An unknown sandbox is the route's to report.
     let sandbox = id.filter(|_| !looks).and_then(|id| sandboxes.get(id).ok());
     let request = Request::from_parts(parts, body);

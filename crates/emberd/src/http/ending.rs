@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts as _, RawPathParams, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
-use emberd_sandbox::{SandboxId, Sandboxes};
+use emberd_sandbox::Sandboxes;
 use hyper::body::Body as _;
 
+use super::id;
 use crate::server::caller::Caller;
 use crate::server::connection::ConnectionHandle;
 use crate::server::guarded::guarded;
@@ -29,11 +30,7 @@ pub async fn with_sandbox(
 ) -> Response {
     let (mut parts, body) = request.into_parts();
     let caller = parts.extensions.get::<Caller>().cloned();
-    let params = RawPathParams::from_request_parts(&mut parts, &()).await.ok();
-    let id = params.as_ref().and_then(|params| {
-        let (_, id) = params.iter().find(|(name, _)| *name == "id")?;
-        id.parse::<SandboxId>().ok()
-    });
+    let id = id::in_path(&mut parts).await;
     let answer = next.run(Request::from_parts(parts, body)).await;
     match id {
         Some(id) => until(sandboxes.ended(id), caller.as_ref(), answer),

@@ -10,7 +10,14 @@ use utoipa::{IntoParams, PartialSchema as _};
 use super::errors::ApiError;
 
 /// Name of the parameter with the id of a sandbox.
-pub const SANDBOX: &str = "id";
+const SANDBOX: &str = "id";
+
+/// The sandbox that the path of a request names, if it does and the id is well formed.
+pub async fn in_path(parts: &mut Parts) -> Option<SandboxId> {
+    let params = RawPathParams::from_request_parts(parts, &()).await.ok()?;
+    let (_, id) = params.iter().find(|(name, _)| *name == SANDBOX)?;
+    id.parse().ok()
+}
 
 /// Why the ids in a path name nothing. A malformed id is like an unknown one: 404.
 #[derive(Debug, thiserror::Error)]

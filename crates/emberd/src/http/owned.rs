@@ -1,12 +1,12 @@
 //! Sandboxes of others do not exist for a caller: no route tells them from those that do not.
 
-use axum::extract::{FromRequestParts as _, RawPathParams, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use emberd_sandbox::{Handle, SandboxId, Sandboxes, Unknown};
 
 use super::errors::ApiError;
-use super::id::SANDBOX;
+use super::id;
 use crate::access::Grant;
 
 /// Refuses requests to sandboxes that do not exist for their callers, as it refuses those to
@@ -15,11 +15,7 @@ pub async fn hide(State(sandboxes): State<Sandboxes>, request: Request, next: Ne
     let grant = request.extensions().get::<Grant>().filter(|grant| !grant.sees_all());
     let Some(grant) = grant.cloned() else { return next.run(request).await };
     let (mut parts, body) = request.into_parts();
-    let params = RawPathParams::from_request_parts(&mut parts, &()).await.ok();
-    let id = params.as_ref().and_then(|params| {
-        let (_, id) = params.iter().find(|(name, _)| *name == SANDBOX)?;
-        id.parse::<SandboxId>().ok()
-    });
+    let id = id::in_path(&mut parts).await;
     match id.map(|id| find(&sandboxes, Some(&grant), id)) {
         Some(Err(error)) => ApiError::from(error).into_response(),
         _ => next.run(Request::from_parts(parts, body)).await,
