@@ -3,12 +3,11 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use emberd_api::AuditRecord;
 use emberd_audit::Journal;
-use nix::sched::{CloneFlags, unshare};
+use emberd_testing::{run, with_mounts};
 
 use super::{DAY, all, files, options, record, whole, write};
 
@@ -62,14 +61,7 @@ fn a_file_without_a_whole_line_is_mended_too() {
 /// Runs `story` on a thread with a file system of its own, of 256 KiB, which is full. Nothing
 /// happens, which is a skip, where that cannot be.
 fn with_full_disk(story: impl FnOnce(&Path) + Send + 'static) {
-    if !rustix::process::geteuid().is_root() {
-        emberd_testing::skip("a mount namespace needs root");
-        return;
-    }
-    let told = std::thread::spawn(move || {
-        // Of this thread, and of every thread that it starts.
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        run("mount --make-rprivate /");
+    with_mounts(move || {
         let temp = tempfile::tempdir().unwrap();
         run(&format!("mount -t tmpfs -o size=256k none {}", temp.path().display()));
         let filled = fs::write(temp.path().join("rest"), vec![0; 512 << 10]).unwrap_err();
@@ -77,15 +69,6 @@ fn with_full_disk(story: impl FnOnce(&Path) + Send + 'static) {
         story(temp.path());
         run(&format!("umount {}", temp.path().display()));
     });
-    if let Err(panic) = told.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn run(line: &str) {
-    let mut words = line.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use emberd_egress::{Egress, HostNetwork};
 use emberd_proto::EgressReason;
 use emberd_proto::egress::{EgressAnswer, EgressFamily};
-use nix::sched::{CloneFlags, unshare};
+use emberd_testing::{run, with_network};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
@@ -27,31 +27,16 @@ const ADDRESSES_OF_64_KIB: u16 = 4093;
 /// Runs `story` on a thread in a namespace of its own. Nothing happens, which is a skip, where
 /// that cannot be.
 fn tell<F: Future<Output = ()>>(story: impl FnOnce() -> F + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        emberd_testing::skip("a network namespace needs root");
-        return;
-    }
-    let told = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+    with_network(move || {
         let dir = tempfile::tempdir().unwrap();
         let resolv_conf = dir.path().join("resolv.conf");
         // The host's patience is longer than that of a lookup.
         std::fs::write(&resolv_conf, "nameserver 127.0.0.1\noptions timeout:30\n").unwrap();
-        run("mount --make-rprivate /");
         run(&format!("mount --bind {} /etc/resolv.conf", resolv_conf.display()));
         run("ip link set lo up");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.unwrap().block_on(story());
     });
-    if let Err(panic) = told.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn run(line: &str) {
-    let mut words = line.split_whitespace();
-    let output = std::process::Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Answer of the name server to a query: none, if it is silent.

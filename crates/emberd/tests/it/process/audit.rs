@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use emberd_api::{
     AuditEvent, AuditRecord, ContextSpec, CreateSandbox, ErrorCode, ExecBody, ProcessSpec,
@@ -13,7 +12,7 @@ use emberd_api::{
 use emberd_audit::verify;
 use emberd_client::{Client, FileOptions, Upload};
 use emberd_proto::ExecSpec;
-use nix::sched::{CloneFlags, unshare};
+use emberd_testing::{run, with_mounts};
 use rustix::process::Signal;
 
 use super::{Daemon, Room};
@@ -328,27 +327,11 @@ async fn a_daemon_without_a_journal_says_so_and_two_do_not_share_one() {
 
 /// Runs `story` on a thread with mounts of its own. Nothing happens, which is a skip, where that
 /// cannot be.
-fn with_mounts<F: Future<Output = ()>>(story: impl FnOnce(Room) -> F + Send + 'static) {
-    if !rustix::process::geteuid().is_root() {
-        emberd_testing::skip("a mount namespace needs root");
-        return;
-    }
-    let told = std::thread::spawn(move || {
-        // Of this thread, and of every thread and process that it starts.
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        run("mount --make-rprivate /");
+fn tell<F: Future<Output = ()>>(story: impl FnOnce(Room) -> F + Send + 'static) {
+    with_mounts(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.unwrap().block_on(async { story(Room::new()).await });
     });
-    if let Err(panic) = told.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn run(line: &str) {
-    let mut words = line.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A daemon whose journal is on a full file system, at `disk`.
@@ -371,7 +354,7 @@ async fn metric(client: &Client, name: &str) -> u64 {
 
 #[test]
 fn requests_go_on_beside_a_full_disk_and_are_recorded_later() {
-    with_mounts(async |room| {
+    tell(async |room| {
         let disk = room.path("disk");
         let daemon = on_full_disk(&room, &disk, "on");
         let client = &daemon.client;
@@ -397,7 +380,7 @@ fn requests_go_on_beside_a_full_disk_and_are_recorded_later() {
 
 #[test]
 fn a_required_journal_that_takes_nothing_keeps_everything_from_changing() {
-    with_mounts(async |room| {
+    tell(async |room| {
         let disk = room.path("disk");
         let daemon = on_full_disk(&room, &disk, "required");
         let client = &daemon.client;

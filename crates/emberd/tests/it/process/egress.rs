@@ -17,7 +17,7 @@ use emberd_api::{
 };
 use emberd_client::Client;
 use emberd_proto::ExecSpec;
-use nix::sched::{CloneFlags, unshare};
+use emberd_testing::{run, with_network};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -44,28 +44,12 @@ const TIMEOUT_MS: u64 = 300_000;
 /// Runs `story` on a thread with a machine of its own. Nothing happens, which is a skip, where
 /// that cannot be.
 fn tell<F: Future<Output = ()>>(story: impl FnOnce(Bed) -> F + Send + 'static) {
-    if !rustix::process::geteuid().is_root() {
-        emberd_testing::skip("a network namespace needs root");
-        return;
-    }
-    let told = std::thread::spawn(move || {
-        // Of this thread, and of every thread and process that it starts.
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-        run("mount --make-rprivate /");
+    with_network(move || {
         run("ip link set lo up");
         run(&format!("ip addr add {SERVER}/32 dev lo"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.unwrap().block_on(async { story(Bed::make().await).await });
     });
-    if let Err(panic) = told.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn run(line: &str) {
-    let mut words = line.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A room for daemons whose guests reach a server.

@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use emberd_api::{
     CreateSandbox, ErrorCode, ExecBody, ProcessEventKind, ProcessSpec, SandboxPhase, UpdateSandbox,
 };
 use emberd_client::Attachment;
 use emberd_proto::ExecSpec;
+use emberd_testing::{run, with_mounts};
 use fake_firecracker::Double;
-use nix::sched::{CloneFlags, unshare};
 use rustix::process::Signal;
 
 use super::{Daemon, Room};
@@ -33,29 +32,13 @@ enum Lack {
 /// Runs `story` on a thread whose room has a small file system for its run directory. Nothing
 /// happens, which is a skip, where that cannot be.
 fn tell<F: Future<Output = ()>>(story: impl FnOnce(Room) -> F + Send + 'static) {
-    if !rustix::process::geteuid().is_root() {
-        emberd_testing::skip("a mount namespace needs root");
-        return;
-    }
-    let told = std::thread::spawn(move || {
-        // Of this thread, and of every thread and process that it starts.
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        run("mount --make-rprivate /");
+    with_mounts(move || {
         let room = Room::new();
         fs::create_dir(room.run_dir()).unwrap();
         run(&format!("mount -t tmpfs -o {OPTIONS} none {}", room.run_dir().display()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.unwrap().block_on(story(room));
     });
-    if let Err(panic) = told.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn run(line: &str) {
-    let mut words = line.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 impl Room {

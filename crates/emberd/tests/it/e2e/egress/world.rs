@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 
-use nix::sched::{CloneFlags, setns, unshare};
+use emberd_testing::{run, with_network};
+use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 
 use super::Daemon;
@@ -40,27 +41,17 @@ impl World {
         if Daemon::images().is_none() {
             return;
         }
-        if !rustix::process::geteuid().is_root() {
-            emberd_testing::skip("a network namespace needs root");
-            return;
-        }
-        let told = thread::spawn(move || {
-            // Of this thread, and of every thread and process that it starts.
-            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+        with_network(move || {
             let world = Self::make();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(story(world));
         });
-        if let Err(panic) = told.join() {
-            std::panic::resume_unwind(panic);
-        }
     }
 
     fn make() -> Self {
         let dir = tempfile::Builder::new().prefix("e2e-world").tempdir_in("/tmp").unwrap();
         let resolv_conf = dir.path().join("resolv.conf");
         fs::write(&resolv_conf, "nameserver 10.77.0.1\noptions timeout:2 attempts:2\n").unwrap();
-        run("mount --make-rprivate /");
         run(&format!("mount --bind {} /etc/resolv.conf", resolv_conf.display()));
         let (certificate, ca) = make_certificates(dir.path());
         let keys = dir.path().join(KEYS);
@@ -162,11 +153,4 @@ fn make_certificates(dir: &Path) -> (PathBuf, String) {
         fs::read_to_string(&pair).unwrap() + &fs::read_to_string(format!("{pair}.crt")).unwrap();
     fs::write(&pair, both).unwrap();
     (pair.into(), fs::read_to_string(ca).unwrap())
-}
-
-fn run(line: &str) {
-    let mut words = line.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{line}: {errors}");
 }
