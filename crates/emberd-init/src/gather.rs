@@ -18,12 +18,16 @@ pub const GATHERED_BYTES_MAX: usize = 32 << 10;
 /// in one write, together with its header.
 pub const FRAME_BYTES_MAX: usize = GATHERED_BYTES_MAX - HEADER_BYTES;
 
-/// Returns the configuration of a mux over a [`Gather`], with at most `streams_max` streams. Its
-/// unread bytes are the 256 KiB that yamux grants each stream from the start, and no more.
+/// Bytes that the host may have on their way above the 256 KiB that yamux grants each stream from
+/// the start, over all streams (1 MiB). A stream is granted more while it has used up half of its
+/// window within two round trips: the one that carries all of egress would wait for the host.
+const WIDER_BYTES_MAX: usize = 1 << 20;
+
+/// Returns the configuration of a mux over a [`Gather`], with at most `streams_max` streams.
 pub fn mux_config(streams_max: usize) -> yamux::Config {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(streams_max);
-    let unread_bytes_max = streams_max * yamux::DEFAULT_CREDIT as usize;
+    let unread_bytes_max = streams_max * yamux::DEFAULT_CREDIT as usize + WIDER_BYTES_MAX;
     config.set_max_connection_receive_window(Some(unread_bytes_max));
     config.set_split_send_size(FRAME_BYTES_MAX);
     config
