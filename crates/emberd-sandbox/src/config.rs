@@ -211,6 +211,10 @@ pub struct Pace {
     pub health_period: Duration,
     /// Time that a waiting guest may take to answer a health check.
     pub health_timeout: Duration,
+    /// Time since the beginning of a health check in which a creation that finds nothing else ready
+    /// takes the microVM that is checked. A busy guest answers late; one that still does not is
+    /// doubtful.
+    pub health_trust: Duration,
 }
 
 impl Default for Pace {
@@ -221,6 +225,7 @@ impl Default for Pace {
             idle_before_shrink: Duration::from_secs(10),
             health_period: Duration::from_secs(15),
             health_timeout: Duration::from_secs(5),
+            health_trust: Duration::from_secs(1),
         }
     }
 }

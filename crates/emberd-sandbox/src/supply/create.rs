@@ -43,8 +43,9 @@ pub(crate) async fn create(
     let smaller_disk_mib = sources.base.disks.smaller_mib(limits.disk_mib);
     // What is made ahead has a disk that is too large.
     let pool = sources.pools.get(&shape).filter(|_| smaller_disk_mib.is_none());
+    let trust = sources.pools.pace.health_trust;
     let claim = || {
-        let taken = pool.as_ref().map_or(Taken::Nothing, |pool| pool.take(&sources.reaper));
+        let taken = pool.as_ref().map_or(Taken::Nothing, |pool| pool.take(trust, &sources.reaper));
         let (sandbox, standby) = match taken {
             Taken::Ready(sandbox) => (sandbox, None),
             Taken::Standby(standby) => (Arc::clone(&standby.sandbox), Some(standby)),

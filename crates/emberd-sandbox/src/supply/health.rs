@@ -25,15 +25,15 @@ pub(crate) async fn look_after(sources: Arc<Sources>) {
         sleep(pace.health_period).await;
         for (shape, pool) in sources.pools.all() {
             for id in pool.ready() {
-                let Some(lent) = pool.lend(id) else { continue };
-                match examine(lent.sandbox(), pace.health_timeout).await {
-                    Ok(()) => lent.give_back(&sources.reaper),
-                    Err(error) => {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::warn!(%shape, %id, error, "replacing an unhealthy microVM");
-                        lent.discard(&sources.reaper);
-                        sources.pools.wake.notify_one();
-                    }
+                let Some(sandbox) = pool.check(id) else { continue };
+                let Err(error) = examine(&sandbox, pace.health_timeout).await else {
+                    pool.found_fit(id);
+                    continue;
+                };
+                if pool.found_unfit(id, &sources.reaper) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(%shape, %id, error, "replacing an unhealthy microVM");
+                    sources.pools.wake.notify_one();
                 }
             }
         }

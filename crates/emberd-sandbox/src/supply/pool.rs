@@ -82,8 +82,8 @@ struct State {
     standbys: Vec<Standby>,
     /// MicroVMs being made.
     filling: usize,
-    /// MicroVMs whose health is being looked at.
-    lent: usize,
+    /// The microVM whose health is being checked.
+    checked: Option<Checked>,
     /// Whether the pool fell below its target and has not reached its ceiling since.
     refilling: bool,
     ceiling: Ceiling,
@@ -95,6 +95,11 @@ struct State {
     handed_out: u64,
     missed: u64,
     discarded: u64,
+}
+
+struct Checked {
+    sandbox: Arc<Sandbox>,
+    since: Instant,
 }
 
 /// Result of taking from a pool.
@@ -224,7 +229,7 @@ impl Pool {
             ready: Vec::new(),
             standbys: Vec::new(),
             filling: 0,
-            lent: 0,
+            checked: None,
             refilling: false,
             ceiling: Ceiling::new(target),
             generation: 0,
@@ -237,8 +242,9 @@ impl Pool {
         Self { state: Mutex::new(state) }
     }
 
-    /// Takes a ready microVM, else a standby, for a creation.
-    pub fn take(&self, reaper: &Reaper) -> Taken {
+    /// Takes a ready microVM, else one whose health check began less than `trust` ago, else a standby,
+    /// for a creation.
+    pub fn take(&self, trust: Duration, reaper: &Reaper) -> Taken {
         let mut state = self.state.lock();
         while let Some(sandbox) = state.ready.pop() {
             if sandbox.is_fit() {
@@ -247,6 +253,10 @@ impl Pool {
             }
             state.discarded += 1;
             reaper.reap_later(sandbox);
+        }
+        if let Some(checked) = state.checked.take_if(|checked| checked.is_trusted(trust)) {
+            state.handed_out += 1;
+            return Taken::Ready(checked.sandbox);
         }
         if state.ceiling.target() > 0 {
             state.missed += 1;
@@ -287,7 +297,7 @@ impl Pool {
         let mut state = self.state.lock();
         state.generation += 1;
         state.standbys.drain(..).for_each(|standby| reaper.drop_later(standby));
-        state.ready.drain(..).collect()
+        state.take_ready().collect()
     }
 
     /// Keeps `standby`, unless the pool was emptied since `generation`.
@@ -320,20 +330,43 @@ impl Pool {
         self.state.lock().ready.iter().map(|sandbox| sandbox.id).collect()
     }
 
-    /// Takes a microVM out for a health check, if the pool still holds it.
-    pub fn lend(&self, id: SandboxId) -> Option<Lent<'_>> {
+    /// Begins a health check of a microVM, if the pool still holds it. [`Self::found_fit`] or
+    /// [`Self::found_unfit`] is to follow. A creation that finds nothing else may take it meanwhile.
+    pub fn check(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
         let mut state = self.state.lock();
         let index = state.ready.iter().position(|sandbox| sandbox.id == id)?;
         let sandbox = state.ready.remove(index);
-        state.lent += 1;
-        Some(Lent { pool: self, sandbox, generation: state.generation })
+        state.checked = Some(Checked { sandbox: Arc::clone(&sandbox), since: Instant::now() });
+        Some(sandbox)
+    }
+
+    /// Ends a health check that found the microVM well. Checking all of them, the oldest first,
+    /// preserves their order.
+    pub fn found_fit(&self, id: SandboxId) {
+        let mut state = self.state.lock();
+        if let Some(checked) = state.checked.take_if(|checked| checked.sandbox.id == id) {
+            state.ready.push(checked.sandbox);
+        }
+    }
+
+    /// Ends a health check that found the microVM unwell: it goes. Returns whether the pool still
+    /// held it.
+    pub fn found_unfit(&self, id: SandboxId, reaper: &Reaper) -> bool {
+        let mut state = self.state.lock();
+        let checked = state.checked.take_if(|checked| checked.sandbox.id == id);
+        let is_held = checked.is_some();
+        if let Some(checked) = checked {
+            state.discarded += 1;
+            reaper.reap_later(checked.sandbox);
+        }
+        is_held
     }
 
     /// Empties the pool, of its standbys too.
     pub fn clear(&self, reaper: &Reaper) {
         let mut state = self.state.lock();
         state.generation += 1;
-        state.ready.drain(..).for_each(|sandbox| reaper.reap_later(sandbox));
+        state.take_ready().for_each(|sandbox| reaper.reap_later(sandbox));
         state.standbys.drain(..).for_each(|standby| reaper.drop_later(standby));
     }
 
@@ -356,7 +389,12 @@ impl Pool {
 impl State {
     /// MicroVMs that are in the pool or will be.
     fn held(&self) -> usize {
-        self.ready.len() + self.filling + self.lent
+        self.ready.len() + self.filling + usize::from(self.checked.is_some())
+    }
+
+    fn take_ready(&mut self) -> impl Iterator<Item = Arc<Sandbox>> {
+        let checked = self.checked.take().map(|checked| checked.sandbox);
+        self.ready.drain(..).chain(checked)
     }
 
     /// Whether the pool needs another microVM. A refill starts below the target and continues up
@@ -417,39 +455,8 @@ impl Drop for Filling<'_> {
     }
 }
 
-/// A microVM taken out of the pool for a health check. Dropping it ends the microVM.
-pub(crate) struct Lent<'a> {
-    pool: &'a Pool,
-    sandbox: Arc<Sandbox>,
-    generation: u64,
-}
-
-impl Lent<'_> {
-    pub fn sandbox(&self) -> &Sandbox {
-        &self.sandbox
-    }
-
-    /// Puts the microVM back, unless the pool was emptied in the meantime. Checking all of them,
-    /// the oldest first, preserves their order.
-    pub fn give_back(self, reaper: &Reaper) {
-        let mut state = self.pool.state.lock();
-        let sandbox = Arc::clone(&self.sandbox);
-        if state.generation == self.generation {
-            state.ready.push(sandbox);
-        } else {
-            reaper.reap_later(sandbox);
-        }
-        drop(state);
-    }
-
-    pub fn discard(self, reaper: &Reaper) {
-        self.pool.state.lock().discarded += 1;
-        reaper.reap_later(Arc::clone(&self.sandbox));
-    }
-}
-
-impl Drop for Lent<'_> {
-    fn drop(&mut self) {
-        self.pool.state.lock().lent -= 1;
+impl Checked {
+    fn is_trusted(&self, trust: Duration) -> bool {
+        self.since.elapsed() < trust && self.sandbox.lives()
     }
 }

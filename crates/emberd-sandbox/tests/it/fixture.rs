@@ -254,6 +254,7 @@ pub const PACE: Pace = Pace {
     idle_before_shrink: NEVER,
     health_period: NEVER,
     health_timeout: WAIT_MAX,
+    health_trust: NEVER,
 };
 
 /// Longer than any test.

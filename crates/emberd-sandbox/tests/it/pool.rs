@@ -188,7 +188,7 @@ async fn guest_that_hangs_in_the_pool_is_found_and_replaced() {
     let pids = pooled_pids(&fixture);
     signal_all(&pids, Signal::STOP);
     pass(NEVER).await;
-    // A guest that is looked at is out of the pool until it has answered.
+    // A guest that is looked at does not count as ready until it has answered.
     until(|| fixture.pool().ready == 1).await;
     pass(NEVER).await;
     until(|| fixture.pool().discarded == 1).await;
@@ -205,6 +205,57 @@ async fn guest_that_hangs_in_the_pool_is_found_and_replaced() {
 }
 
 #[tokio::test]
+async fn a_check_does_not_keep_a_creation_from_the_last_microvm() {
+    let fixture = Fixture::pooled_with(1, |config| pool(config).pace.health_timeout = NEVER);
+    fixture.filled().await;
+    let pids = pooled_pids(&fixture);
+    signal_all(&pids, Signal::STOP);
+    pass(NEVER).await;
+    until(|| fixture.pool().ready == 0).await;
+    let created = fixture.sandboxes.create(&shell()).now_or_never().unwrap().unwrap();
+    assert_eq!(created.boot_path, BootPath::WarmPool);
+    assert_eq!(vec![fixture.vmm_pid(created.id)], pids);
+    // The caller's now: the outcome of the check decides nothing any more.
+    pass(NEVER).await;
+    fixture.filled().await;
+    signal_all(&pids, Signal::CONT);
+    assert_eq!(fixture.exec(created.id, "echo mine").await.unwrap().stdout, "mine\n");
+    let pool = fixture.pool();
+    assert_eq!((pool.handed_out, pool.missed, pool.discarded), (1, 0, 0));
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_microvm_that_takes_long_to_answer_its_check_is_not_handed_out() {
+    let fixture = Fixture::pooled_with(1, |config| {
+        pool(config).pace.health_timeout = NEVER;
+        pool(config).pace.health_trust = Duration::ZERO;
+    });
+    fixture.filled().await;
+    let pids = pooled_pids(&fixture);
+    signal_all(&pids, Signal::STOP);
+    pass(NEVER).await;
+    until(|| fixture.pool().ready == 0).await;
+    let created = fixture.sandboxes.create(&shell()).await.unwrap();
+    assert_eq!(created.boot_path, BootPath::SnapshotRestore);
+    signal_all(&pids, Signal::CONT);
+    // It was only late.
+    until(|| pooled_pids(&fixture).len() >= 2 && fixture.pool().ready >= 1).await;
+    assert_eq!((fixture.pool().missed, fixture.pool().discarded), (1, 0));
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn shutdown_during_a_check_leaves_nothing() {
+    let fixture = Fixture::pooled_with(1, |config| pool(config).pace.health_timeout = NEVER);
+    fixture.filled().await;
+    signal_all(&pooled_pids(&fixture), Signal::STOP);
+    pass(NEVER).await;
+    until(|| fixture.pool().ready == 0).await;
+    fixture.close().await;
+}
+
+#[tokio::test]
 async fn healthy_guests_stay() {
     let fixture = Fixture::pooled_with(2, |config| {
         pool(config).pace.health_period = Duration::from_millis(1);
@@ -212,7 +263,7 @@ async fn healthy_guests_stay() {
     fixture.filled().await;
     let pids = pooled_pids(&fixture);
     for _ in 0..5 {
-        // A guest that is looked at is out of the pool until it has answered.
+        // A guest that is looked at does not count as ready until it has answered.
         signal_all(&pids, Signal::STOP);
         until(|| fixture.pool().ready == 1).await;
         signal_all(&pids, Signal::CONT);
