@@ -126,6 +126,21 @@ install_ruff() {
   python3 -m venv "$target_dir/ruff" && "$target_dir/ruff/bin/pip" --quiet install ruff==0.17.6
 }
 
+# promtool comes with a server that its package starts: it is taken out of the package.
+install_promtool() {
+  command -v promtool >/dev/null && return
+  local dir=$target_dir/promtool
+  export PROMTOOL=$dir/usr/bin/promtool
+  [[ -x $PROMTOOL ]] && return
+  mkdir -p "$dir" && (
+    cd "$dir"
+    apt-get download -qq prometheus 2>/dev/null ||
+      { as_root apt-get update -qq && apt-get download -qq prometheus; }
+    dpkg-deb --fsys-tarfile prometheus_*.deb | tar --extract ./usr/bin/promtool
+    rm prometheus_*.deb
+  )
+}
+
 stage "host packages and Rust"
 install_packages "${host_packages[@]}" shellcheck:shellcheck unsquashfs:squashfs-tools node:nodejs \
   ip:iproute2 openssl:openssl git:git dropbear:dropbear-bin
@@ -134,6 +149,7 @@ cargo fmt --version >/dev/null 2>&1 || rustup --quiet component add rustfmt
 cargo clippy --version >/dev/null 2>&1 || rustup --quiet component add clippy
 
 install_ruff || true
+install_promtool || true
 scripts/clients.sh tools || true
 tally "linters" "$lint_verdicts" scripts/lint.sh
 check "rustfmt" cargo fmt --all --check || true

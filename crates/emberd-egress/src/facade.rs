@@ -19,6 +19,7 @@ use crate::record::{Decision, Page, hint};
 use crate::resolve::{LOOKUPS_MAX, Resolver};
 use crate::session;
 use crate::state::{Daemon, Sandbox, Totals, guard};
+use crate::tally::DaemonTotals;
 use crate::verdict::{Denied, Source, Verdict};
 
 /// Default of most connections of one daemon.
@@ -87,8 +88,9 @@ impl Egress {
     /// As [`Self::with_network`], on a runtime of the caller's, whose clock is that of all limits.
     pub fn on(handle: Handle, connections_max: usize, network: Arc<dyn Network>) -> Self {
         let resolver = Resolver::new(Arc::clone(&network));
-        let connections = Arc::default();
-        let daemon = Daemon { network, resolver, connections, connections_max, keeps_all: false };
+        let (connections, tally) = Default::default();
+        let keeps_all = false;
+        let daemon = Daemon { network, resolver, connections, connections_max, keeps_all, tally };
         Self { daemon: Arc::new(daemon), handle, runtime: None }
     }
 
@@ -101,6 +103,12 @@ impl Egress {
         let daemon = Arc::get_mut(&mut self.daemon).expect("no sandbox has its egress yet");
         daemon.keeps_all = true;
         self
+    }
+
+    /// Returns what all sandboxes have done so far.
+    pub fn totals(&self) -> DaemonTotals {
+        let daemon = &self.daemon;
+        daemon.tally.totals(daemon.connections.taken(), daemon.connections_max)
     }
 
     /// Returns the egress of a new sandbox.

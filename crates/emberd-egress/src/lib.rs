@@ -36,6 +36,7 @@ mod session;
 mod sniff;
 mod splice;
 mod state;
+mod tally;
 mod verdict;
 
 pub use compile::PolicyError;
@@ -57,4 +58,5 @@ pub use record::{
 };
 pub use requests::Requests;
 pub use state::Totals;
+pub use tally::DaemonTotals;
 pub use verdict::{Allowed, Denied, Source, Verdict};

@@ -7,6 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
+use crate::tally::Tally;
+
 /// A bucket that fills at a rate, up to its size; taking from it never fails, but has to wait.
 #[derive(Debug)]
 pub(crate) struct Bucket {
@@ -108,6 +110,8 @@ impl Drop for Place {
 /// Bytes that a sandbox has moved, and may send.
 #[derive(Debug)]
 pub(crate) struct Traffic {
+    /// Counts of the daemon, which has them too.
+    tally: Arc<Tally>,
     /// Bytes to destinations.
     pub sent: AtomicU64,
     /// Bytes from destinations.
@@ -123,8 +127,9 @@ pub(crate) struct Traffic {
 pub(crate) struct Spent;
 
 impl Traffic {
-    pub fn new(limits: &emberd_proto::policy::EgressLimits) -> Self {
+    pub fn new(limits: &emberd_proto::policy::EgressLimits, tally: Arc<Tally>) -> Self {
         let traffic = Self {
+            tally,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             sent_max: AtomicU64::new(0),
@@ -156,6 +161,7 @@ impl Traffic {
             self.sent.fetch_sub(bytes, Ordering::Relaxed);
             return Err(Spent);
         }
+        self.tally.sent.fetch_add(bytes, Ordering::Relaxed);
         self.upload.take(bytes).await;
         Ok(())
     }
@@ -163,6 +169,7 @@ impl Traffic {
     /// Waits until `bytes` may be received, and counts them.
     pub async fn receive(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.tally.received.fetch_add(bytes as u64, Ordering::Relaxed);
         self.download.take(bytes as u64).await;
     }
 }
@@ -210,9 +217,11 @@ mod tests {
     #[tokio::test]
     async fn a_budget_is_not_exceeded() {
         let limits = emberd_proto::policy::EgressLimits { upload_mib: 1, ..Default::default() };
-        let traffic = Traffic::new(&limits);
+        let tally = Arc::new(Tally::default());
+        let traffic = Traffic::new(&limits, Arc::clone(&tally));
         assert_eq!(traffic.send(1 << 20).await, Ok(()));
         assert_eq!(traffic.send(1).await, Err(Spent));
         assert_eq!(traffic.sent.load(Ordering::Relaxed), 1 << 20);
+        assert_eq!(tally.sent.load(Ordering::Relaxed), 1 << 20);
     }
 }

@@ -17,6 +17,7 @@ use crate::network::Network;
 use crate::policy::Policy;
 use crate::record::{Decision, Kind, Log, Record};
 use crate::resolve::Resolver;
+use crate::tally::Tally;
 use crate::verdict::{Allowed, Denied, Verdict};
 
 /// Lookups of one sandbox in a second, on average; twice as many at once.
@@ -36,6 +37,7 @@ pub(crate) struct Daemon {
     pub connections_max: usize,
     /// Whether the logs of sandboxes keep what policies do not list.
     pub keeps_all: bool,
+    pub tally: Arc<Tally>,
 }
 
 /// See the module.
@@ -113,10 +115,11 @@ impl Sandbox {
         // In lookups whose answers are kept.
         let kept_lookups_per_s = LOOKUPS_PER_S * KEPT_PER_LOOKUP;
         let keeps_all = daemon.keeps_all;
+        let tally = Arc::clone(&daemon.tally);
         let sandbox = Self {
             daemon,
             log: Log::new(keeps_all),
-            traffic: Traffic::new(policy.limits()),
+            traffic: Traffic::new(policy.limits(), tally),
             opens: Bucket::new(0, 0),
             lookups: Bucket::new(kept_lookups_per_s, 2 * kept_lookups_per_s),
             lookups_under_way: Arc::default(),
@@ -209,6 +212,7 @@ impl Sandbox {
         live.next += 1;
         live.by_number.insert(number, Arc::new(Connection { target, address, cut: cut.clone() }));
         self.opened.fetch_add(1, Ordering::Relaxed);
+        self.daemon.tally.allowed.fetch_add(1, Ordering::Relaxed);
         Ok(Listed { sandbox: Arc::clone(self), number, cut })
     }
 
@@ -219,6 +223,7 @@ impl Sandbox {
             Decision::Denied => drop(self.denied.fetch_add(1, Ordering::Relaxed)),
             Decision::Failed => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
         }
+        self.daemon.tally.count(&record);
         let mode = self.policy().log();
         self.log.add(record, mode);
     }

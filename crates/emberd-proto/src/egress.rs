@@ -165,6 +165,37 @@ pub enum EgressReason {
 }
 
 impl EgressReason {
+    /// Every reason, in the order of the variants.
+    pub const ALL: [Self; 27] = [
+        Self::NoRule,
+        Self::DeniedByRule,
+        Self::OverCeiling,
+        Self::OperatorDenied,
+        Self::PortNotAllowed,
+        Self::PrivateAddress,
+        Self::OwnAddress,
+        Self::SniMissing,
+        Self::SniMismatch,
+        Self::HostMismatch,
+        Self::FragmentedHello,
+        Self::Ech,
+        Self::NotTls,
+        Self::NotHttp,
+        Self::MethodNotAllowed,
+        Self::PathNotAllowed,
+        Self::LookupFailed,
+        Self::NoSuchName,
+        Self::ConnectFailed,
+        Self::UpstreamTls,
+        Self::ConnectionLimit,
+        Self::RateLimit,
+        Self::Budget,
+        Self::SecretMissing,
+        Self::SecretWrongHost,
+        Self::PolicyChanged,
+        Self::Other,
+    ];
+
     /// Name on the wire and in the log.
     pub fn name(self) -> &'static str {
         match self {
@@ -325,6 +356,15 @@ mod tests {
         assert_eq!(frame_bytes(*header), Ok(body.len()));
         assert_eq!(std::str::from_utf8(body).unwrap(), json);
         assert_eq!(&decode_frame::<T>(body).unwrap(), message);
+    }
+
+    #[test]
+    fn every_reason_is_at_its_place_and_has_a_name_of_its_own() {
+        for (at, reason) in EgressReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at, "{reason}");
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.name());
+        }
+        assert_eq!(EgressReason::ALL.last(), Some(&EgressReason::Other));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 mod audit;
+mod egress;
 mod state;
 mod vmms;
 
@@ -146,6 +147,9 @@ impl Meters {
         let mut state = Registry::with_prefix(PREFIX);
         state::register(&mut state, sandboxes, &views, &self.0.vmms);
         audit::register(&mut state, journal);
+        if let Some(egress) = &sandboxes.config().egress {
+            egress::register(&mut state, egress);
+        }
         encode(&mut text, &self.0.registry);
         encode(&mut text, &state);
         text

@@ -43,6 +43,43 @@ async fn bytes_go_both_ways_and_each_end_is_passed_on() {
     assert_eq!((totals.opened, totals.sent_bytes, totals.received_bytes), (1, 8, 6));
 }
 
+const NOT_ALLOWED: EgressReason = EgressReason::PortNotAllowed;
+
+#[tokio::test]
+async fn the_daemon_counts_all_sandboxes_and_those_that_have_ended() {
+    let world = World::new();
+    world.name("a.example", &[ONE]);
+    let mut server = world.server(ONE, 7000).await;
+    for round in 1..=2 {
+        let (sandbox, guest) = world.guest(json!({"allow": ["a.example:7000"]}));
+        let mut stream = guest.open(ONE, 7000, &["a.example"]).await;
+        stream.opened().await;
+        let mut upstream = server.accept().await;
+        stream.send(b"four").await;
+        assert_eq!(read_exact(&mut upstream, 4).await, b"four");
+        assert_eq!(world.egress.totals().connections, 1);
+        drop(upstream);
+        stream.finish().await;
+        assert_eq!(stream.rest().await, b"");
+        for (port, names, reason) in
+            [(7001, "a.example", NOT_ALLOWED), (7000, "b.example", EgressReason::NoRule)]
+        {
+            let mut stream = guest.open(TWO, port, &[names]).await;
+            assert_eq!(stream.answer().await, refused(reason));
+        }
+        records(&sandbox, 3).await;
+        sandbox.close();
+        let totals = world.egress.totals();
+        assert_eq!(
+            (totals.allowed, totals.sent_bytes, totals.received_bytes),
+            (round, 4 * round, 0)
+        );
+        let counted: Vec<_> = totals.denied.into_iter().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [(EgressReason::NoRule, round), (NOT_ALLOWED, round)]);
+        assert!(totals.failed.iter().all(|(_, count)| *count == 0), "{:?}", totals.failed);
+    }
+}
+
 #[tokio::test]
 async fn servers_may_speak_first() {
     let world = World::new();

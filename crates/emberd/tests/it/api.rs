@@ -46,6 +46,7 @@ mod original;
 mod owners;
 mod ports;
 mod processes;
+mod promtool;
 mod routes;
 mod scopes;
 mod scrape;
@@ -86,6 +87,15 @@ impl Api {
             config.template_dir = Some(config.run_dir.with_file_name("templates"));
         };
         Self::start_over(misbehave, in_temp, None).await
+    }
+
+    /// With all that metrics tell of: templates and egress.
+    pub async fn with_all_metrics() -> Self {
+        let all = |config: &mut SandboxesConfig| {
+            config.template_dir = Some(config.run_dir.with_file_name("templates"));
+            config.egress = Some(Arc::new(Egress::new(16).unwrap()));
+        };
+        Self::start_over(|_| {}, all, None).await
     }
 
     pub async fn with(edit: impl FnOnce(&mut SandboxesConfig)) -> Self {

@@ -1,11 +1,15 @@
 //! `/metrics`: what is counted, and that dashboards and rules name only what there is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use emberd_api::CreateSandbox;
+use tokio::task::JoinSet;
 
-use super::{Api, refusal};
+use super::{Api, body, refusal};
+
+/// Directory of the dashboard and the rules.
+pub const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
 
 /// The value of the series `name` in `text`.
 fn value(text: &str, name: &str) -> Option<f64> {
@@ -68,6 +72,63 @@ async fn a_server_in_a_sandbox_and_a_strange_method_make_no_series_of_their_own(
     api.stop().await;
 }
 
+/// Every series of counters, with its value.
+fn counters(text: &str) -> BTreeMap<&str, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let series = lines.filter_map(|line| line.rsplit_once(' '));
+    let is_counter = |name: &str| {
+        let name = name.split('{').next().unwrap_or(name);
+        ["_total", "_count", "_sum", "_bucket"].iter().any(|end| name.ends_with(end))
+    };
+    let counters = series.filter(|(name, _)| is_counter(name));
+    counters.map(|(name, value)| (name, value.parse().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn scrapes_under_load_are_whole_and_counters_only_rise() {
+    const CALLERS: usize = 8;
+    const ROUNDS: usize = 25;
+    let api = Api::start().await;
+    let id = api.create().await;
+    let mut callers = JoinSet::new();
+    for _ in 0..CALLERS {
+        let (client, id) = (api.client.clone(), id.clone());
+        callers.spawn(async move {
+            for _ in 0..ROUNDS {
+                client.exec(&id, &body("true")).await.unwrap();
+                client.get("sb_000000000000").await.unwrap_err();
+            }
+        });
+    }
+    let mut scrapes = vec![api.client.daemon_metrics().await.unwrap()];
+    while !callers.is_empty() {
+        while let Some(done) = callers.try_join_next() {
+            done.unwrap();
+        }
+        scrapes.push(api.client.daemon_metrics().await.unwrap());
+    }
+    scrapes.push(api.client.daemon_metrics().await.unwrap());
+    for two in scrapes.windows(2) {
+        let [earlier, later] = [&two[0], &two[1]].map(|text| counters(text));
+        for (name, value) in earlier {
+            assert!(later.get(name).is_some_and(|now| *now >= value), "{name} in {}", two[1]);
+        }
+        // The last lines: the scrape is whole.
+        assert!(two[1].contains("\nemberd_audit_waiting ") && two[1].ends_with('\n'), "{}", two[1]);
+    }
+    let last = scrapes.last().unwrap();
+    let (execs, scraped) = ((CALLERS * ROUNDS) as f64, scrapes.len() as f64 - 1.0);
+    for (name, expect) in [
+        (r#"emberd_exec_seconds_count{started_by="spawn"}"#, execs),
+        (r#"emberd_requests_total{method="GET",route="/sandboxes/{id}",code="404"}"#, execs),
+        (r#"emberd_requests_total{method="GET",route="/metrics",code="200"}"#, scraped),
+    ] {
+        assert_eq!(value(last, name), Some(expect), "{name} in {last}");
+    }
+    api.client.delete(&id).await.unwrap();
+    api.stop().await;
+}
+
 /// Every name that begins with `emberd_` in `text`.
 fn names(text: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -77,21 +138,20 @@ fn names(text: &str) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn the_dashboard_and_the_rules_name_only_what_there_is() {
-    let api = Api::with_templates(|_| {}).await;
+    let api = Api::with_all_metrics().await;
     api.client.build_template("shell").await.unwrap();
     let id = api.create().await;
     api.exec(&id, "true").await.unwrap();
     api.raw("GET", "/nowhere", "").await;
     let there = names(&api.client.daemon_metrics().await.unwrap());
-    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
     for file in ["grafana/emberd.json", "prometheus/rules.yml"] {
-        let text = fs::read_to_string(format!("{deploy}/{file}")).unwrap();
+        let text = fs::read_to_string(format!("{DEPLOY}/{file}")).unwrap();
         let named = names(&text);
         assert!(named.len() > 4, "{file}: {named:?}");
         let unknown: Vec<_> = named.difference(&there).collect();
         assert!(unknown.is_empty(), "{file}: {unknown:?}");
     }
-    let dashboard = fs::read(format!("{deploy}/grafana/emberd.json")).unwrap();
+    let dashboard = fs::read(format!("{DEPLOY}/grafana/emberd.json")).unwrap();
     let dashboard: serde_json::Value = serde_json::from_slice(&dashboard).unwrap();
     assert!(!dashboard["panels"].as_array().unwrap().is_empty());
     api.client.delete(&id).await.unwrap();

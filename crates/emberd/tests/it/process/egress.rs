@@ -270,7 +270,7 @@ fn ten_thousand_connections_at_once_do_not_keep_the_daemon_from_answering() {
 }
 
 #[test]
-fn what_sandboxes_reach_is_in_the_audit_journal_whatever_they_list() {
+fn what_sandboxes_reach_is_in_the_journal_and_the_metrics_whatever_they_list() {
     tell(async |bed| {
         let daemon = bed.start();
         let client = &daemon.client;
@@ -296,6 +296,21 @@ fn what_sandboxes_reach_is_in_the_audit_journal_whatever_they_list() {
         assert_eq!((denied.decision.as_str(), denied.port), ("denied", Some(PORT + 1)));
         assert!(denied.reason.is_some(), "{denied:?}");
         client.delete(&id).await.unwrap();
+        // Sandboxes that have ended count on.
+        let scraped = client.daemon_metrics().await.unwrap();
+        for expect in [
+            "allowed_total 1",
+            "denied_total{reason=\"port_not_allowed\"} 1",
+            "denied_total{reason=\"no_rule\"} 0",
+            "failed_total{reason=\"connect_failed\"} 0",
+            "sent_bytes_total 5",
+            "received_bytes_total 5",
+            "connections 0",
+            "connections_max 4096",
+        ] {
+            let expect = format!("\nemberd_egress_{expect}\n");
+            assert!(scraped.contains(&expect), "{expect} in {scraped}");
+        }
         bed.close(daemon).await;
     });
 }
