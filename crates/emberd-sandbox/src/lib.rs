@@ -46,7 +46,7 @@ pub use lifecycle::freeze::InUse;
 pub use lifecycle::handle::{
     Contexts, FileContent, FileListing, FileWatch, Files, Handle, Ports, Processes, Upload,
 };
-pub use lifecycle::lease::{IdlePolicy, Terms, TermsChange};
+pub use lifecycle::lease::{Boottime, IdlePolicy, Terms, TermsChange};
 pub use lifecycle::phase::PhaseKind;
 pub use lifecycle::sandbox::{Created, SandboxView};
 pub use lifecycle::state::SandboxState;

@@ -33,6 +33,7 @@ mod keys;
 mod limits;
 mod logs;
 mod metrics;
+mod operations;
 mod origin;
 mod outputs;
 mod owned;

@@ -64,25 +64,31 @@ pub(crate) struct Expired;
 
 /// Time since the host was started, with the time that it was suspended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Boottime(Duration);
+pub struct Boottime(Duration);
 
 impl Boottime {
+    /// The time now.
     pub fn now() -> Self {
         let now = clock_gettime(ClockId::Boottime);
         let (secs, nanos) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
         Self(Duration::new(secs.unwrap_or_default(), nanos.unwrap_or_default()))
     }
 
+    /// The time as a duration.
+    pub fn since_start(self) -> Duration {
+        self.0
+    }
+
     /// How long it is from `now` until then; zero if it has passed.
-    pub fn left(self, now: Self) -> Duration {
+    pub(crate) fn left(self, now: Self) -> Duration {
         self.0.saturating_sub(now.0)
     }
 
-    pub fn as_micros(self) -> u64 {
+    pub(crate) fn as_micros(self) -> u64 {
         u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
     }
 
-    pub fn from_micros(us: u64) -> Self {
+    pub(crate) fn from_micros(us: u64) -> Self {
         Self(Duration::from_micros(us))
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, clock_gettime};
+use emberd_sandbox::Boottime;
 
 /// A moment on both clocks of the host.
 #[derive(Debug, Clone, Copy)]
@@ -15,12 +15,8 @@ pub struct Now {
 
 impl Now {
     pub fn read() -> Self {
-        let boot = clock_gettime(ClockId::Boottime);
-        // The kernel reports neither a negative time nor one of a second and more.
-        let seconds = u64::try_from(boot.tv_sec).unwrap_or_default();
-        let nanoseconds = u32::try_from(boot.tv_nsec).unwrap_or_default();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { wall, boot: Duration::new(seconds, nanoseconds) }
+        Self { wall, boot: Boottime::now().since_start() }
     }
 }
 

@@ -4,7 +4,7 @@
 //! Plain reads, those that a viewer may make, are recorded only where they are refused.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode};
@@ -15,8 +15,9 @@ use emberd_sandbox::SandboxId;
 use utoipa::openapi;
 
 use super::errors::{ApiError, Coded};
+use super::operations::operations;
 use super::proxy;
-use super::scope::{PROXIED, PUBLIC, Role, SCOPES, Scope};
+use super::scope::{Needs, PROXIED, Role, Scope};
 use crate::audit::{self, Audit};
 use crate::server::caller::Caller;
 use crate::server::connection::Peer;
@@ -42,16 +43,28 @@ pub struct Made(pub SandboxId);
 #[derive(Debug, Clone)]
 pub struct LimitsHit(pub Vec<&'static str>);
 
+/// The caller of a request, once it is known who that is: a caller who hangs up gets no answer that
+/// could say so. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Identified(Arc<OnceLock<Principal>>);
+
+impl Identified {
+    /// Notes the caller. The first note counts.
+    pub fn as_caller(&self, principal: Principal) {
+        self.0.set(principal).ok();
+    }
+}
+
 /// The journal, and the operations by path and method.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     audit: Audit,
-    operations: Arc<HashMap<&'static str, Vec<Operation>>>,
+    operations: Arc<HashMap<String, Vec<Operation>>>,
 }
 
 #[derive(Debug, Clone)]
 struct Operation {
-    method: &'static str,
+    method: Method,
     action: String,
     /// None for a public route.
     scope: Option<Scope>,
@@ -60,23 +73,27 @@ struct Operation {
 impl Recorder {
     /// Records in `audit`, with the operation ids of `document`.
     pub fn new(audit: Audit, document: &openapi::OpenApi) -> Self {
-        let mut operations = HashMap::<_, Vec<_>>::new();
-        let scoped = SCOPES.iter().map(|(method, path, scope)| (*method, *path, Some(*scope)));
-        let public = PUBLIC.iter().map(|(method, path)| (*method, *path, None));
-        for (method, path, scope) in scoped.chain(public) {
-            if let Some(action) = action(document, method, path) {
-                operations.entry(path).or_default().push(Operation { method, action, scope });
-            }
+        let mut by_path = HashMap::<_, Vec<_>>::new();
+        for (path, method, operation) in operations(document) {
+            let scope = match Needs::of(&method, path) {
+                Needs::Scope(scope) => Some(scope),
+                Needs::Nothing | Needs::Caller => None,
+            };
+            let action = operation.operation_id.clone().unwrap_or_default();
+            by_path.entry(path.to_owned()).or_default().push(Operation { method, action, scope });
         }
+        let operations = by_path;
         Self { audit, operations: Arc::new(operations) }
     }
 
     /// The operation that takes a request.
     fn operation(&self, request: &Request) -> Option<&Operation> {
         let path = request.extensions().get::<MatchedPath>()?;
-        let method = request.method();
-        let method = if method == Method::HEAD { "GET" } else { method.as_str() };
-        self.operations.get(path.as_str())?.iter().find(|operation| operation.method == method)
+        let method = match request.method() {
+            &Method::HEAD => &Method::GET,
+            method => method,
+        };
+        self.operations.get(path.as_str())?.iter().find(|operation| operation.method == *method)
     }
 
     /// Begins the record of a request, with all that is known before the answer.
@@ -100,21 +117,10 @@ impl Recorder {
         };
         let is_watched = scope.is_some_and(is_watched);
         let is_of_audit = scope == Some(Scope::Admin) && request.method() == Method::GET;
-        Pending { audit: self.audit.clone(), record: Some(record), is_watched, is_of_audit }
+        let identified = Identified::default();
+        let audit = self.audit.clone();
+        Pending { audit, record: Some(record), identified, is_watched, is_of_audit }
     }
-}
-
-fn action(document: &openapi::OpenApi, method: &str, path: &str) -> Option<String> {
-    let item = document.paths.paths.get(path)?;
-    let operation = match method {
-        "GET" => item.get.as_ref(),
-        "PUT" => item.put.as_ref(),
-        "POST" => item.post.as_ref(),
-        "PATCH" => item.patch.as_ref(),
-        "DELETE" => item.delete.as_ref(),
-        _ => None,
-    };
-    operation?.operation_id.clone()
 }
 
 /// Whether every request of the scope is recorded: those that change something, or read what is in
@@ -124,11 +130,16 @@ fn is_watched(scope: Scope) -> bool {
 }
 
 /// Records the request and its answer.
-pub async fn record(State(recorder): State<Recorder>, request: Request, next: Next) -> Response {
+pub async fn record(
+    State(recorder): State<Recorder>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     if recorder.audit.journal().is_none() {
         return next.run(request).await;
     }
     let pending = recorder.begin(&request);
+    request.extensions_mut().insert(pending.identified.clone());
     let is_refused = pending.is_watched && !pending.is_of_audit && recorder.audit.refuses();
     let response = if is_refused {
         ApiError::from(Unrecordable).into_response()
@@ -144,21 +155,28 @@ pub async fn record(State(recorder): State<Recorder>, request: Request, next: Ne
 struct Pending {
     audit: Audit,
     record: Option<AuditRecord>,
+    identified: Identified,
     is_watched: bool,
     is_of_audit: bool,
 }
 
 impl Pending {
+    /// The record, with the caller as far as it is known.
+    fn take(&mut self) -> Option<AuditRecord> {
+        let mut record = self.record.take()?;
+        if let Some(principal) = self.identified.0.get() {
+            record.principal = Some(principal_text(principal));
+        }
+        Some(record)
+    }
+
     fn answered(mut self, response: &Response) {
-        let Some(mut record) = self.record.take() else { return };
+        let Some(mut record) = self.take() else { return };
         let marks = response.extensions();
         let is_proxied = marks.get::<Proxied>().is_some();
         let (status, code) = (response.status(), marks.get().map(|Coded(code)| *code));
         record.status = Some(status.as_u16());
         record.code = code.map(ErrorCode::name);
-        if let Some(principal) = marks.get::<Principal>() {
-            record.principal = Some(principal_text(principal));
-        }
         if let Some(Made(id)) = marks.get() {
             record.sandbox = Some(id.to_string());
         }
@@ -175,7 +193,7 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let Some(mut record) = self.record.take().filter(|_| self.is_watched) else { return };
+        let Some(mut record) = self.take().filter(|_| self.is_watched) else { return };
         if std::thread::panicking() {
             record.status = Some(StatusCode::INTERNAL_SERVER_ERROR.as_u16());
             record.code = Some(ErrorCode::Internal.name());
@@ -246,6 +264,7 @@ fn peer_text(peer: &Peer) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scope::SCOPES;
     use super::*;
 
     #[test]

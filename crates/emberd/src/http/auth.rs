@@ -8,7 +8,6 @@
 //! tunnels too.
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use emberd_api::API_KEY_HEADER;
@@ -18,9 +17,11 @@ use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
 
+use super::audited::Identified;
 use super::credential::key;
 use super::ending;
 use super::errors::ApiError;
+use super::operations::operations_mut;
 use super::proxy::is_for_port;
 use super::scope::{Needs, PROXIED};
 use crate::access::{Access, AccessError, Grant};
@@ -30,8 +31,8 @@ use crate::server::caller::Caller;
 const BEARER_SCHEME: &str = "key";
 const HEADER_SCHEME: &str = "key_header";
 
-/// Refuses requests whose callers may not make them. The others have a [`Grant`], and their
-/// principal is among the extensions of request and response.
+/// Refuses requests whose callers may not make them. The others have a [`Grant`] and their
+/// principal among their extensions.
 pub async fn authorize(State(access): State<Access>, mut request: Request, next: Next) -> Response {
     let is_for_port = is_for_port(&request);
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
@@ -54,11 +55,12 @@ pub async fn authorize(State(access): State<Access>, mut request: Request, next:
         Err(error) => return ApiError::from(error).into_response(),
     };
     let principal = grant.principal;
+    if let Some(identified) = request.extensions().get::<Identified>() {
+        identified.as_caller(principal);
+    }
     request.extensions_mut().insert(principal);
     request.extensions_mut().insert(grant.clone());
-    let mut response = pass(&grant, needs, caller.as_ref(), request, next).await;
-    response.extensions_mut().insert(principal);
-    response
+    pass(&grant, needs, caller.as_ref(), request, next).await
 }
 
 /// Says how a caller sends its key, and which scope each operation needs.
@@ -75,24 +77,14 @@ pub fn describe(document: &mut OpenApi) {
     let needs =
         [BEARER_SCHEME, HEADER_SCHEME].map(|name| SecurityRequirement::new::<_, _, &str>(name, []));
     document.security = Some(needs.into_iter().chain([SecurityRequirement::default()]).collect());
-    for (path, item) in &mut document.paths.paths {
-        let operations = [
-            (Method::GET, &mut item.get),
-            (Method::PUT, &mut item.put),
-            (Method::POST, &mut item.post),
-            (Method::PATCH, &mut item.patch),
-            (Method::DELETE, &mut item.delete),
-        ];
-        for (method, operation) in operations {
-            let Some(operation) = operation else { continue };
-            match Needs::of(&method, path) {
-                Needs::Scope(scope) => {
-                    let scope = Extensions::builder().add("x-scope", scope.name()).build();
-                    operation.extensions.get_or_insert_default().merge(scope);
-                }
-                Needs::Nothing => operation.security = Some(Vec::new()),
-                Needs::Caller => {}
+    for (path, method, operation) in operations_mut(document) {
+        match Needs::of(&method, path) {
+            Needs::Scope(scope) => {
+                let scope = Extensions::builder().add("x-scope", scope.name()).build();
+                operation.extensions.get_or_insert_default().merge(scope);
             }
+            Needs::Nothing => operation.security = Some(Vec::new()),
+            Needs::Caller => {}
         }
     }
 }

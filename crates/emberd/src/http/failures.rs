@@ -19,6 +19,9 @@ use crate::access::AccessError;
 /// with the errors of every request.
 pub struct Failures<E>(PhantomData<E>);
 
+/// The error responses of an operation that everybody may use, and that nothing is recorded of.
+pub struct PublicFailures<E>(PhantomData<E>);
+
 /// Error enums of one operation.
 pub trait Codes {
     /// Adds every code of every enum.
@@ -30,34 +33,53 @@ macro_rules! codes_of_tuples {
         impl<$($error: Failure),*> Codes for ($($error,)*) {
             fn every_code(codes: &mut BTreeSet<ErrorCode>) {
                 $($error::every_code(codes);)*
-                // Those of every request.
-                PageError::every_code(codes);
-                HostError::every_code(codes);
-                AccessError::every_code(codes);
-                Defect::every_code(codes);
-                Unrecordable::every_code(codes);
             }
         }
     )+};
 }
 
-codes_of_tuples! { () (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, E)
+impl Codes for () {
+    fn every_code(_: &mut BTreeSet<ErrorCode>) {}
+}
+
+codes_of_tuples! { (A) (A, B) (A, B, C) (A, B, C, D) (A, B, C, D, E)
     (A, B, C, D, E, F)
 }
+
+/// Errors of every request.
+type OfEvery = (PageError, HostError, Defect);
+
+/// Errors of every request that needs a caller.
+type OfCallers = (AccessError, Unrecordable);
 
 impl<E: Codes> IntoResponses for Failures<E> {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let mut codes = BTreeSet::new();
         E::every_code(&mut codes);
-        let mut by_status = BTreeMap::<u16, Vec<ErrorCode>>::new();
-        for code in codes {
-            by_status.entry(status(code).as_u16()).or_default().push(code);
-        }
-        let response = |(status, codes): (u16, Vec<ErrorCode>)| {
-            (status.to_string(), RefOr::T(error_response(&codes)))
-        };
-        by_status.into_iter().map(response).collect()
+        OfEvery::every_code(&mut codes);
+        OfCallers::every_code(&mut codes);
+        responses(codes)
     }
+}
+
+impl<E: Codes> IntoResponses for PublicFailures<E> {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let mut codes = BTreeSet::new();
+        E::every_code(&mut codes);
+        OfEvery::every_code(&mut codes);
+        responses(codes)
+    }
+}
+
+fn responses(codes: BTreeSet<ErrorCode>) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status = BTreeMap::<u16, Vec<ErrorCode>>::new();
+    for code in codes {
+        by_status.entry(status(code).as_u16()).or_default().push(code);
+    }
+    let response = |(status, codes): (u16, Vec<ErrorCode>)| {
+        (status.to_string(), RefOr::T(error_response(&codes)))
+    };
+    by_status.into_iter().map(response).collect()
 }
 
 /// The response that all `codes` come with.
@@ -84,6 +106,8 @@ mod tests {
     use emberd_sandbox::{GuestError, ProcessError};
 
     use super::super::id::PathError;
+    use super::super::operations::operations;
+    use super::super::scope::Needs;
     use super::*;
 
     #[test]
@@ -109,6 +133,18 @@ mod tests {
         let RefOr::T(missing) = &responses["404"] else { panic!("a response") };
         assert!(missing.description.contains("`unknown_sandbox`: The sandbox does not exist."));
         assert!(missing.description.contains("`not_found`"));
+    }
+
+    #[test]
+    fn a_public_route_asks_for_no_caller() {
+        let responses = PublicFailures::<()>::responses();
+        let statuses: Vec<_> = responses.keys().map(String::as_str).collect();
+        assert_eq!(statuses, ["403", "421", "500"]);
+        let document = super::super::document();
+        for (path, method, operation) in operations(&document) {
+            let asks = operation.responses.responses.contains_key("401");
+            assert_eq!(asks, Needs::of(&method, path) != Needs::Nothing, "{method} {path}");
+        }
     }
 
     #[test]

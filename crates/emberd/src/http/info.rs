@@ -9,7 +9,7 @@ use emberd_api::{AccessInfo, AccessOverTcp, Health, Info, VmmInfo, paths};
 use emberd_sandbox::Sandboxes;
 
 use super::egress;
-use super::failures::Failures;
+use super::failures::{Failures, PublicFailures};
 use super::views::IntoBody;
 use crate::access::{Access, Grant, OverTcp};
 use crate::egress_file::EgressFile;
@@ -97,7 +97,7 @@ pub async fn drain(State(sandboxes): State<Sandboxes>) -> StatusCode {
     path = paths::HEALTHZ,
     operation_id = "check_health",
     tag = "daemon",
-    responses((status = 200, description = "The daemon runs.", body = Health), Failures<()>)
+    responses((status = 200, description = "The daemon runs.", body = Health), PublicFailures<()>)
 )]
 pub async fn healthz() -> Json<Health> {
     Json(Health { status: "ok".to_owned() })
@@ -109,7 +109,7 @@ pub async fn healthz() -> Json<Health> {
     path = paths::OPENAPI,
     operation_id = "get_openapi",
     tag = "daemon",
-    responses((status = 200, description = "The OpenAPI document.", body = Object), Failures<()>)
+    responses((status = 200, description = "The OpenAPI document.", body = Object), PublicFailures<()>)
 )]
 pub async fn openapi() -> Json<&'static utoipa::openapi::OpenApi> {
     static DOCUMENT: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(super::document);

@@ -13,6 +13,8 @@ use serde_ignored::Path;
 use utoipa::PartialSchema as _;
 use utoipa::openapi::{HeaderBuilder, OpenApi, RefOr};
 
+use super::operations::operations_mut;
+
 /// Most fields that are named; `...` stands for the others.
 const FIELDS_MAX: usize = 16;
 
@@ -89,19 +91,15 @@ pub fn describe(document: &mut OpenApi) {
          Absent if it knows all fields.",
     ));
     let header = header.build();
-    for item in document.paths.paths.values_mut() {
-        let operations =
-            [&mut item.get, &mut item.put, &mut item.post, &mut item.patch, &mut item.delete];
-        for operation in operations.into_iter().flatten() {
-            let Some(RefOr::T(body)) = &operation.request_body else { continue };
-            if !body.content.contains_key("application/json") {
-                continue;
-            }
-            for response in operation.responses.responses.values_mut() {
-                if let RefOr::T(response) = response {
-                    let header = RefOr::T(header.clone());
-                    response.headers.insert(UNKNOWN_FIELDS_HEADER.to_owned(), header);
-                }
+    for (_, _, operation) in operations_mut(document) {
+        let Some(RefOr::T(body)) = &operation.request_body else { continue };
+        if !body.content.contains_key("application/json") {
+            continue;
+        }
+        for response in operation.responses.responses.values_mut() {
+            if let RefOr::T(response) = response {
+                let header = RefOr::T(header.clone());
+                response.headers.insert(UNKNOWN_FIELDS_HEADER.to_owned(), header);
             }
         }
     }

@@ -11,6 +11,7 @@ use emberd_api::{
 };
 use emberd_audit::verify;
 use emberd_client::{Client, FileOptions, Upload};
+use emberd_keys::{Form, KeysFile, NewKey, Role, create};
 use emberd_proto::ExecSpec;
 use emberd_testing::{run, with_mounts};
 use rustix::process::Signal;
@@ -229,11 +230,14 @@ async fn a_journal_is_followed_while_it_is_rotated() {
 }
 
 #[tokio::test]
-async fn a_caller_that_hangs_up_is_recorded() {
+async fn a_caller_that_hangs_up_is_recorded_with_its_key() {
     let room = Room::new();
+    let (name, form) = ("ci".parse().unwrap(), Form::Emb);
+    let new = NewKey { name, form, role: Some(Role::Admin), scopes: Vec::new(), ttl: None };
+    let (key, secret) = create(&KeysFile::new(&room.path("data")), new).unwrap();
     let daemon = room.start();
-    let client = &daemon.client;
-    let (id, _) = daemon.create().await;
+    let client = &daemon.client.clone().with_key(secret.expose()).unwrap();
+    let id = client.create(Some("shell")).await.unwrap().id;
     let marker = room.path("started");
     let program = body(&format!("touch {}; sleep 1000", marker.display()));
     {
@@ -245,6 +249,7 @@ async fn a_caller_that_hangs_up_is_recorded() {
     }
     let records = counted(client, &of("exec_code"), 1).await;
     assert_eq!((records[0].status, records[0].sandbox.as_deref()), (None, Some(id.as_str())));
+    assert_eq!(records[0].principal, Some(format!("key:{}", key.id)));
     client.delete(&id).await.unwrap();
     stop(daemon).await;
     room.close().await;
