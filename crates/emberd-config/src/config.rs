@@ -5,7 +5,6 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::{BoolishValueParser, TypedValueParser as _};
 use emberd_api::{ADDR_DEFAULT, ADDR_UNIX_PREFIX, Address, AddressError, socket_path};
 use emberd_image::{DataDir, Images, InitramfsImage, KernelImage, LoadError};
 
@@ -14,13 +13,14 @@ use crate::file;
 use crate::form::Form;
 use crate::given::Given;
 use crate::problem::Problems;
-use crate::reader::{Reader, utf8};
+use crate::reader::{Reader, flag, utf8};
 use crate::surroundings::Surroundings;
 use crate::value::{
     AccelChoice, AccessRule, Authentication, JailChoice, LogFormat, OnStart, OnStop,
     RUN_DIR_BYTES_MAX, Switch, VmmChoice,
 };
 
+mod access;
 mod audit;
 mod tls;
 
@@ -54,6 +54,8 @@ pub struct Config {
     pub access: Vec<AccessRule>,
     /// Whether callers over TCP need a key.
     pub authentication: Authentication,
+    /// File with a key beside those in the data directory.
+    pub key_file: Option<PathBuf>,
     /// Directory of per-sandbox state; absolute.
     pub run_dir: PathBuf,
     /// Fate of the sandboxes of an earlier daemon.
@@ -221,8 +223,9 @@ impl Config {
             tls: tls::tls(read, &addr),
             addr,
             allowed_hosts: allowed_hosts(read),
-            access: access(read),
-            authentication: authentication(read),
+            access: access::access(read),
+            authentication: access::authentication(read),
+            key_file: read.path(Key::KeyFile),
             run_dir: run_dir(read, &node_key, surroundings),
             on_start: read.choice(Key::OnStart),
             on_stop: read.choice(Key::OnStop),
@@ -345,28 +348,6 @@ fn socket(
     }
 }
 
-fn authentication(read: &mut Reader<'_>) -> Authentication {
-    if read.value(Key::InsecureNoAuth, flag) { Authentication::Off } else { Authentication::Keys }
-}
-
-fn access(read: &mut Reader<'_>) -> Vec<AccessRule> {
-    const KEY: Key = Key::Access;
-    let Form::AccessRules { most } = KEY.definition().form else { return Vec::new() };
-    let texts = read.list(KEY);
-    if texts.len() > most {
-        let error = format!("{} rules, over the limit of {most}", texts.len());
-        read.report(KEY, &error, "name a group, or give users keys: emberctl key create");
-    }
-    let mut rules = Vec::new();
-    for text in &texts {
-        match utf8(text).and_then(str::parse) {
-            Ok(rule) => rules.push(rule),
-            Err(expected) => read.refuse(KEY, text, &expected),
-        }
-    }
-    rules
-}
-
 fn allowed_hosts(read: &mut Reader<'_>) -> Vec<String> {
     const KEY: Key = Key::AllowedHost;
     let Form::HostNames { most, bytes_max } = KEY.definition().form else { return Vec::new() };
@@ -425,12 +406,6 @@ fn node_key(text: &OsStr) -> Result<String, String> {
 
 fn words(text: &OsStr) -> Result<Vec<String>, String> {
     Ok(utf8(text)?.split_whitespace().map(str::to_owned).collect())
-}
-
-fn flag(text: &OsStr) -> Result<bool, String> {
-    let boolish = BoolishValueParser::new();
-    let parsed = boolish.parse_ref(&clap::Command::new("emberd"), None, text);
-    parsed.map_err(|_| "true or false".to_owned())
 }
 
 fn user_ids(text: &OsStr) -> Result<RangeInclusive<u32>, String> {

@@ -14,6 +14,7 @@ pub enum Key {
     AllowedHost,
     Access,
     InsecureNoAuth,
+    KeyFile,
     RunDir,
     OnStart,
     OnStop,

@@ -7,6 +7,7 @@ use crate::value::{
     TIMEOUT_MS_MAX, VmmChoice, possible,
 };
 
+mod access;
 mod audit;
 mod tls;
 
@@ -20,7 +21,7 @@ impl Key {
 const BASE: Definition = Definition::BASE;
 
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 52] = [
+pub static DEFINITIONS: [Definition; 53] = [
     Definition {
         key: Key::Addr,
         name: "addr",
@@ -57,29 +58,9 @@ pub static DEFINITIONS: [Definition; 52] = [
             allows any name.",
         ..BASE
     },
-    Definition {
-        key: Key::Access,
-        name: "access",
-        value_name: "RULE",
-        form: Form::AccessRules { most: 64 },
-        about: "User or group that may use the Unix socket without a key, and with which role",
-        detail: "`uid:1000=user` or `gid:100=viewer`; the first rule that fits counts. Roles are \
-            `viewer`, `user`, `operator` and `admin`. Root and the daemon's own user may do \
-            everything. With a rule, every user can connect to the socket. In the file, each is \
-            `[[access]]` with `uid` or `gid`, and `role`.",
-        ..BASE
-    },
-    Definition {
-        key: Key::InsecureNoAuth,
-        name: "insecure-no-auth",
-        value_name: "BOOL",
-        default: DefaultValue::Text("false"),
-        form: Form::Flag,
-        about: "Serve everybody who can connect over TCP, without a key",
-        detail: "For networks that nobody else uses. Without it, an address that is not loopback \
-            needs keys (`emberctl key create`).",
-        ..BASE
-    },
+    access::USERS,
+    access::INSECURE_NO_AUTH,
+    access::KEY_FILE,
     Definition {
         key: Key::RunDir,
         name: "run-dir",

@@ -64,6 +64,7 @@ impl Config {
                 json!(self.access.iter().map(ToString::to_string).collect::<Vec<_>>())
             }
             Key::InsecureNoAuth => json!(self.authentication == Authentication::Off),
+            Key::KeyFile => path(&self.key_file),
             Key::RunDir => json!(shown_path(&self.run_dir)),
             Key::OnStart => json!(value::name(self.on_start)),
             Key::OnStop => json!(value::name(self.on_stop)),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use clap::builder::{BoolishValueParser, TypedValueParser as _};
 
 use crate::definition::{DefaultValue, Key};
 use crate::duration;
@@ -111,6 +112,13 @@ impl Reader<'_> {
 /// A duration in milliseconds, of which 0 stands for never.
 fn some_time(ms: u64) -> Option<Duration> {
     (ms > 0).then(|| Duration::from_millis(ms))
+}
+
+/// Reads a truth value.
+pub(crate) fn flag(text: &OsStr) -> Result<bool, String> {
+    let boolish = BoolishValueParser::new();
+    let parsed = boolish.parse_ref(&clap::Command::new("emberd"), None, text);
+    parsed.map_err(|_| "true or false".to_owned())
 }
 
 /// The text of `value`.

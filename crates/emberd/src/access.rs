@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use emberd_api::Address;
 use emberd_config::{AccessRule, Authentication, Who};
-use emberd_keys::{Presented, Role, Scope};
+use emberd_keys::{KeyRecord, Presented, Role, Scope};
 use rustix::process::geteuid;
 
 use crate::server::connection::Peer;
@@ -90,8 +90,19 @@ impl Access {
     /// Reads the keys in `data_dir`. A file that cannot be read is reported in the log, and no key
     /// is valid until it can. Blocks.
     pub fn new(data_dir: &Path, rules: &[AccessRule], authentication: Authentication) -> Self {
+        Self::with_fixed(None, data_dir, rules, authentication)
+    }
+
+    /// As [`Self::new`], with a key beside those of the file, which stays as long as the daemon.
+    pub fn with_fixed(
+        fixed: Option<KeyRecord>,
+        data_dir: &Path,
+        rules: &[AccessRule],
+        authentication: Authentication,
+    ) -> Self {
         let insecure = authentication == Authentication::Off;
-        let (ring, rules, own_uid) = (KeyRing::open(data_dir), rules.to_vec(), geteuid().as_raw());
+        let ring = KeyRing::open(data_dir, fixed);
+        let (rules, own_uid) = (rules.to_vec(), geteuid().as_raw());
         Self(Arc::new(Inner { ring, rules, insecure, own_uid }))
     }
 

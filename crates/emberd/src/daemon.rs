@@ -20,6 +20,7 @@ use emberd_audit::OpenError as AuditOpenError;
 use emberd_config::{Config, OnStop, Problems, SocketOption, Surroundings, TlsOptions};
 use emberd_egress::Egress;
 use emberd_image::Images;
+use emberd_keys::{KeyFileError, read_key_file};
 use emberd_sandbox::{OpenError, Sandboxes, SandboxesConfig};
 use emberd_vmm::{AnyVmm, Vmm as _, hold_cgroup};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -67,6 +68,9 @@ pub enum RunError {
     /// The audit journal cannot be used.
     #[error("cannot start without the audit journal")]
     Audit(#[from] AuditOpenError),
+    /// The file of `--key-file` gives no key.
+    #[error("cannot use the key of --key-file")]
+    KeyFile(#[from] KeyFileError),
     /// Everybody on a network could use the daemon.
     #[error("cannot start")]
     Exposed(#[from] Exposed),
@@ -86,6 +90,10 @@ impl RunError {
                 Some("the daemon's user must be able to read the files of --tls-cert and --tls-key")
             }
             Self::Tls(_) => Some("the files are in PEM; the key is that of the first certificate"),
+            Self::KeyFile(_) => Some(
+                "the file holds a key and nothing else: emb_, 8 of a-z and 0-9, _, and 32 letters \
+                 and digits",
+            ),
             Self::Audit(AuditOpenError::InUse(_)) => {
                 Some("stop the other emberd, or choose another directory with --audit-dir")
             }
@@ -139,6 +147,7 @@ pub fn configure() -> anyhow::Result<Option<Config>> {
         Some(ConfigCommand::Check { .. }) => {
             EgressFile::open(config.egress_policy.as_deref())?;
             config.tls.as_ref().map(tls_files::open).transpose()?;
+            config.key_file.as_deref().map(read_key_file).transpose()?;
             let file = config.file.as_ref().map(|file| format!(": {}", file.display()));
             let file = file.unwrap_or_default();
             writeln!(io::stdout(), "the configuration is valid{file}")?;
@@ -179,7 +188,7 @@ pub fn report(error: &anyhow::Error, hint: Option<&str>) -> ExitCode {
 pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunError> {
     server::raise_descriptors();
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
-    let access = Access::new(config.data_dir.path(), &config.access, config.authentication);
+    let access = access(&config)?;
     let secured = Certificate::open(config.tls.as_ref())?;
     let (listener, socket) = bind(&config, &access, secured.as_ref()).await?;
     let audit = Audit::open(&config.audit)?;
@@ -242,6 +251,13 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     log::report_dropped();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Permissions of callers, by the configuration.
+fn access(config: &Config) -> Result<Access, KeyFileError> {
+    let fixed = config.key_file.as_deref().map(read_key_file).transpose()?;
+    let (data_dir, rules) = (config.data_dir.path(), &config.access);
+    Ok(Access::with_fixed(fixed, data_dir, rules, config.authentication))
 }
 
 /// The egress of all sandboxes, if the configuration has it. What an audit journal records is kept

@@ -28,6 +28,8 @@ pub struct KeyRing(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     file: KeysFile,
+    /// A key beside those of the file, which stays.
+    fixed: Option<Arc<LiveKey>>,
     /// Held while the file is read.
     reading: Mutex<()>,
     state: RwLock<State>,
@@ -78,25 +80,27 @@ pub enum Judged {
 }
 
 impl KeyRing {
-    /// The keys in `data_dir`. Blocks.
-    pub fn open(data_dir: &Path) -> Self {
+    /// The keys in `data_dir`, and one beside them. Blocks.
+    pub fn open(data_dir: &Path, fixed: Option<KeyRecord>) -> Self {
         let file = KeysFile::new(data_dir);
-        let ring =
-            Self(Arc::new(Inner { file, reading: Mutex::default(), state: RwLock::default() }));
+        let fixed = fixed.map(|record| Arc::new(LiveKey::new(record, Now::read())));
+        let (reading, state) = Default::default();
+        let ring = Self(Arc::new(Inner { file, fixed, reading, state }));
         ring.0.read();
         ring
     }
 
-    /// Whether there is a file of keys, or was one.
+    /// Whether there is a file of keys, or was one, or a key beside it.
     pub fn is_in_use(&self) -> bool {
         let state = self.0.state.read();
-        state.keys.is_some() || state.problem.is_some()
+        self.0.fixed.is_some() || state.keys.is_some() || state.problem.is_some()
     }
 
     /// Number of keys, and why they cannot be read, if they cannot.
     pub fn summary(&self) -> (usize, Option<String>) {
         let state = self.0.state.read();
-        (state.keys.as_ref().map_or(0, HashMap::len), state.problem.clone())
+        let of_file = state.keys.as_ref().map_or(0, HashMap::len);
+        (of_file + usize::from(self.0.fixed.is_some()), state.problem.clone())
     }
 
     /// Returns what `presented` is worth. One that is unknown may be newer than what was read.
@@ -134,6 +138,12 @@ impl KeyRing {
 
 impl Inner {
     fn find(&self, presented: &Presented) -> Judged {
+        if let Some(fixed) = &self.fixed
+            && fixed.record.id == presented.id
+            && fixed.record.sha256 == presented.digest
+        {
+            return Judged::Valid(Arc::clone(fixed));
+        }
         let state = self.state.read();
         let Some(keys) = &state.keys else {
             return if state.problem.is_some() { Judged::Unreadable } else { Judged::Unknown };
@@ -239,7 +249,7 @@ mod tests {
     #[tokio::test]
     async fn a_new_key_is_valid_at_once_and_a_removed_one_ends() {
         let (dir, file) = room();
-        let ring = KeyRing::open(dir.path());
+        let ring = KeyRing::open(dir.path(), None);
         assert!(!ring.is_in_use() && !ring.catch_up().await);
         let (one, two) = (add(&file, "one"), add(&file, "two"));
         let key = valid(&ring, &one).await.unwrap();
@@ -265,7 +275,7 @@ mod tests {
         let one = add(&file, "one");
         let whole = fs::read(file.path()).unwrap();
         fs::write(file.path(), &whole[..whole.len() / 2]).unwrap();
-        let ring = KeyRing::open(dir.path());
+        let ring = KeyRing::open(dir.path(), None);
         assert!(ring.is_in_use());
         assert!(matches!(ring.judge(&presented(&one)).await, Judged::Unreadable));
         assert!(ring.summary().1.unwrap().contains("is not a file of keys"));
@@ -296,7 +306,7 @@ mod tests {
         let secret = add(&file, "one");
         let text = fs::read_to_string(file.path()).unwrap();
         let expired = text.replace("\"created_at_ms\"", "\"expires_at_ms\": 1,\n\"created_at_ms\"");
-        let ring = KeyRing::open(dir.path());
+        let ring = KeyRing::open(dir.path(), None);
         let key = valid(&ring, &secret).await.unwrap();
         ring.end_expired();
         assert!(!key.ended.is_cancelled());
@@ -315,7 +325,7 @@ mod tests {
     async fn no_answer_is_wrong_while_the_file_is_replaced() {
         let (dir, file) = room();
         let secret = add(&file, "kept");
-        let ring = KeyRing::open(dir.path());
+        let ring = KeyRing::open(dir.path(), None);
         let forged = secret.expose().replace(&secret.expose()[13..], &"0".repeat(32));
         let forged = Presented::parse(forged.as_bytes()).unwrap();
         let done = Arc::new(AtomicBool::new(false));
@@ -356,7 +366,7 @@ mod tests {
         let keys: Vec<_> = std::iter::once(pattern.clone()).chain(others).collect();
         let content = serde_json::json!({ "version": 1, "keys": keys });
         fs::write(file.path(), content.to_string()).unwrap();
-        let ring = KeyRing::open(dir.path());
+        let ring = KeyRing::open(dir.path(), None);
         assert_eq!(ring.summary(), (emberd_keys::KEYS_MAX, None));
         assert!(valid(&ring, &secret).await.is_some());
         // One more is too many, and the others stay.

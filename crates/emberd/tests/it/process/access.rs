@@ -197,6 +197,45 @@ async fn an_address_for_other_hosts_needs_keys_or_a_word() {
 }
 
 #[tokio::test]
+async fn a_key_of_a_file_is_served_beside_the_others() {
+    const SECRET: &str = "emb_static00_0123456789abcdefghijABCDEFGHIJ01";
+    let room = Room::new();
+    let file = room.path("key");
+    let with_file = || {
+        let mut command = room.command();
+        command.env("EMBERD_KEY_FILE", &file);
+        command
+    };
+    let errors = Room::refused(with_file());
+    assert!(errors.contains(&format!("cannot read {}", file.display())), "{errors}");
+    fs::write(&file, &SECRET[..44]).unwrap();
+    let errors = Room::refused(with_file());
+    assert!(errors.contains("does not hold a key") && errors.contains("hint: "), "{errors}");
+    assert!(!errors.contains(&SECRET[13..44]), "{errors}");
+    fs::write(&file, format!("{SECRET}\n")).unwrap();
+    let mut daemon = Daemon::spawn(with_file());
+    assert_eq!(refusal(daemon.client.info().await).0, 401);
+    let client = daemon.with(SECRET);
+    let access = client.info().await.unwrap().access;
+    assert_eq!((access.tcp, access.keys, access.problem), (AccessOverTcp::Key, 1, None));
+    let id = client.create(Some("shell")).await.unwrap().id;
+    assert_eq!(client.get(&id).await.unwrap().owner.as_deref(), Some("key:static00"));
+    // Keys of `emberctl key` come and go beside it.
+    let (record, other) = room.key("other", Role::User);
+    assert_eq!(refusal(daemon.with(&other).get(&id).await).1.code, ErrorCode::UnknownSandbox);
+    remove(&room.keys(), &[record.id.to_string()]).unwrap();
+    wait::until(async || daemon.with(&other).list().await.is_err()).await;
+    fs::remove_file(room.keys().path()).unwrap();
+    client.delete(&id).await.unwrap();
+    let wrong = SECRET.replace("01", "02");
+    assert_eq!(refusal(daemon.with(&wrong).info().await).0, 401);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    assert!(!daemon.log().contains(&SECRET[13..]));
+    room.close().await;
+}
+
+#[tokio::test]
 async fn a_secret_is_nowhere_but_with_its_owner() {
     let room = Room::new();
     let (_, secret) = room.key("ci", Role::Admin);
@@ -215,7 +254,7 @@ async fn a_secret_is_nowhere_but_with_its_owner() {
     for key in [&secret, &wrong] {
         for field in [format!("X-API-Key: {key}"), format!("Authorization: Bearer {key}")] {
             for path in ["/info", "/metrics", "/sandboxes", "/nothing", "/events?follow=false"] {
-                let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{field}\r\n");
+                let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{field}\r\n");
                 let head = format!("{head}Connection: close\r\n\r\n");
                 let answer = raw::send(&addr, head.into_bytes()).await;
                 told.extend([answer.head, answer.body]);
@@ -244,7 +283,12 @@ async fn a_secret_is_nowhere_but_with_its_owner() {
     assert_eq!(daemon.exit_code().await, Some(0));
     let log = daemon.log();
     assert!(log.contains("read the keys") && log.contains("the key is not valid"));
-    for text in [&told, &log] {
+    let journal = room.path("data/audit").read_dir().unwrap();
+    let journal = journal.map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
+    let journal: String = journal.collect();
+    assert!(journal.contains(&format!("key:{}", &secret[4..12])), "{journal}");
+    assert!(told.contains("emberd_requests_total"), "{told}");
+    for text in [&told, &log, &journal] {
         assert!(!text.contains(random) && !text.contains("WrongWrong"), "{text}");
     }
     room.close().await;
