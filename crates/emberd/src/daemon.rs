@@ -35,6 +35,7 @@ use crate::server::listener::{ListenError, Listener};
 use crate::server::tls::Tls;
 use crate::server::tls::files::{self as tls_files, Seen, TlsError};
 use crate::server::{self, Server};
+use crate::traces::{Traces, TracesError};
 use crate::{config, http, log, notify};
 
 /// Cgroup of the process that holds that of VMMs, below it.
@@ -71,6 +72,9 @@ pub enum RunError {
     /// The file of `--key-file` gives no key.
     #[error("cannot use the key of --key-file")]
     KeyFile(#[from] KeyFileError),
+    /// Spans cannot be exported.
+    #[error("cannot export spans")]
+    Traces(#[from] TracesError),
     /// Everybody on a network could use the daemon.
     #[error("cannot start")]
     Exposed(#[from] Exposed),
@@ -188,6 +192,7 @@ pub fn report(error: &anyhow::Error, hint: Option<&str>) -> ExitCode {
 pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunError> {
     server::raise_descriptors();
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
+    let traces = Traces::start()?;
     let access = access(&config)?;
     let secured = Certificate::open(config.tls.as_ref())?;
     let (listener, socket) = bind(&config, &access, secured.as_ref()).await?;
@@ -248,6 +253,7 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     }
     file.written().await;
     audit.close().await;
+    traces.close().await;
     log::report_dropped();
     tracing::info!("stopped");
     Ok(())

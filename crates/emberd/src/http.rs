@@ -45,6 +45,7 @@ mod query;
 mod sandboxes;
 mod scope;
 mod scrape;
+mod spans;
 mod sse;
 mod templates;
 mod terms;

@@ -15,3 +15,4 @@ pub mod log;
 pub mod meters;
 mod notify;
 mod server;
+mod traces;

@@ -15,7 +15,9 @@ use super::id::Id;
 use super::observe::Timed;
 use super::outputs::{Kept, OutputShare};
 use super::scrape::Measured;
+use super::spans::{ParentSpan, pass_on};
 use crate::meters::Timing;
+use crate::traces::Traceparent;
 
 /// A program that has ended, and where the time went.
 type Executed = (Marks, Kept<Json<ExecOutcome>>);
@@ -32,7 +34,7 @@ type Marks = (Extension<Timed>, Extension<Measured>, Extension<LimitsHit>);
     path = paths::EXEC,
     operation_id = "exec_code",
     tag = "sandboxes",
-    params(Id),
+    params(Id, ParentSpan),
     request_body = ExecBody,
     responses(
         (status = 200, description = "The program has ended.", body = ExecOutcome,
@@ -43,14 +45,16 @@ type Marks = (Extension<Timed>, Extension<Measured>, Extension<LimitsHit>);
 pub async fn exec(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
+    parent: Option<Extension<Traceparent>>,
     mut output: OutputShare,
     body: Body,
 ) -> Result<Executed, ApiError> {
-    let ExecBody { spec, stdin, stdin_base64 } = body.json()?;
+    let ExecBody { mut spec, stdin, stdin_base64 } = body.json()?;
     let stdin = stdin_bytes(stdin, stdin_base64)?;
     // Code and input are held until the program has ended.
     let _share = body.keep(spec.code.len() + stdin.len());
     let sandbox = sandboxes.get(id)?;
+    pass_on(parent, &sandbox, &mut spec.env);
     let executed = sandbox.exec_within(spec, &stdin, &mut |piece| output.take(piece)).await?;
     let started_by = match executed.outcome.exit.started_by {
         Some(StartedBy::Zygote) => "zygote",

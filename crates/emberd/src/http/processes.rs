@@ -1,9 +1,9 @@
 //! `/sandboxes/{id}/processes` and the paths below it.
 
-use axum::Json;
 use axum::body::Body as RawBody;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
 use emberd_api::{Process, ProcessList, ProcessSpec, SignalProcess, TtySize, paths};
 use emberd_sandbox::{OperationError, ProcessError, Sandboxes, Unknown};
 
@@ -12,7 +12,9 @@ use super::errors::ApiError;
 use super::failures::Failures;
 use super::id::{Id, PathError, Within};
 use super::query::{Query, QueryError};
+use super::spans::{ParentSpan, pass_on};
 use super::views::IntoBody as _;
+use crate::traces::Traceparent;
 
 pub mod events;
 mod websocket;
@@ -25,7 +27,7 @@ mod websocket;
     path = paths::PROCESSES,
     operation_id = "start_process",
     tag = "processes",
-    params(Id),
+    params(Id, ParentSpan),
     request_body = ProcessSpec,
     responses(
         (status = 201, description = "The process runs.", body = Process),
@@ -35,11 +37,14 @@ mod websocket;
 pub async fn start(
     State(sandboxes): State<Sandboxes>,
     Id(id): Id,
+    parent: Option<Extension<Traceparent>>,
     body: Body,
 ) -> Result<(StatusCode, Json<Process>), ApiError> {
-    let spec: ProcessSpec = body.json()?;
+    let mut spec: ProcessSpec = body.json()?;
     drop(body);
-    let process = sandboxes.get(id)?.processes()?.start(spec).await?;
+    let sandbox = sandboxes.get(id)?;
+    pass_on(parent, &sandbox, &mut spec.env);
+    let process = sandbox.processes()?.start(spec).await?;
     Ok((StatusCode::CREATED, Json(process.view().into_body())))
 }
 

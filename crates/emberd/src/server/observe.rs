@@ -19,6 +19,7 @@ use futures::FutureExt as _;
 use tracing::Instrument as _;
 
 use crate::log::excerpt;
+use crate::traces::{Answer, Trace};
 
 /// Longest part of a request's method that the log shows, in bytes.
 const METHOD_BYTES_MAX: usize = 16;
@@ -58,6 +59,10 @@ pub async fn observe(
     let started = Instant::now();
     let id = RequestId::next();
     request.extensions_mut().insert(id);
+    let trace = Trace::begin(&request, &id);
+    if let Some(parent) = trace.for_programs() {
+        request.extensions_mut().insert(parent);
+    }
     let span = tracing::info_span!("request", %id);
     let method = excerpt(request.method().as_str(), METHOD_BYTES_MAX).into_owned();
     let path = excerpt(request.uri().path(), PATH_BYTES_MAX).into_owned();
@@ -69,8 +74,13 @@ pub async fn observe(
     let (status, error) = (response.status(), reported(&response));
     let from_page = response.extensions().get::<FromPage>().is_some();
     let line = Line { method, path, status, took, error, proxied, from_page };
-    // The line is written beside the response, so that the caller does not wait for the log.
-    tokio::spawn(async move { line.write() }.instrument(span));
+    let Timed(stages) = response.extensions().get().cloned().unwrap_or_default();
+    // Both are written beside the response, so that the caller does not wait for them.
+    let written = async move {
+        trace.end(&Answer { status, took, stages });
+        line.write();
+    };
+    tokio::spawn(written.instrument(span));
     if proxied {
         return response;
     }

@@ -53,6 +53,7 @@ mod scrape;
 mod sizes;
 mod templates;
 mod terms;
+mod traceparent;
 
 /// Name of the operator's egress file.
 pub const EGRESS_FILE: &str = "egress.toml";

@@ -30,6 +30,8 @@ mod restarts;
 mod shutdown;
 mod start;
 mod tls;
+#[cfg(feature = "otel")]
+mod traces;
 
 /// A room for daemons: images, a run directory, a place for sockets.
 pub struct Room {

@@ -1,0 +1,17 @@
+//! How a request was answered, for its span.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use emberd_api::ServerTiming;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// How long the request took.
+    pub took: Duration,
+    /// Where the time went.
+    pub stages: ServerTiming,
+}
