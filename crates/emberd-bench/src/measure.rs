@@ -112,7 +112,7 @@ pub fn run(
         }
         progress(&format_args!("{}: {}", scenario.name, scenario.about));
         let everywhere = matches!(plan.daemons, Daemons::Own { double: true, .. });
-        let is_double = everywhere || scenario.start == Start::Double;
+        let is_double = everywhere || scenario.start.is_double();
         let record = Record::default();
         let trial = Trial { plan, scenario, interrupt, host: &mut host, is_double, record };
         outcomes.push(trial.measure(&house));
@@ -138,7 +138,7 @@ struct House {
 impl House {
     fn new(plan: &Plan) -> Result<Self, StartError> {
         let needs_double = |double: bool| {
-            double || plan.scenarios.iter().any(|scenario| scenario.start == Start::Double)
+            double || plan.scenarios.iter().any(|scenario| scenario.start.is_double())
         };
         let double = match plan.daemons {
             Daemons::Own { double, .. } if needs_double(double) => Some(DoubleRoom::new()?),
@@ -199,7 +199,7 @@ impl Trial<'_> {
             Daemons::Running(_) if start != Start::Pooled => {
                 Err(MeasureError::NotHere("the scenario needs a daemon with its own flags"))
             }
-            Daemons::Running(address) => self.on(address, None, None),
+            Daemons::Running(address) => self.on(address, None, None, None),
             Daemons::Own { binary, flags, .. } => {
                 let key = house.key.as_ref().filter(|_| self.is_double);
                 self.on_own(binary, &house.flags(start, flags, self.is_double), key)
@@ -218,7 +218,8 @@ impl Trial<'_> {
         key: Option<&Secret>,
     ) -> Result<(), MeasureError> {
         let mut daemon = Daemon::start(binary, flags, !self.is_double)?;
-        let result = self.on(&daemon.address.clone(), Some(&mut daemon), key);
+        let own = Some((binary, flags));
+        let result = self.on(&daemon.address.clone(), Some(&mut daemon), own, key);
         if result.is_err() {
             self.record.doubt(format!("the end of the daemon's log: {}", daemon.log_end()));
         }
@@ -232,6 +233,7 @@ impl Trial<'_> {
         &mut self,
         address: &Address,
         home: Option<&mut Daemon>,
+        own: Option<(&Path, &[OsString])>,
         key: Option<&Secret>,
     ) -> Result<(), MeasureError> {
         let mut connection = Connection::open(address)?;
@@ -246,6 +248,7 @@ impl Trial<'_> {
             iterations: self.plan.iterations.unwrap_or(self.scenario.iterations),
             record: &mut self.record,
             home,
+            own,
             interrupt: self.interrupt,
             stands_by: true,
             key,

@@ -78,7 +78,7 @@ const UPLOAD: Bound = PercentAtLeast(90, "egress", "upload_tunnel_bytes_per_s");
 const STREAMS: Bound = PercentAtLeast(90, "egress", "download_streams_tunnel_bytes_per_s");
 
 /// All targets. Times are in microseconds.
-pub const TARGETS: [Target; 50] = [
+pub const TARGETS: [Target; 56] = [
     target("cold-boot", "create_python", AtMost(100_000), &[Kvm]),
     target("cold-boot", "create_shell", AtMost(100_000), &[Kvm]),
     target("restore", "first_answer_python", AtMost(10_000), &[Kvm]),
@@ -129,6 +129,12 @@ pub const TARGETS: [Target; 50] = [
     target("memory", "idle_pss_python_bytes", AtMost(5 * MIB), &[Kvm]),
     target("overhead", "exec", AtMost(100), &[Double]),
     target("overhead", "context_run", AtMost(500), &[Double]),
+    target("overhead", "exec_with_key", Above(5, "overhead", "exec_without_key"), &[Double]),
+    target("overhead", "create_with_key", Above(5, "overhead", "create_without_key"), &[Double]),
+    target("audit", "cpu_recorded", Above(20, "audit", "cpu_unrecorded"), &[Double]),
+    target("audit", "request_recorded", Above(20, "audit", "request_unrecorded"), &[Double]),
+    target("tls", "handshake", AtMost(2000), &[Double]),
+    target("metrics", "scrape", AtMost(5000), &[Double]),
 ];
 
 /// Returns the result of `series` on such a host, if it has a target there and the reference was

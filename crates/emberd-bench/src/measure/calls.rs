@@ -192,6 +192,15 @@ impl Connection {
         Ok(self.call("GET", paths::HEALTHZ, b"")?.latency)
     }
 
+    /// Reads the metrics of the daemon.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn metrics(&mut self) -> Result<(String, Duration), CallError> {
+        let answer = self.call("GET", paths::DAEMON_METRICS, b"")?;
+        Ok((String::from_utf8_lossy(&answer.body).into_owned(), answer.latency))
+    }
+
     /// Lists the templates, of which a daemon over the double has none.
     ///
     /// # Errors

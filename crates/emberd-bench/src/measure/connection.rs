@@ -6,10 +6,13 @@
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use emberd_api::{Address, ErrorBody, SERVER_TIMING_HEADER, ServerTiming};
 use emberd_keys::Secret;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 /// Time limit for an answer: a cold boot under emulation on a busy host takes seconds.
 const ANSWER_MAX: Duration = Duration::from_secs(180);
@@ -88,14 +91,19 @@ pub struct Connection {
     socket: BufReader<Socket>,
     used: Instant,
     key: Option<Secret>,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 /// A byte stream in both directions.
 #[derive(Debug)]
 pub(super) enum Socket {
     Tcp(TcpStream),
+    Tls(Box<TlsStream>),
     Unix(UnixStream),
 }
+
+/// A connection in TLS.
+type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
 /// The head of an answer.
 pub(super) struct Head {
@@ -130,10 +138,25 @@ impl Connection {
     /// # Errors
     /// [`CallError::Connect`].
     pub fn open(address: &Address) -> Result<Self, CallError> {
-        let socket = Socket::connect(address)
-            .map_err(|source| CallError::Connect { addr: address.clone(), source })?;
-        let socket = BufReader::new(socket);
-        Ok(Self { address: address.clone(), socket, used: Instant::now(), key: None })
+        Self::to(address.clone(), None)
+    }
+
+    /// Connects by TLS.
+    ///
+    /// # Errors
+    /// [`CallError::Connect`].
+    pub fn secured(authority: &str, config: &Arc<ClientConfig>) -> Result<Self, CallError> {
+        Self::to(Address::Tls(authority.to_owned()), Some(Arc::clone(config)))
+    }
+
+    fn to(address: Address, tls: Option<Arc<ClientConfig>>) -> Result<Self, CallError> {
+        match Socket::connect(&address, tls.as_ref()) {
+            Ok(socket) => {
+                let (socket, used) = (BufReader::new(socket), Instant::now());
+                Ok(Self { address, socket, used, key: None, tls })
+            }
+            Err(source) => Err(CallError::Connect { addr: address, source }),
+        }
     }
 
     /// Sends `key` with each request.
@@ -162,7 +185,8 @@ impl Connection {
 
     fn exchange(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<(u16, Answer)> {
         if self.used.elapsed() > IDLE_MAX {
-            self.socket = BufReader::new(Socket::connect(&self.address)?);
+            let socket = Socket::connect(&self.address, self.tls.as_ref())?;
+            self.socket = BufReader::new(socket);
         }
         let key = self.key.as_ref().map(|key| format!("X-API-Key: {}\r\n", key.expose()));
         let mut request = format!(
@@ -175,6 +199,7 @@ impl Connection {
         request.extend_from_slice(body);
         let sent = Instant::now();
         self.socket.get_mut().write_all(&request)?;
+        self.socket.get_mut().flush()?;
         let head = read_head(&mut self.socket)?;
         let Length::Known(length) = head.length else {
             return Err(malformed("transfer encoding", "chunked"));
@@ -188,17 +213,17 @@ impl Connection {
 }
 
 impl Socket {
-    pub(super) fn connect(address: &Address) -> io::Result<Self> {
+    /// Connects; by TLS, as `tls` says.
+    pub(super) fn connect(address: &Address, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
         match address {
-            Address::Tcp(authority) => {
-                let stream = TcpStream::connect(authority)?;
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(ANSWER_MAX))?;
-                Ok(Self::Tcp(stream))
-            }
-            Address::Tls(_) => {
-                let error = "emberd-bench measures without TLS";
-                Err(io::Error::new(io::ErrorKind::Unsupported, error))
+            Address::Tcp(authority) => Ok(Self::Tcp(tcp(authority)?)),
+            Address::Tls(authority) => {
+                let unsupported = || {
+                    let error = "only the scenario `tls` measures over TLS";
+                    io::Error::new(io::ErrorKind::Unsupported, error)
+                };
+                let config = tls.ok_or_else(unsupported)?;
+                Ok(Self::Tls(Box::new(shake_hands(tcp(authority)?, authority, config)?)))
             }
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
@@ -209,10 +234,37 @@ impl Socket {
     }
 }
 
+fn tcp(authority: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(authority)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    Ok(stream)
+}
+
+/// Makes the handshake of TLS with `authority`.
+///
+/// # Errors
+/// If the daemon breaks off, or is not trusted.
+pub fn shake_hands(
+    mut stream: TcpStream,
+    authority: &str,
+    config: &Arc<ClientConfig>,
+) -> io::Result<TlsStream> {
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host).to_owned();
+    let name = ServerName::try_from(host).map_err(io::Error::other)?;
+    let mut connection =
+        ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+    while connection.is_handshaking() {
+        connection.complete_io(&mut stream)?;
+    }
+    Ok(StreamOwned::new(connection, stream))
+}
+
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
             Self::Unix(stream) => stream.read(buffer),
         }
     }
@@ -222,12 +274,16 @@ impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
             Self::Unix(stream) => stream.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self {
+            Self::Tls(stream) => stream.flush(),
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+        }
     }
 }
 

@@ -34,7 +34,7 @@ impl Listener {
     /// # Errors
     /// [`CallError::Connect`].
     pub fn connect(address: &Address) -> Result<Self, CallError> {
-        let socket = Socket::connect(address)
+        let socket = Socket::connect(address, None)
             .map_err(|source| CallError::Connect { addr: address.clone(), source })?;
         Ok(Self(BufReader::new(socket)))
     }

@@ -1,5 +1,7 @@
 //! The environment of a scenario: an idle daemon, a connection to it, and a record.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use super::connection::Connection;
 use super::daemon::Daemon;
 use super::error::MeasureError;
 use super::events::Listener;
+use super::flags;
 use super::interrupt::Interrupt;
 use super::proc;
 use super::programs::Program;
@@ -61,6 +64,8 @@ pub struct Rig<'a> {
     pub record: &'a mut Record,
     /// The daemon; absent where the bench did not start it.
     pub home: Option<&'a mut Daemon>,
+    /// Path and flags of that daemon.
+    pub own: Option<(&'a Path, &'a [OsString])>,
     /// The interrupt flag.
     pub interrupt: &'a Interrupt,
     /// Whether standbys are expected.
@@ -166,6 +171,28 @@ impl Rig<'_> {
             self.record.doubt(format!("a sandbox was made by {came_by}, not by {boot_path}"));
         }
         Ok(sandbox)
+    }
+
+    /// Starts another daemon like the scenario's, with flags of its own.
+    ///
+    /// # Errors
+    /// If it does not start, or the bench did not start the scenario's.
+    pub fn another(&self, more: &[OsString]) -> Result<Daemon, MeasureError> {
+        let needs = "the scenario needs daemons of its own";
+        let (binary, flags) = self.own.ok_or(MeasureError::NotHere(needs))?;
+        let flags = [&flags::without(flags, more), more].concat();
+        Ok(Daemon::start(binary, &flags, false)?)
+    }
+
+    /// Stops such a daemon, which must leave nothing behind.
+    ///
+    /// # Errors
+    /// If the system cannot be inspected.
+    pub fn stop(&mut self, daemon: Daemon) -> Result<(), MeasureError> {
+        let left = daemon.stop()?;
+        let seen = if left.is_empty() { "nothing".to_owned() } else { left.join(", ") };
+        self.record.check("left behind by the other daemon", left.is_empty(), seen);
+        Ok(())
     }
 
     /// Returns the resources of the daemon; `None` for a daemon that the bench did not start.

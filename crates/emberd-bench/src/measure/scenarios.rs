@@ -4,6 +4,7 @@ use super::error::MeasureError;
 use super::rig::Rig;
 
 mod adopt;
+mod audit;
 mod bare_fork;
 mod burst;
 mod churn;
@@ -18,10 +19,12 @@ mod files;
 mod freeze;
 mod held;
 mod memory;
+mod metrics;
 mod overhead;
 mod restore;
 mod sizes;
 mod stream;
+mod tls;
 mod ttfr;
 mod warm_create;
 mod workloads;
@@ -56,9 +59,16 @@ pub enum Start {
     Reaching,
     /// Over the test double, without templates.
     Double,
+    /// The same, with room for a thousand sandboxes.
+    Crowded,
 }
 
 impl Start {
+    /// Returns whether the sandboxes are the double's in any case.
+    pub fn is_double(self) -> bool {
+        matches!(self, Self::Double | Self::Crowded)
+    }
+
     /// Returns the flags for this. The daemon with pools must also hold the widest sweep, beside
     /// which its pools need memory.
     pub fn flags(self) -> &'static [&'static str] {
@@ -66,19 +76,53 @@ impl Start {
             Self::Pooled | Self::Reaching => &["--templates", "on", "--max-sandboxes", "128"],
             Self::Restoring => &["--templates", "on", "--pool-size", "off"],
             Self::Roomy => &["--templates", "off", "--pool-size", "off", "--guest-ram-mib", "640"],
+            Self::Crowded => &[
+                "--templates",
+                "off",
+                "--pool-size",
+                "off",
+                "--max-sandboxes",
+                "1024",
+                "--guest-ram-mib",
+                "64",
+                // The double's guests take none of it.
+                "--memory-mib",
+                "65536",
+            ],
             Self::Cold | Self::Double => &["--templates", "off", "--pool-size", "off"],
         }
     }
 }
 
 /// All scenarios.
-pub const SCENARIOS: [Scenario; 22] = [
+pub const SCENARIOS: [Scenario; 25] = [
     Scenario {
         name: "overhead",
         about: "overhead of emberd per exec, with the test double",
         iterations: 1000,
         start: Start::Double,
         run: overhead::run,
+    },
+    Scenario {
+        name: "audit",
+        about: "cost of the audit journal per request, with the test double",
+        iterations: 5000,
+        start: Start::Double,
+        run: audit::run,
+    },
+    Scenario {
+        name: "tls",
+        about: "handshakes, and requests over TLS, with the test double",
+        iterations: 1000,
+        start: Start::Double,
+        run: tls::run,
+    },
+    Scenario {
+        name: "metrics",
+        about: "a scrape beside a thousand sandboxes of the test double",
+        iterations: 1000,
+        start: Start::Crowded,
+        run: metrics::run,
     },
     Scenario {
         name: "cold-boot",

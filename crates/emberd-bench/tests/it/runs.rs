@@ -53,6 +53,39 @@ fn overhead_is_told_beside_its_parts() {
 }
 
 #[test]
+fn keys_tls_and_the_journal_are_told_beside_none() {
+    let (document, printed) = run(&["overhead", "audit", "tls"], &["--iterations", "3", "--key"]);
+    for series in ["request", "create", "exec"] {
+        check(&document, "overhead", &format!("{series}_with_key"), 3);
+        check(&document, "overhead", &format!("{series}_without_key"), 3);
+    }
+    for series in ["request_recorded", "request_unrecorded"] {
+        check(&document, "audit", series, 3);
+    }
+    check(&document, "audit", "cpu_recorded", 1);
+    for series in ["handshake", "request_tls", "request_plain"] {
+        check(&document, "tls", series, 3);
+    }
+    for scenario in ["audit", "tls"] {
+        let checks = document["checks"][scenario].as_array().unwrap();
+        assert_eq!(checks.len(), 2, "{checks:?}");
+        assert!(checks.iter().all(|check| check["holds"] == true), "{checks:?}");
+    }
+    assert!(printed.contains("≤ exec_without_key + 5 µs"), "{printed}");
+    assert!(printed.contains("≤ 2.00 ms"), "{printed}");
+}
+
+#[test]
+fn a_scrape_is_timed_beside_sandboxes() {
+    let (document, _) = run(&["metrics"], &["--iterations", "20"]);
+    check(&document, "metrics", "scrape", 100);
+    check(&document, "metrics", "scrape_bytes", 1);
+    assert_eq!(document["scenarios"]["metrics"]["sandboxes_count"]["p50"], 20);
+    let checks = document["checks"]["metrics"].as_array().unwrap();
+    assert!(checks.iter().all(|check| check["holds"] == true), "{checks:?}");
+}
+
+#[test]
 fn creations_and_churn_leave_nothing_behind() {
     let (document, printed) = run(&["warm-create", "churn"], &["--iterations", "6"]);
     check(&document, "warm-create", "create_shell", 6);

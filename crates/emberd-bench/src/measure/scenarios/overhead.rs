@@ -17,7 +17,7 @@ use crate::measure::agent::BareAgent;
 use crate::measure::connection::Connection;
 use crate::measure::error::MeasureError;
 use crate::measure::programs::Program;
-use crate::measure::rig::{Rig, WARM_UPS};
+use crate::measure::rig::{Rig, WARM_UPS, body};
 
 /// The double's socket in a sandbox's directory.
 const SOCKET: &str = "v.sock";
@@ -76,18 +76,30 @@ fn by_client(rig: &mut Rig, id: &str) -> Result<(), MeasureError> {
     Ok(())
 }
 
-/// The same small request with an access key and without, in turns, if the run has a key: the
-/// difference is what the key costs.
+/// The same requests with an access key and without, in turns, if the run has a key: the difference
+/// is what the key costs.
 fn with_key(rig: &mut Rig) -> Result<(), MeasureError> {
     let Some(key) = rig.key else { return Ok(()) };
-    let mut without = Connection::open(&rig.address)?;
-    let mut with = Connection::open(&rig.address)?.with_key(key);
+    let without = ("without_key", Connection::open(&rig.address)?);
+    let mut both = [without, ("with_key", Connection::open(&rig.address)?.with_key(key))];
+    let no_op = Program::printing(":", "");
     for iteration in 0..WARM_UPS + rig.iterations {
         rig.interrupt.check()?;
-        let (plain, keyed) = (without.templates()?, with.templates()?);
-        if iteration >= WARM_UPS {
-            rig.record.time("request_without_key", plain);
-            rig.record.time("request_with_key", keyed);
+        // Each is the first as often as the other.
+        both.reverse();
+        for (which, connection) in &mut both {
+            let request = connection.templates()?;
+            let (id, created) = connection.create("shell")?;
+            let (outcome, ran) = connection.exec(&id, &body(&no_op))?;
+            no_op.verify(&outcome)?;
+            connection.delete(&id)?;
+            if iteration < WARM_UPS {
+                continue;
+            }
+            let in_guest = Duration::from_micros(outcome.exit.duration_us);
+            rig.record.time(&format!("request_{which}"), request);
+            rig.record.time(&format!("create_{which}"), created.latency);
+            rig.record.time(&format!("exec_{which}"), ran.latency.saturating_sub(in_guest));
         }
     }
     Ok(())
