@@ -21,7 +21,8 @@ esac
 export EMBERD_DATA_DIR=${EMBERD_DATA_DIR:-$target_dir/e2e-data}
 emberctl=$target_dir/debug/emberctl
 logs=$(mktemp -d)
-export EMBERD_SKIPS=$logs/skips
+export EMBERD_SKIPS=$logs/skips EMBERD_KEPT=$logs/kept
+mkdir "$EMBERD_KEPT"
 : >"$EMBERD_SKIPS"
 trap 'stop_daemon || true; rm -rf "$logs"' EXIT
 passed=0 failed=0 skipped=0
@@ -43,11 +44,11 @@ check() { # NAME COMMAND...
 # Runs a command that prints verdicts of its own, of which a sed program makes words
 # `passed=N`, `failed=N`, `skipped=N`. A command that fails without having said so counts too.
 tally() { # NAME SED-PROGRAM COMMAND...
-  local name=$1 program=$2 log=$logs/tally ok=yes failed_before=$failed word words
+  local name=$1 program=$2 log=$logs/kept/$1.tally ok=yes failed_before=$failed word words
   shift 2
   stage "$name"
-  "$@" 2>&1 | tee "$log" || ok=
-  read -r -d '' -a words < <(sed -nE "$program" "$log") || true
+  "$@" 2>&1 | tee "${log// /-}" || ok=
+  read -r -d '' -a words < <(sed -nE "$program" "${log// /-}") || true
   for word in "${words[@]}"; do
     case $word in
       passed=*) passed=$((passed + ${word#*=})) ;;
@@ -100,15 +101,32 @@ emberctl_verdicts='s/^([0-9]+) ok, ([0-9]+) FAIL, ([0-9]+) SKIP$/passed=\1 faile
 live() { # the examples and emberctl's own test against a daemon with real microVMs
   local run_dir=$logs/run
   check "daemon starts" \
-    start_daemon "$logs/emberd.log" "$target_dir/debug/emberd" --addr 127.0.0.1:0 \
-    --run-dir "$run_dir" --audit-dir "$logs/audit" --pool-size 1 || return 0
+    start_daemon "$logs/kept/live.log" "$target_dir/debug/emberd" --addr 127.0.0.1:0 \
+    --run-dir "$run_dir" --audit-dir "$logs/kept/audit" --pool-size 1 || return 0
   export EMBERD_ADDR=$daemon_addr
   check "templates" "$emberctl" template build python shell || true
   tally "emberctl test" "$emberctl_verdicts" "$emberctl" test
   tally "emberctl test --pack shell" "$emberctl_verdicts" "$emberctl" test --pack shell
   tally "examples" "$example_verdicts" examples/run_all.sh
-  check "daemon stops" stop_daemon || cat "$logs/emberd.log"
+  check "daemon stops" stop_daemon || cat "$logs/kept/live.log"
   check "nothing is left behind" no_sandbox_left "$run_dir" || true
+}
+
+# Secrets of access keys, whole: their ids may be shown.
+key_form='emb_[0-9a-z]{8}_[0-9A-Za-z]{32}|e2b_[0-9a-f]{48}'
+
+# Looks for the secret of a key in all that was printed, and in the logs and audit journals of every
+# daemon that the tests have started. It is allowed nowhere there: what prints one by design
+# (`emberctl key create`) prints it to its test.
+no_key_told() { # DIR
+  local kind
+  grep -qE "$key_form" <<<"emb_a0b1c2d3_$(printf '%032d' 7)" || return 1
+  for kind in log audit tally; do
+    [[ -n $(find "$1" -name "*.$kind" -size +0 -print -quit) ]] || { echo "no $kind was kept" && return 1; }
+  done
+  grep -rqaE "$key_form" "$1" || return 0
+  grep -raoE ".{0,80}($key_form)" "$1" | sed -E "s/($key_form)/(a key)/" | head -n 20
+  return 1
 }
 
 no_sandbox_left() { # RUN-DIR
@@ -163,6 +181,7 @@ if [[ $EMBERD_E2E != off ]]; then
 fi
 cargo_tests
 [[ $EMBERD_E2E == off ]] || live
+check "no key in any output" no_key_told "$EMBERD_KEPT" || true
 end_stage
 
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -2,12 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::fake_daemon::{ENDLESS_LINE_BYTES, FakeDaemon, Flaws, LOG, OPEN_PORT};
+use crate::secured::Secured;
 use crate::{complaint, emberctl, printed, run};
 
 fn daemon_with_sandbox() -> (FakeDaemon, String) {
@@ -18,7 +19,10 @@ fn daemon_with_sandbox() -> (FakeDaemon, String) {
 
 /// A `forward` that listens, and where.
 fn forward(daemon: &FakeDaemon, id: &str, ports: &str) -> (Child, String) {
-    let mut command = emberctl(&daemon.addr, &["forward", id, ports]);
+    begin(emberctl(&daemon.addr, &["forward", id, ports]), id)
+}
+
+fn begin(mut command: Command, id: &str) -> (Child, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (line, _) = emberd_testing::first_line(child.stdout.take().unwrap()).unwrap();
     let forwarding = line.strip_prefix("forwarding ").unwrap();
@@ -54,6 +58,34 @@ fn connections_are_passed_on_until_an_interrupt() {
     open.read_exact(&mut [0]).unwrap();
     assert_eq!(interrupt(child), "");
     assert_eq!(open.read(&mut [0]).unwrap_or(0), 0, "closed with the rest");
+}
+
+#[test]
+fn connections_are_passed_on_over_tls() {
+    let (daemon, id) = daemon_with_sandbox();
+    let secured = Secured::before(&daemon.addr);
+    let mut command = emberctl(&secured.addr, &["forward", &id, &format!("0:{OPEN_PORT}")]);
+    command.arg("--ca-cert").arg(&secured.ca_cert);
+    let (child, listening) = begin(command, &id);
+    let mut streams: Vec<_> = (0..4).map(|_| TcpStream::connect(&listening).unwrap()).collect();
+    let said = vec![b'x'; 1 << 20];
+    for stream in &mut streams {
+        let mut writer = stream.try_clone().unwrap();
+        let saying = said.clone();
+        let writing = std::thread::spawn(move || {
+            writer.write_all(&saying).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).unwrap();
+        writing.join().unwrap();
+        assert!(heard == said, "{} bytes", heard.len());
+    }
+    assert_eq!(interrupt(child), "");
+    // Nobody who is not trusted is told anything.
+    let untrusted = run(&secured.addr, &["forward", &id, "0:80"]);
+    assert_eq!(untrusted.status.code(), Some(125));
+    assert!(complaint(&untrusted).contains("--ca-cert"), "{}", complaint(&untrusted));
 }
 
 #[test]

@@ -33,6 +33,8 @@ mod listing;
 #[cfg(test)]
 mod program;
 #[cfg(test)]
+mod secured;
+#[cfg(test)]
 mod setup;
 #[cfg(test)]
 mod vmconfig;

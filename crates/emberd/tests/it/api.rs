@@ -227,6 +227,7 @@ impl Api {
         self.server.abort();
         self.audit.close().await;
         emberd_audit::verify(&self.temp.path().join("audit")).unwrap();
+        emberd_testing::keep_files(&self.temp.path().join("audit"), "audit");
         assert_eq!(self.undocumented.all(), Vec::<String>::new(), "responses without a document");
         assert_eq!(wait::left_in(&self.run_dir), Vec::<PathBuf>::new());
         wait::until(async || Double::processes_in(&self.run_dir).is_empty()).await;

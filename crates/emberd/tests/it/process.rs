@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use emberd_api::Pool;
 use emberd_client::Client;
-use emberd_testing::first_line;
+use emberd_testing::{Kept, first_line, keep_files};
 use fake_firecracker::Double;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -121,6 +121,7 @@ impl Room {
     pub async fn close(self) {
         assert_eq!(wait::left_in(&self.run_dir()), Vec::<PathBuf>::new());
         wait::until(async || Double::processes_in(&self.run_dir()).is_empty()).await;
+        keep_files(&self.path("data/audit"), "audit");
         self.temp.close().unwrap();
     }
 }
@@ -154,9 +155,16 @@ impl Daemon {
         // The log would fill its pipe: read it on.
         let mut log = process.stderr.take().unwrap();
         let log = std::thread::spawn(move || {
-            let mut text = String::new();
-            log.read_to_string(&mut text).unwrap();
-            text
+            let (mut text, mut kept) = (Vec::new(), Kept::begin("log"));
+            let mut piece = vec![0; 64 << 10];
+            loop {
+                let read = log.read(&mut piece).unwrap();
+                kept.add(&piece[..read]);
+                text.extend_from_slice(&piece[..read]);
+                if read == 0 {
+                    return String::from_utf8(text).unwrap();
+                }
+            }
         });
         let client = Client::new(addr).unwrap();
         Self { client, addr: addr.to_owned(), process, log: Some(log) }
