@@ -172,6 +172,9 @@ scripts/clients.sh tools || true
 tally "linters" "$lint_verdicts" scripts/lint.sh
 check "rustfmt" cargo fmt --all --check || true
 check "clippy" cargo clippy --quiet --locked --workspace --all-targets -- -D warnings || true
+# Of the whole workspace too, so that what crates share is not built again.
+check "clippy without features" \
+  cargo clippy --quiet --locked --workspace --no-default-features -- -D warnings || true
 # Builds the binaries too: the same ones serve the images, the tests and the live daemon.
 check "build" cargo test --quiet --locked --workspace --no-run || true
 if [[ $EMBERD_E2E != off ]]; then

@@ -1,25 +1,28 @@
-//! What daemons of tests have written, kept for a look at all of it after a run.
+//! Logs and journals that daemons of tests have written, kept for a look at all of it after a run.
 //!
-//! Each piece is a file in the directory that `EMBERD_KEPT` names. Without it, nothing is kept.
+//! Each is a file in the directory that `EMBERD_KEPT` names. Without it, nothing is kept.
 
 use std::env;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tempfile::Builder;
 
 /// A file of one daemon's, or nothing.
 #[derive(Debug)]
 pub struct Kept(Option<File>);
 
 impl Kept {
-    /// Begins a file of this kind.
+    /// Begins a file whose name ends with `.` and `kind`.
     ///
     /// # Panics
     /// When it cannot be made.
     pub fn begin(kind: &str) -> Self {
-        Self(path(kind).map(|path| File::create(path).expect("a file can be made")))
+        Self(env::var_os("EMBERD_KEPT").map(PathBuf::from).map(|dir| {
+            let file = Builder::new().suffix(&format!(".{kind}")).tempfile_in(dir);
+            file.expect("a file can be made").keep().expect("a file can be kept").0
+        }))
     }
 
     /// Adds to it.
@@ -39,19 +42,8 @@ impl Kept {
 /// When they cannot be read or kept.
 pub fn keep_files(dir: &Path, kind: &str) {
     let files = fs::read_dir(dir).into_iter().flatten();
-    for file in files.map(|entry| entry.expect("a directory can be read").path()) {
-        if let Some(to) = path(kind).filter(|_| file.is_file()) {
-            fs::copy(&file, to).expect("a file can be copied");
-        }
+    let files = files.map(|entry| entry.expect("a directory can be read").path());
+    for file in files.filter(|path| path.is_file()) {
+        Kept::begin(kind).add(&fs::read(&file).expect("a file can be read"));
     }
-}
-
-/// A new path in the directory of what is kept.
-fn path(kind: &str) -> Option<PathBuf> {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let dir = env::var_os("EMBERD_KEPT").map(PathBuf::from)?;
-    let (process, number) = (process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    // Tests of one run may have the same process id one after the other.
-    let is_new = |path: &PathBuf| !path.exists();
-    (0..).map(|again| dir.join(format!("{process}-{number}-{again}.{kind}"))).find(is_new)
 }

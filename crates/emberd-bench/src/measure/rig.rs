@@ -25,7 +25,7 @@ use super::record::Record;
 const SETTLE_MAX: Duration = Duration::from_secs(180);
 
 /// Pause between two checks of a busy daemon. Each check costs it an HTTP request, about 50 µs.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Time limit for a standby, after which this daemon is assumed to have none. A busy host needs
 /// seconds to start one.
@@ -241,7 +241,7 @@ pub fn started_word(started_by: Option<StartedBy>) -> &'static str {
 }
 
 /// Returns what keeps the daemon from being idle; `None` if it is.
-fn unrest(info: &Info) -> Option<String> {
+pub fn unrest(info: &Info) -> Option<String> {
     if info.reaping > 0 {
         return Some(format!("{} sandboxes are being reaped", info.reaping));
     }

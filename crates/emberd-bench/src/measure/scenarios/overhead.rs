@@ -10,23 +10,31 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use emberd_api::Address;
 use emberd_client::Client;
+use emberd_keys::Secret;
 
 use super::context::Counter;
 use crate::measure::agent::BareAgent;
 use crate::measure::connection::Connection;
 use crate::measure::error::MeasureError;
 use crate::measure::programs::Program;
-use crate::measure::rig::{Rig, WARM_UPS, body};
+use crate::measure::rig::{LOOK_AGAIN, Rig, WARM_UPS, body, unrest};
 
 /// The double's socket in a sandbox's directory.
 const SOCKET: &str = "v.sock";
+
+/// The pack whose sandboxes are created.
+const PACK: &str = "shell";
+
+/// Most creations with a key, and without. Before each, the pool is filled.
+const CREATIONS_MAX: usize = 300;
 
 pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let no_op = Program::printing(":", "");
     let mut tcp = tcp_echo()?;
     let mut unix = unix_echo()?;
-    let (id, _) = rig.create("shell")?;
+    let (id, _) = rig.create(PACK)?;
     let socket = Path::new(&rig.connection.sandbox(&id)?.dir).join(SOCKET);
     let mut agent = BareAgent::connect(&socket)?;
     for iteration in 0..WARM_UPS + rig.iterations {
@@ -50,7 +58,7 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
         rig.record.time("unix_floor", unix);
     }
     by_client(rig, &id)?;
-    with_key(rig)?;
+    with_key(rig, &id)?;
     rig.delete(&id)?;
     Ok(())
 }
@@ -78,10 +86,9 @@ fn by_client(rig: &mut Rig, id: &str) -> Result<(), MeasureError> {
 
 /// The same requests with an access key and without, in turns, if the run has a key: the difference
 /// is what the key costs.
-fn with_key(rig: &mut Rig) -> Result<(), MeasureError> {
+fn with_key(rig: &mut Rig, id: &str) -> Result<(), MeasureError> {
     let Some(key) = rig.key else { return Ok(()) };
-    let without = ("without_key", Connection::open(&rig.address)?);
-    let mut both = [without, ("with_key", Connection::open(&rig.address)?.with_key(key))];
+    let mut both = both(&rig.address, key)?;
     let no_op = Program::printing(":", "");
     for iteration in 0..WARM_UPS + rig.iterations {
         rig.interrupt.check()?;
@@ -89,20 +96,44 @@ fn with_key(rig: &mut Rig) -> Result<(), MeasureError> {
         both.reverse();
         for (which, connection) in &mut both {
             let request = connection.templates()?;
-            let (id, created) = connection.create("shell")?;
-            let (outcome, ran) = connection.exec(&id, &body(&no_op))?;
+            let (outcome, ran) = connection.exec(id, &body(&no_op))?;
             no_op.verify(&outcome)?;
-            connection.delete(&id)?;
-            if iteration < WARM_UPS {
-                continue;
+            if iteration >= WARM_UPS {
+                let in_guest = Duration::from_micros(outcome.exit.duration_us);
+                rig.record.time(&format!("request_{which}"), request);
+                rig.record.time(&format!("exec_{which}"), ran.latency.saturating_sub(in_guest));
             }
-            let in_guest = Duration::from_micros(outcome.exit.duration_us);
-            rig.record.time(&format!("request_{which}"), request);
-            rig.record.time(&format!("create_{which}"), created.latency);
-            rig.record.time(&format!("exec_{which}"), ran.latency.saturating_sub(in_guest));
         }
     }
-    Ok(())
+    creations_with_key(rig, key)
+}
+
+/// Creations from a pool, which is full before each. A cold boot varies by more than a key costs.
+fn creations_with_key(rig: &mut Rig, key: &Secret) -> Result<(), MeasureError> {
+    let pooled = rig.another(&["--templates", "on", "--pool-size", "4"].map(Into::into))?;
+    let mut both = both(&pooled.address, key)?;
+    both[0].1.template(PACK)?;
+    for iteration in 0..WARM_UPS + rig.iterations.min(CREATIONS_MAX) {
+        both.reverse();
+        for (which, connection) in &mut both {
+            while unrest(&connection.info()?).is_some() {
+                rig.interrupt.check()?;
+                thread::sleep(LOOK_AGAIN);
+            }
+            let (id, created) = connection.create(PACK)?;
+            if iteration >= WARM_UPS {
+                rig.record.time(&format!("create_{which}"), created.latency);
+            }
+            connection.delete(&id)?;
+        }
+    }
+    rig.stop(pooled)
+}
+
+/// A connection without `key`, and one with it.
+fn both(address: &Address, key: &Secret) -> Result<[(&'static str, Connection); 2], MeasureError> {
+    let without = Connection::open(address)?;
+    Ok([("without_key", without), ("with_key", Connection::open(address)?.with_key(key))])
 }
 
 /// Measures a round trip of a byte.

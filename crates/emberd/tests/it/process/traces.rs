@@ -78,7 +78,8 @@ fn exporting(room: &Room, endpoint: &str) -> Command {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
 }
 
 fn attribute(span: &Span, key: &str) -> String {
