@@ -31,6 +31,7 @@ OPERATIONS = {
     "get_openapi": "Client.get_openapi",
     "get_process": "Process.info",
     "get_sandbox": "Sandbox.info",
+    "get_usage": "Client.get_usage",
     "interrupt_context": "Context.interrupt",
     "list_contexts": "Contexts.list",
     "list_egress_profiles": "Client.list_egress_profiles",

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::commands::{
     attach, audit, completions, context, cp, create, daemon, doctor, egress, events, exec, files,
     forward, image, inspect, key, kill, logs, ls, metrics, ps, rm, run, setup, shell, template,
-    test, timeout, update, vmconfig,
+    test, timeout, update, usage, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -113,6 +113,8 @@ pub enum Command {
     Ping,
     /// Show the version, VMM, language packs and pools of the daemon.
     Info,
+    /// Show what this key uses, and the most that it may use.
+    Usage(usage::Args),
     /// Prepare the daemon for being stopped.
     #[command(subcommand)]
     Daemon(daemon::Command),
@@ -121,7 +123,7 @@ pub enum Command {
     /// List, build and remove templates, the snapshots that sandboxes are restored from.
     #[command(subcommand)]
     Template(template::Command),
-    /// Create, list, replace and remove access keys.
+    /// Create, list, limit, replace and remove access keys.
     #[command(subcommand)]
     Key(key::Command),
     /// Build, list and check the images that guests boot from.

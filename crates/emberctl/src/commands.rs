@@ -40,6 +40,7 @@ pub mod template;
 pub mod test;
 pub mod timeout;
 pub mod update;
+pub mod usage;
 pub mod vmconfig;
 
 /// Carries out the command of `cli`.
@@ -78,6 +79,7 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Daemon(command) => daemon::run(&client()?, command, output).await,
         Command::Info => info::run(&client()?, output).await,
         Command::Test(args) => test::run(&client()?, args, output).await,
+        Command::Usage(args) => usage::run(&client()?, args, output).await,
         Command::Template(command) => template::run(&client()?, command, output).await,
         Command::Key(command) => key::run(command, &globals.data_dir()?, output),
         Command::Image(command) => image::run(command, &globals.data_dir()?, output),

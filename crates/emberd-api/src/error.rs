@@ -13,6 +13,20 @@ pub struct ErrorBody {
     /// Advice on how to mend the error. Absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The limit of the caller's key that refuses the request. Absent for other errors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Box<KeyLimit>>,
+}
+
+/// A limit of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct KeyLimit {
+    /// Its name, as in `limits` of `GET /usage`.
+    pub name: String,
+    /// Its value, in the unit of the name. Absent for a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<u64>,
 }
 
 /// Defines the codes, each with the meaning that its documentation and the OpenAPI document show.
@@ -68,6 +82,11 @@ error_codes! {
     Unauthenticated,
     /// The key, or the user, may not do that.
     Forbidden,
+    /// The key, or all of its sandboxes together, may not have more; `Retry-After` says when to try
+    /// again, and is absent where waiting does not help.
+    QuotaExceeded,
+    /// The key may not have that, whenever it asks: a language pack, a timeout or network access.
+    KeyForbids,
     /// The daemon cannot read its keys, so that none is valid.
     KeysUnreadable,
     /// The path does not exist.

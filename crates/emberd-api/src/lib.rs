@@ -23,6 +23,7 @@ mod process;
 mod resources;
 mod server_timing;
 mod terms;
+mod usage;
 
 pub use access::{API_KEY_HEADER, AccessInfo, AccessOverTcp};
 pub use address::{Address, AddressError, socket_path};
@@ -42,7 +43,7 @@ pub use emberd_proto::process::{Limits, ProcessSpec, SignalName, TtySize};
 pub use emberd_proto::{
     ContextRun, ContextSpec, EgressDenials, EgressDenied, EgressReason, Forms, Metrics, chain,
 };
-pub use error::{ErrorBody, ErrorCode};
+pub use error::{ErrorBody, ErrorCode, KeyLimit};
 pub use events::{DaemonEvent, SandboxEvent, SandboxEventGap, SandboxEventKind};
 pub use listing::{LIST_LIMIT_MAX, ListSandboxes, SandboxPhase};
 pub use ports::{PORT_HEADER, SANDBOX_HEADER, TUNNEL_PROTOCOL};
@@ -58,6 +59,7 @@ pub use terms::{
     IDLE_FREEZE_MS, IdleOptions, METADATA_BYTES_MAX, METADATA_PAIRS_MAX, OnTimeout, SandboxIdle,
     TIMEOUT_MS_MIN, TouchSandbox, UpdateResources, UpdateSandbox,
 };
+pub use usage::{Usage, UsageLimits, UsageList, Used};
 
 /// Language pack of a sandbox whose creation names none.
 pub const LANGUAGE_PACK_DEFAULT: &str = "python";

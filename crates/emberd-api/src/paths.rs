@@ -74,6 +74,8 @@ pub const TEMPLATE: &str = "/templates/{pack}";
 pub const EVENTS: &str = "/events";
 /// `GET` reads or follows the audit journal.
 pub const AUDIT: &str = "/audit";
+/// `GET` shows what the caller uses and may use.
+pub const USAGE: &str = "/usage";
 /// `GET` shows what the daemon counts, for Prometheus.
 pub const DAEMON_METRICS: &str = "/metrics";
 /// `GET` shows version, VMM, limits and use of the daemon.
@@ -194,6 +196,11 @@ pub fn audit(read: &ReadAudit, follow: bool) -> String {
     });
     let limit = limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
     format!("{query}{limit}&follow={follow}")
+}
+
+/// Path of what the caller, or everybody, uses.
+pub fn usage(all: bool) -> String {
+    if all { format!("{USAGE}?all=true") } else { USAGE.to_owned() }
 }
 
 /// Path of the template of one language pack.

@@ -90,7 +90,7 @@ impl Client {
 /// The daemon's own answer to a key that no header can carry.
 fn unfit_key() -> ClientError {
     let error = "`Idempotency-Key` has characters that are not visible ASCII".to_owned();
-    let body = ErrorBody { error, code: ErrorCode::InvalidRequest, hint: None };
+    let body = ErrorBody { error, code: ErrorCode::InvalidRequest, hint: None, limit: None };
     ClientError::Api { status: 400, body }
 }
 

@@ -23,6 +23,7 @@ mod stream;
 mod templates;
 mod tls;
 mod tunnel;
+mod usage;
 
 pub use attachment::Attachment;
 pub use client::{Client, ClientError, Traced};

@@ -7,7 +7,7 @@ use emberd_proto::policy::{
 };
 
 use crate::entry::{Entry, EntryError, Host};
-use crate::operator::{Operator, Permit};
+use crate::operator::{Ceiling, Operator, Permit};
 use crate::profile::{self, PackProfiles};
 use crate::rules::Rule;
 use crate::verdict::Source;
@@ -79,6 +79,19 @@ pub enum PolicyError {
         /// The entry, or the name of the profile.
         entry: String,
     },
+    /// The sandbox may not have an entry or a profile, whatever the operator permits to others.
+    #[error(transparent)]
+    OverCeiling(#[from] OverCeiling),
+}
+
+/// Something is over the sandbox's own ceiling.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{pointer}: the key of the sandbox does not permit `{entry}`")]
+pub struct OverCeiling {
+    /// Where.
+    pub pointer: String,
+    /// The entry, or the name of the profile.
+    pub entry: String,
 }
 
 impl PolicyError {
@@ -91,6 +104,7 @@ impl PolicyError {
             | Self::Limit { pointer, .. }
             | Self::IsProfile { pointer, .. }
             | Self::UnknownProfile { pointer, .. }
+            | Self::OverCeiling(OverCeiling { pointer, .. })
             | Self::Forbidden { pointer, .. } => pointer.insert_str(0, at),
         }
         self
@@ -104,6 +118,8 @@ pub struct PolicyRules {
     pub allow: Vec<Rule>,
     pub deny: Vec<Rule>,
     pub ceiling: Vec<Rule>,
+    /// The sandbox's own ceiling, if it has one.
+    pub own_ceiling: Option<Vec<Rule>>,
 }
 
 /// Reads a policy.
@@ -143,7 +159,8 @@ pub fn rules(
         let (pointer, what) = (longer(spec), "ranges of ports in all entries");
         return Err(PolicyError::TooMany { pointer, what, most: PORT_RANGES_MAX });
     }
-    Ok(PolicyRules { allow, deny, ceiling: permitted(&operator.ceiling, operator, packs) })
+    let ceiling = permitted(&operator.ceiling, operator, packs);
+    Ok(PolicyRules { allow, deny, ceiling, own_ceiling: None })
 }
 
 /// Reads a policy that was accepted before: what is not known any more is left out.
@@ -158,6 +175,7 @@ pub fn known_rules(operator: &Operator, packs: &PackProfiles, spec: &PolicySpec)
         allow: own.chain(profiles.flatten()).take(RULES_MAX).collect(),
         deny: deny.collect(),
         ceiling: permitted(&operator.ceiling, operator, packs),
+        own_ceiling: None,
     }
 }
 
@@ -172,33 +190,50 @@ pub fn default(operator: &Operator, packs: &PackProfiles) -> (PolicySpec, Policy
     }
     let allow = permitted(&operator.default, operator, packs);
     let ceiling = permitted(&operator.ceiling, operator, packs);
-    (spec, PolicyRules { allow, deny: Vec::new(), ceiling })
+    (spec, PolicyRules { allow, deny: Vec::new(), ceiling, own_ceiling: None })
 }
 
 impl PolicyRules {
-    /// Checks that the operator permits what the caller asks for: each entry of `allow` as a
-    /// whole, and something of each profile.
+    /// Adds the sandbox's own ceiling.
+    #[must_use]
+    pub fn within(self, own: Option<&Ceiling>, operator: &Operator, packs: &PackProfiles) -> Self {
+        let own_ceiling = own.map(|own| permitted(&own.0, operator, packs));
+        Self { own_ceiling, ..self }
+    }
+
+    /// Checks that the operator and the sandbox's own ceiling permit what the caller asks for: each
+    /// entry of `allow` as a whole, and something of each profile.
     pub fn check(&self, operator: &Operator, spec: &PolicySpec) -> Result<(), PolicyError> {
-        let is_permitted =
-            |rule: &Rule| rule.is_within(&self.ceiling) && !rule.is_within(&operator.deny);
-        let own = self.allow.iter().filter(|rule| rule.source == Source::Sandbox);
-        if let Some((at, rule)) = own.enumerate().find(|(_, rule)| !is_permitted(rule)) {
-            let (pointer, entry) = (format!("/allow/{at}"), rule.text.to_string());
+        if let Some((pointer, entry)) = self.first_over(&self.ceiling, &operator.deny, spec) {
             return Err(PolicyError::Forbidden { pointer, entry });
         }
-        let gives = |rule: &Rule| rule.overlaps(&self.ceiling) && !rule.is_within(&operator.deny);
+        let own = self.own_ceiling.as_deref();
+        match own.and_then(|own| self.first_over(own, &[], spec)) {
+            Some((pointer, entry)) => Err(OverCeiling { pointer, entry }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The first entry or profile that is over `ceiling`, or denied, and where it is.
+    fn first_over(
+        &self,
+        ceiling: &[Rule],
+        deny: &[Rule],
+        spec: &PolicySpec,
+    ) -> Option<(String, String)> {
+        let is_permitted = |rule: &Rule| rule.is_within(ceiling) && !rule.is_within(deny);
+        let own = self.allow.iter().filter(|rule| rule.source == Source::Sandbox);
+        if let Some((at, rule)) = own.enumerate().find(|(_, rule)| !is_permitted(rule)) {
+            return Some((format!("/allow/{at}"), rule.text.to_string()));
+        }
+        let gives = |rule: &Rule| rule.overlaps(ceiling) && !rule.is_within(deny);
         let is_forbidden = |name: &String| {
             let source = Source::Profile(name.as_str().into());
             let mut rules = self.allow.iter().filter(|rule| rule.source == source).peekable();
             rules.peek().is_some() && !rules.any(gives)
         };
-        match spec.profiles.iter().enumerate().find(|(_, name)| is_forbidden(name)) {
-            Some((at, name)) => {
-                let (pointer, entry) = (format!("/profiles/{at}"), name.clone());
-                Err(PolicyError::Forbidden { pointer, entry })
-            }
-            None => Ok(()),
-        }
+        let (at, name) = spec.profiles.iter().enumerate().find(|(_, name)| is_forbidden(name))?;
+        Some((format!("/profiles/{at}"), name.clone()))
     }
 }
 

@@ -39,7 +39,7 @@ mod state;
 mod tally;
 mod verdict;
 
-pub use compile::PolicyError;
+pub use compile::{OverCeiling, PolicyError};
 pub use emberd_proto::policy::{
     EgressLimits as Limits, EgressLogMode as LogMode, EgressProtocol as Protocol,
 };
@@ -49,7 +49,7 @@ pub use facade::{CONNECTIONS_MAX_DEFAULT, Check, Egress, SandboxEgress};
 pub use mux::MuxError;
 pub use name::{Name, NameError};
 pub use network::{HostNetwork, LookupError, Network};
-pub use operator::{Operator, OperatorError};
+pub use operator::{Ceiling, Operator, OperatorError};
 pub use policy::{InForce, Policy};
 pub use ports::{PortSet, PortsError};
 pub use profile::{BUILT_IN, PackProfiles, ProfileNameError};

@@ -50,6 +50,32 @@ pub struct Operator {
     log: Option<PathBuf>,
 }
 
+/// The most that some sandboxes may reach, beside what the operator permits to all. Clones share
+/// the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ceiling(pub(crate) Arc<[Permit]>);
+
+impl Ceiling {
+    /// Reads names of profiles, and entries. Without any, nothing may be reached.
+    ///
+    /// # Errors
+    /// [`OperatorError`].
+    pub fn parse(texts: &[String]) -> Result<Self, OperatorError> {
+        let specs: Vec<_> = texts.iter().cloned().map(EntrySpec::Text).collect();
+        Ok(Self(permits("egress", &specs)?.into()))
+    }
+
+    /// Permits nothing.
+    pub fn nothing() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Returns what it was read from.
+    pub fn texts(&self) -> Vec<String> {
+        self.0.iter().map(ToString::to_string).collect()
+    }
+}
+
 /// A profile or an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Permit {

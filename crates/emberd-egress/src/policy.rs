@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! operator's deny ─▶ sandbox's deny ─▶ allow and profiles ─▶ operator's ceiling ─▶ allowed
-//!  operator_denied    denied_by_rule    no_rule,              over_ceiling
-//!                                       port_not_allowed
+//!  operator_denied    denied_by_rule    no_rule,              and the sandbox's own
+//!                                       port_not_allowed      over_ceiling
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use crate::compile::{self, PolicyError};
 use crate::name::Name;
-use crate::operator::Operator;
+use crate::operator::{Ceiling, Operator};
 use crate::profile::PackProfiles;
 use crate::rules::{Grant, Rule, Rules, Target};
 use crate::verdict::{Allowed, Denied, Source, Verdict};
@@ -30,6 +30,8 @@ pub struct Policy {
     allow: Rules,
     deny: Rules,
     ceiling: Rules,
+    /// The sandbox's own ceiling, beside the operator's; none if it has none.
+    own: Option<(Ceiling, Rules)>,
     operator_deny: Arc<Rules>,
     private: Arc<[IpNet]>,
     in_force: Vec<InForce>,
@@ -54,35 +56,61 @@ impl Policy {
         packs: &PackProfiles,
         spec: &PolicySpec,
     ) -> Result<Self, PolicyError> {
-        let rules = compile::rules(operator, packs, spec)?;
+        Self::compile_within(operator, packs, spec, None)
+    }
+
+    /// As [`Self::compile`], for a sandbox with a ceiling of its own.
+    ///
+    /// # Errors
+    /// As [`Self::compile`], and what is more than `own` permits.
+    pub fn compile_within(
+        operator: &Operator,
+        packs: &PackProfiles,
+        spec: &PolicySpec,
+        own: Option<&Ceiling>,
+    ) -> Result<Self, PolicyError> {
+        let rules = compile::rules(operator, packs, spec)?.within(own, operator, packs);
         rules.check(operator, spec)?;
-        Ok(Self::of(operator, spec.clone(), &rules))
+        Ok(Self::of(operator, spec.clone(), &rules, own))
     }
 
     /// Compiles the operator's default: the policy of a sandbox whose caller says nothing.
-    /// Profiles that the image does not have allow nothing.
-    pub fn default_of(operator: &Operator, packs: &PackProfiles) -> Self {
+    /// Profiles that the image does not have allow nothing, and neither does what is over the
+    /// sandbox's own ceiling.
+    pub fn default_of(operator: &Operator, packs: &PackProfiles, own: Option<&Ceiling>) -> Self {
         let (spec, rules) = compile::default(operator, packs);
-        Self::of(operator, spec, &rules)
+        Self::of(operator, spec, &rules.within(own, operator, packs), own)
     }
 
     /// A policy that is not compiled yet and allows nothing. [`Self::recompiled`] makes one of it
-    /// that allows what `spec` asks for.
-    pub fn uncompiled(spec: PolicySpec) -> Self {
-        Self { spec, ..Self::default() }
+    /// that allows what `spec` asks for, within `own`.
+    pub fn uncompiled(spec: PolicySpec, own: Option<Ceiling>) -> Self {
+        let own = own.map(|own| (own, Rules::default()));
+        Self { spec, own, ..Self::default() }
     }
 
     /// Compiles the policy again, after the operator's file has changed. Nothing is refused: what
     /// is beyond the new ceiling, or of a profile that is gone, is not allowed any more.
     #[must_use]
     pub fn recompiled(&self, operator: &Operator, packs: &PackProfiles) -> Self {
-        let rules = compile::known_rules(operator, packs, &self.spec);
-        Self::of(operator, self.spec.clone(), &rules)
+        let own = self.own_ceiling();
+        let rules = compile::known_rules(operator, packs, &self.spec).within(own, operator, packs);
+        Self::of(operator, self.spec.clone(), &rules, own)
     }
 
-    fn of(operator: &Operator, spec: PolicySpec, rules: &compile::PolicyRules) -> Self {
+    fn of(
+        operator: &Operator,
+        spec: PolicySpec,
+        rules: &compile::PolicyRules,
+        own: Option<&Ceiling>,
+    ) -> Self {
         let denied = [&rules.deny[..], &operator.deny[..]].concat();
-        let is_in_force = |rule: &&Rule| rule.overlaps(&rules.ceiling) && !rule.is_within(&denied);
+        let own_rules = rules.own_ceiling.as_deref();
+        let is_in_force = |rule: &&Rule| {
+            rule.overlaps(&rules.ceiling)
+                && own_rules.is_none_or(|own| rule.overlaps(own))
+                && !rule.is_within(&denied)
+        };
         let in_force = rules.allow.iter().filter(is_in_force);
         let in_force = in_force.map(|Rule { text, source, .. }| InForce {
             entry: Arc::clone(text),
@@ -94,6 +122,7 @@ impl Policy {
             allow: Rules::new(&rules.allow),
             deny: Rules::new(&rules.deny),
             ceiling: Rules::new(&rules.ceiling),
+            own: own.cloned().zip(own_rules.map(Rules::new)),
             operator_deny: Arc::clone(&operator.denied),
             private: Arc::clone(&operator.private),
         }
@@ -115,7 +144,10 @@ impl Policy {
         if matches!(first, Verdict::Allowed(_)) {
             return first;
         }
-        self.ceiling.visit(target, |spans| ports.extend(spans.starts()));
+        let own = self.own.iter().map(|(_, rules)| rules);
+        for ceiling in own.chain([&self.ceiling]) {
+            ceiling.visit(target, |spans| ports.extend(spans.starts()));
+        }
         self.deny.visit(target, |spans| ports.extend(spans.ends()));
         self.operator_deny.visit(target, |spans| ports.extend(spans.ends()));
         let mut verdicts = ports.into_iter().map(|port| self.decide(target, port));
@@ -166,12 +198,15 @@ impl Policy {
             let reason = if is_known { EgressReason::PortNotAllowed } else { EgressReason::NoRule };
             return Err(Denied::by(reason));
         };
-        let Some(ceiling) = self.ceiling.allowed(target, port) else {
-            let Allowed { entry, source, .. } = allowed;
-            let (entry, source) = (Some(entry), Some(source));
-            return Err(Denied { reason: EgressReason::OverCeiling, entry, source });
-        };
-        allowed.requests.stay_below(&ceiling.requests);
+        let own = self.own.iter().map(|(_, rules)| rules);
+        for ceiling in own.chain([&self.ceiling]) {
+            let Some(ceiling) = ceiling.allowed(target, port) else {
+                let Allowed { entry, source, .. } = allowed;
+                let (entry, source) = (Some(entry), Some(source));
+                return Err(Denied { reason: EgressReason::OverCeiling, entry, source });
+            };
+            allowed.requests.stay_below(&ceiling.requests);
+        }
         Ok(allowed)
     }
 
@@ -192,6 +227,11 @@ impl Policy {
     /// Returns what the caller asked for.
     pub fn spec(&self) -> &PolicySpec {
         &self.spec
+    }
+
+    /// Returns the sandbox's own ceiling, if it has one.
+    pub fn own_ceiling(&self) -> Option<&Ceiling> {
+        self.own.as_ref().map(|(own, _)| own)
     }
 
     /// Returns the entries that allow something, with where they come from.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use crate::file::{self, KEYS_MAX, KeysError, KeysFile};
+use crate::file::{self, FILE_BYTES_MAX, KEYS_MAX, KeysError, KeysFile};
+use crate::limits::{KeyLimits, LimitError};
 use crate::record::{KeyName, KeyRecord};
 use crate::scope::{Role, Scope};
 use crate::secret::{Form, Secret};
@@ -39,6 +40,8 @@ pub struct NewKey {
     pub role: Option<Role>,
     /// Scopes beside those of the role.
     pub scopes: Vec<Scope>,
+    /// The most that it may use.
+    pub limits: KeyLimits,
     /// When it ends, from now on; never if absent. At most [`KEY_TTL_MAX`].
     pub ttl: Option<Duration>,
 }
@@ -72,6 +75,12 @@ pub enum EditError {
     /// A key that permits nothing is of no use.
     #[error("the key has neither a role nor a scope")]
     Powerless,
+    /// A limit cannot be one.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// The keys with their limits are more than is read.
+    #[error("the keys have more than {FILE_BYTES_MAX} bytes together with their limits")]
+    TooLarge,
     /// The key would live for too long, or not at all.
     #[error("a key lives for 1 second to {} days, or without an end", KEY_TTL_MAX.as_secs() / 86_400)]
     Ttl,
@@ -88,7 +97,8 @@ impl EditError {
             Self::NoSuchKey(_) => "list the keys: emberctl key ls",
             Self::TooMany => "remove keys that are not needed: emberctl key rm",
             Self::Powerless => "give it --role or --scope",
-            Self::Ttl => return None,
+            Self::TooLarge => "remove keys that are not needed, or shorten lists of limits",
+            Self::Ttl | Self::Limit(_) => return None,
         })
     }
 }
@@ -109,6 +119,7 @@ pub fn create(file: &KeysFile, new: NewKey) -> Result<(KeyRecord, Secret), EditE
     if new.role.is_none() && new.scopes.is_empty() {
         return Err(EditError::Powerless);
     }
+    new.limits.check()?;
     let created_at_ms = now_ms();
     let expires_at_ms = new.ttl.map(|ttl| expiry(created_at_ms, ttl)).transpose()?;
     edit(file, |keys| {
@@ -119,7 +130,7 @@ pub fn create(file: &KeysFile, new: NewKey) -> Result<(KeyRecord, Secret), EditE
             return Err(EditError::NameTaken(new.name));
         }
         let (id, secret) = Secret::generate(new.form, |id| keys.iter().any(|key| key.id == id));
-        let NewKey { name, form, role, scopes, .. } = new;
+        let NewKey { name, form, role, scopes, limits, .. } = new;
         let sha256 = secret.digest();
         let rotated_at_ms = None;
         let record = KeyRecord {
@@ -129,6 +140,7 @@ pub fn create(file: &KeysFile, new: NewKey) -> Result<(KeyRecord, Secret), EditE
             sha256,
             role,
             scopes,
+            limits,
             created_at_ms,
             rotated_at_ms,
             expires_at_ms,
@@ -176,6 +188,25 @@ pub fn rotate(
     })
 }
 
+/// Changes the limits of the key with this id or name as `change` does. What the key has begun goes
+/// on. Blocks.
+///
+/// # Errors
+/// [`EditError`].
+pub fn limit(
+    file: &KeysFile,
+    which: &str,
+    change: impl FnOnce(&mut KeyLimits),
+) -> Result<KeyRecord, EditError> {
+    edit(file, |keys| {
+        let at = find(keys, which)?;
+        let key = &mut keys[at];
+        change(&mut key.limits);
+        key.limits.check()?;
+        Ok(key.clone())
+    })
+}
+
 fn find(keys: &[KeyRecord], which: &str) -> Result<usize, EditError> {
     let by_id = keys.iter().position(|key| key.id.as_str() == which);
     let by_name = || keys.iter().position(|key| key.name.as_str() == which);
@@ -204,7 +235,11 @@ fn edit<T>(
     let _lock = lock(file)?;
     let mut keys = file.read()?.unwrap_or_default();
     let changed = change(&mut keys)?;
-    write(file, &keys).map_err(failed)?;
+    let text = file::text(&keys);
+    if text.len() as u64 >= FILE_BYTES_MAX {
+        return Err(EditError::TooLarge);
+    }
+    write(file, &text).map_err(failed)?;
     Ok(changed)
 }
 
@@ -229,7 +264,7 @@ fn lock(file: &KeysFile) -> Result<File, EditError> {
 }
 
 /// Replaces the file: a crash at any moment leaves the old one or the new one.
-fn write(file: &KeysFile, keys: &[KeyRecord]) -> io::Result<()> {
+fn write(file: &KeysFile, text: &[u8]) -> io::Result<()> {
     let unfinished = file.dir().join(UNFINISHED);
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -237,7 +272,7 @@ fn write(file: &KeysFile, keys: &[KeyRecord]) -> io::Result<()> {
     }
     let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
     give_to_owner_of_dir(file, &new)?;
-    new.write_all(&file::text(keys))?;
+    new.write_all(text)?;
     new.sync_all()?;
     fs::rename(&unfinished, file.path())?;
     File::open(file.dir())?.sync_all()

@@ -16,8 +16,9 @@ pub const FILE_NAME: &str = "keys.json";
 /// Most keys.
 pub const KEYS_MAX: usize = 10_000;
 
-/// Largest file that is read, in bytes (16 MiB): more than the most keys take.
-const FILE_BYTES_MAX: u64 = 16 << 20;
+/// Largest file that is read, in bytes (16 MiB): more than the most keys take, without long lists
+/// among their limits.
+pub(crate) const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Version of the file. One of another version is unreadable.
 const VERSION: u32 = 1;
@@ -218,7 +219,14 @@ fn problem(keys: &[KeyRecord]) -> Option<String> {
     }
     let (mut ids, mut names) = (std::collections::HashSet::new(), std::collections::HashSet::new());
     let twice = keys.iter().find(|key| !ids.insert(key.id) || !names.insert(&key.name));
-    twice.map(|key| format!("two keys with the id {} or the name {}", key.id, key.name))
+    if let Some(twice) = twice {
+        let KeyRecord { id, name, .. } = twice;
+        return Some(format!("two keys with the id {id} or the name {name}"));
+    }
+    keys.iter().find_map(|key| {
+        let fault = key.limits.check().err()?;
+        Some(format!("a key {} of which {fault}", key.name))
+    })
 }
 
 fn identity(metadata: &std::fs::Metadata) -> Identity {

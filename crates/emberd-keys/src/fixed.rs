@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use crate::limits::KeyLimits;
 use crate::record::{KeyName, KeyRecord};
 use crate::scope::Role;
 use crate::secret::{Form, Presented};
@@ -55,6 +56,7 @@ pub fn read_key_file(path: &Path) -> Result<KeyRecord, KeyFileError> {
         sha256: digest,
         role: Some(Role::Admin),
         scopes: Vec::new(),
+        limits: KeyLimits::default(),
         created_at_ms: 0,
         rotated_at_ms: None,
         expires_at_ms: None,

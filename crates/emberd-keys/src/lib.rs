@@ -10,13 +10,15 @@
 mod edit;
 mod file;
 mod fixed;
+mod limits;
 mod record;
 mod scope;
 mod secret;
 
-pub use edit::{EditError, KEY_TTL_MAX, NewKey, create, list, remove, rotate};
+pub use edit::{EditError, KEY_TTL_MAX, NewKey, create, limit, list, remove, rotate};
 pub use file::{FILE_NAME, Identity, KEYS_MAX, KeysError, KeysFile};
 pub use fixed::{KeyFileError, read_key_file};
+pub use limits::{KeyLimits, LimitError, LimitName, LimitValue};
 pub use record::{KeyName, KeyNameError, KeyRecord};
 pub use scope::{Role, Scope, ScopeSet, UnknownRole, UnknownScope};
 pub use secret::{Digest, Form, KeyId, KeyIdError, Presented, Secret};

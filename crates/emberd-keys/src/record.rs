@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::KeyLimits;
 use crate::scope::{Role, Scope, ScopeSet};
 use crate::secret::{Digest, Form, KeyId};
 
@@ -31,6 +32,9 @@ pub struct KeyRecord {
     /// Scopes beside those of the role.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<Scope>,
+    /// The most that it may use.
+    #[serde(default, skip_serializing_if = "KeyLimits::is_none")]
+    pub limits: KeyLimits,
     /// When it was created, in milliseconds since the Unix epoch.
     pub created_at_ms: u64,
     /// When its secret was last replaced, likewise.

@@ -13,6 +13,7 @@ use emberd_proto::limits::{PIDS_DEFAULT, PIDS_MAX, PIDS_MIN};
 use crate::bounds::{ResourceError, bounded};
 use crate::cpu::Cpu;
 use crate::id::NodeKey;
+use crate::lifecycle::holdings::Quota;
 use crate::lifecycle::lease::Terms;
 use crate::shape::Size;
 
@@ -94,6 +95,8 @@ pub struct SandboxSpec {
     /// Owner of the sandbox, in words of the front end, which decides what that means. The events
     /// of the sandbox have it, and the next daemon.
     pub owner: Option<Arc<str>>,
+    /// The most that the sandboxes of its owner may have, this one included.
+    pub quota: Quota,
 }
 
 /// Resources that a caller asks for. What is none is the daemon's default.

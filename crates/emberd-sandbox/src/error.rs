@@ -12,6 +12,7 @@ use emberd_vmm::{BootError, ExitReason, GrowError, OrphanError, PauseError};
 use crate::bounds::ResourceError;
 use crate::cpu::CpuError;
 use crate::id::SandboxId;
+use crate::lifecycle::holdings::QuotaExceeded;
 use crate::supply::answer::{AnswerError, Console};
 
 /// Longest path of the run directory without a node key, in bytes. A Unix socket's path has
@@ -138,6 +139,9 @@ pub enum CreateError {
     /// The limit of sandboxes is reached.
     #[error("the limit of {0} sandboxes is reached")]
     TooMany(usize),
+    /// The sandboxes of its owner would have more than allowed.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
     /// The sandboxes have as much memory as allowed.
     #[error(
         "{asked_mib} MiB are asked for, and {free_mib} of the {total_mib} MiB of all sandboxes are free"

@@ -46,6 +46,7 @@ pub use lifecycle::freeze::InUse;
 pub use lifecycle::handle::{
     Contexts, FileContent, FileListing, FileWatch, Files, Handle, Ports, Processes, Upload,
 };
+pub use lifecycle::holdings::{Held, Holdings, Quota, QuotaExceeded};
 pub use lifecycle::lease::{Boottime, IdlePolicy, Terms, TermsChange};
 pub use lifecycle::phase::PhaseKind;
 pub use lifecycle::sandbox::{Created, SandboxView};

@@ -6,6 +6,7 @@ pub(crate) mod console;
 pub(crate) mod events;
 pub(crate) mod freeze;
 pub(crate) mod handle;
+pub(crate) mod holdings;
 pub(crate) mod host;
 pub(crate) mod journal;
 pub(crate) mod lease;

@@ -1,5 +1,6 @@
 //! All sandboxes of one daemon, with their templates and warm pools.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use emberd_image::{Images, PackName};
@@ -15,6 +16,7 @@ use crate::error::{CreateError, OpenError, Unknown};
 use crate::id::SandboxId;
 use crate::lifecycle::events::{SandboxEvent, SandboxEventPage};
 use crate::lifecycle::handle::Handle;
+use crate::lifecycle::holdings::Holdings;
 use crate::lifecycle::sandbox::{Created, Sandbox, SandboxView};
 use crate::lifecycle::state::{SandboxState, state};
 use crate::lifecycle::table::Table;
@@ -295,6 +297,11 @@ impl Sandboxes {
     /// Returns the memory of all sandboxes, in MiB, each counted with all it may use.
     pub fn memory_mib(&self) -> u64 {
         self.0.table.memory_mib()
+    }
+
+    /// Returns what the sandboxes of each owner have, those under way included.
+    pub fn holdings(&self) -> HashMap<Option<Arc<str>>, Holdings> {
+        self.0.table.holdings()
     }
 
     /// Returns the number of deleted sandboxes whose removal is under way.

@@ -27,3 +27,4 @@ pub(crate) mod restore;
 pub(crate) mod run_dir;
 pub(crate) mod sources;
 pub(crate) mod templates;
+pub(crate) mod turns;

@@ -21,11 +21,15 @@ use rustix::process::geteuid;
 use crate::server::connection::Peer;
 use crate::server::principal::{Principal, Source};
 
+mod account;
 mod expiry;
 mod grant;
 mod ring;
 
+pub(crate) use account::{Account, UnderWay};
+pub(crate) use expiry::Now;
 pub use grant::Grant;
+pub(crate) use ring::LiveKey;
 use ring::{Judged, KeyRing};
 
 /// How often the file of keys is looked at, and keys that have expired are ended.
@@ -134,6 +138,11 @@ impl Access {
         self.0.ring.summary()
     }
 
+    /// The keys that are in force, in no order.
+    pub(crate) fn live_keys(&self) -> Vec<Arc<LiveKey>> {
+        self.0.ring.all()
+    }
+
     /// Whether users beside the daemon's own may use the Unix socket.
     pub fn admits_users(&self) -> bool {
         !self.0.rules.is_empty()
@@ -191,7 +200,7 @@ impl Inner {
     async fn judge_key(&self, key: &[u8]) -> Result<Grant, AccessError> {
         let presented = Presented::parse(key).ok_or(AccessError::Invalid)?;
         match self.ring.judge(&presented).await {
-            Judged::Valid(key) => Ok(Grant::of_key(&key)),
+            Judged::Valid(key) => Ok(Grant::of_key(key)),
             Judged::Expired => Err(AccessError::Expired),
             Judged::Unknown => Err(AccessError::Invalid),
             Judged::Unreadable => Err(AccessError::Unreadable),
@@ -235,7 +244,14 @@ mod tests {
         let file = emberd_keys::KeysFile::new(dir.path());
         let (name, form) = ("short".parse().unwrap(), emberd_keys::Form::Emb);
         let (role, scopes, ttl) = (Some(Role::User), Vec::new(), Some(Duration::from_secs(5)));
-        let new = emberd_keys::NewKey { name, form, role, scopes, ttl };
+        let new = emberd_keys::NewKey {
+            name,
+            form,
+            role,
+            scopes,
+            limits: emberd_keys::KeyLimits::default(),
+            ttl,
+        };
         let (_, secret) = emberd_keys::create(&file, new).unwrap();
         let access = Access::new(dir.path(), &[], Authentication::Keys);
         let ask = async || access.judge(None, Some(secret.expose().as_bytes())).await;

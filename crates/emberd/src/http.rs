@@ -30,6 +30,7 @@ mod idempotency;
 mod info;
 mod json;
 mod keys;
+mod limited;
 mod limits;
 mod logs;
 mod metrics;
@@ -42,6 +43,7 @@ mod ports;
 mod processes;
 mod proxy;
 mod query;
+mod quota;
 mod sandboxes;
 mod scope;
 mod scrape;
@@ -51,6 +53,7 @@ mod templates;
 mod terms;
 mod tunnel;
 mod unknown;
+mod usage;
 mod views;
 
 use audited::Recorder;
@@ -146,6 +149,7 @@ fn operations() -> OpenApiRouter<Sandboxes> {
         .routes(routes!(templates::build, templates::delete))
         .routes(routes!(events::events))
         .routes(routes!(info::info))
+        .routes(routes!(usage::usage))
         .routes(routes!(audit::read))
         .routes(routes!(scrape::metrics))
         .routes(routes!(info::drain))

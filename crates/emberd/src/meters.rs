@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use emberd_keys::LimitName;
 use emberd_sandbox::Sandboxes;
 use prometheus_client::encoding::{EncodeLabelSet, prometheus_text};
 use prometheus_client::metrics::counter::Counter;
@@ -39,6 +40,7 @@ struct Inner {
     registry: Registry,
     requests: Family<Request, Counter>,
     refused: Family<Refusal, Counter>,
+    over_limit: Family<OverLimit, Counter>,
     create: Timed<Creation>,
     exec: Timed<Execution>,
     exec_overhead: Histogram,
@@ -62,6 +64,11 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Refusal {
     code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OverLimit {
+    limit: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -96,7 +103,7 @@ fn times() -> Histogram {
 impl Default for Meters {
     fn default() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
-        let (requests, refused) = (Family::default(), Family::default());
+        let (requests, refused, over_limit) = Default::default();
         let create = Timed::new_with_constructor(times as fn() -> Histogram);
         let exec = Timed::new_with_constructor(times as fn() -> Histogram);
         let exec_overhead = times();
@@ -104,6 +111,8 @@ impl Default for Meters {
         registry.register("requests", help, Family::clone(&requests));
         let help = "Requests that were refused or failed, by the code of the error";
         registry.register("errors", help, Family::clone(&refused));
+        let help = "Requests that a limit of their key has refused";
+        registry.register("quota_refused", help, Family::clone(&over_limit));
         let help = "Time of creations until their answer";
         registry.register("create_seconds", help, create.clone());
         let help = "Time of execs until their answer";
@@ -111,7 +120,16 @@ impl Default for Meters {
         let help = "Time of execs that their programs did not run";
         registry.register("exec_overhead_seconds", help, exec_overhead.clone());
         let vmms = Vmms::default();
-        Self(Arc::new(Inner { registry, requests, refused, create, exec, exec_overhead, vmms }))
+        Self(Arc::new(Inner {
+            registry,
+            requests,
+            refused,
+            over_limit,
+            create,
+            exec,
+            exec_overhead,
+            vmms,
+        }))
     }
 }
 
@@ -138,6 +156,11 @@ impl Meters {
             }
             None => {}
         }
+    }
+
+    /// Counts a request that a limit of its key has refused.
+    pub fn count_limit(&self, name: LimitName) {
+        self.0.over_limit.get_or_create(&OverLimit { limit: name.name() }).inc();
     }
 
     /// Returns everything that is counted, and what exists now. Reads `/proc`.

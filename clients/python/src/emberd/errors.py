@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import types
     from ._results import Outcome, Run
 
 
@@ -36,7 +37,8 @@ class ApiError(EmberdError):
 
     `code` is for programs and keeps its meaning, the message is for people and may change. `hint`
     is advice, if there is any; `request_id` finds the request in the daemon's log; `retry_after` is
-    the pause in seconds that the daemon asks for.
+    the pause in seconds that the daemon asks for. `limit` is the limit of the key that has refused
+    the request, with its `name` and `value`, if one has.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ApiError(EmberdError):
         hint: str | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        limit: types.KeyLimit | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -56,6 +59,7 @@ class ApiError(EmberdError):
         self.hint = hint
         self.request_id = request_id
         self.retry_after = retry_after
+        self.limit = limit
 
     def __str__(self) -> str:
         text = f"{self.message} ({self.status} {self.code})"
@@ -193,6 +197,7 @@ def api_error(
         hint=hint if isinstance(hint, str) else None,
         request_id=request_id,
         retry_after=retry_after,
+        limit=body.get("limit"),
     )
 
 

@@ -576,6 +576,7 @@ class ErrorBody(TypedDict):
     """Message for people: the error and all its causes. The text may change."""
     hint: NotRequired[str | None]
     """Advice on how to mend the error. Absent where there is none."""
+    limit: NotRequired[KeyLimit | None]
 
 
 #: Kind of an error, for programs. A later version may send more codes: a client treats a code that
@@ -587,50 +588,54 @@ class ErrorBody(TypedDict):
 #: `foreign_origin`: The request has an `Origin` header: a web page sent it. - `cross_site`: A
 #: browser sent the request for a page of another site. - `foreign_host`: The `Host` of the request
 #: is not a name of this daemon. - `unauthenticated`: The request has no key that is valid. -
-#: `forbidden`: The key, or the user, may not do that. - `keys_unreadable`: The daemon cannot read
-#: its keys, so that none is valid. - `unknown_route`: The path does not exist. -
-#: `unknown_sandbox`: The sandbox does not exist. - `method_not_allowed`: The path does not take
-#: this method. - `sandbox_gone`: The sandbox's microVM ended by itself, or the sandbox was deleted
-#: during the request. - `body_timeout`: The body did not arrive in time. - `body_too_large`: The
-#: body is larger than its limit. - `too_many_bytes`: The request bodies under way have used up
-#: their shared memory; `Retry-After` says when to try again. - `too_many_sandboxes`: The daemon
-#: has as many sandboxes as allowed. - `no_capacity`: The sandboxes of the daemon have as much
-#: memory as allowed. - `too_many_connections`: The sandbox has as many connections to its ports as
-#: allowed. - `too_many_contexts`: The sandbox has as many contexts as allowed. - `context_busy`:
-#: As many runs as allowed wait for the context. - `context_dead`: The interpreter of the context
-#: has ended. A restart gives the context a new one. - `denied`: The guest's kernel denies the
-#: operation. - `not_found`: The sandbox does not have that file, process, context, user or
-#: language. - `already_exists`: The file or directory exists already. - `range_not_satisfiable`:
-#: The range begins after the end of the file. - `no_space`: The sandbox has no space left. -
-#: `host_full`: The daemon's host has no space left for another sandbox. - `key_reused`: The
-#: `Idempotency-Key` was used for another request. - `not_started`: The program could not be
-#: started in the sandbox. - `process_ended`: The process, or its standard input, has ended. -
-#: `too_many`: The sandbox has as many processes as allowed, or the caller as many WebSockets. -
-#: `sandbox_not_ready`: The sandbox is still being created. - `sandbox_frozen`: The sandbox is
-#: frozen, and requests do not thaw it. - `resume_failed`: The sandbox is frozen, and its VMM does
-#: not thaw it; `Retry-After` says when to try again. - `limit_unavailable`: The host does not hold
-#: the limit that was asked for. - `sandbox_unreachable`: An earlier daemon started the sandbox,
-#: and its guest has not answered this one yet; `Retry-After` says when to try again. - `draining`:
-#: The daemon creates no sandboxes any more, by an operator's wish. - `no_templates`: The daemon
-#: keeps no templates. - `audit_off`: The daemon keeps no audit journal. - `audit_failing`: The
-#: audit journal takes no records, and the daemon does nothing that it cannot record. - `internal`:
-#: The daemon or its host has a defect. - `guest_failed`: The guest broke the protocol or stopped
-#: answering. - `port_closed`: Nothing in the sandbox listens on the port. - `port_failed`: The
-#: server on the port did not answer with HTTP. - `port_timeout`: The server on the port did not
-#: answer in time. - `boot_failed`: The microVM could not be started, or its guest did not answer.
-#: - `template_failed`: The template could not be built. - `shutting_down`: The daemon is shutting
+#: `forbidden`: The key, or the user, may not do that. - `quota_exceeded`: The key, or all of its
+#: sandboxes together, may not have more; `Retry-After` says when to try again, and is absent where
+#: waiting does not help. - `key_forbids`: The key may not have that, whenever it asks: a language
+#: pack, a timeout or network access. - `keys_unreadable`: The daemon cannot read its keys, so that
+#: none is valid. - `unknown_route`: The path does not exist. - `unknown_sandbox`: The sandbox does
+#: not exist. - `method_not_allowed`: The path does not take this method. - `sandbox_gone`: The
+#: sandbox's microVM ended by itself, or the sandbox was deleted during the request. -
+#: `body_timeout`: The body did not arrive in time. - `body_too_large`: The body is larger than its
+#: limit. - `too_many_bytes`: The request bodies under way have used up their shared memory;
+#: `Retry-After` says when to try again. - `too_many_sandboxes`: The daemon has as many sandboxes
+#: as allowed. - `no_capacity`: The sandboxes of the daemon have as much memory as allowed. -
+#: `too_many_connections`: The sandbox has as many connections to its ports as allowed. -
+#: `too_many_contexts`: The sandbox has as many contexts as allowed. - `context_busy`: As many runs
+#: as allowed wait for the context. - `context_dead`: The interpreter of the context has ended. A
+#: restart gives the context a new one. - `denied`: The guest's kernel denies the operation. -
+#: `not_found`: The sandbox does not have that file, process, context, user or language. -
+#: `already_exists`: The file or directory exists already. - `range_not_satisfiable`: The range
+#: begins after the end of the file. - `no_space`: The sandbox has no space left. - `host_full`:
+#: The daemon's host has no space left for another sandbox. - `key_reused`: The `Idempotency-Key`
+#: was used for another request. - `not_started`: The program could not be started in the sandbox.
+#: - `process_ended`: The process, or its standard input, has ended. - `too_many`: The sandbox has
+#: as many processes as allowed, or the caller as many WebSockets. - `sandbox_not_ready`: The
+#: sandbox is still being created. - `sandbox_frozen`: The sandbox is frozen, and requests do not
+#: thaw it. - `resume_failed`: The sandbox is frozen, and its VMM does not thaw it; `Retry-After`
+#: says when to try again. - `limit_unavailable`: The host does not hold the limit that was asked
+#: for. - `sandbox_unreachable`: An earlier daemon started the sandbox, and its guest has not
+#: answered this one yet; `Retry-After` says when to try again. - `draining`: The daemon creates no
+#: sandboxes any more, by an operator's wish. - `no_templates`: The daemon keeps no templates. -
+#: `audit_off`: The daemon keeps no audit journal. - `audit_failing`: The audit journal takes no
+#: records, and the daemon does nothing that it cannot record. - `internal`: The daemon or its host
+#: has a defect. - `guest_failed`: The guest broke the protocol or stopped answering. -
+#: `port_closed`: Nothing in the sandbox listens on the port. - `port_failed`: The server on the
+#: port did not answer with HTTP. - `port_timeout`: The server on the port did not answer in time.
+#: - `boot_failed`: The microVM could not be started, or its guest did not answer. -
+#: `template_failed`: The template could not be built. - `shutting_down`: The daemon is shutting
 #: down.
 ErrorCode = Literal[
     "invalid_json", "invalid_request", "unknown_pack", "unknown_profile", "egress_forbidden",
     "egress_unavailable", "foreign_origin", "cross_site", "foreign_host", "unauthenticated",
-    "forbidden", "keys_unreadable", "unknown_route", "unknown_sandbox", "method_not_allowed",
-    "sandbox_gone", "body_timeout", "body_too_large", "too_many_bytes", "too_many_sandboxes",
-    "no_capacity", "too_many_connections", "too_many_contexts", "context_busy", "context_dead",
-    "denied", "not_found", "already_exists", "range_not_satisfiable", "no_space", "host_full",
-    "key_reused", "not_started", "process_ended", "too_many", "sandbox_not_ready", "sandbox_frozen",
-    "resume_failed", "limit_unavailable", "sandbox_unreachable", "draining", "no_templates",
-    "audit_off", "audit_failing", "internal", "guest_failed", "port_closed", "port_failed",
-    "port_timeout", "boot_failed", "template_failed", "shutting_down"
+    "forbidden", "quota_exceeded", "key_forbids", "keys_unreadable", "unknown_route",
+    "unknown_sandbox", "method_not_allowed", "sandbox_gone", "body_timeout", "body_too_large",
+    "too_many_bytes", "too_many_sandboxes", "no_capacity", "too_many_connections",
+    "too_many_contexts", "context_busy", "context_dead", "denied", "not_found", "already_exists",
+    "range_not_satisfiable", "no_space", "host_full", "key_reused", "not_started", "process_ended",
+    "too_many", "sandbox_not_ready", "sandbox_frozen", "resume_failed", "limit_unavailable",
+    "sandbox_unreachable", "draining", "no_templates", "audit_off", "audit_failing", "internal",
+    "guest_failed", "port_closed", "port_failed", "port_timeout", "boot_failed", "template_failed",
+    "shutting_down"
 ]
 
 
@@ -883,6 +888,14 @@ class Info(TypedDict):
     """The VMM, and why it was chosen."""
     work_dir: str
     """Directory on the host that holds the state of each sandbox."""
+
+
+class KeyLimit(TypedDict):
+    """A limit of a key."""
+    name: str
+    """Its name, as in `limits` of `GET /usage`."""
+    value: NotRequired[int | None]
+    """Its value, in the unit of the name. Absent for a list."""
 
 
 class Limits(TypedDict):
@@ -1596,6 +1609,62 @@ class UpdateSandbox(TypedDict):
     """Time after which the sandbox ends, from now on, in milliseconds: 1,000 to what the
     daemon allows (`--timeout-max`). It may be shorter than what is left. `null` for never.
     """
+
+
+class Usage(TypedDict):
+    """Use and limits of one caller."""
+    limits: NotRequired[UsageLimits]
+    """The most that it may use. Only keys have limits."""
+    name: NotRequired[str | None]
+    """Name of the key. Absent without one, and for one that was removed."""
+    owner: NotRequired[str | None]
+    """Owner of its sandboxes: `key:ID` or `uid:NUMBER`. Absent for those that are nobody's."""
+    used: Used
+    """Its use now."""
+
+
+class UsageLimits(TypedDict):
+    """The most that one caller may use. What is absent is not limited."""
+    creates_per_minute: NotRequired[int | None]
+    """Most creations in a minute, and at once."""
+    disk_gib: NotRequired[int | None]
+    """Most disk of all sandboxes, in GiB."""
+    egress: NotRequired[list[str] | None]
+    """The most that its sandboxes may reach: profiles and entries. Nothing if it is empty."""
+    memory_mib: NotRequired[int | None]
+    """Most memory of all sandboxes, in MiB."""
+    packs: NotRequired[list[str] | None]
+    """The language packs that its sandboxes may have."""
+    requests: NotRequired[int | None]
+    """Most requests under way."""
+    sandboxes: NotRequired[int | None]
+    """Most sandboxes."""
+    timeout_ms: NotRequired[int | None]
+    """Longest timeout of a sandbox, in milliseconds. One that asks for none gets it."""
+    vcpus: NotRequired[int | None]
+    """Most virtual processors of all sandboxes."""
+
+
+class UsageList(TypedDict):
+    """Use and limits of callers."""
+    callers: list[Usage]
+    """The caller, or every key and every other owner of sandboxes."""
+
+
+class Used(TypedDict):
+    """Use of one caller."""
+    creates_left: NotRequired[int | None]
+    """Creations that it may begin at once. Absent without such a limit."""
+    disk_mib: int
+    """Disks of all its sandboxes, in MiB, likewise."""
+    memory_mib: int
+    """Memory of all its sandboxes, in MiB, each counted with all it may use."""
+    requests: NotRequired[int | None]
+    """Requests under way, without the one that asks. Absent without a key."""
+    sandboxes: int
+    """Number of sandboxes, those being created included."""
+    vcpus: int
+    """Virtual processors of all its sandboxes."""
 
 
 class VmmInfo(TypedDict):

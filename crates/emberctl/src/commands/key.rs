@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use emberd_image::DataDir;
 use emberd_keys::{
-    EditError, Form, KeyName, KeyRecord, KeysFile, NewKey, Role, Scope, Secret, create, list,
-    remove, rotate,
+    EditError, Form, KeyLimits, KeyName, KeyRecord, KeysFile, NewKey, Role, Scope, Secret, create,
+    limit, list, remove, rotate,
 };
 use serde::Serialize;
 
 use crate::output::{self, Clock, Output};
 use crate::report::Hinted;
+
+mod limits;
+
+use limits::Setting;
 
 /// Role of a key that is given neither a role nor a scope.
 const ROLE_DEFAULT: Role = Role::User;
@@ -31,6 +35,8 @@ pub enum Command {
     /// Replace the secret of a key and print the new one. The old one is worth nothing any more;
     /// the sandboxes stay those of the key.
     Rotate(RotateArgs),
+    /// Change the limits of a key. A running daemon heeds them at once; what exists stays.
+    Limit(LimitArgs),
 }
 
 /// Arguments of `key create`.
@@ -48,6 +54,12 @@ pub struct CreateArgs {
     /// Time after which the key ends, such as 90d or 12h [default: never].
     #[arg(long, value_name = "TIME", value_parser = emberd_config::duration::parse)]
     expires: Option<Duration>,
+    /// Most of something that all sandboxes of the key may have, or that the key may do; may be
+    /// repeated: `sandboxes`, `vcpus`, `memory_mib`, `disk_gib`, `timeout` (of one sandbox, such as
+    /// 2h), `creates_per_minute`, `requests`, `packs` (python,shell), `egress` (profiles and
+    /// entries).
+    #[arg(long, value_name = "NAME=VALUE")]
+    limit: Vec<Setting>,
     /// Write the key as the SDKs of E2B expect it.
     #[arg(long)]
     e2b: bool,
@@ -72,6 +84,17 @@ pub struct RotateArgs {
     expires: Option<Duration>,
 }
 
+/// Arguments of `key limit`.
+#[derive(Debug, clap::Args)]
+pub struct LimitArgs {
+    /// The key, by name or id.
+    #[arg(value_name = "KEY")]
+    key: String,
+    /// The new limits, as for `key create --limit`. NAME=off lifts one; others stay.
+    #[arg(required = true, value_name = "NAME=VALUE")]
+    limits: Vec<Setting>,
+}
+
 /// A key in JSON output: everything but what is kept of its secret.
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -80,6 +103,8 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<Role>,
     scopes: Vec<Scope>,
+    #[serde(skip_serializing_if = "KeyLimits::is_none")]
+    limits: &'a KeyLimits,
     created_at_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     rotated_at_ms: Option<u64>,
@@ -98,6 +123,7 @@ impl<'a> Shown<'a> {
             name: record.name.as_str(),
             role: record.role,
             scopes: record.permitted().iter().collect(),
+            limits: &record.limits,
             created_at_ms: record.created_at_ms,
             rotated_at_ms: record.rotated_at_ms,
             expires_at_ms: record.expires_at_ms,
@@ -134,6 +160,14 @@ pub fn run(command: Command, data_dir: &DataDir, output: Output) -> anyhow::Resu
             let (record, secret) = rotate(&file, &key, expires).map_err(hinted)?;
             print_secret(&file, &record, &secret, output)?;
         }
+        Command::Limit(LimitArgs { key, limits: settings }) => {
+            limits::check(&settings)?;
+            let record = limit(&file, &key, |limits| limits::apply(settings, limits));
+            let record = record.map_err(hinted)?;
+            output.print(&Shown::new(&record, None), || {
+                format!("{}: {}\n", record.name, limits::text(&record.limits))
+            })?;
+        }
         Command::Ls => {
             let keys = list(&file).map_err(|error| hinted(error.into()))?;
             let keys = keys.unwrap_or_default();
@@ -152,7 +186,10 @@ pub fn run(command: Command, data_dir: &DataDir, output: Output) -> anyhow::Resu
 }
 
 fn new_key(args: CreateArgs) -> anyhow::Result<NewKey> {
-    let CreateArgs { name, role, scope, expires, e2b } = args;
+    let CreateArgs { name, role, scope, expires, limit, e2b } = args;
+    let mut limits = KeyLimits::default();
+    limits::check(&limit)?;
+    limits::apply(limit, &mut limits);
     let mut scopes = Vec::new();
     for text in &scope {
         scopes.extend(Scope::matching(text)?);
@@ -161,7 +198,7 @@ fn new_key(args: CreateArgs) -> anyhow::Result<NewKey> {
     scopes.dedup();
     let role = role.or(scopes.is_empty().then_some(ROLE_DEFAULT));
     let form = if e2b { Form::E2b } else { Form::Emb };
-    Ok(NewKey { name, form, role, scopes, ttl: expires })
+    Ok(NewKey { name, form, role, scopes, limits, ttl: expires })
 }
 
 /// Prints the secret alone on standard output, and what it is on standard error.
@@ -198,10 +235,11 @@ fn text(keys: &[KeyRecord]) -> String {
             Some(at_ms) => format!("in {}", clock.until(at_ms)),
         };
         let age = clock.age(key.created_at_ms);
-        [key.id.to_string(), key.name.to_string(), permitted(key), age, expires]
+        let limits = limits::text(&key.limits);
+        [key.id.to_string(), key.name.to_string(), permitted(key), age, expires, limits]
     };
     let rows: Vec<_> = keys.iter().map(row).collect();
-    output::table(["ID", "NAME", "PERMITS", "AGE", "EXPIRES"], &rows)
+    output::table(["ID", "NAME", "PERMITS", "AGE", "EXPIRES", "LIMITS"], &rows)
 }
 
 /// The role and the scopes beside it.

@@ -54,6 +54,24 @@ fn a_key_is_created_listed_replaced_and_removed() {
 }
 
 #[test]
+fn limits_are_given_changed_and_lifted() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["create", "ci", "--limit", "sandboxes=8", "--limit", "timeout=2h", "--limit"];
+    printed(&key(dir.path(), &[&args[..], &["packs=python,shell"]].concat()));
+    let limits = || listed(dir.path())[0]["limits"].clone();
+    let expect = r#"{"sandboxes":8,"timeout_ms":7200000,"packs":["python","shell"]}"#;
+    assert_eq!(limits(), serde_json::from_str::<Value>(expect).unwrap());
+    let table = printed(&key(dir.path(), &["ls"])).to_owned();
+    assert!(table.contains("sandboxes=8 timeout=2h packs=python,shell"), "{table}");
+    let output = key(dir.path(), &["limit", "ci", "sandboxes=2", "packs=off", "egress=none"]);
+    assert_eq!(printed(&output), "ci: sandboxes=2 timeout=2h egress=none\n");
+    for name in ["sandboxes", "timeout", "egress"] {
+        printed(&key(dir.path(), &["limit", "ci", &format!("{name}=off")]));
+    }
+    assert_eq!(limits(), Value::Null);
+}
+
+#[test]
 fn what_cannot_be_meant_is_refused_with_advice() {
     let dir = tempfile::tempdir().unwrap();
     printed(&key(dir.path(), &["create", "ci"]));
@@ -65,6 +83,10 @@ fn what_cannot_be_meant_is_refused_with_advice() {
         (&["create", "x", "--role", "root"], "a role is viewer, user, operator or admin", ""),
         (&["create", "x", "--scope", "box:*"], "unknown scope `box:*`: one of daemon:read", ""),
         (&["create", "x", "--expires", "soon"], "soon", ""),
+        (&["create", "x", "--limit", "boxes=1"], "unknown limit `boxes`: one of sandboxes,", ""),
+        (&["create", "x", "--limit", "vcpus=0"], "the limit vcpus is 0, not 1 to 1000000", ""),
+        (&["limit", "x", "vcpus=1"], "there is no key x", "hint: list the keys"),
+        (&["limit", "ci", "vcpus=1", "vcpus=2"], "the limit vcpus is given twice", ""),
         (&["create", "x", "--expires", "999999d"], "a key lives for 1 second to 3650 days", ""),
     ] {
         let output = key(dir.path(), args);

@@ -61,7 +61,14 @@ impl DoubleRoom {
     pub fn key(&self) -> Result<Secret, StartError> {
         let name = "bench".parse().expect("letters are the name of a key");
         let (role, form, scopes) = (Some(Role::Admin), Form::Emb, Vec::new());
-        let new = NewKey { name, form, role, scopes, ttl: None };
+        let new = NewKey {
+            name,
+            form,
+            role,
+            scopes,
+            limits: emberd_keys::KeyLimits::default(),
+            ttl: None,
+        };
         let (_, secret) = create(&KeysFile::new(&self.temp.path().join("data")), new)?;
         Ok(secret)
     }

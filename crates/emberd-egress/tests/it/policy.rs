@@ -1,8 +1,8 @@
 //! What a policy says, and what it refuses to be.
 
 use emberd_egress::{
-    EntrySpec, Name, Operator, PackProfiles, Policy, PolicyError, PolicySpec, Protocol, Source,
-    Verdict,
+    Ceiling, EntrySpec, Name, Operator, PackProfiles, Policy, PolicyError, PolicySpec, Protocol,
+    Source, Verdict,
 };
 use serde_json::json;
 
@@ -156,11 +156,53 @@ fn an_image_does_not_change_what_a_profile_of_others_means() {
 #[test]
 fn the_operators_default_is_for_sandboxes_that_say_nothing() {
     let operator = "default = [\"pip\", \"npm\", \"a.example\"]\nceiling = [\"pip\"]";
-    let policy = Policy::default_of(&Operator::parse(operator).unwrap(), &packs());
+    let policy = Policy::default_of(&Operator::parse(operator).unwrap(), &packs(), None);
     assert_eq!(ask(&policy, "index.example", 443), "index.example profile:pip");
     assert_eq!(ask(&policy, "a.example", 443), "over_ceiling");
     assert_eq!(policy.spec().profiles, ["pip", "npm"]);
     assert_eq!(policy.spec().allow, [EntrySpec::from("a.example")]);
+}
+
+#[test]
+fn the_ceiling_of_a_sandbox_holds_beside_that_of_the_operator() {
+    let ceiling = |texts: &[&str]| {
+        let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
+        Ceiling::parse(&texts).unwrap()
+    };
+    let operator = "ceiling = [\"*.example\"]\ndefault = [\"pip\"]\n\
+        [profiles.mirrors]\nallow = [\"m.example\"]";
+    let operator = Operator::parse(operator).unwrap();
+    let compile = |own: &Ceiling, json: serde_json::Value| {
+        let spec = serde_json::from_value(json).unwrap();
+        Policy::compile_within(&operator, &packs(), &spec, Some(own))
+    };
+    let own = ceiling(&["a.example", "b.other", "pip"]);
+    let policy = compile(&own, json!({"allow": ["a.example"], "profiles": ["pip"]})).unwrap();
+    assert_eq!(ask(&policy, "a.example", 443), "a.example sandbox");
+    assert_eq!(ask(&policy, "index.example", 443), "index.example profile:pip");
+    for (json, at) in [
+        (json!({"allow": ["a.example", "c.example"]}), "/allow/1: the key of the sandbox"),
+        (json!({"allow": ["*.example"]}), "/allow/0: the key of the sandbox"),
+        (json!({"profiles": ["mirrors"]}), "/profiles/0: the key of the sandbox"),
+        // Over both, it is the operator's.
+        (json!({"allow": ["b.other"]}), "/allow/0: the operator"),
+    ] {
+        let error = compile(&own, json.clone()).unwrap_err().to_string();
+        assert!(error.starts_with(at), "{json}: {error}");
+    }
+    // It stays when the policy is compiled again, also by another daemon.
+    let wide = Operator::parse("[profiles.pip]\nallow = [\"c.example\", \"a.example\"]").unwrap();
+    let narrow = compile(&ceiling(&["a.example"]), json!({"allow": ["a.example"]})).unwrap();
+    let own = narrow.own_ceiling().map(|own| Ceiling::parse(&own.texts()).unwrap());
+    let spec = serde_json::from_value(json!({"profiles": ["pip"]})).unwrap();
+    let policy = Policy::uncompiled(spec, own).recompiled(&wide, &packs());
+    assert_eq!(ask(&policy, "a.example", 443), "a.example profile:pip");
+    assert_eq!(ask(&policy, "c.example", 443), "over_ceiling");
+    assert_eq!(policy.in_force().len(), 1);
+    // Who says nothing gets no more than that either.
+    let nothing = Policy::default_of(&operator, &packs(), Some(&Ceiling::nothing()));
+    assert_eq!(ask(&nothing, "index.example", 443), "over_ceiling");
+    assert!(nothing.in_force().is_empty() && !nothing.spec().profiles.is_empty());
 }
 
 #[test]

@@ -20,7 +20,14 @@ fn room() -> (TempDir, KeysFile) {
 
 fn new(name: &str) -> NewKey {
     let (role, scopes) = (Some(Role::User), Vec::new());
-    NewKey { name: name.parse().unwrap(), form: Form::Emb, role, scopes, ttl: None }
+    NewKey {
+        name: name.parse().unwrap(),
+        form: Form::Emb,
+        role,
+        scopes,
+        limits: emberd_keys::KeyLimits::default(),
+        ttl: None,
+    }
 }
 
 fn names(file: &KeysFile) -> Vec<String> {

@@ -87,6 +87,9 @@ pub(crate) struct Entry {
     pub env: BTreeMap<String, String>,
     /// Policy that its caller asked for; none if the daemon carries no connections.
     pub egress: Option<PolicySpec>,
+    /// The most that it may reach, beside what the operator permits.
+    #[serde(default)]
+    pub egress_ceiling: Option<Vec<String>>,
     /// Use of the machine when it was frozen.
     pub metrics: Option<Metrics>,
 }
@@ -126,6 +129,7 @@ impl Entry {
             limits: GuestLimits::default(),
             env: BTreeMap::new(),
             egress: None,
+            egress_ceiling: None,
             metrics: None,
         }
     }
@@ -303,6 +307,7 @@ mod tests {
             entry.env.insert("TOKEN".into(), "s3cret".into());
             entry.egress =
                 Some(PolicySpec { allow: vec!["a.example".into()], ..Default::default() });
+            entry.egress_ceiling = Some(vec!["*.example".into()]);
             entry.metrics = Some(Metrics { cpu_count: 3, ..Metrics::default() });
         };
         journal.write(change).unwrap();

@@ -202,7 +202,9 @@ impl Sandbox {
         entry.cpu = *self.cpu.lock();
         entry.limits = self.limits.get().copied().unwrap_or_default();
         entry.env = self.env.get().cloned().unwrap_or_default();
-        entry.egress = self.egress.as_ref().map(|session| session.egress.policy().spec().clone());
+        let policy = self.egress.as_ref().map(|session| session.egress.policy());
+        entry.egress = policy.as_ref().map(|policy| policy.spec().clone());
+        entry.egress_ceiling = policy.and_then(|policy| Some(policy.own_ceiling()?.texts()));
         entry.created_at = self.created_at.get().copied();
         self.read(|phase| {
             entry.origin = phase

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::holdings::{Holdings, Quota, QuotaExceeded};
 use super::lease::Boottime;
 use super::phase::PhaseKind;
 use super::sandbox::{Sandbox, SandboxView};
@@ -35,20 +36,61 @@ struct Entry {
     sandbox: Arc<Sandbox>,
     /// Grows with every sandbox: the order of creation.
     serial: u64,
-    memory_mib: u64,
+    owner: Option<Arc<str>>,
+    /// Its resources while it has a microVM, or gets one.
+    held: Holdings,
+}
+
+/// A sandbox to enter.
+#[derive(Default)]
+pub(crate) struct Claim {
+    pub owner: Option<Arc<str>>,
+    pub held: Holdings,
+    /// The most that all sandboxes of the owner may have.
+    pub quota: Quota,
+}
+
+impl Entry {
+    /// Its resources now.
+    fn holds(&self) -> Holdings {
+        let is_gone = self.sandbox.kind() == PhaseKind::Gone;
+        if is_gone { self.held.of_gone() } else { self.held }
+    }
 }
 
 impl Entries {
     /// Memory of the sandboxes that have a microVM or get one, in MiB.
     fn memory_mib(&self) -> u64 {
-        let living = |entry: &&Entry| entry.sandbox.kind() != PhaseKind::Gone;
-        self.by_id.values().filter(living).map(|entry| entry.memory_mib).sum()
+        self.by_id.values().map(|entry| entry.holds().memory_mib).sum()
     }
 
-    fn add(&mut self, sandbox: Arc<Sandbox>, memory_mib: u64) {
+    /// Checks the quota of the owner.
+    fn check(&self, claim: &Claim) -> Result<(), QuotaExceeded> {
+        let Claim { owner, held, quota } = claim;
+        if quota.is_none() {
+            return Ok(());
+        }
+        let own = || self.by_id.values().filter(|entry| entry.owner == *owner);
+        let sum = |holds: fn(&Entry) -> Holdings| {
+            let mut sum = Holdings::default();
+            own().for_each(|entry| sum.add(holds(entry)));
+            sum
+        };
+        // As for the memory of all: the first sum asks no sandbox.
+        if quota.check(sum(|entry| entry.held), *held).is_ok() {
+            return Ok(());
+        }
+        quota.check(sum(Entry::holds), *held).map_err(|exceeded| {
+            let deadlines = own().filter_map(|entry| entry.sandbox.lease.lock().deadline);
+            let ends_in = deadlines.min().map(|deadline| deadline.left(Boottime::now()));
+            QuotaExceeded { ends_in, ..exceeded }
+        })
+    }
+
+    fn add(&mut self, sandbox: Arc<Sandbox>, owner: Option<Arc<str>>, held: Holdings) {
         let serial = self.next_serial;
         self.next_serial += 1;
-        self.by_id.insert(sandbox.id, Entry { sandbox, serial, memory_mib });
+        self.by_id.insert(sandbox.id, Entry { sandbox, serial, owner, held });
     }
 }
 
@@ -62,26 +104,28 @@ impl Table {
         Self { sandboxes_max, memory_mib_max, entries: Mutex::new(entries) }
     }
 
-    /// Enters the sandbox that `pick` returns, which has `memory_mib`. At a limit, `pick` is not
+    /// Enters the sandbox that `pick` returns, which is as `claim` says. At a limit, `pick` is not
     /// called.
     pub fn enter<T>(
         &self,
-        memory_mib: u64,
+        claim: Claim,
         pick: impl FnOnce() -> T,
         sandbox: impl FnOnce(&T) -> &Arc<Sandbox>,
     ) -> Result<T, CreateError> {
         let mut entries = self.entries.lock();
+        let memory_mib = claim.held.memory_mib;
         if entries.closed {
             return Err(CreateError::ShuttingDown);
         }
         if entries.draining {
             return Err(CreateError::Draining);
         }
+        entries.check(&claim)?;
         if entries.by_id.len() >= self.sandboxes_max {
             return Err(CreateError::TooMany(entries.by_id.len()));
         }
         // The sum over all entries asks none of them, and is enough far from the limit.
-        let reserved: u64 = entries.by_id.values().map(|entry| entry.memory_mib).sum();
+        let reserved: u64 = entries.by_id.values().map(|entry| entry.held.memory_mib).sum();
         if reserved + memory_mib > self.memory_mib_max {
             let free_mib = self.memory_mib_max.saturating_sub(entries.memory_mib());
             if memory_mib > free_mib {
@@ -93,15 +137,17 @@ impl Table {
         let sandbox = Arc::clone(sandbox(&picked));
         sandbox.created_at.get_or_init(SystemTime::now);
         sandbox.tell();
-        entries.add(sandbox, memory_mib);
+        entries.add(sandbox, claim.owner, claim.held);
         Ok(picked)
     }
 
     /// Enters a sandbox of an earlier daemon, whatever the limit: its caller has it.
     pub fn take_over(&self, sandbox: Arc<Sandbox>) {
         sandbox.tell_on();
-        let memory_mib = sandbox.shape.size.memory_mib.into();
-        self.entries.lock().add(sandbox, memory_mib);
+        let limits = sandbox.limits.get().copied().unwrap_or_default();
+        let held = Holdings::of(sandbox.shape.size, &limits);
+        let owner = sandbox.owner.get().cloned();
+        self.entries.lock().add(sandbox, owner, held);
     }
 
     /// Returns the sandbox.
@@ -180,6 +226,16 @@ impl Table {
     /// Memory of the sandboxes, in MiB.
     pub fn memory_mib(&self) -> u64 {
         self.entries.lock().memory_mib()
+    }
+
+    /// Resources of the sandboxes of each owner.
+    pub fn holdings(&self) -> HashMap<Option<Arc<str>>, Holdings> {
+        let entries = self.entries.lock();
+        let mut holdings = HashMap::<_, Holdings>::new();
+        for entry in entries.by_id.values() {
+            holdings.entry(entry.owner.clone()).or_default().add(entry.holds());
+        }
+        holdings
     }
 
     pub fn is_closed(&self) -> bool {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use emberd_egress::Policy;
+use emberd_egress::{Ceiling, Policy};
 use emberd_proto::chain;
 use emberd_vmm::{Left, NotAdopted, Orphan, OrphanError, Vmm as _};
 use tokio::time::{sleep, timeout};
@@ -146,6 +146,11 @@ fn lost_in(base: &Base, dir: &Path) -> Option<Arc<Sandbox>> {
     Some(sandbox)
 }
 
+/// The ceiling of a sandbox. One that cannot be read any more permits nothing.
+fn ceiling(texts: &[String]) -> Ceiling {
+    Ceiling::parse(texts).unwrap_or_else(|_| Ceiling::nothing())
+}
+
 /// Returns the id of the sandbox in `dir`, if `entry` is of that.
 fn named(dir: &Path, entry: &Entry) -> Option<SandboxId> {
     let name = dir.file_name()?.to_str()?;
@@ -165,7 +170,8 @@ fn resume(base: &Base, orphan: Orphan, entry: Entry) -> Result<Arc<Sandbox>, Box
         let egress = egress.sandbox(&base.no_egress);
         // Allows nothing until it is compiled under the operator's file.
         if let Some(spec) = &entry.egress {
-            egress.begin(Arc::new(Policy::uncompiled(spec.clone())));
+            let own = entry.egress_ceiling.as_deref().map(ceiling);
+            egress.begin(Arc::new(Policy::uncompiled(spec.clone(), own)));
         }
         egress
     });

@@ -13,11 +13,12 @@ use super::sources::Sources;
 use crate::config::SandboxSpec;
 use crate::cpu::Cpu;
 use crate::error::CreateError;
+use crate::lifecycle::holdings::Holdings;
 use crate::lifecycle::journal::Stage;
 use crate::lifecycle::lease::Boottime;
 use crate::lifecycle::machine::{Machine, Running};
 use crate::lifecycle::sandbox::{Created, Sandbox};
-use crate::lifecycle::table::Table;
+use crate::lifecycle::table::{Claim, Table};
 use crate::shape::Shape;
 
 /// The sandbox that a caller asked for.
@@ -39,7 +40,8 @@ pub(crate) async fn create(
     wanted: Wanted<'_>,
 ) -> Result<Created, CreateError> {
     let Wanted { shape, image, limits, spec } = wanted;
-    let SandboxSpec { terms, policy, env, resources, tag, owner } = spec;
+    let SandboxSpec { terms, policy, env, resources, tag, owner, quota } = spec;
+    let asked = Claim { owner: owner.clone(), held: Holdings::of(shape.size, &limits), quota };
     let smaller_disk_mib = sources.base.disks.smaller_mib(limits.disk_mib);
     // What is made ahead has a disk that is too large.
     let pool = sources.pools.get(&shape).filter(|_| smaller_disk_mib.is_none());
@@ -59,8 +61,7 @@ pub(crate) async fn create(
         (sandbox, standby)
     };
     // At the limit of sandboxes, nothing is taken from the pool.
-    let (sandbox, standby) =
-        table.enter(shape.size.memory_mib.into(), claim, |(sandbox, _)| sandbox)?;
+    let (sandbox, standby) = table.enter(asked, claim, |(sandbox, _)| sandbox)?;
     if let (Some(session), Some(policy)) = (&sandbox.egress, policy) {
         session.egress.begin(policy);
     }
@@ -86,6 +87,7 @@ pub(crate) async fn create(
             return Ok(restored);
         }
         let kind = Boot { for_template: false, smaller_disk_mib };
+        let _permit = sources.boots.acquire(sandbox.owner.get().cloned()).await;
         boot::boot(&sources.base, &sandbox, image, kind).await
     };
     match fulfil(&sources.base, &sandbox, making).await {

@@ -48,6 +48,7 @@ mod tests {
     use crate::lifecycle::events::{SandboxEvent, SandboxEventKind};
     use crate::lifecycle::lease::TermsChange;
     use crate::lifecycle::sandbox::Sandbox;
+    use crate::lifecycle::table::Claim;
     use crate::shape::{Shape, Size};
 
     /// Sandboxes without a microVM in a table of their own.
@@ -64,7 +65,7 @@ mod tests {
             let table = Table::new(count, u64::MAX);
             for _ in 0..count {
                 let pick = || sandbox(&signals);
-                table.enter(1, pick, |sandbox| sandbox).expect("there is room");
+                table.enter(Claim::default(), pick, |sandbox| sandbox).expect("there is room");
             }
             let now = Boottime::now();
             for (_, view) in table.views(None) {

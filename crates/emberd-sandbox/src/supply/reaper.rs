@@ -2,26 +2,26 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
+use super::turns::Turns;
 use crate::lifecycle::sandbox::Sandbox;
 
 /// Most sandboxes that are removed at once. Each holds its memory and its process for some
-/// milliseconds. Further deletions wait for a permit, so a flood of creations and deletions
-/// accumulates at most this many VMMs beyond the sandboxes.
+/// milliseconds. Further deletions wait for the turn of their owner, so a flood of creations and
+/// deletions accumulates at most this many VMMs beyond the sandboxes.
 const REAPED_AT_ONCE_MAX: usize = 16;
 
 /// See the module.
 pub(crate) struct Reaper {
-    permits: Arc<Semaphore>,
+    permits: Turns,
     under_way: TaskTracker,
 }
 
 impl Reaper {
     pub fn new() -> Self {
-        let permits = Arc::new(Semaphore::new(REAPED_AT_ONCE_MAX));
-        Self { permits, under_way: TaskTracker::new() }
+        Self { permits: Turns::new(REAPED_AT_ONCE_MAX), under_way: TaskTracker::new() }
     }
 
     /// Returns the number of sandboxes that are not fully removed yet.
@@ -32,7 +32,7 @@ impl Reaper {
     /// Ends `sandbox`, and returns once that is under way. Dropping the future does not stop it.
     pub async fn reap(&self, sandbox: Arc<Sandbox>) {
         sandbox.delete();
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+        if let Some(permit) = self.permits.try_acquire() {
             self.under_way.spawn(async move {
                 end(&sandbox).await;
                 drop(permit);
@@ -54,9 +54,9 @@ impl Reaper {
     /// Ends all operations in `sandbox` and then the sandbox once it has a permit: nothing of it is
     /// done before. Many at once take turns.
     pub fn reap_in_turn(&self, sandbox: Arc<Sandbox>) {
-        let permits = Arc::clone(&self.permits);
+        let permits = self.permits.clone();
         self.under_way.spawn(async move {
-            let _permit = permits.acquire_owned().await.expect("the semaphore is never closed");
+            let _permit = permits.acquire(sandbox.owner.get().cloned()).await;
             sandbox.delete();
             end(&sandbox).await;
         });
@@ -64,9 +64,9 @@ impl Reaper {
 
     /// Drops `begins` when it begins.
     fn reap_in_permit(&self, sandbox: Arc<Sandbox>, begins: impl Send + 'static) {
-        let permits = Arc::clone(&self.permits);
+        let permits = self.permits.clone();
         self.under_way.spawn(async move {
-            let _permit = permits.acquire_owned().await.expect("the semaphore is never closed");
+            let _permit = permits.acquire(sandbox.owner.get().cloned()).await;
             drop(begins);
             end(&sandbox).await;
         });

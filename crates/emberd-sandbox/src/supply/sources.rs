@@ -6,7 +6,6 @@ use std::sync::Arc;
 use emberd_image::{Images, PackImage, PackName};
 use emberd_proto::chain;
 use emberd_vmm::{AnyVmm, RestoreError, Template, TemplateError, TemplateKey, Vmm as _};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +18,7 @@ use super::reaper::Reaper;
 use super::restore::{self, Blame, RestoreFailure, Standby};
 use super::run_dir::RunDir;
 use super::templates::Templates;
+use super::turns::Turns;
 use crate::boot_path::BootPath;
 use crate::config::SandboxesConfig;
 use crate::error::OpenError;
@@ -30,14 +30,20 @@ use crate::shape::Shape;
 /// speeding up any. Under many requests, restores would become slow enough to time out.
 const RESTORES_PER_PROCESSOR: usize = 2;
 
+/// Concurrent cold boots for each processor of the host. A guest that does not answer holds its
+/// place until its time is over, so that there are more than restores.
+const BOOTS_PER_PROCESSOR: usize = 4;
+
 /// See the module.
 pub(crate) struct Sources {
     pub pools: Pools,
     /// The templates, or why the daemon makes none.
     pub templates: Result<Arc<Templates>, String>,
     pub reaper: Reaper,
-    /// One permit for each microVM that may be restored at the moment; first come, first served.
-    pub restores: Semaphore,
+    /// One permit for each microVM that may be restored at the moment. Owners take turns.
+    pub restores: Turns,
+    /// The same for sandboxes that boot cold.
+    pub boots: Turns,
     /// The egress sessions. Each holds its microVM until it has ended.
     pub sessions: TaskTracker,
     // Last: the run directory is unlocked when everything in it is gone.
@@ -69,7 +75,8 @@ impl Sources {
             templates,
             reaper: Reaper::new(),
             sessions: TaskTracker::new(),
-            restores: Semaphore::new(RESTORES_PER_PROCESSOR * processors),
+            restores: Turns::new(RESTORES_PER_PROCESSOR * processors),
+            boots: Turns::new(BOOTS_PER_PROCESSOR * processors),
             base,
         };
         Ok((sources, estate))
@@ -138,7 +145,7 @@ impl Sources {
             }
             return None;
         }
-        let _permit = self.restores.acquire().await.expect("the semaphore is never closed");
+        let _permit = self.restores.acquire(sandbox.owner.get().cloned()).await;
         let template = match &standby {
             Some(standby) => Arc::clone(&standby.template),
             // Another restore may have invalidated the template in the meantime.

@@ -28,3 +28,5 @@ mod shapes;
 mod shutdown;
 #[cfg(test)]
 mod templates;
+#[cfg(test)]
+mod turns;

@@ -3,9 +3,9 @@
 use std::future::pending;
 use std::sync::Arc;
 
-use emberd_keys::{Role, Scope, ScopeSet};
-use tokio_util::sync::CancellationToken;
+use emberd_keys::{KeyLimits, Role, Scope, ScopeSet};
 
+use super::account::Account;
 use super::ring::LiveKey;
 use crate::server::principal::Principal;
 
@@ -16,24 +16,24 @@ pub struct Grant {
     pub(crate) principal: Principal,
     scopes: ScopeSet,
     owner: Option<Arc<str>>,
-    /// Cancelled when the key ends.
-    ended: Option<CancellationToken>,
+    /// None for a caller without one.
+    key: Option<Arc<LiveKey>>,
 }
 
 impl Grant {
-    pub(super) fn of_key(key: &LiveKey) -> Self {
+    pub(super) fn of_key(key: Arc<LiveKey>) -> Self {
         Self {
             principal: Principal::Key(key.record.id),
             scopes: key.scopes,
             owner: Some(Arc::clone(&key.owner)),
-            ended: Some(key.ended.clone()),
+            key: Some(key),
         }
     }
 
     /// A caller without a key.
     pub(super) fn of_role(principal: Principal, role: Role) -> Self {
         let owner = principal.owner().map(Arc::from);
-        Self { principal, scopes: role.scopes(), owner, ended: None }
+        Self { principal, scopes: role.scopes(), owner, key: None }
     }
 
     /// Whether the caller has `scope`.
@@ -56,9 +56,14 @@ impl Grant {
         self.owner.clone()
     }
 
+    /// The limits of the key, and what it uses; none without a key.
+    pub(crate) fn limits(&self) -> Option<(&KeyLimits, &Arc<Account>)> {
+        self.key.as_ref().map(|key| (&key.record.limits, &key.account))
+    }
+
     /// Waits until the key ends; without one, it never ends.
     pub fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
-        let ended = self.ended.clone();
+        let ended = self.key.as_ref().map(|key| key.ended.clone());
         async move {
             match ended {
                 Some(ended) => ended.cancelled().await,
@@ -69,6 +74,6 @@ impl Grant {
 
     /// Whether the key may end while the request is under way.
     pub fn may_end(&self) -> bool {
-        self.ended.is_some()
+        self.key.is_some()
     }
 }

@@ -18,6 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+use super::account::Account;
 use super::expiry::{Expiry, Now};
 use crate::server::principal::Principal;
 
@@ -54,6 +55,8 @@ pub struct LiveKey {
     pub owner: Arc<str>,
     /// Cancelled when the key is removed, replaced or expires.
     pub ended: CancellationToken,
+    /// Creations and requests of the key.
+    pub account: Arc<Account>,
     expiry: Option<Expiry>,
 }
 
@@ -62,7 +65,22 @@ impl LiveKey {
         let expiry = record.expires_at_ms.map(|at_ms| Expiry::new(at_ms, now));
         let (scopes, ended) = (record.permitted(), CancellationToken::new());
         let owner = Principal::Key(record.id).owner().unwrap_or_default().into();
-        Self { record, scopes, owner, ended, expiry }
+        Self { record, scopes, owner, ended, account: Arc::default(), expiry }
+    }
+
+    /// The key as `record` has it now. What it uses goes on to count, and if only its limits have
+    /// changed, what it has begun goes on.
+    fn changed(&self, record: KeyRecord, now: Now) -> Self {
+        let limits = record.limits.clone();
+        let is_as_before = record == KeyRecord { limits, ..self.record.clone() };
+        let account = Arc::clone(&self.account);
+        if is_as_before {
+            let (owner, ended) = (Arc::clone(&self.owner), self.ended.clone());
+            let (scopes, expiry) = (self.scopes, self.expiry);
+            return Self { record, scopes, owner, ended, account, expiry };
+        }
+        self.ended.cancel();
+        Self { account, ..Self::new(record, now) }
     }
 }
 
@@ -101,6 +119,13 @@ impl KeyRing {
         let state = self.0.state.read();
         let of_file = state.keys.as_ref().map_or(0, HashMap::len);
         (of_file + usize::from(self.0.fixed.is_some()), state.problem.clone())
+    }
+
+    /// The keys that are in force, in no order.
+    pub fn all(&self) -> Vec<Arc<LiveKey>> {
+        let state = self.0.state.read();
+        let of_file = state.keys.iter().flat_map(HashMap::values);
+        self.0.fixed.iter().chain(of_file).cloned().collect()
     }
 
     /// Returns what `presented` is worth. One that is unknown may be newer than what was read.
@@ -197,12 +222,8 @@ impl State {
         let now = Now::read();
         let keep = |record: KeyRecord| match before.remove(&record.id) {
             Some(same) if same.record == record => (record.id, same),
-            other => {
-                if let Some(other) = other {
-                    other.ended.cancel();
-                }
-                (record.id, Arc::new(LiveKey::new(record, now)))
-            }
+            Some(other) => (record.id, Arc::new(other.changed(record, now))),
+            None => (record.id, Arc::new(LiveKey::new(record, now))),
         };
         let keys = records.into_iter().map(keep).collect();
         for gone in before.values() {
@@ -231,7 +252,14 @@ mod tests {
 
     fn add(file: &KeysFile, name: &str) -> Secret {
         let (role, form, scopes) = (Some(Role::User), Form::Emb, Vec::new());
-        let new = NewKey { name: name.parse().unwrap(), form, role, scopes, ttl: None };
+        let new = NewKey {
+            name: name.parse().unwrap(),
+            form,
+            role,
+            scopes,
+            limits: emberd_keys::KeyLimits::default(),
+            ttl: None,
+        };
         create(file, new).unwrap().1
     }
 
@@ -267,6 +295,26 @@ mod tests {
         remove(&file, &["two".to_owned()]).unwrap();
         assert!(ring.catch_up().await);
         assert_eq!((ring.is_in_use(), ring.summary()), (true, (0, None)));
+    }
+
+    #[tokio::test]
+    async fn other_limits_end_nothing_and_what_is_used_counts_on() {
+        let (dir, file) = room();
+        let ring = KeyRing::open(dir.path(), None);
+        let one = add(&file, "one");
+        let before = valid(&ring, &one).await.unwrap();
+        let under_way = before.account.begin(None).unwrap();
+        emberd_keys::limit(&file, "one", |limits| limits.requests = Some(1)).unwrap();
+        assert!(ring.catch_up().await && !before.ended.is_cancelled());
+        let after = valid(&ring, &one).await.unwrap();
+        let most = after.record.limits.requests;
+        assert!(most == Some(1) && after.account.begin(most).is_none());
+        let again = rotate(&file, "one", None).unwrap().1;
+        assert!(ring.catch_up().await && before.ended.is_cancelled() && after.ended.is_cancelled());
+        let rotated = valid(&ring, &again).await.unwrap();
+        assert!(!rotated.ended.is_cancelled() && rotated.account.begin(most).is_none());
+        drop(under_way);
+        assert!(rotated.account.begin(most).is_some());
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use emberd_sandbox::SandboxId;
 use utoipa::openapi;
 
 use super::errors::{ApiError, Coded};
+use super::limited::LimitsHit;
 use super::operations::operations;
 use super::proxy;
 use super::scope::{Needs, PROXIED, Role, Scope};
@@ -38,10 +39,6 @@ pub struct Unrecordable;
 /// Marks a response with the sandbox that the request made.
 #[derive(Debug, Clone, Copy)]
 pub struct Made(pub SandboxId);
-
-/// Marks a response with limits that its request, or the program of it, has reached.
-#[derive(Debug, Clone)]
-pub struct LimitsHit(pub Vec<&'static str>);
 
 /// The caller of a request, once it is known who that is: a caller who hangs up gets no answer that
 /// could say so. Clones share it.

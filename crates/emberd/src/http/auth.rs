@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! request ─▶ public route? ─▶ who? ─▶ may? ─▶ is the sandbox theirs? ─▶ route
-//!                              401     403              404
+//!                              401   429  403            404
 //! ```
 //! A key that ends while its request is under way ends the request: streams, WebSockets and
 //! tunnels too.
@@ -10,7 +10,7 @@
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use emberd_api::API_KEY_HEADER;
+use emberd_api::{API_KEY_HEADER, paths};
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::security::{
@@ -23,6 +23,7 @@ use super::ending;
 use super::errors::ApiError;
 use super::operations::operations_mut;
 use super::proxy::is_for_port;
+use super::quota;
 use super::scope::{Needs, PROXIED};
 use crate::access::{Access, AccessError, Grant};
 use crate::server::caller::Caller;
@@ -58,9 +59,16 @@ pub async fn authorize(State(access): State<Access>, mut request: Request, next:
     if let Some(identified) = request.extensions().get::<Identified>() {
         identified.as_caller(principal);
     }
+    // Who is at its limits may see them.
+    let counts = path != Some(paths::USAGE);
+    let under_way = match quota::begin(&grant, counts) {
+        Ok(under_way) => under_way,
+        Err(error) => return ApiError::from(error).into_response(),
+    };
     request.extensions_mut().insert(principal);
     request.extensions_mut().insert(grant.clone());
-    pass(&grant, needs, caller.as_ref(), request, next).await
+    let response = pass(&grant, needs, caller.as_ref(), request, next).await;
+    quota::until_sent(under_way, caller.as_ref(), response)
 }
 
 /// Says how a caller sends its key, and which scope each operation needs.

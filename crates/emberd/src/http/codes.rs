@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use emberd_api::ErrorCode;
-use emberd_egress::PolicyError;
+use emberd_egress::{OverCeiling, PolicyError};
 use emberd_proto::RefusalCode;
 use emberd_sandbox::{
     BuildTemplateError, ContextError, CpuError, CreateError, DialError, GuestError, OperationError,
-    ProcessError, RemoveTemplateError, ResourceError, Unknown,
+    ProcessError, QuotaExceeded, RemoveTemplateError, ResourceError, Unknown,
 };
 use emberd_vmm::LimitError;
 
@@ -24,11 +24,13 @@ use super::files::upload::UploadError;
 use super::host::HostError;
 use super::id::PathError;
 use super::keys::KeyError;
+use super::limited::Limited;
 use super::limits::TooManyWebSockets;
 use super::origin::PageError;
 use super::pack::PackError;
 use super::proxy::{ExchangeError, TargetError};
 use super::query::QueryError;
+use super::quota::LimitError as KeyLimitError;
 use super::terms::{ChangeError, TermsError};
 use crate::access::AccessError;
 
@@ -48,6 +50,12 @@ macro_rules! failures {
                             (ErrorCode::$code, hint.first().copied())
                         })?
                     })+
+                }
+            }
+
+            fn limited(&self) -> Option<Limited> {
+                match self {
+                    $($variant => None$(.or_else(|| $inner.limited()))?,)+
                 }
             }
 
@@ -175,6 +183,7 @@ failures! {
         Self::Resources(error) => (error: ResourceError),
         Self::TooMany(_) => TooManySandboxes
             "delete a sandbox, or start emberd with a larger --max-sandboxes",
+        Self::Quota(error) => (error: QuotaExceeded),
         Self::Cpu(error) => (error: CpuError),
         Self::Limits(_) => LimitUnavailable
             "leave the limit out, or build the images of this release: emberctl image build",
@@ -270,6 +279,7 @@ failures! {
     }
 
     EgressError {
+        Self::Key(error) => (error: KeyLimitError),
         Self::Policy(error) => (error: PolicyError),
         Self::Off => EgressUnavailable "start emberd with --egress on",
         Self::Guest { .. } => EgressUnavailable
@@ -285,11 +295,13 @@ failures! {
     }
 
     ChangeError {
+        Self::Key(error) => (error: KeyLimitError),
         Self::Terms(error) => (error: TermsError),
         Self::Cpu(error) => (error: CpuError),
     }
 
     PolicyError {
+        Self::OverCeiling(error) => (error: OverCeiling),
         Self::UnknownProfile { .. } => UnknownProfile
             "list the profiles: `emberctl egress profiles`",
         Self::Forbidden { .. } => EgressForbidden

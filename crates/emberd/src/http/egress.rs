@@ -11,8 +11,8 @@ use emberd_api::{
     SandboxEgress as SandboxEgressBody, paths,
 };
 use emberd_egress::{
-    BUILT_IN, Check, EgressDenied, Entry, EntrySpec, Operator, PackProfiles, Policy, PolicyError,
-    PolicySpec,
+    BUILT_IN, Ceiling, Check, EgressDenied, Entry, EntrySpec, Operator, PackProfiles, Policy,
+    PolicyError, PolicySpec,
 };
 use emberd_image::PackName;
 use emberd_sandbox::{EgressState as EgressStateView, Handle, Sandboxes, Unknown};
@@ -21,6 +21,7 @@ use super::body::{Body, BodyError};
 use super::errors::ApiError;
 use super::failures::Failures;
 use super::id::{Id, PathError};
+use super::quota::LimitError;
 use super::views::IntoBody;
 use crate::egress_file::{EgressFile, profiles as profiles_of};
 use crate::egress_record;
@@ -33,6 +34,9 @@ pub enum EgressError {
     /// The policy cannot be compiled.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The ceiling of the caller's key cannot be read.
+    #[error(transparent)]
+    Key(#[from] LimitError),
     /// The daemon carries no connections.
     #[error("egress is switched off")]
     Off,
@@ -88,8 +92,8 @@ pub async fn replace(
     request: Body,
 ) -> Result<Json<SandboxEgressBody>, ApiError> {
     let wanted: PolicySpec = request.json()?;
-    change(&sandboxes, &file, &sandboxes.get(id)?, |operator, packs, _| {
-        Policy::compile(operator, packs, &wanted)
+    change(&sandboxes, &file, &sandboxes.get(id)?, |operator, packs, policy| {
+        Policy::compile_within(operator, packs, &wanted, policy.own_ceiling())
     })
 }
 
@@ -119,9 +123,11 @@ pub async fn patch(
     change(&sandboxes, &file, &sandboxes.get(id)?, |operator, packs, policy| {
         let EgressLists { profiles, allow, deny } = wanted.add.clone();
         let added = PolicySpec { profiles, allow, deny, ..PolicySpec::default() };
+        let compile =
+            |spec: &PolicySpec| Policy::compile_within(operator, packs, spec, policy.own_ceiling());
         // On its own first: an error points into what the caller sent.
-        Policy::compile(operator, packs, &added).map_err(|error| error.within("/add"))?;
-        Policy::compile(operator, packs, &patched(policy.spec(), &wanted)?)
+        compile(&added).map_err(|error| error.within("/add"))?;
+        compile(&patched(policy.spec(), &wanted)?)
     })
 }
 
@@ -219,7 +225,11 @@ pub async fn check(
     let egress = handle.egress().ok_or(EgressError::Off)?;
     let check = egress.check(&host, port).await;
     let packs = profiles_of(&sandboxes, &handle.view().shape.pack);
-    let hint = hint(&check, &host, port, &file.operator(), packs);
+    let policy = egress.policy();
+    let permits = |spec: &PolicySpec| {
+        Policy::compile_within(&file.operator(), packs, spec, policy.own_ceiling()).is_ok()
+    };
+    let hint = hint(&check, &host, port, permits);
     let Check { decision, reason, entry, from, addresses } = check;
     Ok(Json(EgressCheck {
         decision: egress_record::decision(decision),
@@ -236,8 +246,7 @@ fn hint(
     check: &Check,
     host: &str,
     port: u16,
-    operator: &Operator,
-    packs: &PackProfiles,
+    permits: impl FnOnce(&PolicySpec) -> bool,
 ) -> Option<String> {
     let reason = check.reason?;
     let (host, port) = (host.to_owned(), Some(port));
@@ -247,7 +256,7 @@ fn hint(
             let entry = denied.entry()?;
             let allow = vec![EntrySpec::from(&*entry)];
             let wanted = PolicySpec { allow, ..PolicySpec::default() };
-            if Policy::compile(operator, packs, &wanted).is_ok() {
+            if permits(&wanted) {
                 format!("add \"{entry}\" to `allow`")
             } else {
                 format!("ask the operator to permit \"{entry}\"")
@@ -331,14 +340,16 @@ pub fn first_policy(
     operator: &Operator,
     pack: &PackName,
     wanted: Option<&PolicySpec>,
+    own: Option<&Ceiling>,
 ) -> Result<Option<Arc<Policy>>, EgressError> {
     let packs = profiles_of(sandboxes, pack);
     let is_off = sandboxes.config().egress.is_none();
     let policy = match wanted {
         None if is_off => return Ok(None),
-        None => Policy::default_of(operator, packs),
+        None => Policy::default_of(operator, packs, own),
         Some(wanted) => {
-            Policy::compile(operator, packs, wanted).map_err(|error| error.within("/egress"))?
+            let policy = Policy::compile_within(operator, packs, wanted, own);
+            policy.map_err(|error| error.within("/egress"))?
         }
     };
     if !is_off {

@@ -3,14 +3,16 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use emberd_api::{ErrorBody, ErrorCode};
+use emberd_api::{ErrorBody, ErrorCode, KeyLimit};
 use emberd_proto::chain;
 
+use super::limited::{Limited, LimitsHit};
 use crate::log::excerpt;
 use crate::server::observe::Reported;
 
@@ -30,6 +32,11 @@ pub trait Failure {
 
     /// Adds every code that an error of this type can have.
     fn every_code(codes: &mut BTreeSet<ErrorCode>);
+
+    /// The limit of the caller's key that the error tells of, if it does.
+    fn limited(&self) -> Option<Limited> {
+        None
+    }
 }
 
 /// Marks an error response with its code.
@@ -38,7 +45,10 @@ pub struct Coded(pub ErrorCode);
 
 /// An error response.
 #[derive(Debug)]
-pub struct ApiError(ErrorBody);
+pub struct ApiError {
+    body: ErrorBody,
+    limited: Option<Box<Limited>>,
+}
 
 impl ApiError {
     fn new(code: ErrorCode, error: impl Into<String>) -> Self {
@@ -46,18 +56,19 @@ impl ApiError {
         if let Cow::Owned(shorter) = excerpt(&error, ERROR_BYTES_MAX) {
             error = shorter;
         }
-        Self(ErrorBody { error, code, hint: None })
+        let body = ErrorBody { error, code, hint: None, limit: None };
+        Self { body, limited: None }
     }
 
     /// Adds advice on how to mend the error.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint = Some(hint.into());
+        self.body.hint = Some(hint.into());
         self
     }
 
     /// The body alone, for a response that has begun already.
     pub fn into_body(self) -> ErrorBody {
-        self.0
+        self.body
     }
 }
 
@@ -97,6 +108,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::ForeignOrigin
         | ErrorCode::CrossSite
         | ErrorCode::Forbidden
+        | ErrorCode::KeyForbids
         | ErrorCode::Denied
         | ErrorCode::EgressForbidden => StatusCode::FORBIDDEN,
         ErrorCode::UnknownRoute | ErrorCode::UnknownSandbox | ErrorCode::NotFound => {
@@ -119,6 +131,7 @@ pub(super) fn status(code: ErrorCode) -> StatusCode {
         ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorCode::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
         ErrorCode::TooManyBytes
+        | ErrorCode::QuotaExceeded
         | ErrorCode::TooManySandboxes
         | ErrorCode::NoCapacity
         | ErrorCode::TooManyConnections
@@ -145,22 +158,35 @@ impl<E: Failure + Error> From<E> for ApiError {
     fn from(error: E) -> Self {
         let (code, hint) = error.judge();
         let mut answer = Self::new(code, chain(&error));
-        answer.0.hint = hint.map(str::to_owned);
+        answer.body.hint = hint.map(str::to_owned);
+        let limited = error.limited();
+        answer.body.limit = limited.map(|Limited { name, value, .. }| {
+            let name = name.name().to_owned();
+            Box::new(KeyLimit { name, value })
+        });
+        answer.limited = limited.map(Box::new);
         answer
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let reported = Reported(self.0.error.clone());
-        let code = self.0.code;
-        let mut response = (status(code), Json(self.0)).into_response();
+        let Self { body, limited } = self;
+        let (reported, code) = (Reported(body.error.clone()), body.code);
+        let mut response = (status(code), Json(body)).into_response();
         let may_pass = matches!(
             code,
             ErrorCode::TooManyBytes | ErrorCode::ResumeFailed | ErrorCode::SandboxUnreachable
         );
         if may_pass {
             response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
+        }
+        if let Some(limited) = limited {
+            if let Some(wait) = limited.retry_after {
+                response.headers_mut().insert(RETRY_AFTER, whole_seconds(wait).into());
+            }
+            response.extensions_mut().insert(LimitsHit(vec![limited.name.name()]));
+            response.extensions_mut().insert(*limited);
         }
         if code == ErrorCode::Unauthenticated {
             response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
@@ -169,6 +195,11 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(Coded(code));
         response
     }
+}
+
+/// Seconds after which `wait` is over: at least one.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
 #[cfg(test)]

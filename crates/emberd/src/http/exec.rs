@@ -7,11 +7,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use emberd_api::{ExecBody, ExecExit, ExecOutcome, ServerTiming, StartedBy, paths};
 use emberd_sandbox::{ExecTimes, OperationError, Sandboxes, Unknown};
 
-use super::audited::LimitsHit;
 use super::body::{Body, BodyError};
 use super::errors::ApiError;
 use super::failures::Failures;
 use super::id::Id;
+use super::limited::LimitsHit;
 use super::observe::Timed;
 use super::outputs::{Kept, OutputShare};
 use super::scrape::Measured;

@@ -58,6 +58,8 @@ impl<E: Codes> IntoResponses for Failures<E> {
         E::every_code(&mut codes);
         OfEvery::every_code(&mut codes);
         OfCallers::every_code(&mut codes);
+        // A key may have as many requests under way as it is allowed.
+        codes.insert(ErrorCode::QuotaExceeded);
         responses(codes)
     }
 }
@@ -91,10 +93,11 @@ fn error_response(codes: &[ErrorCode]) -> Response {
         .description(lines.collect::<Vec<_>>().join("\n\n"))
         .content("application/json", body)
         .extensions(Some(Extensions::builder().add("x-error-codes", names).build()));
-    if codes.contains(&ErrorCode::TooManyBytes) {
-        let retry_after = HeaderBuilder::new()
-            .schema(Some(u64::schema()))
-            .description(Some("Seconds until the next attempt, with `too_many_bytes`."));
+    if codes.contains(&ErrorCode::QuotaExceeded) {
+        let retry_after = HeaderBuilder::new().schema(Some(u64::schema())).description(Some(
+            "Seconds until the next attempt, with `too_many_bytes` and
+                `quota_exceeded`.",
+        ));
         response = response.header(RETRY_AFTER.as_str(), retry_after.build());
     }
     response.build()

@@ -1,7 +1,5 @@
 //! `/sandboxes` and `/sandboxes/{id}`.
 
-use std::sync::Arc;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
@@ -25,8 +23,9 @@ use super::keys::KeyError;
 use super::observe::Timed;
 use super::pack;
 use super::query::{Query, QueryError};
+use super::quota::{Bounds, count_creation};
 use super::scrape::Measured;
-use super::terms::{TermsError, first_terms};
+use super::terms::{ChangeError, first_terms};
 use super::views::IntoBody;
 use crate::access::Grant;
 use crate::egress_file::EgressFile;
@@ -53,7 +52,7 @@ use crate::meters::Timing;
             ("idempotent-replayed" = Option<String>,
              description = "`true` where an earlier request with the key created the sandbox."),
          )),
-        Failures<(BodyError, CreateError, EgressError, TermsError, KeyError)>,
+        Failures<(BodyError, CreateError, EgressError, ChangeError, KeyError)>,
     )
 )]
 pub async fn create(
@@ -64,16 +63,15 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     let wanted: CreateSandbox = body.json_or_default()?;
-    let owner = grant.and_then(|grant| grant.owner());
     let Some(turn) = key.turn(&wanted).await? else {
-        return Ok(answer(&make(&sandboxes, &file, wanted, None, owner).await?));
+        return Ok(answer(&make(&sandboxes, &file, wanted, None, grant.as_ref()).await?));
     };
     if let Some(id) = turn.created() {
         let body = Json(CreatedSandbox { id: id.to_string() });
         let made = Extension(Made(id));
         return Ok((StatusCode::CREATED, [(REPLAYED_HEADER, "true")], made, body).into_response());
     }
-    let created = make(&sandboxes, &file, wanted, Some(turn.tag()), owner).await?;
+    let created = make(&sandboxes, &file, wanted, Some(turn.tag()), grant.as_ref()).await?;
     turn.remember(created.id);
     Ok(answer(&created))
 }
@@ -83,20 +81,32 @@ async fn make(
     file: &EgressFile,
     mut wanted: CreateSandbox,
     tag: Option<String>,
-    owner: Option<Arc<str>>,
+    grant: Option<&Extension<Grant>>,
 ) -> Result<Created, ApiError> {
-    let terms = first_terms(&mut wanted, sandboxes.config())?;
+    let bounds = Bounds::of(grant);
+    let terms = first_terms(&mut wanted, sandboxes.config(), bounds)?;
     let named = wanted.language_pack.as_deref().filter(|name| !name.is_empty());
     let name = named.unwrap_or(LANGUAGE_PACK_DEFAULT);
     let pack = pack::installed(sandboxes, name)?;
-    let operator = file.operator();
-    let policy = egress::first_policy(sandboxes, &operator, &pack, wanted.egress.as_ref())?;
+    bounds.check_pack(&pack).map_err(ChangeError::Key)?;
+    let (operator, ceiling) = (file.operator(), bounds.ceiling().map_err(EgressError::Key)?);
+    let policy = egress::first_policy(
+        sandboxes,
+        &operator,
+        &pack,
+        wanted.egress.as_ref(),
+        ceiling.as_ref(),
+    )?;
     let emberd_api::Resources { vcpus, memory_mib, cpu_percent, cpu_weight, disk_mib, pids } =
         wanted.resources;
     let cpu = Cpu { percent: cpu_percent, weight: cpu_weight };
     let resources = Resources { vcpus, memory_mib, cpu, pids, disk_mib };
-    let spec = SandboxSpec { terms, policy, env: wanted.env, resources, tag, owner };
-    let created = sandboxes.create_with(&pack, spec).await?;
+    let (owner, quota) = (grant.and_then(|grant| grant.owner()), bounds.quota());
+    let spec = SandboxSpec { terms, policy, env: wanted.env, resources, tag, owner, quota };
+    let counted = count_creation(grant)?;
+    let created = sandboxes.create_with(&pack, spec).await.inspect_err(|error| {
+        counted.unless_refused(error);
+    })?;
     if let Ok(handle) = sandboxes.get(created.id) {
         file.admit(&operator, sandboxes, &handle);
     }

@@ -5,7 +5,7 @@ use emberd_api::paths;
 pub use emberd_keys::{Role, Scope};
 
 /// Every route that needs a scope, by method and path.
-pub const SCOPES: [(&str, &str, Scope); 49] = [
+pub const SCOPES: [(&str, &str, Scope); 50] = [
     ("POST", paths::SANDBOXES, Scope::SandboxCreate),
     ("GET", paths::SANDBOXES, Scope::SandboxRead),
     ("GET", paths::SANDBOX, Scope::SandboxRead),
@@ -56,6 +56,7 @@ pub const SCOPES: [(&str, &str, Scope); 49] = [
     ("POST", paths::TEMPLATE, Scope::TemplateWrite),
     ("DELETE", paths::TEMPLATE, Scope::TemplateWrite),
     ("GET", paths::EVENTS, Scope::EventsRead),
+    ("GET", paths::USAGE, Scope::SandboxRead),
     ("GET", paths::AUDIT, Scope::Admin),
     ("GET", paths::DAEMON_METRICS, Scope::MetricsRead),
     ("GET", paths::INFO, Scope::DaemonRead),

@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 
 use super::errors::Coded;
 use super::failures::Failures;
+use super::limited::Limited;
 use super::limits::Limits;
 use crate::meters::{self, Meters, Timing};
 use crate::server::observe::Proxied;
@@ -37,6 +38,9 @@ pub async fn count(State(meters): State<Meters>, request: Request, next: Next) -
     }
     let refusal = response.extensions().get().map(|Coded(code)| code.name());
     let timing = response.extensions_mut().remove().map(|Measured(timing)| timing);
+    if let Some(limited) = response.extensions().get::<Limited>() {
+        meters.count_limit(limited.name);
+    }
     meters.count(&meters::Request { method, route, code }, refusal, timing, took);
     response
 }

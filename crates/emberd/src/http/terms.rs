@@ -20,7 +20,9 @@ use super::body::{Body, BodyError};
 use super::errors::ApiError;
 use super::failures::Failures;
 use super::id::{Id, PathError};
+use super::quota::{Bounds, LimitError};
 use super::views::IntoBody;
+use crate::access::Grant;
 use crate::server::observe::Timed;
 
 /// Why a sandbox cannot have such terms.
@@ -72,6 +74,9 @@ pub enum ChangeError {
     /// The sandbox cannot have such terms.
     #[error(transparent)]
     Terms(#[from] TermsError),
+    /// The limits of the caller's key do not permit it.
+    #[error(transparent)]
+    Key(#[from] LimitError),
     /// Its processor time is not limited.
     #[error(transparent)]
     Cpu(#[from] CpuError),
@@ -81,15 +86,20 @@ pub enum ChangeError {
 pub fn first_terms(
     wanted: &mut CreateSandbox,
     config: &SandboxesConfig,
-) -> Result<Terms, TermsError> {
+    bounds: Bounds<'_>,
+) -> Result<Terms, ChangeError> {
     check_end(wanted.on_timeout)?;
     let metadata = std::mem::take(&mut wanted.metadata);
     check_metadata(&metadata)?;
     let options = wanted.idle.take().unwrap_or_default();
     Ok(Terms {
         timeout: match wanted.timeout_ms {
-            Some(ms) => ms.map(|ms| timeout(ms, config)).transpose()?,
-            None => config.timeout,
+            Some(ms) => {
+                let asked = ms.map(|ms| timeout(ms, config)).transpose()?;
+                bounds.check_timeout(asked)?;
+                asked
+            }
+            None => bounds.shorter(config.timeout),
         },
         idle: IdlePolicy {
             freeze: freeze(&options)?.unwrap_or(config.idle_freeze),
@@ -118,6 +128,7 @@ pub fn first_terms(
 )]
 pub async fn update(
     State(sandboxes): State<Sandboxes>,
+    grant: Option<Extension<Grant>>,
     Id(id): Id,
     body: Body,
 ) -> Result<Json<Sandbox>, ApiError> {
@@ -126,6 +137,9 @@ pub async fn update(
     let handle = sandboxes.get(id)?;
     let timeout = |ms| timeout(ms, sandboxes.config());
     let timeout = wanted.timeout_ms.map(|ms| ms.map(timeout).transpose()).transpose()?;
+    if let Some(timeout) = timeout {
+        Bounds::of(grant.as_ref()).check_timeout(timeout)?;
+    }
     let idle = wanted.idle.unwrap_or_default();
     let change = TermsChange {
         timeout,
@@ -156,18 +170,26 @@ pub async fn update(
     request_body(content = Option<TouchSandbox>, description = "An empty body means `{}`."),
     responses(
         (status = 200, description = "The sandbox after the change.", body = Sandbox),
-        Failures<(PathError, BodyError, Unknown, TermsError, OperationError)>,
+        Failures<(PathError, BodyError, Unknown, ChangeError, OperationError)>,
     )
 )]
 pub async fn touch(
     State(sandboxes): State<Sandboxes>,
+    grant: Option<Extension<Grant>>,
     Id(id): Id,
     body: Body,
 ) -> Result<(Extension<Timed>, Json<Sandbox>), ApiError> {
     let wanted: TouchSandbox = body.json_or_default()?;
     let handle = sandboxes.get(id)?;
     let timeout = |ms| timeout(ms, sandboxes.config());
-    handle.extend(wanted.timeout_ms.map(timeout).transpose()?)?;
+    let asked = wanted.timeout_ms.map(timeout).transpose()?;
+    let bounds = Bounds::of(grant.as_ref());
+    if asked.is_some() {
+        bounds.check_timeout(asked)?;
+    }
+    // Its own timeout may be older than the limit of the key.
+    let own = handle.view().terms.timeout;
+    handle.extend(asked.or_else(|| bounds.shorter(own)))?;
     let in_use = handle.thaw().await?;
     let timed = Timed(awake::timing(&in_use));
     Ok((Extension(timed), Json(handle.view().into_body())))

@@ -104,6 +104,7 @@ async fn answer_in_plain(mut socket: Socket) -> io::Result<()> {
         error: "this port takes TLS only".to_owned(),
         code: ErrorCode::InvalidRequest,
         hint: Some("begin the address with https://".to_owned()),
+        limit: None,
     };
     let body = serde_json::to_string(&body).expect("bodies have string keys only");
     let length = body.len();

@@ -47,6 +47,7 @@ mod owners;
 mod ports;
 mod processes;
 mod promtool;
+mod quota;
 mod routes;
 mod scopes;
 mod scrape;
@@ -191,7 +192,14 @@ impl Api {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let (name, form) = (format!("key-{number}").parse().unwrap(), Form::Emb);
-        let new = NewKey { name, form, role, scopes: scopes.to_vec(), ttl: None };
+        let new = NewKey {
+            name,
+            form,
+            role,
+            scopes: scopes.to_vec(),
+            limits: emberd_keys::KeyLimits::default(),
+            ttl: None,
+        };
         let (record, secret) = emberd_keys::create(&self.keys, new).unwrap();
         wait::until(async || self.access.over_tcp() == OverTcp::NeedsKey).await;
         (record, secret.expose().to_owned())

@@ -26,6 +26,7 @@ mod lost_agents;
 mod older_agents;
 mod pools;
 mod programs;
+mod quota;
 mod restarts;
 mod shutdown;
 mod start;

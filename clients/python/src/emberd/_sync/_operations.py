@@ -44,6 +44,10 @@ class DaemonOperations:
         answer = self._session.send("GET", "/metrics")
         return (answer.all()).decode()
 
+    def get_usage(self, *, all: bool | None = None) -> types.UsageList:
+        """What this key uses and may use; with `all` what every key does, for administrators."""
+        return self._session.call("GET", target("/usage", [("all", all)]))
+
     def drain_daemon(self) -> None:
         """Has the daemon create no more sandboxes until it is restarted."""
         self._session.do("POST", "/drain", idempotent=True)

@@ -43,6 +43,10 @@ class DaemonOperations:
         answer = await self._session.send("GET", "/metrics")
         return (await answer.all()).decode()
 
+    async def get_usage(self, *, all: bool | None = None) -> types.UsageList:
+        """What this key uses and may use; with `all` what every key does, for administrators."""
+        return await self._session.call("GET", target("/usage", [("all", all)]))
+
     async def drain_daemon(self) -> None:
         """Has the daemon create no more sandboxes until it is restarted."""
         await self._session.do("POST", "/drain", idempotent=True)

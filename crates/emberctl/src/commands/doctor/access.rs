@@ -96,7 +96,18 @@ mod tests {
         assert_eq!(verdict(true, true), Verdict::Warn);
         let (name, form) = ("ci".parse().unwrap(), Form::Emb);
         let (role, scopes) = (Some(Role::User), Vec::new());
-        create(&file, NewKey { name, form, role, scopes, ttl: None }).unwrap();
+        create(
+            &file,
+            NewKey {
+                name,
+                form,
+                role,
+                scopes,
+                limits: emberd_keys::KeyLimits::default(),
+                ttl: None,
+            },
+        )
+        .unwrap();
         assert_eq!(verdict(true, false), Verdict::Ok);
         assert_eq!(verdict(false, true), Verdict::Warn);
         emberd_keys::remove(&file, &["ci".to_owned()]).unwrap();

@@ -177,7 +177,14 @@ async fn no_answer_is_wrong_while_the_keys_are_replaced() {
         for n in 0..40 {
             let (name, form) = (format!("other-{n}").parse().unwrap(), emberd_keys::Form::Emb);
             let (role, scopes) = (Some(Role::Admin), Vec::new());
-            let new = emberd_keys::NewKey { name, form, role, scopes, ttl: None };
+            let new = emberd_keys::NewKey {
+                name,
+                form,
+                role,
+                scopes,
+                limits: emberd_keys::KeyLimits::default(),
+                ttl: None,
+            };
             let id = emberd_keys::create(&file, new).unwrap().0.id.to_string();
             emberd_keys::rotate(&file, &id, None).unwrap();
             emberd_keys::remove(&file, &[id]).unwrap();
@@ -199,7 +206,14 @@ fn stray_key() -> (tempfile::TempDir, String) {
     let file = emberd_keys::KeysFile::new(dir.path());
     let (name, form) = ("stray".parse().unwrap(), emberd_keys::Form::E2b);
     let (role, scopes) = (Some(Role::Admin), Vec::new());
-    let new = emberd_keys::NewKey { name, form, role, scopes, ttl: None };
+    let new = emberd_keys::NewKey {
+        name,
+        form,
+        role,
+        scopes,
+        limits: emberd_keys::KeyLimits::default(),
+        ttl: None,
+    };
     let (_, secret) = emberd_keys::create(&file, new).unwrap();
     (dir, secret.expose().to_owned())
 }

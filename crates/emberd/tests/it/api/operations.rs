@@ -285,6 +285,7 @@ fn calls(client: &Client) -> impl IntoIterator<Item = (&'static str, BoxFuture<'
         "get_info" => client.info(),
         "read_audit" => async { client.audit(&ReadAudit::default()).await },
         "get_daemon_metrics" => client.daemon_metrics(),
+        "get_usage" => client.usage(false),
         "drain_daemon" => client.drain(),
         "check_health" => client.healthz(),
         "get_openapi" => client.openapi(),

@@ -25,21 +25,28 @@ use crate::api::refusal;
 use crate::{raw, wait};
 
 impl Room {
-    fn keys(&self) -> KeysFile {
+    pub fn keys(&self) -> KeysFile {
         KeysFile::new(&self.path("data"))
     }
 
     /// A new key with `role`, and its secret.
-    fn key(&self, name: &str, role: Role) -> (KeyRecord, String) {
+    pub fn key(&self, name: &str, role: Role) -> (KeyRecord, String) {
         let (name, form) = (name.parse().unwrap(), Form::Emb);
-        let new = NewKey { name, form, role: Some(role), scopes: Vec::new(), ttl: None };
+        let new = NewKey {
+            name,
+            form,
+            role: Some(role),
+            scopes: Vec::new(),
+            limits: emberd_keys::KeyLimits::default(),
+            ttl: None,
+        };
         let (record, secret) = create(&self.keys(), new).unwrap();
         (record, secret.expose().to_owned())
     }
 }
 
 impl Daemon {
-    fn with(&self, secret: &str) -> Client {
+    pub fn with(&self, secret: &str) -> Client {
         self.client.clone().with_key(secret).unwrap()
     }
 }
