@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::commands::{
     attach, audit, completions, context, cp, create, daemon, doctor, egress, events, exec, files,
     forward, image, inspect, key, kill, logs, ls, metrics, ps, rm, run, setup, shell, template,
-    test, timeout, update, usage, vmconfig,
+    test, timeout, update, url, usage, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -105,6 +105,8 @@ pub enum Command {
     Inspect(inspect::Args),
     /// Forward a port of this host to a port inside a sandbox.
     Forward(forward::Args),
+    /// Print a URL of a port inside a sandbox that a browser can open, or revoke all of them.
+    Url(url::Args),
     /// Print the console log of a sandbox.
     Logs(logs::Args),
     /// Show the resource usage of a sandbox.

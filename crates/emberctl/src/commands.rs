@@ -40,6 +40,7 @@ pub mod template;
 pub mod test;
 pub mod timeout;
 pub mod update;
+pub mod url;
 pub mod usage;
 pub mod vmconfig;
 
@@ -73,6 +74,7 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Audit(args) => audit::run(&globals, args, output).await,
         Command::Inspect(args) => inspect::run(&client()?, args, output).await,
         Command::Forward(args) => forward::run(&client()?, args, output).await,
+        Command::Url(args) => url::run(&client()?, args, output).await,
         Command::Logs(args) => logs::run(&client()?, args, output).await,
         Command::Metrics(args) => metrics::run(&client()?, args, output).await,
         Command::Ping => ping::run(&client()?, output).await,

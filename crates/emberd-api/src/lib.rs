@@ -23,6 +23,7 @@ mod process;
 mod resources;
 mod server_timing;
 mod terms;
+mod urls;
 mod usage;
 
 pub use access::{API_KEY_HEADER, AccessInfo, AccessOverTcp};
@@ -59,6 +60,7 @@ pub use terms::{
     IDLE_FREEZE_MS, IdleOptions, METADATA_BYTES_MAX, METADATA_PAIRS_MAX, OnTimeout, SandboxIdle,
     TIMEOUT_MS_MIN, TouchSandbox, UpdateResources, UpdateSandbox,
 };
+pub use urls::{CreateUrl, CreatedUrl, URL_EXPIRES_MS, URL_EXPIRES_MS_DEFAULT};
 pub use usage::{Usage, UsageLimits, UsageList, Used};
 
 /// Language pack of a sandbox whose creation names none.

@@ -20,6 +20,8 @@ pub const METRICS: &str = "/sandboxes/{id}/metrics";
 pub const LOGS: &str = "/sandboxes/{id}/logs";
 /// `GET` with an upgrade connects to a port inside a sandbox.
 pub const PORT: &str = "/sandboxes/{id}/ports/{port}";
+/// `POST` makes a URL of a port for browsers, `DELETE` revokes all of a sandbox.
+pub const URLS: &str = "/sandboxes/{id}/urls";
 /// `GET` reads a file, `PUT` writes a file, `DELETE` deletes a file or a directory.
 pub const FILES: &str = "/sandboxes/{id}/files";
 /// `GET` shows the type, size and owner of a file.
@@ -196,6 +198,11 @@ pub fn audit(read: &ReadAudit, follow: bool) -> String {
     });
     let limit = limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
     format!("{query}{limit}&follow={follow}")
+}
+
+/// Path of the URLs of one sandbox's ports.
+pub fn urls(id: &str) -> String {
+    URLS.replace("{id}", &segment(id))
 }
 
 /// Path of what the caller, or everybody, uses.

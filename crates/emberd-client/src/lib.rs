@@ -23,6 +23,7 @@ mod stream;
 mod templates;
 mod tls;
 mod tunnel;
+mod urls;
 mod usage;
 
 pub use attachment::Attachment;

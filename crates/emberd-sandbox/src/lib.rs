@@ -51,6 +51,8 @@ pub use lifecycle::lease::{Boottime, IdlePolicy, Terms, TermsChange};
 pub use lifecycle::phase::PhaseKind;
 pub use lifecycle::sandbox::{Created, SandboxView};
 pub use lifecycle::state::SandboxState;
+pub use lifecycle::url_key::UrlKey;
+pub use lifecycle::urls::NotRecorded;
 pub use sandboxes::Sandboxes;
 pub use shape::{Shape, Size};
 pub use supply::adopt::UnclaimedView;

@@ -18,4 +18,6 @@ pub(crate) mod sandbox;
 pub(crate) mod signals;
 pub(crate) mod state;
 pub(crate) mod table;
+pub(crate) mod url_key;
+pub(crate) mod urls;
 pub(crate) mod usage;

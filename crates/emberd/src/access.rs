@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use emberd_api::Address;
 use emberd_config::{AccessRule, Authentication, Who};
-use emberd_keys::{KeyRecord, Presented, Role, Scope};
+use emberd_keys::{KeyId, KeyRecord, Presented, Role, Scope};
 use rustix::process::geteuid;
+use tokio_util::sync::CancellationToken;
 
 use crate::server::connection::Peer;
 use crate::server::principal::{Principal, Source};
@@ -50,6 +51,15 @@ pub enum AccessError {
     /// The key was removed or replaced, or has expired, while the request was under way.
     #[error("the key is not valid any more")]
     Ended,
+    /// The URL of a port was altered, is that of another port, or was revoked.
+    #[error("the URL of the port is not valid")]
+    UrlInvalid,
+    /// The URL of a port, or the key that asked for it, has ended.
+    #[error("the URL of the port is not valid any more")]
+    UrlExpired,
+    /// A page of another host has its browser use the URL of a port.
+    #[error("the port refuses requests of pages from other hosts")]
+    ForeignPage,
     /// The keys cannot be read, and none is guessed.
     #[error("no key can be checked, because the daemon cannot read its keys")]
     Unreadable,
@@ -136,6 +146,11 @@ impl Access {
     /// Number of keys, and why they cannot be read, if they cannot.
     pub fn keys(&self) -> (usize, Option<String>) {
         self.0.ring.summary()
+    }
+
+    /// Returns what ends with the key `id`; none if it is not in force.
+    pub(crate) fn ended(&self, id: KeyId) -> Option<CancellationToken> {
+        self.0.ring.live(id).map(|key| key.ended.clone())
     }
 
     /// The keys that are in force, in no order.

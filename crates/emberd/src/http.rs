@@ -47,12 +47,15 @@ mod quota;
 mod sandboxes;
 mod scope;
 mod scrape;
+mod signed;
 mod spans;
 mod sse;
 mod templates;
 mod terms;
 mod tunnel;
 mod unknown;
+mod url_token;
+mod urls;
 mod usage;
 mod views;
 
@@ -62,6 +65,7 @@ pub use host::Hosts;
 pub use limits::Limits;
 pub use proxy::through;
 pub use scope::{Needs, PROXIED, PUBLIC, Role, SCOPES, Scope};
+pub use urls::Front;
 
 use crate::access::Access;
 use crate::egress_file::EgressFile;
@@ -122,6 +126,7 @@ fn operations() -> OpenApiRouter<Sandboxes> {
         .routes(routes!(metrics::metrics))
         .routes(routes!(logs::logs))
         .routes(routes!(ports::connect))
+        .routes(routes!(urls::create, urls::revoke))
         .routes(routes!(files::content::read, files::content::write, files::tree::remove))
         .routes(routes!(files::tree::stat))
         .routes(routes!(files::tree::list))
@@ -157,17 +162,20 @@ fn operations() -> OpenApiRouter<Sandboxes> {
         .routes(routes!(info::openapi))
 }
 
-/// The whole API over `sandboxes`, for requests to `hosts` within `limits`, of callers to whom
-/// `access` is given. Policies of sandboxes are within what `egress` permits.
+/// The whole API over `sandboxes`, for requests to `hosts` by `front` within `limits`, of callers to
+/// whom `access` is given. Policies of sandboxes are within what `egress` permits.
 pub fn router(
     sandboxes: Sandboxes,
     hosts: Hosts,
     limits: Limits,
     egress: EgressFile,
     access: Access,
+    front: Front,
 ) -> Router {
     let meters = limits.meters().clone();
     let (router, document) = operations().split_for_parts();
+    let gate =
+        auth::Gate { access: access.clone(), sandboxes: sandboxes.clone(), front: front.clone() };
     let recorder = Recorder::new(limits.audit().clone(), &document);
     router
         .fallback(async || ApiError::from(RouteError::Path))
@@ -176,13 +184,14 @@ pub fn router(
         .layer(from_fn_with_state(sandboxes.clone(), awake::keep))
         .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
         .layer(from_fn_with_state(sandboxes.clone(), owned::hide))
+        .layer(Extension(front))
         .layer(Extension(limits))
-        .layer(Extension(access.clone()))
+        .layer(Extension(access))
         .layer(Extension(egress))
         .layer(from_fn_with_state(hosts, host::refuse_strangers))
         .layer(from_fn(origin::refuse_pages))
         .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
-        .layer(from_fn_with_state(access, auth::authorize))
+        .layer(from_fn_with_state(gate, auth::authorize))
         .layer(from_fn_with_state(meters, scrape::count))
         .layer(from_fn_with_state(recorder, audited::record))
         .layer(from_fn_with_state(errors::defect as OnPanic, observe::observe))

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::lease::{Boottime, Lease, Terms};
+use super::url_key::UrlSecret;
 use crate::boot_path::{BootPath, BootTimes};
 use crate::cpu::Cpu;
 
@@ -90,6 +91,9 @@ pub(crate) struct Entry {
     /// The most that it may reach, beside what the operator permits.
     #[serde(default)]
     pub egress_ceiling: Option<Vec<String>>,
+    /// Secret of the key that signs URLs of its ports.
+    #[serde(default)]
+    pub url_secret: Option<UrlSecret>,
     /// Use of the machine when it was frozen.
     pub metrics: Option<Metrics>,
 }
@@ -130,6 +134,7 @@ impl Entry {
             env: BTreeMap::new(),
             egress: None,
             egress_ceiling: None,
+            url_secret: None,
             metrics: None,
         }
     }
@@ -276,6 +281,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+    use crate::lifecycle::url_key::UrlKey;
 
     fn entry() -> Entry {
         Entry::new("sb_0123456789ab".into(), "shell".into(), 1, 256)
@@ -297,6 +303,7 @@ mod tests {
         lease.terms.idle.freeze = Some(Duration::from_secs(5));
         lease.terms.metadata.insert("a".into(), "b".into());
         lease.begin(Boottime::now());
+        let url_secret = UrlKey::generate().secret();
         let change = |entry: &mut Entry| {
             entry.stage = Stage::Frozen;
             entry.owner = Some("key:0123abcd".into());
@@ -308,6 +315,7 @@ mod tests {
             entry.egress =
                 Some(PolicySpec { allow: vec!["a.example".into()], ..Default::default() });
             entry.egress_ceiling = Some(vec!["*.example".into()]);
+            entry.url_secret = Some(url_secret.clone());
             entry.metrics = Some(Metrics { cpu_count: 3, ..Metrics::default() });
         };
         journal.write(change).unwrap();

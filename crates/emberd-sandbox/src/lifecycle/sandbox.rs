@@ -22,6 +22,7 @@ use super::phase::{Creating, Gone, Phase, PhaseKind, Refused, Request, Was, Why}
 use super::reach::Reach;
 use super::signals::Signals;
 use super::state::{SandboxState, state};
+use super::url_key::UrlKey;
 use super::usage::Usage;
 use crate::boot_path::{BootPath, BootTimes};
 use crate::cpu::Cpu;
@@ -94,6 +95,8 @@ pub(crate) struct Sandbox {
     pub cpu: Mutex<Cpu>,
     /// Held by its guest; set when it is created.
     pub limits: OnceLock<GuestLimits>,
+    /// Signs URLs of its ports; none while no URL is valid.
+    pub url_key: Mutex<Option<UrlKey>>,
     pub journal: Journal,
     pub reach: Reach,
     pub usage: Usage,
@@ -120,6 +123,7 @@ impl Sandbox {
         let (lease, phase) = (Mutex::default(), Mutex::new(Some(Phase::Creating(creating))));
         let (usage, transition) = (Usage::new(), tokio::sync::Mutex::default());
         let (env, cpu, limits) = (Arc::default(), Mutex::default(), OnceLock::new());
+        let url_key = Mutex::default();
         let (is_told, reach) = (AtomicBool::new(false), Reach::new());
         let (created_at, tag, owner) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let (pack, size) = (shape.pack.to_string(), shape.size);
@@ -137,6 +141,7 @@ impl Sandbox {
             lease,
             cpu,
             limits,
+            url_key,
             journal,
             reach,
             usage,
@@ -170,6 +175,7 @@ impl Sandbox {
         if !entry.env.is_empty() {
             sandbox.env = Arc::new(OnceLock::from(entry.env.clone()));
         }
+        sandbox.url_key = Mutex::new(entry.url_secret.clone().map(UrlKey::of));
         sandbox.journal = Journal::new(dir, entry);
         sandbox
     }
@@ -184,14 +190,21 @@ impl Sandbox {
 
     /// Writes a change of the sandbox into the journal. If that fails, it is done later.
     pub fn note(&self) {
-        let written = self.journal.write(|entry| {
-            let stage = entry.stage;
-            self.describe(entry, stage);
-        });
-        if let Err(error) = written {
+        if let Err(error) = self.record_change() {
             tracing::warn!(id = %self.id, %error, "the journal is behind");
             self.signals.journals.notify_one();
         }
+    }
+
+    /// Writes a change of the sandbox into the journal.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn record_change(&self) -> io::Result<()> {
+        self.journal.write(|entry| {
+            let stage = entry.stage;
+            self.describe(entry, stage);
+        })
     }
 
     fn describe(&self, entry: &mut Entry, stage: Stage) {
@@ -205,6 +218,7 @@ impl Sandbox {
         let policy = self.egress.as_ref().map(|session| session.egress.policy());
         entry.egress = policy.as_ref().map(|policy| policy.spec().clone());
         entry.egress_ceiling = policy.and_then(|policy| Some(policy.own_ceiling()?.texts()));
+        entry.url_secret = self.url_key.lock().as_ref().map(UrlKey::secret);
         entry.created_at = self.created_at.get().copied();
         self.read(|phase| {
             entry.origin = phase

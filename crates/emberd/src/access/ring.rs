@@ -128,6 +128,16 @@ impl KeyRing {
         self.0.fixed.iter().chain(of_file).cloned().collect()
     }
 
+    /// The key `id`, if it is in force.
+    pub fn live(&self, id: KeyId) -> Option<Arc<LiveKey>> {
+        if let Some(fixed) = self.0.fixed.as_ref().filter(|fixed| fixed.record.id == id) {
+            return Some(Arc::clone(fixed));
+        }
+        let key = self.0.state.read().keys.as_ref()?.get(&id).cloned()?;
+        let is_over = key.expiry.is_some_and(|expiry| expiry.is_over(Now::read()));
+        (!is_over).then_some(key)
+    }
+
     /// Returns what `presented` is worth. One that is unknown may be newer than what was read.
     pub async fn judge(&self, presented: &Presented) -> Judged {
         match self.0.find(presented) {

@@ -244,6 +244,7 @@ fn principal_text(principal: &Principal) -> String {
         Principal::Local(Source::Ip(address)) => format!("ip:{address}"),
         Principal::Local(Source::User(uid)) => format!("uid:{uid}"),
         Principal::Key(id) => format!("key:{id}"),
+        Principal::Url => "url".to_owned(),
         Principal::Local(Source::Unknown) => "unknown".to_owned(),
     }
 }

@@ -5,12 +5,13 @@
 //!                              401   429  403            404
 //! ```
 //! A key that ends while its request is under way ends the request: streams, WebSockets and
-//! tunnels too.
+//! tunnels too. So does the signed URL of a port, which takes the place of a key there.
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use emberd_api::{API_KEY_HEADER, paths};
+use emberd_sandbox::Sandboxes;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::security::{
@@ -25,16 +26,30 @@ use super::operations::operations_mut;
 use super::proxy::is_for_port;
 use super::quota;
 use super::scope::{Needs, PROXIED};
+use super::signed::{self, Admission, Visit};
+use super::urls::Front;
 use crate::access::{Access, AccessError, Grant};
 use crate::server::caller::Caller;
+use crate::server::principal::Principal;
 
 /// Names of the two ways to send a key, in the OpenAPI document.
 const BEARER_SCHEME: &str = "key";
 const HEADER_SCHEME: &str = "key_header";
 
-/// Refuses requests whose callers may not make them. The others have a [`Grant`] and their
-/// principal among their extensions.
-pub async fn authorize(State(access): State<Access>, mut request: Request, next: Next) -> Response {
+/// What it takes to let requests pass.
+#[derive(Clone)]
+pub struct Gate {
+    /// Who may do what.
+    pub access: Access,
+    /// The sandboxes, for their ports.
+    pub sandboxes: Sandboxes,
+    /// The listener.
+    pub front: Front,
+}
+
+/// Refuses requests whose callers may not make them. The others have their principal
+/// among their extensions, and a [`Grant`] unless the URL of a port is all that they need.
+pub async fn authorize(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
     let is_for_port = is_for_port(&request);
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let needs = match path {
@@ -51,14 +66,28 @@ pub async fn authorize(State(access): State<Access>, mut request: Request, next:
         Ok(key) => key,
         Err(error) => return ApiError::from(error).into_response(),
     };
-    let grant = match access.judge(peer, key).await {
-        Ok(grant) => grant,
+    let visit = if is_for_port && key.is_none() {
+        signed::judge(&request, &gate.access, &gate.sandboxes, gate.front.is_tls())
+    } else {
+        Ok(Visit::Unsigned(None))
+    };
+    let problem = match visit {
+        Ok(Visit::Unsigned(problem)) => problem,
+        Ok(Visit::Exchanged(response)) => {
+            note(&request, Principal::Url);
+            return *response;
+        }
+        Ok(Visit::Admitted(admission)) => {
+            return visited(&admission, caller.as_ref(), request, next).await;
+        }
         Err(error) => return ApiError::from(error).into_response(),
     };
+    let grant = match gate.access.judge(peer, key).await {
+        Ok(grant) => grant,
+        Err(error) => return ApiError::from(problem.unwrap_or(error)).into_response(),
+    };
     let principal = grant.principal;
-    if let Some(identified) = request.extensions().get::<Identified>() {
-        identified.as_caller(principal);
-    }
+    note(&request, principal);
     // Who is at its limits may see them.
     let counts = path != Some(paths::USAGE);
     let under_way = match quota::begin(&grant, counts) {
@@ -69,6 +98,29 @@ pub async fn authorize(State(access): State<Access>, mut request: Request, next:
     request.extensions_mut().insert(grant.clone());
     let response = pass(&grant, needs, caller.as_ref(), request, next).await;
     quota::until_sent(under_way, caller.as_ref(), response)
+}
+
+/// Passes a request to a port on whose URL is signed, for as long as that is valid.
+async fn visited(
+    admission: &Admission,
+    caller: Option<&Caller>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    note(&request, Principal::Url);
+    request.extensions_mut().insert(Principal::Url);
+    tokio::select! {
+        biased;
+        response = next.run(request) => ending::at_once(admission.ended(), caller, response),
+        () = admission.ended() => ApiError::from(AccessError::UrlExpired).into_response(),
+    }
+}
+
+/// Tells the recorder who makes the request.
+fn note(request: &Request, principal: Principal) {
+    if let Some(identified) = request.extensions().get::<Identified>() {
+        identified.as_caller(principal);
+    }
 }
 
 /// Says how a caller sends its key, and which scope each operation needs.

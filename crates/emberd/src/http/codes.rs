@@ -32,6 +32,7 @@ use super::proxy::{ExchangeError, TargetError};
 use super::query::QueryError;
 use super::quota::LimitError as KeyLimitError;
 use super::terms::{ChangeError, TermsError};
+use super::urls::UrlError;
 use crate::access::AccessError;
 
 /// Writes [`Failure`] as a table: `variant => Code`, `variant => Code "hint"`, or
@@ -99,6 +100,9 @@ failures! {
         Self::NoKey => Unauthenticated "send a key as `Authorization: Bearer KEY`, or set \
             EMBERD_API_KEY for emberctl; `emberctl key create` makes one",
         Self::Invalid | Self::Ended => Unauthenticated "ask the operator for a key",
+        Self::UrlInvalid | Self::UrlExpired => Unauthenticated
+            "ask for another: `emberctl url`, or POST /sandboxes/{id}/urls",
+        Self::ForeignPage => ForeignOrigin "open the URL of the port itself",
         Self::Expired => Unauthenticated "ask the operator to replace it: emberctl key rotate",
         Self::Unreadable => KeysUnreadable "the log of emberd says why; so does `emberctl key ls`",
         Self::Scope(_) => Forbidden "use a key with the scope, or ask the operator for one",
@@ -285,6 +289,12 @@ failures! {
         Self::Guest { .. } => EgressUnavailable
             "run `emberctl doctor` and `emberctl image check` on the daemon's host",
         Self::Port => InvalidRequest,
+    }
+
+    UrlError {
+        Self::Port | Self::Expires { .. } | Self::Base => InvalidRequest,
+        Self::NoHost => InvalidRequest "name it: `emberctl url --base`, or `base` in the body",
+        Self::Record(_) => Internal "make room on the file system of --run-dir",
     }
 
     TermsError {

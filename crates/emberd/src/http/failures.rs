@@ -132,7 +132,7 @@ mod tests {
     fn codes_of_one_status_share_a_response() {
         let responses = Failures::<(PathError,)>::responses();
         let statuses: Vec<_> = responses.keys().map(String::as_str).collect();
-        assert_eq!(statuses, ["401", "403", "404", "421", "500", "503"]);
+        assert_eq!(statuses, ["401", "403", "404", "421", "429", "500", "503"]);
         let RefOr::T(missing) = &responses["404"] else { panic!("a response") };
         assert!(missing.description.contains("`unknown_sandbox`: The sandbox does not exist."));
         assert!(missing.description.contains("`not_found`"));

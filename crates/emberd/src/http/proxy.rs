@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
 use super::errors::{ApiError, RouteError};
-use super::{ending, owned, tunnel};
+use super::{ending, owned, tunnel, url_token};
 use crate::server::caller::Caller;
 use crate::server::observe::Proxied;
 
@@ -22,8 +22,7 @@ mod fields;
 mod target;
 
 pub use exchange::ExchangeError;
-use target::Target;
-pub use target::{TargetError, is_for_port, port};
+pub use target::{Target, TargetError, host_target, is_for_port, port};
 
 /// Answers a request to a port inside a sandbox, and passes on all others.
 pub async fn divert(State(sandboxes): State<Sandboxes>, request: Request, next: Next) -> Response {
@@ -110,8 +109,12 @@ async fn exchange_over(
     Ok(ending::until(ended, caller.as_ref(), answer))
 }
 
-/// The target of a request in the form that servers, not proxies, receive (RFC 9112 §3.2.1).
+/// The target of a request in the form that servers, not proxies, receive (RFC 9112 §3.2.1),
+/// without the token of a signed URL.
 fn origin_form(uri: &Uri) -> Uri {
+    if let Some(plain) = url_token::without_tokens(uri) {
+        return plain;
+    }
     let path = uri.path_and_query().cloned();
     path.map_or_else(Uri::default, Uri::from)
 }

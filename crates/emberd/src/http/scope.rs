@@ -5,7 +5,7 @@ use emberd_api::paths;
 pub use emberd_keys::{Role, Scope};
 
 /// Every route that needs a scope, by method and path.
-pub const SCOPES: [(&str, &str, Scope); 50] = [
+pub const SCOPES: [(&str, &str, Scope); 52] = [
     ("POST", paths::SANDBOXES, Scope::SandboxCreate),
     ("GET", paths::SANDBOXES, Scope::SandboxRead),
     ("GET", paths::SANDBOX, Scope::SandboxRead),
@@ -17,6 +17,9 @@ pub const SCOPES: [(&str, &str, Scope); 50] = [
     ("GET", paths::METRICS, Scope::SandboxRead),
     ("GET", paths::LOGS, Scope::SandboxRead),
     ("GET", paths::PORT, Scope::SandboxUse),
+    // Who may use a port may let others use it.
+    ("POST", paths::URLS, Scope::SandboxUse),
+    ("DELETE", paths::URLS, Scope::SandboxUse),
     // The content of a sandbox belongs to its users, reading included.
     ("GET", paths::FILES, Scope::SandboxUse),
     ("PUT", paths::FILES, Scope::SandboxUse),

@@ -20,6 +20,8 @@ pub(crate) enum Principal {
     Local(Source),
     /// Somebody who has the secret of this key.
     Key(KeyId),
+    /// Somebody who has the signed URL of a port.
+    Url,
 }
 
 impl Principal {
@@ -28,7 +30,7 @@ impl Principal {
         match self {
             Self::Key(id) => Some(format!("key:{id}")),
             Self::Local(Source::User(uid)) => Some(format!("uid:{uid}")),
-            Self::Local(Source::Ip(_) | Source::Unknown) => None,
+            Self::Local(Source::Ip(_) | Source::Unknown) | Self::Url => None,
         }
     }
 }

@@ -9,7 +9,7 @@ use documented::Undocumented;
 use emberd::access::{Access, OverTcp};
 use emberd::audit::Audit;
 use emberd::egress_file::EgressFile;
-use emberd::http::{Hosts, Limits};
+use emberd::http::{Front, Hosts, Limits};
 use emberd_api::{ErrorBody, ExecBody, ExecOutcome, SandboxState};
 use emberd_client::{Client, ClientError};
 use emberd_config::{AuditChoice, AuditOptions, Authentication};
@@ -55,6 +55,7 @@ mod sizes;
 mod templates;
 mod terms;
 mod traceparent;
+mod urls;
 
 /// Name of the operator's egress file.
 pub const EGRESS_FILE: &str = "egress.toml";
@@ -158,10 +159,18 @@ impl Api {
         });
         let egress = EgressFile::open(file).unwrap();
         let hosts = Hosts::new(&authority.parse().unwrap(), &["x".to_owned()]);
+        let address = authority.parse().unwrap();
+        let front = Front::new(&address, &address);
         let audit = journal(temp.path());
         let limits = Limits::default().recording(audit.clone());
-        let router =
-            emberd::http::router(sandboxes.clone(), hosts, limits, egress.clone(), access.clone());
+        let router = emberd::http::router(
+            sandboxes.clone(),
+            hosts,
+            limits,
+            egress.clone(),
+            access.clone(),
+            front,
+        );
         let undocumented = Undocumented::default();
         let router = undocumented.watch(router);
         let keeping = access.clone();

@@ -33,6 +33,7 @@ mod start;
 mod tls;
 #[cfg(feature = "otel")]
 mod traces;
+mod urls;
 
 /// A room for daemons: images, a run directory, a place for sockets.
 pub struct Room {

@@ -47,6 +47,14 @@ class DaemonOperations:
         """What this key uses and may use; with `all` what every key does, for administrators."""
         return await self._session.call("GET", target("/usage", [("all", all)]))
 
+    async def create_url(self, id: str, body: types.CreateUrl) -> types.CreatedUrl:
+        """A URL with which everybody who has it reaches one port, for some time."""
+        return await self._session.call("POST", sandbox_path(id, "/urls"), body)
+
+    async def delete_urls(self, id: str) -> None:
+        """Revokes every URL of a sandbox."""
+        await self._session.do("DELETE", sandbox_path(id, "/urls"))
+
     async def drain_daemon(self) -> None:
         """Has the daemon create no more sandboxes until it is restarted."""
         await self._session.do("POST", "/drain", idempotent=True)

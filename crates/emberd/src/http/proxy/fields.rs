@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use emberd_api::{PORT_HEADER, SANDBOX_HEADER};
 
 use crate::http::credential::strip_keys;
+use crate::http::url_token::strip_cookie;
 
 /// The addresses that a request passed, nearest last.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -49,6 +50,7 @@ pub fn for_guest(fields: &mut HeaderMap, caller: Option<IpAddr>) -> Option<Heade
     // The daemon sends `100 Continue` itself, once the guest can take the body.
     fields.remove(EXPECT);
     strip_keys(fields);
+    strip_cookie(fields);
     fields.remove(SANDBOX_HEADER);
     fields.remove(PORT_HEADER);
     if let Some(ip) = caller {

@@ -52,6 +52,13 @@ pub fn of(request: &Request) -> Result<Option<Target>, ApiError> {
     }
 }
 
+/// The port that the host of a request names, if it does and nothing about the request is odd.
+pub fn host_target(request: &Request) -> Option<Target> {
+    let host = one(request.headers(), HOST.as_str()).ok()?.and_then(|host| host.to_str().ok());
+    let hosts = [request.uri().authority().map(Authority::as_str), host];
+    hosts.into_iter().flatten().find_map(|host| of_host(host).transpose())?.ok()
+}
+
 /// Whether a request is for a port, or almost is: not for the API.
 pub fn is_for_port(request: &Request) -> bool {
     !matches!(of(request), Ok(None))

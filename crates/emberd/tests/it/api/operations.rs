@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use emberd_api::{
-    ADDR_DEFAULT, CheckEgress, ContextRun, ContextSpec, EgressPatch, ErrorCode, PolicySpec,
-    ProcessSpec, ReadAudit, SignalName, TouchSandbox, TtySize, UpdateSandbox,
+    ADDR_DEFAULT, CheckEgress, ContextRun, ContextSpec, CreateUrl, EgressPatch, ErrorCode,
+    PolicySpec, ProcessSpec, ReadAudit, SignalName, TouchSandbox, TtySize, UpdateSandbox,
 };
 use emberd_client::{Client, FileOptions, FileSpan, Upload};
 use futures::future::{BoxFuture, FutureExt as _};
@@ -246,6 +246,8 @@ fn calls(client: &Client) -> impl IntoIterator<Item = (&'static str, BoxFuture<'
         "exec_code" => async { client.exec(id, &body("")).await },
         "get_metrics" => client.metrics(id),
         "get_logs" => client.logs(id, None, false),
+        "create_url" => async { client.create_url(id, &CreateUrl::default()).await },
+        "delete_urls" => client.revoke_urls(id),
         "connect_port" => client.connect_port(id, 80),
         "read_file" => client.file_read(id, path, FileSpan::default(), &OPTIONS),
         "write_file" => client.file_write(id, path, upload(), &OPTIONS),

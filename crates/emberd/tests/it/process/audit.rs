@@ -233,7 +233,14 @@ async fn a_journal_is_followed_while_it_is_rotated() {
 async fn a_caller_that_hangs_up_is_recorded_with_its_key() {
     let room = Room::new();
     let (name, form) = ("ci".parse().unwrap(), Form::Emb);
-    let new = NewKey { name, form, role: Some(Role::Admin), scopes: Vec::new(), ttl: None };
+    let new = NewKey {
+        name,
+        form,
+        role: Some(Role::Admin),
+        scopes: Vec::new(),
+        limits: emberd_keys::KeyLimits::default(),
+        ttl: None,
+    };
     let (key, secret) = create(&KeysFile::new(&room.path("data")), new).unwrap();
     let daemon = room.start();
     let client = &daemon.client.clone().with_key(secret.expose()).unwrap();
