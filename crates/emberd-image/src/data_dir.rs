@@ -6,6 +6,7 @@
 //! known.json                                         blobs that were checked, and when
 //! tmp/                                               builds under way
 //! lock                                               held while something is built
+//! qemu.json                                          not of this crate: the daemon, about QEMU
 //! firecracker/  downloads/                           not of this crate: `emberctl setup`
 //! ```
 

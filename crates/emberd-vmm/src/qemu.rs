@@ -27,6 +27,7 @@ mod arguments;
 mod block;
 mod find;
 mod jail;
+mod known;
 mod launch;
 mod microvm;
 mod migration;
@@ -42,6 +43,7 @@ pub use standby::QemuStandby;
 
 use arguments::{Accel, Arguments, Hardware};
 use jail::Jail;
+use known::{Findings, Known};
 use microvm::Origin;
 
 /// Name of the driver.
@@ -94,24 +96,38 @@ impl Facts {
 
 impl Qemu {
     /// Finds QEMU, reads its version, chooses the accelerator and tries the jail if the
-    /// configuration has one. Blocks for some tens of milliseconds, twice that with a jail.
+    /// configuration has one. Blocks for some tens of milliseconds, twice that with a jail, and for
+    /// one where the configuration has a record of an earlier start that still holds.
     ///
     /// # Errors
     /// [`FindQemuError`].
     pub fn find(config: QemuConfig) -> Result<Self, FindQemuError> {
+        let choices = config.choices();
         let binary = find::binary(config.binary)?;
         // A jail contains the target of the link, and not every link.
         let binary = binary
             .canonicalize()
             .map_err(|source| FindQemuError::Run { binary: binary.clone(), source })?;
-        let version = find::version(&binary)?;
+        let known = Known::read(config.record.as_deref(), &binary, choices);
+        let found = known.findings().cloned();
+        let version = match &found {
+            Some(found) => found.version.clone(),
+            None => find::version(&binary)?,
+        };
         let (accelerator, why) = find::accelerator(config.accel, KvmVerdict::of_this_host())?;
-        let accel = match accelerator {
-            find::Accelerator::Kvm => Accel::Kvm,
-            find::Accelerator::Tcg => Accel::Tcg { tsc_khz: host::tsc_khz() },
+        let tsc_khz =
+            || found.as_ref().and_then(|found| found.tsc_khz).unwrap_or_else(host::tsc_khz);
+        let (accel, tsc_khz) = match accelerator {
+            find::Accelerator::Kvm => (Accel::Kvm, None),
+            find::Accelerator::Tcg => {
+                let tsc_khz = tsc_khz();
+                (Accel::Tcg { tsc_khz }, Some(tsc_khz))
+            }
         };
         let hardware = Hardware { accel, console: config.console };
-        let jail = Jail::find(&config.jail, &binary, hardware)?;
+        let is_tried = found.is_some_and(|found| found.is_jailed);
+        let jail = Jail::find(&config.jail, &binary, hardware, is_tried)?;
+        known.keep(Findings { version: version.clone(), tsc_khz, is_jailed: jail.is_ok() });
         let cgroups = Cgroups::find(&config.cgroups);
         let cgroups = cgroups.map_err(|reason| FindQemuError::Cgroups { reason })?;
         let confinement = match &jail {

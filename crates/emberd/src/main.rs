@@ -15,6 +15,9 @@ use emberd_vmm::{
 /// Where `emberctl setup firecracker` installs, in the data directory.
 const FIRECRACKER_DIR: &str = "firecracker/current";
 
+/// Findings about QEMU, in the data directory.
+const QEMU_RECORD: &str = "qemu.json";
+
 #[tokio::main]
 async fn main() -> ExitCode {
     match run().await {
@@ -115,5 +118,7 @@ fn qemu_config(config: &Config) -> QemuConfig {
     let console = config.console.unwrap_or(true);
     let (jail, cgroups) = (jail_config(config), cgroup_config(config));
     let binary = config.qemu.clone();
-    QemuConfig { binary, accel, console, jail, cgroups, ..QemuConfig::default() }
+    let record = Some(config.data_dir.path().join(QEMU_RECORD));
+    let reason = String::new();
+    QemuConfig { binary, accel, console, reason, jail, cgroups, record }
 }

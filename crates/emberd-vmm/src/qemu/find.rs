@@ -43,6 +43,16 @@ pub struct QemuConfig {
     pub jail: JailConfig,
     /// Place of the cgroups of microVMs.
     pub cgroups: CgroupConfig,
+    /// File in which the findings of a start are kept for the next one; none to find out again.
+    pub record: Option<PathBuf>,
+}
+
+impl QemuConfig {
+    /// Everything in it that the findings of a start depend on.
+    pub(super) fn choices(&self) -> String {
+        let Self { accel, console, jail, .. } = self;
+        format!("{accel:?} {console} {jail:?}")
+    }
 }
 
 /// Why QEMU cannot be used.

@@ -7,7 +7,8 @@
 //!                  root/ where the jail's root is mounted, seen by the VMM alone
 //! ```
 //!
-//! A trial at the start of the daemon detects a host that refuses any part of the jail.
+//! A trial at the start of the daemon detects a host that refuses any part of the jail. A trial that
+//! succeeded is kept ([`super::known`]).
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write as _};
@@ -70,7 +71,8 @@ pub(super) struct Cell {
 }
 
 impl Jail {
-    /// A jail for the QEMU at `binary`, or in the inner error why microVMs are not jailed.
+    /// A jail for the QEMU at `binary`, or in the inner error why microVMs are not jailed. Tries it,
+    /// unless it `is_tried`.
     ///
     /// # Errors
     /// [`FindQemuError::Jail`] when a jail is demanded and cannot be had.
@@ -78,17 +80,23 @@ impl Jail {
         config: &JailConfig,
         binary: &Path,
         hardware: Hardware,
+        is_tried: bool,
     ) -> Result<Result<Self, String>, FindQemuError> {
         if config.choice == JailChoice::Off {
             return Ok(Err("switched off".to_owned()));
         }
-        match Self::try_find(config, binary, hardware) {
+        match Self::try_find(config, binary, hardware, is_tried) {
             Err(reason) if config.choice == JailChoice::On => Err(FindQemuError::Jail { reason }),
             outcome => Ok(outcome),
         }
     }
 
-    fn try_find(config: &JailConfig, binary: &Path, hardware: Hardware) -> Result<Self, String> {
+    fn try_find(
+        config: &JailConfig,
+        binary: &Path,
+        hardware: Hardware,
+        is_tried: bool,
+    ) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("the daemon is not root".to_owned());
         }
@@ -106,6 +114,9 @@ impl Jail {
         }
         let kvm = kvm.map(|metadata| metadata.rdev());
         let jail = Self { ids: Ids::new(config.ids), network, bound, kvm };
+        if is_tried {
+            return Ok(jail);
+        }
         let run_dir = config.run_dir.clone().filter(|dir| dir.is_dir());
         let place = run_dir.unwrap_or_else(std::env::temp_dir);
         jail.tried(&place, binary, hardware)

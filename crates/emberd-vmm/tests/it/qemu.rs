@@ -25,6 +25,7 @@ fn qemu(world: &World, script: &str) -> Result<Qemu, FindQemuError> {
         reason: "qemu was requested".to_owned(),
         jail: JailConfig { choice: JailChoice::Off, ..JailConfig::default() },
         cgroups: CgroupConfig { choice: CgroupChoice::Off, ..CgroupConfig::default() },
+        record: None,
     })
 }
 
