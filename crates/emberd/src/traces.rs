@@ -49,6 +49,11 @@ impl Trace {
         self.span.as_ref().and_then(span::RequestSpan::traceparent).or(self.parent)
     }
 
+    /// Whether the request has a span, which its answer ends.
+    pub fn is_exported(&self) -> bool {
+        self.span.is_some()
+    }
+
     /// Ends the span.
     pub fn end(self, answer: &Answer) {
         if let Some(span) = self.span {

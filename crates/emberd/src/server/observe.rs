@@ -74,10 +74,15 @@ pub async fn observe(
     let (status, error) = (response.status(), reported(&response));
     let from_page = response.extensions().get::<FromPage>().is_some();
     let line = Line { method, path, status, took, error, proxied, from_page };
-    let Timed(stages) = response.extensions().get().cloned().unwrap_or_default();
+    let answer = trace.is_exported().then(|| {
+        let Timed(stages) = response.extensions().get().cloned().unwrap_or_default();
+        Answer { status, took, stages }
+    });
     // Both are written beside the response, so that the caller does not wait for them.
     let written = async move {
-        trace.end(&Answer { status, took, stages });
+        if let Some(answer) = &answer {
+            trace.end(answer);
+        }
         line.write();
     };
     tokio::spawn(written.instrument(span));
