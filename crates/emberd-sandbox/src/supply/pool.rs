@@ -242,8 +242,8 @@ impl Pool {
         Self { state: Mutex::new(state) }
     }
 
-    /// Takes a ready microVM, else one whose health check began less than `trust` ago, else a standby,
-    /// for a creation.
+    /// Takes a ready microVM, else one whose health check began less than `trust` ago, else a
+    /// standby, for a creation.
     pub fn take(&self, trust: Duration, reaper: &Reaper) -> Taken {
         let mut state = self.state.lock();
         while let Some(sandbox) = state.ready.pop() {
@@ -331,7 +331,7 @@ impl Pool {
     }
 
     /// Begins a health check of a microVM, if the pool still holds it. [`Self::found_fit`] or
-    /// [`Self::found_unfit`] is to follow. A creation that finds nothing else may take it meanwhile.
+    /// [`Self::found_unfit`] follows. A creation that finds nothing else may take it meanwhile.
     pub fn check(&self, id: SandboxId) -> Option<Arc<Sandbox>> {
         let mut state = self.state.lock();
         let index = state.ready.iter().position(|sandbox| sandbox.id == id)?;

@@ -67,8 +67,9 @@ async fn open(daemon: &Daemon, host: &str, token: &str) -> TcpStream {
 
 async fn ends(mut stream: TcpStream, what: &str) {
     let began = Instant::now();
-    let rest = tokio::time::timeout(wait::PATIENCE, stream.read_to_end(&mut Vec::new()));
-    drop(rest.await.expect("it ends"));
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(wait::PATIENCE, stream.read_to_end(&mut rest));
+    drop(ended.await.expect("it ends"));
     println!("{what}: {:?}", began.elapsed());
 }
 
