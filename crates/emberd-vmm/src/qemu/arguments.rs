@@ -32,8 +32,11 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 /// cryptography and the kernel's random numbers gain by. Wider models make the kernel save
 /// and patch more: `max` takes up to a tenth more processor time to boot. It looks like an
 /// Opteron, and `OpenBLAS` uses the 3DNow! of one without asking whether it is there.
-const CPU_TCG: &str =
-    "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,+3dnowext";
+///
+/// With `arat` its timer runs in deep sleep. Without, Linux wants another timer to wake it, which
+/// the board does not have, and ticks 250 times a second instead of sleeping.
+const CPU_TCG: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,\
+                       +3dnow,+3dnowext,+arat";
 
 /// Translated code QEMU keeps, in MiB. Memory is used as code is translated, so a guest that
 /// does little does not pay for the limit. Starting Python, including the kernel's part, fills
@@ -324,7 +327,7 @@ mod tests {
             "-name sb_0123456789ab",
             "-machine microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial=on",
             "-accel tcg,tb-size=64",
-            "-cpu qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,+3dnowext",
+            "-cpu qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,+3dnowext,+arat",
             "-smp 1",
             "-m 256M",
             "-kernel /data/vmlinux",
@@ -463,7 +466,7 @@ mod tests {
             tcg.to_string(),
             "tcg microvm,x-option-roms=off,pit=off,pic=off,rtc=on,isa-serial=off \
              qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm,+aes,+rdrand,+smep,+3dnow,\
-             +3dnowext \
+             +3dnowext,+arat \
              virtio-blk-device,drive=root virtio-rng-device virtio-serial-device \
              virtserialport,chardev=agent,name=emberd.agent \
              virtserialport,chardev=sync,name=emberd.control \
