@@ -209,16 +209,15 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     file.adopt(&sandboxes);
     egress_file::warn_of_unknown(&file.operator(), &sandboxes);
     announce(&listener, socket.as_ref(), &sandboxes, access.over_tcp());
-    let limits = http::Limits::default().recording(audit.clone());
-    limits.recall(&sandboxes);
+    let limits = http::Limits::recalling(audit.clone(), &sandboxes);
     let first = listener.address().clone();
     let beside = socket.map(|socket| (socket.address().clone(), socket));
     let listeners = [Some((config.addr, listener)), beside].into_iter().flatten();
     let listeners = listeners.map(|(addr, listener)| {
         let hosts = http::Hosts::new(&addr, &config.allowed_hosts);
         let (limits, file) = (limits.clone(), file.clone());
-        let front = http::Front::new(listener.address(), &first);
-        (listener, http::router(sandboxes.clone(), hosts, limits, file, access.clone(), front))
+        let (access, front) = (access.clone(), http::Front::new(listener.address(), &first));
+        (listener, http::router(sandboxes.clone(), hosts, limits, file, access, front))
     });
     let server = Server::new(listeners);
     notify::tell(notify::READY);

@@ -162,8 +162,8 @@ fn operations() -> OpenApiRouter<Sandboxes> {
         .routes(routes!(info::openapi))
 }
 
-/// The whole API over `sandboxes`, for requests to `hosts` by `front` within `limits`, of callers to
-/// whom `access` is given. Policies of sandboxes are within what `egress` permits.
+/// The whole API over `sandboxes`, for requests to `hosts` by `front` within `limits`, of callers
+/// to whom `access` is given. Policies of sandboxes are within what `egress` permits.
 pub fn router(
     sandboxes: Sandboxes,
     hosts: Hosts,

@@ -354,10 +354,35 @@ class CreateSandbox(TypedDict):
     """
 
 
+class CreateUrl(TypedDict):
+    """The URL to make."""
+    base: NotRequired[str | None]
+    """Begin of the URL, to which the host of the port is added: `https://sandboxes.example`.
+    When absent, the address by which the request came; over a Unix socket, that of the
+    daemon.
+    """
+    expires_ms: NotRequired[int | None]
+    """Time for which the URL is valid, in milliseconds: 1,000 to 604,800,000 (7 days). An hour
+    when absent.
+    """
+    port: int
+    """The port inside the sandbox, 1 to 65535."""
+
+
 class CreatedSandbox(TypedDict):
     """A sandbox that was created."""
     id: str
     """`sb_`, the node key of the daemon if it has one, and 12 hexadecimal digits."""
+
+
+class CreatedUrl(TypedDict):
+    """A URL that was made."""
+    expires_at_ms: int
+    """When it ends, in milliseconds since the Unix epoch, by the host's clock as it is set
+    now.
+    """
+    url: str
+    """The URL. Everybody who has it reaches the port."""
 
 
 #: An event of a sandbox, or a gap.

@@ -36,10 +36,10 @@ use crate::server::principal::Principal;
 const BEARER_SCHEME: &str = "key";
 const HEADER_SCHEME: &str = "key_header";
 
-/// What it takes to let requests pass.
+/// Everything that decides which requests pass.
 #[derive(Clone)]
 pub struct Gate {
-    /// Who may do what.
+    /// The keys and the rules.
     pub access: Access,
     /// The sandboxes, for their ports.
     pub sandboxes: Sandboxes,

@@ -46,11 +46,14 @@ impl Limits {
         Self { audit, ..self }
     }
 
-    /// Remembers the keys of creations that earlier daemons have answered.
-    pub fn recall(&self, sandboxes: &Sandboxes) {
+    /// Has requests recorded in `audit`, and remembers the keys of creations that earlier daemons
+    /// have answered.
+    pub fn recalling(audit: Audit, sandboxes: &Sandboxes) -> Self {
+        let limits = Self::default().recording(audit);
         for (id, tag) in sandboxes.tagged() {
-            self.keys.recall(id, &tag);
+            limits.keys.recall(id, &tag);
         }
+        limits
     }
 
     /// The keys of creations.

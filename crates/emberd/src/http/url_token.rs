@@ -55,7 +55,8 @@ pub fn message(id: SandboxId, port: u16, signed: &str) -> Vec<u8> {
     format!("emberd port 1\n{id}\n{port}\n{signed}").into_bytes()
 }
 
-/// Makes the token of a port of a sandbox, which ends at `ends` (`CLOCK_BOOTTIME`) and with its `issuer`.
+/// Makes the token of a port of a sandbox, which ends at `ends` (`CLOCK_BOOTTIME`), and with its
+/// `issuer`.
 pub fn token(
     key: &UrlKey,
     (id, port): (SandboxId, u16),

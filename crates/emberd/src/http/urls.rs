@@ -171,7 +171,9 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(created)))
 }
 
-/// Revokes every URL of a sandbox. Requests under way with one end within a second.
+/// Revokes every URL of a sandbox.
+///
+/// Requests under way with one end within a second.
 #[utoipa::path(
     delete,
     path = paths::URLS,

@@ -48,6 +48,14 @@ class DaemonOperations:
         """What this key uses and may use; with `all` what every key does, for administrators."""
         return self._session.call("GET", target("/usage", [("all", all)]))
 
+    def create_url(self, id: str, body: types.CreateUrl) -> types.CreatedUrl:
+        """A URL with which everybody who has it reaches one port, for some time."""
+        return self._session.call("POST", sandbox_path(id, "/urls"), body)
+
+    def delete_urls(self, id: str) -> None:
+        """Revokes every URL of a sandbox."""
+        self._session.do("DELETE", sandbox_path(id, "/urls"))
+
     def drain_daemon(self) -> None:
         """Has the daemon create no more sandboxes until it is restarted."""
         self._session.do("POST", "/drain", idempotent=True)

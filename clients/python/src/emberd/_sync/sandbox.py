@@ -219,6 +219,25 @@ class Sandbox(Closing):
             )
         return url
 
+    def signed_url(
+        self, port: int, *, expires: float | None = None, base: str | None = None
+    ) -> str:
+        """A URL of a port that a browser can open without a key, for `expires` seconds (an hour
+        by default). It is a secret: everybody who has it reaches the port. `base` is the begin of
+        the URL (`https://sandboxes.example`), by default the address of this client.
+        """
+        wanted: types.CreateUrl = {"port": port}
+        if expires is not None:
+            wanted["expires_ms"] = round(expires * 1000)
+        if base is not None:
+            wanted["base"] = base
+        created = self.client.create_url(self.id, wanted)
+        return created["url"]
+
+    def revoke_urls(self) -> None:
+        """Revokes every signed URL of the sandbox; what was begun with one ends."""
+        self.client.delete_urls(self.id)
+
     def port_headers(self, port: int) -> dict[str, str]:
         """Headers that lead a request to the daemon's own URL to a port, where host names
         cannot.
