@@ -201,9 +201,7 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     let file = EgressFile::open(config.egress_policy.as_deref())?.recording(audit.clone());
     let egress = egress(&config, &file, &audit).map_err(RunError::Egress)?;
     let options = SandboxesConfig { egress, ..config::sandboxes(&config, vmm.description()) };
-    let reads_again = config.egress_policy.is_some() || secured.is_some();
-    let hangups = reads_again.then(|| signal(SignalKind::hangup())).transpose();
-    let hangups = hangups.map_err(RunError::Signals)?;
+    let hangups = hangups(config.egress_policy.is_some() || secured.is_some())?;
     // Last: an error would end the sandboxes that are taken over.
     let sandboxes = Sandboxes::open(options, images, vmm)?;
     file.adopt(&sandboxes);
@@ -301,6 +299,12 @@ impl Certificate {
             None => pending().await,
         }
     }
+}
+
+/// Receives SIGHUP where something is read again; elsewhere, it ends the daemon.
+fn hangups(reads_again: bool) -> Result<Option<Signal>, RunError> {
+    let hangups = reads_again.then(|| signal(SignalKind::hangup()));
+    hangups.transpose().map_err(RunError::Signals)
 }
 
 /// Reads the operator's egress file and the certificate again at each SIGHUP.

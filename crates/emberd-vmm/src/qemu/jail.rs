@@ -7,8 +7,8 @@
 //!                  root/ where the jail's root is mounted, seen by the VMM alone
 //! ```
 //!
-//! A trial at the start of the daemon detects a host that refuses any part of the jail. A trial that
-//! succeeded is kept ([`super::known`]).
+//! A trial at the start of the daemon detects a host that refuses any part of the jail. A trial
+//! that succeeded is kept ([`super::known`]).
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write as _};
@@ -71,8 +71,8 @@ pub(super) struct Cell {
 }
 
 impl Jail {
-    /// A jail for the QEMU at `binary`, or in the inner error why microVMs are not jailed. Tries it,
-    /// unless it `is_tried`.
+    /// A jail for the QEMU at `binary`, or in the inner error why microVMs are not jailed. Tries
+    /// it, unless it `is_tried`.
     ///
     /// # Errors
     /// [`FindQemuError::Jail`] when a jail is demanded and cannot be had.

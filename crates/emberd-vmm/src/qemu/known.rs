@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::ProcessIdentity;
 
-/// The loader's list of libraries, which is written anew when one of them is installed.
+/// The loader's list of libraries, which is written again when one of them is installed.
 const LIBRARIES: &str = "/etc/ld.so.cache";
 
 /// The daemon's own program.
@@ -41,7 +41,7 @@ pub(super) struct Known {
     findings: Option<Findings>,
 }
 
-/// What was found out.
+/// Results of the trials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Findings {
     pub(super) version: String,
@@ -99,8 +99,8 @@ impl Known {
         self.findings.as_ref()
     }
 
-    /// Keeps `findings`, if they are new, for the next start. Where that fails, that start finds out
-    /// again.
+    /// Keeps `findings`, if they are new, for the next start. Where that fails, that start finds
+    /// out again.
     pub(super) fn keep(self, findings: Findings) {
         let (Some(record), Some(circumstances)) = (self.record, self.circumstances) else { return };
         if self.findings.as_ref() == Some(&findings)
