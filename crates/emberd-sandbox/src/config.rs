@@ -197,6 +197,14 @@ pub struct PoolConfig {
     pub memory_mib_max: u64,
     /// How the pools are kept.
     pub pace: Pace,
+    /// File in which the host measures how long tasks wait for memory; where there is none, the
+    /// pools keep their memory.
+    pub pressure: PathBuf,
+}
+
+impl PoolConfig {
+    /// The measure of Linux.
+    pub const PRESSURE: &str = "/proc/pressure/memory";
 }
 
 /// Timing of refills, shrinking and health checks of the pools.
@@ -218,6 +226,8 @@ pub struct Pace {
     /// takes the microVM that is checked. A busy guest answers late; one that still does not is
     /// doubtful.
     pub health_trust: Duration,
+    /// Time over which the host's shortage of memory is measured.
+    pub pressure_period: Duration,
 }
 
 impl Default for Pace {
@@ -229,6 +239,7 @@ impl Default for Pace {
             health_period: Duration::from_secs(15),
             health_timeout: Duration::from_secs(5),
             health_trust: Duration::from_secs(1),
+            pressure_period: Duration::from_secs(5),
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::supply::pool::PoolView;
 use crate::supply::sources::Sources;
 use crate::supply::templates::builder;
 use crate::supply::templates::{BuildTemplateError, RemoveTemplateError, TemplateView};
-use crate::supply::{expiry, health, idle, journals, keeper, limit, rejoin};
+use crate::supply::{expiry, health, idle, journals, keeper, limit, pressure, rejoin};
 
 /// All sandboxes of one daemon. Clones share them.
 #[derive(Clone)]
@@ -83,6 +83,7 @@ impl Sandboxes {
             sandboxes.go_on(builder::build_all(Arc::clone(sources), templates));
             sandboxes.go_on(keeper::keep(Arc::clone(sources)));
             sandboxes.go_on(health::look_after(Arc::clone(sources)));
+            sandboxes.go_on(pressure::yield_memory(Arc::clone(sources)));
         }
         Ok(sandboxes)
     }

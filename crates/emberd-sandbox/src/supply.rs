@@ -21,6 +21,7 @@ pub(crate) mod keeper;
 pub(crate) mod limit;
 pub(crate) mod pins;
 pub(crate) mod pool;
+pub(crate) mod pressure;
 pub(crate) mod reaper;
 pub(crate) mod rejoin;
 pub(crate) mod restore;

@@ -27,6 +27,7 @@ pub fn sandboxes(config: &Config, vmm: &VmmDescription) -> SandboxesConfig {
         size: pool.size,
         memory_mib_max: pool.memory_mib,
         pace: Pace::default(),
+        pressure: PoolConfig::PRESSURE.into(),
     });
     SandboxesConfig {
         run_dir: config.run_dir.clone(),

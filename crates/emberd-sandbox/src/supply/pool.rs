@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -67,6 +68,8 @@ pub(crate) struct Pools {
     pub pace: Pace,
     /// Most memory of the microVMs in all pools, in MiB.
     memory_mib_max: u64,
+    /// Whether the host is short of memory: nothing is made ahead.
+    is_short: AtomicBool,
     /// Notified when a pool may need work.
     pub wake: Arc<Notify>,
 }
@@ -131,6 +134,7 @@ impl Pools {
             by_shape: RwLock::new(shapes.map(pool).collect()),
             pace: config.map_or_else(Pace::default, |config| config.pace),
             memory_mib_max: config.map_or(0, |config| config.memory_mib_max),
+            is_short: AtomicBool::new(false),
             wake: Arc::new(Notify::new()),
         }
     }
@@ -163,9 +167,25 @@ impl Pools {
         }
     }
 
-    /// Returns the next work for a shape whose template `is_ready`. The emptiest pool is filled
-    /// first, and standbys come last.
+    /// Notes whether the host is short of memory, and empties every pool while it is; returns
+    /// whether that has changed.
+    pub fn set_short(&self, is_short: bool, reaper: &Reaper) -> bool {
+        let has_changed = self.is_short.swap(is_short, Ordering::Relaxed) != is_short;
+        if is_short {
+            self.clear(reaper);
+        }
+        if has_changed {
+            self.wake.notify_one();
+        }
+        has_changed
+    }
+
+    /// Returns the next work for a shape whose template `is_ready`; none while the host is short of
+    /// memory. The emptiest pool is filled first, and standbys come last.
     pub fn next_work(&self, is_ready: impl Fn(&Shape) -> bool) -> Option<(Shape, Arc<Pool>, Work)> {
+        if self.is_short.load(Ordering::Relaxed) {
+            return None;
+        }
         let now = Instant::now();
         let mut pools = self.all();
         let memory_mib = |(shape, pool): &(Shape, Arc<Pool>)| {

@@ -255,6 +255,7 @@ pub const PACE: Pace = Pace {
     health_period: NEVER,
     health_timeout: WAIT_MAX,
     health_trust: NEVER,
+    pressure_period: NEVER,
 };
 
 /// Longer than any test.
@@ -303,7 +304,8 @@ pub fn with_templates(config: &mut SandboxesConfig) {
 
 fn with_pool(config: &mut SandboxesConfig, size: usize) {
     with_templates(config);
-    config.pool = Some(PoolConfig { size, memory_mib_max: 1 << 20, pace: PACE });
+    let pressure = config.run_dir.with_file_name("pressure");
+    config.pool = Some(PoolConfig { size, memory_mib_max: 1 << 20, pace: PACE, pressure });
 }
 
 /// Edits the pool's configuration.

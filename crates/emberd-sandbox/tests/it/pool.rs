@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use emberd_proto::ExecSpec;
-use emberd_sandbox::{BootPath, SandboxSpec};
+use emberd_sandbox::{BootPath, PoolView, SandboxSpec, SandboxesConfig};
 use fake_firecracker::Double;
 use futures::FutureExt as _;
 use futures::future::join_all;
@@ -252,6 +252,35 @@ async fn shutdown_during_a_check_leaves_nothing() {
     signal_all(&pooled_pids(&fixture), Signal::STOP);
     pass(NEVER).await;
     until(|| fixture.pool().ready == 0).await;
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn pools_give_their_memory_back_while_the_host_is_short_of_it() {
+    let waited = |config: &SandboxesConfig, time: Duration| {
+        let some = format!("some avg10=0.00 total={}\nfull total=0\n", time.as_micros());
+        fs::write(&config.pool.as_ref().unwrap().pressure, some).unwrap();
+    };
+    let fixture = Fixture::pooled_with(2, |config| waited(config, Duration::ZERO));
+    let config = fixture.sandboxes.config().clone();
+    fixture.filled().await;
+    // A fifth of the time is no shortage.
+    waited(&config, NEVER / 5);
+    pass(NEVER).await;
+    fixture.exec(fixture.create().await, ":").await.unwrap();
+    fixture.filled().await;
+    waited(&config, NEVER);
+    pass(NEVER).await;
+    let is_empty = |pool: PoolView| (pool.ready, pool.filling, pool.standing_by) == (0, 0, 0);
+    until(|| is_empty(fixture.pool())).await;
+    // Sandboxes stay, and others are made.
+    let created = fixture.sandboxes.create(&shell()).await.unwrap();
+    assert_eq!(created.boot_path, BootPath::SnapshotRestore);
+    assert!(is_empty(fixture.pool()));
+    assert_eq!(fixture.sandboxes.count(), 2);
+    // Nobody waits any more.
+    pass(NEVER).await;
+    fixture.filled().await;
     fixture.close().await;
 }
 
