@@ -21,7 +21,6 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::either::Either;
 
 use crate::client::{Client, ClientError};
-use crate::link;
 
 /// Most attempts in a row to connect again.
 const RETURNS_MAX: u32 = 6;
@@ -156,7 +155,7 @@ impl Attachment {
 }
 
 async fn connect(client: &Client, id: &str, pid: u32, from: u64) -> Result<Socket, ClientError> {
-    let stream = link::connect(client.address(), &client.security).await;
+    let stream = client.links.connect(client.address(), &client.security).await;
     let stream = stream.map_err(|error| client.unanswered(error))?;
     let path = paths::process(paths::PROCESS_EVENTS, id, pid);
     let mut request = format!("ws://emberd{path}?from={from}")

@@ -12,14 +12,16 @@ use emberd_api::{
     UNKNOWN_FIELDS_HEADER, UpdateSandbox, paths, socket_path,
 };
 use http_body_util::Full;
+use hyper::body::Body;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use hyper::http::request::Builder;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::key::{ApiKey, ApiKeyError};
-use crate::link::{Answering, LinkError, Links};
+use crate::link::{Answering, Cause, LinkError, Links};
+use crate::service::{Service, ServiceBody};
 use crate::tls::Security;
 
 /// Largest error response in place of a stream, in bytes (1 MiB).
@@ -107,7 +109,7 @@ pub struct Client {
     pub(crate) key: Option<ApiKey>,
     /// How connections in TLS are made.
     pub(crate) security: Security,
-    links: Arc<Links>,
+    pub(crate) links: Arc<Links>,
     /// Called with the unknown fields of each request that has some.
     tell_unknown: Option<fn(&str)>,
 }
@@ -140,6 +142,20 @@ impl Client {
         let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let socket = socket_path(rustix::process::geteuid().as_raw(), runtime_dir.as_deref());
         Self::of_socket(socket.filter(|path| is_there(path)))
+    }
+
+    /// Makes a client of a daemon in this process: `respond` answers every request. Dropping the
+    /// future of a call drops that of its response.
+    ///
+    /// [`Self::attach`] and [`Self::connect_port`], which need a connection, fail.
+    pub fn over<F, R, B>(respond: F) -> Self
+    where
+        F: Fn(Request<ServiceBody>) -> R + Send + Sync + 'static,
+        R: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Cause>,
+    {
+        Self { links: Arc::new(Links::to(Service::new(respond))), ..Self::of_socket(None) }
     }
 
     fn of_socket(socket: Option<PathBuf>) -> Self {

@@ -246,7 +246,7 @@ impl Client {
         body: Upload,
     ) -> Result<Download, ClientError> {
         let request = request.body(body).expect("paths are encoded");
-        let asked = stream::ask(&self.address, &self.security, request).await;
+        let asked = stream::ask(self, request).await;
         let (status, download) = asked.map_err(|error| self.unanswered(error))?;
         if status.is_success() {
             return Ok(download);

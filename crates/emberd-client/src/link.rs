@@ -11,7 +11,7 @@ use std::{fmt, io};
 use bytes::Bytes;
 use emberd_api::Address;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::http::response::Parts;
 use hyper::upgrade::Upgraded;
@@ -22,6 +22,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
+use crate::service::{Service, ServiceBody};
 use crate::tls::Security;
 
 /// Largest response that is read, in bytes (256 MiB): 8 MiB of standard output and of standard
@@ -52,11 +53,19 @@ pub(crate) enum LinkError {
     Broken(Cause),
 }
 
-/// The unused connections to one daemon.
+/// The unused connections to one daemon, or the daemon itself if it is in this process.
 #[derive(Debug, Default)]
-pub(crate) struct Links(Mutex<Vec<(Instant, Link)>>);
+pub(crate) struct Links {
+    idle: Mutex<Vec<(Instant, Link)>>,
+    service: Option<Service>,
+}
 
 impl Links {
+    /// No connections: `service` answers.
+    pub fn to(service: Service) -> Self {
+        Self { idle: Mutex::default(), service: Some(service) }
+    }
+
     /// Sends `request` to the daemon at `address` and reads the whole response.
     ///
     /// Dropping the future closes the connection, which ends the operation.
@@ -66,6 +75,12 @@ impl Links {
         security: &Security,
         request: Request<Full<Bytes>>,
     ) -> Result<(Parts, Bytes), LinkError> {
+        if let Some(service) = &self.service {
+            let (head, body) = service.begin(request).await;
+            let mut answering = Answering::<Full<Bytes>>(Source::Service(body));
+            let body = answering.rest(ANSWER_BYTES_MAX).await.map_err(LinkError::Broken)?;
+            return Ok((head, body.into()));
+        }
         let mut link = match self.idle().await {
             Some(link) => link,
             None => Link::open(address, security).await?,
@@ -91,8 +106,51 @@ impl Links {
     ) -> Result<(Parts, Answering), LinkError> {
         match self.idle().await {
             Some(link) => begin(link, request).await,
-            None => ask_streaming(address, security, request).await,
+            None => self.stream_apart(address, security, request).await,
         }
+    }
+
+    /// As [`Self::stream`], on a connection of its own.
+    pub async fn stream_apart<B>(
+        &self,
+        address: &Address,
+        security: &Security,
+        request: Request<B>,
+    ) -> Result<(Parts, Answering<B>), LinkError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Cause>,
+    {
+        if let Some(service) = &self.service {
+            let (head, body) = service.begin(request).await;
+            return Ok((head, Answering(Source::Service(body))));
+        }
+        begin(Link::open(address, security).await?, request).await
+    }
+
+    /// Connects as [`connect`] does.
+    pub async fn connect(
+        &self,
+        address: &Address,
+        security: &Security,
+    ) -> Result<Stream, LinkError> {
+        if self.service.is_some() {
+            return Err(without_connection());
+        }
+        connect(address, security).await
+    }
+
+    /// Sends a request that asks for another protocol, on a connection of its own.
+    pub async fn upgrade(
+        &self,
+        address: &Address,
+        security: &Security,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Parts, Answering), LinkError> {
+        if self.service.is_some() {
+            return Err(without_connection());
+        }
+        begin(Link::open(address, security).await?, request).await
     }
 
     /// The connection that was used last, if it is still open.
@@ -110,13 +168,19 @@ impl Links {
 
     /// No code that could panic runs under this lock.
     fn lock(&self) -> MutexGuard<'_, Vec<(Instant, Link)>> {
-        self.0.lock()
+        self.idle.lock()
     }
+}
+
+/// Why there is no other protocol with a daemon in this process.
+fn without_connection() -> LinkError {
+    let error = "there is no connection to a daemon in this process";
+    LinkError::Connect(io::Error::new(io::ErrorKind::Unsupported, error))
 }
 
 /// Connects to the daemon at `address` without sending anything. Only this user or root may listen
 /// on a Unix socket.
-pub(crate) async fn connect(address: &Address, security: &Security) -> Result<Stream, LinkError> {
+async fn connect(address: &Address, security: &Security) -> Result<Stream, LinkError> {
     let stream = match address {
         Address::Tcp(authority) => Either::Left(Either::Left(connect_tcp(authority).await?)),
         Address::Tls(authority) => {
@@ -212,11 +276,15 @@ where
     }
 }
 
-/// A response that is read piece by piece. Dropping it closes the connection.
+/// A response that is read piece by piece. Dropping it ends the operation.
 #[derive(Debug)]
-pub(crate) struct Answering<B: Body + 'static = Full<Bytes>> {
-    link: Link<B>,
-    body: Incoming,
+pub(crate) struct Answering<B: Body + 'static = Full<Bytes>>(Source<B>);
+
+/// Where a response comes from.
+#[derive(Debug)]
+enum Source<B: Body + 'static> {
+    Link(Link<B>, Incoming),
+    Service(ServiceBody),
 }
 
 impl<B> Answering<B>
@@ -226,28 +294,35 @@ where
 {
     /// Length in bytes, if the daemon named it.
     pub fn length(&self) -> Option<u64> {
-        self.body.size_hint().exact()
+        match &self.0 {
+            Source::Link(_, body) => body.size_hint().exact(),
+            Source::Service(body) => body.size_hint().exact(),
+        }
     }
 
     /// Reads the next piece; `None` at the end. Cancel safe.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, Cause> {
         loop {
-            match self.link.attend(self.body.frame()).await.transpose()? {
+            let frame = match &mut self.0 {
+                Source::Link(link, body) => link.attend(body.frame()).await.transpose()?,
+                Source::Service(body) => body.frame().await.transpose()?,
+            };
+            match frame.map(Frame::into_data) {
                 None => return Ok(None),
-                Some(frame) => {
-                    if let Ok(piece) = frame.into_data() {
-                        return Ok(Some(piece));
-                    }
-                }
+                Some(Ok(piece)) => return Ok(Some(piece)),
+                Some(Err(_trailers)) => {}
             }
         }
     }
 
     /// Waits until the connection speaks the protocol that the response, whose head is `head`,
     /// switches to.
-    pub async fn upgraded(mut self, head: Parts) -> Result<Upgraded, Cause> {
+    pub async fn upgraded(self, head: Parts) -> Result<Upgraded, Cause> {
+        let Source::Link(mut link, _body) = self.0 else {
+            return Err("the response came over no connection".into());
+        };
         let upgraded = hyper::upgrade::on(Response::from_parts(head, ()));
-        Ok(self.link.attend(upgraded).await?)
+        Ok(link.attend(upgraded).await?)
     }
 
     /// Reads the rest, at most `bytes_max` bytes.
@@ -263,21 +338,6 @@ where
     }
 }
 
-/// Sends `request` to the daemon at `address` on its own connection, and returns once the response
-/// begins.
-pub(crate) async fn ask_streaming<B>(
-    address: &Address,
-    security: &Security,
-    request: Request<B>,
-) -> Result<(Parts, Answering<B>), LinkError>
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Cause>,
-{
-    let link = Link::open(address, security).await?;
-    begin(link, request).await
-}
-
 async fn begin<B>(
     mut link: Link<B>,
     request: Request<B>,
@@ -288,7 +348,7 @@ where
 {
     let head = link.begin(request).await.map_err(LinkError::Broken)?;
     let (head, body) = Response::into_parts(head);
-    Ok((head, Answering { link, body }))
+    Ok((head, Answering(Source::Link(link, body))))
 }
 
 #[cfg(test)]

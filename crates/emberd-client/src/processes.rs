@@ -1,11 +1,18 @@
 //! Processes of a sandbox.
 
 use bytes::Bytes;
-use emberd_api::{Process, ProcessList, ProcessSpec, SignalName, SignalProcess, TtySize, paths};
+use emberd_api::{
+    Process, ProcessEvent, ProcessList, ProcessSpec, SignalName, SignalProcess, TtySize, paths,
+};
 use hyper::Method;
 
 use crate::attachment::Attachment;
 use crate::client::{Client, ClientError, json};
+use crate::follow::{Events, Form};
+
+/// Longest event that is read, in bytes (16 MiB): a piece of output, escaped in JSON, and again as
+/// base64.
+const EVENT_BYTES_MAX: usize = 16 << 20;
 
 impl Client {
     /// Starts a process in a sandbox and waits until it runs.
@@ -100,5 +107,21 @@ impl Client {
     /// [`ClientError`].
     pub async fn attach(&self, id: &str, pid: u32, from: u64) -> Result<Attachment, ClientError> {
         Attachment::open(self.clone(), id, pid, from).await
+    }
+
+    /// Follows the events of a process from number `from` on, until it has ended or the daemon
+    /// stops. Dropping them ends the request, and nothing else.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn process_events(
+        &self,
+        id: &str,
+        pid: u32,
+        from: u64,
+    ) -> Result<Events<ProcessEvent>, ClientError> {
+        let path = paths::process(paths::PROCESS_EVENTS, id, pid);
+        let path = format!("{path}?from={from}");
+        self.follow(Method::GET, &path, Bytes::new(), Form::server(EVENT_BYTES_MAX)).await
     }
 }

@@ -13,9 +13,8 @@ use hyper::{Request, StatusCode};
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
-use crate::client::ClientError;
-use crate::link::{Answering, Cause, LinkError, ask_streaming};
-use crate::tls::Security;
+use crate::client::{Client, ClientError};
+use crate::link::{Answering, Cause, LinkError};
 
 /// Most bytes that are read from a file at once (64 KiB).
 const READ_BYTES: usize = 64 << 10;
@@ -118,12 +117,13 @@ impl Download {
     }
 }
 
-/// Sends `request` to the daemon at `address` on its own connection.
+/// Sends `request` to the daemon of `client` on its own connection.
 pub(crate) async fn ask(
-    address: &Address,
-    security: &Security,
+    client: &Client,
     request: Request<Upload>,
 ) -> Result<(StatusCode, Download), LinkError> {
-    let (head, answering) = ask_streaming(address, security, request).await?;
+    let address = &client.address;
+    let asked = client.links.stream_apart(address, &client.security, request).await;
+    let (head, answering) = asked?;
     Ok((head.status, Download { address: address.clone(), answering }))
 }

@@ -8,7 +8,7 @@ use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 
 use crate::client::{Client, ClientError};
-use crate::link::{Answering, ask_streaming};
+use crate::link::Answering;
 
 impl Client {
     /// Reads the console log of a sandbox: the last `tail` lines, or all that are kept. With
@@ -36,7 +36,7 @@ impl Client {
         let headers = request.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static(TUNNEL_PROTOCOL));
-        let answer = ask_streaming(self.address(), &self.security, request).await;
+        let answer = self.links.upgrade(self.address(), &self.security, request).await;
         let (head, answering) = answer.map_err(|error| self.unanswered(error))?;
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.refusal(head.status, answering).await);
