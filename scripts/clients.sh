@@ -3,6 +3,8 @@
 #   scripts/clients.sh generate   writes their generated files, of which a test tells that they are old
 #   scripts/clients.sh tools      installs the tools of the Python package's own checks, from PyPI,
 #                                 into target/python
+#   scripts/clients.sh mcp        installs the official MCP clients of both generations, from PyPI,
+#                                 into target/mcp-1 and target/mcp-2
 set -euo pipefail
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/setup.sh"
 package=clients/python
@@ -14,14 +16,25 @@ generate() {
   python3 "$package/tools/generate_sync.py"
 }
 
-# A package index that is slow or away is asked again.
 tools() {
-  local environment=$target_dir/python wanted=$package/requirements.txt
+  install_python "$target_dir/python" "$package/requirements.txt"
+}
+
+mcp() {
+  for generation in 1 2; do
+    install_python "$target_dir/mcp-$generation" "clients/mcp/requirements-$generation.txt"
+  done
+}
+
+# Makes the environment $1 with the packages of the file $2. A package index that is slow or away
+# is asked again.
+install_python() {
+  local environment=$1 wanted=$2
   cmp -s "$wanted" "$environment/requirements.txt" && return
   python3 -c 'import ensurepip' 2>/dev/null || install_packages ensurepip:python3-venv
   python3 -m venv --clear "$environment"
   "$environment/bin/pip" --quiet install --retries 10 --requirement "$wanted" || {
-    echo "error: the tools of the Python package were not installed, see above" >&2
+    echo "error: the packages of $wanted were not installed, see above" >&2
     echo "hint: they come from PyPI over the network: look at proxies and at pip's configuration" >&2
     return 1
   }
@@ -29,6 +42,6 @@ tools() {
 }
 
 case ${1-} in
-  generate | tools) "$1" ;;
-  *) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+  generate | tools | mcp) "$1" ;;
+  *) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
 esac

@@ -169,6 +169,7 @@ cargo clippy --version >/dev/null 2>&1 || rustup --quiet component add clippy
 install_ruff || true
 install_promtool || true
 scripts/clients.sh tools || true
+scripts/clients.sh mcp || true
 tally "linters" "$lint_verdicts" scripts/lint.sh
 check "rustfmt" cargo fmt --all --check || true
 check "clippy" cargo clippy --quiet --locked --workspace --all-targets -- -D warnings || true

@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     attach, audit, completions, context, cp, create, daemon, doctor, egress, events, exec, files,
-    forward, image, inspect, key, kill, logs, ls, metrics, ps, rm, run, setup, shell, template,
-    test, timeout, update, url, usage, vmconfig,
+    forward, image, inspect, key, kill, logs, ls, mcp, metrics, ps, rm, run, setup, shell,
+    template, test, timeout, update, url, usage, vmconfig,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -111,6 +111,8 @@ pub enum Command {
     Logs(logs::Args),
     /// Show the resource usage of a sandbox.
     Metrics(metrics::Args),
+    /// Offer sandboxes to an agent as tools, over MCP on standard input and output.
+    Mcp(mcp::Args),
     /// Check whether the daemon answers.
     Ping,
     /// Show the version, VMM, language packs and pools of the daemon.

@@ -29,6 +29,7 @@ pub mod key;
 pub mod kill;
 pub mod logs;
 pub mod ls;
+pub mod mcp;
 pub mod metrics;
 pub mod ping;
 pub mod ps;
@@ -77,6 +78,7 @@ pub async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Url(args) => url::run(&client()?, args, output).await,
         Command::Logs(args) => logs::run(&client()?, args, output).await,
         Command::Metrics(args) => metrics::run(&client()?, args, output).await,
+        Command::Mcp(args) => mcp::run(&globals, client()?, args).await,
         Command::Ping => ping::run(&client()?, output).await,
         Command::Daemon(command) => daemon::run(&client()?, command, output).await,
         Command::Info => info::run(&client()?, output).await,

@@ -84,6 +84,8 @@ pub const DAEMON_METRICS: &str = "/metrics";
 pub const INFO: &str = "/info";
 /// `POST` has the daemon refuse to create sandboxes from then on.
 pub const DRAIN: &str = "/drain";
+/// `POST` calls tools over MCP.
+pub const MCP: &str = "/mcp";
 /// `GET` answers when the daemon is up.
 pub const HEALTHZ: &str = "/healthz";
 /// `GET` reads the OpenAPI document.

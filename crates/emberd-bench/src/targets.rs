@@ -78,7 +78,7 @@ const UPLOAD: Bound = PercentAtLeast(90, "egress", "upload_tunnel_bytes_per_s");
 const STREAMS: Bound = PercentAtLeast(90, "egress", "download_streams_tunnel_bytes_per_s");
 
 /// All targets. Times are in microseconds.
-pub const TARGETS: [Target; 56] = [
+pub const TARGETS: [Target; 58] = [
     target("cold-boot", "create_python", AtMost(100_000), &[Kvm]),
     target("cold-boot", "create_shell", AtMost(100_000), &[Kvm]),
     target("restore", "first_answer_python", AtMost(10_000), &[Kvm]),
@@ -135,6 +135,8 @@ pub const TARGETS: [Target; 56] = [
     target("audit", "request_recorded", Above(20, "audit", "request_unrecorded"), &[Double]),
     target("tls", "handshake", AtMost(2000), &[Double]),
     target("metrics", "scrape", AtMost(5000), &[Double]),
+    target("mcp", "run_by_stdio", Above(1500, "mcp", "run_by_api"), &[Double]),
+    target("mcp", "run_by_http", Above(1000, "mcp", "run_by_api"), &[Double]),
 ];
 
 /// Returns the result of `series` on such a host, if it has a target there and the reference was

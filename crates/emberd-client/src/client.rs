@@ -20,8 +20,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::key::{ApiKey, ApiKeyError};
-use crate::link::{Answering, Cause, LinkError, Links};
-use crate::service::{Service, ServiceBody};
+use crate::link::{Answering, LinkError, Links};
+use crate::local::{Cause, Local, LocalBody};
 use crate::tls::Security;
 
 /// Largest error response in place of a stream, in bytes (1 MiB).
@@ -150,12 +150,12 @@ impl Client {
     /// [`Self::attach`] and [`Self::connect_port`], which need a connection, fail.
     pub fn over<F, R, B>(respond: F) -> Self
     where
-        F: Fn(Request<ServiceBody>) -> R + Send + Sync + 'static,
+        F: Fn(Request<LocalBody>) -> R + Send + Sync + 'static,
         R: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Cause>,
     {
-        Self { links: Arc::new(Links::to(Service::new(respond))), ..Self::of_socket(None) }
+        Self { links: Arc::new(Links::to(Local::new(respond))), ..Self::of_socket(None) }
     }
 
     fn of_socket(socket: Option<PathBuf>) -> Self {

@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 
 use crate::client::{Client, ClientError};
 use crate::lines::Lines;
-use crate::link::{Answering, Cause};
+use crate::link::Answering;
+use crate::local::Cause;
 use crate::sse::ServerEvents;
 
 /// What an answer looks like on the wire.

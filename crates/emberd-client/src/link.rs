@@ -22,7 +22,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use crate::service::{Service, ServiceBody};
+use crate::local::{Cause, Local, LocalBody};
 use crate::tls::Security;
 
 /// Largest response that is read, in bytes (256 MiB): 8 MiB of standard output and of standard
@@ -39,9 +39,6 @@ const IDLE_LINKS_MAX: usize = 64;
 /// A connection to the daemon.
 pub(crate) type Stream = TokioIo<Either<Either<TcpStream, UnixStream>, TlsStream<TcpStream>>>;
 
-/// Why bytes could not be received or sent.
-pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
-
 /// Why a request has no response.
 #[derive(Debug)]
 pub(crate) enum LinkError {
@@ -57,13 +54,13 @@ pub(crate) enum LinkError {
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     idle: Mutex<Vec<(Instant, Link)>>,
-    service: Option<Service>,
+    local: Option<Local>,
 }
 
 impl Links {
-    /// No connections: `service` answers.
-    pub fn to(service: Service) -> Self {
-        Self { idle: Mutex::default(), service: Some(service) }
+    /// No connections: `local` answers.
+    pub fn to(local: Local) -> Self {
+        Self { idle: Mutex::default(), local: Some(local) }
     }
 
     /// Sends `request` to the daemon at `address` and reads the whole response.
@@ -75,9 +72,9 @@ impl Links {
         security: &Security,
         request: Request<Full<Bytes>>,
     ) -> Result<(Parts, Bytes), LinkError> {
-        if let Some(service) = &self.service {
-            let (head, body) = service.begin(request).await;
-            let mut answering = Answering::<Full<Bytes>>(Source::Service(body));
+        if let Some(local) = &self.local {
+            let (head, body) = local.begin(request).await;
+            let mut answering = Answering::<Full<Bytes>>(Source::Local(body));
             let body = answering.rest(ANSWER_BYTES_MAX).await.map_err(LinkError::Broken)?;
             return Ok((head, body.into()));
         }
@@ -121,9 +118,9 @@ impl Links {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Cause>,
     {
-        if let Some(service) = &self.service {
-            let (head, body) = service.begin(request).await;
-            return Ok((head, Answering(Source::Service(body))));
+        if let Some(local) = &self.local {
+            let (head, body) = local.begin(request).await;
+            return Ok((head, Answering(Source::Local(body))));
         }
         begin(Link::open(address, security).await?, request).await
     }
@@ -134,7 +131,7 @@ impl Links {
         address: &Address,
         security: &Security,
     ) -> Result<Stream, LinkError> {
-        if self.service.is_some() {
+        if self.local.is_some() {
             return Err(without_connection());
         }
         connect(address, security).await
@@ -147,7 +144,7 @@ impl Links {
         security: &Security,
         request: Request<Full<Bytes>>,
     ) -> Result<(Parts, Answering), LinkError> {
-        if self.service.is_some() {
+        if self.local.is_some() {
             return Err(without_connection());
         }
         begin(Link::open(address, security).await?, request).await
@@ -284,7 +281,7 @@ pub(crate) struct Answering<B: Body + 'static = Full<Bytes>>(Source<B>);
 #[derive(Debug)]
 enum Source<B: Body + 'static> {
     Link(Link<B>, Incoming),
-    Service(ServiceBody),
+    Local(LocalBody),
 }
 
 impl<B> Answering<B>
@@ -296,7 +293,7 @@ where
     pub fn length(&self) -> Option<u64> {
         match &self.0 {
             Source::Link(_, body) => body.size_hint().exact(),
-            Source::Service(body) => body.size_hint().exact(),
+            Source::Local(body) => body.size_hint().exact(),
         }
     }
 
@@ -305,7 +302,7 @@ where
         loop {
             let frame = match &mut self.0 {
                 Source::Link(link, body) => link.attend(body.frame()).await.transpose()?,
-                Source::Service(body) => body.frame().await.transpose()?,
+                Source::Local(body) => body.frame().await.transpose()?,
             };
             match frame.map(Frame::into_data) {
                 None => return Ok(None),

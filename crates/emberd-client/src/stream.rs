@@ -14,7 +14,8 @@ use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
 use crate::client::{Client, ClientError};
-use crate::link::{Answering, Cause, LinkError};
+use crate::link::{Answering, LinkError};
+use crate::local::Cause;
 
 /// Most bytes that are read from a file at once (64 KiB).
 const READ_BYTES: usize = 64 << 10;

@@ -125,6 +125,8 @@ pub struct Config {
     pub egress: bool,
     /// File with the most that sandboxes may reach; absolute.
     pub egress_policy: Option<PathBuf>,
+    /// Whether `POST /mcp` is served.
+    pub mcp: Switch,
     /// The audit journal.
     pub audit: AuditOptions,
     /// Format of the log.
@@ -266,6 +268,7 @@ impl Config {
             idle_freeze: read.duration_or_never_if_given(Key::IdleFreeze),
             egress: read.choice::<Switch>(Key::Egress) == Switch::On,
             egress_policy: read.path(Key::EgressPolicy),
+            mcp: read.choice(Key::Mcp),
             log_format: read.choice(Key::LogFormat),
             file: None,
             given: Given::default(),
@@ -465,9 +468,8 @@ fn pool(read: &mut Reader<'_>, guest_mib: u64, surroundings: &Surroundings) -> P
     let given = read.number_if_given(Key::PoolMemoryMib);
     if let Some(memory_mib) = given.filter(|memory_mib| *memory_mib < guest_mib) {
         let error = format!("{memory_mib} MiB is less than one guest of {guest_mib} MiB");
-        let hint = "give pools more memory, or switch pools off with --pool-size off";
-        read.report(Key::PoolMemoryMib, &error, hint);
+        read.report(Key::PoolMemoryMib, &error, "give pools more, or switch them off");
     }
-    let memory_mib = given.unwrap_or(surroundings.host_memory_mib / POOL_MEMORY_PART);
-    PoolOptions { size, memory_mib }
+    let of_host = surroundings.host_memory_mib / POOL_MEMORY_PART;
+    PoolOptions { size, memory_mib: given.unwrap_or(of_host) }
 }

@@ -53,6 +53,7 @@ pub enum Key {
     KernelArgs,
     Egress,
     EgressPolicy,
+    Mcp,
     Audit,
     AuditDir,
     AuditFileMib,

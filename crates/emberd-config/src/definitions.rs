@@ -21,7 +21,7 @@ impl Key {
 const BASE: Definition = Definition::BASE;
 
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 53] = [
+pub static DEFINITIONS: [Definition; 54] = [
     Definition {
         key: Key::Addr,
         name: "addr",
@@ -446,6 +446,16 @@ pub static DEFINITIONS: [Definition; 53] = [
         about: "File with the most that sandboxes may reach, and the default",
         detail: "Without a file, callers may allow everything public, and the default is nothing. \
             SIGHUP reads the file again; the daemon keeps the old content if the new is invalid.",
+        ..BASE
+    },
+    Definition {
+        key: Key::Mcp,
+        name: "mcp",
+        value_name: "on|off",
+        default: DefaultValue::Text("on"),
+        form: Form::Choice(possible::<Switch>),
+        about: "Whether agents can use sandboxes over MCP, by POST /mcp",
+        detail: "Calls need the keys and scopes of the requests of the API that they make.",
         ..BASE
     },
     audit::AUDIT,

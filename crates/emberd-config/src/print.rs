@@ -106,6 +106,7 @@ impl Config {
             Key::KernelArgs => json!(self.kernel_args.join(" ")),
             Key::Egress => switch(self.egress),
             Key::EgressPolicy => path(&self.egress_policy),
+            Key::Mcp => json!(value::name(self.mcp)),
             Key::Audit => json!(value::name(self.audit.choice)),
             Key::AuditDir => json!(shown_path(&self.audit.dir)),
             Key::AuditFileMib => json!(self.audit.file_mib),

@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use emberd_api::Address;
 use emberd_audit::OpenError as AuditOpenError;
-use emberd_config::{Config, OnStop, Problems, SocketOption, Surroundings, TlsOptions};
+use emberd_config::{Config, OnStop, Problems, SocketOption, Surroundings, Switch, TlsOptions};
 use emberd_egress::Egress;
 use emberd_image::Images;
 use emberd_keys::{KeyFileError, read_key_file};
@@ -214,8 +214,8 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     let listeners = listeners.map(|(addr, listener)| {
         let hosts = http::Hosts::new(&addr, &config.allowed_hosts);
         let (limits, file) = (limits.clone(), file.clone());
-        let (access, front) = (access.clone(), http::Front::new(listener.address(), &first));
-        (listener, http::router(sandboxes.clone(), hosts, limits, file, access, front))
+        let front = http::Front::new(listener.address(), &first).with_mcp(config.mcp == Switch::On);
+        (listener, http::router(sandboxes.clone(), hosts, limits, file, access.clone(), front))
     });
     let server = Server::new(listeners);
     notify::tell(notify::READY);

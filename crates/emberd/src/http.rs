@@ -33,6 +33,7 @@ mod keys;
 mod limited;
 mod limits;
 mod logs;
+mod mcp;
 mod metrics;
 mod operations;
 mod origin;
@@ -64,7 +65,7 @@ use errors::{ApiError, RouteError};
 pub use host::Hosts;
 pub use limits::Limits;
 pub use proxy::through;
-pub use scope::{Needs, PROXIED, PUBLIC, Role, SCOPES, Scope};
+pub use scope::{CALLERS, Needs, PROXIED, PUBLIC, Role, SCOPES, Scope};
 pub use urls::Front;
 
 use crate::access::Access;
@@ -172,28 +173,55 @@ pub fn router(
     access: Access,
     front: Front,
 ) -> Router {
-    let meters = limits.meters().clone();
-    let (router, document) = operations().split_for_parts();
-    let gate =
-        auth::Gate { access: access.clone(), sandboxes: sandboxes.clone(), front: front.clone() };
+    let (routes, document) = operations().split_for_parts();
     let recorder = Recorder::new(limits.audit().clone(), &document);
-    router
-        .fallback(async || ApiError::from(RouteError::Path))
-        .method_not_allowed_fallback(async || ApiError::from(RouteError::Method))
-        .layer(from_fn(unknown::name_unknown_fields))
-        .layer(from_fn_with_state(sandboxes.clone(), awake::keep))
-        .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
-        .layer(from_fn_with_state(sandboxes.clone(), owned::hide))
-        .layer(Extension(front))
-        .layer(Extension(limits))
-        .layer(Extension(access))
-        .layer(Extension(egress))
-        .layer(from_fn_with_state(hosts, host::refuse_strangers))
-        .layer(from_fn(origin::refuse_pages))
-        .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
-        .layer(from_fn_with_state(gate, auth::authorize))
-        .layer(from_fn_with_state(meters, scrape::count))
-        .layer(from_fn_with_state(recorder, audited::record))
-        .layer(from_fn_with_state(errors::defect as OnPanic, observe::observe))
-        .with_state(sandboxes)
+    let agents = front.origin_for_agents();
+    let around = Around { sandboxes, hosts, limits, egress, access, front, recorder };
+    let Some(origin) = agents else { return around.layer(routes) };
+    // What agents ask for passes through all layers again, as requests of its own.
+    let api = around.clone().layer(routes.clone());
+    around.layer(routes.merge(mcp::route(api, &origin)))
+}
+
+/// The layers around the routes.
+#[derive(Clone)]
+struct Around {
+    sandboxes: Sandboxes,
+    hosts: Hosts,
+    limits: Limits,
+    egress: EgressFile,
+    access: Access,
+    front: Front,
+    recorder: Recorder,
+}
+
+impl Around {
+    fn layer(self, routes: Router<Sandboxes>) -> Router {
+        let Self { sandboxes, hosts, limits, egress, access, front, recorder } = self;
+        let meters = limits.meters().clone();
+        let gate = auth::Gate {
+            access: access.clone(),
+            sandboxes: sandboxes.clone(),
+            front: front.clone(),
+        };
+        routes
+            .fallback(async || ApiError::from(RouteError::Path))
+            .method_not_allowed_fallback(async || ApiError::from(RouteError::Method))
+            .layer(from_fn(unknown::name_unknown_fields))
+            .layer(from_fn_with_state(sandboxes.clone(), awake::keep))
+            .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
+            .layer(from_fn_with_state(sandboxes.clone(), owned::hide))
+            .layer(Extension(front))
+            .layer(Extension(limits))
+            .layer(Extension(access))
+            .layer(Extension(egress))
+            .layer(from_fn_with_state(hosts, host::refuse_strangers))
+            .layer(from_fn(origin::refuse_pages))
+            .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
+            .layer(from_fn_with_state(gate, auth::authorize))
+            .layer(from_fn_with_state(meters, scrape::count))
+            .layer(from_fn_with_state(recorder, audited::record))
+            .layer(from_fn_with_state(errors::defect as OnPanic, observe::observe))
+            .with_state(sandboxes)
+    }
 }

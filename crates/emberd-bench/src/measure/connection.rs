@@ -175,7 +175,7 @@ impl Connection {
         body: &[u8],
     ) -> Result<Answer, CallError> {
         let (status, answer) = self
-            .exchange(method, path, body)
+            .exchange(method, path, "", body)
             .map_err(|source| CallError::Broken { method, path: path.to_owned(), source })?;
         if (200..300).contains(&status) {
             return Ok(answer);
@@ -183,7 +183,37 @@ impl Connection {
         Err(refusal(method, path, status, &answer.body))
     }
 
-    fn exchange(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<(u16, Answer)> {
+    /// Calls the tool `name` over MCP, in `version` of the protocol.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn call_tool(
+        &mut self,
+        name: &str,
+        version: &str,
+        message: &[u8],
+    ) -> Result<Answer, CallError> {
+        let (method, path) = ("POST", emberd_api::paths::MCP);
+        let fields = format!(
+            "Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: {version}\r\n\
+             Mcp-Method: tools/call\r\nMcp-Name: {name}\r\n"
+        );
+        let exchanged = self.exchange(method, path, &fields, message);
+        let (status, answer) = exchanged.map_err(|source| CallError::Broken {
+            method,
+            path: path.to_owned(),
+            source,
+        })?;
+        if status == 200 { Ok(answer) } else { Err(refusal(method, path, status, &answer.body)) }
+    }
+
+    fn exchange(
+        &mut self,
+        method: &str,
+        path: &str,
+        fields: &str,
+        body: &[u8],
+    ) -> io::Result<(u16, Answer)> {
         if self.used.elapsed() > IDLE_MAX {
             let socket = Socket::connect(&self.address, self.tls.as_ref())?;
             self.socket = BufReader::new(socket);
@@ -191,7 +221,7 @@ impl Connection {
         let key = self.key.as_ref().map(|key| format!("X-API-Key: {}\r\n", key.expose()));
         let mut request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             {}Content-Length: {}\r\n\r\n",
+             {fields}{}Content-Length: {}\r\n\r\n",
             key.unwrap_or_default(),
             body.len()
         )

@@ -18,6 +18,7 @@ mod exec;
 mod files;
 mod freeze;
 mod held;
+mod mcp;
 mod memory;
 mod metrics;
 mod overhead;
@@ -95,7 +96,7 @@ impl Start {
 }
 
 /// All scenarios.
-pub const SCENARIOS: [Scenario; 25] = [
+pub const SCENARIOS: [Scenario; 26] = [
     Scenario {
         name: "overhead",
         about: "overhead of emberd per exec, with the test double",
@@ -123,6 +124,13 @@ pub const SCENARIOS: [Scenario; 25] = [
         iterations: 1000,
         start: Start::Crowded,
         run: metrics::run,
+    },
+    Scenario {
+        name: "mcp",
+        about: "overhead of MCP per run of code, with the test double",
+        iterations: 1000,
+        start: Start::Double,
+        run: mcp::run,
     },
     Scenario {
         name: "cold-boot",

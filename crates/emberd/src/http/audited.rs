@@ -18,7 +18,7 @@ use super::errors::{ApiError, Coded};
 use super::limited::LimitsHit;
 use super::operations::operations;
 use super::proxy;
-use super::scope::{Needs, PROXIED, Role, Scope};
+use super::scope::{CALLERS, Needs, PROXIED, Role, Scope};
 use crate::audit::{self, Audit};
 use crate::server::caller::Caller;
 use crate::server::connection::Peer;
@@ -63,7 +63,7 @@ pub struct Recorder {
 struct Operation {
     method: Method,
     action: String,
-    /// None for a public route.
+    /// None for a public route, and for one of every caller.
     scope: Option<Scope>,
 }
 
@@ -78,6 +78,11 @@ impl Recorder {
             };
             let action = operation.operation_id.clone().unwrap_or_default();
             by_path.entry(path.to_owned()).or_default().push(Operation { method, action, scope });
+        }
+        for (method, path, action) in CALLERS {
+            let method = method.parse().expect("a method of HTTP");
+            let operation = Operation { method, action: action.to_owned(), scope: None };
+            by_path.entry(path.to_owned()).or_default().push(operation);
         }
         let operations = by_path;
         Self { audit, operations: Arc::new(operations) }

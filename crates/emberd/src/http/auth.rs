@@ -88,8 +88,8 @@ pub async fn authorize(State(gate): State<Gate>, mut request: Request, next: Nex
     };
     let principal = grant.principal;
     note(&request, principal);
-    // Who is at its limits may see them.
-    let counts = path != Some(paths::USAGE);
+    // Who is at its limits may see them. What an agent asks for counts by itself.
+    let counts = ![Some(paths::USAGE), Some(paths::MCP)].contains(&path);
     let under_way = match quota::begin(&grant, counts) {
         Ok(under_way) => under_way,
         Err(error) => return ApiError::from(error).into_response(),

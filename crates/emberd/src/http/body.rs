@@ -86,6 +86,11 @@ impl Body {
         if self.bytes.trim_ascii().is_empty() { Ok(T::default()) } else { self.json() }
     }
 
+    /// The bytes, and their share of the memory.
+    pub fn into_bytes(self) -> (Vec<u8>, Share) {
+        (self.bytes, self.share)
+    }
+
     /// Drops the bytes, and shrinks their share of the memory to `kept` bytes: those that the value
     /// read from them still takes.
     pub fn keep(mut self, kept: usize) -> Share {

@@ -11,7 +11,7 @@ use crate::access::AccessError;
 const SCHEME: &str = "Bearer ";
 
 /// The field with a key alone.
-const API_KEY: HeaderName = HeaderName::from_static(API_KEY_HEADER);
+pub const API_KEY: HeaderName = HeaderName::from_static(API_KEY_HEADER);
 
 /// The key that a request carries. What a request to a port inside a sandbox carries is for the
 /// server there, unless it looks like a key of this daemon.

@@ -69,6 +69,10 @@ pub const SCOPES: [(&str, &str, Scope); 52] = [
 /// Routes that show nothing of this daemon's state, and need nothing.
 pub const PUBLIC: [(&str, &str); 2] = [("GET", paths::HEALTHZ), ("GET", paths::OPENAPI)];
 
+/// Routes of every caller who is known, with the names of their actions in the audit journal. What
+/// callers do there are requests of the API, each with its own scope.
+pub const CALLERS: [(&str, &str, &str); 1] = [("POST", paths::MCP, "call_mcp")];
+
 /// The scope of a request to a port inside a sandbox, by its host or by headers: it never reaches
 /// a route.
 pub const PROXIED: Scope = Scope::SandboxUse;
@@ -80,7 +84,8 @@ pub enum Needs {
     Nothing,
     /// This scope.
     Scope(Scope),
-    /// A caller who is known: no such route exists, and only callers may learn that.
+    /// A caller who is known: the route is one of [`CALLERS`], or no such route exists, which only
+    /// callers may learn.
     Caller,
 }
 

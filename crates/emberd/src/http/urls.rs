@@ -7,6 +7,7 @@ use axum::http::header::HOST;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::{Extension, Json};
 use emberd_api::{Address, CreateUrl, CreatedUrl, URL_EXPIRES_MS, URL_EXPIRES_MS_DEFAULT, paths};
+use emberd_mcp::Daemon;
 use emberd_sandbox::{NotRecorded, Sandboxes, Unknown};
 
 use super::body::{Body, BodyError};
@@ -57,13 +58,26 @@ pub struct Front {
     own: Address,
     /// The one where browsers reach the daemon; none if only programs of its host do.
     address: Option<Address>,
+    /// Whether agents are served there.
+    has_mcp: bool,
 }
 
 impl Front {
     /// The front of a listener at `own`, in a daemon whose first listener is at `first`.
     pub fn new(own: &Address, first: &Address) -> Self {
         let address = [own, first].into_iter().find(|address| !is_socket(address));
-        Self { own: own.clone(), address: address.cloned() }
+        Self { own: own.clone(), address: address.cloned(), has_mcp: false }
+    }
+
+    /// Serves agents over MCP, or does not.
+    #[must_use]
+    pub fn with_mcp(self, has_mcp: bool) -> Self {
+        Self { has_mcp, ..self }
+    }
+
+    /// Where browsers reach the daemon, for agents; none if they are not served.
+    pub fn origin_for_agents(&self) -> Option<String> {
+        self.has_mcp.then(|| Daemon::origin(self.address.as_ref().unwrap_or(&self.own)))
     }
 
     /// Whether requests come over TLS.

@@ -160,7 +160,7 @@ impl Api {
         let egress = EgressFile::open(file).unwrap();
         let hosts = Hosts::new(&authority.parse().unwrap(), &["x".to_owned()]);
         let address = authority.parse().unwrap();
-        let front = Front::new(&address, &address);
+        let front = Front::new(&address, &address).with_mcp(true);
         let audit = journal(temp.path());
         let limits = Limits::default().recording(audit.clone());
         let router = emberd::http::router(

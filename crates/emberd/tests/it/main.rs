@@ -10,6 +10,8 @@ mod e2e;
 #[cfg(test)]
 mod lives;
 #[cfg(test)]
+mod mcp;
+#[cfg(test)]
 mod packs;
 #[cfg(test)]
 mod process;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::http::Method;
-use emberd::http::{Needs, PROXIED, PUBLIC, Role, SCOPES, Scope};
+use emberd::http::{CALLERS, Needs, PROXIED, PUBLIC, Role, SCOPES, Scope};
 
 /// Every method and path of the OpenAPI document, which agrees with the router.
 fn routes() -> BTreeSet<(String, String)> {
@@ -38,6 +38,9 @@ fn what_a_route_needs_is_found_by_method_and_path() {
     }
     assert_eq!(Needs::of(&Method::HEAD, "/sandboxes"), Needs::Scope(Scope::SandboxRead));
     assert_eq!(Needs::of(&Method::GET, "/healthz"), Needs::Nothing);
+    for (method, path, _) in CALLERS {
+        assert_eq!(Needs::of(&method.parse().unwrap(), path), Needs::Caller, "{method} {path}");
+    }
     assert_eq!(Needs::of(&Method::POST, "/healthz"), Needs::Caller);
     assert_eq!(Needs::of(&Method::PATCH, "/sandboxes"), Needs::Caller);
     assert_eq!(Needs::of(&Method::GET, "/sandboxes/sb_000000000000"), Needs::Caller);

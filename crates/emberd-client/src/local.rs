@@ -11,28 +11,29 @@ use hyper::body::Body;
 use hyper::http::response::Parts;
 use hyper::{Request, Response};
 
-use crate::link::Cause;
+/// Why bytes could not be received or sent.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Body of a request to a [`Service`], and of its response.
-pub type ServiceBody = UnsyncBoxBody<Bytes, Cause>;
+/// Body of a request to a [`Local`], and of its response.
+pub type LocalBody = UnsyncBoxBody<Bytes, Cause>;
 
-type Responding = Pin<Box<dyn Future<Output = Response<ServiceBody>> + Send>>;
+type Responding = Pin<Box<dyn Future<Output = Response<LocalBody>> + Send>>;
 
-/// What answers requests in this process. Clones share it.
+/// Answers requests in this process. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Service(Arc<dyn Fn(Request<ServiceBody>) -> Responding + Send + Sync>);
+pub(crate) struct Local(Arc<dyn Fn(Request<LocalBody>) -> Responding + Send + Sync>);
 
-impl fmt::Debug for Service {
+impl fmt::Debug for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Service")
+        f.write_str("Local")
     }
 }
 
-impl Service {
+impl Local {
     /// Has `respond` answer.
     pub fn new<F, R, B>(respond: F) -> Self
     where
-        F: Fn(Request<ServiceBody>) -> R + Send + Sync + 'static,
+        F: Fn(Request<LocalBody>) -> R + Send + Sync + 'static,
         R: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Cause>,
@@ -44,7 +45,7 @@ impl Service {
     }
 
     /// Sends a request and returns once the response begins.
-    pub async fn begin<B>(&self, request: Request<B>) -> (Parts, ServiceBody)
+    pub async fn begin<B>(&self, request: Request<B>) -> (Parts, LocalBody)
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Cause>,
@@ -54,7 +55,7 @@ impl Service {
     }
 }
 
-fn boxed<B>(body: B) -> ServiceBody
+fn boxed<B>(body: B) -> LocalBody
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Cause>,
@@ -73,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    async fn answer(request: Request<ServiceBody>) -> Response<Full<Bytes>> {
+    async fn answer(request: Request<LocalBody>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
         let asked = body.collect().await.unwrap().to_bytes();
         let text = match head.uri.path() {
@@ -119,7 +120,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_response_that_breaks_off_is_an_error() {
-        let client = Client::over(async |_: Request<ServiceBody>| {
+        let client = Client::over(async |_: Request<LocalBody>| {
             let frames = [Ok::<_, Cause>(Frame::data(Bytes::from("a"))), Err("cut".into())];
             Response::new(http_body_util::StreamBody::new(futures::stream::iter(frames)))
         });
