@@ -29,9 +29,10 @@ pub(crate) async fn yield_memory(sources: Arc<Sources>) {
         let is_short = u128::from(now_us.saturating_sub(before_us)) > allowed_us;
         before_us = now_us;
         if sources.pools.set_short(is_short, &sources.reaper) {
-            match is_short {
-                true => tracing::warn!("the host is short of memory: the warm pools are emptied"),
-                false => tracing::info!("the host has memory again: the warm pools are filled"),
+            if is_short {
+                tracing::warn!("the host is short of memory: the warm pools are emptied");
+            } else {
+                tracing::info!("the host has memory again: the warm pools are filled");
             }
         }
     }
