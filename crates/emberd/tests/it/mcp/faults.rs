@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use emberd_keys::{Form, KeyLimits, KeysFile, NewKey, Role};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -254,15 +255,20 @@ async fn progress_is_told_to_those_who_ask() {
 async fn keys_hold_over_mcp() {
     let place = Place::new();
     let id = place.daemon.create().await.0;
-    let keys = emberd_keys::KeysFile::new(&place.room.path("data"));
+    let keys = KeysFile::new(&place.room.path("data"));
     let secret = |name: &str, role| {
-        let (name, form) = (name.parse().unwrap(), emberd_keys::Form::Emb);
-        let (role, scopes, limits, ttl) = (Some(role), Vec::new(), Default::default(), None);
-        let new = emberd_keys::NewKey { name, form, role, scopes, limits, ttl };
+        let new = NewKey {
+            name: name.parse().unwrap(),
+            form: Form::Emb,
+            role: Some(role),
+            scopes: Vec::new(),
+            limits: KeyLimits::default(),
+            ttl: None,
+        };
         emberd_keys::create(&keys, new).unwrap().1.expose().to_owned()
     };
-    let user = secret("user", emberd_keys::Role::User);
-    let viewer = secret("viewer", emberd_keys::Role::Viewer);
+    let user = secret("user", Role::User);
+    let viewer = secret("viewer", Role::Viewer);
     let message = stateless(1, "server/discover", json!({})).to_string();
     wait::until(async || post(&place.daemon, &[], &message).await.status == 401).await;
     let call = async |key: &str, tool: &str, arguments: Value| {
@@ -293,7 +299,7 @@ async fn keys_hold_over_mcp() {
     let said = call(&user, "run_command", json!({"sandbox": own, "command": "echo mine"})).await;
     assert!(text(&said).contains("mine"), "{said}");
     // The journal has each request of the API once, with its caller.
-    let admin = secret("admin", emberd_keys::Role::Admin);
+    let admin = secret("admin", Role::Admin);
     let client = emberd_client::Client::new(&place.daemon.addr).unwrap().with_key(&admin).unwrap();
     let creations = async || {
         let read = emberd_api::ReadAudit::default();
