@@ -1,12 +1,16 @@
 //! Memory and processor time of the VMMs of sandboxes, by language pack.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::File;
+use std::io::Read as _;
 use std::time::Duration;
 
 use emberd_sandbox::{SandboxState, SandboxView};
 use parking_lot::Mutex;
 use rustix::param;
+
+/// Longest line of `/proc/PID/stat`, in bytes: 52 numbers and a name. The kernel gives it whole.
+const LINE_BYTES_MAX: usize = 2048;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -44,8 +48,7 @@ impl Vmms {
             else {
                 return None;
             };
-            let stat = fs::read_to_string(format!("/proc/{vmm_pid}/stat")).ok()?;
-            Some((view.shape.pack.to_string(), vmm_pid, Stat::parse(&stat)?))
+            Some((view.shape.pack.to_string(), vmm_pid, Stat::of(vmm_pid)?))
         });
         self.add(found)
     }
@@ -77,6 +80,14 @@ impl Vmms {
 }
 
 impl Stat {
+    /// Looks at a process, by as few calls as can be: there may be thousands.
+    fn of(pid: u32) -> Option<Self> {
+        let mut line = [0; LINE_BYTES_MAX];
+        let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+        let length = file.read(&mut line).ok()?;
+        Self::parse(str::from_utf8(&line[..length]).ok()?)
+    }
+
     fn parse(stat: &str) -> Option<Self> {
         // The name, in parentheses, may contain anything. The state is field 3, the times in user
         // and kernel mode are 14 and 15, the pages in RAM 24 (proc_pid_stat(5)).
@@ -100,8 +111,7 @@ mod tests {
         let expect = Stat { ticks: 150, resident_pages: 2400 };
         assert_eq!(Stat::parse(&stat), Some(expect));
         assert_eq!(Stat::parse("7 (a) S 1 2"), None);
-        let own = fs::read_to_string("/proc/self/stat").unwrap();
-        assert!(Stat::parse(&own).unwrap().resident_pages > 0);
+        assert!(Stat::of(std::process::id()).unwrap().resident_pages > 0);
     }
 
     #[test]
