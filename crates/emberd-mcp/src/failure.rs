@@ -111,6 +111,7 @@ mod tests {
             error: "unknown sandbox: sb_000000000000".to_owned(),
             code: ErrorCode::UnknownSandbox,
             hint: None,
+            limit: None,
         };
         let result = Failure::from(ClientError::Api { status: 404, body }).into_result();
         assert_eq!(result.is_error, Some(true));
