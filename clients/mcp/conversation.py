@@ -1,7 +1,8 @@
 """A conversation with emberd by the official MCP client for Python, of either generation.
 
-Usage: conversation.py EMBERCTL ADDR, where ADDR is that of a daemon, http://HOST:PORT. Speaks with
-`EMBERCTL mcp` and with ADDR/mcp, checks what is answered, and prints a transcript.
+Usage: conversation.py EMBERCTL ADDR [PACK], where ADDR is that of a daemon, http://HOST:PORT, and
+PACK is `shell` or `python`. Speaks with `EMBERCTL mcp` and with ADDR/mcp, checks what is answered,
+and prints a transcript.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import sys
 import mcp
 
 TOOLS = 12
+SUMS = {"shell": "echo $((x + 1))", "python": "x + 1"}
 
 
 @contextlib.asynccontextmanager
@@ -42,7 +44,7 @@ async def session_of_2(emberctl, addr, way):
         yield client, client.protocol_version
 
 
-async def converse(session, version, way):
+async def converse(session, version, way, pack):
     print(f"--- {way}, protocol {version}")
 
     async def call(name, arguments):
@@ -55,12 +57,12 @@ async def converse(session, version, way):
     tools = (await session.list_tools()).tools
     assert len(tools) == TOOLS, tools
     print("tools:", ", ".join(tool.name for tool in tools))
-    _, failed, made = await call("create_sandbox", {"pack": "shell"})
+    _, failed, made = await call("create_sandbox", {"pack": pack})
     structured = getattr(made, "structuredContent", getattr(made, "structured_content", None))
     sandbox = structured["sandbox"]
     assert not failed
     await call("run_code", {"sandbox": sandbox, "code": "x=41"})
-    text, failed, _ = await call("run_code", {"sandbox": sandbox, "code": "echo $((x + 1))"})
+    text, failed, _ = await call("run_code", {"sandbox": sandbox, "code": SUMS[pack]})
     assert "42" in text and not failed
     text, failed, _ = await call("run_command", {"sandbox": sandbox, "command": "exit 3"})
     assert text.startswith("exit code 3") and not failed
@@ -71,11 +73,11 @@ async def converse(session, version, way):
     await call("delete_sandbox", {"sandbox": sandbox})
 
 
-async def main(emberctl, addr):
+async def main(emberctl, addr, pack="shell"):
     open_session = session_of_2 if hasattr(mcp, "Client") else session_of_1
     for way in ["stdio", "http"]:
         async with open_session(emberctl, addr, way) as (session, version):
-            await converse(session, version, way)
+            await converse(session, version, way, pack)
 
 
 asyncio.run(main(*sys.argv[1:]))

@@ -13,8 +13,9 @@ mod tests {
     use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream};
 
     /// A daemon whose only context says `events`, one line each.
-    fn daemon(events: Vec<Value>) -> Client {
-        let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
+    fn daemon(events: &[Value]) -> Client {
+        let lines: Vec<_> = events.iter().map(|event| format!("{event}\n")).collect();
+        let lines = lines.concat();
         Client::over(move |request: Request<LocalBody>| {
             let context = json!({"id": "ctx_0", "state": "idle", "execution_count": 0,
                 "next_event": 0, "created_at_ms": 0});
@@ -39,7 +40,7 @@ mod tests {
         event(id, "display", &json!({"data": {"text/plain": "<Figure>", "image/png": image}}))
     }
 
-    fn end(id: u64, more: Value) -> Value {
+    fn end(id: u64, more: &Value) -> Value {
         let mut end = json!({"execution_count": 1, "timed_out": false, "truncated": false,
             "duration_us": 7_000});
         end.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -57,12 +58,12 @@ mod tests {
             let about = json!({"name": "test", "version": "1"});
             let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {},
                 "clientInfo": about});
-            exchange(&mut ours, "initialize", hello).await;
+            exchange(&mut ours, "initialize", &hello).await;
             let ready = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
             ours.write_all(format!("{ready}\n").as_bytes()).await.unwrap();
             let mut answers = Vec::new();
             for (method, params) in asked {
-                answers.push(exchange(&mut ours, method, params).await);
+                answers.push(exchange(&mut ours, method, &params).await);
             }
             answers
         };
@@ -71,7 +72,7 @@ mod tests {
         answers.try_into().unwrap()
     }
 
-    async fn exchange(ours: &mut BufReader<DuplexStream>, method: &str, params: Value) -> Value {
+    async fn exchange(ours: &mut BufReader<DuplexStream>, method: &str, params: &Value) -> Value {
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         ours.write_all(format!("{request}\n").as_bytes()).await.unwrap();
         let mut line = String::new();
@@ -89,8 +90,8 @@ mod tests {
         let mut events = vec![image(1, 600 << 10)];
         events.extend((2..7).map(|id| image(id, 30)));
         events.push(event(7, "result", &json!({"data": {"text/plain": "42"}})));
-        events.push(end(8, json!({})));
-        let client = daemon(events);
+        events.push(end(8, &json!({})));
+        let client = daemon(&events);
         let [answer] = ask(client, [run_code()]).await;
         let result = &answer["result"];
         assert!(result.get("structuredContent").is_none(), "{result}");
@@ -108,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_linked_image_can_be_read() {
-        let client = daemon(vec![image(1, 600 << 10), end(2, json!({}))]);
+        let client = daemon(&[image(1, 600 << 10), end(2, &json!({}))]);
         let (ours, theirs) = tokio::io::duplex(4 << 20);
         let streams = tokio::io::split(theirs);
         let served =
@@ -117,16 +118,16 @@ mod tests {
             let mut ours = BufReader::new(ours);
             let hello = json!({"protocolVersion": "2025-11-25", "capabilities": {},
                 "clientInfo": {"name": "test", "version": "1"}});
-            exchange(&mut ours, "initialize", hello).await;
+            exchange(&mut ours, "initialize", &hello).await;
             let (method, params) = run_code();
-            let ran = exchange(&mut ours, method, params).await;
+            let ran = exchange(&mut ours, method, &params).await;
             let uri = ran["result"]["content"][1]["uri"].clone();
-            let read = exchange(&mut ours, "resources/read", json!({ "uri": uri })).await;
+            let read = exchange(&mut ours, "resources/read", &json!({ "uri": uri })).await;
             let blob = read["result"]["contents"][0]["blob"].as_str().unwrap().to_owned();
             assert_eq!(BASE64.decode(blob).unwrap(), vec![7; 600 << 10]);
             // An output of a sandbox that the caller may not use does not exist.
             let other = uri.as_str().unwrap().replace("sb_1", "sb_2");
-            let read = exchange(&mut ours, "resources/read", json!({ "uri": other })).await;
+            let read = exchange(&mut ours, "resources/read", &json!({ "uri": other })).await;
             assert_eq!(read["error"]["code"], -32002, "{read}");
         };
         let (served, ()) = tokio::join!(served, conversation);
@@ -138,8 +139,8 @@ mod tests {
         let denied =
             json!([{"host": "example.com", "port": 8443, "reason": "no_rule", "count": 1}]);
         let failed = json!({"name": "URLError", "value": "refused", "traceback": "at line 1"});
-        let events = vec![event(1, "error", &failed), end(2, json!({ "egress_denied": denied }))];
-        let [answer] = ask(daemon(events), [run_code()]).await;
+        let events = [event(1, "error", &failed), end(2, &json!({ "egress_denied": denied }))];
+        let [answer] = ask(daemon(&events), [run_code()]).await;
         assert_ne!(answer["result"]["isError"], true, "a program that fails is an answer");
         let text = answer["result"]["content"][0]["text"].as_str().unwrap();
         assert!(text.starts_with("failed after 7 ms: URLError: refused\n"), "{text}");
