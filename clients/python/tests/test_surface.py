@@ -23,8 +23,9 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 REPOSITORY = PACKAGE.parent.parent
 DOCUMENT = json.loads((REPOSITORY / "crates/emberd/tests/it/api/openapi.json").read_text())
 
-#: Parameters that the client gives itself.
-GIVEN = {"last-event-id", "accept", "follow", "range", "idempotency-key"}
+#: Parameters that the client gives itself, or that have another way: `TRACEPARENT` is a variable
+#: of the program (`env`).
+GIVEN = {"last-event-id", "accept", "follow", "range", "idempotency-key", "traceparent"}
 #: Names of parameters that Python writes otherwise.
 WRITTEN = {"from": "from_"}
 

@@ -197,7 +197,9 @@ impl ServerHandler for Server {
             () = context.ct.cancelled() => {
                 Err(ErrorData::internal_error("the request was cancelled", None))
             }
-            read = resources::read(&self.0.state, &daemon.client, &request.uri) => read.map(Into::into),
+            read = resources::read(&self.0.state, &daemon.client, &request.uri) => {
+                read.map(Into::into)
+            }
         }
     }
 }

@@ -264,7 +264,7 @@ async fn pools_give_their_memory_back_while_the_host_is_short_of_it() {
     let fixture = Fixture::pooled_with(2, |config| waited(config, Duration::ZERO));
     let config = fixture.sandboxes.config().clone();
     fixture.filled().await;
-    // A fifth of the time is no shortage.
+    // A fifth of the time does not count as a shortage.
     waited(&config, NEVER / 5);
     pass(NEVER).await;
     fixture.exec(fixture.create().await, ":").await.unwrap();
