@@ -86,6 +86,15 @@ fn a_scrape_is_timed_beside_sandboxes() {
 }
 
 #[test]
+fn tools_are_timed_beside_the_api() {
+    let (document, printed) = run(&["mcp"], &["--iterations", "5"]);
+    for series in ["run_by_api", "run_by_stdio", "run_by_http"] {
+        check(&document, "mcp", series, 5);
+    }
+    assert!(printed.contains("run_by_api + 1"), "{printed}");
+}
+
+#[test]
 fn creations_and_churn_leave_nothing_behind() {
     let (document, printed) = run(&["warm-create", "churn"], &["--iterations", "6"]);
     check(&document, "warm-create", "create_shell", 6);
