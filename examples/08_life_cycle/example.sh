@@ -9,6 +9,7 @@ create shell "\"timeout_ms\": 600000, \"metadata\": {\"job\": \"$job\"},
   \"env\": {\"STAGE\": \"test\"}, \"idle\": {\"freeze_ms\": 1000}"
 
 expect "$(get "/sandboxes/$id")" '"timeout_ms":600000' '"expires_at_ms":'
+# shellcheck disable=SC2016 # the guest's shell expands it
 expect "$(post "/sandboxes/$id/exec" '{"code": "echo $STAGE"}')" '"stdout":"test\n"'
 expect "$(post "/sandboxes/$id/touch" '{"timeout_ms": 1200000}')" '"expires_at_ms":'
 
@@ -23,6 +24,7 @@ echo "$answer"
 until [[ $(get "/sandboxes?metadata=job=$job&phase=frozen") == *"$id"* ]]; do
   sleep 0.1
 done
+# shellcheck disable=SC2016 # the guest's shell expands it
 expect "$(post "/sandboxes/$id/exec" '{"code": "echo $((6*7))"}')" '"stdout":"42\n"'
 
 # What has become of it so far; without `follow=false` the stream goes on.

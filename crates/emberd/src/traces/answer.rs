@@ -7,6 +7,7 @@ use emberd_api::ServerTiming;
 
 /// See the module.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "otel"), expect(dead_code, reason = "spans tell of it"))]
 pub struct Answer {
     /// The status.
     pub status: StatusCode,

@@ -22,6 +22,7 @@ impl Traces {
     ///
     /// # Errors
     /// None.
+    #[expect(clippy::unnecessary_wraps, reason = "as with the feature")]
     pub fn start() -> Result<Self, TracesError> {
         if std::env::var_os(ENDPOINT_VARIABLE).is_some_and(|endpoint| !endpoint.is_empty()) {
             tracing::warn!("{ENDPOINT_VARIABLE} is set, but this emberd is built without `otel`");
@@ -30,6 +31,7 @@ impl Traces {
     }
 
     /// Does nothing.
+    #[expect(clippy::unused_async, reason = "as with the feature")]
     pub async fn close(self) {}
 }
 
