@@ -1,6 +1,6 @@
 //! `emberctl mcp config CLIENT`: what a client's configuration says of this server.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -86,7 +86,10 @@ pub fn print(globals: &Globals, client: &Client, args: &Args) -> anyhow::Result<
     };
     let document = document(args.client, &reached, has_key)?;
     let text = serde_json::to_string_pretty(&document)?;
-    writeln!(std::io::stderr(), "Add this to {}:", args.client.place())?;
+    // A caller that redirects it knows the place.
+    if std::io::stdout().is_terminal() {
+        writeln!(std::io::stderr(), "Add this to {}:", args.client.place())?;
+    }
     writeln!(std::io::stdout(), "{text}")?;
     Ok(ExitCode::SUCCESS)
 }
