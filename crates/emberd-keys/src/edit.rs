@@ -46,6 +46,14 @@ pub struct NewKey {
     pub ttl: Option<Duration>,
 }
 
+impl NewKey {
+    /// A key of `role`, written as [`Form::Emb`], that has no more scopes, no limits and no end.
+    pub fn of_role(name: KeyName, role: Role) -> Self {
+        let (scopes, limits) = (Vec::new(), KeyLimits::default());
+        Self { name, form: Form::Emb, role: Some(role), scopes, limits, ttl: None }
+    }
+}
+
 /// Why the keys were not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {

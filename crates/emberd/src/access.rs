@@ -257,15 +257,9 @@ mod tests {
     async fn a_key_that_expires_ends_by_itself() {
         let dir = tempfile::tempdir().unwrap();
         let file = emberd_keys::KeysFile::new(dir.path());
-        let (name, form) = ("short".parse().unwrap(), emberd_keys::Form::Emb);
-        let (role, scopes, ttl) = (Some(Role::User), Vec::new(), Some(Duration::from_secs(5)));
         let new = emberd_keys::NewKey {
-            name,
-            form,
-            role,
-            scopes,
-            limits: emberd_keys::KeyLimits::default(),
-            ttl,
+            ttl: Some(Duration::from_secs(5)),
+            ..emberd_keys::NewKey::of_role("short".parse().unwrap(), Role::User)
         };
         let (_, secret) = emberd_keys::create(&file, new).unwrap();
         let access = Access::new(dir.path(), &[], Authentication::Keys);

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use emberd_image::{DataDir, Digest, KernelSource, Silent, build_initramfs, build_kernel};
-use emberd_keys::{Form, KeysFile, NewKey, Role, Secret, create};
+use emberd_keys::{KeysFile, NewKey, Role, Secret, create};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -60,16 +60,8 @@ impl DoubleRoom {
     /// [`StartError::Key`].
     pub fn key(&self) -> Result<Secret, StartError> {
         let name = "bench".parse().expect("letters are the name of a key");
-        let (role, form, scopes) = (Some(Role::Admin), Form::Emb, Vec::new());
-        let new = NewKey {
-            name,
-            form,
-            role,
-            scopes,
-            limits: emberd_keys::KeyLimits::default(),
-            ttl: None,
-        };
-        let (_, secret) = create(&KeysFile::new(&self.temp.path().join("data")), new)?;
+        let file = KeysFile::new(&self.temp.path().join("data"));
+        let (_, secret) = create(&file, NewKey::of_role(name, Role::Admin))?;
         Ok(secret)
     }
 

@@ -19,15 +19,7 @@ fn room() -> (TempDir, KeysFile) {
 }
 
 fn new(name: &str) -> NewKey {
-    let (role, scopes) = (Some(Role::User), Vec::new());
-    NewKey {
-        name: name.parse().unwrap(),
-        form: Form::Emb,
-        role,
-        scopes,
-        limits: emberd_keys::KeyLimits::default(),
-        ttl: None,
-    }
+    NewKey::of_role(name.parse().unwrap(), Role::User)
 }
 
 fn names(file: &KeysFile) -> Vec<String> {

@@ -249,7 +249,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use emberd_keys::{Form, NewKey, Role, Secret, create, remove, rotate};
+    use emberd_keys::{NewKey, Role, Secret, create, remove, rotate};
     use tempfile::TempDir;
 
     use super::*;
@@ -261,16 +261,7 @@ mod tests {
     }
 
     fn add(file: &KeysFile, name: &str) -> Secret {
-        let (role, form, scopes) = (Some(Role::User), Form::Emb, Vec::new());
-        let new = NewKey {
-            name: name.parse().unwrap(),
-            form,
-            role,
-            scopes,
-            limits: emberd_keys::KeyLimits::default(),
-            ttl: None,
-        };
-        create(file, new).unwrap().1
+        create(file, NewKey::of_role(name.parse().unwrap(), Role::User)).unwrap().1
     }
 
     fn presented(secret: &Secret) -> Presented {

@@ -15,7 +15,7 @@ use emberd_client::{Client, ClientError};
 use emberd_config::{AuditChoice, AuditOptions, Authentication};
 use emberd_egress::Egress;
 use emberd_image::Images;
-use emberd_keys::{Form, KeyRecord, KeysFile, NewKey, Role, Scope};
+use emberd_keys::{KeyRecord, KeysFile, NewKey, Role, Scope};
 use emberd_proto::ExecSpec;
 use emberd_proto::message::READY_PORT;
 use emberd_sandbox::{NodeKey, Sandboxes, SandboxesConfig, Size};
@@ -200,15 +200,9 @@ impl Api {
     pub async fn secret(&self, role: Option<Role>, scopes: &[Scope]) -> (KeyRecord, String) {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let (name, form) = (format!("key-{number}").parse().unwrap(), Form::Emb);
-        let new = NewKey {
-            name,
-            form,
-            role,
-            scopes: scopes.to_vec(),
-            limits: emberd_keys::KeyLimits::default(),
-            ttl: None,
-        };
+        let name = format!("key-{number}").parse().unwrap();
+        let scopes = scopes.to_vec();
+        let new = NewKey { role, scopes, ..NewKey::of_role(name, Role::User) };
         let (record, secret) = emberd_keys::create(&self.keys, new).unwrap();
         wait::until(async || self.access.over_tcp() == OverTcp::NeedsKey).await;
         (record, secret.expose().to_owned())

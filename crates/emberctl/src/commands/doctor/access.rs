@@ -82,7 +82,7 @@ fn is_exposed(address: &Address) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use emberd_keys::{Form, NewKey, Role, create};
+    use emberd_keys::{NewKey, Role, create};
 
     use super::*;
 
@@ -94,20 +94,7 @@ mod tests {
         assert_eq!(verdict(false, false), Verdict::Info);
         assert_eq!(verdict(true, false), Verdict::Fail);
         assert_eq!(verdict(true, true), Verdict::Warn);
-        let (name, form) = ("ci".parse().unwrap(), Form::Emb);
-        let (role, scopes) = (Some(Role::User), Vec::new());
-        create(
-            &file,
-            NewKey {
-                name,
-                form,
-                role,
-                scopes,
-                limits: emberd_keys::KeyLimits::default(),
-                ttl: None,
-            },
-        )
-        .unwrap();
+        create(&file, NewKey::of_role("ci".parse().unwrap(), Role::User)).unwrap();
         assert_eq!(verdict(true, false), Verdict::Ok);
         assert_eq!(verdict(false, true), Verdict::Warn);
         emberd_keys::remove(&file, &["ci".to_owned()]).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 
 use emberd::http::{PUBLIC, SCOPES, Scope};
 use emberd_api::{AccessOverTcp, ErrorCode, PORT_HEADER, SANDBOX_HEADER};
-use emberd_keys::Role;
+use emberd_keys::{Form, NewKey, Role};
 
 use super::{Api, refusal};
 use crate::raw::{self, Answer};
@@ -175,16 +175,7 @@ async fn no_answer_is_wrong_while_the_keys_are_replaced() {
     let file = api.keys.clone();
     let replacing = tokio::task::spawn_blocking(move || {
         for n in 0..40 {
-            let (name, form) = (format!("other-{n}").parse().unwrap(), emberd_keys::Form::Emb);
-            let (role, scopes) = (Some(Role::Admin), Vec::new());
-            let new = emberd_keys::NewKey {
-                name,
-                form,
-                role,
-                scopes,
-                limits: emberd_keys::KeyLimits::default(),
-                ttl: None,
-            };
+            let new = NewKey::of_role(format!("other-{n}").parse().unwrap(), Role::Admin);
             let id = emberd_keys::create(&file, new).unwrap().0.id.to_string();
             emberd_keys::rotate(&file, &id, None).unwrap();
             emberd_keys::remove(&file, &[id]).unwrap();
@@ -204,16 +195,8 @@ async fn no_answer_is_wrong_while_the_keys_are_replaced() {
 fn stray_key() -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let file = emberd_keys::KeysFile::new(dir.path());
-    let (name, form) = ("stray".parse().unwrap(), emberd_keys::Form::E2b);
-    let (role, scopes) = (Some(Role::Admin), Vec::new());
-    let new = emberd_keys::NewKey {
-        name,
-        form,
-        role,
-        scopes,
-        limits: emberd_keys::KeyLimits::default(),
-        ttl: None,
-    };
+    let admin = NewKey::of_role("stray".parse().unwrap(), Role::Admin);
+    let new = NewKey { form: Form::E2b, ..admin };
     let (_, secret) = emberd_keys::create(&file, new).unwrap();
     (dir, secret.expose().to_owned())
 }

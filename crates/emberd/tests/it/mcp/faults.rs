@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use emberd_keys::{Form, KeyLimits, KeysFile, NewKey, Role};
+use emberd_keys::{KeysFile, NewKey, Role};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -257,14 +257,7 @@ async fn keys_hold_over_mcp() {
     let id = place.daemon.create().await.0;
     let keys = KeysFile::new(&place.room.path("data"));
     let secret = |name: &str, role| {
-        let new = NewKey {
-            name: name.parse().unwrap(),
-            form: Form::Emb,
-            role: Some(role),
-            scopes: Vec::new(),
-            limits: KeyLimits::default(),
-            ttl: None,
-        };
+        let new = NewKey::of_role(name.parse().unwrap(), role);
         emberd_keys::create(&keys, new).unwrap().1.expose().to_owned()
     };
     let user = secret("user", Role::User);

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use emberd_api::{AccessOverTcp, ErrorCode, ExecBody, PORT_HEADER, ProcessSpec, SANDBOX_HEADER};
 use emberd_client::{Client, FileOptions};
-use emberd_keys::{Form, KeyRecord, KeysFile, NewKey, Role, create, remove, rotate};
+use emberd_keys::{KeyRecord, KeysFile, NewKey, Role, create, remove, rotate};
 use emberd_proto::ExecSpec;
 use emberd_testing::needs;
 use futures::future::{BoxFuture, FutureExt as _, join_all};
@@ -31,15 +31,7 @@ impl Room {
 
     /// A new key with `role`, and its secret.
     pub fn key(&self, name: &str, role: Role) -> (KeyRecord, String) {
-        let (name, form) = (name.parse().unwrap(), Form::Emb);
-        let new = NewKey {
-            name,
-            form,
-            role: Some(role),
-            scopes: Vec::new(),
-            limits: emberd_keys::KeyLimits::default(),
-            ttl: None,
-        };
+        let new = NewKey::of_role(name.parse().unwrap(), role);
         let (record, secret) = create(&self.keys(), new).unwrap();
         (record, secret.expose().to_owned())
     }

@@ -11,7 +11,7 @@ use emberd_api::{
 };
 use emberd_audit::verify;
 use emberd_client::{Client, FileOptions, Upload};
-use emberd_keys::{Form, KeysFile, NewKey, Role, create};
+use emberd_keys::{KeysFile, NewKey, Role, create};
 use emberd_proto::ExecSpec;
 use emberd_testing::{run, with_mounts};
 use rustix::process::Signal;
@@ -232,15 +232,7 @@ async fn a_journal_is_followed_while_it_is_rotated() {
 #[tokio::test]
 async fn a_caller_that_hangs_up_is_recorded_with_its_key() {
     let room = Room::new();
-    let (name, form) = ("ci".parse().unwrap(), Form::Emb);
-    let new = NewKey {
-        name,
-        form,
-        role: Some(Role::Admin),
-        scopes: Vec::new(),
-        limits: emberd_keys::KeyLimits::default(),
-        ttl: None,
-    };
+    let new = NewKey::of_role("ci".parse().unwrap(), Role::Admin);
     let (key, secret) = create(&KeysFile::new(&room.path("data")), new).unwrap();
     let daemon = room.start();
     let client = &daemon.client.clone().with_key(secret.expose()).unwrap();
