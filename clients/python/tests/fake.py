@@ -53,7 +53,7 @@ class FakeDaemon:
         self.handler = handler
         self.reads_bodies = reads_bodies
         self.requests: list[Request] = []
-        #: Set when a connection has ended while an answer was being sent.
+        #: Set when a connection has ended while an answer was being sent, from either side.
         self.hung_up = threading.Event()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family)
@@ -110,6 +110,7 @@ class FakeDaemon:
                 connection.shutdown(socket.SHUT_RDWR)
             file.close()
             connection.close()
+            self.hung_up.set()
         except OSError:
             self.hung_up.set()
 

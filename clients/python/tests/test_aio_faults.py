@@ -9,6 +9,7 @@ import shutil
 import ssl
 import subprocess
 import tempfile
+import threading
 import unittest
 from typing import Any
 from unittest import mock
@@ -320,6 +321,27 @@ class Tunnels(unittest.IsolatedAsyncioTestCase):
                 with self.assertRaises(Broken):
                     async with emberd.Sandbox("s", client).tunnel(80) as tunnel:
                         await tunnel.read_all()
+
+    async def test_bytes_before_a_reset_are_not_lost(self) -> None:
+        is_open = threading.Event()
+
+        def handler(_: Request) -> Any:
+            yield self.SWITCHED
+            is_open.wait(30)
+            yield b"last words"
+            raise Cut(reset=True)
+
+        with FakeDaemon(handler) as daemon:
+            async with emberd.Client(daemon.address) as client:
+                async with emberd.Sandbox("s", client).tunnel(80) as tunnel:
+                    is_open.set()
+                    while not daemon.hung_up.is_set():
+                        await sleep(0.001)
+                    for _ in range(10):
+                        await sleep(0.001)  # An event loop comes to know of the reset.
+                    self.assertEqual(await tunnel.read(), b"last words")
+                    with self.assertRaises(Broken):
+                        await tunnel.read()
 
     async def test_a_tunnel_that_is_left_by_an_exception_is_reset(self) -> None:
         with FakeDaemon(lambda _: self.SWITCHED) as daemon:

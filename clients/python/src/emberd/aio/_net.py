@@ -121,10 +121,27 @@ def place() -> object:
     return (os.getpid(), id(asyncio.get_running_loop()))
 
 
+class _Reader(asyncio.StreamReader):
+    """Gives all that has arrived before it tells that the connection broke.
+
+    The reader of asyncio drops what nobody has taken yet. A stream whose connection breaks again
+    and again would then lose the same events each time.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=READ_BYTES, loop=loop)
+        #: Why the connection broke. Of use once there is nothing left to read.
+        self.broken: Exception | None = None
+
+    def set_exception(self, exc: Exception) -> None:
+        self.broken = exc
+        self.feed_eof()
+
+
 class Connection:
     """One connection to a daemon."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
         #: A read that was begun before anybody waits for its bytes.
@@ -159,7 +176,10 @@ class Connection:
         """The next bytes; none at the end."""
         early, self._early = self._early, None
         try:
-            return await _within(early or self._reader.read(READ_BYTES), timeout)
+            data = await _within(early or self._reader.read(READ_BYTES), timeout)
+            if not data and self._reader.broken is not None:
+                raise self._reader.broken
+            return data
         except OSError:
             # A transport that cannot write drops what has arrived: perhaps why it cannot.
             if data := self._left_behind():
@@ -219,11 +239,17 @@ class Connection:
 
 async def _connect(
     address: Address, tls: ssl.SSLContext | None
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+) -> tuple[_Reader, asyncio.StreamWriter]:
+    loop = asyncio.get_running_loop()
+    reader = _Reader(loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport: asyncio.Transport
     if address.path is not None:
-        return await asyncio.open_unix_connection(address.path, limit=READ_BYTES)
-    host = address.host
-    return await asyncio.open_connection(host, address.port, ssl=tls, limit=READ_BYTES)
+        transport, _ = await loop.create_unix_connection(lambda: protocol, address.path)
+    else:
+        host, port = address.host, address.port
+        transport, _ = await loop.create_connection(lambda: protocol, host, port, ssl=tls)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 async def _within(waiting: Awaitable[T], timeout: float | None) -> T:
