@@ -48,8 +48,8 @@ fn a_file_without_a_whole_line_is_mended_too() {
     let temp = tempfile::tempdir().unwrap();
     let options = options(temp.path());
     let dir = options.dir.clone();
-    write(options.clone(), [record("2026-11-28", "a")]);
-    fs::write(dir.join("2026-11-29.jsonl"), "{\"seq\"").unwrap();
+    write(options.clone(), [record("2126-11-28", "a")]);
+    fs::write(dir.join("2126-11-29.jsonl"), "{\"seq\"").unwrap();
     write(options, [record(DAY, "b")]);
     let records = all(&dir);
     let actions: Vec<_> = records.iter().map(|record| record.action.as_str()).collect();
@@ -143,7 +143,7 @@ fn a_file_that_is_removed_under_the_writer_is_followed_by_another() {
         std::thread::sleep(Duration::from_millis(20));
     }
     journal.close();
-    assert_eq!(super::names(&dir), ["2026-11-29.1.jsonl"]);
+    assert_eq!(super::names(&dir), ["2126-11-29.1.jsonl"]);
     assert!(emberd_audit::verify(&dir).is_err());
 }
 

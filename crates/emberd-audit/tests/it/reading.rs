@@ -59,12 +59,12 @@ fn records_are_chosen_by_time_action_and_sandbox() {
         ..record(day, action)
     };
     let records = [
-        of("2026-11-27", "exec_code", "sb_1"),
-        of("2026-11-28", "exec_code", "sb_2"),
-        of("2026-11-28", "delete_sandbox", "sb_1"),
+        of("2126-11-27", "exec_code", "sb_1"),
+        of("2126-11-28", "exec_code", "sb_2"),
+        of("2126-11-28", "delete_sandbox", "sb_1"),
         // The clock was set back.
-        of("2026-11-27", "exec_code", "sb_1"),
-        of("2026-11-29", "exec_code", "sb_1"),
+        of("2126-11-27", "exec_code", "sb_1"),
+        of("2126-11-29", "exec_code", "sb_1"),
     ];
     write(options, records);
     let check = |wanted: ReadAudit, expect: &[u64]| {
@@ -76,7 +76,7 @@ fn records_are_chosen_by_time_action_and_sandbox() {
     check(ReadAudit::default(), &[1, 2, 3, 4, 5]);
     check(ReadAudit { action: text("delete_sandbox"), ..ReadAudit::default() }, &[3]);
     check(ReadAudit { sandbox: text("sb_1"), ..ReadAudit::default() }, &[1, 3, 4, 5]);
-    let since = text("2026-11-28T00:00:00.000000Z");
+    let since = text("2126-11-28T00:00:00.000000Z");
     check(ReadAudit { since: since.clone(), ..ReadAudit::default() }, &[2, 3, 5]);
     let (sandbox, action) = (text("sb_1"), text("exec_code"));
     check(ReadAudit { since, sandbox, action, ..ReadAudit::default() }, &[5]);
@@ -105,7 +105,7 @@ async fn a_follower_sees_every_record_over_rotations() {
         }
     });
     for number in 0..1000 {
-        let day = if number < 500 { "2026-11-28" } else { DAY };
+        let day = if number < 500 { "2126-11-28" } else { DAY };
         journal.record(record(day, "a"));
         if number % 50 == 0 {
             journal.written(number).await;

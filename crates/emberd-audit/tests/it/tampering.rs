@@ -13,7 +13,7 @@ fn journal() -> (tempfile::TempDir, PathBuf) {
     let options = Options { file_bytes_max: 2000, ..options(temp.path()) };
     let dir = options.dir.clone();
     let days = (0..30).map(|number| {
-        let day = if number < 20 { "2026-11-28" } else { DAY };
+        let day = if number < 20 { "2126-11-28" } else { DAY };
         record(day, &format!("action-{number}"))
     });
     write(options, days);

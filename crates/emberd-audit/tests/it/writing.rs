@@ -13,10 +13,10 @@ fn a_chain_goes_on_over_restarts_and_days() {
     let temp = tempfile::tempdir().unwrap();
     let options = options(temp.path());
     let dir = options.dir.clone();
-    write(options.clone(), [record("2026-11-28", "a"), record("2026-11-28", "b")]);
-    write(options.clone(), [record("2026-11-28", "c"), record(DAY, "d")]);
+    write(options.clone(), [record("2126-11-28", "a"), record("2126-11-28", "b")]);
+    write(options.clone(), [record("2126-11-28", "c"), record(DAY, "d")]);
     write(options, [record(DAY, "e")]);
-    assert_eq!(names(&dir), ["2026-11-28.jsonl", "2026-11-29.jsonl"]);
+    assert_eq!(names(&dir), ["2126-11-28.jsonl", "2126-11-29.jsonl"]);
     let numbered = ["a", "b", "c", "d", "e"].map(str::to_owned);
     assert_eq!(actions(&dir), (1..).zip(numbered).collect::<Vec<_>>());
     let verified = whole(&dir);
@@ -45,11 +45,11 @@ fn a_clock_that_is_set_back_begins_no_earlier_file() {
     let temp = tempfile::tempdir().unwrap();
     let options = options(temp.path());
     let dir = options.dir.clone();
-    write(options.clone(), [record("2026-11-29", "a"), record("2026-11-27", "b")]);
-    write(options, [record("2020-01-01", "c"), record("2026-11-30", "d")]);
-    assert_eq!(names(&dir), ["2026-11-29.jsonl", "2026-11-30.jsonl"]);
+    write(options.clone(), [record("2126-11-29", "a"), record("2126-11-27", "b")]);
+    write(options, [record("2020-01-01", "c"), record("2126-11-30", "d")]);
+    assert_eq!(names(&dir), ["2126-11-29.jsonl", "2126-11-30.jsonl"]);
     let times: Vec<_> = all(&dir).into_iter().map(|record| record.time[..10].to_owned()).collect();
-    assert_eq!(times, ["2026-11-29", "2026-11-27", "2020-01-01", "2026-11-30"]);
+    assert_eq!(times, ["2126-11-29", "2126-11-27", "2020-01-01", "2126-11-30"]);
     assert_eq!(whole(&dir).lines, 4);
 }
 
@@ -62,7 +62,7 @@ fn a_full_file_is_followed_by_another_of_the_day() {
     write(options, (0..100).map(|_| record(DAY, "b")));
     let names = names(&dir);
     assert!(names.len() > 10, "{names:?}");
-    assert_eq!(names[..3], ["2026-11-29.jsonl", "2026-11-29.1.jsonl", "2026-11-29.2.jsonl"]);
+    assert_eq!(names[..3], ["2126-11-29.jsonl", "2126-11-29.1.jsonl", "2126-11-29.2.jsonl"]);
     assert_eq!(whole(&dir).lines, 200);
     for path in super::files(&dir) {
         let bytes = std::fs::metadata(&path).unwrap().len();
@@ -77,10 +77,10 @@ fn old_files_go_and_the_journal_says_so() {
     let keep = Duration::from_hours(24 * 2);
     let options = Options { keep, ..options(temp.path()) };
     let dir = options.dir.clone();
-    let days = ["2026-11-20", "2026-11-26", "2026-11-27", "2026-11-29", "2026-11-30"];
+    let days = ["2126-11-20", "2126-11-26", "2126-11-27", "2126-11-29", "2126-11-30"];
     write(options, days.map(|day| record(day, day)));
     // At the beginning of the 29th, the 26th had ended two days before; a day later, three.
-    let kept = ["2026-11-27.jsonl", "2026-11-29.jsonl", "2026-11-30.jsonl"];
+    let kept = ["2126-11-27.jsonl", "2126-11-29.jsonl", "2126-11-30.jsonl"];
     assert_eq!(names(&dir), kept);
     let told: Vec<_> = all(&dir).into_iter().filter_map(|record| record.removed_to).collect();
     // The record about the first removal is in the file that was removed next.
