@@ -34,6 +34,12 @@ const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
 /// Connections that move bytes at once, each its part of [`TRANSFER_BYTES`].
 const STREAMS: usize = 8;
 
+/// Transfers of a program in the guest. Each has a counterpart through the tunnel.
+const TRANSFERS: [&str; 3] = ["download", "upload", "download_streams"];
+
+/// What a program in the guest does besides.
+const OTHERS: [&str; 3] = ["connect", "exchange", "exchange_in_transfer"];
+
 /// Exchanges of one byte over an open connection.
 const EXCHANGES: usize = 20;
 
@@ -190,10 +196,19 @@ fn connections(rig: &mut Rig, server: SocketAddr, policy: &PolicySpec) -> Result
     let context = opened.map_err(io::Error::other)?.id;
     let way = Way { runtime, client, id: &id, port: inside, context };
     way.run(&format!("{}{GUEST_CLIENT}", sizes()))?;
+    let out = Destination { address: server, suffix: "" };
+    let loopback = (Ipv4Addr::LOCALHOST, way.port).into();
+    let floor = Destination { address: loopback, suffix: "_loopback_floor" };
     for iteration in 0..WARM_UPS + rig.iterations {
         let counts = iteration >= WARM_UPS;
         rig.settle()?;
-        in_guest(rig, &way, server, counts)?;
+        in_guest(rig, &way, out, &OTHERS, counts)?;
+        for what in TRANSFERS {
+            // One right after the other: the host's scheduler places threads differently over time.
+            in_guest(rig, &way, out, &[what], counts)?;
+            through_tunnel(rig, &way, what, counts)?;
+        }
+        in_guest(rig, &way, floor, &[OTHERS, TRANSFERS].concat(), counts)?;
         rig.settle()?;
         for _ in 0..CONNECTS {
             let began = Instant::now();
@@ -208,19 +223,6 @@ fn connections(rig: &mut Rig, server: SocketAddr, policy: &PolicySpec) -> Result
                 rig.record.time("connect_tunnel", began.elapsed());
             }
         }
-        // Named after the guest's direction, as the transfers that they are compared with.
-        for (series, what) in [("upload_tunnel", DOWNLOAD), ("download_tunnel", UPLOAD)] {
-            let began = Instant::now();
-            way.ask(what)?;
-            if counts {
-                rig.record.transfer(series, TRANSFER_BYTES, began.elapsed());
-            }
-        }
-        let began = Instant::now();
-        way.upload_streams()?;
-        if counts {
-            rig.record.transfer("download_streams_tunnel", TRANSFER_BYTES, began.elapsed());
-        }
     }
     rig.connection.kill(&id, pid)?;
     rig.delete(&id)?;
@@ -233,37 +235,62 @@ fn sizes() -> String {
     format!("BYTES, PART = {TRANSFER_BYTES}, {part}\nSTREAMS, EXCHANGES = {STREAMS}, {EXCHANGES}\n")
 }
 
+/// Where a program in the guest connects to, and what the names of its series end in.
+#[derive(Debug, Clone, Copy)]
+struct Destination {
+    address: SocketAddr,
+    suffix: &'static str,
+}
+
 /// Lets a program in the guest connect and move bytes, and records its times.
 fn in_guest(
     rig: &mut Rig,
     way: &Way<'_>,
-    server: SocketAddr,
+    to: Destination,
+    steps: &[&str],
     counts: bool,
 ) -> Result<(), MeasureError> {
-    let (host, guest) =
-        (format!("('{}', {})", server.ip(), server.port()), format!("('127.0.0.1', {})", way.port));
-    let ways = [(&host, ""), (&guest, "_loopback_floor")];
-    for (to, suffix) in ways {
-        let once = ["download", "upload", "download_streams", "exchange", "exchange_in_transfer"]
-            .map(|what| format!("('{what}', {to})"));
-        let said =
-            way.run(&format!("work(*[('connect', {to})] * {CONNECTS}, {})", once.join(", ")))?;
-        for line in said.lines() {
-            let told = line.split_once(' ').and_then(|(what, us)| Some((what, us.parse().ok()?)));
-            let Some((what, us)) = told else {
-                return Err(MeasureError::Unexpected {
-                    what: "transfers in a guest".to_owned(),
-                    expected: "their times".to_owned(),
-                    seen: said,
-                });
-            };
-            let (series, took) = (format!("{what}{suffix}"), Duration::from_micros(us));
-            match what {
-                _ if !counts => {}
-                "connect" | "exchange" | "exchange_in_transfer" => rig.record.time(&series, took),
-                _ => rig.record.transfer(&series, TRANSFER_BYTES, took),
+    let address = format!("('{}', {})", to.address.ip(), to.address.port());
+    let times = |step: &str| if step == "connect" { CONNECTS } else { 1 };
+    let step = |step: &&str| format!("*[('{step}', {address})] * {}", times(step));
+    let steps: Vec<String> = steps.iter().map(step).collect();
+    let said = way.run(&format!("work({})", steps.join(", ")))?;
+    for line in said.lines() {
+        let told = line.split_once(' ').and_then(|(what, us)| Some((what, us.parse().ok()?)));
+        let Some((what, us)) = told else {
+            return Err(MeasureError::Unexpected {
+                what: "transfers in a guest".to_owned(),
+                expected: "their times".to_owned(),
+                seen: said,
+            });
+        };
+        if counts {
+            let (series, took) = (format!("{what}{}", to.suffix), Duration::from_micros(us));
+            if OTHERS.contains(&what) {
+                rig.record.time(&series, took);
+            } else {
+                rig.record.transfer(&series, TRANSFER_BYTES, took);
             }
         }
+    }
+    Ok(())
+}
+
+/// Moves the same bytes in the same direction as a transfer of the guest.
+fn through_tunnel(
+    rig: &mut Rig,
+    way: &Way<'_>,
+    transfer: &str,
+    counts: bool,
+) -> Result<(), MeasureError> {
+    let began = Instant::now();
+    match transfer {
+        "download" => way.ask(UPLOAD)?,
+        "upload" => way.ask(DOWNLOAD)?,
+        _ => way.upload_streams()?,
+    }
+    if counts {
+        rig.record.transfer(&format!("{transfer}_tunnel"), TRANSFER_BYTES, began.elapsed());
     }
     Ok(())
 }
