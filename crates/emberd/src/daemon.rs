@@ -224,6 +224,7 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
         never = server.accept() => never,
         never = log::keep_reporting_dropped() => never,
         never = access.keep() => never,
+        never = limits.meters().keep_looking(&sandboxes) => never,
         never = read_on_hangup(&file, secured.as_ref(), hangups, &sandboxes) => never,
         never = Certificate::keep_reading(secured.as_ref()) => never,
     };

@@ -15,13 +15,15 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 mod audit;
 mod egress;
 mod state;
 mod vmms;
 
-use vmms::Vmms;
+use vmms::{LOOK_EVERY, Vmms};
 
 use crate::audit::Audit;
 
@@ -163,7 +165,20 @@ impl Meters {
         self.0.over_limit.get_or_create(&OverLimit { limit: name.name() }).inc();
     }
 
-    /// Returns everything that is counted, and what exists now. Reads `/proc`.
+    /// Reads the VMMs of sandboxes again and again, for as long as it is polled.
+    pub async fn keep_looking(&self, sandboxes: &Sandboxes) -> ! {
+        loop {
+            let (meters, sandboxes) = (self.clone(), sandboxes.clone());
+            let looked = spawn_blocking(move || meters.0.vmms.look(&sandboxes)).await;
+            if let Err(panicked) = looked {
+                std::panic::resume_unwind(panicked.into_panic());
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Returns everything that is counted, and what exists now. Of VMMs, it shows what was read at
+    /// the last look; of some new ones, it reads a file of `/proc`.
     pub fn scrape(&self, sandboxes: &Sandboxes, journal: &Audit) -> String {
         let mut text = String::new();
         let views = sandboxes.list();

@@ -62,7 +62,7 @@ impl Limits {
     }
 
     /// Counters of the requests.
-    pub(super) fn meters(&self) -> &Meters {
+    pub fn meters(&self) -> &Meters {
         &self.meters
     }
 

@@ -68,7 +68,7 @@ pub async fn metrics(
     State(sandboxes): State<Sandboxes>,
     Extension(limits): Extension<Limits>,
 ) -> Response {
-    // It reads a file of each VMM.
+    // It goes through all sandboxes, and may read files of VMMs.
     let scraped = spawn_blocking(move || limits.meters().scrape(&sandboxes, limits.audit())).await;
     let text = scraped.expect("a scrape does not panic");
     ([(CONTENT_TYPE, meters::CONTENT_TYPE)], text).into_response()

@@ -163,6 +163,6 @@ fn weigh(registry: &mut Registry, views: &[SandboxView], vmms: &Vmms) {
     }
     let help = "Memory of the VMMs of sandboxes that is in RAM, shared pages included";
     registry.register("vmm_resident_bytes", help, resident);
-    let help = "Processor time of the VMMs of sandboxes, as far as it was seen by a scrape";
+    let help = "Processor time of the VMMs of sandboxes, as far as it was seen";
     registry.register("vmm_processor_seconds", help, processor);
 }

@@ -50,7 +50,7 @@ mod promtool;
 mod quota;
 mod routes;
 mod scopes;
-mod scrape;
+pub mod scrape;
 mod sizes;
 mod templates;
 mod terms;

@@ -23,6 +23,7 @@ mod full_disk;
 mod hostile;
 mod kills;
 mod lost_agents;
+mod metrics;
 mod older_agents;
 mod pools;
 mod programs;

@@ -12,7 +12,7 @@ use super::{Api, body, refusal};
 pub const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
 
 /// The value of the series `name` in `text`.
-fn value(text: &str, name: &str) -> Option<f64> {
+pub fn value(text: &str, name: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.starts_with(&format!("{name} ")))?;
     Some(line.rsplit_once(' ')?.1.parse().unwrap())
 }
