@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use emberd_proto::context::CONTEXT_LINE_BYTES_MAX;
-use emberd_proto::{ContextRun, ContextSpec, Program};
+use emberd_proto::{ContextCall, ContextRun, ContextSpec, Program};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -223,11 +223,26 @@ impl<S: ByteStream> Contexts<S> {
     /// # Errors
     /// [`ContextError`]. However the code itself ends is an event.
     pub fn run(&self, context: ContextId, run: &ContextRun) -> Result<Run, ContextError> {
+        self.run_below(context, run, None)
+    }
+
+    /// As [`Self::run`], as a part of the span `parent` (`traceparent` of W3C Trace Context), which
+    /// the code has as the environment variable `TRACEPARENT`.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_below(
+        &self,
+        context: ContextId,
+        run: &ContextRun,
+        parent: Option<String>,
+    ) -> Result<Run, ContextError> {
         let context = self.find(context)?;
         run.check().map_err(GuestError::from)?;
         self.session.host.stir();
         let timeout = run.timeout_ms.map(Duration::from_millis);
-        context.life().run(context.id, &run.code, timeout, self.session.host.mark())
+        let call = ContextCall::Run { code: run.code.clone(), traceparent: parent };
+        context.life().run(context.id, &call, timeout, self.session.host.mark())
     }
 
     /// Returns the events of all runs of the context from number `from` on, past and future ones.

@@ -97,6 +97,11 @@ pub enum ContextCall {
     Run {
         /// The code.
         code: String,
+        /// The span that the run belongs to (`traceparent` of W3C Trace Context), which the
+        /// interpreter has as the environment variable `TRACEPARENT` until its next run, unless
+        /// it has one of its own. Interpreters of older packs ignore it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        traceparent: Option<String>,
     },
     /// Ends the current run; sent to interpreters with [`InterruptedBy::Call`].
     Interrupt,
@@ -234,9 +239,11 @@ mod tests {
 
     #[test]
     fn lines_are_what_interpreters_read_and_write() {
-        let call = ContextCall::Run { code: "a\n\"".into() };
-        let line = serde_json::to_string(&call).unwrap();
+        let run = |traceparent| ContextCall::Run { code: "a\n\"".into(), traceparent };
+        let line = serde_json::to_string(&run(None)).unwrap();
         assert_eq!(line, r#"{"call":"run","code":"a\n\""}"#);
+        let line = serde_json::to_string(&run(Some("00-1".into()))).unwrap();
+        assert_eq!(line, r#"{"call":"run","code":"a\n\"","traceparent":"00-1"}"#);
         let line = r#"{"event":"started","execution_count":3}"#;
         let interrupted_by = InterruptedBy::Signal;
         assert_eq!(parse(line), Ok(ContextEvent::Started { execution_count: 3, interrupted_by }));

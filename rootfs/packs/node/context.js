@@ -129,7 +129,7 @@ function conversation() {
     busy = true;
     count += 1;
     say({ event: "started", execution_count: count, interrupted_by: "call" });
-    port.postMessage({ count, code: waiting.shift() });
+    port.postMessage({ count, ...waiting.shift() });
   }
 
   function interrupt() {
@@ -146,8 +146,8 @@ function conversation() {
   }
 
   const calls = {
-    run({ code }) {
-      waiting.push(code);
+    run({ code, traceparent }) {
+      waiting.push({ code, traceparent });
       next();
     },
     interrupt,
@@ -211,6 +211,8 @@ function evaluator() {
   const FULL_PAUSE_MS = 2;
   // Error of an interrupted evaluation.
   const TERMINATED = /Execution was terminated/;
+  // Variable of the span that a run belongs to.
+  const PARENT = "TRACEPARENT";
   // Code in braces, which is an object or a block.
   const BRACES = /^\s*\{.*\}\s*$/s;
 
@@ -222,7 +224,7 @@ function evaluator() {
   const { defineProperty, hasOwn, setPrototypeOf } = Object;
   const { from: bufferFrom } = Buffer;
   const { Script } = vm;
-  const { nextTick } = process;
+  const { env, nextTick } = process;
   const [ErrorClass, BigIntClass, soon] = [Error, BigInt, setImmediate];
   const post = uncurry(MessagePort.prototype.postMessage);
   // The inspector's internal connection: the public module serialises objects of this realm.
@@ -324,6 +326,8 @@ function evaluator() {
   globalThis.exports = globalThis.module.exports;
   // The last value, unless the code defines its own `_`.
   let latest;
+  // The span in the environment that the code has not set.
+  let given;
   Object.defineProperty(globalThis, "_", {
     configurable: true,
     get: () => latest,
@@ -430,6 +434,15 @@ function evaluator() {
     return remote.type === "bigint" ? BigIntClass(slice(special, 0, -1)) : +special;
   }
 
+  // The span that the run belongs to, in the environment. A variable that code has set stays.
+  function enter(span) {
+    const found = env[PARENT];
+    if (found !== undefined && found !== given) return;
+    given = span;
+    if (span !== undefined) env[PARENT] = span;
+    else delete env[PARENT];
+  }
+
   function run(count, code) {
     begun = count;
     lastWritten = 0;
@@ -492,9 +505,11 @@ function evaluator() {
     }
   }
 
-  port.on("message", ({ count, code }) => {
-    if (code !== undefined) run(count, code);
-    else if (count > over) end(count, INTERRUPTED);
+  port.on("message", ({ count, code, traceparent }) => {
+    if (code !== undefined) {
+      enter(traceparent);
+      run(count, code);
+    } else if (count > over) end(count, INTERRUPTED);
   });
   // Interrupts programs that the code started; the host handles the rest.
   process.on("SIGINT", () => {});

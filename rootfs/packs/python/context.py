@@ -25,6 +25,8 @@ import types
 
 # Descriptor of the channel, above the numbers that a program's own files get.
 CHANNEL_FD = 62
+# Variable of the span that a run belongs to.
+PARENT = "TRACEPARENT"
 # Maximum length of a traceback, and of an exception's text, in characters.
 TRACEBACK_MAX = 1 << 20
 # File name of a run's code.
@@ -193,6 +195,23 @@ def show_figures(*_, **__):
 
 
 # --- Runs -----------------------------------------------------------------------------------
+
+class Parent:
+    """The span that a run belongs to, in the environment. A variable that code has set stays."""
+
+    def __init__(self):
+        self.environ, self.given = os.environ, None
+
+    def set(self, span):
+        found = self.environ.get(PARENT)
+        if found is not None and found != self.given:
+            return
+        self.given = span
+        if span is not None:
+            self.environ[PARENT] = span
+        elif found is not None:
+            del self.environ[PARENT]
+
 
 class Context:
     """Executes runs in one namespace."""
@@ -415,13 +434,14 @@ def main():
     os.register_at_fork(before=streams.flush_streams, after_in_child=enter_child)
     streams.watch_children()
     _signal.signal(_signal.SIGINT, interrupt)
-    context = Context()
+    context, parent = Context(), Parent()
     channel.send({"event": "ready"})
     while True:
         call = channel.receive()
         if call is None:
             return
         streams.open_streams()
+        parent.set(call.get("traceparent"))
         context.run(call["code"])
         channel.send({"event": "done", "execution_count": context.count})
 

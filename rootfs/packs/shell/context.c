@@ -1,7 +1,7 @@
 /*
  * A context: a Bash that keeps its variables, functions and directory between runs.
  *
- *     {"call":"run","code":...} -> started -> (output)* -> error? -> done
+ *     {"call":"run","code":...,"traceparent":...} -> started -> (output)* -> error? -> done
  *
  * One line of JSON each, on the initial standard input. This library is preloaded into an ordinary,
  * non-interactive Bash with empty input. When Bash would end, by exit(3), the library takes over.
@@ -41,6 +41,9 @@
 /* Bash's numbers of traps: EXIT, the signals, and DEBUG, ERR and RETURN. */
 #define TRAP_EXIT 0
 #define TRAPS (_NSIG + 3)
+/* Variable of the span that a run belongs to, and the room for its value, in bytes. */
+#define PARENT "TRACEPARENT"
+#define PARENT_BYTES 64
 /* Value of `EOF_Reached` when the shell has to exit, and not at the end of its input. */
 #define EXITING (-1)
 
@@ -79,10 +82,12 @@ OF_BASH char *get_current_options(void);
 OF_BASH void set_current_options(const char *);
 OF_BASH void set_shellopts(void);
 OF_BASH void adjust_shell_level(int);
+OF_BASH char *get_string_value(const char *);
 OF_BASH char *dollar_vars[];
 OF_BASH void *stream_list, *this_shell_function;
 OF_BASH int shell_initialized, EOF_Reached, last_command_exit_value, line_number;
 OF_BASH int default_buffered_input, current_command_number, read_but_dont_execute;
+OF_BASH int array_needs_making;
 OF_BASH int indirection_level, executing, parse_and_execute_level, running_trap;
 OF_BASH int loop_level, continuing, breaking, funcnest, sourcelevel, return_catch_flag;
 OF_BASH int executing_list, comsub_ignore_return, wait_intr_flag;
@@ -109,7 +114,8 @@ static const struct {
     NEEDED(parse_and_execute_level), NEEDED(running_trap), NEEDED(loop_level),
     NEEDED(continuing), NEEDED(breaking), NEEDED(funcnest), NEEDED(sourcelevel),
     NEEDED(return_catch_flag), NEEDED(executing_list), NEEDED(comsub_ignore_return),
-    NEEDED(wait_intr_flag), NEEDED(interrupt_state),
+    NEEDED(wait_intr_flag), NEEDED(interrupt_state), NEEDED(get_string_value),
+    NEEDED(array_needs_making),
 };
 
 /* Functions of the C library that this library overrides. */
@@ -149,6 +155,9 @@ static size_t calls_held, calls_room;
 /* The code of the run, and how much Bash has read. */
 static char *code;
 static size_t code_bytes, code_read;
+/* The span that the run belongs to. */
+static char *parent;
+static size_t parent_bytes;
 
 /* ---- The channel ---------------------------------------------------------------------------- */
 
@@ -310,11 +319,12 @@ static char *string(json *text, size_t *bytes) {
     return begin;
 }
 
-/* Parses `line`; returns whether it is a run, and sets `code`. */
+/* Parses `line`; returns whether it is a run, and sets `code` and `parent`. */
 static int is_run(char *line, size_t bytes) {
     json text = {line, line + bytes};
     int is_run = 0;
     code = NULL;
+    parent_bytes = 0;
     if (!skip_to(&text, '{'))
         malformed();
     do {
@@ -330,6 +340,9 @@ static int is_run(char *line, size_t bytes) {
         } else if (name_bytes == 4 && memcmp(name, "code", 4) == 0) {
             code = value;
             code_bytes = value_bytes;
+        } else if (name_bytes == 11 && memcmp(name, "traceparent", 11) == 0) {
+            parent = value;
+            parent_bytes = value_bytes;
         }
     } while (skip_to(&text, ','));
     if (!skip_to(&text, '}'))
@@ -647,10 +660,29 @@ static int run_code(int *status) {
     return ending == SIGINT;
 }
 
+/* Gives the run the variable `PARENT`, or takes that of the run before away. One that the caller
+ * has set stays. Bash's own setenv(3) makes an exported variable of the shell. */
+static void set_parent(void) {
+    static char given[PARENT_BYTES];
+    const char *found = get_string_value(PARENT);
+    if (found != NULL && (given[0] == 0 || strcmp(found, given) != 0))
+        return;
+    if (parent_bytes > 0 && parent_bytes < PARENT_BYTES) {
+        memcpy(given, parent, parent_bytes);
+        given[parent_bytes] = 0;
+        setenv(PARENT, given, 1);
+    } else if (found != NULL) {
+        given[0] = 0;
+        unsetenv(PARENT);
+    }
+    array_needs_making = 1;
+}
+
 static void run(void) {
     int status, interrupted = 0;
     runs++;
     ending = 0;
+    set_parent();
     running = 1;
     say_of_run("started", ",\"interrupted_by\":\"repeated_signals\"");
     if (memchr(code, 0, code_bytes) != NULL) {

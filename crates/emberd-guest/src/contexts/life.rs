@@ -127,18 +127,18 @@ impl Life {
         self.status.now()
     }
 
-    /// Queues `code` to run after the runs before it.
+    /// Queues `call` to run after the runs before it.
     pub fn run(
         &self,
         id: ContextId,
-        code: &str,
+        call: &ContextCall,
         timeout: Option<Duration>,
         mark: u64,
     ) -> Result<Run, ContextError> {
         if let (ContextState::Dead(reason), _) = self.status() {
             return Err(ContextError::Dead { context: id, reason });
         }
-        let line = line_of(&ContextCall::Run { code: code.to_owned() });
+        let line = line_of(call);
         let (events, received) = mpsc::channel(EVENTS_WAITING_MAX);
         match self.orders.try_send(Order { line, timeout, events, mark }) {
             Ok(()) => Ok(Run::new(received, Arc::clone(&self.status), Arc::clone(&self.log))),

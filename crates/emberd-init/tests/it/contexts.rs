@@ -148,11 +148,17 @@ impl Context {
     }
 
     fn send(&mut self, code: &str) {
-        self.call(&ContextCall::Run { code: code.into() });
+        self.call(&ContextCall::Run { code: code.into(), traceparent: None });
     }
 
     pub fn run(&mut self, code: &str) -> Ran {
         self.send(code);
+        self.finish()
+    }
+
+    /// Runs `code` as a part of the span `parent`.
+    pub fn run_below(&mut self, code: &str, parent: &str) -> Ran {
+        self.call(&ContextCall::Run { code: code.into(), traceparent: Some(parent.into()) });
         self.finish()
     }
 

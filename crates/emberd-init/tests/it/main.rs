@@ -5,6 +5,8 @@ mod connections;
 #[cfg(test)]
 mod context_fidelity;
 #[cfg(test)]
+mod context_spans;
+#[cfg(test)]
 mod contexts;
 #[cfg(test)]
 mod dials;

@@ -2,12 +2,12 @@
 
 use std::convert::Infallible;
 
-use axum::Json;
 use axum::body::{Body as ResponseBody, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::Event;
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use emberd_api::{
     Context, ContextEvent, ContextList, ContextRun, ContextSpec, Forms, RunEvent, paths,
 };
@@ -19,8 +19,10 @@ use super::errors::ApiError;
 use super::failures::Failures;
 use super::id::{Id, PathError, Within};
 use super::query::{Query, QueryError};
+use super::spans::ParentSpan;
 use super::sse;
 use super::views::IntoBody;
+use crate::traces::Traceparent;
 
 /// Media type of lines of JSON.
 const NDJSON: &str = "application/x-ndjson";
@@ -103,6 +105,7 @@ pub async fn delete(
         Within<ContextId>,
         ("accept" = Option<String>, Header,
          description = "`text/event-stream` asks for server-sent events."),
+        ParentSpan,
     ),
     request_body = ContextRun,
     responses(
@@ -115,12 +118,14 @@ pub async fn delete(
 pub async fn run(
     State(sandboxes): State<Sandboxes>,
     Within(id, context): Within<ContextId>,
+    parent: Option<Extension<Traceparent>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let run: ContextRun = body.json()?;
     let _share = body.keep(run.code.len());
-    let run = sandboxes.get(id)?.contexts()?.run(context, &run)?;
+    let parent = parent.map(|Extension(parent)| parent.to_string());
+    let run = sandboxes.get(id)?.contexts()?.run_below(context, &run, parent)?;
     let accepts = |kind: &str| {
         let accepted = headers.get_all(header::ACCEPT).iter();
         accepted.filter_map(|value| value.to_str().ok()).any(|value| value.contains(kind))

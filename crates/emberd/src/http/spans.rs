@@ -20,7 +20,7 @@ impl IntoParams for ParentSpan {
             .parameter_in(ParameterIn::Header)
             .description(Some(
                 "The span that the request belongs to (W3C Trace Context). The program has it as \
-                 `TRACEPARENT`, unless `env` has a variable of that name.",
+                 `TRACEPARENT`, unless it has a variable of that name of its own.",
             ))
             .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
         vec![header.build()]

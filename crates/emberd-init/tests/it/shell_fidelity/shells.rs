@@ -148,7 +148,7 @@ impl Context {
 
     /// What a run says; `None` if the shell is gone.
     pub fn run(&mut self, code: &str) -> Option<Heard> {
-        let call = ContextCall::Run { code: code.to_owned() };
+        let call = ContextCall::Run { code: code.to_owned(), traceparent: None };
         let line = serde_json::to_string(&call).unwrap() + "\n";
         self.channel.get_ref().write_all(line.as_bytes()).unwrap();
         let mut status = 0;

@@ -1,6 +1,6 @@
 //! `traceparent` of a request in the environment of the program that it starts.
 
-use emberd_api::{ExecOutcome, Process, ProcessEventKind};
+use emberd_api::{Context, ExecOutcome, Process, ProcessEventKind};
 use serde_json::{Value, json};
 
 use super::Api;
@@ -70,5 +70,21 @@ async fn a_process_has_it_too() {
         }
     }
     assert_eq!(said, format!("<{PARENT}>\n"));
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_of_a_context_has_it_and_the_next_one_does_not() {
+    let api = Api::start().await;
+    let id = api.create().await;
+    let contexts = format!("/sandboxes/{id}/contexts");
+    let answer = api.post(&contexts, &header(PARENT), &json!({})).await;
+    let context: Context = serde_json::from_str(&answer.body).unwrap();
+    let path = format!("{contexts}/{}/run", context.id);
+    for (headers, expect) in [(header(PARENT), PARENT), (String::new(), "")] {
+        let answer = api.post(&path, &headers, &json!({"code": CODE})).await;
+        let said = format!("<{expect}>\\n");
+        assert!(answer.body.contains(&said), "{said} is not in {}", answer.body);
+    }
     api.stop().await;
 }
