@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use emberd_keys::Role;
 use rustix::process::Signal;
 
 use crate::process::{Daemon, Room};
@@ -26,6 +27,9 @@ const ALONE: [&str; 7] = [
 /// Modules of tests that take a daemon at `EMBERD_ADDR`.
 const WITH_DAEMON: [&str; 2] = ["tests.test_aio_daemon", "tests.test_sync_daemon"];
 
+/// Modules of tests that take a daemon with keys there.
+const WITH_KEYS: [&str; 2] = ["tests.test_aio_access", "tests.test_sync_access"];
+
 #[test]
 fn the_python_package_holds_against_servers_that_fail() {
     let Some(python) = Python::find() else { return };
@@ -46,6 +50,26 @@ async fn the_python_package_does_what_the_api_offers() {
     assert!(left.is_empty(), "{left:?}");
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
+    room.close().await;
+}
+
+#[tokio::test]
+async fn the_python_package_has_keys_limits_and_signed_urls() {
+    let Some(python) = Python::find() else { return };
+    let room = Room::new();
+    let (_, admin) = room.key("admin", Role::Admin);
+    let (_, other) = room.key("other", Role::User);
+    room.limit("other", |limits| limits.memory_mib = Some(512));
+    let daemon = room.start();
+    let variables = [
+        ("EMBERD_ADDR", daemon.addr.as_str()),
+        ("EMBERD_API_KEY", &admin),
+        ("EMBERD_TEST_OTHER_KEY", &other),
+    ];
+    python.passes(&WITH_KEYS, &variables);
+    let left = daemon.with(&admin).list().await.unwrap().sandboxes;
+    assert!(left.is_empty(), "{left:?}");
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 

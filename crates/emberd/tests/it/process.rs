@@ -19,6 +19,7 @@ mod adoption;
 mod audit;
 mod callers;
 mod egress;
+mod fairness;
 mod full_disk;
 mod hostile;
 mod kills;

@@ -10,12 +10,12 @@ use crate::api::refusal;
 use crate::wait;
 
 impl Room {
-    fn limit(&self, name: &str, change: impl FnOnce(&mut KeyLimits)) {
+    pub fn limit(&self, name: &str, change: impl FnOnce(&mut KeyLimits)) {
         emberd_keys::limit(&self.keys(), name, change).unwrap();
     }
 }
 
-async fn usage(client: &Client) -> Usage {
+pub async fn usage(client: &Client) -> Usage {
     client.usage(false).await.unwrap().callers.remove(0)
 }
 

@@ -28,13 +28,13 @@ const OPTIONS: FileOptions = FileOptions { user: None, mode: None };
 const HALF: [u8; 3] = [22, 3, 1];
 
 /// An issuer of certificates, whose own is in a file.
-struct Ca {
+pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
-    cert: PathBuf,
+    pub cert: PathBuf,
 }
 
 impl Ca {
-    fn new(room: &Room, name: &str) -> Self {
+    pub fn new(room: &Room, name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -44,7 +44,7 @@ impl Ca {
     }
 
     /// Writes a certificate and its key to the files `cert` and `key`.
-    fn issue(&self, names: &[&str], edit: impl FnOnce(&mut CertificateParams), to: &Pair) {
+    pub fn issue(&self, names: &[&str], edit: impl FnOnce(&mut CertificateParams), to: &Pair) {
         let names: Vec<_> = names.iter().copied().map(str::to_owned).collect();
         let mut params = CertificateParams::new(names).unwrap();
         edit(&mut params);
@@ -55,19 +55,19 @@ impl Ca {
     }
 
     /// Files of a client that trusts it.
-    fn trusted(&self) -> TlsFiles {
+    pub fn trusted(&self) -> TlsFiles {
         TlsFiles { ca_cert: Some(self.cert.clone()), identity: None }
     }
 }
 
 /// Files of a certificate and its key.
-struct Pair {
-    cert: PathBuf,
-    key: PathBuf,
+pub struct Pair {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Pair {
-    fn at(room: &Room, name: &str) -> Self {
+    pub fn at(room: &Room, name: &str) -> Self {
         let path = |end: &str| room.path(&format!("{name}.{end}"));
         Self { cert: path("cert"), key: path("key") }
     }
@@ -80,17 +80,17 @@ impl Pair {
 }
 
 /// A daemon with a certificate of a new issuer, for the address that it has.
-fn secured(room: &Room) -> (Daemon, Ca, Pair) {
+pub fn secured(room: &Room) -> (Daemon, Ca, Pair) {
     let (ca, pair) = (Ca::new(room, "ca"), Pair::at(room, "daemon"));
     ca.issue(&["127.0.0.1", "localhost"], |_| {}, &pair);
     (Daemon::spawn(pair.command(room)), ca, pair)
 }
 
-fn client(daemon: &Daemon, files: &TlsFiles) -> Client {
+pub fn client(daemon: &Daemon, files: &TlsFiles) -> Client {
     Client::new(&daemon.addr).unwrap().with_tls(files).unwrap()
 }
 
-fn authority(daemon: &Daemon) -> &str {
+pub fn authority(daemon: &Daemon) -> &str {
     daemon.addr.strip_prefix("https://").unwrap()
 }
 
@@ -100,7 +100,7 @@ fn fault<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> TlsFault {
     TlsFault::of(&error).unwrap_or_else(|| panic!("{error:?}"))
 }
 
-async fn stop(mut daemon: Daemon) -> String {
+pub async fn stop(mut daemon: Daemon) -> String {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
     daemon.log()

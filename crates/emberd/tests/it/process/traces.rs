@@ -1,5 +1,8 @@
 //! Spans of requests at a collector that is here, dead, or silent. The collector is this test.
 
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -12,9 +15,16 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use parking_lot::Mutex;
 use prost::Message as _;
 use rustix::process::Signal;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::server::TlsStream;
 
+use super::tls::{Ca, Pair};
 use super::{Daemon, Room};
 use crate::{raw, wait};
 
@@ -42,6 +52,17 @@ impl Collector {
         (collector, endpoint)
     }
 
+    /// As [`Self::start`], over TLS with the certificate `pair`.
+    async fn start_secured(pair: &Pair) -> (Self, String) {
+        let collector = Self::default();
+        let router = Router::new().route("/v1/traces", post(take)).with_state(collector.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("https://{}", listener.local_addr().unwrap());
+        let secured = Secured { listener, tls: acceptor(pair) };
+        tokio::spawn(async move { axum::serve(secured, router).await });
+        (collector, endpoint)
+    }
+
     fn span(&self, name: &str) -> Option<Span> {
         self.0.lock().spans.iter().find(|span| span.name == name).cloned()
     }
@@ -53,6 +74,42 @@ impl Collector {
         children.sort_by_key(|span| span.start_time_unix_nano);
         children.into_iter().cloned().collect()
     }
+}
+
+/// A listener whose connections are those that trust its certificate.
+struct Secured {
+    listener: TcpListener,
+    tls: TlsAcceptor,
+}
+
+impl axum::serve::Listener for Secured {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let Ok((stream, address)) = self.listener.accept().await else { continue };
+            if let Ok(stream) = self.tls.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+fn acceptor(pair: &Pair) -> TlsAcceptor {
+    let chain = CertificateDer::pem_file_iter(&pair.cert).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
 }
 
 async fn take(State(Collector(collected)): State<Collector>, body: Bytes) {
@@ -137,6 +194,36 @@ async fn a_request_is_a_span_of_its_callers_trace_and_its_stages_are_children() 
     let services = collector.0.lock().services.clone();
     assert!(services.iter().all(|service| service.contains("\"emberd\"")), "{services:?}");
     assert!(daemon.log().contains("exporting spans"));
+    room.close().await;
+}
+
+#[tokio::test]
+async fn a_collector_over_tls_gets_spans_if_the_host_trusts_it() {
+    let room = Room::new();
+    let (ca, other) = (Ca::new(&room, "ca"), Ca::new(&room, "other"));
+    let pair = Pair::at(&room, "collector");
+    ca.issue(&["127.0.0.1"], |_| {}, &pair);
+    let (collector, endpoint) = Collector::start_secured(&pair).await;
+    let trusting = |cert: &Path| {
+        let mut command = exporting(&room, &endpoint);
+        command.env("SSL_CERT_FILE", cert);
+        Daemon::spawn(command)
+    };
+    let mut daemon = trusting(&ca.cert);
+    daemon.client.healthz().await.unwrap();
+    wait::until(async || collector.span("GET /healthz").is_some()).await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    assert!(!daemon.log().contains("losing spans"));
+    // Of another issuer: it gets nothing, and requests go on.
+    collector.0.lock().spans.clear();
+    let mut daemon = trusting(&other.cert);
+    daemon.client.healthz().await.unwrap();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    let log = daemon.log();
+    assert!(log.contains("losing spans"), "{log}");
+    assert!(collector.0.lock().spans.is_empty());
     room.close().await;
 }
 

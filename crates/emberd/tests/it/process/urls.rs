@@ -2,6 +2,7 @@
 //! and in nothing that is written.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::Instant;
 
 use emberd_api::{AuditEvent, CreateUrl, ReadAudit};
@@ -10,7 +11,13 @@ use emberd_keys::Role;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use super::tls::{self, Ca};
 use super::{Daemon, Room};
 use crate::{raw, wait};
 
@@ -97,6 +104,48 @@ async fn what_a_url_has_begun_ends_with_it() {
     daemon.with(&admin).revoke_urls(&id).await.unwrap();
     ends(kept, "revoked").await;
     daemon.stop(Signal::TERM).await;
+    room.close().await;
+}
+
+/// Asks for `path` of `host` over TLS, and returns the head of the answer.
+async fn asked(daemon: &Daemon, ca: &Ca, host: &str, path: &str) -> String {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&ca.cert).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(tls::authority(daemon)).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn the_cookie_over_tls_is_for_tls_alone() {
+    let room = Room::new();
+    let (_, secret) = room.key("one", Role::User);
+    let (daemon, ca, _) = tls::secured(&room);
+    let client = tls::client(&daemon, &ca.trusted()).with_key(&secret).unwrap();
+    let id = client.create(Some("shell")).await.unwrap().id;
+    let wanted = CreateUrl { port: 8000, expires_ms: None, base: None };
+    let url = client.create_url(&id, &wanted).await.unwrap().url;
+    let host = host(8000, &id);
+    assert!(url.starts_with(&format!("https://{host}:")), "{url}");
+    let path = format!("/?{}", url.split_once("/?").unwrap().1);
+    let head = asked(&daemon, &ca, &host, &path).await;
+    assert!(head.starts_with("HTTP/1.1 303 "), "{head}");
+    let cookie = head.lines().find(|line| line.starts_with("set-cookie: emberd_port=")).unwrap();
+    assert!(cookie.ends_with("; HttpOnly; SameSite=Lax; Secure"), "{cookie}");
+    client.delete(&id).await.unwrap();
+    tls::stop(daemon).await;
     room.close().await;
 }
 
