@@ -132,7 +132,7 @@ impl Disk {
             }
             let (mut head, mut lines, mut count) = (self.head.clone(), Vec::new(), 0);
             let open = self.open.as_mut().expect("a file was begun");
-            for record in batch.iter() {
+            for record in batch.iter_mut() {
                 let is_later = day_of(&record.time) > open.name.day.as_str();
                 let is_full = open.bytes + lines.len() as u64 >= self.options.file_bytes_max;
                 if count > 0 && (is_later || is_full || lines.len() >= WRITE_BYTES) {

@@ -1,7 +1,6 @@
 //! One line: a record, its number, and the digest of the line before it.
 
-use std::fmt::Write as _;
-
+use data_encoding::HEXLOWER;
 use emberd_api::AuditRecord;
 use sha2::{Digest as _, Sha256};
 
@@ -38,27 +37,21 @@ impl Head {
         format!("{} {}\n", self.seq, self.sha256)
     }
 
-    /// Adds the line of `record`, which comes after this one, to `lines`, and goes on to it.
-    pub(crate) fn append(&mut self, record: &AuditRecord, lines: &mut Vec<u8>) {
-        let record = AuditRecord {
-            seq: self.seq + 1,
-            prev: std::mem::take(&mut self.sha256),
-            ..record.clone()
-        };
-        let line = serde_json::to_vec(&record).expect("records have string keys only");
-        *self = Self { seq: record.seq, sha256: digest(&line) };
-        lines.extend_from_slice(&line);
+    /// Adds the line of `record`, which comes after this one, to `lines`, and goes on to it. The
+    /// record gets its number and the digest; what it had of them before counts for nothing.
+    pub(crate) fn append(&mut self, record: &mut AuditRecord, lines: &mut Vec<u8>) {
+        record.seq = self.seq + 1;
+        record.prev = std::mem::take(&mut self.sha256);
+        let start = lines.len();
+        serde_json::to_writer(&mut *lines, record).expect("records have string keys only");
+        *self = Self { seq: record.seq, sha256: digest(&lines[start..]) };
         lines.push(b'\n');
     }
 }
 
 /// SHA-256 of a line without its line feed, in hexadecimal.
 pub(crate) fn digest(line: &[u8]) -> String {
-    let digest = Sha256::digest(line);
-    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("strings take everything");
-        text
-    })
+    HEXLOWER.encode(&Sha256::digest(line))
 }
 
 /// Reads a line.
@@ -73,9 +66,9 @@ mod tests {
     #[test]
     fn each_line_has_the_digest_of_the_one_before() {
         let (mut head, mut lines) = (Head::default(), Vec::new());
-        let record = AuditRecord { action: "a".to_owned(), ..AuditRecord::default() };
-        head.append(&record, &mut lines);
-        head.append(&record, &mut lines);
+        let mut record = AuditRecord { action: "a".to_owned(), ..AuditRecord::default() };
+        head.append(&mut record, &mut lines);
+        head.append(&mut record, &mut lines);
         let mut lines = lines.split(|byte| *byte == b'\n');
         let (first, second) = (lines.next().unwrap(), lines.next().unwrap());
         assert_eq!(parse(first).unwrap().prev, Head::default().sha256);
