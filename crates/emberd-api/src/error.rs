@@ -72,7 +72,7 @@ error_codes! {
     EgressForbidden,
     /// The sandbox, or the daemon, cannot carry connections of programs.
     EgressUnavailable,
-    /// The request has an `Origin` header: a web page sent it.
+    /// A web page sent the request: its `Origin` is not that of the daemon.
     ForeignOrigin,
     /// A browser sent the request for a page of another site.
     CrossSite,

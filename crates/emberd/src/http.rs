@@ -198,7 +198,7 @@ struct Around {
 impl Around {
     fn layer(self, routes: Router<Sandboxes>) -> Router {
         let Self { sandboxes, hosts, limits, egress, access, front, recorder } = self;
-        let meters = limits.meters().clone();
+        let (meters, is_tls) = (limits.meters().clone(), front.is_tls());
         let gate = auth::Gate {
             access: access.clone(),
             sandboxes: sandboxes.clone(),
@@ -216,7 +216,7 @@ impl Around {
             .layer(Extension(access))
             .layer(Extension(egress))
             .layer(from_fn_with_state(hosts, host::refuse_strangers))
-            .layer(from_fn(origin::refuse_pages))
+            .layer(from_fn_with_state(origin::IsTls(is_tls), origin::refuse_pages))
             .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
             .layer(from_fn_with_state(gate, auth::authorize))
             .layer(from_fn_with_state(meters, scrape::count))

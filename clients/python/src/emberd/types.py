@@ -610,44 +610,44 @@ class ErrorBody(TypedDict):
 #: language pack is not installed. - `unknown_profile`: Neither emberd, nor the operator, nor the
 #: image has that profile. - `egress_forbidden`: The operator does not permit what the policy asks
 #: for. - `egress_unavailable`: The sandbox, or the daemon, cannot carry connections of programs. -
-#: `foreign_origin`: The request has an `Origin` header: a web page sent it. - `cross_site`: A
-#: browser sent the request for a page of another site. - `foreign_host`: The `Host` of the request
-#: is not a name of this daemon. - `unauthenticated`: The request has no key that is valid. -
-#: `forbidden`: The key, or the user, may not do that. - `quota_exceeded`: The key, or all of its
-#: sandboxes together, may not have more; `Retry-After` says when to try again, and is absent where
-#: waiting does not help. - `key_forbids`: The key may not have that, whenever it asks: a language
-#: pack, a timeout or network access. - `keys_unreadable`: The daemon cannot read its keys, so that
-#: none is valid. - `unknown_route`: The path does not exist. - `unknown_sandbox`: The sandbox does
-#: not exist. - `method_not_allowed`: The path does not take this method. - `sandbox_gone`: The
-#: sandbox's microVM ended by itself, or the sandbox was deleted during the request. -
-#: `body_timeout`: The body did not arrive in time. - `body_too_large`: The body is larger than its
-#: limit. - `too_many_bytes`: The request bodies under way have used up their shared memory;
-#: `Retry-After` says when to try again. - `too_many_sandboxes`: The daemon has as many sandboxes
-#: as allowed. - `no_capacity`: The sandboxes of the daemon have as much memory as allowed. -
-#: `too_many_connections`: The sandbox has as many connections to its ports as allowed. -
-#: `too_many_contexts`: The sandbox has as many contexts as allowed. - `context_busy`: As many runs
-#: as allowed wait for the context. - `context_dead`: The interpreter of the context has ended. A
-#: restart gives the context a new one. - `denied`: The guest's kernel denies the operation. -
-#: `not_found`: The sandbox does not have that file, process, context, user or language. -
-#: `already_exists`: The file or directory exists already. - `range_not_satisfiable`: The range
-#: begins after the end of the file. - `no_space`: The sandbox has no space left. - `host_full`:
-#: The daemon's host has no space left for another sandbox. - `key_reused`: The `Idempotency-Key`
-#: was used for another request. - `not_started`: The program could not be started in the sandbox.
-#: - `process_ended`: The process, or its standard input, has ended. - `too_many`: The sandbox has
-#: as many processes as allowed, or the caller as many WebSockets. - `sandbox_not_ready`: The
-#: sandbox is still being created. - `sandbox_frozen`: The sandbox is frozen, and requests do not
-#: thaw it. - `resume_failed`: The sandbox is frozen, and its VMM does not thaw it; `Retry-After`
-#: says when to try again. - `limit_unavailable`: The host does not hold the limit that was asked
-#: for. - `sandbox_unreachable`: An earlier daemon started the sandbox, and its guest has not
-#: answered this one yet; `Retry-After` says when to try again. - `draining`: The daemon creates no
-#: sandboxes any more, by an operator's wish. - `no_templates`: The daemon keeps no templates. -
-#: `audit_off`: The daemon keeps no audit journal. - `audit_failing`: The audit journal takes no
-#: records, and the daemon does nothing that it cannot record. - `internal`: The daemon or its host
-#: has a defect. - `guest_failed`: The guest broke the protocol or stopped answering. -
-#: `port_closed`: Nothing in the sandbox listens on the port. - `port_failed`: The server on the
-#: port did not answer with HTTP. - `port_timeout`: The server on the port did not answer in time.
-#: - `boot_failed`: The microVM could not be started, or its guest did not answer. -
-#: `template_failed`: The template could not be built. - `shutting_down`: The daemon is shutting
+#: `foreign_origin`: A web page sent the request: its `Origin` is not that of the daemon. -
+#: `cross_site`: A browser sent the request for a page of another site. - `foreign_host`: The
+#: `Host` of the request is not a name of this daemon. - `unauthenticated`: The request has no key
+#: that is valid. - `forbidden`: The key, or the user, may not do that. - `quota_exceeded`: The
+#: key, or all of its sandboxes together, may not have more; `Retry-After` says when to try again,
+#: and is absent where waiting does not help. - `key_forbids`: The key may not have that, whenever
+#: it asks: a language pack, a timeout or network access. - `keys_unreadable`: The daemon cannot
+#: read its keys, so that none is valid. - `unknown_route`: The path does not exist. -
+#: `unknown_sandbox`: The sandbox does not exist. - `method_not_allowed`: The path does not take
+#: this method. - `sandbox_gone`: The sandbox's microVM ended by itself, or the sandbox was deleted
+#: during the request. - `body_timeout`: The body did not arrive in time. - `body_too_large`: The
+#: body is larger than its limit. - `too_many_bytes`: The request bodies under way have used up
+#: their shared memory; `Retry-After` says when to try again. - `too_many_sandboxes`: The daemon
+#: has as many sandboxes as allowed. - `no_capacity`: The sandboxes of the daemon have as much
+#: memory as allowed. - `too_many_connections`: The sandbox has as many connections to its ports as
+#: allowed. - `too_many_contexts`: The sandbox has as many contexts as allowed. - `context_busy`:
+#: As many runs as allowed wait for the context. - `context_dead`: The interpreter of the context
+#: has ended. A restart gives the context a new one. - `denied`: The guest's kernel denies the
+#: operation. - `not_found`: The sandbox does not have that file, process, context, user or
+#: language. - `already_exists`: The file or directory exists already. - `range_not_satisfiable`:
+#: The range begins after the end of the file. - `no_space`: The sandbox has no space left. -
+#: `host_full`: The daemon's host has no space left for another sandbox. - `key_reused`: The
+#: `Idempotency-Key` was used for another request. - `not_started`: The program could not be
+#: started in the sandbox. - `process_ended`: The process, or its standard input, has ended. -
+#: `too_many`: The sandbox has as many processes as allowed, or the caller as many WebSockets. -
+#: `sandbox_not_ready`: The sandbox is still being created. - `sandbox_frozen`: The sandbox is
+#: frozen, and requests do not thaw it. - `resume_failed`: The sandbox is frozen, and its VMM does
+#: not thaw it; `Retry-After` says when to try again. - `limit_unavailable`: The host does not hold
+#: the limit that was asked for. - `sandbox_unreachable`: An earlier daemon started the sandbox,
+#: and its guest has not answered this one yet; `Retry-After` says when to try again. - `draining`:
+#: The daemon creates no sandboxes any more, by an operator's wish. - `no_templates`: The daemon
+#: keeps no templates. - `audit_off`: The daemon keeps no audit journal. - `audit_failing`: The
+#: audit journal takes no records, and the daemon does nothing that it cannot record. - `internal`:
+#: The daemon or its host has a defect. - `guest_failed`: The guest broke the protocol or stopped
+#: answering. - `port_closed`: Nothing in the sandbox listens on the port. - `port_failed`: The
+#: server on the port did not answer with HTTP. - `port_timeout`: The server on the port did not
+#: answer in time. - `boot_failed`: The microVM could not be started, or its guest did not answer.
+#: - `template_failed`: The template could not be built. - `shutting_down`: The daemon is shutting
 #: down.
 ErrorCode = Literal[
     "invalid_json", "invalid_request", "unknown_pack", "unknown_profile", "egress_forbidden",

@@ -73,7 +73,7 @@ macro_rules! failures {
 failures! {
     PageError {
         Self::ForeignOrigin => ForeignOrigin
-            "call the API from a program; a request with an `Origin` header is refused",
+            "call the API from a program; a page may call it only from the daemon's own origin",
         Self::CrossSite => CrossSite "type the address, or call the API from a program",
     }
 

@@ -26,6 +26,14 @@ async fn web_pages_are_refused() {
         assert_eq!((answer.status, answer.error().code), (403, ErrorCode::ForeignOrigin));
     }
     assert_eq!(api.client.list().await.unwrap().sandboxes, []);
+    // The daemon's own origin, of a name that is the daemon's and of one that is not.
+    for (host, status) in [("localhost:1", 400), (api.authority.as_str(), 400), ("e.example", 421)]
+    {
+        let head = format!("POST /sandboxes HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\n");
+        let request = format!("{head}Origin: http://{host}\r\nConnection: close\r\n\r\n{{");
+        let answer = raw::send(&api.authority, request.into_bytes()).await;
+        assert_eq!(answer.status, status, "{host}: {answer:?}");
+    }
     api.stop().await;
 }
 

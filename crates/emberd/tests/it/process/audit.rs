@@ -283,7 +283,7 @@ async fn a_flood_of_web_pages_does_not_flood_the_journal() {
     let authority = daemon.addr.strip_prefix("http://").unwrap();
     let mut sent = 0;
     let mut refuse = async || {
-        assert_eq!(raw::send(authority, get("x\r\nOrigin: http://x")).await.status, 403);
+        assert_eq!(raw::send(authority, get("x\r\nOrigin: http://page.example")).await.status, 403);
         sent += 1;
         sent
     };
