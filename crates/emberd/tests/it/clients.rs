@@ -73,6 +73,20 @@ async fn the_python_package_has_keys_limits_and_signed_urls() {
     room.close().await;
 }
 
+/// For `EMBERD_TEST_WATCH_S` seconds where it is set.
+#[tokio::test]
+async fn a_watch_of_the_python_package_lasts() {
+    let Some(python) = Python::find() else { return };
+    let room = Room::new();
+    let mut daemon = room.start();
+    let process = daemon.process_id().to_string();
+    let variables = [("EMBERD_ADDR", daemon.addr.as_str()), ("EMBERD_TEST_DAEMON", &process)];
+    println!("{}", python.passes(&["tests.test_watch"], &variables));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit_code().await, Some(0));
+    room.close().await;
+}
+
 /// With the tools of `clients/python/requirements.txt`, which `scripts/clients.sh tools` installs.
 #[tokio::test]
 async fn the_python_package_is_typed_and_installed_and_shows_in_notebooks() {
@@ -120,8 +134,9 @@ impl Python {
         emberd_testing::needs(program.is_some(), why).then_some(Self { program: program? })
     }
 
-    /// Runs modules of tests, all of which must pass. What they skip is a skip of this test.
-    pub fn passes(&self, modules: &[&str], variables: &[(&str, &str)]) {
+    /// Runs modules of tests, all of which must pass, and returns what they print. What they skip
+    /// is a skip of this test.
+    pub fn passes(&self, modules: &[&str], variables: &[(&str, &str)]) -> String {
         let output = self.run(modules, variables);
         let printed = text(&output.stderr);
         assert!(output.status.success(), "{}\n{printed}", text(&output.stdout));
@@ -131,6 +146,7 @@ impl Python {
         for line in printed.lines().filter(|line| line.contains(" ... skipped ")) {
             emberd_testing::skip(line);
         }
+        text(&output.stdout)
     }
 
     fn run(&self, modules: &[&str], variables: &[(&str, &str)]) -> Output {
