@@ -4,7 +4,8 @@
 #   scripts/clients.sh tools      installs the tools of the Python package's own checks, from PyPI,
 #                                 into target/python
 #   scripts/clients.sh mcp        installs the official MCP clients of both generations, from PyPI,
-#                                 into target/mcp-1 and target/mcp-2
+#                                 into target/mcp-1 and target/mcp-2, and the conformance suite, from
+#                                 npm, into target/mcp-suite
 set -euo pipefail
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/setup.sh"
 package=clients/python
@@ -24,6 +25,23 @@ mcp() {
   for generation in 1 2; do
     install_python "$target_dir/mcp-$generation" "clients/mcp/requirements-$generation.txt"
   done
+  install_node "$target_dir/mcp-suite" clients/mcp/conformance/package.json
+}
+
+# Makes the directory $1 with the packages of the file $2, unless it has them.
+install_node() {
+  local directory=$1 wanted=$2
+  cmp -s "$wanted" "$directory/installed.json" && return
+  install_packages node:nodejs npm:npm
+  rm -rf "$directory"
+  mkdir -p "$directory"
+  cp "$wanted" "$directory/package.json"
+  (cd "$directory" && npm install --silent --no-package-lock --no-audit --no-fund) || {
+    echo "error: the packages of $wanted were not installed, see above" >&2
+    echo "hint: they come from npm over the network: look at proxies and at npm's configuration" >&2
+    return 1
+  }
+  cp "$wanted" "$directory/installed.json"
 }
 
 # Makes the environment $1 with the packages of the file $2. A package index that is slow or away
@@ -43,5 +61,5 @@ install_python() {
 
 case ${1-} in
   generate | tools | mcp) "$1" ;;
-  *) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+  *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
 esac

@@ -11,9 +11,11 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::process::{Daemon, Room};
 use crate::{raw, wait};
 
+mod conformance;
 mod eras;
 mod faults;
 mod official;
+mod secured;
 mod tools;
 
 /// The version of the protocol that has sessions, which most clients speak.
@@ -35,19 +37,23 @@ pub struct Session {
 impl Session {
     /// Starts `emberctl mcp` with `args` for `daemon`, without a word.
     pub fn spawn(daemon: &Daemon, args: &[&str]) -> Self {
+        Self::run(Self::command(daemon, args))
+    }
+
+    /// `emberctl mcp` with `args` for `daemon`.
+    pub fn command(daemon: &Daemon, args: &[&str]) -> Command {
         let program = Path::new(env!("CARGO_BIN_EXE_emberd")).with_file_name("emberctl");
         assert!(program.exists(), "build it first: cargo build -p emberctl");
-        let mut process = Command::new(program)
-            .arg("mcp")
-            .args(args)
-            .env("EMBERD_ADDR", &daemon.addr)
-            .env_remove("EMBERD_API_KEY")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(program);
+        command.arg("mcp").args(args).env("EMBERD_ADDR", &daemon.addr);
+        command.env_remove("EMBERD_API_KEY").kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+    }
+
+    /// Starts a command, without a word.
+    pub fn run(mut command: Command) -> Self {
+        let mut process = command.spawn().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap()).lines();
         let input = process.stdin.take();
         Self { process, input, output, last_id: 0, told: Vec::new() }
@@ -55,7 +61,12 @@ impl Session {
 
     /// The same, as a client with a session.
     pub async fn start(daemon: &Daemon, args: &[&str]) -> Self {
-        let mut session = Self::spawn(daemon, args);
+        Self::greet(Self::command(daemon, args)).await
+    }
+
+    /// Starts a command, as a client with a session.
+    pub async fn greet(command: Command) -> Self {
+        let mut session = Self::run(command);
         let about = json!({"name": "test", "version": "1"});
         let hello =
             json!({"protocolVersion": WITH_SESSIONS, "capabilities": {}, "clientInfo": about});
@@ -143,12 +154,16 @@ pub fn text(result: &Value) -> String {
 
 /// The answer of the daemon to one message over HTTP.
 pub async fn post(daemon: &Daemon, fields: &[(&str, &str)], message: &str) -> raw::Answer {
+    raw::send(authority(daemon), posted(fields, message)).await
+}
+
+/// The bytes of one message over HTTP.
+pub fn posted(fields: &[(&str, &str)], message: &str) -> Vec<u8> {
     let head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
         Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n";
     let fields = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
     let head = format!("{head}{}", fields.collect::<Vec<_>>().concat());
-    let message = format!("{head}Content-Length: {}\r\n\r\n{message}", message.len());
-    raw::send(authority(daemon), message.into_bytes()).await
+    format!("{head}Content-Length: {}\r\n\r\n{message}", message.len()).into_bytes()
 }
 
 /// Host and port of a daemon.

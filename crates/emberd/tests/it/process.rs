@@ -32,7 +32,7 @@ mod quota;
 mod restarts;
 mod shutdown;
 mod start;
-mod tls;
+pub mod tls;
 #[cfg(feature = "otel")]
 mod traces;
 mod urls;

@@ -1,7 +1,9 @@
 //! Requests byte by byte, for what a decent client does not send.
 
 use emberd_api::ErrorBody;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::TcpStream;
 
 /// An answer, taken apart.
@@ -28,7 +30,12 @@ pub async fn request(authority: &str, method: &str, path: &str, body: &str) -> A
 
 /// Sends `bytes` and reads the answer, until the daemon closes the connection.
 pub async fn send(authority: &str, bytes: Vec<u8>) -> Answer {
-    let (mut reader, mut writer) = TcpStream::connect(authority).await.unwrap().into_split();
+    exchange(TcpStream::connect(authority).await.unwrap(), bytes).await
+}
+
+/// The same over a connection that is open.
+pub async fn exchange(stream: impl AsyncRead + AsyncWrite, bytes: Vec<u8>) -> Answer {
+    let (mut reader, mut writer) = tokio::io::split(stream);
     let write = async {
         // The daemon may have heard enough before all is written.
         let cut = writer.write_all(&bytes).await.err();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use emberd_api::{ContextState, ErrorCode};
 use emberd_keys::{KeysFile, NewKey, Role};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -67,6 +68,75 @@ async fn a_client_that_leaves_in_the_middle_of_a_creation_leaves_no_sandbox() {
     stream.shutdown().await.unwrap();
     drop(stream);
     place.is_empty().await;
+    place.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_in_the_middle_of_a_call_leaves_nothing() {
+    let place = Place::new();
+    let kill = |session: &Session| {
+        let pid = Pid::from_raw(session.process_id().cast_signed()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+    };
+    // A run is interrupted.
+    let mut session = Session::start(&place.daemon, &[]).await;
+    let id = session.sandbox().await;
+    let up = place.room.path("up");
+    let code = format!("touch {}; sleep {}", up.display(), LONG.as_secs());
+    let arguments = json!({"sandbox": id, "code": code, "timeout_s": 3_600});
+    session.ask("tools/call", json!({"name": "run_code", "arguments": arguments})).await;
+    wait::until(async || up.exists()).await;
+    kill(&session);
+    let client = &place.daemon.client;
+    wait::until(async || {
+        let contexts = client.contexts(&id).await.unwrap().contexts;
+        contexts.len() == 1 && contexts[0].state == ContextState::Idle
+    })
+    .await;
+    client.delete(&id).await.unwrap();
+    // A creation is undone.
+    place.room.double.misbehave("never-ready");
+    let mut session = Session::start(&place.daemon, &["--lease", "3s"]).await;
+    session.ask("tools/call", json!({"name": "create_sandbox", "arguments": {}})).await;
+    wait::until(async || !client.list().await.unwrap().sandboxes.is_empty()).await;
+    kill(&session);
+    place.is_empty().await;
+    place.close().await;
+}
+
+#[tokio::test]
+async fn a_message_has_at_most_64_mib() {
+    const MIB: usize = 1 << 20;
+    let place = Place::new();
+    let id = place.daemon.create().await.0;
+    let path = place.room.path("large").display().to_string();
+    let message = |mebibytes: usize| {
+        let content = "x".repeat(mebibytes * MIB);
+        let arguments = json!({"sandbox": id, "path": path, "content": content});
+        let params = json!({"name": "write_file", "arguments": arguments});
+        stateless(1, "tools/call", params).to_string()
+    };
+    let fields = [
+        ("MCP-Protocol-Version", STATELESS),
+        ("Mcp-Method", "tools/call"),
+        ("Mcp-Name", "write_file"),
+    ];
+    let answer = post(&place.daemon, &fields, &message(63)).await;
+    assert!(answer.status == 200 && answer.body.contains("wrote 66060288 bytes"), "{answer:?}");
+    let answer = post(&place.daemon, &fields, &message(64)).await;
+    assert_eq!((answer.status, answer.error().code), (413, ErrorCode::BodyTooLarge));
+    // Over standard input such a line is passed over, and the next one is answered.
+    let mut session = Session::start(&place.daemon, &[]).await;
+    session.line(&message(64)).await;
+    session.line(&message(63)).await;
+    let answer = loop {
+        let answer = session.answer().await;
+        if answer.get("result").is_some() {
+            break answer;
+        }
+    };
+    assert!(text(&answer["result"]).contains("wrote 66060288 bytes"), "{answer}");
+    session.close().await;
     place.close().await;
 }
 
