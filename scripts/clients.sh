@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What the clients in other languages take:
 #   scripts/clients.sh generate   writes their generated files, of which a test tells that they are old
-#   scripts/clients.sh tools      installs the tools of the Python package's own checks, from PyPI,
-#                                 into target/python
+#   scripts/clients.sh tools      installs the tools of the Python package's own checks, from PyPI
+#                                 into target/python and from npm into target/python-tools
 #   scripts/clients.sh mcp        installs the official MCP clients of both generations, from PyPI,
 #                                 into target/mcp-1 and target/mcp-2, and the conformance suite, from
 #                                 npm, into target/mcp-suite
@@ -19,6 +19,7 @@ generate() {
 
 tools() {
   install_python "$target_dir/python" "$package/requirements.txt"
+  install_node "$target_dir/python-tools" "$package/tools/package.json"
 }
 
 mcp() {

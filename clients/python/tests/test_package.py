@@ -70,6 +70,16 @@ class Package(unittest.TestCase):
             ["emberd._sync.sandbox.Sandbox", "int", "int", "emberd.aio.sandbox.Sandbox", "bytes"],
         )
 
+    def test_types_are_strict_to_pyright(self) -> None:
+        found = [
+            at / "python-tools/node_modules/pyright/index.js"
+            for at in pathlib.Path(sys.prefix).parents
+        ]
+        pyright = next((path for path in found if path.exists()), None)
+        if pyright is None or shutil.which("node") is None:
+            self.skipTest("for want of pyright: scripts/clients.sh tools")
+        ran("node", pyright, "--project", PACKAGE, "--pythonpath", sys.executable)
+
     def test_wheel_and_sdist_are_built_offline_and_installed(self) -> None:
         needs(self, "build", "hatchling")
         source = self.temp / "source"

@@ -32,7 +32,7 @@ Query = Iterable["tuple[str, str | bytes | int | bool | None]"]
 
 def target(path: str, query: Query = ()) -> str:
     """A path with a query, percent-encoded. Values that are None are left out."""
-    pairs = []
+    pairs: list[str] = []
     for name, value in query:
         if isinstance(value, bool):
             value = "true" if value else "false"
@@ -161,7 +161,7 @@ class Response:
             return b""
         if not self._chunked:
             return self._take_plain()
-        pieces = []
+        pieces: list[bytes] = []
         while not self._body_done:
             if self._left is not None and self._left > 0:
                 piece = bytes(self._buffer[: self._left])
@@ -225,7 +225,7 @@ class Lines:
     def feed(self, data: bytes) -> list[bytes]:
         """Adds what arrived, and returns the lines that are whole, without their ends."""
         self._received += data
-        lines = []
+        lines: list[bytes] = []
         start = 0
         while (end := self._received.find(b"\n", max(self._searched, start))) >= 0:
             lines.append(bytes(self._received[start:end]))
@@ -249,7 +249,7 @@ class ServerEvents:
 
     def feed(self, data: bytes) -> list[tuple[str, str]]:
         """Adds what arrived, and returns the events that are whole: name and data."""
-        events = []
+        events: list[tuple[str, str]] = []
         for raw in self._lines.feed(data):
             try:
                 line = raw.decode().removesuffix("\r")

@@ -129,7 +129,7 @@ def _hard_link(root: str, member: tarfile.TarInfo) -> None:
 
 def _symlinks(root: str, members: list[tarfile.TarInfo]) -> None:
     """Makes all links, and then looks where they lead: one may lead through another."""
-    made = []
+    made: list[tuple[str, tarfile.TarInfo]] = []
     try:
         for member in members:
             path = _free(root, member)

@@ -7,7 +7,7 @@ import select
 import socket
 import struct
 from time import sleep as sleep
-from typing import TYPE_CHECKING, BinaryIO, Callable, Iterable, Iterator, TypeVar, Union
+from typing import TYPE_CHECKING, BinaryIO, Callable, Iterable, Iterator, TypeVar, Union, cast
 
 from .._address import Address, check_listener
 from ..errors import EmberdError, TimedOut, Unreachable
@@ -53,10 +53,11 @@ def pieces(content: Content) -> Iterator[bytes]:
         for start in range(0, len(content), READ_BYTES):
             yield bytes(content[start : start + READ_BYTES])
     elif hasattr(content, "read"):
-        while piece := content.read(READ_BYTES):
+        file = cast(BinaryIO, content)
+        while piece := file.read(READ_BYTES):
             yield piece
     else:
-        yield from content
+        yield from cast(Iterable[bytes], content)
 
 
 def place() -> object:

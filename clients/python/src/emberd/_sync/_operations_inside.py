@@ -57,7 +57,7 @@ class FileOperations:
         user: str | None = None,
     ) -> Download:
         """The content of a file, or of the part from `offset` of at most `length` bytes."""
-        headers = []
+        headers: list[tuple[str, str]] = []
         if offset or length is not None:
             last = "" if length is None else offset + max(length, 1) - 1
             headers.append(("range", f"bytes={offset}-{last}"))

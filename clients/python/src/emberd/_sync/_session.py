@@ -85,7 +85,8 @@ class Answer:
 
     def all(self, bytes_max: int = ANSWER_BYTES_MAX) -> bytes:
         """The rest of the body."""
-        read, size = [], 0
+        read: list[bytes] = []
+        size = 0
         while (data := self.piece()) is not None:
             read.append(data)
             size += len(data)

@@ -38,7 +38,7 @@ class Tunnel:
 
     def read_all(self) -> bytes:
         """All bytes until the server ends its direction."""
-        read = []
+        read: list[bytes] = []
         while data := self.read():
             read.append(data)
         return b"".join(read)

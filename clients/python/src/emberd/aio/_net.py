@@ -25,6 +25,7 @@ from typing import (
     Iterable,
     TypeVar,
     Union,
+    cast,
 )
 
 from .._address import Address, check_listener
@@ -106,13 +107,14 @@ async def pieces(content: Content) -> AsyncIterator[bytes]:
         for start in range(0, len(content), READ_BYTES):
             yield bytes(content[start : start + READ_BYTES])
     elif hasattr(content, "read"):
-        while piece := content.read(READ_BYTES):
+        file = cast(BinaryIO, content)
+        while piece := file.read(READ_BYTES):
             yield piece
     elif hasattr(content, "__aiter__"):
-        async for piece in content:
+        async for piece in cast(AsyncIterable[bytes], content):
             yield piece
     else:
-        for piece in content:
+        for piece in cast(Iterable[bytes], content):
             yield piece
 
 

@@ -37,7 +37,7 @@ class Tunnel:
 
     async def read_all(self) -> bytes:
         """All bytes until the server ends its direction."""
-        read = []
+        read: list[bytes] = []
         while data := await self.read():
             read.append(data)
         return b"".join(read)
