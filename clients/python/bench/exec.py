@@ -1,7 +1,8 @@
 """What the package adds to an exec over a raw socket, and how long its import takes.
 
-    python exec.py [EXECS]          against a server that answers at once, in a process of its own
-    EMBERD_ADDR=HOST:PORT python exec.py [EXECS]        against a daemon with the pack `python`
+    python exec.py                      against a server that answers at once, in its own process
+    EMBERD_ADDR=HOST:PORT python exec.py                against a daemon
+    options: --execs N, --pack PACK (python), --json (every time, in microseconds)
 
 The same execs go by turns over a raw socket and through the package, so that both meet the same
 machine. Printed are the median of each and of their differences in pairs, in milliseconds.
@@ -9,6 +10,7 @@ machine. Printed are the median of each and of their differences in pairs, in mi
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -47,21 +49,25 @@ while True:
 """
 
 
-def import_ms() -> float:
-    """Processor time of the import, without that of the interpreter itself; median."""
+#: Code that does nothing, in the languages of packs.
+NOTHING = {"python": "pass", "shell": ":"}
+
+
+def imports_ms() -> list[float]:
+    """Processor times of the import, without that of the interpreter itself."""
     code = "from time import process_time as t; a = t(); import emberd; print(1e3 * (t() - a))"
     run = [sys.executable, "-c", code]
-    return statistics.median(float(subprocess.check_output(run)) for _ in range(IMPORTS))
+    return [float(subprocess.check_output(run)) for _ in range(IMPORTS)]
 
 
 @contextlib.contextmanager
-def sandbox() -> Iterator[tuple[str, int, str]]:
+def sandbox(pack: str) -> Iterator[tuple[str, int, str]]:
     """Host and port of a daemon, and a sandbox of it."""
     if "EMBERD_ADDR" in os.environ:
         import emberd
 
         host, _, port = os.environ["EMBERD_ADDR"].removeprefix("http://").rpartition(":")
-        with emberd.Sandbox.create("python") as made:
+        with emberd.Sandbox.create(pack) as made:
             yield host, int(port), made.id
         return
     body = json.dumps(OUTCOME)
@@ -96,25 +102,40 @@ def timed(ask: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - begun)
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if sys.argv[1:] else 400
-    print(f"import emberd: {import_ms():.1f} ms of processor time (median of {IMPORTS})")
+def execs_ms(count: int, pack: str) -> list[tuple[float, float]]:
+    """Times over a raw socket and through the package, in pairs."""
     import emberd
 
-    with sandbox() as (host, port, id):
+    with sandbox(pack) as (host, port, id):
         own = emberd.Sandbox(id, emberd.Client(f"{host}:{port}"))
         connection = socket.create_connection((host, port))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        raw = raw_exec(connection, f"/sandboxes/{id}/exec", "pass")
-        pairs = [(timed(raw), timed(lambda: own.exec("pass"))) for _ in range(count + WARM_UP)]
+        code = NOTHING[pack]
+        raw = raw_exec(connection, f"/sandboxes/{id}/exec", code)
+        pairs = [(timed(raw), timed(lambda: own.exec(code))) for _ in range(count + WARM_UP)]
         connection.close()
         own.client.close()
-    pairs = pairs[WARM_UP:]
-    raw_ms, own_ms = (statistics.median(one) for one in zip(*pairs, strict=True))
-    added = statistics.median(own - raw for raw, own in pairs)
+    return pairs[WARM_UP:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--execs", type=int, default=400)
+    parser.add_argument("--pack", choices=NOTHING, default="python")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    imports, pairs = imports_ms(), execs_ms(options.execs, options.pack)
+    raw, own = zip(*pairs, strict=True)
+    if options.json:
+        series = {"import": imports, "exec_raw": raw, "exec_package": own}
+        print(json.dumps({name: [round(1e3 * ms) for ms in all] for name, all in series.items()}))
+        return
+    median = statistics.median
+    print(f"import emberd: {median(imports):.1f} ms of processor time (median of {IMPORTS})")
+    added = median(own - raw for raw, own in pairs)
     print(
-        f"exec: raw socket {raw_ms:.3f} ms, package {own_ms:.3f} ms, added {added:.3f} ms, "
-        f"{count} pairs"
+        f"exec: raw socket {median(raw):.3f} ms, package {median(own):.3f} ms, "
+        f"added {added:.3f} ms, {options.execs} pairs"
     )
 
 

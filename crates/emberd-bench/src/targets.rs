@@ -78,7 +78,7 @@ const UPLOAD: Bound = PercentAtLeast(90, "egress", "upload_tunnel_bytes_per_s");
 const STREAMS: Bound = PercentAtLeast(90, "egress", "download_streams_tunnel_bytes_per_s");
 
 /// All targets. Times are in microseconds.
-pub const TARGETS: [Target; 58] = [
+pub const TARGETS: [Target; 61] = [
     target("cold-boot", "create_python", AtMost(100_000), &[Kvm]),
     target("cold-boot", "create_shell", AtMost(100_000), &[Kvm]),
     target("restore", "first_answer_python", AtMost(10_000), &[Kvm]),
@@ -137,6 +137,9 @@ pub const TARGETS: [Target; 58] = [
     target("metrics", "scrape", AtMost(5000), &[Double]),
     target("mcp", "run_by_stdio", Above(1500, "mcp", "run_by_api"), &[Double]),
     target("mcp", "run_by_http", Above(1000, "mcp", "run_by_api"), &[Double]),
+    target("mcp", "tools_list_bytes", AtMost(6 << 10), &[Double]),
+    target("python", "import", AtMost(40_000), &[Double]),
+    target("python", "exec_package", Above(400, "python", "exec_raw"), &[Double]),
 ];
 
 /// Returns the result of `series` on such a host, if it has a target there and the reference was

@@ -22,6 +22,7 @@ mod mcp;
 mod memory;
 mod metrics;
 mod overhead;
+mod python;
 mod restore;
 mod sizes;
 mod stream;
@@ -131,6 +132,13 @@ pub const SCENARIOS: [Scenario; 26] = [
         iterations: 1000,
         start: Start::Double,
         run: mcp::run,
+    },
+    Scenario {
+        name: "python",
+        about: "overhead of the Python package per exec, with the test double",
+        iterations: 1000,
+        start: Start::Double,
+        run: python::run,
     },
     Scenario {
         name: "cold-boot",

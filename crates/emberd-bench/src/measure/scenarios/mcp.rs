@@ -46,6 +46,8 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
             rig.record.time("run_by_http", answer.latency);
         }
     }
+    let (listed, _) = server.ask("tools/list", &json!({}))?;
+    rig.record.sample("tools_list_bytes", listed["result"].to_string().len() as u64);
     server.end()?;
     rig.delete(&id)?;
     Ok(())
