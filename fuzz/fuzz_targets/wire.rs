@@ -177,7 +177,7 @@ async fn carry_out(guest: &ScriptedGuest, asked: Asked) {
         Asked::Context { runs } => {
             let Ok(context) = guest.contexts().open(ContextSpec::default()).await else { return };
             for _ in 0..runs % 4 {
-                let run = ContextRun { code: "1".to_owned(), timeout_ms: Some(9) };
+                let run = ContextRun { code: "1".to_owned(), timeout_ms: Some(9), ..ContextRun::default() };
                 let Ok(mut run) = guest.contexts().run(context.id, &run) else { break };
                 while run.next().await.is_some() {}
             }

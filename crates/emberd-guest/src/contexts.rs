@@ -241,7 +241,9 @@ impl<S: ByteStream> Contexts<S> {
         run.check().map_err(GuestError::from)?;
         self.session.host.stir();
         let timeout = run.timeout_ms.map(Duration::from_millis);
-        let call = ContextCall::Run { code: run.code.clone(), traceparent: parent };
+        let max_image_bytes = run.max_image_bytes.map(|bytes| bytes.to_string());
+        let code = run.code.clone();
+        let call = ContextCall::Run { code, traceparent: parent, max_image_bytes };
         context.life().run(context.id, &call, timeout, self.session.host.mark())
     }
 

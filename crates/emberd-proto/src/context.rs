@@ -30,6 +30,9 @@ pub const CONTEXT_LINE_LIMITS: JsonLimits =
 /// largest code, JSON-escaped.
 pub const CONTEXT_CALLS_BYTES_MAX: usize = 64 << 20;
 
+/// Largest value of [`ContextRun::max_image_bytes`] (8 MiB): no form of a value is larger.
+pub const IMAGE_BYTES_MAX: u64 = 8 << 20;
+
 /// The context to create.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -70,6 +73,11 @@ pub struct ContextRun {
     /// interrupted, and killed with its context if that has no effect. No limit when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// Largest PNG or JPEG image of a figure in bytes, 1 to 8,388,608: a Python context draws a
+    /// larger figure again, with fewer dots per inch, and says so in its text. As large as a value
+    /// may be when absent. Other images, and other languages, are left as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_image_bytes: Option<u64>,
 }
 
 impl ContextRun {
@@ -81,8 +89,12 @@ impl ContextRun {
         check_words(&self.code, std::iter::empty(), &BTreeMap::new(), None)?;
         match self.timeout_ms {
             Some(timeout_ms) if timeout_ms == 0 || timeout_ms > TIMEOUT_MS_MAX => {
-                Err(SpecError::Timeout(timeout_ms))
+                return Err(SpecError::Timeout(timeout_ms));
             }
+            _ => {}
+        }
+        match self.max_image_bytes {
+            Some(bytes) if bytes == 0 || bytes > IMAGE_BYTES_MAX => Err(SpecError::Image(bytes)),
             _ => Ok(()),
         }
     }
@@ -102,6 +114,10 @@ pub enum ContextCall {
         /// it has one of its own. Interpreters of older packs ignore it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         traceparent: Option<String>,
+        /// Largest image of a figure, in bytes: as text, because interpreters of packs that exist
+        /// read no other values.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_image_bytes: Option<String>,
     },
     /// Ends the current run; sent to interpreters with [`InterruptedBy::Call`].
     Interrupt,
@@ -239,11 +255,16 @@ mod tests {
 
     #[test]
     fn lines_are_what_interpreters_read_and_write() {
-        let run = |traceparent| ContextCall::Run { code: "a\n\"".into(), traceparent };
-        let line = serde_json::to_string(&run(None)).unwrap();
+        let run = |traceparent, max_image_bytes| ContextCall::Run {
+            code: "a\n\"".into(),
+            traceparent,
+            max_image_bytes,
+        };
+        let line = serde_json::to_string(&run(None, None)).unwrap();
         assert_eq!(line, r#"{"call":"run","code":"a\n\""}"#);
-        let line = serde_json::to_string(&run(Some("00-1".into()))).unwrap();
-        assert_eq!(line, r#"{"call":"run","code":"a\n\"","traceparent":"00-1"}"#);
+        let line = serde_json::to_string(&run(Some("00-1".into()), Some("9".into()))).unwrap();
+        let more = r#""traceparent":"00-1","max_image_bytes":"9""#;
+        assert_eq!(line, format!(r#"{{"call":"run","code":"a\n\"",{more}}}"#));
         let line = r#"{"event":"started","execution_count":3}"#;
         let interrupted_by = InterruptedBy::Signal;
         assert_eq!(parse(line), Ok(ContextEvent::Started { execution_count: 3, interrupted_by }));
@@ -303,8 +324,16 @@ mod tests {
         assert!(ContextSpec { language, ..ContextSpec::default() }.check().is_err());
         assert!(ContextSpec::default().check().is_ok());
         for (timeout_ms, valid) in [(0, false), (1, true), (TIMEOUT_MS_MAX + 1, false)] {
-            let run = ContextRun { code: String::new(), timeout_ms: Some(timeout_ms) };
+            let run = ContextRun {
+                code: String::new(),
+                timeout_ms: Some(timeout_ms),
+                ..ContextRun::default()
+            };
             assert_eq!(run.check().is_ok(), valid, "{timeout_ms}");
+        }
+        for (bytes, valid) in [(0, false), (1, true), (IMAGE_BYTES_MAX + 1, false)] {
+            let run = ContextRun { max_image_bytes: Some(bytes), ..ContextRun::default() };
+            assert_eq!(run.check().is_ok(), valid, "{bytes}");
         }
     }
 }

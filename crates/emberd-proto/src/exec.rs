@@ -153,6 +153,9 @@ pub enum SpecError {
     /// The time limit is zero or over [`TIMEOUT_MS_MAX`].
     #[error("timeout_ms is {0}, not between 1 and {TIMEOUT_MS_MAX}")]
     Timeout(u64),
+    /// The largest size of an image is zero, or over what an image can have.
+    #[error("max_image_bytes is {0}, not between 1 and 8388608")]
+    Image(u64),
     /// A string contains a NUL byte.
     #[error("{0} contains a NUL byte")]
     Nul(&'static str),

@@ -442,6 +442,8 @@ def main():
             return
         streams.open_streams()
         parent.set(call.get("traceparent"))
+        image_bytes_max = call.get("max_image_bytes")
+        values.image_bytes_max = None if image_bytes_max is None else int(image_bytes_max)
         context.run(call["code"])
         channel.send({"event": "done", "execution_count": context.count})
 

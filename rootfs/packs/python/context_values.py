@@ -35,6 +35,13 @@ CANARY = "_ipython_canary_method_should_not_exist_"
 PLAIN = {bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple}
 # Values of `savefig.format` in matplotlib's settings, besides png.
 FIGURE_FORMS = {"svg": "image/svg+xml", "jpg": "image/jpeg", "jpeg": "image/jpeg"}
+# Fewest dots per inch of a figure that is drawn again because it is too large, and by how much the
+# estimate of them is lowered, because a smaller image is compressed less.
+DPI_MIN = 20
+DPI_MARGIN = 0.9
+
+# Maximum size of an image of a figure in the present run, in bytes; None without a limit.
+image_bytes_max = None
 
 
 ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -198,11 +205,38 @@ def figure_forms(value):
     import matplotlib
     chosen = matplotlib.rcParams["savefig.format"]
     mime = FIGURE_FORMS.get(chosen, "image/png")
+    form = chosen if mime in FIGURE_FORMS.values() else "png"
+    drawn = draw(value, form)
+    if mime == "image/svg+xml":
+        return {mime: drawn.decode()}
+    if image_bytes_max is None or len(drawn) <= image_bytes_max:
+        return {mime: drawn}
+    return draw_smaller(value, form, mime, drawn)
+
+
+def draw(figure, form, **options):
+    """Returns a figure as an image."""
     file = io.BytesIO()
-    value.savefig(file, format=chosen if mime in FIGURE_FORMS.values() else "png",
-                  bbox_inches="tight")
-    drawn = file.getvalue()
-    return {mime: drawn.decode() if mime == "image/svg+xml" else drawn}
+    figure.savefig(file, format=form, bbox_inches="tight", **options)
+    return file.getvalue()
+
+
+def draw_smaller(figure, form, mime, drawn):
+    """Draws a figure with fewer dots per inch, until the image fits or has the fewest. Returns its
+    forms, of which the text says so."""
+    import matplotlib
+    dpi = first = matplotlib.rcParams.get("savefig.dpi", "figure")
+    if dpi == "figure":
+        dpi = first = figure.dpi
+    size = len(drawn)
+    while len(drawn) > image_bytes_max and dpi > DPI_MIN:
+        # The size grows with the number of dots.
+        dpi = max(DPI_MIN, dpi * (image_bytes_max / len(drawn)) ** 0.5 * DPI_MARGIN)
+        drawn = draw(figure, form, dpi=dpi)
+    note = f"[{mime} drawn at {dpi:.0f} dpi in place of {first:.0f}, at which it has {size} bytes"
+    if len(drawn) > image_bytes_max:
+        note += f"; it still has {len(drawn)}, over the limit of {image_bytes_max}"
+    return {mime: drawn, "text/plain": f"{figure!r}\n{note}]"}
 
 
 def figure_is_open(value):

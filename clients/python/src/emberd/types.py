@@ -305,6 +305,11 @@ class ContextRun(TypedDict):
     """The code that a context runs."""
     code: str
     """Program text, at most 8 MiB."""
+    max_image_bytes: NotRequired[int | None]
+    """Largest PNG or JPEG image of a figure in bytes, 1 to 8,388,608: a Python context draws a
+    larger figure again, with fewer dots per inch, and says so in its text. As large as a
+    value may be when absent. Other images, and other languages, are left as they are.
+    """
     timeout_ms: NotRequired[int | None]
     """Time limit in milliseconds, 1 to 3,600,000, counted from `started`. At the limit, the
     run is interrupted, and killed with its context if that has no effect. No limit when

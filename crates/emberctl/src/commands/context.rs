@@ -137,7 +137,7 @@ async fn run_code(client: &Client, args: RunArgs, output: Output) -> anyhow::Res
     let RunArgs { of, code, timeout, save } = args;
     let Args { sandbox, context } = &of;
     let timeout_ms = timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-    let run = ContextRun { code, timeout_ms };
+    let run = ContextRun { code, timeout_ms, ..ContextRun::default() };
     run.check()?;
     let mut shown = Shown::new(output, Pictures::new(save)?);
     let mut interrupt = Interrupt::listen()?;

@@ -97,7 +97,7 @@ impl Start {
 }
 
 /// All scenarios.
-pub const SCENARIOS: [Scenario; 26] = [
+pub const SCENARIOS: [Scenario; 27] = [
     Scenario {
         name: "overhead",
         about: "overhead of emberd per exec, with the test double",

@@ -61,7 +61,7 @@ async fn events_of_a_run_that_are_cut_are_no_end() {
     let (half, cut) = (end.split_at(20).0, "{\"event\":\"end\"");
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
-    let run = emberd_api::ContextRun { code: String::new(), timeout_ms: None };
+    let run = emberd_api::ContextRun { code: String::new(), ..emberd_api::ContextRun::default() };
     let events = async |body: String| {
         let (client, _) = peer(format!("{chunked}{body}")).await;
         let mut events = client.run_context("x", "y", &run).await.unwrap();
@@ -83,7 +83,7 @@ async fn events_of_a_run_that_are_cut_are_no_end() {
 async fn events_of_a_run_that_are_none_are_told_apart_from_a_cut() {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n";
     let (client, _) = peer(format!("{head}hello\n")).await;
-    let run = emberd_api::ContextRun { code: String::new(), timeout_ms: None };
+    let run = emberd_api::ContextRun { code: String::new(), ..emberd_api::ContextRun::default() };
     let mut events = client.run_context("x", "y", &run).await.unwrap();
     let error = events.next().await.unwrap_err();
     assert!(matches!(error, ClientError::Protocol { status: 200, .. }), "{error:?}");

@@ -291,7 +291,7 @@ async fn run<S>(guest: &Guest<S>, id: emberd_guest::ContextId, code: &str) -> (V
 where
     S: emberd_guest::ByteStream,
 {
-    let run = ContextRun { code: code.to_owned(), timeout_ms: None };
+    let run = ContextRun { code: code.to_owned(), ..ContextRun::default() };
     let mut run = guest.contexts().run(id, &run).unwrap();
     let mut output = Vec::new();
     loop {
@@ -339,7 +339,8 @@ async fn run_under_way_goes_on_and_the_next_one_waits_for_it() {
     let code =
         format!("x=1; >{}; {wait} {}; do sleep 0.01; done; x=2", begun.display(), go.display());
     let contexts = before.contexts();
-    let under_way = contexts.run(context.id, &ContextRun { code, timeout_ms: None }).unwrap();
+    let under_way =
+        contexts.run(context.id, &ContextRun { code, ..ContextRun::default() }).unwrap();
     until(|| begun.exists()).await;
     before.detach();
     // A run whose caller goes away is interrupted, and a killed daemon does nothing.
@@ -348,7 +349,7 @@ async fn run_under_way_goes_on_and_the_next_one_waits_for_it() {
     after.recover().await.unwrap();
     let [view] = &after.contexts().list()[..] else { panic!("one context") };
     assert_eq!(view.state, ContextState::Busy);
-    let next = ContextRun { code: "echo $x".to_owned(), timeout_ms: None };
+    let next = ContextRun { code: "echo $x".to_owned(), ..ContextRun::default() };
     let mut next = after.contexts().run(context.id, &next).unwrap();
     assert!(next.next().now_or_never().is_none());
     std::fs::write(go, "").unwrap();
@@ -387,7 +388,7 @@ async fn events_of_a_run_are_read_on_by_number_with_the_next_daemon() {
     let [go, said] = ["go", "said"].map(|name| agent.socket.with_file_name(name));
     let wait = format!("while ! test -e {}; do sleep 0.01; done", go.display());
     let code = format!("echo é1; {wait}; echo é2; echo 3 >&2; >{}", said.display());
-    let run_spec = ContextRun { code, timeout_ms: None };
+    let run_spec = ContextRun { code, ..ContextRun::default() };
     let mut under_way = before.contexts().run(context.id, &run_spec).unwrap();
     let mut follower = before.contexts().events(context.id, 0).unwrap();
     let first = to_the_end(&mut follower).await;
@@ -431,7 +432,7 @@ async fn events_of_a_run_that_is_given_up_or_cut_have_an_end() {
     let context = guest.contexts().open(ContextSpec::default()).await.unwrap();
     let code =
         "stop=; trap 'stop=1' INT; echo up; while ! test $stop; do sleep 0.01; done; trap : INT";
-    let sleep = ContextRun { code: code.to_owned(), timeout_ms: None };
+    let sleep = ContextRun { code: code.to_owned(), ..ContextRun::default() };
     let mut events = guest.contexts().events(context.id, 0).unwrap();
     let given_up = guest.contexts().run(context.id, &sleep).unwrap();
     while written(&[events.next().await.unwrap()]) != "up\n" {}
@@ -442,7 +443,8 @@ async fn events_of_a_run_that_is_given_up_or_cut_have_an_end() {
     guest.contexts().restart(context.id).await.unwrap();
     let last = to_the_end(&mut events).await;
     assert!(matches!(&last[0].event, RunEvent::Error { name, .. } if name == "ContextEnded"));
-    let exit = ContextRun { code: "echo up; exec sh -c 'exit 3'".to_owned(), timeout_ms: None };
+    let exit =
+        ContextRun { code: "echo up; exec sh -c 'exit 3'".to_owned(), ..ContextRun::default() };
     let _dies = guest.contexts().run(context.id, &exit).unwrap();
     let last = to_the_end(&mut events).await;
     assert_eq!(written(&last), "up\n");
@@ -461,7 +463,7 @@ async fn run_that_ended_in_between_has_ended_even_where_its_events_are_lost() {
         go.display(),
         ended.display()
     );
-    let run_spec = ContextRun { code, timeout_ms: None };
+    let run_spec = ContextRun { code, ..ContextRun::default() };
     let under_way = before.contexts().run(context.id, &run_spec).unwrap();
     until(|| begun.exists()).await;
     before.detach();
@@ -487,7 +489,7 @@ async fn time_limit_of_a_run_is_held_by_the_next_daemon() {
     let context = before.contexts().open(ContextSpec::default()).await.unwrap();
     let begun = agent.socket.with_file_name("begun");
     let code = format!(">{}; sleep 600", begun.display());
-    let run_spec = ContextRun { code, timeout_ms: Some(200) };
+    let run_spec = ContextRun { code, timeout_ms: Some(200), ..ContextRun::default() };
     let under_way = before.contexts().run(context.id, &run_spec).unwrap();
     until(|| begun.exists()).await;
     before.detach();
@@ -502,7 +504,7 @@ async fn dead_context_stays_dead_and_one_that_nobody_knows_is_ended() {
     let agent = Agent::start();
     let (before, _) = guest(&agent).await;
     let context = before.contexts().open(ContextSpec::default()).await.unwrap();
-    let exit = ContextRun { code: "exit 3".to_owned(), timeout_ms: None };
+    let exit = ContextRun { code: "exit 3".to_owned(), ..ContextRun::default() };
     let mut ended = before.contexts().run(context.id, &exit).unwrap();
     while ended.next().await.is_some() {}
     before.detach();

@@ -177,7 +177,11 @@ async fn operate(guest: &Guest<DuplexStream>, operation: u8) {
             assert!(recovered.processes <= PROCESSES_MAX + PROGRAMS_MAX);
             assert!(recovered.contexts <= CONTEXTS_MAX);
             for context in guest.contexts().list() {
-                let run = ContextRun { code: "1".to_owned(), timeout_ms: Some(10) };
+                let run = ContextRun {
+                    code: "1".to_owned(),
+                    timeout_ms: Some(10),
+                    ..ContextRun::default()
+                };
                 if let Ok(mut run) = guest.contexts().run(context.id, &run) {
                     while run.next().await.is_some() {}
                 }
@@ -188,7 +192,8 @@ async fn operate(guest: &Guest<DuplexStream>, operation: u8) {
         }
         7 => {
             let Ok(context) = guest.contexts().open(ContextSpec::default()).await else { return };
-            let run = ContextRun { code: "1".to_owned(), timeout_ms: Some(10) };
+            let run =
+                ContextRun { code: "1".to_owned(), timeout_ms: Some(10), ..ContextRun::default() };
             if let Ok(mut run) = guest.contexts().run(context.id, &run) {
                 while run.next().await.is_some() {}
             }

@@ -7,6 +7,7 @@ use emberd_proto::{ContextEvent, ContextSpec};
 use serde_json::{Value, json};
 
 use crate::contexts::{Context, Ran, guest};
+use crate::guest::Guest;
 
 /// Cells of a file: code, and the lines that say what it brings.
 fn cells(text: &str) -> Vec<(String, Vec<String>)> {
@@ -249,7 +250,10 @@ const MATPLOTLIB: [(&str, &str); 3] = [
     (
         "figure.py",
         "class Figure:\n    lines = patches = texts = images = ()\n    axes = [1]\n    \
-         def savefig(self, file, **_): file.write(b'drawn')\n",
+         dpi, size = 100, 0\n    \
+         def savefig(self, file, dpi=100, **_):\n        \
+         file.write(b'drawn' + bytes(int(self.size * dpi * dpi / 10000)))\n    \
+         def __repr__(self): return '<Figure>'\n",
     ),
     (
         "pyplot.py",
@@ -259,16 +263,21 @@ const MATPLOTLIB: [(&str, &str); 3] = [
     ),
 ];
 
-#[test]
-fn figures_are_shown_with_the_run_that_drew_them_whatever_its_end() {
-    let Some(guest) = guest("python") else { return };
+/// A context whose working directory, which is returned too, has that matplotlib.
+fn context_with_matplotlib(guest: &Guest) -> (Context, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("matplotlib")).unwrap();
     for (name, content) in MATPLOTLIB {
         fs::write(dir.path().join("matplotlib").join(name), content).unwrap();
     }
     let cwd = Some(dir.path().to_str().unwrap().to_owned());
-    let mut context = Context::open_with(&guest, ContextSpec { cwd, ..ContextSpec::default() });
+    (Context::open_with(guest, ContextSpec { cwd, ..ContextSpec::default() }), dir)
+}
+
+#[test]
+fn figures_are_shown_with_the_run_that_drew_them_whatever_its_end() {
+    let Some(guest) = guest("python") else { return };
+    let (mut context, _dir) = context_with_matplotlib(&guest);
     let draw = "import matplotlib.pyplot as plt; plt.plot(); plt.plot()";
     for end in ["", "raise ValueError", "raise KeyboardInterrupt", "import sys; sys.exit()"] {
         let ran = context.run(&format!("{draw}\n{end}"));
@@ -281,4 +290,45 @@ fn figures_are_shown_with_the_run_that_drew_them_whatever_its_end() {
         assert_eq!(ran.error().is_some(), !end.is_empty(), "{end}: {ran:?}");
         assert_eq!(context.run("print('next')").events.len(), 2, "{end}");
     }
+}
+
+#[test]
+fn a_figure_is_drawn_again_until_it_fits_or_is_told_to_be_too_large() {
+    let Some(guest) = guest("python") else { return };
+    let (mut context, _dir) = context_with_matplotlib(&guest);
+    let shown = |context: &mut Context, bytes: u64, max_image_bytes: u64| {
+        let code = format!(
+            "import matplotlib.pyplot as plt; plt.plot(); plt.figure(1).size = {bytes}; None"
+        );
+        let ran = context.run_with_images(&code, max_image_bytes);
+        let forms = ran.events.iter().find_map(|event| match event {
+            ContextEvent::Display { data } => Some(data.clone()),
+            _ => None,
+        });
+        let forms = forms.unwrap_or_else(|| panic!("{ran:?}"));
+        let image: String = forms.get("image/png").unwrap();
+        let text: String = forms.get("text/plain").unwrap();
+        (image.len() as u64 / 4 * 3, text)
+    };
+    let (bytes, text) = shown(&mut context, 1_000, 2_000);
+    assert!(bytes >= 1_005 && text == "<Figure>", "{bytes} {text}");
+    let (bytes, text) = shown(&mut context, 1_000_000, 100_000);
+    assert!((50_000..=100_000).contains(&bytes), "{bytes} {text}");
+    assert!(
+        text.starts_with("<Figure>\n[image/png drawn at 28 dpi in place of 100, at "),
+        "{text}"
+    );
+    // With the fewest dots it has a 25th of the bytes.
+    let (bytes, text) = shown(&mut context, 1_000_000, 1_000);
+    assert!((40_005..40_010).contains(&bytes), "{bytes} {text}");
+    assert!(text.ends_with("it still has 40005, over the limit of 1000]"), "{text}");
+    // The limit is that of a run.
+    let ran = context.run("plt.plot(); plt.figure(1).size = 1_000_000; None");
+    let whole = ran.events.iter().any(|event| match event {
+        ContextEvent::Display { data } => {
+            data.get::<String>("image/png").is_some_and(|image| image.len() > 1_000_000)
+        }
+        _ => false,
+    });
+    assert!(whole, "{ran:?}");
 }

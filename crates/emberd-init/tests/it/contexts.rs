@@ -148,7 +148,8 @@ impl Context {
     }
 
     fn send(&mut self, code: &str) {
-        self.call(&ContextCall::Run { code: code.into(), traceparent: None });
+        let (code, traceparent) = (code.into(), None);
+        self.call(&ContextCall::Run { code, traceparent, max_image_bytes: None });
     }
 
     pub fn run(&mut self, code: &str) -> Ran {
@@ -158,7 +159,15 @@ impl Context {
 
     /// Runs `code` as a part of the span `parent`.
     pub fn run_below(&mut self, code: &str, parent: &str) -> Ran {
-        self.call(&ContextCall::Run { code: code.into(), traceparent: Some(parent.into()) });
+        let (code, traceparent) = (code.into(), Some(parent.into()));
+        self.call(&ContextCall::Run { code, traceparent, max_image_bytes: None });
+        self.finish()
+    }
+
+    /// Runs `code` with figures of at most so many bytes.
+    pub fn run_with_images(&mut self, code: &str, max_image_bytes: u64) -> Ran {
+        let (code, max_image_bytes) = (code.into(), Some(max_image_bytes.to_string()));
+        self.call(&ContextCall::Run { code, traceparent: None, max_image_bytes });
         self.finish()
     }
 

@@ -47,7 +47,8 @@ struct Place {
 pub async fn run(call: &mut Call<'_>, wanted: RunCode) -> Result<CallToolResult, Failure> {
     let limit = time(wanted.timeout_s, TIMEOUT_S)?;
     let timeout_ms = u64::try_from(limit.as_millis()).ok();
-    let run = ContextRun { code: wanted.code.clone(), timeout_ms };
+    let max_image_bytes = u64::try_from(IMAGE_BYTES_MAX).ok();
+    let run = ContextRun { code: wanted.code.clone(), timeout_ms, max_image_bytes };
     let mut place = place(call, &wanted).await?;
     let _turn = call.server.contexts.turn(&place.context).await;
     let mut ran = Ran::default();

@@ -31,6 +31,7 @@ const LIST_MAX: usize = 100;
 #[serde(deny_unknown_fields)]
 pub struct Create {
     pack: Option<String>,
+    image: Option<String>,
     ttl_s: Option<u64>,
     #[serde(default)]
     env: BTreeMap<String, String>,
@@ -72,7 +73,10 @@ pub async fn create(call: &mut Call<'_>, wanted: Create) -> Result<CallToolResul
 
 /// Creates a sandbox, which is deleted again if nobody waits for it any more.
 pub async fn created(call: &Call<'_>, wanted: Create) -> Result<Created, Failure> {
-    let Create { pack, ttl_s, env, network } = wanted;
+    let Create { pack, image, ttl_s, env, network } = wanted;
+    if pack.is_some() && image.is_some() {
+        return Err(Failure::invalid("`image` stands in place of `pack`: name one of them"));
+    }
     let ttl_s = ttl_s.unwrap_or(TTL_S);
     if !(1..=TTL_S_MAX).contains(&ttl_s) {
         return Err(Failure::invalid(format!("`ttl_s` is 1 to {TTL_S_MAX}")));
@@ -80,7 +84,8 @@ pub async fn created(call: &Call<'_>, wanted: Create) -> Result<Created, Failure
     let ttl = Duration::from_secs(ttl_s);
     let life = &call.server.life;
     let told = u64::try_from(life.told(ttl).as_millis()).unwrap_or(u64::MAX);
-    let pack = pack.or_else(|| call.server.pack.clone());
+    // An operator's own image is a pack for the daemon.
+    let pack = pack.or(image).or_else(|| call.server.pack.clone());
     let wanted = CreateSandbox {
         language_pack: Some(pack.unwrap_or_else(|| LANGUAGE_PACK_DEFAULT.to_owned())),
         egress: Some(policy(network.as_deref().unwrap_or_default())),

@@ -68,6 +68,7 @@ const MAX_OUTPUT: Argument = optional("max_output", Form::Number).is("characters
 pub const CREATE_SANDBOX: &[Argument] = &[
     optional("pack", Form::Text)
         .is("python (default), code (with pandas, Matplotlib), node, shell"),
+    optional("image", Form::Text).is("in place of pack: an image of the operator's own"),
     optional("ttl_s", Form::Number).or(3_600),
     optional("env", Form::Pairs),
     optional("network", Form::Text)

@@ -60,7 +60,7 @@ impl Fixture {
         code: &str,
         timeout_ms: Option<u64>,
     ) -> Ran {
-        let run = ContextRun { code: code.to_owned(), timeout_ms };
+        let run = ContextRun { code: code.to_owned(), timeout_ms, ..ContextRun::default() };
         let mut run = self.sandboxes.contexts(id).run(context, &run).unwrap();
         let mut ran = Ran::default();
         while let Some(event) = run.next().await {
@@ -127,7 +127,7 @@ async fn runs_of_one_context_take_turns_and_too_many_are_refused() {
     let ran = join_all(codes.iter().map(|code| fixture.run(id, context, code))).await;
     let texts: Vec<_> = ran.iter().map(|ran| ran.text.trim()).collect();
     assert_eq!(texts, ["0", "0 1", "1 2", "2 3", "3 4", "4 5", "5 6", "6 7"]);
-    let run = ContextRun { code: "sleep 1000".into(), timeout_ms: None };
+    let run = ContextRun { code: "sleep 1000".into(), ..ContextRun::default() };
     let mut runs = Vec::new();
     let refused = loop {
         match fixture.sandboxes.contexts(id).run(context, &run) {
@@ -138,7 +138,7 @@ async fn runs_of_one_context_take_turns_and_too_many_are_refused() {
     assert!(matches!(refused, ContextError::Busy(_)) && runs.len() >= 16, "{refused:?}");
     // A run whose caller hangs up while it waits is never started.
     drop(runs);
-    let idle = ContextRun { code: String::new(), timeout_ms: None };
+    let idle = ContextRun { code: String::new(), ..ContextRun::default() };
     until(|| fixture.sandboxes.contexts(id).run(context, &idle).is_ok()).await;
     assert_eq!(fixture.run(id, context, "echo $x").await.text, "7\n");
     fixture.close().await;
@@ -156,7 +156,7 @@ async fn interrupt_and_hang_up_end_the_run_and_not_the_context() {
         fixture.sandboxes.contexts(id).interrupt(context).unwrap();
     });
     assert_eq!(ran.error(), Some(("KeyboardInterrupt", "")), "{ran:?}");
-    let run = ContextRun { code: "x=2; echo up; sleep 1000".into(), timeout_ms: None };
+    let run = ContextRun { code: "x=2; echo up; sleep 1000".into(), ..ContextRun::default() };
     let mut run = fixture.sandboxes.contexts(id).run(context, &run).unwrap();
     assert!(matches!(next(&mut run).await, RunEvent::Started { execution_count: 2 }));
     assert!(matches!(next(&mut run).await, RunEvent::Stdout { .. }));
@@ -178,7 +178,7 @@ async fn code_that_hears_no_interrupt_is_ended_by_a_restart_or_its_time_limit() 
     let context = fixture.open(id, "python").await;
     // Python acts on signals between its own steps, and this is one step in C.
     let stuck = "import os; print(os.getpid(), flush=True); sum(range(10 ** 18))".to_owned();
-    let run = ContextRun { code: stuck, timeout_ms: None };
+    let run = ContextRun { code: stuck, ..ContextRun::default() };
     let mut run = fixture.sandboxes.contexts(id).run(context, &run).unwrap();
     assert!(matches!(next(&mut run).await, RunEvent::Started { .. }));
     let RunEvent::Stdout(pid) = next(&mut run).await else { panic!("no pid") };
@@ -220,7 +220,7 @@ async fn crash_is_told_and_a_restart_mends_it() {
         let (name, value) = ran.error().unwrap();
         assert!(name == "ContextEnded" && value.contains(reason), "{value}");
         assert!(fixture.reason(id, context).contains(reason));
-        let run = ContextRun { code: "1".into(), timeout_ms: None };
+        let run = ContextRun { code: "1".into(), ..ContextRun::default() };
         let refused = fixture.sandboxes.contexts(id).run(context, &run).map(drop);
         assert!(matches!(refused, Err(ContextError::Dead { .. })), "{refused:?}");
         fixture.sandboxes.contexts(id).restart(context).await.unwrap();

@@ -136,7 +136,7 @@ async fn programs_are_told_what_was_denied_while_they_ran() {
     let shell = ContextSpec { language: Some("shell".to_owned()), ..ContextSpec::default() };
     let context = contexts.open(shell).await.unwrap().id;
     let code = format!("cd {}; {}", dir.display(), waits("context"));
-    let mut run = contexts.run(context, &ContextRun { code, timeout_ms: None }).unwrap();
+    let mut run = contexts.run(context, &ContextRun { code, ..ContextRun::default() }).unwrap();
     let end = async {
         loop {
             if let RunEvent::End(end) = run.next().await.unwrap().event {

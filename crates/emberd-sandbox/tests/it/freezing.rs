@@ -72,7 +72,7 @@ async fn a_frozen_time_is_no_part_of_the_time_limit_of_a_run() {
         contexts.open(spec).await.unwrap().id
     };
     let timeout_ms = Some(u64::try_from(LIMIT.as_millis()).unwrap());
-    let run = ContextRun { code: UNTIL_RELEASED.to_owned(), timeout_ms };
+    let run = ContextRun { code: UNTIL_RELEASED.to_owned(), timeout_ms, ..ContextRun::default() };
     let mut run = contexts.run(context, &run).unwrap();
     let ended = async {
         loop {

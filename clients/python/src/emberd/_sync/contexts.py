@@ -62,6 +62,7 @@ class Context(Closing):
         code: str,
         *,
         timeout: float | None = None,
+        max_image_bytes: int | None = None,
         on_stdout: Told[str] | None = None,
         on_stderr: Told[str] | None = None,
         on_result: Told[Result] | None = None,
@@ -69,10 +70,13 @@ class Context(Closing):
         """Runs code and returns what came of it; code that fails raises nothing.
 
         At the end of `timeout`, in seconds, the run is interrupted. So is one whose caller is: by
-        Ctrl-C, or by an exception.
+        Ctrl-C, or by an exception. A figure of Matplotlib whose image has more than
+        `max_image_bytes` is drawn again with fewer dots per inch.
         """
         run = Run()
-        with self.stream(code, timeout=timeout) as events:
+        with self.stream(
+            code, timeout=timeout, max_image_bytes=max_image_bytes
+        ) as events:
             for event in events:
                 something = run.take(event)
                 kind = event["event"]
@@ -85,11 +89,15 @@ class Context(Closing):
         return run
 
     @opening
-    def stream(self, code: str, *, timeout: float | None = None) -> RunEvents:
+    def stream(
+        self, code: str, *, timeout: float | None = None, max_image_bytes: int | None = None
+    ) -> RunEvents:
         """Runs code and returns its events as they come. Closing them before `end` interrupts
         it.
         """
-        body = given(code=code, timeout_ms=milliseconds(timeout))
+        body = given(
+            code=code, timeout_ms=milliseconds(timeout), max_image_bytes=max_image_bytes
+        )
         return self._client.run_context(self._sandbox, self.id, body)
 
     @opening

@@ -135,6 +135,7 @@ class Sandbox(Closing):
         *,
         language: str | None = None,
         timeout: float | None = None,
+        max_image_bytes: int | None = None,
         on_stdout: Told[str] | None = None,
         on_stderr: Told[str] | None = None,
         on_result: Told[Result] | None = None,
@@ -142,13 +143,20 @@ class Sandbox(Closing):
         """Runs code in the sandbox's own context of a language, which keeps variables between runs.
 
         Results are values, pictures and tables. Jupyter shows a run that is the value of a cell.
+        A figure of Matplotlib whose image has more than `max_image_bytes` is drawn with fewer dots
+        per inch, until it fits.
         """
         context = self._own_contexts.get(language)
         if context is None:
             context = self.contexts.open(language)
             self._own_contexts[language] = context
         return context.run(
-            code, timeout=timeout, on_stdout=on_stdout, on_stderr=on_stderr, on_result=on_result
+            code,
+            timeout=timeout,
+            max_image_bytes=max_image_bytes,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            on_result=on_result,
         )
 
     @opening

@@ -108,7 +108,7 @@ pub async fn run_code(
     context: &str,
     code: &str,
 ) -> Result<(String, Stages), ClientError> {
-    let run = ContextRun { code: code.to_owned(), timeout_ms: None };
+    let run = ContextRun { code: code.to_owned(), ..ContextRun::default() };
     let asked = Instant::now();
     let mut events = client.run_context(id, context, &run).await?;
     let accepted = asked.elapsed();

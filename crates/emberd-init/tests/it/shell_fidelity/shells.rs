@@ -148,7 +148,8 @@ impl Context {
 
     /// What a run says; `None` if the shell is gone.
     pub fn run(&mut self, code: &str) -> Option<Heard> {
-        let call = ContextCall::Run { code: code.to_owned(), traceparent: None };
+        let (code, traceparent) = (code.to_owned(), None);
+        let call = ContextCall::Run { code, traceparent, max_image_bytes: None };
         let line = serde_json::to_string(&call).unwrap() + "\n";
         self.channel.get_ref().write_all(line.as_bytes()).unwrap();
         let mut status = 0;

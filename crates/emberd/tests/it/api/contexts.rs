@@ -14,7 +14,7 @@ use super::{Api, refusal};
 use crate::raw;
 
 fn code(code: &str) -> ContextRun {
-    ContextRun { code: code.into(), timeout_ms: None }
+    ContextRun { code: code.into(), ..ContextRun::default() }
 }
 
 /// All events of a run, its output joined.

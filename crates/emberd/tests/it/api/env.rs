@@ -28,7 +28,7 @@ async fn said_by_process(api: &Api, id: &str, spec: &ProcessSpec) -> String {
 async fn said_by_context(api: &Api, id: &str, env: BTreeMap<String, String>) -> String {
     let spec = ContextSpec { env, ..ContextSpec::default() };
     let context = api.client.open_context(id, &spec).await.unwrap();
-    let run = ContextRun { code: ECHO.into(), timeout_ms: None };
+    let run = ContextRun { code: ECHO.into(), ..ContextRun::default() };
     let mut events = api.client.run_context(id, &context.id, &run).await.unwrap();
     let mut said = String::new();
     while let Some(event) = events.next().await.unwrap() {

@@ -26,7 +26,11 @@ impl<'a> Context<'a> {
     }
 
     async fn begin(&self, code: &str) -> RunEvents {
-        let run = ContextRun { code: code.into(), timeout_ms: Some(super::TIMEOUT_MS) };
+        let run = ContextRun {
+            code: code.into(),
+            timeout_ms: Some(super::TIMEOUT_MS),
+            ..ContextRun::default()
+        };
         self.daemon.client.run_context(&self.sandbox, &self.id, &run).await.unwrap()
     }
 

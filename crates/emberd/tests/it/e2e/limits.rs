@@ -155,7 +155,11 @@ async fn all_programs_of_a_sandbox_together_are_held() {
     let said = daemon.output(&id, "print(open('/sys/fs/cgroup/programs/pids.max').read())").await;
     assert_eq!(said.trim().parse(), Ok(PIDS));
     let context = daemon.client.open_context(&id, &ContextSpec::default()).await.unwrap().id;
-    let run = ContextRun { code: "print(6 * 7)".into(), timeout_ms: Some(TIMEOUT_MS) };
+    let run = ContextRun {
+        code: "print(6 * 7)".into(),
+        timeout_ms: Some(TIMEOUT_MS),
+        ..ContextRun::default()
+    };
     let mut events = daemon.client.run_context(&id, &context, &run).await.unwrap();
     let mut said = String::new();
     while let Some(event) = events.next().await.unwrap() {

@@ -14,6 +14,7 @@ async fn sandboxes_are_created_listed_and_deleted() {
     assert!(text(&made).contains(&id) && text(&made).contains("network: off"), "{made}");
     let listed = session.call("list_sandboxes", json!({})).await;
     assert_eq!(listed["structuredContent"]["sandboxes"][0]["sandbox"], json!(id));
+    assert!(session.text("create_sandbox", json!({"image": "shell"})).await.contains("is ready"));
     // The daemon is told a shorter time than the caller asked for, which is renewed.
     let sandbox = place.daemon.client.get(&id).await.unwrap();
     assert_eq!(sandbox.timeout_ms, Some(60_000));
@@ -29,6 +30,8 @@ async fn sandboxes_are_created_listed_and_deleted() {
         (json!({"ttl_s": 0}), "ttl_s"),
         (json!({"network": "no-such-profile"}), "unknown_profile"),
         (json!({"pakc": "shell"}), "pakc"),
+        (json!({"image": "cobol"}), "unknown_pack"),
+        (json!({"image": "shell", "pack": "shell"}), "in place of"),
     ] {
         let refused = session.call("create_sandbox", arguments).await;
         assert!(refused["isError"] == true && text(&refused).contains(word), "{refused}");
@@ -130,6 +133,20 @@ async fn a_long_command_becomes_a_process() {
         assert!(text(&session.call("run_command", wrong).await).contains("either"));
     }
     session.close().await;
+    place.close().await;
+}
+
+#[tokio::test]
+async fn a_child_that_keeps_the_output_does_not_hold_the_answer() {
+    let place = Place::new();
+    let id = place.daemon.create().await.0;
+    for (tool, program) in [("run_command", "command"), ("run_code", "code")] {
+        // Of a call that waits for the child, the time limit would be told.
+        let arguments = json!({"sandbox": id, program: "sleep 1000 & echo begun", "timeout_s": 30});
+        let said = text(&call(&place.daemon, tool, arguments).await);
+        assert!(said.starts_with("exit code 0") || said.starts_with("ok, "), "{tool}: {said}");
+        assert!(said.contains("begun"), "{tool}: {said}");
+    }
     place.close().await;
 }
 

@@ -272,7 +272,7 @@ impl Caller {
         let id = &self.held[index].id;
         let context = answered(self.client.open_context(id, &ContextSpec::default()).await)?.id;
         for code in ["x=7", "echo $x"] {
-            let run = ContextRun { code: code.into(), timeout_ms: None };
+            let run = ContextRun { code: code.into(), ..ContextRun::default() };
             let mut events = answered(self.client.run_context(id, &context, &run).await)?;
             let mut text = String::new();
             while let Some(event) = answered(events.next().await)? {

@@ -18,7 +18,7 @@ async fn use_it(daemon: &Daemon, id: &str) -> u32 {
     let ProcessEventKind::Stdout(said) = event.kind else { panic!("{event:?}") };
     assert_eq!((event.id, &*said.text), (1, "echoed\n"));
     let context = client.open_context(id, &ContextSpec::default()).await.unwrap().id;
-    let run = ContextRun { code: "echo run".to_owned(), timeout_ms: None };
+    let run = ContextRun { code: "echo run".to_owned(), ..ContextRun::default() };
     let mut events = client.run_context(id, &context, &run).await.unwrap();
     let mut text = String::new();
     while let Some(event) = events.next().await.unwrap() {

@@ -16,7 +16,7 @@ use crate::wait;
 
 /// Runs `code` in a context, and returns its output.
 async fn run_in(daemon: &Daemon, id: &str, context: &str, code: &str) -> String {
-    let run = ContextRun { code: code.to_owned(), timeout_ms: None };
+    let run = ContextRun { code: code.to_owned(), ..ContextRun::default() };
     let mut events = daemon.client.run_context(id, context, &run).await.unwrap();
     let mut text = String::new();
     while let Some(event) = events.next().await.unwrap() {
@@ -110,7 +110,7 @@ async fn a_run_whose_daemon_was_killed_is_read_on_by_number() {
     let go = room.run_dir().join("go");
     let wait = format!("while ! test -e {}; do sleep 0.01; done", go.display());
     let code = format!("echo before; {wait}; echo after; exit 3");
-    let run = ContextRun { code, timeout_ms: None };
+    let run = ContextRun { code, ..ContextRun::default() };
     let mut run = daemon.client.run_context(&id, &context.id, &run).await.unwrap();
     let mut heard = Vec::new();
     while heard.len() < 2 {
