@@ -81,12 +81,13 @@ def sandbox(pack: str) -> Iterator[tuple[str, int, str]]:
 
 def raw_exec(connection: socket.socket, path: str, code: str) -> Callable[[], None]:
     body = json.dumps({"code": code}).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: x.localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
     request = head.encode() + body
 
     def ask() -> None:
         connection.sendall(request)
         answer = connection.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
         start = answer.index(b"\r\n\r\n") + 4
         length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         while len(answer) < start + length:
