@@ -2,15 +2,14 @@
 //! runs it only if something has changed.
 //!
 //! They hold for one boot of the host, one QEMU with its libraries, one daemon with its rights, and
-//! one configuration. The time of the last change of an inode is trusted, because no program sets
-//! it. A jail that was refused is tried again at every start.
+//! one configuration. A jail that was refused is tried again at every start.
 
-use std::fs::{self, Metadata, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
+use emberd_stamp::{Stamp, read_record, write_record};
 use serde::{Deserialize, Serialize};
 
 use crate::record::ProcessIdentity;
@@ -24,13 +23,6 @@ const DAEMON: &str = "/proc/self/exe";
 /// Lines of `/proc/self/status` with the rights of the daemon.
 const RIGHTS: [&str; 7] =
     ["Uid:", "Gid:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:", "Seccomp_filters:"];
-
-/// Age of the last change of a program from which findings about it are kept. Clocks of file
-/// systems tick every few milliseconds, some every two seconds.
-const SETTLED: Duration = Duration::from_secs(2);
-
-/// Longest record that is read, in bytes.
-const RECORD_BYTES_MAX: u64 = 64 << 10;
 
 /// See the module.
 #[derive(Debug)]
@@ -64,17 +56,6 @@ struct Circumstances {
     choices: String,
 }
 
-/// State of a file, by which a change is noticed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size_bytes: u64,
-    /// Seconds since the epoch, and nanoseconds.
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 #[derive(Serialize, Deserialize)]
 struct Record {
     circumstances: Circumstances,
@@ -86,10 +67,7 @@ impl Known {
     /// cannot be read or is of other circumstances.
     pub(super) fn read(record: Option<&Path>, binary: &Path, choices: String) -> Self {
         let circumstances = record.and_then(|_| Circumstances::now(binary, choices).ok());
-        let is_short =
-            |path: &&Path| path.metadata().is_ok_and(|metadata| metadata.len() <= RECORD_BYTES_MAX);
-        let json = record.filter(is_short).and_then(|path| fs::read(path).ok());
-        let kept: Option<Record> = json.and_then(|json| serde_json::from_slice(&json).ok());
+        let kept: Option<Record> = record.and_then(read_record);
         let kept = kept.filter(|kept| Some(&kept.circumstances) == circumstances.as_ref());
         let findings = kept.map(|kept| kept.findings);
         Self { record: record.map(Path::to_owned), circumstances, findings }
@@ -109,18 +87,8 @@ impl Known {
             return;
         }
         // An error costs the next start some time.
-        drop(write(&record, &Record { circumstances, findings }));
+        drop(write_record(&record, &Record { circumstances, findings }));
     }
-}
-
-fn write(path: &Path, record: &Record) -> io::Result<()> {
-    let json = serde_json::to_vec(record)?;
-    let mut builder = tempfile::Builder::new();
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let new = builder.permissions(Permissions::from_mode(0o644)).tempfile_in(dir)?;
-    fs::write(new.path(), json)?;
-    new.persist(path)?;
-    Ok(())
 }
 
 impl Circumstances {
@@ -149,27 +117,10 @@ impl Circumstances {
     }
 }
 
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size_bytes: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-
-    fn is_settled(&self, now: SystemTime) -> bool {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        // Fits for 290 billion years.
-        let settled = i64::try_from(now.saturating_sub(SETTLED).as_secs()).unwrap_or_default();
-        self.changed.0 < settled
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -193,7 +144,7 @@ mod tests {
     /// Keeps the findings, though the program is new.
     fn remember(record: &Path, binary: &Path) {
         let circumstances = read(record, binary, "jail auto").circumstances.unwrap();
-        write(record, &Record { circumstances, findings: findings() }).unwrap();
+        write_record(record, &Record { circumstances, findings: findings() }).unwrap();
     }
 
     #[test]
@@ -226,7 +177,7 @@ mod tests {
         for edit in edits {
             let mut kept: Record = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
             edit(&mut kept.circumstances);
-            write(&record, &kept).unwrap();
+            write_record(&record, &kept).unwrap();
             assert_eq!(read(&record, &binary, "jail auto").findings(), None);
             remember(&record, &binary);
             assert_eq!(read(&record, &binary, "jail auto").findings(), Some(&findings()));
@@ -238,13 +189,10 @@ mod tests {
         let (_dir, new, record) = room();
         read(&record, &new, "").keep(findings());
         assert!(!record.exists());
-        let mut circumstances = read(&record, &new, "").circumstances.unwrap();
-        for stamp in circumstances.files.iter_mut().flatten() {
-            stamp.changed = (100, 0);
-        }
-        let settled_at =
-            |secs| circumstances.are_settled(SystemTime::UNIX_EPOCH + Duration::from_secs(secs));
-        assert_eq!([0, 100, 102, 103].map(settled_at), [false, false, false, true]);
+        let circumstances = read(&record, &new, "").circumstances.unwrap();
+        let now = SystemTime::now();
+        assert!(!circumstances.are_settled(now));
+        assert!(circumstances.are_settled(now + Duration::from_secs(60)));
     }
 
     #[test]
