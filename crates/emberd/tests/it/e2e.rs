@@ -14,6 +14,7 @@ mod disk;
 mod egress;
 mod faults;
 mod freezing;
+mod full_disk;
 mod inside;
 mod limits;
 mod packs;

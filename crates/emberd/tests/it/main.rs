@@ -8,6 +8,8 @@ mod clients;
 #[cfg(test)]
 mod e2e;
 #[cfg(test)]
+mod filled;
+#[cfg(test)]
 mod lives;
 #[cfg(test)]
 mod mcp;

@@ -35,9 +35,23 @@ impl Daemon {
     /// sandboxes come from templates, which all suites on the same images share.
     pub fn instant(flags: &[&str]) -> Option<Self> {
         Self::images()?;
+        Some(Self::instant_in(Self::room(), flags))
+    }
+
+    /// As [`Self::instant`], with its run directory in `temp`.
+    pub fn instant_in(temp: TempDir, flags: &[&str]) -> Self {
+        Self::start_in(temp, flags.iter().copied().map(str::to_owned).collect())
+    }
+
+    /// A place for a daemon's files.
+    pub fn room() -> TempDir {
         // Short: a socket's path has 108 bytes.
-        let temp = tempfile::Builder::new().prefix("e2e").tempdir_in("/tmp").unwrap();
-        Some(Self::start_in(temp, flags.iter().copied().map(str::to_owned).collect()))
+        tempfile::Builder::new().prefix("e2e").tempdir_in("/tmp").unwrap()
+    }
+
+    /// The run directory of a daemon whose place is `temp`.
+    pub fn run_dir_in(temp: &TempDir) -> PathBuf {
+        temp.path().join("run")
     }
 
     /// Where the images are; nothing, which is a skip, where there are none to boot.
@@ -52,7 +66,7 @@ impl Daemon {
     }
 
     fn start_in(temp: TempDir, flags: Vec<String>) -> Self {
-        let run_dir = temp.path().join("run");
+        let run_dir = Self::run_dir_in(&temp);
         let process = Command::new(env!("CARGO_BIN_EXE_emberd"))
             .args(["--addr", "127.0.0.1:0"])
             .arg("--run-dir")
@@ -90,11 +104,17 @@ impl Daemon {
     }
 
     /// Stops the daemon with SIGTERM: it must exit with code 0 and leave nothing behind.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
+        drop(self.leave());
+    }
+
+    /// As [`Self::stop`], and returns the place of its files.
+    pub fn leave(mut self) -> TempDir {
         self.signal(Signal::TERM);
         let status = self.process.wait().unwrap();
         assert!(status.success(), "the daemon ended with {status}");
         assert_eq!(left_in(&self.run_dir), Vec::<PathBuf>::new());
+        self.temp.take().unwrap()
     }
 
     /// How many descriptors it has open.

@@ -2,8 +2,7 @@
 //! mount namespace of the test's.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use emberd_api::{
@@ -11,31 +10,21 @@ use emberd_api::{
 };
 use emberd_client::Attachment;
 use emberd_proto::ExecSpec;
-use emberd_testing::{run, with_mounts};
+use emberd_testing::with_mounts;
 use fake_firecracker::Double;
 use rustix::process::Signal;
 
 use super::{Daemon, Room};
 use crate::api::refusal;
+use crate::filled::{self, Lack};
 use crate::wait;
-
-/// Size of the file system, and the most files on it.
-const OPTIONS: &str = "size=4m,nr_inodes=256,mode=700";
-
-/// What is missing.
-#[derive(Clone, Copy)]
-enum Lack {
-    Bytes,
-    Inodes,
-}
 
 /// Runs `story` on a thread whose room has a small file system for its run directory. Nothing
 /// happens, which is a skip, where that cannot be.
 fn tell<F: Future<Output = ()>>(story: impl FnOnce(Room) -> F + Send + 'static) {
     with_mounts(move || {
         let room = Room::new();
-        fs::create_dir(room.run_dir()).unwrap();
-        run(&format!("mount -t tmpfs -o {OPTIONS} none {}", room.run_dir().display()));
+        filled::mount(&room.run_dir());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.unwrap().block_on(story(room));
     });
@@ -51,36 +40,17 @@ impl Room {
         self.double.replace_agent(&format!("exec '{agent}' \"$@\" --scratch '{scratch}'/$$"));
     }
 
-    /// Takes what is left of the file system of the run directory.
-    fn fill(&self, lack: Lack) {
-        let dir = self.run_dir().join("filling");
-        fs::create_dir(&dir).unwrap();
-        let filled = match lack {
-            Lack::Bytes => {
-                let mut file = File::create(dir.join("0")).unwrap();
-                std::iter::repeat_with(|| file.write_all(&[0; 4096])).find_map(Result::err)
-            }
-            Lack::Inodes => (0..).find_map(|n| File::create(dir.join(n.to_string())).err()),
-        };
-        assert_eq!(filled.unwrap().kind(), io::ErrorKind::StorageFull);
-    }
-
-    fn make_room(&self) {
-        fs::remove_dir_all(self.run_dir().join("filling")).unwrap();
-    }
-
     /// Looks for anything left behind.
     async fn end(self) {
         assert_eq!(self.sandbox_dirs(), Vec::<PathBuf>::new());
         wait::until(async || processes_in(&self.run_dir()) == 0).await;
-        // A process that has just ended may still hold its files.
-        run(&format!("umount --lazy {}", self.run_dir().display()));
+        filled::unmount(&self.run_dir());
         self.close().await;
     }
 
     fn sandbox_dirs(&self) -> Vec<PathBuf> {
         let mut dirs = wait::left_in(&self.run_dir());
-        dirs.retain(|dir| !dir.ends_with("filling"));
+        dirs.retain(|dir| !dir.ends_with(filled::FILLING));
         dirs.sort();
         dirs
     }
@@ -115,7 +85,7 @@ async fn in_want_of(lack: Lack, room: Room) {
     let language_pack = Some("shell".to_owned());
     let wanted = CreateSandbox { language_pack, ..CreateSandbox::default() };
     let (before, processes) = (room.sandbox_dirs(), processes_in(&room.run_dir()));
-    room.fill(lack);
+    filled::fill(&room.run_dir(), lack);
     for round in 0..3 {
         let (status, body) = refusal(daemon.client.create_once(&wanted, Some("key")).await);
         assert_eq!((status, body.code), (507, ErrorCode::HostFull), "{body:?}");
@@ -145,7 +115,7 @@ async fn in_want_of(lack: Lack, room: Room) {
     assert_eq!(listed.iter().map(|sandbox| &sandbox.id).collect::<Vec<_>>(), [&kept]);
     assert_eq!(listed[0].phase, SandboxPhase::Running);
 
-    room.make_room();
+    filled::make_room(&room.run_dir());
     let id = daemon.client.create_once(&wanted, Some("key")).await.unwrap().answer.id;
     let again = daemon.client.create_once(&wanted, Some("key")).await.unwrap().answer.id;
     assert_eq!((output(&daemon, &id, "echo new").await.as_str(), again), ("new\n", id.clone()));
@@ -168,7 +138,7 @@ fn pools_fill_again_once_there_is_room() {
         room.guests_have_room();
         let daemon = Daemon::spawn(room.command_with_pools(1));
         daemon.comes_to_rest().await;
-        room.fill(Lack::Bytes);
+        filled::fill(&room.run_dir(), Lack::Bytes);
         // What waits may still be handed out.
         let mut given = Vec::new();
         let refused = loop {
@@ -179,7 +149,7 @@ fn pools_fill_again_once_there_is_room() {
         };
         assert_eq!((refused.0, refused.1.code), (507, ErrorCode::HostFull), "{refused:?}");
         assert!(given.len() <= 2, "{given:?}");
-        room.make_room();
+        filled::make_room(&room.run_dir());
         daemon.comes_to_rest().await;
         given.push(daemon.create().await.0);
         for id in &given {

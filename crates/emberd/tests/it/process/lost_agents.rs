@@ -1,10 +1,13 @@
-//! Agents that die alone, in the middle of everything. As PID 1 an agent takes its machine
-//! along; the double does likewise.
+//! Sandboxes that end in the middle of everything: by an agent that dies alone, and by a timeout.
+//! As PID 1 an agent takes its machine along; the double does likewise.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use emberd_api::{ErrorCode, ExecBody, FileType, ProcessEventKind, ProcessSpec, SandboxState};
+use emberd_api::{
+    ErrorCode, ExecBody, FileType, ProcessEventKind, ProcessSpec, SandboxState, TIMEOUT_MS_MIN,
+    UpdateSandbox,
+};
 use emberd_client::{Attachment, Client, ClientError, Download, FileOptions, FileSpan, Logs};
 use emberd_client::{Tunnel, Upload, Watch, WatchError};
 use emberd_proto::ExecSpec;
@@ -20,6 +23,10 @@ use crate::{raw, wait};
 
 /// More than all buffers on the way hold.
 const BIG_FILE_BYTES: u64 = 1 << 30;
+
+/// Words of the errors of a sandbox whose microVM has ended, and of one that is deleted.
+const LOST: &str = "is gone";
+const DELETED: &str = "was deleted";
 
 fn plain() -> FileOptions {
     FileOptions::default()
@@ -81,16 +88,18 @@ impl UnderWay {
         }
     }
 
-    /// Each has ended, and says that it did not end well.
-    async fn hears_the_end(mut self) {
+    /// Each has ended, and says that it did not end well, and `how`.
+    async fn hears_the_end(mut self, how: &str) {
         let (status, body) = refusal(self.exec.await.unwrap());
         assert_eq!((status, body.code), (410, ErrorCode::SandboxGone));
-        assert!(body.hint.is_some(), "{body:?}");
+        assert!(body.error.contains(how), "{body:?}");
+        // Who has lost a sandbox learns what to do; one that is deleted was to end.
+        assert_eq!(body.hint.is_some(), how == LOST, "{body:?}");
 
         let last = self.attachment.event().await.unwrap().unwrap();
         let ProcessEventKind::Exit(exit) = last.kind else { panic!("{last:?}") };
         assert_eq!(exit.exit_code, -1);
-        assert!(exit.error.unwrap().contains("is gone"));
+        assert!(exit.error.unwrap().contains(how));
         let answer = self.stdin.await.unwrap();
         assert_eq!((answer.status, answer.error().code), (409, ErrorCode::ProcessEnded));
 
@@ -189,7 +198,7 @@ async fn an_agent_that_dies_takes_its_sandbox_along_and_everybody_hears_the_end(
     let under_way = UnderWay::begin(&daemon, &lost, &dir).await;
 
     kill_process(Pid::from_raw(agent.cast_signed()).unwrap(), Signal::KILL).unwrap();
-    Box::pin(under_way.hears_the_end()).await;
+    Box::pin(under_way.hears_the_end(LOST)).await;
 
     let seen = daemon.client.get(&lost).await.unwrap();
     assert_eq!((seen.state, seen.vmm_pid), (SandboxState::Gone, None));
@@ -212,4 +221,23 @@ async fn an_agent_that_dies_takes_its_sandbox_along_and_everybody_hears_the_end(
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code().await, Some(0));
     room.close().await;
+}
+
+#[tokio::test]
+async fn a_timeout_in_the_middle_of_everything_is_heard_and_leaves_nothing() {
+    let room = Room::new();
+    let daemon = room.start();
+    let (id, vmm_pid) = daemon.create().await;
+    let sandbox = daemon.client.get(&id).await.unwrap();
+    let dir = PathBuf::from(&sandbox.dir).join("files");
+    fs::create_dir(&dir).unwrap();
+    let under_way = UnderWay::begin(&daemon, &id, &dir).await;
+    let soon = UpdateSandbox { timeout_ms: Some(Some(TIMEOUT_MS_MIN)), ..UpdateSandbox::default() };
+    daemon.client.update(&id, &soon).await.unwrap();
+    Box::pin(under_way.hears_the_end(DELETED)).await;
+    let refused = daemon.client.exec(&id, &exec("")).await;
+    assert_eq!(refusal(refused).1.code, ErrorCode::UnknownSandbox);
+    wait::until(async || !Path::new(&sandbox.dir).exists()).await;
+    assert!(!wait::is_running(vmm_pid));
+    room.finish(daemon).await;
 }

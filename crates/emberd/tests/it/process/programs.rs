@@ -1,5 +1,6 @@
 //! Processes, terminals and contexts that outlive their daemon.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use emberd_api::{
@@ -215,5 +216,51 @@ async fn the_end_of_input_is_known_to_the_next_daemon() {
         let again = refusal(daemon.client.write_stdin(&id, cat.pid, more, end).await);
         assert_eq!((again.0, again.1.code), (409, refused.1.code));
     }
+    room.finish(daemon).await;
+}
+
+/// Lines of a program that prints more than the agent keeps of it.
+const FLOOD_LINES: u64 = 4_000_000;
+
+/// Output on the guest's console meanwhile, in bytes.
+const CONSOLE_BYTES: usize = 8 << 20;
+
+#[tokio::test]
+async fn of_a_program_that_floods_while_no_daemon_runs_the_latest_is_there_after_a_gap() {
+    let room = Room::new();
+    let daemon = room.start();
+    let (id, _) = daemon.create().await;
+    let dir = room.run_dir().join(&id);
+    let [go, done] = ["go", "done"].map(|name| dir.join(name));
+    let code = format!(
+        "until [ -e {} ]; do sleep 0.05; done; seq {FLOOD_LINES}; echo > {}; exec cat",
+        go.display(),
+        done.display()
+    );
+    let flood = ProcessSpec::of_argv(["sh", "-c", &code]);
+    let pid = daemon.client.start_process(&id, &flood).await.unwrap().pid;
+    daemon.crash().await;
+    std::fs::write(&go, "").unwrap();
+    wait::until(async || done.exists()).await;
+    let console = dir.join("vm.log");
+    let mut log = std::fs::OpenOptions::new().append(true).open(&console).unwrap();
+    log.write_all(&"a line of the console\n".repeat(CONSOLE_BYTES / 22).into_bytes()).unwrap();
+
+    let daemon = room.start();
+    let mut attachment = daemon.client.attach(&id, pid, 1).await.unwrap();
+    let gap = attachment.event().await.unwrap().unwrap();
+    assert_eq!(gap.kind, ProcessEventKind::Gap { first_missing: 1 });
+    let (numbers, text) = heard(&mut attachment, &format!("\n{FLOOD_LINES}\n")).await;
+    let all = gap.id + 1..=numbers[numbers.len() - 1];
+    assert!(numbers.iter().copied().eq(all), "numbers are missing");
+    // The first line may be the end of one.
+    let lines = text.lines().skip(1).map(|line| line.parse::<u64>().unwrap());
+    let first = FLOOD_LINES + 2 - text.lines().count() as u64;
+    assert!(lines.eq(first..=FLOOD_LINES), "lines are missing");
+    attachment.write(b"on\n").await.unwrap();
+    assert_eq!(heard(&mut attachment, "on\n").await.1, "on\n");
+    // The daemon cuts the console to its limit.
+    let length = || std::fs::metadata(&console).unwrap().len();
+    wait::until(async || length() < CONSOLE_BYTES as u64 / 4).await;
     room.finish(daemon).await;
 }
