@@ -38,8 +38,8 @@ vmm_of() { jq .pid "$run/$1/vmm.json"; }
 daemon() { systemctl show -p MainPID --value "$unit"; }
 ids() { emberctl ls --json | jq -r '.sandboxes[].id'; }
 vmms() { for id in $(ids); do echo "$id $(vmm_of "$id") $(cut -c4- "/proc/$(vmm_of "$id")/cgroup")"; done; }
-# Microseconds of processor time that were taken, and that passed while there was something to do: periods
-# of 100 ms. The clock would count what the host of this guest did meanwhile.
+# Microseconds of processor time that a sandbox has taken, and of those that passed while there was
+# something to do: periods of 100 ms. The clock would count what the host of this guest did meanwhile.
 used() { awk '/^usage_usec/ {print $2}' "$base/$1/cpu.stat"; }
 passed() { awk '/^nr_periods/ {print $2 * 100000}' "$base/$1/cpu.stat"; }
 process() { # SANDBOX SCRIPT
@@ -54,10 +54,13 @@ serving() {
   journalctl --no-pager -n 20 -u "$unit"
 }
 
+# Number of the next event of a program that goes on in sandbox $a.
+next_event() { curl -s "http://127.0.0.1:7777/sandboxes/$a/processes/$counter" | jq .next_event; }
+
 outlives() { # HOW
   local before after next
   before=$(vmms)
-  next=$(curl -s "http://127.0.0.1:7777/sandboxes/$a/processes/$counter" | jq .next_event)
+  next=$(next_event)
   case $1 in
     restart) systemctl restart "$unit" ;;
     kill) kill -9 "$(daemon)" ;;
@@ -77,8 +80,124 @@ outlives() { # HOW
   expect "$unit: $1: an exec" "$(emberctl exec "$b" 'echo 42')" 42
 }
 
+# What each of the eight has taken in some time: microseconds, and permille of a processor. The clock of
+# this guest leaps where its host stopped it while it was idle: then once more.
+measure() { # SECONDS
+  local index before began leapt passed
+  for _ in 1 2 3; do
+    before=() began=() took=() shares=() leapt=0
+    for id in "${eight[@]}"; do
+      before+=("$(used "$id")")
+      began+=("$(passed "$id")")
+    done
+    sleep "$1"
+    for index in "${!eight[@]}"; do
+      id=${eight[index]}
+      passed=$(($(passed "$id") - began[index]))
+      ((passed < $1 * 1500000)) || leapt=1
+      took+=($(($(used "$id") - before[index])))
+      shares+=($((took[index] * 1000 / passed)))
+    done
+    ((leapt)) || break
+  done
+  echo "$unit: eight sandboxes have taken ${shares[*]} permille of a processor"
+}
+
+# The sum of what four of the eight have taken, in per cent of what the other four have.
+odds() { # INDEX OTHER-INDEX
+  local index sum=0 other=0
+  for index in 0 1 2 3; do
+    ((sum += took[$1 + index], other += took[$2 + index])) || true
+  done
+  echo $((sum * 100 / other))
+}
+
+within() { # NUMBER LEAST MOST
+  echo $(($1 >= $2 && $1 <= $3))
+}
+
+# Eight sandboxes spin, each with half of its memory in use, beside one that has nothing to do.
+under_stress() {
+  local id index weight memory limit=$((192 << 20))
+  eight=()
+  for weight in 400 400 400 400 100 100 100 100; do
+    eight+=("$(emberctl create shell --cpu-weight "$weight")")
+  done
+  for id in "${eight[@]}"; do
+    process "$id" '{ head -c 96M /dev/zero; exec sleep 10000; } | tail' >/dev/null
+  done
+  for id in "${eight[@]}"; do
+    for _ in $(seq 300); do
+      (($(cat "$base/$id/memory.current") > 96 << 20)) && break
+      sleep 0.2
+    done
+  done
+  for id in "${eight[@]}"; do
+    process "$id" 'while :; do :; done & while :; do :; done' >/dev/null
+  done
+  measure 20
+  expect "$unit: four times the weight, about four times the processor" \
+    "$(within "$(odds 0 4)" 280 560)" 1
+  expect "$unit: one without load answers" "$(timeout 30 emberctl exec "$b" 'echo 42')" 42
+  for index in "${!eight[@]}"; do
+    weight=$((index < 4 ? 100 : 400))
+    emberctl update "${eight[index]}" --cpu-weight "$weight" >/dev/null
+  done
+  measure 20
+  expect "$unit: weights are changed live" "$(within "$(odds 4 0)" 280 560)" 1
+  for id in "${eight[@]}"; do emberctl update "$id" --cpu 10 --cpu-weight default >/dev/null; done
+  measure 30
+  for index in "${!eight[@]}"; do
+    expect "$unit: a tenth of a processor" "$(within "${shares[index]}" 90 110)" 1
+  done
+  expect "$unit: one without load answers" "$(timeout 30 emberctl exec "$b" 'echo 42')" 42
+  emberctl update "${eight[0]}" --cpu 30 >/dev/null
+  measure 20
+  expect "$unit: three tenths for one of them" \
+    "$(within "${shares[0]}" 270 330) $(within "${shares[1]}" 90 110)" "1 1"
+  for id in "${eight[@]}"; do
+    memory=$(cat "$base/$id/memory.current")
+    expect "$unit: half of its memory is in use, and no more than its limit" \
+      "$(within "$memory" $((96 << 20)) "$limit") $(cat "$base/$id/memory.max")" "1 $limit"
+    expect "$unit: nobody is out of memory" \
+      "$(awk '/^oom_kill / {print $2}' "$base/$id/memory.events")" 0
+  done
+
+  process "${eight[0]}" 'f() { f | f & f; }; f' >/dev/null
+  sleep 5
+  expect "$unit: a fork bomb is bounded" $(($(cat "$base/${eight[0]}/pids.current") <= 64)) 1
+  emberctl rm "${eight[@]}" >/dev/null
+}
+
+# One VMM uses up the memory of its cgroup: it ends, its callers learn why, and nobody else does.
+out_of_memory() {
+  local hungry before error reason="its VMM ran out of the memory of its cgroup"
+  before=$(next_event)
+  hungry=$(emberctl create shell)
+  error=$(emberctl exec "$hungry" 'tail /dev/zero' 2>&1 >/dev/null)
+  expect "$unit: the error of the program" \
+    "$(grep -c "$hungry is gone: $reason" <<<"$error")" 1
+  expect "$unit: the reason" \
+    "$(curl -s "http://127.0.0.1:7777/sandboxes/$hungry" | jq -r '"\(.phase) \(.reason)"')" \
+    "gone $reason"
+  expect "$unit: the event" \
+    "$(emberctl events --sandbox "$hungry" --json | jq -r 'select(.event == "gone").reason')" \
+    "$reason"
+  expect "$unit: the next request" \
+    "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:7777/sandboxes/$hungry/exec" \
+      -d '{"code": "true"}')" 410
+  expect "$unit: the others live" "$(emberctl exec "$b" 'echo 42')" 42
+  sleep 1
+  expect "$unit: their programs go on" $(($(next_event) > before)) 1
+  expect "$unit: the unit of VMMs" "$(systemctl is-active "$of_vmms")" active
+  emberctl rm "$hungry" >/dev/null
+  sleep 1
+  expect "$unit: nothing is left of it" \
+    "$(find "$base" "$run" -path "*$hungry*") $(pgrep -fc "$hungry")" " 0"
+}
+
 try() { # UNIT BASE UNIT-OF-VMMS
-  unit=$1 base=/sys/fs/cgroup/system.slice/$2 run=/var/lib/$1/run
+  unit=$1 base=/sys/fs/cgroup/system.slice/$2 run=/var/lib/$1/run of_vmms=$3
   systemctl start "$unit"
   serving
   expect "$unit: limits" "$(curl -s http://127.0.0.1:7777/info | jq -c .limits)" '["memory","cpu","pids"]'
@@ -92,33 +211,8 @@ try() { # UNIT BASE UNIT-OF-VMMS
   outlives kill
   outlives stop
 
-  local loads=() before=() began=() index share hungry
-  for _ in 1 2 3 4 5 6 7 8; do loads+=("$(emberctl create shell --cpu 10)"); done
-  for id in "${loads[@]}"; do process "$id" 'while :; do :; done & while :; do :; done' >/dev/null; done
-  sleep 5
-  for id in "${loads[@]}"; do
-    before+=("$(used "$id")")
-    began+=("$(passed "$id")")
-  done
-  sleep 30
-  for index in "${!loads[@]}"; do
-    id=${loads[index]}
-    share=$((($(used "$id") - before[index]) * 1000 / ($(passed "$id") - began[index])))
-    echo "$unit: $id has taken $share of 100 permille"
-    expect "$unit: a tenth of a processor" $((share >= 90 && share <= 110)) 1
-  done
-
-  process "${loads[0]}" 'f() { f | f & f; }; f' >/dev/null
-  sleep 5
-  expect "$unit: a fork bomb is bounded" $(($(cat "$base/${loads[0]}/pids.current") <= 64)) 1
-  emberctl rm "${loads[@]}" >/dev/null
-  hungry=$(emberctl create shell)
-  emberctl exec "$hungry" 'tail /dev/zero' >/dev/null
-  sleep 2
-  expect "$unit: the reason" \
-    "$(curl -s "http://127.0.0.1:7777/sandboxes/$hungry" | jq -r .reason | grep -c memory)" 1
-  expect "$unit: the others live" "$(emberctl exec "$b" 'echo 42')" 42
-  expect "$unit: the unit of VMMs" "$(systemctl is-active "$3")" active
+  under_stress
+  out_of_memory
 
   kill -9 "$(daemon)"
   sleep 1
