@@ -37,7 +37,9 @@ pub fn run(rig: &mut Rig) -> Result<(), MeasureError> {
     let series: BTreeMap<String, Vec<u64>> =
         serde_json::from_slice(&output.stdout).map_err(io::Error::other)?;
     for (name, times) in series {
-        times.into_iter().for_each(|time| rig.record.sample(&name, time));
+        for time in times {
+            rig.record.sample(&name, time);
+        }
     }
     Ok(())
 }
