@@ -89,6 +89,10 @@ fn unsecured(fault: TlsFault) -> String {
         TlsFault::Time => "have the daemon's certificate renewed, or set this host's clock",
         TlsFault::Name => "use a name of the certificate in the address, or have it reissued",
         TlsFault::Issuer => "name the certificate of its issuer with --ca-cert",
+        TlsFault::OfIssuer => {
+            "the daemon shows the certificate of an issuer: have it issue one for the daemon, or \
+                make one with basicConstraints=CA:FALSE"
+        }
         TlsFault::Client => {
             "the daemon asks for a certificate of clients: name one with --client-cert and \
                 --client-key"

@@ -12,7 +12,8 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{
-    self, AlertDescription, CertificateError, ClientConfig, InvalidMessage, RootCertStore, version,
+    self, AlertDescription, CertificateError, ClientConfig, InvalidMessage, OtherError,
+    RootCertStore, version,
 };
 
 /// The protocol that is spoken in TLS (RFC 7301).
@@ -61,6 +62,9 @@ pub enum TlsFault {
     Name,
     /// No issuer that is trusted has issued the daemon's certificate.
     Issuer,
+    /// The daemon shows a certificate that is for issuing others, such as `openssl req -x509`
+    /// makes without more.
+    OfIssuer,
     /// The daemon asks for a certificate of the client, or for another.
     Client,
     /// The daemon speaks no TLS there.
@@ -92,6 +96,7 @@ impl TlsFault {
                 | Wrong::NotValidYet
                 | Wrong::NotValidYetContext { .. } => Self::Time,
                 Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => Self::Name,
+                Wrong::Other(other) if is_of_issuer(other) => Self::OfIssuer,
                 _ => Self::Issuer,
             }),
             rustls::Error::AlertReceived(
@@ -106,6 +111,10 @@ impl TlsFault {
             _ => None,
         }
     }
+}
+
+fn is_of_issuer(error: &OtherError) -> bool {
+    matches!(error.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 /// How connections are secured. Clones share it.

@@ -205,6 +205,15 @@ async fn a_daemon_that_cannot_prove_itself_is_not_trusted() {
     ca.issue(&["127.0.0.1"], |_| {}, &pair);
     wait::until(async || ask(&ca.trusted()).await.is_ok()).await;
     assert_eq!(fault(ask(&other.trusted()).await), TlsFault::Issuer);
+    let of_issuer = |params: &mut CertificateParams| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    };
+    ca.issue(&["127.0.0.1"], of_issuer, &pair);
+    wait::until(async || {
+        let answer = ask(&ca.trusted()).await;
+        answer.is_err() && fault(answer) == TlsFault::OfIssuer
+    })
+    .await;
     // What this host trusts does not include it; or there is nothing.
     Client::new(&daemon.addr).unwrap().healthz().await.unwrap_err();
     stop(daemon).await;
