@@ -57,7 +57,7 @@ def pieces(content: Content) -> Iterator[bytes]:
         while piece := file.read(READ_BYTES):
             yield piece
     else:
-        yield from cast(Iterable[bytes], content)
+        yield from content
 
 
 def place() -> object:

@@ -106,15 +106,15 @@ async def pieces(content: Content) -> AsyncIterator[bytes]:
     if isinstance(content, (bytes, bytearray, memoryview)):
         for start in range(0, len(content), READ_BYTES):
             yield bytes(content[start : start + READ_BYTES])
+    elif isinstance(content, AsyncIterable):
+        async for piece in content:
+            yield piece
     elif hasattr(content, "read"):
         file = cast(BinaryIO, content)
         while piece := file.read(READ_BYTES):
             yield piece
-    elif hasattr(content, "__aiter__"):
-        async for piece in cast(AsyncIterable[bytes], content):
-            yield piece
     else:
-        for piece in cast(Iterable[bytes], content):
+        for piece in content:
             yield piece
 
 
