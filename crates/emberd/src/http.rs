@@ -4,6 +4,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::{Extension, Router};
 use emberd_api::{ADDR_DEFAULT, ErrorCode};
 use emberd_sandbox::Sandboxes;
+use tower::ServiceBuilder;
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -204,24 +205,28 @@ impl Around {
             sandboxes: sandboxes.clone(),
             front: front.clone(),
         };
+        // One layer for the router, which boxes and clones a service per layer and request. The
+        // first is the outermost.
+        let layers = ServiceBuilder::new()
+            .layer(from_fn_with_state(errors::defect as OnPanic, observe::observe))
+            .layer(from_fn_with_state(recorder, audited::record))
+            .layer(from_fn_with_state(meters, scrape::count))
+            .layer(from_fn_with_state(gate, auth::authorize))
+            .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
+            .layer(from_fn_with_state(origin::IsTls(is_tls), origin::refuse_pages))
+            .layer(from_fn_with_state(hosts, host::refuse_strangers))
+            .layer(Extension(egress))
+            .layer(Extension(access))
+            .layer(Extension(limits))
+            .layer(Extension(front))
+            .layer(from_fn_with_state(sandboxes.clone(), owned::hide))
+            .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
+            .layer(from_fn_with_state(sandboxes.clone(), awake::keep))
+            .layer(from_fn(unknown::name_unknown_fields));
         routes
             .fallback(async || ApiError::from(RouteError::Path))
             .method_not_allowed_fallback(async || ApiError::from(RouteError::Method))
-            .layer(from_fn(unknown::name_unknown_fields))
-            .layer(from_fn_with_state(sandboxes.clone(), awake::keep))
-            .layer(from_fn_with_state(sandboxes.clone(), ending::with_sandbox))
-            .layer(from_fn_with_state(sandboxes.clone(), owned::hide))
-            .layer(Extension(front))
-            .layer(Extension(limits))
-            .layer(Extension(access))
-            .layer(Extension(egress))
-            .layer(from_fn_with_state(hosts, host::refuse_strangers))
-            .layer(from_fn_with_state(origin::IsTls(is_tls), origin::refuse_pages))
-            .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
-            .layer(from_fn_with_state(gate, auth::authorize))
-            .layer(from_fn_with_state(meters, scrape::count))
-            .layer(from_fn_with_state(recorder, audited::record))
-            .layer(from_fn_with_state(errors::defect as OnPanic, observe::observe))
+            .layer(layers)
             .with_state(sandboxes)
     }
 }
