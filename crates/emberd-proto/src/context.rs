@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::exec::{SpecError, TIMEOUT_MS_MAX, check_words};
+use crate::exec::{IMAGE_BYTES_MAX, SpecError, TIMEOUT_MS_MAX, check_words};
 use crate::forms::{Forms, FormsError};
 use crate::json::{self, JsonLimits};
 use crate::process::check_user;
@@ -29,9 +29,6 @@ pub const CONTEXT_LINE_LIMITS: JsonLimits =
 /// Maximum size of unread [`ContextCall`]s of an interpreter, in bytes (64 MiB): one with the
 /// largest code, JSON-escaped.
 pub const CONTEXT_CALLS_BYTES_MAX: usize = 64 << 20;
-
-/// Largest value of [`ContextRun::max_image_bytes`] (8 MiB): no form of a value is larger.
-pub const IMAGE_BYTES_MAX: u64 = 8 << 20;
 
 /// The context to create.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

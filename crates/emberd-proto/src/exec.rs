@@ -27,6 +27,10 @@ pub const TIMEOUT_MS_DEFAULT: u64 = 30_000;
 /// Maximum time limit of an exec, in milliseconds (1 hour).
 pub const TIMEOUT_MS_MAX: u64 = 3_600_000;
 
+/// Largest value of [`ContextRun::max_image_bytes`](crate::ContextRun::max_image_bytes) (8 MiB): no
+/// form of a value is larger.
+pub const IMAGE_BYTES_MAX: u64 = 8 << 20;
+
 /// `exit_code` of a program that was never started or was killed at its time limit.
 pub const EXIT_CODE_NONE: i32 = -1;
 
@@ -154,7 +158,7 @@ pub enum SpecError {
     #[error("timeout_ms is {0}, not between 1 and {TIMEOUT_MS_MAX}")]
     Timeout(u64),
     /// The largest size of an image is zero, or over what an image can have.
-    #[error("max_image_bytes is {0}, not between 1 and 8388608")]
+    #[error("max_image_bytes is {0}, not between 1 and {IMAGE_BYTES_MAX}")]
     Image(u64),
     /// A string contains a NUL byte.
     #[error("{0} contains a NUL byte")]

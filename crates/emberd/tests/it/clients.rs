@@ -42,14 +42,13 @@ async fn the_python_package_does_what_the_api_offers() {
     let room = Room::new();
     let mut command = room.command();
     command.arg("--socket").arg(room.path("emberd.sock"));
-    let mut daemon = Daemon::spawn(command);
+    let daemon = Daemon::spawn(command);
     let socket = format!("unix:{}", room.path("emberd.sock").display());
     let variables = [("EMBERD_ADDR", daemon.addr.as_str()), ("EMBERD_TEST_SOCKET", &socket)];
     python.passes(&WITH_DAEMON, &variables);
     let left = daemon.client.list().await.unwrap().sandboxes;
     assert!(left.is_empty(), "{left:?}");
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -78,12 +77,11 @@ async fn the_python_package_has_keys_limits_and_signed_urls() {
 async fn a_watch_of_the_python_package_lasts() {
     let Some(python) = Python::find() else { return };
     let room = Room::new();
-    let mut daemon = room.start();
+    let daemon = room.start();
     let process = daemon.process_id().to_string();
     let variables = [("EMBERD_ADDR", daemon.addr.as_str()), ("EMBERD_TEST_DAEMON", &process)];
     println!("{}", python.passes(&["tests.test_watch"], &variables));
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -92,11 +90,10 @@ async fn a_watch_of_the_python_package_lasts() {
 async fn the_python_package_is_typed_and_installed_and_shows_in_notebooks() {
     let Some(python) = Python::with_tools() else { return };
     let room = Room::new();
-    let mut daemon = room.start();
+    let daemon = room.start();
     let variables = [("EMBERD_ADDR", daemon.addr.as_str())];
     python.passes(&["tests.test_package"], &variables);
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -124,12 +121,7 @@ impl Python {
     /// a skip, where there is neither.
     pub fn with_tools() -> Option<Self> {
         let named = std::env::var_os("EMBERD_PYTHON").map(PathBuf::from);
-        let made = || {
-            let exe = std::env::current_exe().unwrap();
-            let places = exe.ancestors().map(|dir| dir.join("python/bin/python"));
-            places.into_iter().find(|path| path.exists())
-        };
-        let program = named.or_else(made);
+        let program = named.or_else(|| installed("python/bin/python"));
         let why = "no Python with the client's tools: run scripts/clients.sh tools";
         emberd_testing::needs(program.is_some(), why).then_some(Self { program: program? })
     }
@@ -162,6 +154,12 @@ impl Python {
             .output()
             .unwrap()
     }
+}
+
+/// Finds what `scripts/clients.sh` has installed at `path`, below the target directory.
+pub fn installed(path: &str) -> Option<PathBuf> {
+    let exe = std::env::current_exe().unwrap();
+    exe.ancestors().map(|dir| dir.join(path)).find(|place| place.exists())
 }
 
 fn package() -> PathBuf {

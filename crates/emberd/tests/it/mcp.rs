@@ -219,11 +219,19 @@ impl Place {
     }
 
     /// Ends the daemon, which must leave nothing.
-    pub async fn close(mut self) {
-        self.daemon.signal(rustix::process::Signal::TERM);
-        assert_eq!(self.daemon.exit_code().await, Some(0));
+    pub async fn close(self) {
+        self.daemon.stop(rustix::process::Signal::TERM).await;
         self.room.close().await;
     }
+}
+
+/// Runs a program, which must succeed; returns what it printed.
+async fn said(program: &mut Command) -> String {
+    let output = program.output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{errors}");
+    said
 }
 
 /// A time that no call takes.
