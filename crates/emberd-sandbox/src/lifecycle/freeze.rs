@@ -133,7 +133,8 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Sets the clock of a guest that was paused. A guest that does not take it goes on late.
+    /// Sets the clock of a guest that was paused. A guest that does not take it goes on late, or
+    /// has ended meanwhile.
     async fn correct_clock(&self) {
         let Ok(guest) = self.guest() else { return };
         let why = match timeout(ASK_MAX, guest.correct_clock()).await {
@@ -141,7 +142,9 @@ impl Sandbox {
             Ok(Err(error)) => chain(&error),
             Err(_) => format!("the guest did not answer within {ASK_MAX:?}"),
         };
-        tracing::warn!(id = %self.id, why, "the clock of a thawed guest is late");
+        if self.lives() {
+            tracing::warn!(id = %self.id, why, "the clock of a thawed guest is late");
+        }
     }
 
     /// Returns what the guest of a frozen sandbox uses; none of one that runs.

@@ -1,16 +1,22 @@
 //! Sandboxes that nobody uses, over HTTP: they are frozen, and the next request thaws them.
 
 use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use emberd_api::{
     CreateSandbox, ErrorCode, ProcessEventKind, ProcessSpec, SandboxPhase, SandboxState,
     TouchSandbox, UpdateSandbox,
 };
+use emberd_client::ClientError;
+use emberd_sandbox::SandboxEventKind;
 use fake_firecracker::Double;
-use futures::future::join_all;
+use futures::future::{BoxFuture, FutureExt as _, join_all};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::{Api, body, refusal};
 use crate::wait;
@@ -34,6 +40,62 @@ impl Api {
 
     async fn touch_it(&self, id: &str) {
         self.client.touch(id, &TouchSandbox::default()).await.unwrap();
+    }
+
+    async fn signal_vmm(&self, id: &str, signal: Signal) {
+        let pid = self.client.get(id).await.unwrap().vmm_pid.unwrap();
+        kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+    }
+
+    /// Deletes a sandbox `later` short requests after others have begun to thaw, use and change
+    /// it. Returns how many of these it let come to their end.
+    async fn delete_amid_requests(&self, id: &str, later: usize) -> usize {
+        let change = UpdateSandbox { auto_resume: Some(true), ..UpdateSandbox::default() };
+        let exec = async || {
+            let ran = self.exec(id, "echo ran").await?;
+            assert_eq!((ran.stdout.as_str(), ran.exit.exit_code), ("ran\n", 0));
+            Ok::<(), ClientError>(())
+        };
+        let deletion = async {
+            for _ in 0..later {
+                self.client.healthz().await.unwrap();
+            }
+            self.client.delete(id).await.unwrap();
+        };
+        let requests: [BoxFuture<Result<(), ClientError>>; 5] = [
+            exec().boxed(),
+            async { self.client.touch(id, &TouchSandbox::default()).await.map(drop) }.boxed(),
+            async { self.client.update(id, &change).await.map(drop) }.boxed(),
+            async { self.client.metrics(id).await.map(drop) }.boxed(),
+            exec().boxed(),
+        ];
+        let all = async { tokio::join!(join_all(requests), deletion) };
+        let (answers, ()) = timeout(wait::PATIENCE, all).await.expect("no request hangs");
+        let (done, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        for error in refused {
+            let (status, body) = refusal(error);
+            let deleted = [(404, ErrorCode::UnknownSandbox), (410, ErrorCode::SandboxGone)];
+            assert!(deleted.contains(&(status, body.code)), "{status} {body:?}");
+            assert!(body.error.contains(id), "{body:?}");
+        }
+        done.len()
+    }
+
+    /// The process ids of all VMMs.
+    async fn vmms(&self) -> Vec<u32> {
+        let sandboxes = self.client.list().await.unwrap().sandboxes;
+        sandboxes.into_iter().map(|sandbox| sandbox.vmm_pid.unwrap()).collect()
+    }
+
+    /// Nothing of deleted sandboxes is left: neither their entries, memory, files nor `vmms`.
+    async fn nothing_left(&self, vmms: &[u32]) {
+        assert_eq!(self.client.list().await.unwrap().sandboxes, []);
+        assert_eq!((self.sandboxes.count(), self.sandboxes.memory_mib()), (0, 0));
+        wait::until(async || self.sandboxes.reaping() == 0).await;
+        assert_eq!(wait::left_in(&self.run_dir), Vec::<PathBuf>::new());
+        assert!(!vmms.iter().any(|pid| wait::is_running(*pid)), "{vmms:?}");
+        // What the double had as the guest's programs ends after it.
+        wait::until(async || Double::processes_in(&self.run_dir).is_empty()).await;
     }
 
     /// How often the VMM has continued a guest that was stopped.
@@ -246,12 +308,60 @@ async fn a_vmm_that_ends_while_frozen_is_told() {
     let api = Api::start().await;
     let id = api.create_idle(json!({})).await;
     api.frozen(&id).await;
-    let pid = api.client.get(&id).await.unwrap().vmm_pid.unwrap();
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    api.signal_vmm(&id, Signal::KILL).await;
     wait::until(async || api.phase(&id).await == SandboxPhase::Gone).await;
     let (_, gone) = refusal(api.exec(&id, ":").await);
     assert_eq!(gone.code, ErrorCode::SandboxGone);
     api.client.delete(&id).await.unwrap();
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thaw_that_is_raced_by_a_deletion_leaves_nothing() {
+    const ROUNDS: usize = 20;
+    const AT_ONCE: usize = 10;
+    let api = Api::with(|config| {
+        config.idle_freeze = Some(Duration::from_millis(50));
+        // Each round needs all that the one before has to give back.
+        config.sandboxes_max = AT_ONCE;
+        config.memory_mib_total = u64::from(config.size.memory_mib) * AT_ONCE as u64;
+    })
+    .await;
+    let mut done = [0; AT_ONCE];
+    for round in 0..ROUNDS {
+        let ids = join_all((0..AT_ONCE).map(|_| api.create())).await;
+        // In every other round most of them are not frozen yet, and some are being frozen.
+        let awaited = if round % 2 == 0 { AT_ONCE } else { 1 };
+        for id in &ids[..awaited] {
+            api.frozen(id).await;
+        }
+        let vmms = api.vmms().await;
+        let races = ids.iter().enumerate().map(|(later, id)| api.delete_amid_requests(id, later));
+        for (done, more) in done.iter_mut().zip(join_all(races).await) {
+            *done += more;
+        }
+        api.nothing_left(&vmms).await;
+        for id in ids {
+            let page = api.sandboxes.events(None, usize::MAX, |event| event.id.to_string() == id);
+            let last = page.events.last().map(|event| event.kind);
+            assert_eq!(last, Some(SandboxEventKind::Deleted), "{:?}", page.events);
+        }
+    }
+    println!("requests that were done, by the moment of the deletion: {done:?}");
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_deletion_ends_a_thaw_that_hangs() {
+    let api = Api::start().await;
+    let id = api.create_idle(json!({})).await;
+    api.frozen(&id).await;
+    // The answer to the pause has come.
+    api.client.metrics(&id).await.unwrap();
+    let vmms = api.vmms().await;
+    api.signal_vmm(&id, Signal::STOP).await;
+    let done = api.delete_amid_requests(&id, 32).await;
+    assert!(done <= 2, "only the change and the metrics of before need no VMM: {done}");
+    api.nothing_left(&vmms).await;
     api.stop().await;
 }

@@ -1,10 +1,11 @@
-//! A sandbox that nobody uses costs its host no processor.
+//! A sandbox that nobody uses costs its host no processor, and can be deleted as it thaws.
 
 use std::fs;
 
-use emberd_api::{CreateSandbox, IdleOptions, SandboxPhase};
+use emberd_api::{CreateSandbox, ErrorCode, IdleOptions, SandboxPhase};
 
-use super::Daemon;
+use super::daemon::refusal;
+use super::{Daemon, code};
 use crate::wait;
 
 /// Ticks of the processor that the process has used, as user and in the kernel.
@@ -16,8 +17,28 @@ fn ticks(pid: u32) -> (u64, u64) {
     (fields.next().unwrap(), fields.next().unwrap())
 }
 
+async fn frozen(daemon: &Daemon, id: &str) {
+    let phase = async || daemon.client.get(id).await.unwrap().phase;
+    wait::until(async || phase().await == SandboxPhase::Frozen).await;
+}
+
+/// Deletes a frozen sandbox while a request thaws it: that is answered before, or refused.
+async fn delete_as_it_thaws(daemon: &Daemon, id: &str) {
+    frozen(daemon, id).await;
+    let body = code("print(1)");
+    let (ran, deleted) = tokio::join!(daemon.client.exec(id, &body), daemon.client.delete(id));
+    deleted.unwrap();
+    if let Ok(outcome) = ran {
+        assert_eq!(outcome.stdout, "1\n");
+        return;
+    }
+    let (status, body) = refusal(ran);
+    let deleted = [(404, ErrorCode::UnknownSandbox), (410, ErrorCode::SandboxGone)];
+    assert!(deleted.contains(&(status, body.code)), "{status} {body:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_sandbox_uses_no_processor() {
+async fn a_frozen_sandbox_uses_no_processor_and_can_be_deleted_as_it_thaws() {
     let Some(daemon) = Daemon::start(&["--idle-freeze", "never"]) else { return };
     let idle = IdleOptions { freeze_ms: Some(Some(1_000)), ..IdleOptions::default() };
     let language_pack = Some("python".to_owned());
@@ -26,8 +47,7 @@ async fn a_frozen_sandbox_uses_no_processor() {
     let other = daemon.create("python").await;
     let pid = daemon.client.get(&idle).await.unwrap().vmm_pid.unwrap();
     for _ in 0..2 {
-        let phase = async || daemon.client.get(&idle).await.unwrap().phase;
-        wait::until(async || phase().await == SandboxPhase::Frozen).await;
+        frozen(&daemon, &idle).await;
         // Answered once the guest stands still.
         daemon.client.metrics(&idle).await.unwrap();
         let before = ticks(pid);
@@ -36,9 +56,12 @@ async fn a_frozen_sandbox_uses_no_processor() {
         let after = ticks(pid);
         println!("ticks while frozen: {before:?}, {after:?}");
         assert_eq!(after.0, before.0);
-        assert_eq!(phase().await, SandboxPhase::Frozen);
+        let phase = daemon.client.get(&idle).await.unwrap().phase;
+        assert_eq!(phase, SandboxPhase::Frozen);
         daemon.output(&idle, "print(sum(range(2_000_000)))").await;
         assert!(ticks(pid).0 > after.0);
     }
+    delete_as_it_thaws(&daemon, &idle).await;
+    wait::until(async || !wait::is_running(pid)).await;
     daemon.stop();
 }
