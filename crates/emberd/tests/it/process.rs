@@ -193,6 +193,13 @@ impl Daemon {
         self.log.take().unwrap().join().unwrap()
     }
 
+    /// Stops it in order, and returns its log.
+    pub async fn stop(mut self, signal: Signal) -> String {
+        self.signal(signal);
+        assert_eq!(self.exit_code().await, Some(0));
+        self.log()
+    }
+
     /// Waits until every pool, if there are any, is as full as it is to be, a VMM stands by for
     /// it, and nothing is on its way in or out.
     pub async fn comes_to_rest(&self) {

@@ -186,12 +186,11 @@ async fn an_address_for_other_hosts_needs_keys_or_a_word() {
     room.key("ci", Role::User);
     let mut command = room.command();
     command.arg("--insecure-no-auth");
-    let mut daemon = Daemon::spawn(command);
+    let daemon = Daemon::spawn(command);
     let access = daemon.client.info().await.unwrap().access;
     assert_eq!((access.tcp, access.keys), (AccessOverTcp::Insecure, 1));
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    assert!(daemon.log().contains("--insecure-no-auth: everybody who can connect"));
+    let log = daemon.stop(Signal::TERM).await;
+    assert!(log.contains("--insecure-no-auth: everybody who can connect"), "{log}");
     room.close().await;
 }
 
@@ -212,7 +211,7 @@ async fn a_key_of_a_file_is_served_beside_the_others() {
     assert!(errors.contains("does not hold a key") && errors.contains("hint: "), "{errors}");
     assert!(!errors.contains(&SECRET[13..44]), "{errors}");
     fs::write(&file, format!("{SECRET}\n")).unwrap();
-    let mut daemon = Daemon::spawn(with_file());
+    let daemon = Daemon::spawn(with_file());
     assert_eq!(refusal(daemon.client.info().await).0, 401);
     let client = daemon.with(SECRET);
     let access = client.info().await.unwrap().access;
@@ -228,9 +227,8 @@ async fn a_key_of_a_file_is_served_beside_the_others() {
     client.delete(&id).await.unwrap();
     let wrong = SECRET.replace("01", "02");
     assert_eq!(refusal(daemon.with(&wrong).info().await).0, 401);
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    assert!(!daemon.log().contains(&SECRET[13..]));
+    let log = daemon.stop(Signal::TERM).await;
+    assert!(!log.contains(&SECRET[13..]), "{log}");
     room.close().await;
 }
 
@@ -242,7 +240,7 @@ async fn a_secret_is_nowhere_but_with_its_owner() {
     let wrong = secret.replace(random, "WrongWrongWrongWrongWrongWrong00");
     let mut command = room.command();
     command.env("RUST_LOG", "trace").env("EMBERD_API_KEY", &secret);
-    let mut daemon = Daemon::spawn(command);
+    let daemon = Daemon::spawn(command);
     let addr = daemon.addr.strip_prefix("http://").unwrap().to_owned();
     let id = daemon.with(&secret).create(Some("shell")).await.unwrap().id;
     let seen = daemon.with(&secret).exec(&id, &exec("env")).await.unwrap().stdout;
@@ -278,9 +276,7 @@ async fn a_secret_is_nowhere_but_with_its_owner() {
             }
         }
     }
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    let log = daemon.log();
+    let log = daemon.stop(Signal::TERM).await;
     assert!(log.contains("read the keys") && log.contains("the key is not valid"));
     let journal = room.path("data/audit").read_dir().unwrap();
     let journal = journal.map(|file| fs::read_to_string(file.unwrap().path()).unwrap());

@@ -28,12 +28,6 @@ impl Daemon {
         self.signal(Signal::KILL);
         assert_eq!(self.exit_code().await, None);
     }
-
-    /// Stops it in order.
-    pub async fn stop(mut self, signal: Signal) {
-        self.signal(signal);
-        assert_eq!(self.exit_code().await, Some(0));
-    }
 }
 
 impl Room {

@@ -73,12 +73,6 @@ fn get(host: &str) -> Vec<u8> {
     format!("GET /info HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").into_bytes()
 }
 
-async fn stop(mut daemon: Daemon) -> String {
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    daemon.log()
-}
-
 /// Does something with a secret in every place that has room for one.
 async fn use_secrets(client: &Client) -> String {
     let env = || BTreeMap::from([("SECRET".to_owned(), SECRET.to_owned())]);
@@ -148,7 +142,7 @@ async fn what_callers_did_is_recorded_and_what_they_said_is_not() {
         assert_eq!(record.request.as_ref().unwrap().len(), 16, "{record:?}");
     }
     assert_eq!(records.last().unwrap().code.as_deref(), Some("unknown_sandbox"));
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     let text = text(&dir(&room));
     assert!(!text.contains(SECRET), "{text}");
     for plain in ["list_sandboxes", "get_sandbox", "get_info", "check_health"] {
@@ -173,7 +167,7 @@ async fn a_chain_goes_on_over_restarts_kills_and_torn_lines() {
     OpenOptions::new().append(true).open(&file).unwrap().write_all(b"{\"seq\":9,\"pr").unwrap();
     let daemon = room.start();
     daemon.client.delete(&id).await.unwrap();
-    let log = stop(daemon).await;
+    let log = daemon.stop(Signal::TERM).await;
     assert!(log.contains("cut off a torn line of the journal"), "{log}");
     let text = text(&dir(&room));
     let actions: Vec<_> = text
@@ -223,7 +217,7 @@ async fn a_journal_is_followed_while_it_is_rotated() {
     let files = fs::read_dir(dir(&room)).unwrap();
     let files = files.filter(|entry| of_journal(entry.as_ref().unwrap().path())).count();
     assert!(files > 1, "{files}");
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     assert_eq!(events.next().await.unwrap(), None, "the journal ends with the daemon");
     verify(&dir(&room)).unwrap();
     room.close().await;
@@ -250,7 +244,7 @@ async fn a_caller_that_hangs_up_is_recorded_with_its_key() {
     assert_eq!((records[0].status, records[0].sandbox.as_deref()), (None, Some(id.as_str())));
     assert_eq!(records[0].principal, Some(format!("key:{}", key.id)));
     client.delete(&id).await.unwrap();
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -272,7 +266,7 @@ async fn a_limit_that_was_hit_is_named() {
     let executed = counted(client, &of("exec_code"), 1).await;
     assert_eq!(executed[0].limits, ["timeout_ms"]);
     client.delete(&id).await.unwrap();
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -302,7 +296,7 @@ async fn a_flood_of_web_pages_does_not_flood_the_journal() {
             break;
         }
     }
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -315,7 +309,7 @@ async fn a_daemon_without_a_journal_says_so_and_two_do_not_share_one() {
     let (status, body) = refusal(daemon.client.audit(&ReadAudit::default()).await);
     assert_eq!((status, body.code), (409, ErrorCode::AuditOff));
     assert!(!dir(&room).exists());
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     let daemon = room.start();
     for wrong in ["since=yesterday", "limit=0", "sandbox=x", "action=%ff"] {
         let authority = daemon.addr.strip_prefix("http://").unwrap();
@@ -325,7 +319,7 @@ async fn a_daemon_without_a_journal_says_so_and_two_do_not_share_one() {
     let errors = Room::refused(room.command());
     assert!(errors.contains("another emberd writes the audit journal in "), "{errors}");
     assert!(errors.contains("hint: stop the other emberd, or choose another"), "{errors}");
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -373,7 +367,7 @@ fn requests_go_on_beside_a_full_disk_and_are_recorded_later() {
         assert_eq!(metric(client, "emberd_audit_failing").await, 0);
         assert_eq!(metric(client, "emberd_audit_lost_total").await, 0);
         client.delete(&id).await.unwrap();
-        let log = stop(daemon).await;
+        let log = daemon.stop(Signal::TERM).await;
         assert_eq!(log.matches("cannot write the audit journal").count(), 1, "{log}");
         assert_eq!(log.matches("writing the audit journal again").count(), 1, "{log}");
         verify(&disk.join("audit")).unwrap();
@@ -412,7 +406,7 @@ fn a_required_journal_that_takes_nothing_keeps_everything_from_changing() {
         let records = counted(client, &refused, 1).await;
         let code = |record: &AuditRecord| record.code.as_deref() == Some("audit_failing");
         assert_eq!(records.iter().filter(|record| code(record)).count(), 4, "{records:#?}");
-        stop(daemon).await;
+        daemon.stop(Signal::TERM).await;
         verify(&disk.join("audit")).unwrap();
         run(&format!("umount {}", disk.display()));
         room.close().await;

@@ -81,17 +81,10 @@ impl Bed {
 
     /// Stops a daemon in order, and looks for anything left behind.
     async fn close(self, daemon: Daemon) -> String {
-        let log = stop(daemon).await;
+        let log = daemon.stop(Signal::TERM).await;
         self.room.close().await;
         log
     }
-}
-
-/// Stops a daemon in order, and returns its log.
-async fn stop(mut daemon: Daemon) -> String {
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    daemon.log()
 }
 
 /// Creates a sandbox that may reach the server, with these limits, and waits for its session.
@@ -356,7 +349,7 @@ fn a_full_disk_under_the_operators_log_costs_records_and_no_connection() {
         // The last ones may have been written when there was room again.
         assert!(lost > 0 && lost + kept.len() as u64 > TIMES as u64, "{text}");
         assert!(kept.iter().all(|line| line["kind"] == "connection"), "{text}");
-        let said = stop(daemon).await;
+        let said = daemon.stop(Signal::TERM).await;
         run(&format!("umount {}", disk.display()));
         assert_eq!(said.matches("losing records").count(), 1, "{said}");
         assert_eq!(said.matches("writing to the egress log again").count(), 1, "{said}");

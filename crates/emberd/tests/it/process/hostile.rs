@@ -14,10 +14,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use super::{Daemon, Room};
 use crate::{raw, wait};
 
-async fn stop(mut daemon: Daemon, room: Room) -> String {
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    let log = daemon.log();
+/// Stops a daemon in order, looks for anything left behind, and returns the log.
+async fn stop(daemon: Daemon, room: Room) -> String {
+    let log = daemon.stop(Signal::TERM).await;
     room.close().await;
     log
 }

@@ -11,7 +11,7 @@ const SIZE: usize = 2;
 #[tokio::test]
 async fn pool_fills_gives_and_leaves_nothing_at_the_end() {
     let room = Room::new();
-    let mut daemon = Daemon::spawn(room.command_with_pools(SIZE));
+    let daemon = Daemon::spawn(room.command_with_pools(SIZE));
     daemon.comes_to_rest().await;
     let info = daemon.client.info().await.unwrap();
     assert_eq!(info.boot_path, "warm-pool");
@@ -24,8 +24,7 @@ async fn pool_fills_gives_and_leaves_nothing_at_the_end() {
     assert!(boot.load_us.is_some() && boot.renew_us.is_some(), "{boot:?}");
     assert_eq!(daemon.client.info().await.unwrap().pools[1].handed_out, 1);
     daemon.comes_to_rest().await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     assert!(!wait::is_running(pid));
     room.close().await;
 }
@@ -34,10 +33,9 @@ async fn pool_fills_gives_and_leaves_nothing_at_the_end() {
 async fn templates_outlive_their_daemon() {
     let room = Room::new();
     let made = async |command| {
-        let mut daemon = Daemon::spawn(command);
+        let daemon = Daemon::spawn(command);
         let template = daemon.client.build_template("shell").await.unwrap();
-        daemon.signal(Signal::TERM);
-        assert_eq!(daemon.exit_code().await, Some(0));
+        daemon.stop(Signal::TERM).await;
         template.made_at_ms.unwrap()
     };
     let first = made(room.command_with_pools(0)).await;
@@ -49,15 +47,14 @@ async fn templates_outlive_their_daemon() {
 async fn signal_during_the_first_build_is_obeyed_at_once() {
     let room = Room::new();
     room.double.misbehave("hang-at=PUT /snapshot/create");
-    let mut daemon = Daemon::spawn(room.command_with_pools(SIZE));
+    let daemon = Daemon::spawn(room.command_with_pools(SIZE));
     wait::until(async || {
         let templates = daemon.client.templates().await.unwrap().templates;
         templates.iter().any(|template| template.state == emberd_api::TemplateState::Building)
             && !wait::left_in(&room.run_dir()).is_empty()
     })
     .await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 

@@ -31,11 +31,10 @@ async fn running(dir: &Path) -> u32 {
 #[tokio::test]
 async fn every_microvm_is_removed() {
     let room = Room::new();
-    let mut daemon = room.start();
+    let daemon = room.start();
     let (_, first) = daemon.create().await;
     let (_, second) = daemon.create().await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     assert!(!wait::is_running(first) && !wait::is_running(second));
     room.close().await;
 }
@@ -102,13 +101,12 @@ async fn creation_under_way_is_cut_off() {
 #[tokio::test]
 async fn idle_connection_does_not_hold_the_daemon() {
     let room = Room::new();
-    let mut daemon = room.start();
+    let daemon = room.start();
     let authority = daemon.addr.strip_prefix("http://").unwrap();
     let mut silent = TcpStream::connect(authority).await.unwrap();
     // Answered after the silent one was accepted.
     daemon.client.healthz().await.unwrap();
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0);
     room.close().await;
 }
@@ -116,15 +114,14 @@ async fn idle_connection_does_not_hold_the_daemon() {
 #[tokio::test]
 async fn caller_that_hangs_up_ends_its_program() {
     let room = Room::new();
-    let mut daemon = room.start();
+    let daemon = room.start();
     let (id, _) = daemon.create().await;
     let (client, body) = (daemon.client.clone(), waiting(&room.path("")));
     let exec = tokio::spawn(async move { client.exec(&id, &body).await });
     let pid = running(&room.path("")).await;
     exec.abort();
     wait::until(async || !wait::is_running(pid)).await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -132,7 +129,7 @@ async fn caller_that_hangs_up_ends_its_program() {
 #[tokio::test]
 async fn endless_streams_do_not_hold_the_daemon() {
     let room = Room::new();
-    let mut daemon = room.start();
+    let daemon = room.start();
     let (id, _) = daemon.create().await;
     // The double's loopback is the host's.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -151,9 +148,7 @@ async fn endless_streams_do_not_hold_the_daemon() {
     let mut begun = [0; 15];
     caller.read_exact(&mut begun).await.unwrap();
     assert_eq!(&begun, b"HTTP/1.1 200 OK");
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    let log = daemon.log();
+    let log = daemon.stop(Signal::TERM).await;
     assert!(!log.contains("requests still run"), "{log}");
     // Each has come to an end, whichever.
     while matches!(logs.next().await, Ok(Some(_))) {}

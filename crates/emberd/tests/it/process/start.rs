@@ -27,11 +27,10 @@ async fn options_come_from_flags_then_variables_then_the_file() {
     let mut command = room.command();
     command.arg("--config").arg(&file).args(["--guest-vcpus", "4"]);
     command.env("EMBERD_GUEST_VCPUS", "3").env("EMBERD_MAX_SANDBOXES", "5");
-    let mut daemon = Daemon::spawn(command);
+    let daemon = Daemon::spawn(command);
     let info = daemon.client.info().await.unwrap();
     assert_eq!((info.guest_ram_mib, info.guest_vcpus, info.sandboxes_max), (100, 4, 5));
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -177,14 +176,13 @@ async fn firecracker_of_the_data_directory_is_found_and_the_choice_is_explained(
     command.args(["--templates", "off"]);
     command.arg("--data-dir").arg(room.path("data")).arg("--run-dir").arg(room.run_dir());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut daemon = Daemon::spawn(command);
+    let daemon = Daemon::spawn(command);
     let vmm = daemon.client.info().await.unwrap().vmm;
     assert_eq!((vmm.driver.as_str(), vmm.accelerator.as_str()), ("firecracker", "kvm"));
     assert!(vmm.reason.starts_with("firecracker was requested; "), "{}", vmm.reason);
     assert!(vmm.reason.contains("not jailed (switched off)"), "{}", vmm.reason);
     daemon.create().await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -203,7 +201,7 @@ fn missing_artifact_is_named_with_the_command_that_makes_it() {
 #[tokio::test]
 async fn second_daemon_on_one_run_directory() {
     let room = Room::new();
-    let mut daemon = room.start();
+    let daemon = room.start();
     let (_, pid) = daemon.create().await;
     let mut second = room.command();
     second.arg("--audit-dir").arg(room.path("audit"));
@@ -211,22 +209,20 @@ async fn second_daemon_on_one_run_directory() {
     assert!(errors.contains("another daemon uses"), "{errors}");
     assert!(errors.contains("hint: ") && errors.contains("--run-dir"), "{errors}");
     assert!(wait::is_running(pid), "the second daemon touched the first one's sandboxes");
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
 #[tokio::test]
 async fn port_in_use() {
     let (room, other) = (Room::new(), Room::new());
-    let mut daemon = room.start();
+    let daemon = room.start();
     let authority = daemon.addr.strip_prefix("http://").unwrap();
     let errors = Room::refused(other.command_on(authority));
     assert!(errors.contains("is in use by another program"), "{errors}");
     assert!(errors.contains("hint: ") && errors.contains("--addr"), "{errors}");
     assert!(!other.run_dir().exists(), "nothing is touched before the port is had");
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -262,7 +258,7 @@ async fn the_egress_policy_is_read_at_the_start_and_on_hangup() {
     assert!(errors.contains("`ceiling` of the egress policy: `a..example`"), "{errors}");
 
     fs::write(&file, "ceiling = ['a.example', 'pop']\n").unwrap();
-    let mut daemon = Daemon::spawn(command());
+    let daemon = Daemon::spawn(command());
     let ceiling =
         async |daemon: &Daemon| daemon.client.info().await.unwrap().egress.unwrap().ceiling;
     assert_eq!(ceiling(&daemon).await, ["a.example", "pop"]);
@@ -277,9 +273,7 @@ async fn the_egress_policy_is_read_at_the_start_and_on_hangup() {
     fs::rename(room.path("next.toml"), &file).unwrap();
     daemon.signal(Signal::HUP);
     wait::until(async || ceiling(&daemon).await == ["c.example"]).await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    let log = daemon.log();
+    let log = daemon.stop(Signal::TERM).await;
     assert!(log.contains("names profiles that nothing defines"), "{log}");
     room.close().await;
 }
@@ -289,14 +283,12 @@ async fn egress_can_be_switched_off() {
     let room = Room::new();
     let mut command = room.command();
     command.args(["--egress", "off"]);
-    let mut daemon = Daemon::spawn(command);
+    let daemon = Daemon::spawn(command);
     assert_eq!(daemon.client.info().await.unwrap().egress, None);
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    let mut daemon = room.start();
+    daemon.stop(Signal::TERM).await;
+    let daemon = room.start();
     let egress = daemon.client.info().await.unwrap().egress.unwrap();
     assert_eq!((egress.default, egress.ceiling), (Vec::new(), vec!["public".to_owned()]));
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }

@@ -100,12 +100,6 @@ fn fault<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> TlsFault {
     TlsFault::of(&error).unwrap_or_else(|| panic!("{error:?}"))
 }
 
-pub async fn stop(mut daemon: Daemon) -> String {
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    daemon.log()
-}
-
 #[tokio::test]
 async fn everything_goes_through_tls() {
     let room = Room::new();
@@ -138,7 +132,7 @@ async fn everything_goes_through_tls() {
     }
     assert!(ended);
     client.delete(&id).await.unwrap();
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -182,7 +176,7 @@ async fn a_tunnel_ends_and_breaks_through_tls_both_ways() {
     drop(tunnel);
     server.read_to_end(&mut Vec::new()).await.ok();
     client.delete(&id).await.unwrap();
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -216,7 +210,7 @@ async fn a_daemon_that_cannot_prove_itself_is_not_trusted() {
     .await;
     // What this host trusts does not include it; or there is nothing.
     Client::new(&daemon.addr).unwrap().healthz().await.unwrap_err();
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -243,7 +237,7 @@ async fn clients_prove_themselves_where_they_are_asked_to() {
     let welcome = with(Some(&good));
     let id = welcome.create(Some("shell")).await.unwrap().id;
     welcome.delete(&id).await.unwrap();
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -257,14 +251,14 @@ async fn plain_http_and_tls_tell_each_other_apart() {
     assert!(body.error.contains("takes TLS only") && body.hint.unwrap().contains("https://"));
     let answer = raw::request(authority(&daemon), "POST", "/sandboxes", "{}").await;
     assert_eq!(answer.status, 400);
-    assert_eq!(stop(daemon).await.matches("answered").count(), 0);
+    assert_eq!(daemon.stop(Signal::TERM).await.matches("answered").count(), 0);
     // The other way round.
     let other = Room::new();
     let daemon = other.start();
     let addr = daemon.addr.replace("http://", "https://");
     let client = Client::new(&addr).unwrap().with_tls(&ca.trusted()).unwrap();
     assert_eq!(fault(client.healthz().await), TlsFault::Plain);
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     other.close().await;
     room.close().await;
 }
@@ -297,7 +291,7 @@ async fn slow_handshakes_lock_nobody_out_and_are_few_at_once() {
     for held in held {
         held.abort();
     }
-    stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -351,7 +345,7 @@ async fn a_certificate_is_replaced_under_load_and_a_bad_one_is_not_used() {
     for client in load {
         client.await.unwrap();
     }
-    let log = stop(daemon).await;
+    let log = daemon.stop(Signal::TERM).await;
     assert!(log.contains("read the TLS certificate again"), "{log}");
     assert!(log.contains("kept the old TLS certificate, because the new is invalid"), "{log}");
     assert!(log.contains(pair.cert.to_str().unwrap()), "{log}");

@@ -161,7 +161,7 @@ async fn exec(daemon: &Daemon, id: &str, code: &str) -> raw::Answer {
 async fn a_request_is_a_span_of_its_callers_trace_and_its_stages_are_children() {
     let room = Room::new();
     let (collector, endpoint) = Collector::start().await;
-    let mut daemon = Daemon::spawn(exporting(&room, &endpoint));
+    let daemon = Daemon::spawn(exporting(&room, &endpoint));
     let (id, _) = daemon.create().await;
     let answer = exec(&daemon, &id, "echo $TRACEPARENT").await;
     let name = "POST /sandboxes/{id}/exec";
@@ -186,14 +186,13 @@ async fn a_request_is_a_span_of_its_callers_trace_and_its_stages_are_children() 
         assert!(stage.end_time_unix_nano <= span.end_time_unix_nano, "{stage:?} {span:?}");
     }
     daemon.client.delete(&id).await.unwrap();
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
+    let log = daemon.stop(Signal::TERM).await;
     // The last one has come before the end; it began a trace of its own.
     let last = collector.span("DELETE /sandboxes/{id}").unwrap();
     assert!(last.parent_span_id.is_empty() && hex(&last.trace_id) != TRACE, "{last:?}");
     let services = collector.0.lock().services.clone();
     assert!(services.iter().all(|service| service.contains("\"emberd\"")), "{services:?}");
-    assert!(daemon.log().contains("exporting spans"));
+    assert!(log.contains("exporting spans"), "{log}");
     room.close().await;
 }
 
@@ -209,19 +208,16 @@ async fn a_collector_over_tls_gets_spans_if_the_host_trusts_it() {
         command.env("SSL_CERT_FILE", cert);
         Daemon::spawn(command)
     };
-    let mut daemon = trusting(&ca.cert);
+    let daemon = trusting(&ca.cert);
     daemon.client.healthz().await.unwrap();
     wait::until(async || collector.span("GET /healthz").is_some()).await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    assert!(!daemon.log().contains("losing spans"));
+    let log = daemon.stop(Signal::TERM).await;
+    assert!(!log.contains("losing spans"), "{log}");
     // Of another issuer: it gets nothing, and requests go on.
     collector.0.lock().spans.clear();
-    let mut daemon = trusting(&other.cert);
+    let daemon = trusting(&other.cert);
     daemon.client.healthz().await.unwrap();
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    let log = daemon.log();
+    let log = daemon.stop(Signal::TERM).await;
     assert!(log.contains("losing spans"), "{log}");
     assert!(collector.0.lock().spans.is_empty());
     room.close().await;
@@ -234,15 +230,13 @@ async fn a_dead_endpoint_costs_spans_and_nothing_else() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let mut daemon = Daemon::spawn(exporting(&room, &endpoint));
+    let daemon = Daemon::spawn(exporting(&room, &endpoint));
     let (id, _) = daemon.create().await;
     for _ in 0..20 {
         assert_eq!(exec(&daemon, &id, "true").await.status, 200);
     }
     daemon.client.delete(&id).await.unwrap();
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    let log = daemon.log();
+    let log = daemon.stop(Signal::TERM).await;
     assert_eq!(log.matches("losing spans").count(), 1, "{log}");
     room.close().await;
 }
@@ -256,7 +250,7 @@ async fn a_silent_endpoint_fills_the_queue_and_delays_nothing() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let mut command = exporting(&room, &endpoint);
     command.env("OTEL_BSP_MAX_QUEUE_SIZE", "64").env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16");
-    let mut daemon = Daemon::spawn(command);
+    let daemon = Daemon::spawn(command);
     daemon.client.healthz().await.unwrap();
     // The first batch is on its way, and stays there.
     let _silent = timeout(wait::PATIENCE, listener.accept()).await.unwrap().unwrap();
@@ -266,9 +260,7 @@ async fn a_silent_endpoint_fills_the_queue_and_delays_nothing() {
         daemon.client.healthz().await.unwrap();
     }
     assert!(memory() < before + (16 << 10), "{before} KiB, then {} KiB", memory());
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    let log = daemon.log();
+    let log = daemon.stop(Signal::TERM).await;
     assert!(log.contains("the last spans are lost"), "{log}");
     room.close().await;
 }
@@ -290,9 +282,8 @@ async fn what_cannot_be_meant_is_refused_at_the_start() {
     let said = Room::refused(exporting(&room, "http://not an endpoint"));
     assert!(said.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{said}");
     // An empty variable is as none.
-    let mut daemon = Daemon::spawn(exporting(&room, ""));
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    assert!(!daemon.log().contains("exporting spans"));
+    let daemon = Daemon::spawn(exporting(&room, ""));
+    let log = daemon.stop(Signal::TERM).await;
+    assert!(!log.contains("exporting spans"), "{log}");
     room.close().await;
 }

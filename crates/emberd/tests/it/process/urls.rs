@@ -145,7 +145,7 @@ async fn the_cookie_over_tls_is_for_tls_alone() {
     let cookie = head.lines().find(|line| line.starts_with("set-cookie: emberd_port=")).unwrap();
     assert!(cookie.ends_with("; HttpOnly; SameSite=Lax; Secure"), "{cookie}");
     client.delete(&id).await.unwrap();
-    tls::stop(daemon).await;
+    daemon.stop(Signal::TERM).await;
     room.close().await;
 }
 
@@ -180,7 +180,7 @@ async fn neither_token_nor_secret_is_in_anything_that_is_shown() {
     let (_, secret) = room.key("admin", Role::Admin);
     let mut command = room.command();
     command.env("RUST_LOG", "trace");
-    let mut daemon = Daemon::spawn(command);
+    let daemon = Daemon::spawn(command);
     let client = daemon.with(&secret);
     let id = client.create(Some("shell")).await.unwrap().id;
     let port = echo().await;
@@ -208,9 +208,7 @@ async fn neither_token_nor_secret_is_in_anything_that_is_shown() {
         principals.contains(&"url".to_owned())
     })
     .await;
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.exit_code().await, Some(0));
-    shown += &daemon.log();
+    shown += &daemon.stop(Signal::TERM).await;
     let signature = token.rsplit_once('.').unwrap().1;
     assert!(!shown.contains(signature) && !shown.contains(&url_secret));
     assert!(shown.contains("create_url") && shown.contains("use_port"));
