@@ -175,7 +175,7 @@ pub fn router(
     front: Front,
 ) -> Router {
     let (routes, document) = operations().split_for_parts();
-    let recorder = Recorder::new(limits.audit().clone(), &document);
+    let recorder = Recorder::new(limits.audit().clone(), document);
     let agents = front.origin_for_agents();
     let around = Around { sandboxes, hosts, limits, egress, access, front, recorder };
     let Some(origin) = agents else { return around.layer(routes) };

@@ -69,14 +69,14 @@ struct Operation {
 
 impl Recorder {
     /// Records in `audit`, with the operation ids of `document`.
-    pub fn new(audit: Audit, document: &openapi::OpenApi) -> Self {
+    pub fn new(audit: Audit, mut document: openapi::OpenApi) -> Self {
         let mut by_path = HashMap::<_, Vec<_>>::new();
-        for (path, method, operation) in operations(document) {
+        for (path, method, operation) in operations(&mut document) {
             let scope = match Needs::of(&method, path) {
                 Needs::Scope(scope) => Some(scope),
                 Needs::Nothing | Needs::Caller => None,
             };
-            let action = operation.operation_id.clone().unwrap_or_default();
+            let action = operation.operation_id.take().unwrap_or_default();
             by_path.entry(path.to_owned()).or_default().push(Operation { method, action, scope });
         }
         for (method, path, action) in CALLERS {

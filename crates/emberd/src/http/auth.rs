@@ -22,7 +22,7 @@ use super::audited::Identified;
 use super::credential::key;
 use super::ending;
 use super::errors::ApiError;
-use super::operations::operations_mut;
+use super::operations::operations;
 use super::proxy::is_for_port;
 use super::quota;
 use super::scope::{Needs, PROXIED};
@@ -137,7 +137,7 @@ pub fn describe(document: &mut OpenApi) {
     let needs =
         [BEARER_SCHEME, HEADER_SCHEME].map(|name| SecurityRequirement::new::<_, _, &str>(name, []));
     document.security = Some(needs.into_iter().chain([SecurityRequirement::default()]).collect());
-    for (path, method, operation) in operations_mut(document) {
+    for (path, method, operation) in operations(document) {
         match Needs::of(&method, path) {
             Needs::Scope(scope) => {
                 let scope = Extensions::builder().add("x-scope", scope.name()).build();

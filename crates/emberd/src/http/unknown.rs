@@ -13,7 +13,7 @@ use serde_ignored::Path;
 use utoipa::PartialSchema as _;
 use utoipa::openapi::{HeaderBuilder, OpenApi, RefOr};
 
-use super::operations::operations_mut;
+use super::operations::operations;
 
 /// Most fields that are named; `...` stands for the others.
 const FIELDS_MAX: usize = 16;
@@ -91,7 +91,7 @@ pub fn describe(document: &mut OpenApi) {
          Absent if it knows all fields.",
     ));
     let header = header.build();
-    for (_, _, operation) in operations_mut(document) {
+    for (_, _, operation) in operations(document) {
         let Some(RefOr::T(body)) = &operation.request_body else { continue };
         if !body.content.contains_key("application/json") {
             continue;
