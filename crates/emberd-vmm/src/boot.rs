@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::disk::DiskSpec;
+use crate::template::MachineShape;
 
 /// Description of a driver and its VMM, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,17 @@ pub struct BootSpec {
     /// Whether a template will be made from it: some VMMs must then keep the guest's memory in a
     /// file from the start.
     pub for_template: bool,
+}
+
+impl BootSpec {
+    pub(crate) fn shape(&self) -> MachineShape {
+        MachineShape {
+            vcpu_count: self.vcpu_count,
+            mem_size_mib: self.mem_size_mib,
+            disk_size_mib: self.disk.as_ref().map_or(0, |disk| disk.size_mib),
+            kernel_args: self.kernel_args.clone(),
+        }
+    }
 }
 
 /// Why a VMM could not be started.

@@ -204,12 +204,7 @@ impl Vmm for Firecracker {
         let staged = Files::staged(spec.disk.is_some());
         let machine = Machine::new(&spec, staged.clone(), self.facts.config.console)
             .map_err(|source| launch::step_failed("the kernel arguments", source))?;
-        let shape = MachineShape {
-            vcpu_count: spec.vcpu_count,
-            mem_size_mib: spec.mem_size_mib,
-            disk_size_mib: spec.disk.as_ref().map_or(0, |disk| disk.size_mib),
-            kernel_args: spec.kernel_args.clone(),
-        };
+        let shape = spec.shape();
         let files = vec![
             (spec.kernel, staged.kernel),
             (spec.initramfs, staged.initramfs),
@@ -223,6 +218,7 @@ impl Vmm for Firecracker {
         vm.put("/actions", &api::types::Action::InstanceStart).await?;
         Ok(vm.into_microvm())
     }
+
     fn template_key(
         &self,
         images: ImageHashes,

@@ -171,12 +171,7 @@ impl Vmm for Qemu {
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<QemuMicroVm, BootError> {
-        let shape = MachineShape {
-            vcpu_count: spec.vcpu_count,
-            mem_size_mib: spec.mem_size_mib,
-            disk_size_mib: spec.disk.as_ref().map_or(0, |disk| disk.size_mib),
-            kernel_args: spec.kernel_args.clone(),
-        };
+        let shape = spec.shape();
         let images = [
             (&*spec.kernel, KERNEL_INSIDE),
             (&*spec.initramfs, INITRAMFS_INSIDE),
@@ -197,6 +192,7 @@ impl Vmm for Qemu {
         let origin = for_template.then_some(Origin { shape, disk });
         Ok(launched.into_microvm(None, origin))
     }
+
     fn template_key(
         &self,
         images: ImageHashes,
