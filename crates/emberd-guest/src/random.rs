@@ -1,4 +1,4 @@
-//! Random bytes, and bytes as hexadecimal digits.
+//! Random bytes.
 
 /// # Panics
 /// When the kernel provides no randomness.
@@ -8,19 +8,12 @@ pub(crate) fn random<const BYTES: usize>() -> [u8; BYTES] {
     bytes
 }
 
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
-    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn digits_are_lower_case_and_in_order() {
-        assert_eq!(hexadecimal(&[0x0a, 0xf0]), "0af0");
+    fn no_two_are_the_same() {
         assert_ne!(random::<8>(), random::<8>());
     }
 }

@@ -4,13 +4,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use data_encoding::HEXLOWER;
 use emberd_proto::{Renewal, Renewed};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::error::ChannelError;
 use crate::link::Link;
-use crate::random::{hexadecimal, random};
+use crate::random::random;
 
 /// Random bytes each guest gets: twice what the kernel's generator is keyed with.
 const ENTROPY_BYTES: usize = 64;
@@ -96,7 +97,7 @@ fn fresh(name: &str) -> Renewal {
         wall_clock_us: wall_clock_us(),
         entropy_base64: BASE64.encode(random::<ENTROPY_BYTES>()),
         hostname: name.replace('_', "-"),
-        machine_id: hexadecimal(&random::<16>()),
+        machine_id: HEXLOWER.encode(&random::<16>()),
         boot_id: uuid(random()),
     }
 }
@@ -111,7 +112,7 @@ fn uuid(mut bytes: [u8; 16]) -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let parts = [&bytes[..4], &bytes[4..6], &bytes[6..8], &bytes[8..10], &bytes[10..]];
-    parts.map(hexadecimal).join("-")
+    parts.map(|part| HEXLOWER.encode(part)).join("-")
 }
 
 #[cfg(test)]

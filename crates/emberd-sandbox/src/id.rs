@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::HEXLOWER;
+
 const PREFIX: &str = "sb_";
 const RANDOM_BYTES: usize = 6;
 
@@ -82,8 +84,8 @@ impl SandboxId {
 
 impl fmt::Display for SandboxId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(PREFIX)?;
-        show(self.node_key.as_str(), self.random, f)
+        let key = self.node_key.as_str();
+        write!(f, "{PREFIX}{key}{}", HEXLOWER.encode_display(&self.random))
     }
 }
 
@@ -107,7 +109,9 @@ impl FromStr for SandboxId {
         let key_bytes = rest.len().checked_sub(2 * RANDOM_BYTES).ok_or(SandboxIdError)?;
         let (key, digits) = rest.split_at_checked(key_bytes).ok_or(SandboxIdError)?;
         let node_key = key.parse().map_err(|_| SandboxIdError)?;
-        let random = read("", digits).ok_or(SandboxIdError)?;
+        // One spelling per id: upper-case digits are refused.
+        let mut random = [0; RANDOM_BYTES];
+        HEXLOWER.decode_mut(digits.as_bytes(), &mut random).map_err(|_| SandboxIdError)?;
         Ok(Self { node_key, random })
     }
 }
@@ -116,31 +120,6 @@ fn random() -> [u8; RANDOM_BYTES] {
     let mut bytes = [0; RANDOM_BYTES];
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
     bytes
-}
-
-fn show(prefix: &str, bytes: [u8; RANDOM_BYTES], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    f.write_str(prefix)?;
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-}
-
-fn read(prefix: &str, text: &str) -> Option<[u8; RANDOM_BYTES]> {
-    let digits = text.strip_prefix(prefix)?.as_bytes();
-    let (pairs, []) = digits.as_chunks::<2>() else { return None };
-    let pairs: &[[u8; 2]; RANDOM_BYTES] = pairs.try_into().ok()?;
-    let mut bytes = [0; RANDOM_BYTES];
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = digit(*high)? << 4 | digit(*low)?;
-    }
-    Some(bytes)
-}
-
-/// One spelling per id: upper-case digits are refused.
-fn digit(character: u8) -> Option<u8> {
-    match character {
-        b'0'..=b'9' => Some(character - b'0'),
-        b'a'..=b'f' => Some(character - b'a' + 10),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use std::os::unix::fs::{PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -96,12 +97,8 @@ impl TemplateKey {
     /// SHA-256 of the whole key, in hexadecimal: a name for templates made with it.
     pub fn digest(&self) -> String {
         let json = serde_json::json!(self).to_string();
-        hexadecimal(Sha256::digest(json).as_slice())
+        HEXLOWER.encode(&Sha256::digest(json))
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The manifest of a template.
@@ -406,7 +403,7 @@ impl Drop for Draft {
 
 /// Digest of a file's data, in hexadecimal.
 fn digest(path: &Path) -> io::Result<String> {
-    Ok(hexadecimal(sparse::digest(&File::open(path)?)?.as_ref()))
+    Ok(HEXLOWER.encode(sparse::digest(&File::open(path)?)?.as_ref()))
 }
 
 /// Opens `path` if it is a regular file with this one name.

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::random::{hexadecimal, random};
+use data_encoding::HEXLOWER;
+
+use crate::random::random;
 
 const PREFIX: &str = "ctx_";
 const RANDOM_BYTES: usize = 6;
@@ -24,7 +26,7 @@ impl ContextId {
 
 impl fmt::Display for ContextId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}", hexadecimal(&self.0))
+        write!(f, "{PREFIX}{}", HEXLOWER.encode_display(&self.0))
     }
 }
 
@@ -44,14 +46,9 @@ impl FromStr for ContextId {
 
     fn from_str(text: &str) -> Result<Self, ContextIdError> {
         let digits = text.strip_prefix(PREFIX).ok_or(ContextIdError)?;
-        // One spelling per id: upper-case digits are refused, and signs.
-        let only_digits = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if digits.len() != 2 * RANDOM_BYTES || !only_digits {
-            return Err(ContextIdError);
-        }
-        let number = u64::from_str_radix(digits, 16).map_err(|_| ContextIdError)?;
-        let [_, _, bytes @ ..] = number.to_be_bytes();
-        Ok(Self(bytes))
+        // One spelling per id: upper-case digits are refused.
+        let bytes = HEXLOWER.decode(digits.as_bytes()).map_err(|_| ContextIdError)?;
+        bytes.try_into().map(Self).map_err(|_| ContextIdError)
     }
 }
 
