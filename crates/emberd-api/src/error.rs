@@ -72,7 +72,7 @@ error_codes! {
     EgressForbidden,
     /// The sandbox, or the daemon, cannot carry connections of programs.
     EgressUnavailable,
-    /// A web page sent the request: its `Origin` is not that of the daemon.
+    /// A web page sent the request: its `Origin` is neither the daemon's nor allowed.
     ForeignOrigin,
     /// A browser sent the request for a page of another site.
     CrossSite,

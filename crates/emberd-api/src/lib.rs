@@ -47,7 +47,7 @@ pub use emberd_proto::{
 pub use error::{ErrorBody, ErrorCode, KeyLimit};
 pub use events::{DaemonEvent, SandboxEvent, SandboxEventGap, SandboxEventKind};
 pub use listing::{LIST_LIMIT_MAX, ListSandboxes, SandboxPhase};
-pub use ports::{PORT_HEADER, SANDBOX_HEADER, TUNNEL_PROTOCOL};
+pub use ports::{PORT_HEADER, SANDBOX_HEADER, TUNNEL_PROTOCOL, split_port_host};
 pub use process::{
     Process, ProcessEvent, ProcessEventKind, ProcessList, ProcessMessage, SignalProcess,
     StartProcess, Text, WEBSOCKET_MESSAGE_BYTES_MAX,

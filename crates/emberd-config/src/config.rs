@@ -19,6 +19,7 @@ use crate::value::{
     AccelChoice, AccessRule, Authentication, JailChoice, LogFormat, OnStart, OnStop,
     RUN_DIR_BYTES_MAX, Switch, VmmChoice,
 };
+use crate::web_origin::WebOrigin;
 
 mod access;
 mod audit;
@@ -50,6 +51,8 @@ pub struct Config {
     pub tls: Option<TlsOptions>,
     /// Names by which the API may be called, beside those that are always allowed.
     pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may use the API with a key; none twice.
+    pub allowed_origins: Vec<WebOrigin>,
     /// Users of the Unix socket who need no key, beside this user and root.
     pub access: Vec<AccessRule>,
     /// Whether callers over TCP need a key.
@@ -225,6 +228,7 @@ impl Config {
             tls: tls::tls(read, &addr),
             addr,
             allowed_hosts: allowed_hosts(read),
+            allowed_origins: access::allowed_origins(read),
             access: access::access(read),
             authentication: access::authentication(read),
             key_file: read.path(Key::KeyFile),

@@ -12,6 +12,7 @@ pub enum Key {
     TlsKey,
     TlsClientCa,
     AllowedHost,
+    AllowedOrigin,
     Access,
     InsecureNoAuth,
     KeyFile,

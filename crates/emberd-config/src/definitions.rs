@@ -21,7 +21,7 @@ impl Key {
 const BASE: Definition = Definition::BASE;
 
 /// Every option, in the order of the reference page.
-pub static DEFINITIONS: [Definition; 54] = [
+pub static DEFINITIONS: [Definition; 55] = [
     Definition {
         key: Key::Addr,
         name: "addr",
@@ -58,6 +58,7 @@ pub static DEFINITIONS: [Definition; 54] = [
             allows any name.",
         ..BASE
     },
+    access::ALLOWED_ORIGIN,
     access::USERS,
     access::INSECURE_NO_AUTH,
     access::KEY_FILE,

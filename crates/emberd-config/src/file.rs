@@ -89,7 +89,7 @@ fn unknown(place: &str, name: &str) -> Problem {
 /// The texts of `value`; nothing if it has a type that its option does not take.
 fn values(definition: &Definition, value: &Spanned<DeValue<'_>>) -> Option<Vec<OsString>> {
     match (&definition.form, value.get_ref()) {
-        (Form::HostNames { .. }, DeValue::Array(items)) => {
+        (Form::HostNames { .. } | Form::WebOrigins { .. }, DeValue::Array(items)) => {
             items.iter().map(|item| scalar(item.get_ref()).map(OsString::from)).collect()
         }
         (Form::AccessRules { .. }, DeValue::Array(items)) => {

@@ -87,7 +87,7 @@ fn arg(definition: &'static Definition) -> Arg {
         .help(about)
         .value_parser(ValueParser::new(Named(definition.form.possible())));
     arg = match &definition.form {
-        Form::HostNames { .. } | Form::AccessRules { .. } => {
+        Form::HostNames { .. } | Form::WebOrigins { .. } | Form::AccessRules { .. } => {
             arg.action(ArgAction::Append).value_delimiter(',')
         }
         Form::Words => arg.allow_hyphen_values(true),

@@ -16,6 +16,13 @@ pub enum Form {
         /// The longest name, in bytes.
         bytes_max: usize,
     },
+    /// Origins of web pages: a list, at most this many.
+    WebOrigins {
+        /// The most origins.
+        most: usize,
+        /// The longest origin, in bytes.
+        bytes_max: usize,
+    },
     /// Users of the Unix socket: a list of `uid:NUMBER=ROLE` and `gid:NUMBER=ROLE`.
     AccessRules {
         /// The most rules.
@@ -100,6 +107,9 @@ impl Form {
             Self::HostNames { most, bytes_max } => {
                 format!("up to {most} names of at most {bytes_max} bytes")
             }
+            Self::WebOrigins { most, bytes_max } => {
+                format!("up to {most} of `https://HOST[:PORT]`, of at most {bytes_max} bytes")
+            }
             Self::AccessRules { most } => {
                 format!("up to {most} of `uid:NUMBER=ROLE` or `gid:NUMBER=ROLE`")
             }
@@ -128,6 +138,7 @@ impl Form {
     pub(crate) fn toml(&self) -> &'static str {
         match self {
             Self::HostNames { .. } => "a list of texts, such as ['a.example', 'b.example']",
+            Self::WebOrigins { .. } => "a list of texts, such as ['https://console.example']",
             Self::AccessRules { .. } => "[[access]] with uid or gid, and role",
             Self::Count { .. } | Self::CountOrOff { .. } => "a whole number, such as 2",
             Self::SizeMib { .. } | Self::SizeMibOrOff { .. } => {

@@ -22,6 +22,7 @@ mod problem;
 mod reader;
 mod surroundings;
 mod value;
+mod web_origin;
 
 pub use config::{
     AuditOptions, CgroupOption, Config, JailOptions, PoolOptions, SocketOption, TlsOptions,
@@ -40,3 +41,4 @@ pub use value::{
     AccelChoice, AccessRule, AuditChoice, Authentication, JailChoice, LogFormat,
     NODE_KEY_BYTES_MAX, OnStart, OnStop, RUN_DIR_BYTES_MAX, Switch, VmmChoice, Who,
 };
+pub use web_origin::WebOrigin;

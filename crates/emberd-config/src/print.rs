@@ -60,9 +60,8 @@ impl Config {
             Key::TlsKey => path(&self.tls.as_ref().map(|tls| tls.key.clone())),
             Key::TlsClientCa => path(&self.tls.as_ref().and_then(|tls| tls.client_ca.clone())),
             Key::AllowedHost => json!(self.allowed_hosts),
-            Key::Access => {
-                json!(self.access.iter().map(ToString::to_string).collect::<Vec<_>>())
-            }
+            Key::AllowedOrigin => texts(&self.allowed_origins),
+            Key::Access => texts(&self.access),
             Key::InsecureNoAuth => json!(self.authentication == Authentication::Off),
             Key::KeyFile => path(&self.key_file),
             Key::RunDir => json!(shown_path(&self.run_dir)),
@@ -115,6 +114,10 @@ impl Config {
             Key::LogFormat => json!(value::name(self.log_format)),
         }
     }
+}
+
+fn texts(values: &[impl ToString]) -> Value {
+    json!(values.iter().map(ToString::to_string).collect::<Vec<_>>())
 }
 
 fn or_never(time: Option<Duration>) -> String {

@@ -42,6 +42,9 @@ pub enum AccessError {
     /// The request has no key and needs one.
     #[error("the request has no key")]
     NoKey,
+    /// A web page of another origin sends it without a key, which it needs wherever it comes from.
+    #[error("a web page of another origin needs a key")]
+    PageWithoutKey,
     /// The text that it has as its key is that of none.
     #[error("the key is not valid")]
     Invalid,
@@ -192,6 +195,15 @@ impl Access {
         }
     }
 
+    /// Returns what a web page of another origin may do, which sent `key` as its key. Nothing else
+    /// counts for it, nor that there are no keys.
+    ///
+    /// # Errors
+    /// [`AccessError`].
+    pub(crate) async fn judge_page(&self, key: Option<&[u8]>) -> Result<Grant, AccessError> {
+        self.0.judge_key(key.ok_or(AccessError::PageWithoutKey)?).await
+    }
+
     fn judge_peer(&self, peer: Option<&Peer>) -> Result<Grant, AccessError> {
         let principal = Principal::Local(peer.map_or(Source::Unknown, Source::from));
         match peer {
@@ -281,6 +293,26 @@ mod tests {
         assert_eq!(unknown.unwrap_err(), AccessError::NoKey);
         let over_tcp = Peer::Address("127.0.0.1:1".parse().unwrap());
         assert!(access.judge(Some(&over_tcp), None).await.unwrap().sees_all());
+    }
+
+    #[tokio::test]
+    async fn a_page_is_nobody_without_a_key() {
+        let dir = tempfile::tempdir().unwrap();
+        for authentication in [Authentication::Keys, Authentication::Off] {
+            let access = Access::new(dir.path(), &[], authentication);
+            let refused = async |key| access.judge_page(key).await.unwrap_err();
+            assert_eq!(refused(None).await, AccessError::PageWithoutKey);
+            for text in ["", "x", "emb_0a1b2c3d_0123456789ABCDEFGHIJKLMNOPQRSTUV"] {
+                assert_eq!(refused(Some(text.as_bytes())).await, AccessError::Invalid, "{text}");
+                assert!(access.judge(None, Some(text.as_bytes())).await.unwrap().sees_all());
+            }
+        }
+        let file = emberd_keys::KeysFile::new(dir.path());
+        let new = emberd_keys::NewKey::of_role("page".parse().unwrap(), Role::Viewer);
+        let (_, secret) = emberd_keys::create(&file, new).unwrap();
+        let access = Access::new(dir.path(), &[], Authentication::Off);
+        let grant = access.judge_page(Some(secret.expose().as_bytes())).await.unwrap();
+        assert!(grant.permits(Scope::SandboxRead) && !grant.permits(Scope::SandboxUse));
     }
 
     #[test]

@@ -206,15 +206,16 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     let sandboxes = Sandboxes::open(options, images, vmm)?;
     file.adopt(&sandboxes);
     egress_file::warn_of_unknown(&file.operator(), &sandboxes);
-    announce(&listener, socket.as_ref(), &sandboxes, access.over_tcp());
+    warn(&config, &access);
+    announce(&listener, socket.as_ref(), &sandboxes);
     let limits = http::Limits::recalling(audit.clone(), &sandboxes);
     let first = listener.address().clone();
     let beside = socket.map(|socket| (socket.address().clone(), socket));
-    let listeners = [Some((config.addr, listener)), beside].into_iter().flatten();
+    let listeners = [Some((config.addr.clone(), listener)), beside].into_iter().flatten();
     let listeners = listeners.map(|(addr, listener)| {
         let hosts = http::Hosts::new(&addr, &config.allowed_hosts);
         let (limits, file) = (limits.clone(), file.clone());
-        let front = http::Front::new(listener.address(), &first).with_mcp(config.mcp == Switch::On);
+        let front = front(&config, listener.address(), &first);
         (listener, http::router(sandboxes.clone(), hosts, limits, file, access.clone(), front))
     });
     let server = Server::new(listeners);
@@ -257,6 +258,12 @@ pub async fn run(config: Config, images: Images, vmm: AnyVmm) -> Result<(), RunE
     log::report_dropped();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The front of a listener at `own`, by the configuration.
+fn front(config: &Config, own: &Address, first: &Address) -> http::Front {
+    let pages = http::Pages::new(&config.allowed_origins);
+    http::Front::new(own, first).with_mcp(config.mcp == Switch::On).with_pages(pages)
 }
 
 /// Permissions of callers, by the configuration.
@@ -372,15 +379,7 @@ async fn bind_socket(socket: Option<&SocketOption>) -> Result<Option<Listener>, 
     }
 }
 
-fn announce(
-    listener: &Listener,
-    socket: Option<&Listener>,
-    sandboxes: &Sandboxes,
-    over_tcp: OverTcp,
-) {
-    if over_tcp == OverTcp::Insecure {
-        tracing::warn!("--insecure-no-auth: everybody who can connect over TCP may do everything");
-    }
+fn announce(listener: &Listener, socket: Option<&Listener>, sandboxes: &Sandboxes) {
     let vmm = sandboxes.vmm();
     tracing::info!(
         driver = vmm.driver,
@@ -396,6 +395,20 @@ fn announce(
     );
     if let Err(error) = writeln!(io::stdout(), "listening on {}", listener.address()) {
         tracing::debug!(%error, "cannot write to standard output");
+    }
+}
+
+/// Warns of callers who need no key, and of web pages that have none to send. A key that is made
+/// later is in force at once, so that the daemon serves everybody else meanwhile.
+fn warn(config: &Config, access: &Access) {
+    if access.over_tcp() == OverTcp::Insecure {
+        tracing::warn!("--insecure-no-auth: everybody who can connect over TCP may do everything");
+    }
+    if !config.allowed_origins.is_empty() && access.keys().0 == 0 {
+        tracing::warn!(
+            "--allowed-origin: there are no access keys, and web pages are served with one only; \
+             make one: emberctl key create NAME (callers over TCP need a key from then on)"
+        );
     }
 }
 

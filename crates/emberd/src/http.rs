@@ -17,6 +17,7 @@ mod body;
 mod budget;
 mod codes;
 mod contexts;
+mod cors;
 mod credential;
 mod egress;
 mod ending;
@@ -62,6 +63,7 @@ mod usage;
 mod views;
 
 use audited::Recorder;
+pub use cors::Pages;
 use errors::{ApiError, RouteError};
 pub use host::Hosts;
 pub use limits::Limits;
@@ -199,7 +201,8 @@ struct Around {
 impl Around {
     fn layer(self, routes: Router<Sandboxes>) -> Router {
         let Self { sandboxes, hosts, limits, egress, access, front, recorder } = self;
-        let (meters, is_tls) = (limits.meters().clone(), front.is_tls());
+        let (meters, is_tls) = (limits.meters().clone(), origin::IsTls(front.is_tls()));
+        let shared = front.pages().on(is_tls);
         let gate = auth::Gate {
             access: access.clone(),
             sandboxes: sandboxes.clone(),
@@ -208,12 +211,13 @@ impl Around {
         // One layer for the router, which boxes and clones a service per layer and request. The
         // first is the outermost.
         let layers = ServiceBuilder::new()
+            .option_layer(shared.map(|shared| from_fn_with_state(shared, cors::share)))
             .layer(from_fn_with_state(errors::defect as OnPanic, observe::observe))
             .layer(from_fn_with_state(recorder, audited::record))
             .layer(from_fn_with_state(meters, scrape::count))
             .layer(from_fn_with_state(gate, auth::authorize))
             .layer(from_fn_with_state(sandboxes.clone(), proxy::divert))
-            .layer(from_fn_with_state(origin::IsTls(is_tls), origin::refuse_pages))
+            .layer(from_fn_with_state(is_tls, origin::refuse_pages))
             .layer(from_fn_with_state(hosts, host::refuse_strangers))
             .layer(Extension(egress))
             .layer(Extension(access))

@@ -615,8 +615,8 @@ class ErrorBody(TypedDict):
 #: language pack is not installed. - `unknown_profile`: Neither emberd, nor the operator, nor the
 #: image has that profile. - `egress_forbidden`: The operator does not permit what the policy asks
 #: for. - `egress_unavailable`: The sandbox, or the daemon, cannot carry connections of programs. -
-#: `foreign_origin`: A web page sent the request: its `Origin` is not that of the daemon. -
-#: `cross_site`: A browser sent the request for a page of another site. - `foreign_host`: The
+#: `foreign_origin`: A web page sent the request: its `Origin` is neither the daemon's nor allowed.
+#: - `cross_site`: A browser sent the request for a page of another site. - `foreign_host`: The
 #: `Host` of the request is not a name of this daemon. - `unauthenticated`: The request has no key
 #: that is valid. - `forbidden`: The key, or the user, may not do that. - `quota_exceeded`: The
 #: key, or all of its sandboxes together, may not have more; `Retry-After` says when to try again,

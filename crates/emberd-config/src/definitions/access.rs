@@ -2,8 +2,22 @@
 
 use crate::definition::{DefaultValue, Definition, Key};
 use crate::form::Form;
+use crate::web_origin::{WEB_ORIGIN_BYTES_MAX, WEB_ORIGINS_MAX};
 
 const BASE: Definition = Definition::BASE;
+
+pub(super) const ALLOWED_ORIGIN: Definition = Definition {
+    key: Key::AllowedOrigin,
+    name: "allowed-origin",
+    value_name: "URL",
+    form: Form::WebOrigins { most: WEB_ORIGINS_MAX, bytes_max: WEB_ORIGIN_BYTES_MAX },
+    about: "Origin of web pages that may use the API, such as https://console.example",
+    detail: "Each request of such a page needs an access key (`emberctl key create`), also over a \
+        Unix socket and with `--insecure-no-auth`. Repeat the flag, or separate origins by commas. \
+        Scheme, host and port must be exactly those of the page. Over `http://`, who can change \
+        what the network carries can change the page; that is safe for `localhost` only.",
+    ..BASE
+};
 
 pub(super) const USERS: Definition = Definition {
     key: Key::Access,

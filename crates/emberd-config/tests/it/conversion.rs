@@ -127,6 +127,13 @@ fn values_out_of_their_limits_are_refused_and_the_edges_pass() {
         (Key::AllowedHost, "a:80", false),
         (Key::AllowedHost, "http://a", false),
         (Key::AllowedHost, "", false),
+        (Key::AllowedOrigin, "https://a-1.example", true),
+        (Key::AllowedOrigin, "http://localhost:3000", true),
+        (Key::AllowedOrigin, "https://a/", false),
+        (Key::AllowedOrigin, "null", false),
+        (Key::AllowedOrigin, "*", false),
+        (Key::AllowedOrigin, "", false),
+        (Key::AllowedOrigin, "https://8000-sb-0123456789ab.example", false),
     ];
     for (key, value, valid) in cases {
         let name = key.definition().flag();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args as _, FromArgMatches as _};
 use emberd_config::{
-    AllKeys, Authentication, Config, Flags, Given, Key, Origin, Problems, Surroundings,
+    AllKeys, Authentication, Config, Flags, Given, Key, Origin, Problems, Surroundings, WebOrigin,
 };
 use serde_json::Value;
 
@@ -96,7 +96,7 @@ fn a_file_that_is_not_toml_is_refused_with_its_line() {
 #[test]
 fn what_is_printed_can_be_read_as_a_file() {
     let (_dir, path) = temp();
-    let text = "addr = 'unix:/s'\nallowed-host = ['a']\nnode-key = 'eu1'\nvmm = 'qemu'\n\
+    let text = "addr = 'unix:/s'\nallowed-host = ['a']\nallowed-origin = ['https://A:443']\nnode-key = 'eu1'\nvmm = 'qemu'\n\
         guest-ram-mib = '2GiB'\npool-memory-mib = 4096\nboot-timeout = '1h'\nconsole = 'off'\n\
         jail-uids = '7-9'\nkernel-args = 'a b'\nnetns = '/n'\npool-size = 'off'\n";
     let config = load(Given::default(), &path, text).unwrap();
@@ -113,7 +113,7 @@ fn what_is_printed_can_be_read_as_a_file() {
         let option = shown.iter().find(|option| option.option == name).unwrap();
         (option.origin, option.place.clone())
     };
-    assert_eq!(origin("node-key"), ("file", Some(format!("{}:3", path.display()))));
+    assert_eq!(origin("node-key"), ("file", Some(format!("{}:4", path.display()))));
     assert_eq!(origin("max-sandboxes"), ("default", None));
 }
 
@@ -134,6 +134,36 @@ fn flags_take_what_they_always_took() {
     assert!(given(&["--no-seccomp=off", "--jail", "on"]).unwrap().seccomp);
     assert!(parse(&["--vmm", "qemu", "--vmm", "qemu"]).is_err());
     assert!(parse(&["--adress", "x"]).is_err());
+}
+
+#[test]
+fn origins_of_pages_are_a_list_of_few() {
+    let (_dir, path) = temp();
+    let text = "allowed-origin = ['https://A.example', 'http://localhost:3000', \
+        'https://a.example:443']\n";
+    let config = load(Given::default(), &path, text).unwrap();
+    let origins: Vec<_> = config.allowed_origins.iter().map(WebOrigin::as_str).collect();
+    assert_eq!(origins, ["https://a.example", "http://localhost:3000"]);
+    for (wrong, expect) in [
+        (
+            "['https://a.example/']",
+            "is `https://a.example/`, not an origin without a path: write https://a.example",
+        ),
+        ("7", "allowed-origin has the wrong type"),
+        ("['http://8000-sb-0123456789ab.localhost:7777']", "not an origin of yours: programs"),
+    ] {
+        let text = format!("allowed-origin = {wrong}\n");
+        let problems = load(Given::default(), &path, &text).unwrap_err();
+        assert!(problems.0[0].error.contains(expect), "{wrong}: {problems}");
+        assert!(problems.0[0].hint.contains("https://"), "{wrong}: {problems:?}");
+    }
+    let each: Vec<_> = (0..17).map(|n| format!("'https://{n}.example'")).collect();
+    let many = format!("allowed-origin = [{}]\n", each.join(", "));
+    let problems = load(Given::default(), &path, &many).unwrap_err();
+    assert!(problems.0[0].error.contains("17 origins, over the limit of 16"), "{problems}");
+    let long = format!("allowed-origin = ['https://{}']\n", "a.".repeat(124));
+    let problems = load(Given::default(), &path, &long).unwrap_err();
+    assert!(problems.0[0].error.contains("at most 255 bytes"), "{problems}");
 }
 
 #[test]

@@ -4,6 +4,9 @@
 //! request ─▶ public route? ─▶ who? ─▶ may? ─▶ is the sandbox theirs? ─▶ route
 //!                              401   429  403            404
 //! ```
+//! For a web page of another origin, only a key says who: its browser runs on a machine, and as a
+//! user, that the page must not act for.
+//!
 //! A key that ends while its request is under way ends the request: streams, WebSockets and
 //! tunnels too. So does the signed URL of a port, which takes the place of a key there.
 
@@ -23,6 +26,7 @@ use super::credential::key;
 use super::ending;
 use super::errors::ApiError;
 use super::operations::operations;
+use super::origin::AllowedPage;
 use super::proxy::is_for_port;
 use super::quota;
 use super::scope::{Needs, PROXIED};
@@ -57,7 +61,11 @@ pub async fn authorize(State(gate): State<Gate>, mut request: Request, next: Nex
         Some(path) => Needs::of(request.method(), path),
         None => Needs::Caller,
     };
-    if needs == Needs::Nothing {
+    let page = request.extensions().get::<AllowedPage>().copied();
+    if needs == Needs::Nothing || page == Some(AllowedPage::Preflight) {
+        if page == Some(AllowedPage::Request) {
+            introduce(&gate.access, &mut request).await;
+        }
         return next.run(request).await;
     }
     let caller = request.extensions().get::<Caller>().cloned();
@@ -82,7 +90,11 @@ pub async fn authorize(State(gate): State<Gate>, mut request: Request, next: Nex
         }
         Err(error) => return ApiError::from(error).into_response(),
     };
-    let grant = match gate.access.judge(peer, key).await {
+    let judged = match page {
+        Some(_) => gate.access.judge_page(key).await,
+        None => gate.access.judge(peer, key).await,
+    };
+    let grant = match judged {
         Ok(grant) => grant,
         Err(error) => return ApiError::from(problem.unwrap_or(error)).into_response(),
     };
@@ -98,6 +110,16 @@ pub async fn authorize(State(gate): State<Gate>, mut request: Request, next: Nex
     request.extensions_mut().insert(grant.clone());
     let response = pass(&grant, needs, caller.as_ref(), request, next).await;
     quota::until_sent(under_way, caller.as_ref(), response)
+}
+
+/// Notes the key of a page that asks for a public route, which has nothing else to refuse.
+async fn introduce(access: &Access, request: &mut Request) {
+    if let Ok(key) = key(request.headers(), false)
+        && let Ok(grant) = access.judge_page(key).await
+    {
+        note(request, grant.principal);
+        request.extensions_mut().insert(grant.principal);
+    }
 }
 
 /// Passes a request to a port on whose URL is signed, for as long as that is valid.

@@ -73,7 +73,8 @@ macro_rules! failures {
 failures! {
     PageError {
         Self::ForeignOrigin => ForeignOrigin
-            "call the API from a program; a page may call it only from the daemon's own origin",
+            "call the API from a program, or start emberd with --allowed-origin URL: pages of that \
+             origin may call it with a key",
         Self::CrossSite => CrossSite "type the address, or call the API from a program",
     }
 
@@ -99,6 +100,8 @@ failures! {
     AccessError {
         Self::NoKey => Unauthenticated "send a key as `Authorization: Bearer KEY`, or set \
             EMBERD_API_KEY for emberctl; `emberctl key create` makes one",
+        Self::PageWithoutKey => Unauthenticated "send a key as `Authorization: Bearer KEY`; \
+            `emberctl key create` makes one",
         Self::Invalid | Self::Ended => Unauthenticated "ask the operator for a key",
         Self::UrlInvalid | Self::UrlExpired => Unauthenticated
             "ask for another: `emberctl url`, or POST /sandboxes/{id}/urls",

@@ -11,6 +11,7 @@ use emberd_mcp::Daemon;
 use emberd_sandbox::{NotRecorded, Sandboxes, Unknown};
 
 use super::body::{Body, BodyError};
+use super::cors::Pages;
 use super::errors::ApiError;
 use super::failures::Failures;
 use super::id::{Id, PathError};
@@ -60,19 +61,33 @@ pub struct Front {
     address: Option<Address>,
     /// Whether agents are served there.
     has_mcp: bool,
+    /// The pages of other origins that are.
+    pages: Pages,
 }
 
 impl Front {
     /// The front of a listener at `own`, in a daemon whose first listener is at `first`.
     pub fn new(own: &Address, first: &Address) -> Self {
         let address = [own, first].into_iter().find(|address| !is_socket(address));
-        Self { own: own.clone(), address: address.cloned(), has_mcp: false }
+        let (own, address) = (own.clone(), address.cloned());
+        Self { own, address, has_mcp: false, pages: Pages::default() }
     }
 
     /// Serves agents over MCP, or does not.
     #[must_use]
     pub fn with_mcp(self, has_mcp: bool) -> Self {
         Self { has_mcp, ..self }
+    }
+
+    /// Serves pages of other origins.
+    #[must_use]
+    pub fn with_pages(self, pages: Pages) -> Self {
+        Self { pages, ..self }
+    }
+
+    /// The pages of other origins that are served.
+    pub fn pages(&self) -> &Pages {
+        &self.pages
     }
 
     /// Where browsers reach the daemon, for agents; none if they are not served.

@@ -9,7 +9,7 @@ use documented::Undocumented;
 use emberd::access::{Access, OverTcp};
 use emberd::audit::Audit;
 use emberd::egress_file::EgressFile;
-use emberd::http::{Front, Hosts, Limits};
+use emberd::http::{Front, Hosts, Limits, Pages};
 use emberd_api::{ErrorBody, ExecBody, ExecOutcome, SandboxState};
 use emberd_client::{Client, ClientError};
 use emberd_config::{AuditChoice, AuditOptions, Authentication};
@@ -44,6 +44,7 @@ mod openapi;
 mod operations;
 mod original;
 mod owners;
+mod pages;
 mod ports;
 mod processes;
 mod promtool;
@@ -113,7 +114,22 @@ impl Api {
         Self::start_over(|_| {}, on, Some(operator)).await
     }
 
+    /// With pages of other origins.
+    pub async fn with_pages(origins: &[&str]) -> Self {
+        let origins: Vec<_> = origins.iter().map(|origin| origin.parse().unwrap()).collect();
+        Self::start_for(Pages::new(&origins), |_| {}, |_| {}, None).await
+    }
+
     async fn start_over(
+        misbehave: impl FnOnce(&Double),
+        edit: impl FnOnce(&mut SandboxesConfig),
+        operator: Option<&str>,
+    ) -> Self {
+        Self::start_for(Pages::default(), misbehave, edit, operator).await
+    }
+
+    async fn start_for(
+        pages: Pages,
         misbehave: impl FnOnce(&Double),
         edit: impl FnOnce(&mut SandboxesConfig),
         operator: Option<&str>,
@@ -160,7 +176,7 @@ impl Api {
         let egress = EgressFile::open(file).unwrap();
         let hosts = Hosts::new(&authority.parse().unwrap(), &["x".to_owned()]);
         let address = authority.parse().unwrap();
-        let front = Front::new(&address, &address).with_mcp(true);
+        let front = Front::new(&address, &address).with_mcp(true).with_pages(pages);
         let audit = journal(temp.path());
         let limits = Limits::default().recording(audit.clone());
         let router = emberd::http::router(

@@ -26,6 +26,7 @@ mod kills;
 mod lost_agents;
 mod metrics;
 mod older_agents;
+mod pages;
 mod pools;
 mod programs;
 mod quota;

@@ -4,7 +4,7 @@ use axum::extract::Request;
 use axum::http::header::HOST;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue};
-use emberd_api::{PORT_HEADER, SANDBOX_HEADER};
+use emberd_api::{PORT_HEADER, SANDBOX_HEADER, split_port_host};
 use emberd_sandbox::SandboxId;
 
 use crate::http::errors::ApiError;
@@ -74,15 +74,11 @@ fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>
     }
 }
 
-/// Reads a host such as `8000-sb-0123456789ab.localhost:7777`. Host names have no `_`, so `-` may
-/// stand for the one in an id. Case does not matter.
+/// Reads a host such as `8000-sb-0123456789ab.localhost:7777`.
 fn of_host(host: &str) -> Result<Option<Target>, ApiError> {
-    let label = host.split(['.', ':']).next().unwrap_or_default().to_ascii_lowercase();
-    let Some((port, id)) = label.split_once('-') else { return Ok(None) };
-    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    let digits_of_id = id.strip_prefix("sb-").or_else(|| id.strip_prefix("sb_"));
-    let Some(digits_of_id) = digits_of_id.filter(|_| digits) else { return Ok(None) };
-    Ok(Some(Target { id: sandbox(&format!("sb_{digits_of_id}"))?, port: self::port(port)? }))
+    let Some((port, rest_of_id)) = split_port_host(host) else { return Ok(None) };
+    let id = format!("sb_{}", rest_of_id.to_ascii_lowercase());
+    Ok(Some(Target { id: sandbox(&id)?, port: self::port(port)? }))
 }
 
 /// Reads a TCP port in decimal, 1 to 65535.
