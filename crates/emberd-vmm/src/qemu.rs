@@ -45,6 +45,7 @@ use arguments::{Accel, Arguments, Hardware};
 use jail::Jail;
 use known::{Findings, Known};
 use microvm::Origin;
+use mux::Stand;
 
 /// Name of the driver.
 const DRIVER: &str = "qemu";
@@ -190,7 +191,7 @@ impl Vmm for Qemu {
         let (disk, inherits) = disk.map(|disk| (disk.file, disk.descriptor)).unzip();
         let launched = self.launch(site, &arguments, inherits.into_iter().collect()).await?;
         let origin = for_template.then_some(Origin { shape, disk });
-        Ok(launched.into_microvm(None, origin))
+        Ok(launched.into_microvm(Stand::Beginning, None, origin))
     }
 
     fn template_key(

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::arguments::{Arguments, CHANNEL, CONTROL};
 use super::jail::Cell;
 use super::microvm::{Control, Origin, QemuMicroVm};
-use super::mux::Mux;
+use super::mux::{Mux, Stand};
 use super::qmp::Qmp;
 use super::{DRIVER, Facts, OVERHEAD, Qemu};
 use crate::dial::dial;
@@ -169,10 +169,16 @@ impl Launched {
         BootError::Step { step: step.to_owned(), log_tail, source: source.into() }
     }
 
-    /// Returns the microVM, now that its guest runs. `origin` is set if it can become a template.
-    pub(super) fn into_microvm(self, qmp: Option<Qmp>, origin: Option<Origin>) -> QemuMicroVm {
+    /// Returns the microVM, now that its `guest` runs. `origin` is set if it can become a template.
+    pub(super) fn into_microvm(
+        self,
+        guest: Stand,
+        qmp: Option<Qmp>,
+        origin: Option<Origin>,
+    ) -> QemuMicroVm {
         let control = Control::new(self.sockets, qmp);
-        QemuMicroVm::new(Mux::over(self.channel), control, self.process, origin, self.facts)
+        let mux = Mux::over(self.channel, guest);
+        QemuMicroVm::new(mux, control, self.process, origin, self.facts)
     }
 }
 

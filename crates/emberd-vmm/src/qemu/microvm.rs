@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::arguments::{CHANNEL, CONTROL, MEMORY, SYNC};
 use super::block::DISK_NODE;
 use super::launch::Sockets;
-use super::mux::{Mux, MuxStream};
+use super::mux::{Mux, MuxStream, Stand};
 use super::qmp::{Qmp, QmpError};
 use super::{DRIVER, Facts, migration, sync};
 use crate::process::{VmmProcess, plain_code};
@@ -85,7 +85,8 @@ impl QemuMicroVm {
                 sync::ask_alone(&mut port).await?;
                 sockets.connect(CHANNEL).await
             };
-            timeout(SYNC_WAIT_MAX, begun).await?.map(Mux::over)
+            let channel = timeout(SYNC_WAIT_MAX, begun).await??;
+            Ok(Mux::over(channel, Stand::Beginning))
         };
         self.mux.get_or_try_init(begin).await.map_err(ConnectError::Channel)
     }

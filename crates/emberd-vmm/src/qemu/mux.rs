@@ -27,7 +27,7 @@ use crate::ConnectError;
 
 mod merge;
 
-use merge::{Inbox, Merging};
+use merge::{Inbox, Merging, malformed};
 
 /// Most streams of one microVM at once; further ones wait.
 const STREAMS_MAX: usize = 384;
@@ -49,9 +49,28 @@ const RENEWAL_WAIT_MAX: Duration = Duration::from_secs(30);
 /// stream in four, length in four.
 const HEADER_BYTES: usize = 12;
 
-/// A ping that yamux itself, which counts its pings from 0, will not send, and its answer.
+/// The first ping of a session, of either side: yamux counts its pings from 0.
+const FIRST_PING: [u8; HEADER_BYTES] = *b"\0\x02\0\x01\0\0\0\0\0\0\0\0";
+
+/// A ping that yamux itself will not send, and its answer.
 const PING: [u8; HEADER_BYTES] = *b"\0\x02\0\x01\0\0\0\0embr";
 const PONG: [u8; HEADER_BYTES] = *b"\0\x02\0\x02\0\0\0\0embr";
+
+/// Where the guest stands when the host connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stand {
+    /// The guest begins its session as the host connects.
+    Beginning,
+    /// The guest has begun its session with a host before, which left it as [`Mux::renew`] does.
+    Begun,
+}
+
+impl Stand {
+    /// The guest's ping that an earlier host has received and not answered.
+    fn ping(self) -> Option<[u8; HEADER_BYTES]> {
+        (self == Self::Begun).then_some(FIRST_PING)
+    }
+}
 
 /// Request of the owner of a [`Mux`] to its task.
 enum Request {
@@ -84,14 +103,17 @@ impl Mux {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub(super) fn over(channel: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+    pub(super) fn over(
+        channel: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        guest: Stand,
+    ) -> Self {
         let (requests, receiver) = mpsc::channel(1);
         let permits = Arc::new(Semaphore::new(STREAMS_MAX));
         let failure = Arc::new(OnceLock::new());
         let task = tokio::spawn({
             let (permits, failure) = (Arc::clone(&permits), Arc::clone(&failure));
             async move {
-                if let Err(error) = drive(channel.compat(), receiver).await {
+                if let Err(error) = drive(channel.compat(), guest, receiver).await {
                     tracing::debug!(%error, "guest channel failed");
                     // The only writer.
                     failure.get_or_init(|| error.to_string());
@@ -161,12 +183,13 @@ enum MuxError {
 /// Serves one session after the other until the channel closes.
 async fn drive(
     channel: impl FuturesAsyncRead + FuturesAsyncWrite + Unpin,
+    mut guest: Stand,
     mut requests: mpsc::Receiver<Request>,
 ) -> Result<(), MuxError> {
     let mut channel = Merging::over(channel);
     // A session begins with the first stream: nothing is sent to the guest before.
     while let Some(first) = requests.recv().await {
-        let inbox = channel.begin();
+        let inbox = channel.begin(guest.ping());
         let mut connection = Connection::new(&mut channel, config(), Mode::Client);
         let session = serve(&mut connection, &inbox, first, &mut requests).await;
         let Some(renewed) = session? else { return Ok(()) };
@@ -174,6 +197,7 @@ async fn drive(
         drop(connection);
         let wait = timeout(RENEWAL_WAIT_MAX, see_renewal(&mut channel)).await;
         wait.unwrap_or(Err(io::ErrorKind::TimedOut.into())).map_err(MuxError::NotRenewed)?;
+        guest = Stand::Begun;
         // The caller may have dropped its future.
         renewed.send(()).ok();
     }
@@ -236,30 +260,31 @@ fn poll_asked(
     }
 }
 
-/// Waits until the guest answers in a new session, after the end of the last one was sent.
+/// Waits until the guest answers in a new session, after the end of the last one was sent. The
+/// first ping of the new session has been received then, and is the next host's to answer.
 async fn see_renewal(
     channel: &mut Merging<impl FuturesAsyncRead + FuturesAsyncWrite + Unpin>,
 ) -> io::Result<()> {
     channel.write_all(&PING).await?;
     channel.flush().await?;
     let (channel, mut header, mut have) = channel.unmerged().await?;
+    let mut pinged = false;
     loop {
         channel.read_exact(&mut header[have..]).await?;
         have = 0;
         let [version, kind, .., a, b, c, d] = header;
         match (version, kind) {
-            _ if header == PONG => return Ok(()),
+            _ if header == PONG && pinged => return Ok(()),
+            _ if header == PONG => return Err(malformed("an answer before the first ping")),
             // Data of the session that is over.
             (0, 0) => {
                 let length = u32::from_be_bytes([a, b, c, d]).into();
                 let data = (&mut *channel).take(length);
                 futures::io::copy(data, &mut futures::io::sink()).await?;
             }
-            // Other frames of the old session, and the first ping of the new one. That ping stays
-            // unanswered. The guest sends the next ping only after an answer, so it sends none to
-            // a clone's host.
-            (0, 1..=3) => {}
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a frame of the mux")),
+            // Other frames of the old session, and the first ping of the new one.
+            (0, 1..=3) => pinged |= header == FIRST_PING,
+            _ => return Err(malformed("not a frame of the mux")),
         }
     }
 }
@@ -341,7 +366,7 @@ mod tests {
 
     fn mux_and_guest() -> (Mux, DuplexStream) {
         let (host, guest) = duplex(CHANNEL_BYTES);
-        (Mux::over(host), guest)
+        (Mux::over(host, Stand::Beginning), guest)
     }
 
     async fn check_echo(stream: &mut MuxStream, bytes: &[u8]) {
@@ -489,6 +514,50 @@ mod tests {
         }
     }
 
+    /// An agent whose windows may grow by 1 MiB, and that reads [`READ_BYTES`] of each stream.
+    async fn grant(channel: DuplexStream) {
+        let mut channel = channel.compat();
+        loop {
+            let mut config = Config::default();
+            config.set_max_num_streams(1);
+            config.set_max_connection_receive_window(Some(WINDOW_BYTES + (1 << 20)));
+            let mut session = Connection::new(&mut channel, config, Mode::Server);
+            while let Some(Ok(stream)) = poll_fn(|context| session.poll_next_inbound(context)).await
+            {
+                tokio::spawn(async move {
+                    let mut stream = stream.compat();
+                    stream.read_exact(&mut vec![0; READ_BYTES]).await.unwrap();
+                    std::future::pending::<()>().await;
+                });
+            }
+        }
+    }
+
+    const READ_BYTES: usize = 2 << 20;
+    const WINDOW_BYTES: usize = yamux::DEFAULT_CREDIT as usize;
+
+    #[tokio::test]
+    async fn windows_of_the_guest_grow_in_each_session() {
+        let (mux, guest) = mux_and_guest();
+        let guest = tokio::spawn(grant(guest));
+        for _ in 0..3 {
+            let mut stream = mux.open().await.unwrap();
+            // A channel that was idle: its round trips are short, beside a window's use.
+            stream.write_all(b"x").await.unwrap();
+            stream.flush().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let write = async {
+                // Twice a window stays unread.
+                let bytes = vec![0; READ_BYTES - 1 + 2 * WINDOW_BYTES];
+                stream.write_all(&bytes).await.unwrap();
+            };
+            timeout(RENEWAL_WAIT_MAX, write).await.expect("the window did not grow");
+            drop(stream);
+            mux.renew().await.unwrap();
+        }
+        guest.abort();
+    }
+
     /// Runs a renewal whose guest answers with `answer`.
     async fn renewal(answer: &[u8]) -> Result<(), ConnectError> {
         let (mux, mut guest) = mux_and_guest();
@@ -503,6 +572,9 @@ mod tests {
         let rest = b"\0\0\0\0\0\0\0\x01\0\0\0\x05hello\0\x01\0\0\0\0\0\x01\0\0\0\x01\
                      \0\x01\0\x04\0\0\0\x01\0\0\0\0\0\x02\0\x01\0\0\0\0\0\0\0\0";
         renewal(&[&rest[..], &PONG].concat()).await.unwrap();
+        let early = renewal(&PONG).await.unwrap_err();
+        let ConnectError::Channel(reason) = early else { panic!("{early}") };
+        assert!(reason.to_string().ends_with("an answer before the first ping"), "{reason}");
         let silent = renewal(rest).await.unwrap_err();
         let ConnectError::Channel(reason) = silent else { panic!("{silent}") };
         assert_eq!(reason.to_string(), "the guest did not start a new session: timed out");

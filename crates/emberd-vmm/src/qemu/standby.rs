@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use super::QemuMicroVm;
 use super::launch::Launched;
 use super::migration;
+use super::mux::Stand;
 use super::qmp::Qmp;
 use crate::{BootError, ExitWatch, RestoreError, Standby};
 
@@ -38,7 +39,7 @@ impl Standby for QemuStandby {
     async fn load(mut self) -> Result<QemuMicroVm, RestoreError> {
         match migration::run(&mut self.qmp).await {
             // Its memory is the template's: no template can be made of it.
-            Ok(()) => Ok(self.launched.into_microvm(Some(self.qmp), None)),
+            Ok(()) => Ok(self.launched.into_microvm(Stand::Begun, Some(self.qmp), None)),
             Err(error) => Err(self.launched.failed("the start of the guest", error).await.into()),
         }
     }

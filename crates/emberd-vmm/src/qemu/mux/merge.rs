@@ -5,7 +5,8 @@
 //!                       while its reader has some left
 //! ```
 //! The mux keeps each data frame as a piece of its own, and a piece of one byte takes some 80
-//! bytes. So data that no reader has requested yet wait here, concatenated in one buffer.
+//! bytes. So data that no reader has requested yet wait here, concatenated in one buffer. The
+//! guest's pings wait too ([`PONG_AFTER_BYTES`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -31,9 +32,17 @@ const PIECE_BYTES_MIN: usize = 16 << 10;
 /// Most bytes a reader may have left when it gets more.
 const UNREAD_BYTES_MAX: usize = 64 << 10;
 
+/// Bytes sent to the guest until the mux answers a ping of the guest: half of the window that
+/// yamux grants each stream from the start. The guest's yamux lets a window grow once half of it
+/// is used up within two round trips. The channel is idle at most of the guest's pings, and a
+/// round trip then is shorter than that, so that the stream that carries all of egress would wait
+/// for its window.
+const PONG_AFTER_BYTES: usize = yamux::DEFAULT_CREDIT as usize / 2;
+
 /// Types of frames (yamux specification).
 const DATA: u8 = 0;
 const WINDOW_UPDATE: u8 = 1;
+const PING: u8 = 2;
 const TYPES: u8 = 4;
 
 /// Flags of frames.
@@ -171,6 +180,29 @@ enum At {
 
 const START: At = At::Header([0; HEADER_BYTES], 0);
 
+/// A ping of the guest that the mux has not seen yet.
+struct HeldPing {
+    header: [u8; HEADER_BYTES],
+    /// Bytes sent to the guest meanwhile.
+    sent: usize,
+}
+
+impl HeldPing {
+    fn new(header: [u8; HEADER_BYTES]) -> Self {
+        Self { header, sent: 0 }
+    }
+
+    fn can_pass(&self) -> bool {
+        self.sent >= PONG_AFTER_BYTES
+    }
+
+    /// Appends the ping if it can be passed on.
+    fn pass(held: &mut Option<Self>, out: &mut BytesMut) -> bool {
+        let ping = held.take_if(|ping| ping.can_pass());
+        ping.inspect(|ping| out.extend_from_slice(&ping.header)).is_some()
+    }
+}
+
 /// A channel whose data are merged. It outlives the sessions over it: closing only flushes.
 pub(super) struct Merging<C> {
     channel: C,
@@ -179,18 +211,35 @@ pub(super) struct Merging<C> {
     input: Box<[u8]>,
     /// On its way to the mux.
     out: BytesMut,
+    ping: Option<HeldPing>,
+}
+
+impl<C> Merging<C> {
+    /// Records that `bytes` were sent to the guest.
+    fn sent(&mut self, bytes: usize) {
+        let Some(ping) = &mut self.ping else { return };
+        ping.sent += bytes;
+        if ping.can_pass()
+            && let Some(waker) = self.inbox.lock().waker.take()
+        {
+            waker.wake();
+        }
+    }
 }
 
 impl<C: AsyncRead + Unpin> Merging<C> {
     pub(super) fn over(channel: C) -> Self {
         let input = vec![0; READ_BYTES].into();
-        Self { channel, inbox: Inbox::default(), at: START, input, out: BytesMut::new() }
+        let out = BytesMut::new();
+        Self { channel, inbox: Inbox::default(), at: START, input, out, ping: None }
     }
 
-    /// Drops the last session, and begins another.
-    pub(super) fn begin(&mut self) -> Inbox {
+    /// Drops the last session, and begins another. `ping` is the guest's, if it was received
+    /// before.
+    pub(super) fn begin(&mut self, ping: Option<[u8; HEADER_BYTES]>) -> Inbox {
         self.inbox = Inbox::default();
         self.out = BytesMut::new();
+        self.ping = ping.map(HeldPing::new);
         self.inbox.clone()
     }
 
@@ -219,8 +268,13 @@ impl<C: AsyncRead + Unpin> Merging<C> {
                     header[*have..*have + bytes].copy_from_slice(&input[..bytes]);
                     input.advance(bytes);
                     *have += bytes;
-                    if *have == HEADER_BYTES {
-                        self.at = head(&mut streams, *header, &mut self.out)?;
+                    match *header {
+                        _ if *have < HEADER_BYTES => {}
+                        header @ [0, PING, _, 1, ..] => {
+                            self.ping = Some(HeldPing::new(header));
+                            self.at = START;
+                        }
+                        header => self.at = head(&mut streams, header, &mut self.out)?,
                     }
                 }
                 At::Body { held, left } => {
@@ -290,7 +344,7 @@ fn head(streams: &mut Streams, header: [u8; HEADER_BYTES], out: &mut BytesMut) -
     Ok(after(Some(id)))
 }
 
-fn malformed(what: &'static str) -> io::Error {
+pub(super) fn malformed(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
@@ -309,7 +363,10 @@ impl<C: AsyncRead + Unpin> AsyncRead for Merging<C> {
             }
             {
                 let mut streams = this.inbox.lock();
-                if streams.pass(&mut this.out) {
+                // Nothing interrupts a frame that is not held.
+                let between = !matches!(this.at, At::Body { held: None, .. });
+                let out = &mut this.out;
+                if between && (HeldPing::pass(&mut this.ping, out) || streams.pass(out)) {
                     continue;
                 }
                 if streams.draining {
@@ -337,7 +394,9 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Merging<C> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.channel).poll_write(context, bytes)
+        let written = ready!(Pin::new(&mut self.channel).poll_write(context, bytes))?;
+        self.sent(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -422,7 +481,7 @@ mod tests {
     impl Guest {
         fn sends(bytes: Vec<u8>, ids: &[u32], then: Then) -> Self {
             let mut merging = Merging::over(Cursor::new(bytes).chain(Rest(then)));
-            let inbox = merging.begin();
+            let inbox = merging.begin(None);
             for id in ids {
                 inbox.register(*id);
             }
@@ -530,8 +589,39 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_that_is_not_held_is_not_interrupted() {
+        let mut bytes = frame(DATA, 0, 1, b"a");
+        bytes.extend(frame(PING, SYN, 0, b""));
+        let other = frame(DATA, 0, 9, b"hello");
+        let (begun, rest) = other.split_at(HEADER_BYTES + 3);
+        bytes.extend(begun);
+        let mut guest = Guest::sends(bytes, &[1], Then::Nothing);
+        let mut read = guest.mux_reads();
+        guest.merging.sent(PONG_AFTER_BYTES);
+        read.extend(guest.mux_reads());
+        assert_eq!(read, begun);
+        guest.merging.receive(rest).unwrap();
+        read.extend(guest.mux_reads());
+        let held = [frame(PING, SYN, 0, b""), frame(DATA, 0, 1, b"a")].concat();
+        assert_eq!(read, [other, held].concat());
+    }
+
+    #[test]
+    fn a_ping_waits_until_half_a_window_was_sent() {
+        let ping = frame(PING, SYN, 0, b"");
+        let mut guest = Guest::sends(ping.clone(), &[1], Then::Nothing);
+        assert_eq!(guest.mux_reads(), b"");
+        guest.merging.sent(PONG_AFTER_BYTES - 1);
+        assert_eq!(guest.mux_reads(), b"");
+        guest.merging.sent(1);
+        assert_eq!(guest.mux_reads(), ping);
+        guest.merging.sent(PONG_AFTER_BYTES);
+        assert_eq!(guest.mux_reads(), b"");
+    }
+
+    #[test]
     fn what_is_not_held_passes_as_it_is() {
-        let mut bytes = frame(2, SYN, 0, b"");
+        let mut bytes = frame(PING, ACK, 0, b"");
         bytes.extend(frame(DATA, 0, 9, b"hello"));
         bytes.extend(frame(3, 0, 0, b""));
         bytes.extend(b"GET / HTTP/1.1\r\n\r\n and so on");
