@@ -12,9 +12,9 @@
 //! replace the file. Replacing takes ten times as long on ext4, which then allocates its blocks.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -180,7 +180,7 @@ pub(crate) fn find(dir: &Path) -> Found {
 
 fn read(path: &Path) -> io::Result<Entry> {
     let mut lines = Vec::new();
-    fs::File::open(path)?.take(JOURNAL_BYTES_MAX).read_to_end(&mut lines)?;
+    File::open(path)?.take(JOURNAL_BYTES_MAX).read_to_end(&mut lines)?;
     // A line without an end was being written when its daemon was killed.
     let mut pieces = lines.rsplitn(3, |byte| *byte == b'\n').skip(1);
     Ok(serde_json::from_slice(pieces.next().unwrap_or_default())?)
@@ -196,6 +196,8 @@ struct State {
     entry: Entry,
     /// Length of the file, if every line in it is whole.
     length: Option<u64>,
+    /// The file, while a pool has the sandbox: a caller waits for the next line.
+    file: Option<File>,
     /// Whether the sandbox is deleted: nothing is written any more.
     is_over: bool,
     /// Whether the last change is not written.
@@ -205,7 +207,7 @@ struct State {
 impl Journal {
     /// The journal in `dir`, with `entry` in it, or to be written.
     pub fn new(dir: PathBuf, entry: Entry) -> Self {
-        let state = State { entry, length: None, is_over: false, is_behind: false };
+        let state = State { entry, length: None, file: None, is_over: false, is_behind: false };
         Self { dir, state: Mutex::new(state) }
     }
 
@@ -220,36 +222,33 @@ impl Journal {
         let mut line = serde_json::to_vec(&state.entry)?;
         line.push(b'\n');
         let length = state.length.take().filter(|length| *length < REPLACED_FROM_BYTES);
-        let written = self.append_or_replace(length, &line);
+        let written = match (length, state.file.take()) {
+            (Some(_), Some(file)) if is_in_place(&file) => append(file, &line),
+            (Some(_), _) => self.append(&line),
+            (None, _) => self.replace(&line),
+        };
         state.is_behind = written.is_err();
-        state.length = Some(written?);
+        state.file = Some(written?).filter(|_| state.entry.stage == Stage::Pooled);
+        state.length = Some(length.unwrap_or_default() + line.len() as u64);
         Ok(())
     }
 
-    /// Writes `line` behind `length` whole bytes, if there are some; returns the new length.
-    fn append_or_replace(&self, length: Option<u64>, line: &[u8]) -> io::Result<u64> {
-        let added = line.len() as u64;
-        if let Some(length) = length {
-            match self.append(line) {
-                // A microVM that could not be restored is booted in a new directory.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                appended => return appended.map(|()| length + added),
-            }
+    fn append(&self, line: &[u8]) -> io::Result<File> {
+        match OpenOptions::new().append(true).open(self.dir.join(FILE_NAME)) {
+            // A microVM that could not be restored is booted in a new directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.replace(line),
+            file => append(file?, line),
         }
-        self.replace(line).map(|()| added)
     }
 
-    fn append(&self, line: &[u8]) -> io::Result<()> {
-        OpenOptions::new().append(true).open(self.dir.join(FILE_NAME))?.write_all(line)
-    }
-
-    fn replace(&self, line: &[u8]) -> io::Result<()> {
+    fn replace(&self, line: &[u8]) -> io::Result<File> {
         let unfinished = self.dir.join(UNFINISHED);
         let mut options = OpenOptions::new();
         // The values of variables are the caller's secrets.
         let file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
-        file?.write_all(line)?;
-        fs::rename(&unfinished, self.dir.join(FILE_NAME))
+        let file = append(file?, line)?;
+        fs::rename(&unfinished, self.dir.join(FILE_NAME))?;
+        Ok(file)
     }
 
     /// Whether the last change could not be written.
@@ -273,6 +272,17 @@ impl Journal {
             _ => {}
         }
     }
+}
+
+/// Whether the file still has a name.
+fn is_in_place(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+}
+
+/// Writes `line` at the end of `file`.
+fn append(mut file: File, line: &[u8]) -> io::Result<File> {
+    file.write_all(line)?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -379,6 +389,24 @@ mod tests {
             assert_eq!(found(dir.path()).env["A"], value);
         }
         assert!(length() < 2 * REPLACED_FROM_BYTES);
+    }
+
+    #[test]
+    fn the_file_of_a_pooled_sandbox_stays_open_until_its_next_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::new(dir.path().into(), entry());
+        let path = dir.path().join(FILE_NAME);
+        let write = |stage| {
+            journal.write(|entry| entry.stage = stage).unwrap();
+            assert_eq!(found(dir.path()).stage, stage);
+            assert_eq!(journal.state.lock().file.is_some(), stage == Stage::Pooled, "{stage:?}");
+            fs::read_to_string(&path).unwrap().lines().count()
+        };
+        let stages = [Stage::Making, Stage::Pooled, Stage::Running, Stage::Frozen, Stage::Pooled];
+        assert_eq!(stages.map(write), [1, 2, 3, 4, 5]);
+        // One that is gone is not written to.
+        fs::remove_file(&path).unwrap();
+        assert_eq!(write(Stage::Running), 1);
     }
 
     #[test]

@@ -389,7 +389,8 @@ fn last_line(path: &Path) -> String {
 /// Returns the directory that stands in its place.
 fn obstruct(dir: &Path) -> PathBuf {
     let journal = dir.join("sandbox.jsonl");
-    fs::rename(&journal, dir.join("kept")).unwrap();
+    fs::copy(&journal, dir.join("kept")).unwrap();
+    fs::remove_file(&journal).unwrap();
     fs::create_dir(&journal).unwrap();
     journal
 }
