@@ -56,5 +56,6 @@ pub use lifecycle::urls::NotRecorded;
 pub use sandboxes::Sandboxes;
 pub use shape::{Shape, Size};
 pub use supply::adopt::UnclaimedView;
+pub use supply::create::FollowUp;
 pub use supply::pool::PoolView;
 pub use supply::templates::{BuildTemplateError, RemoveTemplateError, TemplateState, TemplateView};

@@ -22,7 +22,7 @@ use crate::lifecycle::state::{SandboxState, state};
 use crate::lifecycle::table::Table;
 use crate::shape::Shape;
 use crate::supply::adopt::{self, Estate, Unclaimed, UnclaimedView};
-use crate::supply::create::{self, Wanted};
+use crate::supply::create::{self, FollowUp, Wanted};
 use crate::supply::pins::Pins;
 use crate::supply::pool::PoolView;
 use crate::supply::sources::Sources;
@@ -165,10 +165,10 @@ impl Sandboxes {
     /// # Errors
     /// [`CreateError`].
     pub async fn create(&self, pack: &PackName) -> Result<Created, CreateError> {
-        self.create_with(pack, SandboxSpec::default()).await
+        self.create_with(pack, SandboxSpec::default()).await.map(|(created, _)| created)
     }
 
-    /// As [`Self::create`], as `spec` says.
+    /// As [`Self::create`], as `spec` says; the caller can be answered before what follows begins.
     ///
     /// # Errors
     /// [`CreateError`].
@@ -176,7 +176,7 @@ impl Sandboxes {
         &self,
         pack: &PackName,
         spec: SandboxSpec,
-    ) -> Result<Created, CreateError> {
+    ) -> Result<(Created, FollowUp), CreateError> {
         check_env(&spec.env)?;
         let sources = &*self.0.sources;
         let image = sources.base.images.packs.get(pack);
@@ -187,9 +187,7 @@ impl Sandboxes {
         let shape = Shape { pack: pack.clone(), size };
         let wanted = Wanted { shape, image, limits, spec };
         let created = create::create(sources, &self.0.table, wanted).await?;
-        sources.base.signals.deadlines.notify_one();
-        sources.base.signals.idle.notify_one();
-        Ok(created)
+        Ok((created, FollowUp::of(sources)))
     }
 
     /// Returns a handle to the sandbox.

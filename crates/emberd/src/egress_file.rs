@@ -6,6 +6,7 @@
 //!              └──▶ invalid: the old content stays in force, and the log says why
 //! ```
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,9 +28,25 @@ struct Inner {
     path: Option<PathBuf>,
     /// Held while policies are compiled and put in force, so that none follows an old file.
     operator: Mutex<Arc<Operator>>,
+    defaults: Mutex<Defaults>,
     /// The file that records of all sandboxes are written to.
     log: Option<EgressLog>,
     audit: Audit,
+}
+
+/// Policies of sandboxes whose callers say nothing, by language pack: all get the same, which takes
+/// longer to compile than all else that a creation decides.
+#[derive(Debug)]
+struct Defaults {
+    /// The content that they are compiled from.
+    operator: Arc<Operator>,
+    by_pack: HashMap<PackName, Arc<Policy>>,
+}
+
+impl Defaults {
+    fn of(operator: Arc<Operator>) -> Self {
+        Self { operator, by_pack: HashMap::new() }
+    }
 }
 
 /// The operator's egress file cannot be used.
@@ -49,6 +66,19 @@ pub enum EgressFileError {
     },
 }
 
+/// A sandbox that was taken in. Dropped, it begins to write the logs of the sandbox, which loses
+/// nothing: the newest records are kept.
+pub struct Admitted {
+    file: EgressFile,
+    handle: Handle,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.file.follow(&self.handle);
+    }
+}
+
 impl EgressFile {
     /// Reads the file at `path`; without a path, everything has its default. Blocks.
     ///
@@ -61,8 +91,10 @@ impl EgressFile {
             EgressLog::open(path).map_err(failed)
         });
         let log = log.transpose()?;
-        let (path, operator) = (path.map(Path::to_owned), Mutex::new(Arc::new(operator)));
-        Ok(Self(Arc::new(Inner { path, operator, log, audit: Audit::default() })))
+        let (path, operator) = (path.map(Path::to_owned), Arc::new(operator));
+        let defaults = Mutex::new(Defaults::of(Arc::clone(&operator)));
+        let operator = Mutex::new(operator);
+        Ok(Self(Arc::new(Inner { path, operator, defaults, log, audit: Audit::default() })))
     }
 
     /// Has what sandboxes reach recorded in `audit` too.
@@ -78,6 +110,25 @@ impl EgressFile {
     /// Returns what the operator permits now.
     pub fn operator(&self) -> Arc<Operator> {
         Arc::clone(&self.0.operator.lock())
+    }
+
+    /// Returns the default that `operator` gives to sandboxes of `pack`.
+    pub fn default_policy(
+        &self,
+        operator: &Arc<Operator>,
+        sandboxes: &Sandboxes,
+        pack: &PackName,
+    ) -> Arc<Policy> {
+        let mut defaults = self.0.defaults.lock();
+        if !Arc::ptr_eq(&defaults.operator, operator) {
+            *defaults = Defaults::of(Arc::clone(operator));
+        }
+        if let Some(policy) = defaults.by_pack.get(pack) {
+            return Arc::clone(policy);
+        }
+        let policy = Arc::new(Policy::default_of(operator, profiles(sandboxes, pack), None));
+        defaults.by_pack.insert(pack.clone(), Arc::clone(&policy));
+        policy
     }
 
     /// Compiles a policy with `compile` and puts it in force, if the daemon carries connections of
@@ -97,13 +148,18 @@ impl EgressFile {
     }
 
     /// Takes in a sandbox that was created while the file was `operator`: compiles its policy again
-    /// if the file has changed, and begins to write its log.
-    pub fn admit(&self, operator: &Arc<Operator>, sandboxes: &Sandboxes, handle: &Handle) {
+    /// if the file has changed. Its logs are written from when the returned value is dropped.
+    pub fn admit(
+        &self,
+        operator: &Arc<Operator>,
+        sandboxes: &Sandboxes,
+        handle: Handle,
+    ) -> Admitted {
         let current = self.0.operator.lock();
         if !Arc::ptr_eq(operator, &current) {
-            recompile(&current, sandboxes, handle);
+            recompile(&current, sandboxes, &handle);
         }
-        self.follow(handle);
+        Admitted { file: self.clone(), handle }
     }
 
     /// Begins to write the logs of a sandbox.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use emberd_image::PackImage;
 use emberd_proto::GuestLimits;
+use tokio::sync::Notify;
 
 use super::base::{Base, Boot};
 use super::boot::{self, Answered};
@@ -18,6 +19,7 @@ use crate::lifecycle::journal::Stage;
 use crate::lifecycle::lease::Boottime;
 use crate::lifecycle::machine::{Machine, Running};
 use crate::lifecycle::sandbox::{Created, Sandbox};
+use crate::lifecycle::signals::Signals;
 use crate::lifecycle::table::{Claim, Table};
 use crate::shape::Shape;
 
@@ -73,12 +75,12 @@ pub(crate) async fn create(
     }
     sandbox.usage.stir();
     sources.base.activity.stir();
-    sources.pools.wake.notify_one();
     let entry = Entry { table, sandbox: Arc::clone(&sandbox), kept: false };
     if let Some(created) = sandbox.created() {
         hand_out(sources, &sandbox, entry, resources.cpu, limits).await?;
         return Ok(created);
     }
+    sources.pools.wake.notify_one();
     let _creating = sources.base.activity.create();
     let making = async {
         if smaller_disk_mib.is_none()
@@ -100,6 +102,29 @@ pub(crate) async fn create(
         // A deletion by a shutdown is reported as the shutdown.
         None if table.is_closed() => Err(CreateError::ShuttingDown),
         None => Err(CreateError::Deleted(sandbox.id)),
+    }
+}
+
+/// Tasks that go on because of a creation: they refill the pool, and look at the new deadline and
+/// at when to freeze. Dropping this wakes them. Before the answer, that would cost the caller the
+/// time of waking a thread, and of a VMM that starts meanwhile.
+pub struct FollowUp {
+    pools: Arc<Notify>,
+    signals: Arc<Signals>,
+}
+
+impl FollowUp {
+    pub(crate) fn of(sources: &Sources) -> Self {
+        let (pools, signals) = (&sources.pools.wake, &sources.base.signals);
+        Self { pools: Arc::clone(pools), signals: Arc::clone(signals) }
+    }
+}
+
+impl Drop for FollowUp {
+    fn drop(&mut self) {
+        self.pools.notify_one();
+        self.signals.deadlines.notify_one();
+        self.signals.idle.notify_one();
     }
 }
 

@@ -10,7 +10,7 @@ use emberd_proto::{ContextRun, ContextSpec, EgressDenials, EgressReason, EgressR
 use emberd_sandbox::{EgressState, RunEvent, SandboxSpec, SandboxesConfig};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::fixture::{Fixture, shell, until};
+use crate::fixture::{Fixture, until};
 
 fn with_egress(config: &mut SandboxesConfig) {
     config.egress = Some(Arc::new(Egress::new(CONNECTIONS_MAX_DEFAULT).unwrap()));
@@ -34,7 +34,7 @@ async fn a_sandbox_of_the_pool_gets_its_policy_on_the_host() {
     fixture.filled().await;
     let policy = Arc::new(Policy::default());
     let spec = SandboxSpec { policy: Some(Arc::clone(&policy)), ..SandboxSpec::default() };
-    let created = fixture.sandboxes.create_with(&shell(), spec).await;
+    let created = fixture.create_as(spec).await;
     let handle = fixture.sandboxes.get(created.unwrap().id).unwrap();
     let egress = handle.egress().unwrap();
     assert!(Arc::ptr_eq(&egress.policy(), &policy));

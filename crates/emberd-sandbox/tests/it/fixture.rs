@@ -12,9 +12,9 @@ use emberd_proto::frame::{encode, encode_message};
 use emberd_proto::message::{GENERATION, READY_PORT};
 use emberd_proto::{ExecOutcome, ExecSpec, GuestMessage, Kind, Welcome};
 use emberd_sandbox::{
-    BootPath, Contexts, Cpu, Executed, Files, GuestError, Handle, NodeKey, OperationError, Pace,
-    PoolConfig, PoolView, Ports, Processes, Resources, SandboxId, SandboxState, Sandboxes,
-    SandboxesConfig, Size, TemplateView,
+    BootPath, Contexts, Cpu, CreateError, Created, Executed, Files, GuestError, Handle, NodeKey,
+    OperationError, Pace, PoolConfig, PoolView, Ports, Processes, Resources, SandboxId,
+    SandboxSpec, SandboxState, Sandboxes, SandboxesConfig, Size, TemplateView,
 };
 use emberd_vmm::firecracker::{Firecracker, FirecrackerConfig};
 use emberd_vmm::{AnyVmm, CgroupChoice, CgroupConfig, JailChoice, JailConfig};
@@ -156,6 +156,10 @@ impl Fixture {
 
     pub async fn create(&self) -> SandboxId {
         self.sandboxes.create(&shell()).await.unwrap().id
+    }
+
+    pub async fn create_as(&self, spec: SandboxSpec) -> Result<Created, CreateError> {
+        self.sandboxes.create_with(&shell(), spec).await.map(|(created, _)| created)
     }
 
     pub async fn exec(&self, id: SandboxId, code: &str) -> Result<ExecOutcome, GuestError> {

@@ -10,7 +10,7 @@ use emberd_sandbox::{
 };
 use futures::future::join_all;
 
-use crate::fixture::{ById as _, Fixture, pass, shell, until};
+use crate::fixture::{ById as _, Fixture, pass, until};
 
 /// Time limit of what runs. It never passes by the clock of the double's guest, the host's.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -25,7 +25,7 @@ impl Fixture {
         let idle = IdlePolicy { freeze: Some(Duration::from_millis(50)), ignore_programs: true };
         let terms = Terms { idle, ..Terms::default() };
         let spec = SandboxSpec { terms, ..SandboxSpec::default() };
-        let id = self.sandboxes.create_with(&shell(), spec).await.unwrap().id;
+        let id = self.create_as(spec).await.unwrap().id;
         (id, self.sandboxes.get(id).unwrap().view().dir)
     }
 

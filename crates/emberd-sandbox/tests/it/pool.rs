@@ -73,7 +73,7 @@ async fn sandbox_of_the_pool_gets_its_variables_when_it_is_created() {
     fixture.filled().await;
     let env = [("STAGE".to_owned(), "test".to_owned())].into();
     let spec = SandboxSpec { env, ..SandboxSpec::default() };
-    let created = fixture.sandboxes.create_with(&shell(), spec).await.unwrap();
+    let created = fixture.create_as(spec).await.unwrap();
     assert_eq!(created.boot_path, BootPath::WarmPool);
     assert_eq!(fixture.exec(created.id, "echo $STAGE").await.unwrap().stdout, "test\n");
     fixture.close().await;

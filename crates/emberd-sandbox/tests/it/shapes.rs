@@ -15,7 +15,7 @@ fn memory(mib: u64) -> Resources {
 impl Fixture {
     async fn create_of(&self, resources: Resources) -> Result<Created, CreateError> {
         let spec = SandboxSpec { resources, ..SandboxSpec::default() };
-        self.sandboxes.create_with(&shell(), spec).await
+        self.create_as(spec).await
     }
 
     async fn path_of(&self, resources: Resources) -> BootPath {

@@ -6,7 +6,7 @@ use emberd_sandbox::{CreateError, Created, SandboxEventKind, SandboxSpec, Sandbo
 use futures::FutureExt as _;
 use futures::future::{LocalBoxFuture, join_all};
 
-use crate::fixture::{Fixture, shell, with_templates};
+use crate::fixture::{Fixture, with_templates};
 
 /// Sandboxes of the owner with a burst.
 const BURST: usize = 64;
@@ -21,8 +21,7 @@ fn begin<'a>(
 ) -> LocalBoxFuture<'a, Result<Created, CreateError>> {
     let owner = Some(Arc::from(owner));
     let spec = SandboxSpec { owner, ..SandboxSpec::default() };
-    let mut creating =
-        async move { fixture.sandboxes.create_with(&shell(), spec).await }.boxed_local();
+    let mut creating = async move { fixture.create_as(spec).await }.boxed_local();
     assert!((&mut creating).now_or_never().is_none());
     creating
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode};
@@ -22,7 +23,7 @@ use super::scope::{CALLERS, Needs, PROXIED, Role, Scope};
 use crate::audit::{self, Audit};
 use crate::server::caller::Caller;
 use crate::server::connection::Peer;
-use crate::server::observe::{Proxied, RequestId};
+use crate::server::observe::{Afterwards, Proxied, RequestId};
 use crate::server::principal::{Principal, Source};
 
 /// Action of a request to a server in a sandbox.
@@ -62,7 +63,7 @@ pub struct Recorder {
 #[derive(Debug, Clone)]
 struct Operation {
     method: Method,
-    action: String,
+    action: Arc<str>,
     /// None for a public route, and for one of every caller.
     scope: Option<Scope>,
 }
@@ -76,12 +77,12 @@ impl Recorder {
                 Needs::Scope(scope) => Some(scope),
                 Needs::Nothing | Needs::Caller => None,
             };
-            let action = operation.operation_id.take().unwrap_or_default();
+            let action = operation.operation_id.take().unwrap_or_default().into();
             by_path.entry(path.to_owned()).or_default().push(Operation { method, action, scope });
         }
         for (method, path, action) in CALLERS {
             let method = method.parse().expect("a method of HTTP");
-            let operation = Operation { method, action: action.to_owned(), scope: None };
+            let operation = Operation { method, action: action.into(), scope: None };
             by_path.entry(path.to_owned()).or_default().push(operation);
         }
         let operations = by_path;
@@ -102,26 +103,48 @@ impl Recorder {
     fn begin(&self, request: &Request) -> Pending {
         let of_port = proxy::sandbox_of(request);
         let operation = self.operation(request).filter(|_| of_port.is_none());
-        let (action, scope) = match (&operation, &of_port) {
-            (_, Some(_)) => (USE_PORT, Some(PROXIED)),
-            (Some(operation), None) => (operation.action.as_str(), operation.scope),
-            (None, None) => (UNKNOWN, None),
+        let (action, scope) = match (operation, &of_port) {
+            (_, Some(_)) => (USE_PORT.into(), Some(PROXIED)),
+            (Some(operation), None) => (Arc::clone(&operation.action), operation.scope),
+            (None, None) => (UNKNOWN.into(), None),
         };
-        let sandbox = of_port.unwrap_or_else(|| sandbox_in(request.uri().path()));
         let extensions = request.extensions();
-        let principal = extensions.get::<Principal>().map(principal_text);
-        let record = AuditRecord {
-            request: extensions.get::<RequestId>().map(RequestId::to_string),
-            principal,
-            peer: extensions.get().and_then(|caller: &Caller| peer_text(&caller.peer)),
-            sandbox: sandbox.map(|id| id.to_string()),
-            ..audit::event(action, audit::now())
+        let asked = Asked {
+            at: SystemTime::now(),
+            action,
+            request: extensions.get().copied(),
+            principal: extensions.get().copied(),
+            peer: extensions.get().map(|caller: &Caller| caller.peer),
+            sandbox: of_port.unwrap_or_else(|| sandbox_in(request.uri().path())),
         };
         let is_watched = scope.is_some_and(is_watched);
         let is_of_audit = scope == Some(Scope::Admin) && request.method() == Method::GET;
         let identified = Identified::default();
         let audit = self.audit.clone();
-        Pending { audit, record: Some(record), identified, is_watched, is_of_audit }
+        Pending { audit, asked: Some(asked), identified, is_watched, is_of_audit }
+    }
+}
+
+/// A request, as far as it is known before the answer.
+#[derive(Debug)]
+struct Asked {
+    at: SystemTime,
+    action: Arc<str>,
+    request: Option<RequestId>,
+    principal: Option<Principal>,
+    peer: Option<Peer>,
+    sandbox: Option<SandboxId>,
+}
+
+impl Asked {
+    fn record(self) -> AuditRecord {
+        AuditRecord {
+            request: self.request.map(|id| id.to_string()),
+            principal: self.principal.as_ref().map(principal_text),
+            peer: self.peer.as_ref().and_then(peer_text),
+            sandbox: self.sandbox.map(|id| id.to_string()),
+            ..audit::event(&self.action, audit::time(self.at))
+        }
     }
 }
 
@@ -143,12 +166,12 @@ pub async fn record(
     let pending = recorder.begin(&request);
     request.extensions_mut().insert(pending.identified.clone());
     let is_refused = pending.is_watched && !pending.is_of_audit && recorder.audit.refuses();
-    let response = if is_refused {
+    let mut response = if is_refused {
         ApiError::from(Unrecordable).into_response()
     } else {
         next.run(request).await
     };
-    pending.answered(&response);
+    pending.answered(&mut response);
     response
 }
 
@@ -156,46 +179,49 @@ pub async fn record(
 /// is recorded.
 struct Pending {
     audit: Audit,
-    record: Option<AuditRecord>,
+    asked: Option<Asked>,
     identified: Identified,
     is_watched: bool,
     is_of_audit: bool,
 }
 
 impl Pending {
-    /// The record, with the caller as far as it is known.
-    fn take(&mut self) -> Option<AuditRecord> {
-        let mut record = self.record.take()?;
+    /// The request, with the caller as far as it is known.
+    fn take(&mut self) -> Option<Asked> {
+        let mut asked = self.asked.take()?;
         if let Some(principal) = self.identified.0.get() {
-            record.principal = Some(principal_text(principal));
+            asked.principal = Some(*principal);
         }
-        Some(record)
+        Some(asked)
     }
 
-    fn answered(mut self, response: &Response) {
-        let Some(mut record) = self.take() else { return };
+    fn answered(mut self, response: &mut Response) {
+        let Some(mut asked) = self.take() else { return };
         let marks = response.extensions();
         let is_proxied = marks.get::<Proxied>().is_some();
         let (status, code) = (response.status(), marks.get().map(|Coded(code)| *code));
-        record.status = Some(status.as_u16());
-        record.code = code.map(ErrorCode::name);
         if let Some(Made(id)) = marks.get() {
-            record.sandbox = Some(id.to_string());
+            asked.sandbox = Some(*id);
         }
         let hit = marks.get().map(|LimitsHit(limits)| limits.clone()).unwrap_or_default();
-        let hit = hit.into_iter().chain(code.and_then(limit));
-        record.limits = hit.map(str::to_owned).collect();
+        let record = move || AuditRecord {
+            status: Some(status.as_u16()),
+            code: code.map(ErrorCode::name),
+            limits: hit.into_iter().chain(code.and_then(limit)).map(str::to_owned).collect(),
+            ..asked.record()
+        };
         if !is_proxied && is_of_strangers(status, code) {
-            self.audit.record_refusal(record);
+            self.audit.record_refusal(record());
         } else if self.is_watched || !is_proxied && is_refusal(status) {
-            self.audit.record(record);
+            Afterwards::drop(self.audit.later(record), response);
         }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let Some(mut record) = self.take().filter(|_| self.is_watched) else { return };
+        let Some(asked) = self.take().filter(|_| self.is_watched) else { return };
+        let mut record = asked.record();
         if std::thread::panicking() {
             record.status = Some(StatusCode::INTERNAL_SERVER_ERROR.as_u16());
             record.code = Some(ErrorCode::Internal.name());

@@ -337,7 +337,8 @@ pub fn info(sandboxes: &Sandboxes, operator: &Operator) -> Option<EgressInfo> {
 /// [`EgressError`].
 pub fn first_policy(
     sandboxes: &Sandboxes,
-    operator: &Operator,
+    file: &EgressFile,
+    operator: &Arc<Operator>,
     pack: &PackName,
     wanted: Option<&PolicySpec>,
     own: Option<&Ceiling>,
@@ -346,6 +347,7 @@ pub fn first_policy(
     let is_off = sandboxes.config().egress.is_none();
     let policy = match wanted {
         None if is_off => return Ok(None),
+        None if own.is_none() => return Ok(Some(file.default_policy(operator, sandboxes, pack))),
         None => Policy::default_of(operator, packs, own),
         Some(wanted) => {
             let policy = Policy::compile_within(operator, packs, wanted, own);

@@ -9,7 +9,7 @@ use emberd_api::{
     SandboxList, SandboxPhase, ServerTiming, paths,
 };
 use emberd_sandbox::{
-    BootPath, Cpu, CreateError, Created, Resources, SandboxSpec, Sandboxes, Unknown,
+    BootPath, Cpu, CreateError, Created, FollowUp, Resources, SandboxSpec, Sandboxes, Unknown,
 };
 
 use super::audited::Made;
@@ -20,7 +20,7 @@ use super::failures::Failures;
 use super::id::Id;
 use super::idempotency::WithKey;
 use super::keys::KeyError;
-use super::observe::Timed;
+use super::observe::{Afterwards, Timed};
 use super::pack;
 use super::query::{Query, QueryError};
 use super::quota::{Bounds, count_creation};
@@ -28,7 +28,7 @@ use super::scrape::Measured;
 use super::terms::{ChangeError, first_terms};
 use super::views::IntoBody;
 use crate::access::Grant;
-use crate::egress_file::EgressFile;
+use crate::egress_file::{Admitted, EgressFile};
 use crate::meters::Timing;
 
 /// Creates a sandbox and answers once it can run code.
@@ -64,16 +64,25 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let wanted: CreateSandbox = body.json_or_default()?;
     let Some(turn) = key.turn(&wanted).await? else {
-        return Ok(answer(&make(&sandboxes, &file, wanted, None, grant.as_ref()).await?));
+        let made = make(&sandboxes, &file, wanted, None, grant.as_ref()).await?;
+        return Ok(answer(made));
     };
     if let Some(id) = turn.created() {
         let body = Json(CreatedSandbox { id: id.to_string() });
         let made = Extension(Made(id));
         return Ok((StatusCode::CREATED, [(REPLAYED_HEADER, "true")], made, body).into_response());
     }
-    let created = make(&sandboxes, &file, wanted, Some(turn.tag()), grant.as_ref()).await?;
-    turn.remember(created.id);
-    Ok(answer(&created))
+    let made = make(&sandboxes, &file, wanted, Some(turn.tag()), grant.as_ref()).await?;
+    turn.remember(made.created.id);
+    Ok(answer(made))
+}
+
+/// A sandbox that was just created, and what begins once its caller is answered.
+struct New {
+    created: Created,
+    follow_up: FollowUp,
+    /// None if the sandbox is deleted already.
+    admitted: Option<Admitted>,
 }
 
 async fn make(
@@ -82,7 +91,7 @@ async fn make(
     mut wanted: CreateSandbox,
     tag: Option<String>,
     grant: Option<&Extension<Grant>>,
-) -> Result<Created, ApiError> {
+) -> Result<New, ApiError> {
     let bounds = Bounds::of(grant);
     let terms = first_terms(&mut wanted, sandboxes.config(), bounds)?;
     let named = wanted.language_pack.as_deref().filter(|name| !name.is_empty());
@@ -92,6 +101,7 @@ async fn make(
     let (operator, ceiling) = (file.operator(), bounds.ceiling().map_err(EgressError::Key)?);
     let policy = egress::first_policy(
         sandboxes,
+        file,
         &operator,
         &pack,
         wanted.egress.as_ref(),
@@ -104,20 +114,21 @@ async fn make(
     let (owner, quota) = (grant.and_then(|grant| grant.owner()), bounds.quota());
     let spec = SandboxSpec { terms, policy, env: wanted.env, resources, tag, owner, quota };
     let counted = count_creation(grant)?;
-    let created = sandboxes.create_with(&pack, spec).await.inspect_err(|error| {
+    let (created, follow_up) = sandboxes.create_with(&pack, spec).await.inspect_err(|error| {
         counted.unless_refused(error);
     })?;
-    if let Ok(handle) = sandboxes.get(created.id) {
-        file.admit(&operator, sandboxes, &handle);
-    }
-    Ok(created)
+    let handle = sandboxes.get(created.id).ok();
+    let admitted = handle.map(|handle| file.admit(&operator, sandboxes, handle));
+    Ok(New { created, follow_up, admitted })
 }
 
-fn answer(created: &Created) -> Response {
+fn answer(New { created, follow_up, admitted }: New) -> Response {
     let body = Json(CreatedSandbox { id: created.id.to_string() });
     let measured = Measured(Timing::Created(created.boot_path.to_string()));
-    let marks = (Extension(timed(created)), Extension(measured), Extension(Made(created.id)));
-    (StatusCode::CREATED, marks, body).into_response()
+    let marks = (Extension(timed(&created)), Extension(measured), Extension(Made(created.id)));
+    let mut response = (StatusCode::CREATED, marks, body).into_response();
+    Afterwards::drop((follow_up, admitted), &mut response);
+    response
 }
 
 /// A microVM of the warm pool was started before the request: its stages are not in the header.

@@ -1,13 +1,14 @@
 //! What happens around every request: an id, a span, a line in the log, the `Server-Timing`
 //! header, and an answer when a route panics.
 //!
-//! Routes leave marks on their responses ([`Reported`], [`Timed`], [`Proxied`], [`FromPage`]);
-//! nothing here knows the routes.
+//! Routes and layers leave marks on responses ([`Reported`], [`Timed`], [`Proxied`],
+//! [`Afterwards`], [`FromPage`]); nothing here knows the routes.
 
+use std::any::Any;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
@@ -43,6 +44,23 @@ pub struct Reported(pub String);
 #[derive(Debug, Clone, Copy)]
 pub struct Proxied;
 
+/// Marks a response with what is dropped once it is on its way. What is dropped may wake a thread,
+/// which takes tens of microseconds that the caller does not wait for.
+#[derive(Clone)]
+pub struct Afterwards {
+    _value: Arc<dyn Any + Send + Sync>,
+    _earlier: Option<Arc<Self>>,
+}
+
+impl Afterwards {
+    /// Has `value` dropped after `response`, and what was marked before.
+    pub fn drop(value: impl Any + Send + Sync, response: &mut Response) {
+        let marks = response.extensions_mut();
+        let earlier = marks.remove().map(Arc::new);
+        marks.insert(Self { _value: Arc::new(value), _earlier: earlier });
+    }
+}
+
 /// Marks the refusal of a request that a web page sent.
 #[derive(Debug, Clone, Copy)]
 pub struct FromPage;
@@ -68,7 +86,7 @@ pub async fn observe(
     let path = excerpt(request.uri().path(), PATH_BYTES_MAX).into_owned();
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
     // The panic hook has logged the panic itself.
-    let response = answer.await.unwrap_or_else(|_| on_panic());
+    let mut response = answer.await.unwrap_or_else(|_| on_panic());
     let took = started.elapsed();
     let proxied = response.extensions().get::<Proxied>().is_some();
     let (status, error) = (response.status(), reported(&response));
@@ -78,8 +96,10 @@ pub async fn observe(
         let Timed(stages) = response.extensions().get().cloned().unwrap_or_default();
         Answer { status, took, stages }
     });
+    let afterwards = response.extensions_mut().remove::<Afterwards>();
     // Both are written beside the response, so that the caller does not wait for them.
     let written = async move {
+        drop(afterwards);
         if let Some(answer) = &answer {
             trace.end(answer);
         }
@@ -89,7 +109,7 @@ pub async fn observe(
     if proxied {
         return response;
     }
-    let mut response = with_timing(response, took);
+    response = with_timing(response, took);
     let id = HeaderValue::try_from(id.to_string()).expect("hexadecimal digits");
     response.headers_mut().insert(REQUEST_ID_HEADER, id);
     response
@@ -171,6 +191,8 @@ mod tests {
     use axum::routing::get;
     use hyper::service::Service as _;
     use hyper_util::service::TowerToHyperService;
+    use parking_lot::Mutex;
+    use tokio::sync::oneshot::{self, error::TryRecvError};
 
     use super::*;
 
@@ -186,5 +208,34 @@ mod tests {
         assert_eq!(response.headers()[REQUEST_ID_HEADER].len(), 16);
         let body = axum::body::to_bytes(response.into_body(), 1024).await.unwrap();
         assert_eq!(&body[..], b"a defect");
+    }
+
+    #[tokio::test]
+    async fn what_a_response_carries_is_dropped_after_it_and_with_one_that_is_lost() {
+        let carrying = |count: usize| {
+            let mut response = ().into_response();
+            let (carried, dropped): (Vec<_>, Vec<_>) =
+                (0..count).map(|_| oneshot::channel::<()>()).unzip();
+            for value in carried {
+                Afterwards::drop(value, &mut response);
+            }
+            (response, dropped)
+        };
+        let (response, dropped) = carrying(2);
+        let response = Arc::new(Mutex::new(Some(response)));
+        let on_panic: OnPanic = || StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        let router = Router::new()
+            .route("/", get(async move || response.lock().take().unwrap()))
+            .layer(from_fn_with_state(on_panic, observe));
+        let request = Request::builder().uri("/").body(Body::empty()).unwrap();
+        let answer = TowerToHyperService::new(router).call(request).await.unwrap();
+        assert!(answer.extensions().get::<Afterwards>().is_none());
+        for dropped in dropped {
+            dropped.await.unwrap_err();
+        }
+        let (response, mut dropped) = carrying(1);
+        assert!(dropped[0].try_recv().is_err_and(|error| error == TryRecvError::Empty));
+        drop(response);
+        assert!(dropped[0].try_recv().is_err_and(|error| error == TryRecvError::Closed));
     }
 }
