@@ -186,8 +186,7 @@ impl Sandboxes {
         let limits = sources.base.config.limits_of(&spec.resources)?;
         let shape = Shape { pack: pack.clone(), size };
         let wanted = Wanted { shape, image, limits, spec };
-        let created = create::create(sources, &self.0.table, wanted).await?;
-        Ok((created, FollowUp::of(sources)))
+        create::create(sources, &self.0.table, wanted).await
     }
 
     /// Returns a handle to the sandbox.

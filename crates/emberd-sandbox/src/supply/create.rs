@@ -40,7 +40,7 @@ pub(crate) async fn create(
     sources: &Sources,
     table: &Table,
     wanted: Wanted<'_>,
-) -> Result<Created, CreateError> {
+) -> Result<(Created, FollowUp), CreateError> {
     let Wanted { shape, image, limits, spec } = wanted;
     let SandboxSpec { terms, policy, env, resources, tag, owner, quota } = spec;
     let asked = Claim { owner: owner.clone(), held: Holdings::of(shape.size, &limits), quota };
@@ -75,10 +75,12 @@ pub(crate) async fn create(
     }
     sandbox.usage.stir();
     sources.base.activity.stir();
+    // The pool is short of one from now on, whatever becomes of the creation.
+    let follow_up = FollowUp::of(sources);
     let entry = Entry { table, sandbox: Arc::clone(&sandbox), kept: false };
     if let Some(created) = sandbox.created() {
         hand_out(sources, &sandbox, entry, resources.cpu, limits).await?;
-        return Ok(created);
+        return Ok((created, follow_up));
     }
     sources.pools.wake.notify_one();
     let _creating = sources.base.activity.create();
@@ -96,7 +98,7 @@ pub(crate) async fn create(
         Some(Ok(created)) => {
             sources.watch(&sandbox);
             hand_out(sources, &sandbox, entry, resources.cpu, limits).await?;
-            Ok(created)
+            Ok((created, follow_up))
         }
         Some(Err(error)) => Err(error),
         // A deletion by a shutdown is reported as the shutdown.
@@ -114,7 +116,7 @@ pub struct FollowUp {
 }
 
 impl FollowUp {
-    pub(crate) fn of(sources: &Sources) -> Self {
+    fn of(sources: &Sources) -> Self {
         let (pools, signals) = (&sources.pools.wake, &sources.base.signals);
         Self { pools: Arc::clone(pools), signals: Arc::clone(signals) }
     }

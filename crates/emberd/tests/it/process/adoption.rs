@@ -426,6 +426,8 @@ async fn a_sandbox_that_cannot_be_recorded_is_not_handed_out() {
     let (status, body) = refusal(daemon.client.create(Some("shell")).await);
     assert_eq!((status, body.code), (500, ErrorCode::Internal));
     assert!(daemon.client.list().await.unwrap().sandboxes.is_empty());
+    // Another takes its place in the pool.
+    daemon.comes_to_rest().await;
     daemon.stop(Signal::TERM).await;
     room.close().await;
 }
