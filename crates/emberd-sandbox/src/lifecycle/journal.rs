@@ -222,23 +222,36 @@ impl Journal {
         let mut line = serde_json::to_vec(&state.entry)?;
         line.push(b'\n');
         let length = state.length.take().filter(|length| *length < REPLACED_FROM_BYTES);
-        let written = match (length, state.file.take()) {
-            (Some(_), Some(file)) if is_in_place(&file) => append(file, &line),
-            (Some(_), _) => self.append(&line),
-            (None, _) => self.replace(&line),
-        };
+        let written = self.append_or_replace(length, state.file.take(), &line);
         state.is_behind = written.is_err();
-        state.file = Some(written?).filter(|_| state.entry.stage == Stage::Pooled);
-        state.length = Some(length.unwrap_or_default() + line.len() as u64);
+        let (file, length) = written?;
+        state.length = Some(length);
+        state.file = (state.entry.stage == Stage::Pooled).then_some(file);
         Ok(())
     }
 
-    fn append(&self, line: &[u8]) -> io::Result<File> {
-        match OpenOptions::new().append(true).open(self.dir.join(FILE_NAME)) {
-            // A microVM that could not be restored is booted in a new directory.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.replace(line),
-            file => append(file?, line),
+    /// Writes `line` behind `length` whole bytes, if there are some, of the file, which may be
+    /// open; returns the file and its new length.
+    fn append_or_replace(
+        &self,
+        length: Option<u64>,
+        open: Option<File>,
+        line: &[u8],
+    ) -> io::Result<(File, u64)> {
+        let added = line.len() as u64;
+        if let Some(length) = length {
+            let open = open.filter(is_in_place);
+            match open.map_or_else(|| self.open(), Ok) {
+                // A microVM that could not be restored is booted in a new directory.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                file => return Ok((append(file?, line)?, length + added)),
+            }
         }
+        Ok((self.replace(line)?, added))
+    }
+
+    fn open(&self) -> io::Result<File> {
+        OpenOptions::new().append(true).open(self.dir.join(FILE_NAME))
     }
 
     fn replace(&self, line: &[u8]) -> io::Result<File> {
@@ -399,7 +412,9 @@ mod tests {
         let write = |stage| {
             journal.write(|entry| entry.stage = stage).unwrap();
             assert_eq!(found(dir.path()).stage, stage);
-            assert_eq!(journal.state.lock().file.is_some(), stage == Stage::Pooled, "{stage:?}");
+            let state = journal.state.lock();
+            assert_eq!(state.file.is_some(), stage == Stage::Pooled, "{stage:?}");
+            assert_eq!(state.length, Some(path.metadata().unwrap().len()));
             fs::read_to_string(&path).unwrap().lines().count()
         };
         let stages = [Stage::Making, Stage::Pooled, Stage::Running, Stage::Frozen, Stage::Pooled];

@@ -48,16 +48,15 @@ pub struct Proxied;
 /// which takes tens of microseconds that the caller does not wait for.
 #[derive(Clone)]
 pub struct Afterwards {
-    _value: Arc<dyn Any + Send + Sync>,
-    _earlier: Option<Arc<Self>>,
+    _values: Arc<dyn Any + Send + Sync>,
 }
 
 impl Afterwards {
     /// Has `value` dropped after `response`, and what was marked before.
     pub fn drop(value: impl Any + Send + Sync, response: &mut Response) {
         let marks = response.extensions_mut();
-        let earlier = marks.remove().map(Arc::new);
-        marks.insert(Self { _value: Arc::new(value), _earlier: earlier });
+        let earlier = marks.remove::<Self>();
+        marks.insert(Self { _values: Arc::new((value, earlier)) });
     }
 }
 
