@@ -108,17 +108,21 @@ impl Journal {
     /// Has `record` written; its number and digest are filled in. Waits for nothing. A record is
     /// lost, and counted, where too many wait.
     pub fn record(&self, record: AuditRecord) {
+        drop(self.put(record));
+    }
+
+    /// As [`Self::record`]; the record has its place among the others at once, and the writer is
+    /// woken when the returned value is dropped.
+    pub fn put(&self, record: AuditRecord) -> Wake {
         let mut queue = self.0.queue.lock();
         if queue.is_full() {
             queue.lost += 1;
             self.0.lost.fetch_add(1, Ordering::Relaxed);
-            return;
+            return Wake(None);
         }
         queue.records.push_back(record);
-        if queue.is_waiting {
-            queue.is_waiting = false;
-            self.0.wake.notify_one();
-        }
+        let is_waiting = std::mem::take(&mut queue.is_waiting);
+        Wake(is_waiting.then(|| Arc::clone(&self.0)))
     }
 
     /// Whether the last attempt to write failed, or the next record would be lost.
@@ -159,6 +163,19 @@ impl Journal {
         let writer = self.0.writer.lock().take();
         if let Some(Err(panic)) = writer.map(JoinHandle::join) {
             std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Wakes the writer, where it waits for that, when it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Wake(Option<Arc<Shared>>);
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.0 {
+            shared.wake.notify_one();
         }
     }
 }

@@ -18,7 +18,7 @@ mod read;
 mod verify;
 
 pub use files::day_of;
-pub use journal::{Figures, Journal};
+pub use journal::{Figures, Journal, Wake};
 pub use line::{Head, LINE_BYTES_MAX};
 pub use options::{OpenError, Options};
 pub use read::page;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use emberd_api::{AuditEgress, AuditRecord};
-use emberd_audit::{Journal, OpenError, Options};
+use emberd_audit::{Journal, OpenError, Options, Wake};
 use emberd_config::{AuditChoice, AuditOptions};
 use emberd_egress::{Record, SandboxEgress};
 use emberd_sandbox::SandboxId;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use tokio_util::task::task_tracker::{TaskTracker, TaskTrackerToken};
+use tokio_util::task::TaskTracker;
 
 use crate::egress_record;
 use crate::log::Bucket;
@@ -34,25 +34,8 @@ struct Inner {
     /// Whether what cannot be recorded must not happen.
     is_required: bool,
     refusals: Mutex<Refusals>,
-    /// Tasks that follow sandboxes, and records that are written after an answer.
-    awaited: TaskTracker,
+    followers: TaskTracker,
     readers: Arc<Semaphore>,
-}
-
-/// A record that is made and written when this is dropped. [`Audit::close`] waits for it.
-#[derive(Debug)]
-pub struct Later<F: FnOnce() -> AuditRecord> {
-    audit: Audit,
-    record: Option<F>,
-    _token: Option<TaskTrackerToken>,
-}
-
-impl<F: FnOnce() -> AuditRecord> Drop for Later<F> {
-    fn drop(&mut self) {
-        if let Some(record) = self.record.take() {
-            self.audit.record(record());
-        }
-    }
 }
 
 /// How often callers whom nobody knows were refused.
@@ -81,7 +64,7 @@ impl Audit {
             journal,
             is_required: options.choice == AuditChoice::Required,
             refusals: Mutex::default(),
-            awaited: TaskTracker::new(),
+            followers: TaskTracker::new(),
             readers: Arc::new(Semaphore::new(READERS_MAX)),
         }))))
     }
@@ -103,16 +86,13 @@ impl Audit {
 
     /// Records `record`.
     pub fn record(&self, record: AuditRecord) {
-        if let Some(inner) = &self.0 {
-            inner.journal.record(record);
-        }
+        drop(self.put(record));
     }
 
-    /// Records what `record` returns when the returned value is dropped.
+    /// Records `record`, and wakes the thread that writes when the returned value is dropped.
     #[must_use]
-    pub fn later<F: FnOnce() -> AuditRecord>(&self, record: F) -> Later<F> {
-        let token = self.0.as_ref().map(|inner| inner.awaited.token());
-        Later { audit: self.clone(), record: Some(record), _token: token }
+    pub fn put(&self, record: AuditRecord) -> Option<Wake> {
+        self.0.as_ref().map(|inner| inner.journal.put(record))
     }
 
     /// Records the refusal of a caller whom nobody knows. Of a flood, only some are, with the
@@ -132,7 +112,7 @@ impl Audit {
     /// Records the connections of a sandbox from now on, until it ends.
     pub fn follow(&self, id: SandboxId, egress: SandboxEgress) {
         let Some(inner) = self.0.clone() else { return };
-        inner.awaited.clone().spawn(async move {
+        inner.followers.clone().spawn(async move {
             let mut after = 0;
             loop {
                 // Asked first: what is recorded before the end is read after it.
@@ -160,8 +140,8 @@ impl Audit {
     /// ended. What is recorded after that is lost.
     pub async fn close(&self) {
         let Some(inner) = self.0.clone() else { return };
-        inner.awaited.close();
-        inner.awaited.wait().await;
+        inner.followers.close();
+        inner.followers.wait().await;
         inner.journal.record(event("stop_daemon", now()));
         let closed = tokio::task::spawn_blocking(move || inner.journal.close()).await;
         if let Err(panicked) = closed {
@@ -207,35 +187,4 @@ fn of_connection(id: SandboxId, record: Record) -> AuditRecord {
         count: body.count,
     };
     AuditRecord { egress: Some(egress), ..of_sandbox(id, at) }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use emberd_api::ReadAudit;
-    use futures::FutureExt as _;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn the_journal_is_closed_once_what_is_to_come_is_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let options = AuditOptions {
-            choice: AuditChoice::Required,
-            dir: dir.path().join("audit"),
-            file_mib: 1,
-            keep: Duration::from_secs(3600),
-            keep_mib: 1,
-        };
-        let audit = Audit::open(&options).unwrap();
-        let later = audit.later(|| event("create_sandbox", now()));
-        let mut closing = Box::pin(audit.close());
-        assert!((&mut closing).now_or_never().is_none());
-        drop(later);
-        closing.await;
-        let page = emberd_audit::page(&options.dir, &ReadAudit::default()).unwrap();
-        let actions: Vec<_> = page.records.iter().map(|record| record.action.as_str()).collect();
-        assert_eq!(actions, ["create_sandbox", "stop_daemon"]);
-    }
 }

@@ -27,6 +27,23 @@ fn a_chain_goes_on_over_restarts_and_days() {
 }
 
 #[test]
+fn records_are_in_the_order_in_which_they_were_put_whenever_the_writer_is_woken() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = options(temp.path());
+    let dir = options.dir.clone();
+    let journal = Journal::open(options).unwrap();
+    let first = journal.put(record(DAY, "a"));
+    journal.record(record(DAY, "b"));
+    drop(first);
+    let last = journal.put(record(DAY, "c"));
+    // Written though nobody has woken the writer for it.
+    journal.close();
+    drop(last);
+    let numbered = ["a", "b", "c"].map(str::to_owned);
+    assert_eq!(actions(&dir), (1..).zip(numbered).collect::<Vec<_>>());
+}
+
+#[test]
 fn only_its_user_can_read_a_journal() {
     let temp = tempfile::tempdir().unwrap();
     let options = options(temp.path());

@@ -213,7 +213,7 @@ impl Pending {
         if !is_proxied && is_of_strangers(status, code) {
             self.audit.record_refusal(record());
         } else if self.is_watched || !is_proxied && is_refusal(status) {
-            Afterwards::drop(self.audit.later(record), response);
+            Afterwards::drop(self.audit.put(record()), response);
         }
     }
 }
