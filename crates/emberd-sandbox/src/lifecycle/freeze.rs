@@ -124,13 +124,21 @@ impl Sandbox {
         self.usage.stir();
         self.shift(Request::Thaw, || true, Phase::thawed);
         self.usage.thaw();
-        // A next daemon that believes it frozen thaws it once more.
-        if let Err(error) = self.journal_as(Stage::Running) {
-            tracing::warn!(id = %self.id, %error, "a thaw is not recorded");
-            self.signals.journals.notify_one();
-        }
+        self.journal_running();
         self.signals.idle.notify_one();
         Ok(())
+    }
+
+    /// Writes into the journal that the sandbox runs, if it lives. If that fails, it is done later:
+    /// a next daemon that believes it frozen thaws it once more.
+    fn journal_running(&self) {
+        if !self.lives() {
+            return;
+        }
+        if let Err(error) = self.journal_as(Stage::Running) {
+            tracing::warn!(id = %self.id, %error, "the journal is behind");
+            self.signals.journals.notify_one();
+        }
     }
 
     /// Sets the clock of a guest that was paused. A guest that does not take it goes on late, or
@@ -190,22 +198,21 @@ impl Sandbox {
         if !policy.ignore_programs && metrics.program_count != Some(0) {
             return;
         }
+        // First: a next daemon that believes it running would wait for its guest, and who is told
+        // that it is frozen finds it so.
+        if let Err(error) = self.journal_frozen(&metrics) {
+            tracing::warn!(id = %self.id, %error, "not frozen: that cannot be recorded");
+            self.usage.look_after(REFUSED_PAUSE);
+            self.journal_running();
+            return;
+        }
         let unused = || self.usage.freeze(idle);
         let frozen = self.shift(Request::Freeze, unused, |phase| phase.frozen(metrics));
         if !frozen {
+            self.journal_running();
             return;
         }
-        // First: a next daemon that believes it running would wait for its guest.
-        let paused = match self.journal_as(Stage::Frozen) {
-            Ok(()) => timeout(TRANSITION_MAX, machine.pause()).await,
-            Err(error) => {
-                tracing::warn!(id = %self.id, %error, "not frozen: that cannot be recorded");
-                self.usage.look_after(REFUSED_PAUSE);
-                self.shift(Request::Thaw, || true, Phase::thawed);
-                self.usage.thaw();
-                return;
-            }
-        };
+        let paused = timeout(TRANSITION_MAX, machine.pause()).await;
         let why = match paused {
             Ok(Some(Ok(()))) => {
                 tracing::debug!(id = %self.id, "frozen");

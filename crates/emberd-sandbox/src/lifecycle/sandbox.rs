@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use emberd_egress::SandboxEgress;
 use emberd_guest::Guest;
-use emberd_proto::GuestLimits;
+use emberd_proto::{GuestLimits, Metrics};
 use emberd_vmm::{ExitReason, KillError, Stream};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -186,6 +186,17 @@ impl Sandbox {
     /// When the journal cannot be written.
     pub fn journal_as(&self, stage: Stage) -> io::Result<()> {
         self.journal.write(|entry| self.describe(entry, stage))
+    }
+
+    /// Writes the journal: a sandbox that is to be frozen while its guest uses `metrics`.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn journal_frozen(&self, metrics: &Metrics) -> io::Result<()> {
+        self.journal.write(|entry| {
+            self.describe(entry, Stage::Frozen);
+            entry.metrics = Some(metrics.clone());
+        })
     }
 
     /// Writes a change of the sandbox into the journal. If that fails, it is done later.

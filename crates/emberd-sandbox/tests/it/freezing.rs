@@ -87,6 +87,34 @@ async fn a_frozen_time_is_no_part_of_the_time_limit_of_a_run() {
 }
 
 #[tokio::test]
+async fn a_sandbox_is_told_to_be_frozen_only_once_that_is_recorded() {
+    let fixture = Fixture::new();
+    let (id, dir) = fixture.create_sleepy().await;
+    let phase = || fixture.sandboxes.get(id).unwrap().view().state.phase();
+    let journal = dir.join("sandbox.jsonl");
+    let last_line = || {
+        let lines = std::fs::read_to_string(&journal).unwrap_or_default();
+        lines.lines().last().unwrap_or_default().to_owned()
+    };
+    // A journal that cannot be written: a disk that is full, without one.
+    std::fs::rename(&journal, dir.join("kept")).unwrap();
+    std::fs::create_dir(&journal).unwrap();
+    until(|| dir.join("sandbox.jsonl.new").exists()).await;
+    assert_eq!(phase(), PhaseKind::Running);
+    std::fs::remove_dir(&journal).unwrap();
+    until(|| last_line().contains(r#""stage":"running""#)).await;
+    // The next attempt is made after ten minutes.
+    pass(Duration::from_secs(600)).await;
+    until(|| phase() == PhaseKind::Frozen).await;
+    assert!(last_line().contains(r#""stage":"frozen""#));
+    let events = fixture.sandboxes.events(None, usize::MAX, |event| event.id == id).events;
+    let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
+    let expect = [SandboxEventKind::Created, SandboxEventKind::Running, SandboxEventKind::Frozen];
+    assert_eq!(kinds, expect);
+    fixture.close().await;
+}
+
+#[tokio::test]
 async fn a_freeze_that_is_raced_by_a_deletion_leaves_nothing() {
     const AT_ONCE: usize = 16;
     let fixture = Fixture::new();
