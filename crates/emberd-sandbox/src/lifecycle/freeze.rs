@@ -49,11 +49,16 @@ impl Drop for InUse {
 }
 
 impl Sandbox {
+    /// Notes that a use begins of a sandbox that is not frozen: its creation is one.
+    pub fn occupy(self: &Arc<Self>) -> InUse {
+        self.usage.enter();
+        InUse { sandbox: Arc::clone(self), thaw: None }
+    }
+
     /// Notes that a request begins, and thaws the sandbox; `forced`, also one that its callers
     /// want to stay frozen. A sandbox that does not run is left as it is.
     pub async fn enter(self: &Arc<Self>, forced: bool) -> Result<InUse, OperationError> {
-        self.usage.enter();
-        let mut in_use = InUse { sandbox: Arc::clone(self), thaw: None };
+        let mut in_use = self.occupy();
         if self.usage.is_frozen() {
             in_use.thaw = self.thaw(forced).await?;
         }
@@ -200,7 +205,11 @@ impl Sandbox {
         }
         // First: a next daemon that believes it running would wait for its guest, and who is told
         // that it is frozen finds it so.
-        if let Err(error) = self.journal_frozen(&metrics) {
+        let recorded = self.journal.write(|entry| {
+            self.describe(entry, Stage::Frozen);
+            entry.metrics = Some(metrics.clone());
+        });
+        if let Err(error) = recorded {
             tracing::warn!(id = %self.id, %error, "not frozen: that cannot be recorded");
             self.usage.look_after(REFUSED_PAUSE);
             self.journal_running();

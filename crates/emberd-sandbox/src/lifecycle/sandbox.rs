@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use emberd_egress::SandboxEgress;
 use emberd_guest::Guest;
-use emberd_proto::{GuestLimits, Metrics};
+use emberd_proto::GuestLimits;
 use emberd_vmm::{ExitReason, KillError, Stream};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -188,17 +188,6 @@ impl Sandbox {
         self.journal.write(|entry| self.describe(entry, stage))
     }
 
-    /// Writes the journal: a sandbox that is to be frozen while its guest uses `metrics`.
-    ///
-    /// # Errors
-    /// When the journal cannot be written.
-    pub fn journal_frozen(&self, metrics: &Metrics) -> io::Result<()> {
-        self.journal.write(|entry| {
-            self.describe(entry, Stage::Frozen);
-            entry.metrics = Some(metrics.clone());
-        })
-    }
-
     /// Writes a change of the sandbox into the journal. If that fails, it is done later.
     pub fn note(&self) {
         if let Err(error) = self.record_change() {
@@ -218,7 +207,8 @@ impl Sandbox {
         })
     }
 
-    fn describe(&self, entry: &mut Entry, stage: Stage) {
+    /// Makes `entry` say what the sandbox is now, in `stage`.
+    pub(super) fn describe(&self, entry: &mut Entry, stage: Stage) {
         entry.stage = stage;
         entry.lease = LeaseEntry::of(&self.lease.lock());
         entry.tag = self.tag.get().cloned();
@@ -442,6 +432,8 @@ impl Sandbox {
         if let Some(session) = &self.egress {
             session.egress.close();
         }
+        // Before anybody is told: the next daemon must not bring it back.
+        self.journal.end();
         let mut slot = self.phase.lock();
         let Some(phase) = slot.take() else { return };
         phase.ending().cancel();
@@ -449,9 +441,6 @@ impl Sandbox {
         let phase = slot.insert(if goes { phase.gone(Why::Deleted) } else { phase });
         self.record(SandboxEventKind::Deleted, phase);
         self.is_told.store(false, Ordering::Relaxed);
-        drop(slot);
-        // Before anybody is told: the next daemon must not bring it back.
-        self.journal.end();
     }
 
     /// Whether the guest has answered, and neither it nor the sandbox has ended.

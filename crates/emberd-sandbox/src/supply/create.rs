@@ -60,10 +60,11 @@ pub(crate) async fn create(
         if let Some(owner) = owner {
             sandbox.owner.set(owner).expect("a sandbox is created once");
         }
-        (sandbox, standby)
+        let in_use = sandbox.occupy();
+        (sandbox, standby, in_use)
     };
     // At the limit of sandboxes, nothing is taken from the pool.
-    let (sandbox, standby) = table.enter(asked, claim, |(sandbox, _)| sandbox)?;
+    let (sandbox, standby, _in_use) = table.enter(asked, claim, |(sandbox, ..)| sandbox)?;
     if let (Some(session), Some(policy)) = (&sandbox.egress, policy) {
         session.egress.begin(policy);
     }
@@ -73,7 +74,6 @@ pub(crate) async fn create(
     if let Some(tag) = tag {
         sandbox.tag.set(tag).expect("a sandbox is created once");
     }
-    sandbox.usage.stir();
     sources.base.activity.stir();
     // The pool is short of one from now on, whatever becomes of the creation.
     let follow_up = FollowUp::of(sources);

@@ -33,7 +33,9 @@ impl Fixture {
     async fn stand_still(&self, id: SandboxId) -> InUse {
         let handle = self.sandboxes.get(id).unwrap();
         let dir = handle.view().dir;
+        let in_use = handle.enter().await.unwrap();
         until(|| dir.join("running").exists()).await;
+        drop(in_use);
         until(|| handle.view().state.phase() == PhaseKind::Frozen).await;
         // The answer to the pause is not waited for by anybody else.
         handle.metrics().await.unwrap();
@@ -83,6 +85,30 @@ async fn a_frozen_time_is_no_part_of_the_time_limit_of_a_run() {
     };
     let (end, _in_use) = tokio::join!(ended, fixture.stand_still(id));
     assert!(!end.timed_out, "{end:?}");
+    fixture.close().await;
+}
+
+#[tokio::test]
+async fn a_creation_is_a_use() {
+    let fixture = Fixture::new();
+    // Less than what a creation waits for its guest.
+    let time = Duration::from_secs(5);
+    let idle = IdlePolicy { freeze: Some(time), ignore_programs: true };
+    let terms = Terms { idle, ..Terms::default() };
+    let create = fixture.create_as(SandboxSpec { terms, ..SandboxSpec::default() });
+    let passes = async {
+        until(|| !fixture.sandboxes.list().is_empty()).await;
+        pass(time).await;
+    };
+    let (created, ()) = tokio::join!(create, passes);
+    let id = created.unwrap().id;
+    let (sleepy, _) = fixture.create_sleepy().await;
+    let phase = |id| fixture.sandboxes.get(id).unwrap().view().state.phase();
+    // All were looked at.
+    until(|| phase(sleepy) == PhaseKind::Frozen).await;
+    assert_eq!(phase(id), PhaseKind::Running);
+    pass(time).await;
+    until(|| phase(id) == PhaseKind::Frozen).await;
     fixture.close().await;
 }
 
