@@ -5,6 +5,7 @@
 //!                   └─ else ─▶ the latest claim ──────────────┘      (else: then read)
 //! ```
 
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -47,8 +48,8 @@ pub(crate) struct Connect {
     /// Held until the end, also while a refusal is explained.
     places: Option<Places>,
     is_dialled: bool,
-    /// Whether the guest left before anything was dialled, so that there is nothing to record.
-    is_void: bool,
+    /// Whether the record is written, or is not needed: the guest left before anything was dialled.
+    is_recorded: bool,
 }
 
 /// A destination that the policy allows.
@@ -100,7 +101,7 @@ impl Connect {
             begun,
             places: None,
             is_dialled: false,
-            is_void: false,
+            is_recorded: false,
         }
     }
 
@@ -108,10 +109,12 @@ impl Connect {
     pub async fn run(mut self, peer: &mut Peer) {
         match self.connect(peer).await {
             Ok(()) => {}
-            Err(Stop::Left) => self.is_void = !self.is_dialled,
+            Err(Stop::Left) => self.is_recorded = !self.is_dialled,
             Err(Stop::Denied(denied)) => {
                 let reason = denied.reason;
                 refuse(&mut self.record, denied);
+                // First: who is told of the refusal finds it in the log.
+                self.record();
                 let is_within_limits = self.places.is_some();
                 // Nothing is left to be said over what is not HTTP.
                 let explains = is_within_limits
@@ -363,6 +366,18 @@ impl Connect {
         Ok((upstream, listed))
     }
 
+    /// Writes the record, unless that is done.
+    fn record(&mut self) {
+        if mem::replace(&mut self.is_recorded, true) {
+            return;
+        }
+        let mut record = self.record.clone();
+        record.sent_bytes = self.moved.sent.load(Ordering::Relaxed);
+        record.received_bytes = self.moved.received.load(Ordering::Relaxed);
+        record.duration = self.begun.elapsed();
+        self.sandbox.record(record);
+    }
+
     /// Answers a request that is refused with the reason, in words.
     async fn explain(&self, peer: &mut Peer, reason: EgressReason) {
         if !peer.answered && self.open(peer).await.is_err() {
@@ -416,13 +431,6 @@ fn position(candidates: &[Candidate], wanted: &Name) -> Option<usize> {
 
 impl Drop for Connect {
     fn drop(&mut self) {
-        if self.is_void {
-            return;
-        }
-        let mut record = self.record.clone();
-        record.sent_bytes = self.moved.sent.load(Ordering::Relaxed);
-        record.received_bytes = self.moved.received.load(Ordering::Relaxed);
-        record.duration = self.begun.elapsed();
-        self.sandbox.record(record);
+        self.record();
     }
 }
