@@ -112,7 +112,8 @@ pub async fn delete(
 
 /// Writes the body to the standard input of a process.
 ///
-/// Answers once the guest has received all of it, which takes as long as the program does not read.
+/// Answers once all of it is on its way: the guest takes up to 256 KiB more than the program has
+/// read.
 /// Concurrent requests write one after the other.
 #[utoipa::path(
     post,
