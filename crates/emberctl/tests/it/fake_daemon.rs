@@ -292,8 +292,8 @@ impl State {
 
     fn show(&self, id: &str, vm: &Vm) -> Value {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        // Half a second later, so that all of the timeout is left when it is shown.
-        let expires_at = |ms: u64| u64::try_from(now.as_millis()).unwrap() + ms + 500;
+        // Half a minute later, so that all of the timeout is left when it is shown.
+        let expires_at = |ms: u64| u64::try_from(now.as_millis()).unwrap() + ms + 30_000;
         let timeout_ms = vm.terms["timeout_ms"].as_u64();
         let metadata = vm.terms["metadata"].as_object().cloned().unwrap_or_default();
         json!({

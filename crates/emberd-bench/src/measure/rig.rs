@@ -225,6 +225,16 @@ pub struct Holdings {
     pub directories: usize,
 }
 
+impl Holdings {
+    /// Whether nothing is more than in `others`.
+    pub fn are_within(&self, others: &Self) -> bool {
+        self.pooled <= others.pooled
+            && self.processes <= others.processes
+            && self.descriptors <= others.descriptors
+            && self.directories <= others.directories
+    }
+}
+
 /// Returns the request that runs `program`.
 pub fn body(program: &Program) -> ExecBody {
     let timeout_ms = program.timeout_ms.unwrap_or(TIMEOUT_MS);

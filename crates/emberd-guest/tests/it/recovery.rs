@@ -19,6 +19,9 @@ use tokio::net::UnixStream;
 use crate::agent::{Agent, connect, guest};
 use crate::host::TestHost;
 
+/// Longest wait for what must come about; only ever reached by a failing test.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn sh(script: &str) -> ProcessSpec {
     ProcessSpec::of_argv(["/bin/sh", "-c", script])
 }
@@ -42,9 +45,12 @@ fn stdout(events: &[ProcessEvent]) -> Vec<u8> {
 
 /// Waits until `condition` holds; its state changes without notice.
 async fn until(mut condition: impl FnMut() -> bool) {
-    while !condition() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    waited.await.expect("it comes about");
 }
 
 fn alive(pid: u32) -> bool {
@@ -489,7 +495,7 @@ async fn time_limit_of_a_run_is_held_by_the_next_daemon() {
     let context = before.contexts().open(ContextSpec::default()).await.unwrap();
     let begun = agent.socket.with_file_name("begun");
     let code = format!(">{}; sleep 600", begun.display());
-    let run_spec = ContextRun { code, timeout_ms: Some(200), ..ContextRun::default() };
+    let run_spec = ContextRun { code, timeout_ms: Some(2_000), ..ContextRun::default() };
     let under_way = before.contexts().run(context.id, &run_spec).unwrap();
     until(|| begun.exists()).await;
     before.detach();

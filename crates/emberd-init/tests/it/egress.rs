@@ -446,5 +446,9 @@ fn many_connections_in_sequence_leave_nothing() {
     check(&guest, "print({ends(V4, '203.0.113.1', 443, b'x') for _ in range(10_000)})", "{'X.'}");
     assert_eq!(session.opens().len(), 10_001);
     // The last connection, and that of the exec, may not have been closed yet.
-    assert!(descriptors() <= before + 2, "{} of {before}", descriptors());
+    let mut host = guest.greet();
+    let own = 1;
+    while descriptors() > before + own {
+        host.ping();
+    }
 }

@@ -26,7 +26,7 @@ mod sizes;
 mod story;
 
 use daemon::Daemon;
-use emberd_api::ExecBody;
+use emberd_api::{CreateSandbox, ExecBody};
 use emberd_proto::ExecSpec;
 
 /// Time limit of every exec here, in milliseconds: far above what an emulated guest on a
@@ -36,6 +36,11 @@ const TIMEOUT_MS: u64 = 300_000;
 /// `code` with no arguments.
 fn spec(code: impl Into<String>) -> ExecSpec {
     ExecSpec { timeout_ms: TIMEOUT_MS, ..ExecSpec::new(code) }
+}
+
+/// A sandbox of a language pack, else as the daemon likes it.
+fn of_pack(pack: &str) -> CreateSandbox {
+    CreateSandbox { language_pack: Some(pack.to_owned()), ..CreateSandbox::default() }
 }
 
 /// An exec body of `code` alone.

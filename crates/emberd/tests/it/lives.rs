@@ -14,6 +14,9 @@ use crate::wait;
 /// How many lives, unless `EMBERD_LIVES` says otherwise.
 const LIVES: usize = 200;
 
+/// Readings in a row that agree once a daemon has come to rest.
+const AGREED: usize = 50;
+
 #[tokio::test]
 async fn nothing_is_left_of_many_lives() {
     let room = Room::new();
@@ -53,14 +56,14 @@ async fn many_lives(daemon: &Daemon, room: &Room) {
     // What is opened once is open after the first.
     live(daemon).await;
     daemon.comes_to_rest().await;
-    let before = Holdings::of(daemon, room);
+    let before = Holdings::steady(daemon, room).await;
     let started = Instant::now();
     for _ in 0..lives {
         live(daemon).await;
     }
     let took = started.elapsed();
     // Ends go on behind the answers, and pools are filled again.
-    wait::until(async || Holdings::of(daemon, room) == before).await;
+    wait::until(async || Holdings::of(daemon, room).are_within(&before)).await;
     println!("{lives} lives in {took:.1?}; before and after {before:?}");
 }
 
@@ -88,6 +91,20 @@ pub struct Holdings {
 impl Holdings {
     fn of(daemon: &Daemon, room: &Room) -> Self {
         Self::of_process(daemon.process_id(), &room.run_dir())
+    }
+
+    /// As [`Self::of`], once readings in a row agree: work of a moment is over.
+    async fn steady(daemon: &Daemon, room: &Room) -> Self {
+        let mut last = Self::of(daemon, room);
+        let mut agreed = 0;
+        wait::until(async || {
+            let now = Self::of(daemon, room);
+            agreed = if now == last { agreed + 1 } else { 0 };
+            last = now;
+            agreed == AGREED
+        })
+        .await;
+        last
     }
 
     /// Whether nothing is more than in `others`.

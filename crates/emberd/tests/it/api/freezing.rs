@@ -290,9 +290,11 @@ async fn touches_keep_a_sandbox_awake_and_a_change_of_the_policy_holds() {
 async fn a_frozen_sandbox_can_be_deleted_and_expires() {
     let api = Api::start().await;
     let deleted = api.create_idle(json!({})).await;
-    let expires = api.create_idle(json!({"timeout_ms": 3_000})).await;
+    let expires = api.create_idle(json!({})).await;
     api.frozen(&deleted).await;
     api.frozen(&expires).await;
+    let soon = UpdateSandbox { timeout_ms: Some(Some(1_000)), ..UpdateSandbox::default() };
+    assert_eq!(api.client.update(&expires, &soon).await.unwrap().phase, SandboxPhase::Frozen);
     api.client.delete(&deleted).await.unwrap();
     wait::until(async || api.client.get(&expires).await.is_err()).await;
     wait::until(async || api.sandboxes.reaping() == 0).await;

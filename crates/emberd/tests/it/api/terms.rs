@@ -80,8 +80,10 @@ async fn sandboxes_end_at_their_timeouts_and_no_others() {
 #[tokio::test]
 async fn a_change_that_was_answered_came_before_the_end_and_one_that_came_later_is_refused() {
     let api = Api::start().await;
-    let id = api.create_as(json!({"timeout_ms": TIMEOUT_MS_MIN})).await.unwrap();
-    let mut number = 0;
+    let id = api.create_as(json!({})).await.unwrap();
+    let first = json!({"timeout_ms": TIMEOUT_MS_MIN, "metadata": {"number": "1"}});
+    api.update(&id, first).await.unwrap();
+    let mut number = 1;
     let refused = loop {
         let change = json!({"metadata": {"number": (number + 1).to_string()}});
         match api.update(&id, change).await {
@@ -90,7 +92,6 @@ async fn a_change_that_was_answered_came_before_the_end_and_one_that_came_later_
         }
     };
     assert_eq!(refused.code, ErrorCode::UnknownSandbox);
-    assert!(number > 0);
     let mut events = api.client.events(&[id], None, true).await.unwrap();
     // It had what the last change set, and nothing of the one that was refused.
     let mut told = Vec::new();
@@ -108,8 +109,15 @@ async fn a_change_that_was_answered_came_before_the_end_and_one_that_came_later_
 #[tokio::test]
 async fn an_operation_under_way_ends_with_its_sandbox() {
     let api = Api::start().await;
-    let id = api.create_as(json!({"timeout_ms": TIMEOUT_MS_MIN})).await.unwrap();
-    let (_, body) = refusal(api.client.exec(&id, &super::body("sleep 1000")).await);
+    let id = api.create_as(json!({})).await.unwrap();
+    let running = api.run_dir.join(&id).join("running");
+    let endless = super::body(&format!("> {}; sleep 1000", running.display()));
+    let expires = async {
+        wait::until(async || running.exists()).await;
+        api.update(&id, json!({"timeout_ms": TIMEOUT_MS_MIN})).await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(api.client.exec(&id, &endless), expires);
+    let (_, body) = refusal(ended);
     assert_eq!(body.code, ErrorCode::SandboxGone, "{body:?}");
 }
 

@@ -8,10 +8,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, geteuid, pidfd_getfd, pidfd_open};
 
-use super::Daemon;
-
-/// Most sandboxes created until one is restored.
-const RESTORES_TRIED: usize = 5;
+use super::{Daemon, of_pack};
 
 /// Size of the disk of a sandbox (2 GiB).
 const DISK_BYTES: u64 = 2 << 30;
@@ -21,9 +18,9 @@ const DISK_BYTES: u64 = 2 << 30;
 async fn a_clone_s_vmm_cannot_change_what_others_are_made_from() {
     let Some(daemon) = Daemon::instant(&["--pool-size", "off"]) else { return };
     daemon.client.build_template("shell").await.unwrap();
-    let (id, pid) = restored(&daemon).await;
-    let own_dir = daemon.run_dir.join(id);
-    let pid = Pid::from_raw(pid.cast_signed()).unwrap();
+    let sandbox = daemon.restored(&of_pack("shell")).await;
+    let own_dir = daemon.run_dir.join(sandbox.id);
+    let pid = Pid::from_raw(sandbox.vmm_pid.unwrap().cast_signed()).unwrap();
     let vmm = pidfd_open(pid, PidfdFlags::empty()).unwrap();
     let (mut memories, mut disks) = (0, 0);
     for (number, target) in descriptors(pid) {
@@ -60,20 +57,6 @@ async fn a_clone_s_vmm_cannot_change_what_others_are_made_from() {
     let id = daemon.create("shell").await;
     assert_eq!(daemon.output(&id, "echo alive").await, "alive\n");
     daemon.stop();
-}
-
-/// A sandbox that was restored, and its VMM. On a busy host a clone may not wake up in time, and
-/// its sandbox boots cold.
-async fn restored(daemon: &Daemon) -> (String, u32) {
-    let mut boot_paths = Vec::new();
-    while boot_paths.len() < RESTORES_TRIED {
-        let view = daemon.client.get(&daemon.create("shell").await).await.unwrap();
-        match view.boot_path.as_deref() {
-            Some("snapshot-restore") => return (view.id, view.vmm_pid.unwrap()),
-            other => boot_paths.push(other.map(str::to_owned)),
-        }
-    }
-    panic!("no sandbox was restored: {boot_paths:?}");
 }
 
 /// Neither the descriptor nor the file opened again takes a byte.

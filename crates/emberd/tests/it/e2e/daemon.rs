@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{env, fs};
 
-use emberd_api::{ErrorBody, ExecBody, ExecOutcome};
+use emberd_api::{CreateSandbox, ErrorBody, ExecBody, ExecOutcome, Sandbox};
 use emberd_client::{Client, ClientError};
 use emberd_image::{DataDir, Images};
 use emberd_proto::chain;
 use emberd_testing::first_line;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+/// Most sandboxes created until one is restored.
+const RESTORES_TRIED: usize = 5;
 
 /// A running daemon. Dropping it stops it, even when the test failed.
 pub struct Daemon {
@@ -129,6 +132,23 @@ impl Daemon {
 
     pub async fn create(&self, pack: &str) -> String {
         self.client.create(Some(pack)).await.unwrap_or_else(|error| panic!("{}", chain(&error))).id
+    }
+
+    /// Creates a sandbox that is restored from a template. On a busy host a clone may not answer in
+    /// time: its sandbox boots cold, and another is created in its place.
+    pub async fn restored(&self, wanted: &CreateSandbox) -> Sandbox {
+        let mut boot_paths = Vec::new();
+        while boot_paths.len() < RESTORES_TRIED {
+            let created = self.client.create_with(wanted).await;
+            let id = created.unwrap_or_else(|error| panic!("{}", chain(&error))).answer.id;
+            let sandbox = self.client.get(&id).await.unwrap();
+            if sandbox.boot_path.as_deref() == Some("snapshot-restore") {
+                return sandbox;
+            }
+            self.client.delete(&id).await.unwrap();
+            boot_paths.push(sandbox.boot_path);
+        }
+        panic!("no sandbox was restored: {boot_paths:?}");
     }
 
     pub async fn exec(&self, id: &str, body: &ExecBody) -> ExecOutcome {

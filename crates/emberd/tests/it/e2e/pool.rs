@@ -10,7 +10,7 @@ use emberd_api::{Pool, TemplateState};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::daemon::is_running;
-use super::{Daemon, code};
+use super::{Daemon, code, of_pack};
 
 /// Pause between two looks at the daemon.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -98,11 +98,7 @@ async fn a_damaged_template_means_a_cold_boot_and_a_new_template() {
     assert_eq!(daemon.exec(&id, &code("echo alive")).await.stdout, "alive\n");
     let rebuilt = daemon.client.build_template("shell").await.unwrap();
     assert_eq!(rebuilt.state, TemplateState::Ready);
-    let id = daemon.create("shell").await;
-    assert_eq!(
-        daemon.client.get(&id).await.unwrap().boot_path.as_deref(),
-        Some("snapshot-restore")
-    );
+    daemon.restored(&of_pack("shell")).await;
     daemon.stop();
 }
 

@@ -2,7 +2,7 @@
 
 use emberd_api::{CreateSandbox, Resources, TemplateState};
 
-use super::Daemon;
+use super::{Daemon, of_pack};
 
 const TWO: Resources = Resources {
     vcpus: Some(2),
@@ -17,8 +17,7 @@ const TWO: Resources = Resources {
 const SEEN: &str = "nproc; free -m | awk '/Mem:/ {print $2}'; df -m / | awk 'END {print $2}'";
 
 async fn create(daemon: &Daemon, resources: Resources) -> (String, String) {
-    let language_pack = Some("shell".to_owned());
-    let wanted = CreateSandbox { language_pack, resources, ..CreateSandbox::default() };
+    let wanted = CreateSandbox { resources, ..of_pack("shell") };
     let id = daemon.client.create_with(&wanted).await.unwrap().answer.id;
     let boot_path = daemon.client.get(&id).await.unwrap().boot_path.unwrap();
     (id, boot_path)
@@ -54,15 +53,13 @@ async fn a_sandbox_has_the_processors_and_the_memory_asked_for() {
         emberd_api::BuildTemplate { vcpus: Some(2), memory_mib: Some(512), pool_size: None };
     let built = daemon.client.build_template_of("shell", &wanted).await.unwrap();
     assert_eq!(built.state, TemplateState::Ready);
-    let (id, boot_path) = create(&daemon, TWO).await;
-    assert_eq!(boot_path, "snapshot-restore");
+    let id = daemon.restored(&CreateSandbox { resources: TWO, ..of_pack("shell") }).await.id;
     check_size(&daemon, &id, 2, 512).await;
     // Both processors run programs.
     let both =
         "for n in 1 2; do (i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo $n) & done; wait";
     assert_eq!(daemon.output(&id, both).await.lines().count(), 2);
-    let (id, boot_path) = create(&daemon, Resources::default()).await;
-    assert_eq!(boot_path, "snapshot-restore");
+    let id = daemon.restored(&of_pack("shell")).await.id;
     check_size(&daemon, &id, 1, 256).await;
     daemon.stop();
 }

@@ -68,7 +68,7 @@ async fn programs_end_as_they_end_anywhere(daemon: &Daemon, id: &str) {
     // A session of its own does not save a child from the time limit, which is several times
     // what this host takes to get as far as the sleep.
     let trial = daemon.exec(id, &code("import subprocess\nsubprocess.run(['true'])")).await;
-    let timeout_ms = 2_000 + 4 * trial.exit.duration_us / 1000;
+    let timeout_ms = 10_000 + 4 * trial.exit.duration_us / 1000;
     let sleeper = "import subprocess, time\n\
         subprocess.Popen(['sleep', '1000'], start_new_session=True)\n\
         print('started', flush=True)\n\

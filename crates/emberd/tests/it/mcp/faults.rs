@@ -37,7 +37,7 @@ async fn what_was_created_can_be_kept() {
 #[tokio::test]
 async fn what_was_created_outlives_a_killed_server_for_its_lease_only() {
     let place = Place::new();
-    let mut session = Session::start(&place.daemon, &["--lease", "3s"]).await;
+    let mut session = Session::start(&place.daemon, &["--lease", "6s"]).await;
     let id = session.sandbox().await;
     // It is renewed: the sandbox has had more time than one lease.
     let first = place.daemon.client.get(&id).await.unwrap().expires_at_ms.unwrap();
@@ -96,7 +96,7 @@ async fn a_server_that_is_killed_in_the_middle_of_a_call_leaves_nothing() {
     client.delete(&id).await.unwrap();
     // A creation is undone.
     place.room.double.misbehave("never-ready");
-    let mut session = Session::start(&place.daemon, &["--lease", "3s"]).await;
+    let mut session = Session::start(&place.daemon, &["--lease", "6s"]).await;
     session.ask("tools/call", json!({"name": "create_sandbox", "arguments": {}})).await;
     wait::until(async || !client.list().await.unwrap().sandboxes.is_empty()).await;
     kill(&session);

@@ -364,7 +364,7 @@ fn requests_go_on_beside_a_full_disk_and_are_recorded_later() {
         fs::remove_file(disk.join("rest")).unwrap();
         let records = counted(client, &of_sandbox(&id), 2).await;
         assert_eq!(records[1].action, "exec_code");
-        assert_eq!(metric(client, "emberd_audit_failing").await, 0);
+        wait::until(async || metric(client, "emberd_audit_failing").await == 0).await;
         assert_eq!(metric(client, "emberd_audit_lost_total").await, 0);
         client.delete(&id).await.unwrap();
         let log = daemon.stop(Signal::TERM).await;

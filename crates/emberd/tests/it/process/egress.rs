@@ -347,7 +347,7 @@ fn a_full_disk_under_the_operators_log_costs_records_and_no_connection() {
         let lost = gap["gap"].as_u64().unwrap();
         let kept: Vec<serde_json::Value> = lines.collect();
         // The last ones may have been written when there was room again.
-        assert!(lost > 0 && lost + kept.len() as u64 > TIMES as u64, "{text}");
+        assert!(lost > 0 && lost + kept.len() as u64 >= TIMES as u64, "{text}");
         assert!(kept.iter().all(|line| line["kind"] == "connection"), "{text}");
         let said = daemon.stop(Signal::TERM).await;
         run(&format!("umount {}", disk.display()));

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use emberd_api::{
-    ErrorCode, ExecBody, FileType, ProcessEventKind, ProcessSpec, SandboxState, TIMEOUT_MS_MIN,
-    UpdateSandbox,
+    ErrorBody, ErrorCode, ExecBody, FileType, ProcessEventKind, ProcessSpec, SandboxState,
+    TIMEOUT_MS_MIN, UpdateSandbox,
 };
 use emberd_client::{Attachment, Client, ClientError, Download, FileOptions, FileSpan, Logs};
 use emberd_client::{Tunnel, Upload, Watch, WatchError};
@@ -27,6 +27,9 @@ const BIG_FILE_BYTES: u64 = 1 << 30;
 /// Words of the errors of a sandbox whose microVM has ended, and of one that is deleted.
 const LOST: &str = "is gone";
 const DELETED: &str = "was deleted";
+
+/// The error of a guest that has ended alone.
+const BROKEN: &str = "failed";
 
 fn plain() -> FileOptions {
     FileOptions::default()
@@ -91,15 +94,18 @@ impl UnderWay {
     /// Each has ended, and says that it did not end well, and `how`.
     async fn hears_the_end(mut self, how: &str) {
         let (status, body) = refusal(self.exec.await.unwrap());
-        assert_eq!((status, body.code), (410, ErrorCode::SandboxGone));
-        assert!(body.error.contains(how), "{body:?}");
-        // Who has lost a sandbox learns what to do; one that is deleted was to end.
-        assert_eq!(body.hint.is_some(), how == LOST, "{body:?}");
+        check_end(&body, how);
+        if body.code == ErrorCode::SandboxGone {
+            assert_eq!(status, 410);
+            // Who has lost a sandbox learns what to do; one that is deleted was to end.
+            assert_eq!(body.hint.is_some(), how == LOST, "{body:?}");
+        }
 
         let last = self.attachment.event().await.unwrap().unwrap();
         let ProcessEventKind::Exit(exit) = last.kind else { panic!("{last:?}") };
         assert_eq!(exit.exit_code, -1);
-        assert!(exit.error.unwrap().contains(how));
+        let why = exit.error.unwrap();
+        assert!(why.contains(how) || how == LOST && why.contains(BROKEN), "{why}");
         let answer = self.stdin.await.unwrap();
         assert_eq!((answer.status, answer.error().code), (409, ErrorCode::ProcessEnded));
 
@@ -110,10 +116,10 @@ impl UnderWay {
             }
         };
         assert!(matches!(broken, Err(ClientError::Broken { .. })), "{broken:?}");
-        assert_eq!(refusal(self.upload.await.unwrap()).1.code, ErrorCode::SandboxGone);
+        check_end(&refusal(self.upload.await.unwrap()).1, how);
         let ended = self.watch.next().await;
         let Err(WatchError::Ended(body)) = ended else { panic!("{ended:?}") };
-        assert_eq!(body.code, ErrorCode::SandboxGone);
+        check_end(&body, how);
 
         let broken = self.tunnel.read(&mut [0; 1]).await;
         assert_eq!(broken.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
@@ -123,6 +129,15 @@ impl UnderWay {
         assert!(!rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
         // A log has no other end than that of its sandbox.
         while self.logs.next().await.unwrap().is_some() {}
+    }
+}
+
+/// Checks the error of what a sandbox did when it ended. On a busy host the end of a guest may be
+/// seen more than a second before that of the whole machine.
+fn check_end(body: &ErrorBody, how: &str) {
+    match body.code {
+        ErrorCode::SandboxGone => assert!(body.error.contains(how), "{body:?}"),
+        code => assert!(code == ErrorCode::GuestFailed && how == LOST, "{body:?}"),
     }
 }
 

@@ -91,8 +91,8 @@ async fn what_a_url_has_begun_ends_with_it() {
     let port = echo().await;
     let host = host(port, &id);
     let lasting = token(&daemon.with(&admin), &id, port, None).await;
-    let short = token(&client, &id, port, Some(2_000)).await;
     let mut kept = open(&daemon, &host, &lasting).await;
+    let short = token(&client, &id, port, Some(2_000)).await;
     ends(open(&daemon, &host, &short).await, "expired").await;
     let of_key = token(&client, &id, port, None).await;
     let open_of_key = open(&daemon, &host, &of_key).await;
