@@ -173,6 +173,8 @@ async fn a_guest_that_takes_no_answer_is_reset() {
     stream.opened().await;
     stream.send(b"POST / HTTP/1.1\r\nHost: b.example\r\nContent-Length: 9999\r\n\r\n").await;
     assert!(stream.rest().await.starts_with(b"HTTP/1.1 403 "));
+    // Who is told of the refusal finds it in the log.
+    assert_eq!(sandbox.totals().denied, 1);
     for (after, connections) in [(9, 1), (2, 0)] {
         sleep(SECOND * after).await;
         assert_eq!(sandbox.connections(), connections);

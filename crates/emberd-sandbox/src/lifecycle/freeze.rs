@@ -137,12 +137,8 @@ impl Sandbox {
     /// Writes into the journal that the sandbox runs, if it lives. If that fails, it is done later:
     /// a next daemon that believes it frozen thaws it once more.
     fn journal_running(&self) {
-        if !self.lives() {
-            return;
-        }
-        if let Err(error) = self.journal_as(Stage::Running) {
-            tracing::warn!(id = %self.id, %error, "the journal is behind");
-            self.signals.journals.notify_one();
+        if self.lives() {
+            self.or_later(self.journal_as(Stage::Running));
         }
     }
 

@@ -190,7 +190,12 @@ impl Sandbox {
 
     /// Writes a change of the sandbox into the journal. If that fails, it is done later.
     pub fn note(&self) {
-        if let Err(error) = self.record_change() {
+        self.or_later(self.record_change());
+    }
+
+    /// Has the journal written later where it could not be.
+    pub(super) fn or_later(&self, written: io::Result<()>) {
+        if let Err(error) = written {
             tracing::warn!(id = %self.id, %error, "the journal is behind");
             self.signals.journals.notify_one();
         }

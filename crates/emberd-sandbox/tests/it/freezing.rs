@@ -29,6 +29,10 @@ impl Fixture {
         (id, self.sandboxes.get(id).unwrap().view().dir)
     }
 
+    fn phase(&self, id: SandboxId) -> PhaseKind {
+        self.sandboxes.get(id).unwrap().view().state.phase()
+    }
+
     /// Keeps the sandbox frozen for far longer than any limit, then has what runs in it end.
     async fn stand_still(&self, id: SandboxId) -> InUse {
         let handle = self.sandboxes.get(id).unwrap();
@@ -103,12 +107,11 @@ async fn a_creation_is_a_use() {
     let (created, ()) = tokio::join!(create, passes);
     let id = created.unwrap().id;
     let (sleepy, _) = fixture.create_sleepy().await;
-    let phase = |id| fixture.sandboxes.get(id).unwrap().view().state.phase();
     // All were looked at.
-    until(|| phase(sleepy) == PhaseKind::Frozen).await;
-    assert_eq!(phase(id), PhaseKind::Running);
+    until(|| fixture.phase(sleepy) == PhaseKind::Frozen).await;
+    assert_eq!(fixture.phase(id), PhaseKind::Running);
     pass(time).await;
-    until(|| phase(id) == PhaseKind::Frozen).await;
+    until(|| fixture.phase(id) == PhaseKind::Frozen).await;
     fixture.close().await;
 }
 
@@ -116,7 +119,6 @@ async fn a_creation_is_a_use() {
 async fn a_sandbox_is_told_to_be_frozen_only_once_that_is_recorded() {
     let fixture = Fixture::new();
     let (id, dir) = fixture.create_sleepy().await;
-    let phase = || fixture.sandboxes.get(id).unwrap().view().state.phase();
     let journal = dir.join("sandbox.jsonl");
     let last_line = || {
         let lines = std::fs::read_to_string(&journal).unwrap_or_default();
@@ -126,12 +128,12 @@ async fn a_sandbox_is_told_to_be_frozen_only_once_that_is_recorded() {
     std::fs::rename(&journal, dir.join("kept")).unwrap();
     std::fs::create_dir(&journal).unwrap();
     until(|| dir.join("sandbox.jsonl.new").exists()).await;
-    assert_eq!(phase(), PhaseKind::Running);
+    assert_eq!(fixture.phase(id), PhaseKind::Running);
     std::fs::remove_dir(&journal).unwrap();
     until(|| last_line().contains(r#""stage":"running""#)).await;
     // The next attempt is made after ten minutes.
     pass(Duration::from_secs(600)).await;
-    until(|| phase() == PhaseKind::Frozen).await;
+    until(|| fixture.phase(id) == PhaseKind::Frozen).await;
     assert!(last_line().contains(r#""stage":"frozen""#));
     let events = fixture.sandboxes.events(None, usize::MAX, |event| event.id == id).events;
     let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();

@@ -22,7 +22,7 @@ fn pooled_pids(fixture: &Fixture) -> Vec<u32> {
         // One that was discarded is being removed.
         let record = fs::read_to_string(dir.join("vmm.json")).ok()?;
         let (_, rest) = record.split_once("\"pid\":").unwrap();
-        rest.split(|end: char| !end.is_ascii_digit()).next().unwrap().parse().ok()
+        Some(rest.split(|end: char| !end.is_ascii_digit()).next().unwrap().parse().unwrap())
     };
     let mut pids: Vec<u32> = dirs.filter_map(pid).collect();
     pids.sort_unstable();

@@ -131,7 +131,12 @@ impl Daemon {
     }
 
     pub async fn create(&self, pack: &str) -> String {
-        self.client.create(Some(pack)).await.unwrap_or_else(|error| panic!("{}", chain(&error))).id
+        self.create_as(&super::of_pack(pack)).await
+    }
+
+    pub async fn create_as(&self, wanted: &CreateSandbox) -> String {
+        let created = self.client.create_with(wanted).await;
+        created.unwrap_or_else(|error| panic!("{}", chain(&error))).answer.id
     }
 
     /// Creates a sandbox that is restored from a template. On a busy host a clone may not answer in
@@ -139,8 +144,7 @@ impl Daemon {
     pub async fn restored(&self, wanted: &CreateSandbox) -> Sandbox {
         let mut boot_paths = Vec::new();
         while boot_paths.len() < RESTORES_TRIED {
-            let created = self.client.create_with(wanted).await;
-            let id = created.unwrap_or_else(|error| panic!("{}", chain(&error))).answer.id;
+            let id = self.create_as(wanted).await;
             let sandbox = self.client.get(&id).await.unwrap();
             if sandbox.boot_path.as_deref() == Some("snapshot-restore") {
                 return sandbox;

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use emberd_api::{CreateSandbox, EntrySpec, PolicySpec};
 
-use super::{Daemon, code, pool};
+use super::{Daemon, code, of_pack, pool};
 use world::World;
 
 /// The beginning of every program here.
@@ -57,12 +57,7 @@ fn allow(entries: &[&str]) -> PolicySpec {
 }
 
 async fn create(daemon: &Daemon, pack: &str, egress: PolicySpec) -> String {
-    let wanted = CreateSandbox {
-        language_pack: Some(pack.to_owned()),
-        egress: Some(egress),
-        ..CreateSandbox::default()
-    };
-    daemon.client.create_with(&wanted).await.unwrap().answer.id
+    daemon.create_as(&CreateSandbox { egress: Some(egress), ..of_pack(pack) }).await
 }
 
 async fn python(daemon: &Daemon, id: &str, program: &str) -> String {

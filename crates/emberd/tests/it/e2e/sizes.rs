@@ -17,8 +17,7 @@ const TWO: Resources = Resources {
 const SEEN: &str = "nproc; free -m | awk '/Mem:/ {print $2}'; df -m / | awk 'END {print $2}'";
 
 async fn create(daemon: &Daemon, resources: Resources) -> (String, String) {
-    let wanted = CreateSandbox { resources, ..of_pack("shell") };
-    let id = daemon.client.create_with(&wanted).await.unwrap().answer.id;
+    let id = daemon.create_as(&CreateSandbox { resources, ..of_pack("shell") }).await;
     let boot_path = daemon.client.get(&id).await.unwrap().boot_path.unwrap();
     (id, boot_path)
 }
